@@ -1,0 +1,33 @@
+# `make demo` shows the whole cluster on real traffic; `make test` is what CI runs. Both install what is missing.
+PY := .venv/bin/python
+
+.PHONY: help setup demo test lint bench soak clean
+help:
+	@echo "make demo    the whole cluster in network namespaces, on real traffic (root)"
+	@echo "make test    lint, types and every test (root)"
+	@echo "make lint    ruff and mypy --strict"
+	@echo "make bench   every benchmark next to its peer; bench/results/*.json"
+	@echo "make soak    the slow tests"
+
+setup:
+	@deploy/setup.sh
+
+demo: setup
+	@$(PY) -m deploy.demo
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+test: lint
+	@$(PY) -m pytest -q -m "not soak"
+
+bench: setup
+	@$(PY) -m bench all
+
+soak: setup
+	@$(PY) -m pytest -q -m soak
+
+clean:
+	rm -rf .venv build *.egg-info bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,300 @@
+"""The objects that a configuration is made of.
+
+An *instance* has *listeners*; a listener of HTTP or HTTPS has *rules*; listeners and rules forward to *backend
+services*, which several of them may share; a backend service draws its servers from a *server group* or an
+*availability group*, which several backend services may share. *Certificates* hold public chains only: private keys
+live in the key server. *Nodes* are the machines of the cluster itself.
+
+Objects are frozen and refer to each other by name. A field's type says what it may hold (`Range`, `Pattern`, `Ref`),
+so that the configuration reader, the API and the console validate and explain from one definition. Names and ranges
+follow Alibaba Cloud's SLB API 2014-05-15 and JD Cloud's LB API; times carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An inclusive numeric range, with the unit that messages show."""
+
+    low: float
+    high: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A regular expression that the whole string must match, and what to call it in a message."""
+
+    regex: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address (`network=False`) or prefix (`network=True`) of one of `versions`."""
+
+    network: bool = False
+    versions: tuple[int, ...] = (4,)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The name of an object of `kind`, which has to exist."""
+
+    kind: Kind
+
+
+class Kind(StrEnum):
+    """The kinds of object, in the order in which they may be created: what is referred to comes first."""
+
+    NODES = "nodes"
+    CERTIFICATES = "certificates"
+    SERVER_GROUPS = "server_groups"
+    AVAILABILITY_GROUPS = "availability_groups"
+    BACKEND_SERVICES = "backend_services"
+    INSTANCES = "instances"
+    LISTENERS = "listeners"
+    RULES = "rules"
+
+
+class Role(StrEnum):
+    L4 = "l4"
+    L7 = "l7"
+    KEYSERVER = "keyserver"
+
+
+class InstanceType(StrEnum):
+    ALB = "alb"
+    NLB = "nlb"
+
+
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    HTTP = "http"
+    HTTPS = "https"
+
+
+class BackendProtocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    HTTP = "http"
+
+
+class Mode(StrEnum):
+    """How the L4 tier hands packets to a server (IPVS: masquerading, gatewaying)."""
+
+    NAT = "nat"
+    DR = "dr"
+
+
+class Scheduler(StrEnum):
+    RR = "rr"
+    WRR = "wrr"
+    LC = "lc"
+    WLC = "wlc"
+    SH = "sh"
+    MAGLEV = "maglev"
+
+
+class CheckType(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    HTTP = "http"
+
+
+class CheckMethod(StrEnum):
+    HEAD = "head"
+    GET = "get"
+
+
+# Which schedulers each tier runs: the L4 tier schedules tcp and udp backend services, the L7 tier http ones.
+L4_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.MAGLEV})
+L7_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH})
+
+NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", "a name: letters, digits, '.', '_', '-', at most 80")
+HOST_NAME = (
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
+)
+DOMAIN = Pattern(rf"(\*\.)?{HOST_NAME}", "a host name, or '*.' and a host name")
+URL_PREFIX = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
+URL_PATH = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
+CODES = Pattern(
+    r"([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx)(,([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx))*", "status codes such as 200,202-207,4xx"
+)
+
+Name = Annotated[str, NAME]
+Port = Annotated[int, Range(1, 65535)]
+IPv4 = Annotated[str, Address()]
+IPv4Network = Annotated[str, Address(network=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the cluster. `address` is where its peers reach it; `health_port` answers whether it is ready."""
+
+    name: Name
+    role: Role
+    address: IPv4
+    health_port: Port = 8472
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A public chain, leaf first: a file (read where the configuration is read) or the PEM text itself.
+
+    `key_file` is for `paifang up` alone: its path is given to the key server and to nobody else. With neither chain
+    nor key, the cluster's own CA issues a development certificate for `domains`.
+    """
+
+    name: Name
+    chain_file: str = ""
+    chain: Annotated[str, Pattern(r"(?s).{0,262144}", "PEM text of at most 256 KiB")] = ""
+    key_file: str = ""
+    domains: tuple[Annotated[str, DOMAIN], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A real server. Weight 0 takes no new sessions and keeps those it has."""
+
+    address: IPv4
+    port: Port
+    weight: Annotated[int, Range(0, 100)] = 100
+    zone: str = ""
+    rack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerGroup:
+    name: Name
+    servers: tuple[Server, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AvailabilityGroup:
+    """Servers spread over fault domains: every member names its zone, and there are at least two zones."""
+
+    name: Name
+    members: tuple[Server, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """An active check. `rise` successes make a server healthy, `fall` failures unhealthy.
+
+    tcp: the connection is accepted. http: the answer's status is one of `codes`. udp: `request` is sent and a reply
+    that contains `expect` comes back (both empty: no ICMP port-unreachable within the timeout).
+    """
+
+    type: CheckType = CheckType.TCP
+    interval_s: Annotated[float, Range(1, 50, "s")] = 2.0
+    timeout_s: Annotated[float, Range(1, 300, "s")] = 5.0
+    rise: Annotated[int, Range(2, 10)] = 3
+    fall: Annotated[int, Range(2, 10)] = 3
+    port: Annotated[int, Range(0, 65535)] = 0
+    method: CheckMethod = CheckMethod.HEAD
+    uri: Annotated[str, URL_PATH] = "/"
+    domain: Annotated[str, Pattern(rf"|{HOST_NAME}", "a host name")] = ""
+    codes: Annotated[str, CODES] = "2xx,3xx"
+    request: Annotated[str, Pattern(r"[\x20-\x7e]{0,500}", "printable text of at most 500 characters")] = ""
+    expect: Annotated[str, Pattern(r"[\x20-\x7e]{0,500}", "printable text of at most 500 characters")] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendService:
+    """How traffic reaches a set of servers. Exactly one of `server_group` and `availability_group` is given."""
+
+    name: Name
+    protocol: BackendProtocol
+    server_group: Annotated[str, Ref(Kind.SERVER_GROUPS)] = ""
+    availability_group: Annotated[str, Ref(Kind.AVAILABILITY_GROUPS)] = ""
+    scheduler: Scheduler = Scheduler.WRR
+    health_check: HealthCheck | None = HealthCheck()
+    connect_timeout_s: Annotated[float, Range(0.1, 60, "s")] = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A load balancer as its user sees it. With no `vips`, its listeners answer on every local address (L7 only)."""
+
+    name: Name
+    type: InstanceType = InstanceType.ALB
+    vips: tuple[IPv4, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A port of an instance. tcp and udp go from the L4 tier to the servers; http and https through the L7 tier.
+
+    `mode` is for tcp and udp; `certificates` for https, the first being the default for names that none covers.
+    """
+
+    name: Name
+    instance: Annotated[str, Ref(Kind.INSTANCES)]
+    protocol: Protocol
+    port: Port
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
+    mode: Mode = Mode.NAT
+    certificates: tuple[Annotated[str, Ref(Kind.CERTIFICATES)], ...] = ()
+    established_timeout_s: Annotated[int, Range(10, 900, "s")] = 900
+    udp_idle_timeout_s: Annotated[int, Range(10, 900, "s")] = 300
+    idle_timeout_s: Annotated[int, Range(1, 60, "s")] = 15
+    request_timeout_s: Annotated[int, Range(1, 180, "s")] = 60
+    trusted_proxies: tuple[IPv4Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Sends requests for `domain` (exact or wildcard; empty: any) below `url` to a backend service.
+
+    The most specific rule wins: exact domain, then the longest wildcard, then any; within it the longest `url`.
+    """
+
+    name: Name
+    listener: Annotated[str, Ref(Kind.LISTENERS)]
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)]
+    domain: Annotated[str, Pattern(rf"|{DOMAIN.regex}", DOMAIN.what)] = ""
+    url: Annotated[str, URL_PREFIX] = "/"
+
+
+Object = Node | Certificate | ServerGroup | AvailabilityGroup | BackendService | Instance | Listener | Rule
+
+CLASSES: Mapping[Kind, type[Object]] = MappingProxyType(
+    {
+        Kind.NODES: Node,
+        Kind.CERTIFICATES: Certificate,
+        Kind.SERVER_GROUPS: ServerGroup,
+        Kind.AVAILABILITY_GROUPS: AvailabilityGroup,
+        Kind.BACKEND_SERVICES: BackendService,
+        Kind.INSTANCES: Instance,
+        Kind.LISTENERS: Listener,
+        Kind.RULES: Rule,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A whole configuration: each kind maps names to objects. Made by `core.config`, which has checked it."""
+
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    certificates: Mapping[str, Certificate] = field(default_factory=dict)
+    server_groups: Mapping[str, ServerGroup] = field(default_factory=dict)
+    availability_groups: Mapping[str, AvailabilityGroup] = field(default_factory=dict)
+    backend_services: Mapping[str, BackendService] = field(default_factory=dict)
+    instances: Mapping[str, Instance] = field(default_factory=dict)
+    listeners: Mapping[str, Listener] = field(default_factory=dict)
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    def of(self, kind: Kind) -> Mapping[str, Object]:
+        """The objects of one kind, by name."""
+        objects: Mapping[str, Object] = getattr(self, kind.value)
+        return objects

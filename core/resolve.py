@@ -1,0 +1,119 @@
+"""What one tier needs of a model, with the references followed: flat services for L4, routed listeners for L7.
+
+Both tiers, the control plane's status and the lab derive their view here, so that they never disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.model import (
+    BackendService,
+    Certificate,
+    CheckType,
+    HealthCheck,
+    Listener,
+    Mode,
+    Model,
+    Protocol,
+    Role,
+    Rule,
+    Scheduler,
+    Server,
+)
+
+# An L7 node's readiness is asked for often: a node that drains or dies should take no new connection for long.
+L7_NODE_CHECK = HealthCheck(
+    type=CheckType.HTTP, interval_s=1.0, timeout_s=1.0, rise=2, fall=2, uri="/ready", codes="200"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """A destination of an L4 service and where its health is asked for."""
+
+    address: str
+    port: int
+    weight: int
+    check_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class L4Service:
+    """One VIP, port and transport protocol (`tcp` or `udp`), as the XDP tier forwards it.
+
+    An http or https listener is a tcp service whose reals are the L7 nodes (DR, Maglev), checked on their health port.
+    """
+
+    listener: str
+    vip: str
+    port: int
+    protocol: str
+    mode: Mode
+    scheduler: Scheduler
+    reals: tuple[Real, ...]
+    check: HealthCheck | None
+    idle_timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class L7Listener:
+    """An http or https listener with its rules, certificates and the addresses it binds ("" is every address)."""
+
+    listener: Listener
+    addresses: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    certificates: tuple[Certificate, ...]
+
+
+def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
+    """The servers behind a backend service, from whichever group it names."""
+    if service.server_group:
+        return model.server_groups[service.server_group].servers
+    return model.availability_groups[service.availability_group].members
+
+
+def l4_services(model: Model) -> tuple[L4Service, ...]:
+    """Every service that an L4 node forwards, in the order of the listeners and then of the VIPs."""
+    l7_reals = tuple(
+        Real(node.address, 0, 100, node.health_port) for node in model.nodes.values() if node.role is Role.L7
+    )
+    return tuple(
+        _l4_service(model, listener, vip, l7_reals)
+        for listener in model.listeners.values()
+        for vip in model.instances[listener.instance].vips
+    )
+
+
+def _l4_service(model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...]) -> L4Service:
+    if listener.protocol in (Protocol.HTTP, Protocol.HTTPS):
+        reals = tuple(Real(real.address, listener.port, real.weight, real.check_port) for real in l7_reals)
+        return L4Service(
+            listener.name, vip, listener.port, "tcp", Mode.DR, Scheduler.MAGLEV, reals, L7_NODE_CHECK,
+            listener.established_timeout_s,
+        )  # fmt: skip
+    service = model.backend_services[listener.backend_service]
+    check_port = service.health_check.port if service.health_check else 0
+    reals = tuple(
+        Real(server.address, server.port, server.weight, check_port or server.port)
+        for server in servers(model, service)
+    )
+    timeout_s = listener.established_timeout_s if listener.protocol is Protocol.TCP else listener.udp_idle_timeout_s
+    return L4Service(
+        listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
+        service.health_check, timeout_s,
+    )  # fmt: skip
+
+
+def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
+    """Every http and https listener, with what an L7 node needs to serve it."""
+    return tuple(
+        L7Listener(
+            listener,
+            model.instances[listener.instance].vips or ("",),
+            tuple(rule for rule in model.rules.values() if rule.listener == listener.name),
+            tuple(model.certificates[name] for name in listener.certificates),
+        )
+        for listener in model.listeners.values()
+        if listener.protocol in (Protocol.HTTP, Protocol.HTTPS)
+    )

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Prepares a Debian 12 machine: Debian packages (as root), then a virtual environment in .venv.
+# Idempotent and quiet: it says what it installs, and nothing when all is there.
+#   deploy/setup.sh          what the cluster needs to run, plus what its tests and benchmarks need
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# BCC's Python module exists for the distribution's interpreter only, so another python3 on PATH is not used.
+python=/usr/bin/python3
+packages=(
+    python3 python3-venv python3-bpfcc linux-libc-dev   # BPF programs are compiled against the UAPI headers only
+    iproute2 ethtool curl openssl procps                # the lab and the demo
+    nginx-light haproxy wrk                             # peers and load for the benchmarks
+)
+
+missing=()
+for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "setup: these Debian packages are missing and need root: ${missing[*]}" >&2
+        echo "setup: run  sudo apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "setup: installing Debian packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    log=$(mktemp)
+    # A package's service must not start here: policy-rc.d says no while we install.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    if ! { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        tail -30 "$log" >&2
+        echo "setup: apt-get failed; the whole log is in $log" >&2
+        exit 1
+    fi
+    rm -f "$log"
+fi
+
+stamp=$(cat pyproject.toml deploy/setup.sh | sha256sum | cut -d' ' -f1)
+if [ "$(cat .venv/setup-stamp 2>/dev/null)" != "$stamp" ]; then
+    echo "setup: installing Python packages into .venv"
+    [ -x .venv/bin/python ] || "$python" -m venv --system-site-packages .venv
+    .venv/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore -e '.[dev]'
+    echo "$stamp" >.venv/setup-stamp
+fi
+.venv/bin/python -c 'import bcc' 2>/dev/null || {
+    echo "setup: the bcc module cannot be imported; install Debian's python3-bpfcc" >&2
+    exit 1
+}

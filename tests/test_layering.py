@@ -1,0 +1,102 @@
+"""The arrows of the architecture, read from the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("core", "l4fast", "proxy", "keyserver", "certs", "control", "deploy", "bench")
+
+# What each package may import of ours besides itself. The longest matching prefix of the importer decides.
+MAY_IMPORT = {
+    "core": (),
+    "control.node": ("core",),
+    "control": ("core", "certs"),
+    "certs": ("core",),
+    "keyserver": ("core", "certs", "control.node"),
+    "l4fast": ("core", "control.node"),
+    "proxy": ("core", "control.node", "keyserver.client", "keyserver.protocol", "keyserver.errors"),
+    "deploy": ("core", "certs", "control.node"),
+    "bench": PACKAGES,
+}
+# Modules of `core` are pure; so are these. They may not import what reaches outside the process.
+PURE = (
+    "core",
+    "l4fast.sync_codec",
+    "l4fast.sync_peer",
+    "proxy.head",
+    "proxy.rules",
+    "proxy.headers",
+    "proxy.exchange",
+    "proxy.pool",
+    "keyserver.protocol",
+    "keyserver.policy",
+)
+IMPURE = {"asyncio", "socket", "ssl", "time", "random", "secrets", "os", "pathlib", "subprocess", "threading", "uvloop"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every imported module with its line; `from a import b` counts as `a.b`, which `a` covers as a prefix."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def allowed(importer: str, imported: str) -> bool:
+    owner = max((package for package in MAY_IMPORT if within(importer, package)), key=len)
+    return within(imported, owner) or any(within(imported, target) for target in MAY_IMPORT[owner])
+
+
+@pytest.mark.parametrize(("name", "path"), [pytest.param(n, p, id=n) for n, p in modules()])
+def test_imports_follow_the_arrows(name: str, path: Path) -> None:
+    ours = [(line, target) for line, target in imports(path) if target.split(".")[0] in PACKAGES]
+    wrong = [f"{path}:{line}: {name} imports {target}" for line, target in ours if not allowed(name, target)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [pytest.param(n, p, id=n) for n, p in modules() if any(within(n, pure) for pure in PURE)],
+)
+def test_pure_modules_reach_nothing_outside(name: str, path: Path) -> None:
+    wrong = [f"{path}:{line}: {name} imports {t}" for line, t in imports(path) if t.split(".")[0] in IMPURE]
+    assert not wrong, "\n".join(wrong)
+    if within(name, "core"):
+        foreign = [
+            f"{path}:{line}: {name} imports {target}"
+            for line, target in imports(path)
+            if target.split(".")[0] not in sys.stdlib_module_names and not within(target, "core")
+        ]
+        assert not foreign, "\n".join(foreign)
+
+
+def test_only_the_loader_imports_bcc() -> None:
+    users = {name for name, path in modules() for _, target in imports(path) if target.split(".")[0] == "bcc"}
+    assert users <= {"l4fast.loader"}
+
+
+def test_the_check_can_fail() -> None:
+    assert not allowed("core.model", "proxy.head.parse")
+    assert not allowed("proxy.conn", "control.store.Store")
+    assert not allowed("control.node.link", "control.store.Store")
+    assert allowed("proxy.tls", "keyserver.client.KeyClient")
+    assert allowed("l4fast.agent", "control.node.link.ControlLink")
