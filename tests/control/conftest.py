@@ -1,0 +1,75 @@
+"""A small CA of the test's own: identities as `python -m certs issue` writes them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(_name(issuer))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+    )
+
+
+class Authority:
+    """A CA that issues identity directories below `root`."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = (
+            _builder(name, name, self.key)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    def issue(self, role: str, name: str, uris: list[str] | None = None) -> Path:
+        """Write DIR/{ca,cert,key}.pem for a node and return DIR."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        uris = [f"paifang://node/{role}/{name}"] if uris is None else uris
+        names = [x509.DNSName(name), *(x509.UniformResourceIdentifier(uri) for uri in uris)]
+        certificate = (
+            _builder(name, self.name, key)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        directory = self.root / f"{self.name}-{role}-{name}"
+        directory.mkdir()
+        pem = serialization.Encoding.PEM
+        (directory / "ca.pem").write_bytes(self.certificate.public_bytes(pem))
+        (directory / "cert.pem").write_bytes(certificate.public_bytes(pem))
+        (directory / "key.pem").touch(0o600)
+        (directory / "key.pem").write_bytes(
+            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+        return directory
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "ca")
+
+
+@pytest.fixture
+def foreign_authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "foreign")
