@@ -1,0 +1,221 @@
+"""The long-lived link of a node to the control plane.
+
+Two loops over one mutual-TLS connection pool. One follows the configuration by long poll: it asks for "anything but
+version N" and is answered at once or after 25 s. The other reports every second what the node runs and how it fares.
+
+* A configuration is *applied* by the node or refused as a whole; refused, the old one stays, the reason is reported,
+  and it is tried again now and then, since the cause may lie in the machine (a port in use) and not in the file.
+* What has been applied is kept in STATE/config.json (atomic, synced). A node that starts while the control plane is
+  away begins with that copy, and runs on with what it has whenever the link breaks.
+* The control plane is whoever bears a certificate of the role `control`; that is checked inside the handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+from core.config import from_dict, to_dict
+
+from control.node.files import write_atomic
+from control.node.identity import Identity
+from core.errors import ConfigErrors
+from core.model import Model
+
+log = logging.getLogger(__name__)
+
+POLL_TIMEOUT = aiohttp.ClientTimeout(total=40, sock_connect=3)  # the answer is due within 25 s
+REPORT_TIMEOUT = aiohttp.ClientTimeout(total=5)
+CONFIG_LIMIT_BYTES = 1 << 26
+REPORT_EVERY_S = 1.0
+BACKOFF_S = (0.2, 10.0)  # the first delay and the longest
+RETRY_REJECTED_S = (5.0, 60.0)
+
+Applier = Callable[[Model, int], Awaitable[None]]
+
+
+class LinkError(Exception):
+    """The control plane answers, but not with what is asked for."""
+
+
+class Backoff:
+    """Delays that double from `first` to `longest`, each shortened by up to half at random so that nodes spread."""
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._first, self._longest = first, longest
+        self._delay = first
+
+    def next(self) -> float:
+        """The delay before the next attempt, in seconds."""
+        delay, self._delay = self._delay, min(self._delay * 2, self._longest)
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+
+    def reset(self) -> None:
+        """After a success."""
+        self._delay = self._first
+
+
+class ControlLink:
+    """Follows the configuration and reports. `version` is the one that runs, 0 before the first.
+
+    `apply` may raise to refuse a configuration; `report` gives JSON-able facts. Raises LinkError for a URL without
+    https. The caller spawns `run` and cancels it.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        identity: Identity,
+        state: Path,
+        apply: Applier,
+        report: Callable[[], dict[str, object]],
+    ) -> None:
+        if not url.startswith("https://"):
+            raise LinkError(f"{url}: the control plane's node API is reached by https://HOST:8471")
+        self.version = 0
+        self.connected = False
+        self._url = url.rstrip("/")
+        self._identity = identity
+        self._copy = state / "config.json"
+        self._apply_model = apply
+        self._report = report
+        self._model: Model | None = None
+        self._rejected: tuple[int, Model, str] | None = None
+        self._retry = Backoff(*RETRY_REJECTED_S)
+        self._report_now = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow and report until cancelled."""
+        self._copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connector = aiohttp.TCPConnector(ssl=self._identity.client_context("control"))
+        async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
+            group.create_task(self._follow(session), name="control-follow")
+            group.create_task(self._report_forever(session), name="control-report")
+
+    async def _follow(self, session: aiohttp.ClientSession) -> None:
+        backoff = Backoff(*BACKOFF_S)
+        seen = 0  # what control has given us last, applied or refused
+        while True:
+            try:
+                answer = await self._poll(session, seen)
+            except (aiohttp.ClientError, OSError, TimeoutError, LinkError) as error:
+                await self._on_poll_failure(error)
+                await asyncio.sleep(backoff.next())
+                continue
+            if not self.connected:
+                log.info("linked to the control plane at %s", self._url)
+            self.connected = True
+            backoff.reset()
+            if answer is not None:
+                seen, model = answer
+                self._retry.reset()
+                await self._apply(model, seen)
+                if self._model is None:
+                    await self._apply_copy()
+            elif self._rejected is not None:
+                await self._apply(self._rejected[1], self._rejected[0])
+
+    async def _poll(self, session: aiohttp.ClientSession, seen: int) -> tuple[int, Model] | None:
+        """The configuration and its version, or None if it still is `seen`."""
+        wait_s = 25.0 if self._rejected is None else min(25.0, self._retry.next())
+        params = {"after": str(seen), "wait": f"{wait_s:.1f}"}
+        async with session.get(f"{self._url}/v1/node/config", params=params, timeout=POLL_TIMEOUT) as response:
+            if response.status == 204:
+                return None
+            body = await _bounded(response)
+            if response.status != 200:
+                raise LinkError(f"{self._url} answers {response.status}: {body[:200]!r}")
+        return _parse(body, self._url)
+
+    async def _on_poll_failure(self, error: Exception) -> None:
+        if self.connected or self._model is None:
+            log.warning("no configuration from %s: %s", self._url, error or type(error).__name__)
+        self.connected = False
+        if self._model is None:
+            await self._apply_copy()
+
+    async def _apply(self, model: Model, version: int) -> None:
+        """Hand a configuration to the node; keep a copy of what it takes, note why it refuses."""
+        if model != self._model:
+            try:
+                await self._apply_model(model, version)
+            except Exception as error:
+                why = str(error) or type(error).__name__
+                log.error("configuration %d is refused, %d stays: %s", version, self.version, why)
+                self._rejected = (version, model, why)
+                self._report_now.set()
+                return
+        self._model, self._rejected = model, None
+        self.version = version
+        log.info("configuration %d runs", version)
+        self._report_now.set()
+        data = json.dumps({"version": version, "config": to_dict(model)}).encode()
+        try:
+            await asyncio.to_thread(write_atomic, self._copy, data)
+        except OSError as error:
+            log.error("%s: cannot keep the configuration for the next start: %s", self._copy, error)
+
+    async def _apply_copy(self) -> None:
+        try:
+            data = await asyncio.to_thread(self._copy.read_bytes)
+            version, model = _parse(data, str(self._copy))
+        except FileNotFoundError:
+            return
+        except (OSError, LinkError) as error:
+            log.error("the last good configuration is lost: %s", error)
+            return
+        log.warning("starting with the configuration %d kept in %s", version, self._copy)
+        rejected = self._rejected
+        await self._apply(model, version)
+        self._rejected = rejected or self._rejected  # what control wants is still refused
+
+    async def _report_forever(self, session: aiohttp.ClientSession) -> None:
+        backoff = Backoff(REPORT_EVERY_S, BACKOFF_S[1])
+        while True:
+            self._report_now.clear()
+            try:
+                async with session.post(
+                    f"{self._url}/v1/node/report", json=self._current_report(), timeout=REPORT_TIMEOUT
+                ) as response:
+                    response.raise_for_status()
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                log.debug("cannot report: %s", error)
+                delay_s = backoff.next()
+            else:
+                backoff.reset()
+                delay_s = REPORT_EVERY_S
+            try:
+                await asyncio.wait_for(self._report_now.wait(), delay_s)
+            except TimeoutError:
+                continue
+
+    def _current_report(self) -> dict[str, object]:
+        rejected = self._rejected and {"version": self._rejected[0], "why": self._rejected[2]}
+        return {"version": self.version, "rejected": rejected, "report": self._report()}
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > CONFIG_LIMIT_BYTES:
+            raise LinkError(f"the answer is longer than {CONFIG_LIMIT_BYTES} bytes")
+    return bytes(body)
+
+
+def _parse(data: bytes, source: str) -> tuple[int, Model]:
+    try:
+        document = json.loads(data)
+        version = document["version"]
+        model = from_dict(document["config"], path=source)
+    except (ValueError, KeyError, TypeError, ConfigErrors) as error:
+        raise LinkError(f"{source}: not a configuration: {error}") from None
+    if not isinstance(version, int) or version < 1:
+        raise LinkError(f"{source}: {version!r} is no version")
+    return version, model
