@@ -1,0 +1,53 @@
+"""`python -m certs`: the cluster's CA and its nodes' identities."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from certs.authority import ROLES, Authority, AuthorityError
+
+EXAMPLES = """examples:
+  python -m certs init ./ca
+  python -m certs issue ./ca --role l7 --name l7-1 --ip 10.0.0.11 --out ./l7-1
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m certs",
+        description="The cluster's own CA, and the identities of its nodes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    init = commands.add_parser("init", help="make a CA, or check the one that is there")
+    init.add_argument("directory", type=Path, metavar="CADIR")
+    issue = commands.add_parser("issue", help="make a node's identity: DIR/{ca,cert,key}.pem")
+    issue.add_argument("directory", type=Path, metavar="CADIR")
+    issue.add_argument("--role", required=True, choices=ROLES)
+    issue.add_argument("--name", required=True, help="the node's name in the configuration")
+    issue.add_argument("--ip", action="append", default=[], metavar="A", help="an address of it; may be repeated")
+    issue.add_argument("--out", required=True, type=Path, metavar="DIR")
+    return top
+
+
+def main() -> int:
+    options = parser().parse_args()
+    try:
+        if options.command == "init":
+            authority = Authority.init(options.directory)
+            print(f"{options.directory}: {authority.certificate.subject.rfc4514_string()}")
+        else:
+            identity = Authority.load(options.directory).issue_node(options.role, options.name, options.ip)
+            identity.write(options.out)
+            print(f"{options.out}: identity of {options.role} {options.name}")
+    except AuthorityError as error:
+        print(f"paifang-certs: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
