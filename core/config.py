@@ -1,0 +1,241 @@
+"""A configuration's text ⇄ the model.
+
+Reading goes in four steps, each noting every fault it finds: the text is parsed; shorthand is expanded
+(`core.shorthand`); tables become objects by the types of their fields (`core.reader`); rules across objects are
+checked (`core.checks`). Faults are then given their lines (`core.lines`), which is paid for only when there are any.
+
+The document is, in TOML and in JSON alike, a table of lists: [[listeners]] … is {"listeners": [{…}]}. Writing leaves
+out what has its default, and read(write(model)) is the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from core import checks, shorthand
+from core.errors import ConfigError, ConfigErrors, Path, Problem
+from core.lines import Lines, scan
+from core.model import CLASSES, BackendProtocol, CheckType, HealthCheck, Kind, Model, Object
+from core.reader import INVALID, did_you_mean, fields, read_object, show
+
+Format = Literal["toml", "json"]
+
+
+def load(text: str, *, path: str, format: Format) -> Model:
+    """The model that `text` describes. `path` names the file in messages. Raises ConfigErrors with all faults found."""
+    repeated: list[str] = []
+    document = _parse(text, path, format, repeated)
+    problems: list[Problem] = []
+    reading = _read(document, problems)
+    if not problems and not repeated:
+        return reading.model
+    lines = scan(text, format)
+    errors = _errors(problems, reading, path, lines)
+    errors += [
+        ConfigError(path, line, reading.object_path(place), "the key is given twice", "keep one of them")
+        for place, line in lines.repeated
+    ]
+    raise ConfigErrors(sorted(errors, key=lambda error: error.line))
+
+
+def from_dict(data: object, *, path: str = "request") -> Model:
+    """The model of a document that is parsed already (a request's body). Raises ConfigErrors, their lines 0."""
+    problems: list[Problem] = []
+    reading = _read(data, problems)
+    if problems:
+        raise ConfigErrors(_errors(problems, reading, path, Lines()))
+    return reading.model
+
+
+def to_dict(model: Model) -> dict[str, list[dict[str, object]]]:
+    """The document of a model, for JSON: kinds without objects and fields at their defaults are left out."""
+    document: dict[str, list[dict[str, object]]] = {}
+    for kind in Kind:
+        objects = model.of(kind)
+        if objects:
+            document[kind.value] = [_dump(item) for item in objects.values()]
+    return document
+
+
+def to_toml(model: Model) -> str:
+    """The document of a model as TOML."""
+    parts = []
+    for kind, tables in to_dict(model).items():
+        for table in tables:
+            body = "".join(f"{key} = {_toml_value(value)}\n" for key, value in table.items())
+            parts.append(f"[[{kind}]]\n{body}")
+    return "\n".join(parts)
+
+
+# --- reading
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What came of a document: the objects that could be read, and how to speak of the places of the others."""
+
+    model: Model = field(default_factory=Model)
+    expansion: shorthand.Expansion = field(default_factory=lambda: shorthand.Expansion({}))
+
+    def object_path(self, path: Path) -> str:
+        """A path as messages show it: listeners.web.servers[0]; objects go by name where they have one."""
+        parts = list(path)
+        text = str(parts[0]) if parts else ""
+        if len(parts) > 1 and isinstance(parts[1], int):
+            tables = self.expansion.tables.get(text, [])
+            table = tables[parts[1]] if parts[1] < len(tables) else None
+            name = table.get("name") if isinstance(table, Mapping) else None
+            text += f".{name}" if isinstance(name, str) and name.isprintable() and name else f"[{parts[1]}]"
+            parts = parts[1:]
+        for part in parts[1:]:
+            text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        return text
+
+
+def _parse(text: str, path: str, format: Format, repeated: list[str]) -> object:
+    """The document as plain data. JSON lets a key stand twice: such keys are added to `repeated`."""
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        table = dict(items)
+        if len(table) < len(items):
+            repeated.extend(key for key, _ in items)
+        return table
+
+    try:
+        return tomllib.loads(text) if format == "toml" else json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        raise ConfigErrors([ConfigError(path, error.lineno, "", f"not JSON: {error.msg}")]) from None
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
+        line = int(place[1]) if place and place[1] else text.count("\n") + 1
+        why = message[: place.start()] if place else message
+        raise ConfigErrors([ConfigError(path, line, "", f"not TOML: {why}")]) from None
+    except ValueError as error:  # a number of more than 4,300 digits
+        raise ConfigErrors([ConfigError(path, 0, "", f"not {format.upper()}: {error}")]) from None
+    except RecursionError:
+        raise ConfigErrors([ConfigError(path, 0, "", f"not {format.upper()}: it is nested too deeply")]) from None
+
+
+def _read(document: object, problems: list[Problem]) -> _Reading:
+    reading = _Reading()
+    if not isinstance(document, Mapping):
+        problems.append(Problem((), f"{show(document)} is not a table", f"give a table of {', '.join(Kind)}"))
+        return reading
+    tables: dict[str, list[object]] = {}
+    for key, value in document.items():
+        if key not in set(Kind):
+            problems.append(Problem((key,), "unknown key", did_you_mean(key, Kind) or f"known are {', '.join(Kind)}"))
+        elif not isinstance(value, list):
+            problems.append(
+                Problem((key,), f"{show(value)} is not a list of tables", f"write [[{key}]], twice bracketed")
+            )
+        else:
+            tables[key] = value
+    reading.expansion = shorthand.expand(tables, problems)
+    objects: dict[str, dict[str, Any]] = {kind.value: {} for kind in Kind}
+    places: dict[tuple[Kind, str], Path] = {}
+    for kind in Kind:
+        for index, table in enumerate(reading.expansion.tables.get(kind.value, [])):
+            _read_one(kind, table, (kind.value, index), objects[kind.value], places, problems)
+    reading.model = Model(**objects)
+    problems += checks.check(reading.model, places)
+    return reading
+
+
+def _read_one(
+    kind: Kind, table: object, path: Path, objects: dict[str, Any], places: dict[tuple[Kind, str], Path],
+    problems: list[Problem],
+) -> None:  # fmt: skip
+    also = shorthand.KEYS if kind is Kind.LISTENERS else ()
+    item = read_object(CLASSES[kind], _with_defaults(kind, table), path, problems, also)
+    name = table.get("name") if isinstance(table, Mapping) else None
+    if not isinstance(name, str):
+        return
+    if (kind, name) in places:
+        problems.append(Problem((*path, "name"), f"another of the {kind.value} is named {show(name)}", "rename one"))
+        return
+    places[kind, name] = path
+    if item is not INVALID:
+        objects[name] = item
+
+
+def _with_defaults(kind: Kind, table: object) -> object:
+    """A table with the one default that depends on another field: a udp service is checked by udp."""
+    if kind is Kind.BACKEND_SERVICES and isinstance(table, Mapping) and table.get("protocol") == "udp":
+        check = table.get("health_check", {})
+        if isinstance(check, Mapping):
+            return {**table, "health_check": {"type": "udp", **check}}
+    return table
+
+
+def _errors(problems: list[Problem], reading: _Reading, path: str, lines: Lines) -> list[ConfigError]:
+    errors = []
+    for problem in dict.fromkeys(problems):
+        place = reading.expansion.origin(problem.path)
+        object_path = reading.object_path(place)
+        errors.append(ConfigError(path, lines.line(place), object_path, problem.why, problem.suggestion))
+    return errors
+
+
+# --- writing
+
+
+def _dump(item: Object) -> dict[str, object]:
+    table = _dump_fields(item)
+    if getattr(item, "protocol", None) is BackendProtocol.UDP:
+        table.pop("health_check", None)
+        check = item.health_check  # type: ignore[union-attr]
+        if check is None:
+            table["health_check"] = False
+        elif check != HealthCheck(type=CheckType.UDP):
+            table["health_check"] = {"type": check.type.value, **_dump_fields(check)}
+    return table
+
+
+def _dump_fields(item: object) -> dict[str, object]:
+    table: dict[str, object] = {}
+    for field_ in fields(type(item)):
+        value = getattr(item, field_.name)
+        if field_.required or value != field_.default:
+            table[field_.name] = _dump_value(value)
+    return table
+
+
+def _dump_value(value: object) -> object:
+    if value is None:
+        return False
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_dump_value(element) for element in value]
+    return _dump_fields(value) if is_dataclass(value) else value
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return _toml_string(value)
+    if isinstance(value, list):
+        items = [_toml_value(element) for element in value]
+        if value and isinstance(value[0], Mapping):
+            return "[\n" + "".join(f"  {item},\n" for item in items) + "]"
+        return f"[{', '.join(items)}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml_value(element)}" for key, element in value.items()) + " }"
+    raise TypeError(f"{type(value).__name__} has no form in TOML")
+
+
+def _toml_string(text: str) -> str:
+    """A basic string; one of several lines (a PEM chain) is written as it reads."""
+    escaped = [json.dumps(line, ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f") for line in text.split("\n")]
+    return f'"{escaped[0]}"' if len(escaped) == 1 else '"""\n' + "\n".join(escaped) + '"""'

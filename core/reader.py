@@ -1,0 +1,265 @@
+"""Reads plain data (what TOML and JSON parse to) into the objects of the model, by the types of their fields.
+
+Nothing here knows a particular object. A field's annotation says what it may hold; `read` turns a value into that or
+notes a `Problem`, and goes on, so that one reading finds every fault. `expected` says in words what an annotation
+allows: error messages and the reference page share it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, is_dataclass
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import Annotated, Final, get_args, get_origin, get_type_hints
+
+from core.errors import Path, Problem
+from core.model import Address, Pattern, Range, Ref
+
+
+class _Invalid:
+    """The type of `INVALID`, which stands for a value that has a problem noted against it."""
+
+
+INVALID: Final = _Invalid()
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of an object: its type with the constraints, and its default, MISSING where it is required."""
+
+    name: str
+    annotation: object
+    default: object
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+
+_fields: Final[dict[type, tuple[Field, ...]]] = {}  # resolving annotations is slow, and every object needs them
+
+
+def fields(cls: type) -> tuple[Field, ...]:
+    """The fields of a dataclass of the model, in order, with their annotations resolved."""
+    if cls not in _fields:
+        hints = get_type_hints(cls, include_extras=True)
+        _fields[cls] = tuple(Field(f.name, hints[f.name], f.default) for f in dataclasses.fields(cls))
+    return _fields[cls]
+
+
+def split(annotation: object) -> tuple[object, tuple[object, ...]]:
+    """An annotation's bare type and its constraints: Annotated[int, Range(1, 9)] → int, (Range(1, 9),)."""
+    if get_origin(annotation) is Annotated:
+        bare, *constraints = get_args(annotation)
+        return bare, tuple(constraints)
+    return annotation, ()
+
+
+def optional(annotation: object) -> object | None:
+    """The X of `X | None`, else None."""
+    if isinstance(annotation, UnionType):
+        present = [member for member in get_args(annotation) if member is not NoneType]
+        return present[0] if len(present) == 1 else None
+    return None
+
+
+def read(annotation: object, value: object, path: Path, problems: list[Problem]) -> object:
+    """`value` as `annotation` wants it, or `INVALID` after noting why not."""
+    bare, constraints = split(annotation)
+    inner = optional(bare)
+    if inner is not None:
+        return None if value is False else read(inner, value, path, problems)
+    if get_origin(bare) is tuple:
+        return _read_tuple(get_args(bare)[0], value, path, problems)
+    if isinstance(bare, type) and is_dataclass(bare):
+        return read_object(bare, value, path, problems)
+    fault = _scalar_fault(bare, constraints, value)
+    if fault is not None:
+        problems.append(Problem(path, *fault))
+        return INVALID
+    if isinstance(bare, type) and issubclass(bare, StrEnum):
+        return bare(str(value))
+    return float(value) if bare is float and isinstance(value, int) else value
+
+
+def _read_tuple(item: object, value: object, path: Path, problems: list[Problem]) -> object:
+    if not isinstance(value, list):
+        problems.append(Problem(path, f"{show(value)} is not a list", f"give a list of {plural(item)}"))
+        return INVALID
+    items = tuple(read(item, element, (*path, index), problems) for index, element in enumerate(value))
+    return INVALID if any(element is INVALID for element in items) else items
+
+
+def read_object(cls: type, value: object, path: Path, problems: list[Problem], also: Iterable[str] = ()) -> object:
+    """An object of `cls` from a table. `also` names keys beyond the fields, for "did you mean"; they are not read."""
+    if not isinstance(value, Mapping):
+        problems.append(Problem(path, f"{show(value)} is not a table", f"give a table of {_names(cls)}"))
+        return INVALID
+    known = {field.name: field for field in fields(cls)}
+    found: dict[str, object] = {}
+    for key, element in value.items():
+        if key in known:
+            found[key] = read(known[key].annotation, element, (*path, key), problems)
+        else:
+            problems.append(unknown_key(key, (*path, key), [*known, *also]))
+    for field in known.values():
+        if field.required and field.name not in value:
+            problems.append(Problem(path, f"{field.name} is missing", f"give {expected(field.annotation)}"))
+            found[field.name] = INVALID
+    return INVALID if any(element is INVALID for element in found.values()) else cls(**found)
+
+
+def unknown_key(key: str, path: Path, known: Iterable[str]) -> Problem:
+    """The problem of a key that nothing reads."""
+    return Problem(path, "unknown key", did_you_mean(key, known) or f"known are {', '.join(known)}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A suggestion of the nearest known word, or the empty string."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f"did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def _scalar_fault(bare: object, constraints: tuple[object, ...], value: object) -> tuple[str, str] | None:
+    """What is wrong with a scalar, and what would be right; None if nothing is."""
+    remedy = f"give {_scalar_expected(bare, constraints)}"
+    if not _has_type(bare, value):
+        return f"{show(value)} is {_type_of(value)}, not {_TYPE_NAMES.get(bare, 'a string')}", remedy
+    if isinstance(value, str):
+        return _text_fault(bare, constraints, value, remedy)
+    for constraint in constraints:
+        if isinstance(constraint, Range) and not constraint.low <= value <= constraint.high:  # type: ignore[operator]
+            return f"{show(value)} is out of range", remedy
+    return None
+
+
+def _text_fault(bare: object, constraints: tuple[object, ...], value: str, remedy: str) -> tuple[str, str] | None:
+    if isinstance(bare, type) and issubclass(bare, StrEnum):
+        choices = [member.value for member in bare]
+        if value in choices:
+            return None
+        near = did_you_mean(value, choices)
+        return f"{show(value)} is not known", f"{near} {remedy}" if near else remedy
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{show(value)} is not valid Unicode", "leave out the lone surrogate"
+    for constraint in constraints:
+        if isinstance(constraint, Pattern) and not re.fullmatch(constraint.regex, value):
+            return f"{show(value)} does not fit", remedy
+        if isinstance(constraint, Address):
+            why = _address_fault(constraint, value)
+            if why:
+                return why, remedy
+    return None
+
+
+def _address_fault(constraint: Address, value: str) -> str:
+    try:
+        if constraint.network:
+            network = ipaddress.ip_network(value, strict=False)
+            if network.version in constraint.versions and "/" in value and str(network.network_address) not in value:
+                return f"{show(value)} has bits set beyond its prefix: the network is {network}"
+            version = network.version
+        else:
+            address = ipaddress.ip_address(value)
+            version = address.version
+            if address.is_multicast or address.is_unspecified or address == ipaddress.ip_address(0xFFFFFFFF):
+                return f"{show(value)} is not the address of one machine"
+    except ValueError:
+        return f"{show(value)} is not an IP {'network' if constraint.network else 'address'}"
+    return "" if version in constraint.versions else f"{show(value)} is of IPv{version}"
+
+
+def _has_type(bare: object, value: object) -> bool:
+    if bare is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if bare is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if bare is bool:
+        return isinstance(value, bool)
+    return isinstance(value, str)
+
+
+_TYPE_NAMES: Final[Mapping[object, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a table",
+    NoneType: "null",
+}
+
+
+def _type_of(value: object) -> str:
+    return "a boolean" if isinstance(value, bool) else _TYPE_NAMES.get(type(value), "a date or time")
+
+
+def show(value: object, limit: int = 60) -> str:
+    """A value as a message quotes it: short, on one line, printable."""
+    if value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, str):
+        text = ascii(value) if not value.isprintable() else f"'{value}'"
+    elif isinstance(value, int | float):
+        text = repr(value) if not isinstance(value, int) or value.bit_length() < 256 else "the number"
+    elif isinstance(value, list):
+        text = "a list" if value else "an empty list"
+    elif isinstance(value, Mapping):
+        text = "a table"
+    else:
+        text = str(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def expected(annotation: object) -> str:
+    """What a field may hold, in words: "a whole number from 1 to 65535"."""
+    bare, constraints = split(annotation)
+    inner = optional(bare)
+    if inner is not None:
+        return f"{expected(inner)}, or false for none"
+    if get_origin(bare) is tuple:
+        return f"a list of {plural(get_args(bare)[0])}"
+    if isinstance(bare, type) and is_dataclass(bare):
+        return f"a table of {_names(bare)}"
+    return _scalar_expected(bare, constraints)
+
+
+def plural(annotation: object) -> str:
+    """What the items of a list are: "addresses", "tables of address, port"."""
+    bare, constraints = split(annotation)
+    if isinstance(bare, type) and is_dataclass(bare):
+        return f"tables of {_names(bare)}"
+    for constraint in constraints:
+        if isinstance(constraint, Ref):
+            return f"names of {constraint.kind.value.replace('_', ' ')}"
+        if isinstance(constraint, Address):
+            return "IPv4 networks such as '10.0.0.0/8'" if constraint.network else "IPv4 addresses"
+    return f"strings, each {_scalar_expected(bare, constraints)}"
+
+
+def _scalar_expected(bare: object, constraints: tuple[object, ...]) -> str:
+    if isinstance(bare, type) and issubclass(bare, StrEnum):
+        *others, last = [member.value for member in bare]
+        return f"{', '.join(others)} or {last}"
+    for constraint in constraints:
+        match constraint:
+            case Range(low, high, unit):
+                kind = "a whole number" if bare is int else "a number"
+                return f"{kind} from {low:g} to {high:g}{unit and ' ' + unit}"
+            case Pattern(what=what):
+                return what
+            case Address(network=network):
+                return "an IPv4 network such as 10.0.0.0/8" if network else "an IPv4 address"
+            case Ref(kind):
+                return f"the name of one of the {kind.value.replace('_', ' ')}"
+    return _TYPE_NAMES[bare]
+
+
+def _names(cls: type) -> str:
+    return ", ".join(field.name for field in fields(cls))
