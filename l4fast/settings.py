@@ -1,0 +1,132 @@
+"""The command line of an L4 node, and the files that it names."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, cast
+
+from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
+
+SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
+
+EXAMPLES = """examples:
+  python -m l4fast --make-cluster-key /etc/paifang/cluster.key     once; copy it to every L4 node
+  python -m l4fast --name l4-1 --interface eth0 --control https://10.0.0.9:8471 \\
+      --identity /etc/paifang/identity --state /var/lib/paifang/l4 --cluster-key /etc/paifang/cluster.key
+"""
+
+
+class SettingsError(Exception):
+    """What the command line asks for cannot be done; one line with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    name: str
+    control: str
+    identity: Path
+    interface: str
+    state: Path
+    cluster_key: Path
+    xdp: Literal["native", "generic"]
+    sync_group: str
+    sync_port: int
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class MakeClusterKey:
+    """The command is to create a key file and end."""
+
+    path: Path
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; --help shows the usage")
+
+
+def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
+    """Raises SettingsError; SystemExit(0) after --help."""
+    parser = _Parser(
+        prog="paifang-l4",
+        description="One node of the L4 tier: forwards with XDP, keeps sessions in step with its peers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--make-cluster-key", type=Path, metavar="FILE", help="write a new random cluster key to FILE (0600) and end")
+    add("--name", help="this node's name in the configuration and in its certificate")
+    add("--control", metavar="URL", help="the control plane's node API, https://HOST:8471")
+    add("--identity", type=Path, metavar="DIR", help="holds ca.pem, cert.pem and key.pem")
+    add("--interface", metavar="DEV", help="traffic comes in and goes out here")
+    add("--state", type=Path, metavar="DIR", help="keeps the last good configuration and the admin socket")
+    add("--cluster-key", type=Path, metavar="FILE", help="the secret that seals session sync, mode 0600")
+    add(
+        "--xdp",
+        choices=("native", "generic"),
+        default="native",
+        help="native: packet rate (default); generic: any device",
+    )
+    add("--sync", default=SYNC, metavar="GROUP:PORT", help=f"multicast group of session sync (default {SYNC})")
+    add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
+    given = parser.parse_args(argv)
+    if given.make_cluster_key is not None:
+        return MakeClusterKey(given.make_cluster_key)
+    required = ("name", "control", "identity", "interface", "state", "cluster_key")
+    missing = ["--" + name.replace("_", "-") for name in required if not getattr(given, name)]
+    if missing:
+        parser.error(f"missing {', '.join(missing)}")
+    if not given.control.startswith("https://"):
+        parser.error(f"--control {given.control}: give the node API, https://HOST:8471")
+    group, port = parse_group(given.sync)
+    return Settings(
+        given.name, given.control, given.identity, given.interface, given.state, given.cluster_key,
+        cast('Literal["native", "generic"]', given.xdp), group, port, given.log_level,
+    )  # fmt: skip
+
+
+def parse_group(text: str) -> tuple[str, int]:
+    """`GROUP:PORT` with an IPv4 multicast group. Raises SettingsError."""
+    group, _, port = text.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if ipaddress.IPv4Address(group).is_multicast and 1 <= int(port) <= 65535:
+            return group, int(port)
+    raise SettingsError(f"--sync {text}: give an IPv4 multicast group and a port, such as {SYNC}")
+
+
+def load_keys(path: Path) -> tuple[ClusterKey, ...]:
+    """The cluster keys of a file that only its owner may read. Raises SettingsError."""
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise SettingsError(f"{path}: others may read the cluster key (mode {mode:04o}); chmod 600 {path}")
+            return parse_keys(file.read(1 << 16))
+    except OSError as error:
+        remedy = f"`paifang l4 --make-cluster-key {path}` makes one; every L4 node needs the same"
+        raise SettingsError(f"{path}: cannot read the cluster key: {error.strerror}; {remedy}") from None
+    except KeyFileError as error:
+        raise SettingsError(f"{path}: {error}; a line holds {KEY_BYTES} bytes in hex or base64") from None
+
+
+def make_key(path: Path) -> None:
+    """Writes a new key to a new file. Raises SettingsError; an existing file is never overwritten."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise SettingsError(f"{path} exists; remove it first if its cluster shall lose its key") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot create it: {error.strerror}") from None
+    with os.fdopen(descriptor, "w") as file:
+        file.write("# Paifang cluster key: the same file on every L4 node, readable by its owner only.\n")
+        file.write(secrets.token_hex(KEY_BYTES) + "\n")

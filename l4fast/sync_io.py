@@ -1,0 +1,190 @@
+"""Session sync on the network: one multicast socket, the data plane's ring and the timers, on the event loop.
+
+Nothing here waits. A page from the ring becomes a datagram and is sent at once; what the socket does not take goes to a
+bounded queue, and what the queue does not take is dropped, counted, and asked for again by the peers, who see the gap.
+A datagram from a peer becomes one batch write. `flush_s` bounds how long a record lies in a partly filled page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from l4fast.sync_codec import MAX_DATAGRAM
+from l4fast.sync_peer import Sync
+
+log = logging.getLogger(__name__)
+
+FLUSH_S: Final = 0.015  # the design allows a record 20 ms in a page
+QUEUE_LIMIT: Final = 1024  # datagrams: 1.4 MB, about 29,000 records
+RECEIVE_BATCH: Final = 64  # datagrams taken in one turn of the loop, so that nothing else starves
+BUFFER_BYTES: Final = 4 << 20  # what the kernel may hold while one turn of the loop takes long
+LOG_EVERY_S: Final = 10.0
+
+_IP_MULTICAST_ALL: Final = 49  # linux/in.h; not in Python's socket module
+_SO_NO_CHECK: Final = 11  # asm-generic/socket.h
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+_IP_MREQN: Final = struct.Struct("=4s4si")
+
+
+class SessionTable(Protocol):
+    """What session sync needs of the data plane (`l4fast.tables.Tables`)."""
+
+    ring_fd: int
+
+    def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None: ...
+    def drain_ring(self) -> None: ...
+    def flush_sync(self) -> None: ...
+    def write_sessions(self, keys: bytes, values: bytes, count: int) -> None: ...
+
+
+def multicast_socket(group: str, port: int, interface: str) -> socket.socket:
+    """A socket that sends to and receives from the group on this interface alone. Raises OSError.
+
+    Datagrams carry no UDP checksum: they are authenticated, and a packet made on this machine would otherwise cross a
+    veth pair with an unfinished one, which the XDP program at the far end turns into a wrong one.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        member = _IP_MREQN.pack(socket.inet_aton(group), bytes(4), socket.if_nametoindex(interface))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+        for option in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
+            with contextlib.suppress(PermissionError):  # then the system's default size has to do
+                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        sock.bind((group, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class SyncIO:
+    """Runs a `Sync` between the data plane and a socket. `start` and `close` are for the loop's thread."""
+
+    def __init__(
+        self, sync: Sync, table: SessionTable, sock: socket.socket, group: tuple[str, int], *,
+        queue_limit: int = QUEUE_LIMIT,
+    ) -> None:  # fmt: skip
+        self._sync = sync
+        self._table = table
+        self._sock = sock
+        self._group = group
+        self._queue: deque[bytes] = deque()
+        self._queue_limit = queue_limit
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._waiting = False
+        self._log_after = 0.0
+
+    def start(self) -> None:
+        self._table.on_sync_page(self._on_page)
+        self._loop.add_reader(self._table.ring_fd, self._table.drain_ring)
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._flush()
+        self._tick()
+
+    def close(self) -> None:
+        """Sends what still lies in the pages, as far as the socket takes it, and ends."""
+        for timer in self._timers.values():
+            timer.cancel()
+        with contextlib.suppress(OSError):
+            self._table.flush_sync()
+            self._table.drain_ring()
+        self._loop.remove_reader(self._table.ring_fd)
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+
+    # Out
+
+    def _on_page(self, keys: bytes, values: bytes, count: int) -> None:
+        self._sync.send_sessions(keys, values, count, time.time_ns() // 1000)
+        self._send()
+
+    def _flush(self) -> None:
+        self._table.flush_sync()
+        self._timers["flush"] = self._loop.call_later(FLUSH_S, self._flush)
+
+    def _tick(self) -> None:
+        self._sync.tick(self._loop.time(), time.time_ns() // 1000)
+        self._send()
+        self._schedule_tick()
+
+    def _schedule_tick(self) -> None:
+        if "tick" in self._timers:
+            self._timers["tick"].cancel()
+        self._timers["tick"] = self._loop.call_at(self._sync.next_timer(), self._tick)
+
+    def _send(self) -> None:
+        """Takes what the state machine wants sent; never blocks, never keeps more than the queue's limit."""
+        for datagram in self._sync.data_to_send():
+            if self._waiting and len(self._queue) >= self._queue_limit:
+                self._drop(1, "send_queue_full")
+            else:
+                self._queue.append(datagram)
+                if not self._waiting:
+                    self._drain()
+
+    def _drain(self) -> None:
+        while self._queue:
+            try:
+                self._sock.sendto(self._queue[0], self._group)
+            except BlockingIOError:
+                break
+            except OSError as error:  # no route, the link is down, no buffers: later datagrams may do better
+                self._drop(1, "send_error", error)
+            self._queue.popleft()
+        self._wait(bool(self._queue))
+
+    def _wait(self, waiting: bool) -> None:
+        if waiting and not self._waiting:
+            self._loop.add_writer(self._sock.fileno(), self._drain)
+        elif self._waiting and not waiting:
+            self._loop.remove_writer(self._sock.fileno())
+        self._waiting = waiting
+
+    def _drop(self, count: int, reason: str, error: OSError | None = None) -> None:
+        now = self._loop.time()
+        self._sync.dropped(count, reason, now)
+        self._log(now, "session sync cannot send: %s", error or "the queue is full")
+
+    def _log(self, now: float, message: str, what: object) -> None:
+        if now >= self._log_after:
+            self._log_after = now + LOG_EVERY_S
+            log.warning(message, what)
+
+    # In
+
+    def _readable(self) -> None:
+        now, wall_us = self._loop.time(), time.time_ns() // 1000
+        for _ in range(RECEIVE_BATCH):
+            try:
+                datagram = self._sock.recv(MAX_DATAGRAM + 1)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._log(now, "session sync cannot receive: %s", error)
+                break
+            records = self._sync.receive_data(datagram, now, wall_us)
+            if records is not None:
+                try:
+                    self._table.write_sessions(records.keys, records.values, records.count)
+                except OSError as error:
+                    self._sync.counters["write_failed"] += records.count
+                    self._log(now, "sessions of a peer could not be written: %s", error)
+        self._send()
+        self._schedule_tick()

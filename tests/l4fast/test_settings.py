@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from l4fast.settings import MakeClusterKey, Settings, SettingsError, load_keys, make_key, parse, parse_group
+
+REQUIRED = {
+    "--name": "l4-1",
+    "--control": "https://10.0.0.9:8471",
+    "--identity": "id",
+    "--interface": "eth0",
+    "--state": "st",
+    "--cluster-key": "key",
+}
+
+
+def argv(**changes: str | None) -> list[str]:
+    options = REQUIRED | {"--" + name.replace("_", "-"): value for name, value in changes.items()}
+    return [word for name, value in options.items() if value is not None for word in (name, value)]
+
+
+def test_defaults() -> None:
+    assert parse(argv()) == Settings(
+        "l4-1", "https://10.0.0.9:8471", Path("id"), "eth0", Path("st"), Path("key"), "native", "224.0.0.81", 8848,
+        "INFO",
+    )  # fmt: skip
+
+
+def test_everything_given() -> None:
+    settings = parse(argv(xdp="generic", sync="239.1.2.3:99", log_level="DEBUG"))
+    assert isinstance(settings, Settings)
+    assert (settings.xdp, settings.sync_group, settings.sync_port) == ("generic", "239.1.2.3", 99)
+    assert settings.log_level == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": None, "cluster_key": None}, "missing --name, --cluster-key"),
+        ({"control": "http://x"}, "--control http://x: give the node API"),
+        ({"xdp": "offload"}, "invalid choice: 'offload'"),
+        ({"sync": "10.0.0.1:8848"}, "--sync 10.0.0.1:8848: give an IPv4 multicast group and a port"),
+        ({"sync": "224.0.0.81"}, "--sync 224.0.0.81: give"),
+        ({"sync": "224.0.0.81:0"}, "--sync 224.0.0.81:0: give"),
+        ({"sync": "224.0.0.81:x"}, "--sync 224.0.0.81:x: give"),
+        ({"nonsense": "1"}, "unrecognized arguments: --nonsense 1"),
+    ],
+)
+def test_refused(changes: dict[str, str | None], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        parse(argv(**changes))
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    assert "--make-cluster-key /etc/paifang/cluster.key" in capsys.readouterr().out
+
+
+def test_group() -> None:
+    assert parse_group("224.0.0.81:8848") == ("224.0.0.81", 8848)
+
+
+def test_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.key"
+    assert parse(["--make-cluster-key", str(path)]) == MakeClusterKey(path)
+    make_key(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (key,) = load_keys(path)
+    make_key(tmp_path / "other")
+    assert load_keys(tmp_path / "other")[0].id != key.id
+    with pytest.raises(SettingsError, match="exists; remove it first"):
+        make_key(path)
+    with pytest.raises(SettingsError, match="cannot create it: No such file"):
+        make_key(tmp_path / "none" / "key")
+    path.chmod(0o640)
+    with pytest.raises(SettingsError, match=rf"others may read the cluster key \(mode 0640\); chmod 600 {path}"):
+        load_keys(path)
+    path.chmod(0o600)
+    path.write_text("abcd\n")
+    with pytest.raises(SettingsError, match="line 1: a cluster key has 32 bytes, this one has 2; a line holds 32"):
+        load_keys(path)
+    with pytest.raises(SettingsError, match=r"No such file or directory; `paifang l4 --make-cluster-key \S+` makes"):
+        load_keys(tmp_path / "none")

@@ -1,0 +1,175 @@
+"""The loop side of session sync, with a socket pair in place of the network and a list in place of the data plane."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from l4fast.sync_codec import ClusterKey
+from l4fast.sync_io import SyncIO, multicast_socket
+from l4fast.sync_peer import Layout, Sync
+
+KEY = ClusterKey(bytes(32))
+
+
+class FakeTable:
+    """A ring that is a pipe; `pages` come out of it when it is drained."""
+
+    def __init__(self) -> None:
+        self.ring_fd, self.bell = os.pipe2(os.O_NONBLOCK)
+        self.pages: list[tuple[bytes, bytes, int]] = []
+        self.written: list[tuple[bytes, bytes, int]] = []
+        self.flushes = 0
+        self.fail: OSError | None = None
+
+    def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None:
+        self._callback = callback
+
+    def drain_ring(self) -> None:
+        while self.pages:
+            self._callback(*self.pages.pop(0))
+
+    def flush_sync(self) -> None:
+        self.flushes += 1
+
+    def write_sessions(self, keys: bytes, values: bytes, count: int) -> None:
+        if self.fail:
+            raise self.fail
+        self.written.append((keys, values, count))
+
+    def close(self) -> None:
+        os.close(self.ring_fd)
+        os.close(self.bell)
+
+
+class Wire:
+    """A datagram socket whose `sendto` goes to the other end of a pair, or fails as told."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.error: OSError | None = None
+
+    def sendto(self, data: bytes, _: tuple[str, int]) -> int:
+        if self.error:
+            raise self.error
+        return self.sock.send(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.sock, name)
+
+
+class End:
+    def __init__(self, name: str, sock: socket.socket, queue_limit: int = 4) -> None:
+        self.table = FakeTable()
+        self.sync = Sync(
+            name=name, keys=(KEY,), boot=1, salt=2, layout=Layout(4, 8, 9),
+            now=asyncio.get_running_loop().time(), refresh_s=60,
+        )  # fmt: skip
+        self.wire = Wire(sock)
+        self.io = SyncIO(self.sync, self.table, self.wire, ("", 0), queue_limit=queue_limit)  # type: ignore[arg-type]
+        self.io.start()
+
+    def emit(self, number: int, count: int = 1) -> None:
+        self.table.pages.append((number.to_bytes(4, "big") * count, bytes(8 * count), count))
+        os.write(self.table.bell, b"!")
+
+    def close(self) -> None:
+        self.io.close()
+        self.table.close()
+
+
+@pytest.fixture
+async def ends() -> Iterator[tuple[End, End]]:  # type: ignore[misc]
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    a, b = End("a", left), End("b", right)
+    yield a, b  # type: ignore[misc]
+    a.close()
+    b.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_page_is_written_at_the_peer_in_one_batch(ends: tuple[End, End]) -> None:
+    a, b = ends
+    a.emit(7, count=20)
+    await until(lambda: b.table.written)
+    assert b.table.written == [((7).to_bytes(4, "big") * 20, bytes(160), 20)]
+    await until(lambda: a.sync.counters["received_hellos"])
+    await until(lambda: a.table.flushes > 2)
+
+
+async def test_a_full_socket_fills_the_queue_and_then_drops_counted(ends: tuple[End, End]) -> None:
+    a, b = ends
+    await until(lambda: b.sync.counters["received_hellos"])
+    a.wire.error = BlockingIOError()
+    for number in range(10):
+        a.emit(number)
+    await until(lambda: not a.table.pages)
+    assert a.sync.counters["send_queue_full"] == 6
+    assert a.sync.status(asyncio.get_running_loop().time())["overflowed"] is True
+    a.wire.error = None
+    await until(lambda: len(b.table.written) == 10)  # the peer has asked again for what was dropped
+    assert {int.from_bytes(keys, "big") for keys, _, _ in b.table.written} == set(range(10))
+    assert b.sync.counters["lost"] == 0
+
+
+async def test_an_error_of_the_network_is_counted_and_survived(
+    ends: tuple[End, End], caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = ends
+    await until(lambda: b.sync.counters["received_hellos"])
+    a.wire.error = OSError(100, "Network is down")
+    a.emit(1)
+    await until(lambda: a.sync.counters["send_error"])
+    assert "session sync cannot send: [Errno 100] Network is down" in caplog.text
+    a.wire.error = None
+    a.emit(2)
+    await until(lambda: len(b.table.written) == 2)
+
+
+async def test_a_full_table_is_counted_and_survived(ends: tuple[End, End]) -> None:
+    a, b = ends
+    b.table.fail = OSError(7, "Argument list too long")
+    a.emit(1, count=3)
+    await until(lambda: b.sync.counters["write_failed"])
+    assert b.sync.counters["write_failed"] == 3
+    b.table.fail = None
+    a.emit(2)
+    await until(lambda: b.table.written)
+
+
+async def test_noise_is_counted_and_survived(ends: tuple[End, End]) -> None:
+    a, b = ends
+    for noise in (b"", b"x", bytes(1472), bytes(1473), bytes(4000)):
+        a.wire.sock.send(noise)
+    await until(lambda: b.sync.counters["malformed"] == 5)
+    a.emit(1)
+    await until(lambda: b.table.written)
+
+
+async def test_what_lies_in_the_ring_is_sent_before_the_end() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    a = End("a", left)
+    await asyncio.sleep(0)
+    a.table.pages.append((b"last", bytes(8), 1))
+    a.close()
+    received = [right.recv(2000), right.recv(2000)]
+    right.close()
+    assert len(received[1]) == 56 + 12 + 16  # after the hello
+
+
+def test_the_socket_is_bound_to_one_interface() -> None:
+    with multicast_socket("224.0.0.81", 0, "lo") as sock:
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 1
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP) == 0
+        assert sock.getsockname()[0] == "224.0.0.81"
+    with pytest.raises(OSError, match=r"No such device|no interface"):
+        multicast_socket("224.0.0.81", 0, "pftnone")

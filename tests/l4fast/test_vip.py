@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from core.model import Mode, Scheduler
+from core.resolve import L4Service
+from l4fast.vip import misplaced, routes, vips
+
+
+def service(listener: str, vip: str, port: int) -> L4Service:
+    return L4Service(listener, vip, port, "tcp", Mode.NAT, Scheduler.WRR, (), None, 900)
+
+
+SERVICES = (service("a", "10.1.0.2", 80), service("b", "10.1.0.1", 80), service("c", "10.1.0.2", 81))
+
+
+def test_vips_once_in_order() -> None:
+    assert vips(SERVICES) == ("10.1.0.2", "10.1.0.1")
+    assert vips(()) == ()
+
+
+def test_routes() -> None:
+    assert routes(SERVICES, "10.0.0.5") == (
+        "ip route replace 10.1.0.2/32 via 10.0.0.5",
+        "ip route replace 10.1.0.1/32 via 10.0.0.5",
+    )
+
+
+def test_misplaced() -> None:
+    assert misplaced(SERVICES, {"10.0.0.5", "10.1.0.1"}) == ("10.1.0.1",)
+    assert misplaced(SERVICES, {"10.0.0.5"}) == ()
