@@ -45,10 +45,12 @@ class Child:
         notify_dir: Path,
         env: Mapping[str, str] | None = None,
         die_with_parent: bool = False,
+        notify_uid: int | None = None,
     ) -> Child:
         """Start `argv` (with `env` added to our environment), its output appended to `log`. Raises ChildError.
 
         With `die_with_parent` the kernel sends it SIGTERM when the *thread* that started it ends, even by SIGKILL.
+        `notify_uid` is who it runs as where `argv` changes that, so that it may write to its socket; needs root.
         """
         address = notify_dir / f"{name}.notify"
         address.unlink(missing_ok=True)
@@ -56,6 +58,8 @@ class Child:
         try:
             ready.bind(str(address))
             address.chmod(0o600)
+            if notify_uid is not None:
+                os.chown(address, notify_uid, -1)
             with log.open("ab") as output:
                 process = subprocess.Popen(
                     argv,

@@ -104,3 +104,17 @@ def test_a_child_dies_with_its_parent(nursery: Nursery) -> None:
         assert poll.poll(10_000)
     finally:
         os.close(pidfd)
+
+
+@pytest.mark.root
+def test_a_child_that_becomes_another_user_may_say_that_it_is_ready(tmp_path: Path) -> None:
+    nobody = 65534
+    for path in (tmp_path, *tmp_path.parents[:2]):  # pytest's own directories are closed to others
+        path.chmod(0o711)
+    code = "import os, socket; s = socket.socket(1, 2); s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
+    words = ["setpriv", f"--reuid={nobody}", "--clear-groups", "/usr/bin/python3", "-c", code]
+    child = Child.start("x", words, log=tmp_path / "log", notify_dir=tmp_path, notify_uid=nobody)
+    try:
+        child.wait_ready(10)
+    finally:
+        child.terminate(5)
