@@ -1,0 +1,216 @@
+"""TLS for the proxy's listeners, with private keys that the key server alone holds.
+
+`TlsServer.configure` is given the whole desired state and replaces contexts in place: handshakes under way keep the
+context they began with, connections do not notice. Each listener has one *base* context for its whole life, which holds
+no certificate but the session-ticket keys; the client's SNI selects the context that has. So a session can be resumed
+on the worker that made it whatever happens to the certificates.
+
+A chain is served when the key server has found it sound and holds its key. One that it objects to leaves the
+predecessor of the same name in service; one that could not be checked because no key server answered is served if there
+is no predecessor (a node has to be able to start before its key server does), and is checked at the next `configure`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+from core.model import Certificate
+from keyserver.errors import KeyServerError
+from proxy import keyless, tls_waiting
+from proxy.tls_certificates import (
+    CertificateError,
+    Contexts,
+    Credential,
+    Group,
+    TlsObject,
+    make_context,
+    new_context,
+    read,
+)
+from proxy.tls_handshake import Failure, Handshake, Signers
+from proxy.tls_stream import Buffers
+from proxy.tls_waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+TLS_ALERT_INTERNAL_ERROR = 80
+
+
+class Report(Protocol):
+    @property
+    def problems(self) -> Sequence[str]: ...
+
+
+class Keys(Signers, Protocol):
+    """What is used of `keyserver.client.KeyClient`."""
+
+    async def check_chain(self, chain_pem: str, /) -> Report: ...
+
+
+class _Listener:
+    """A listener's base context and the contexts that SNI chooses from."""
+
+    def __init__(self) -> None:
+        self.base = new_context()
+        self.base.sni_callback = self._choose
+        self.contexts = Contexts((), make_context)
+
+    def _choose(self, tls: ssl.SSLObject, sni: str | None, _base: ssl.SSLContext) -> int | None:
+        """Called for each ClientHello, with None where it names nobody."""
+        assert isinstance(tls, TlsObject)
+        tls.sni = sni or ""
+        context = self.contexts.find(tls.sni)
+        if context is None:
+            tls.unserved = True
+            return TLS_ALERT_INTERNAL_ERROR
+        tls.context = context
+        return None
+
+
+class TlsServer:
+    """The TLS side of all listeners of one process. Raises KeylessUnavailable where keyless TLS cannot work.
+
+    handshake_timeout_s: from the accepted connection to the client's Finished. max_handshakes: in flight at once;
+    connections beyond are reset and counted. close_timeout_s: for a client that does not take the last bytes.
+    waiting: how handshakes wait for the key server; greenlets if there are any. Loop thread only.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        handshake_timeout_s: float = 10.0,
+        max_handshakes: int = 4096,
+        close_timeout_s: float = 10.0,
+        waiting: Waiting | None = None,
+    ) -> None:
+        keyless.load()
+        self.keys = keys
+        self.waiting = waiting or tls_waiting.choose()
+        self.buffers = Buffers()
+        self.close_timeout_s = close_timeout_s
+        self._handshake_timeout_s = handshake_timeout_s
+        self._max_handshakes = max_handshakes
+        self._listeners: dict[str, _Listener] = {}
+        self._served: dict[str, Credential] = {}  # by certificate name
+        self._unchecked: set[str] = set()  # chains of them that no key server has seen yet
+        self._made: dict[Group, ssl.SSLContext] = {}
+        self._in_flight: dict[Handshake, float] = {}  # deadlines, in their order, since all wait equally long
+        self._timer: asyncio.TimerHandle | None = None
+        self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *(f"failed_{each}" for each in Failure)), 0))
+        log.info("TLS handshakes wait for the key server by %s", self.waiting.name)
+
+    def protocol(self, listener: str, inner: asyncio.Protocol) -> asyncio.BaseProtocol:
+        """For an accepted socket of `listener`. `inner` sees a transport once the handshake is done, else nothing."""
+        return Handshake(self, self._listener(listener).base, inner)
+
+    def counters(self) -> dict[str, int]:
+        """`ok`, `failed_REASON` for each reason (see `Failure`), and `in_flight`, which is a level."""
+        return {**self._counts, "in_flight": len(self._in_flight)}
+
+    async def close(self) -> None:
+        """Gives up all handshakes in flight. Established connections stay."""
+        for handshake in list(self._in_flight):
+            handshake.expire(Failure.CLOSED)
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.to_thread(self.waiting.close)
+
+    # Configuration
+
+    async def configure(self, listeners: Mapping[str, Sequence[Certificate]]) -> list[str]:
+        """Puts the whole desired state into effect: listener name → its certificates, the first one the default.
+
+        Returns what is wrong, readable, one line each; a bad certificate keeps its predecessor of the same name.
+        """
+        problems: list[str] = []
+        wanted = {certificate.name: certificate for group in listeners.values() for certificate in group}
+        judged = await asyncio.gather(*(self._judge(each, problems) for each in wanted.values()))
+        self._served = {each.name: each for each in judged if each is not None}
+        self._unchecked &= {each.chain for each in self._served.values()}
+        made: dict[Group, ssl.SSLContext] = {}
+        for name, certificates in listeners.items():
+            credentials = [self._served[each.name] for each in certificates if each.name in self._served]
+            self._listener(name).contexts = Contexts(credentials, partial(self._context, made=made))
+            await asyncio.sleep(0)  # making a context takes a millisecond: others get their turn in between
+            if not credentials:
+                problems.append(f"listener {name!r}: no certificate can be served")
+        for name in self._listeners.keys() - listeners.keys():
+            del self._listeners[name]
+        self._made = made
+        return problems
+
+    def _context(self, group: Group, made: dict[Group, ssl.SSLContext]) -> ssl.SSLContext:
+        """The context of a group: the one that is in service, if there is one."""
+        if group not in made:
+            made[group] = self._made.get(group) or make_context(group)
+        return made[group]
+
+    def _listener(self, name: str) -> _Listener:
+        if name not in self._listeners:
+            self._listeners[name] = _Listener()
+        return self._listeners[name]
+
+    async def _judge(self, certificate: Certificate, problems: list[str]) -> Credential | None:
+        """What is to be served under this certificate's name; None for nothing. Adds to `problems`."""
+        before = self._served.get(certificate.name)
+        if before is not None and before.chain == certificate.chain and before.chain not in self._unchecked:
+            return before
+        stays = "; its predecessor stays in service" if before is not None else "; it is not served"
+        try:
+            credential = read(certificate)
+            self._context((credential,), self._made)
+            report = await self.keys.check_chain(certificate.chain)
+        except CertificateError as error:
+            problems.append(f"certificate {certificate.name!r}: {error}{stays}")
+            return before
+        except KeyServerError as error:
+            why = f"certificate {certificate.name!r}: could not be checked: {error}"
+            if before is not None:
+                problems.append(why + stays)
+                return before
+            problems.append(why + "; it is served unchecked")
+            self._unchecked.add(certificate.chain)
+            return credential
+        if report.problems:
+            problems.append(f"certificate {certificate.name!r}: {'; '.join(report.problems)}{stays}")
+            return before
+        self._unchecked.discard(certificate.chain)
+        return credential
+
+    # For handshakes
+
+    def admit(self, handshake: Handshake) -> bool:
+        if len(self._in_flight) >= self._max_handshakes:
+            self._count(Failure.REFUSED)
+            return False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._handshake_timeout_s
+        self._in_flight[handshake] = deadline
+        if self._timer is None:
+            self._timer = loop.call_at(deadline, self._expire)
+        return True
+
+    def left(self, handshake: Handshake, failure: Failure | None) -> None:
+        del self._in_flight[handshake]
+        self._count(failure)
+
+    def _count(self, failure: Failure | None) -> None:
+        self._counts["ok" if failure is None else f"failed_{failure}"] += 1
+
+    def _expire(self) -> None:
+        """One timer for all: it is set for the oldest handshake that was there when it was set."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        now = loop.time()
+        for handshake, deadline in list(self._in_flight.items()):
+            if deadline > now:
+                self._timer = loop.call_at(deadline, self._expire)
+                return
+            handshake.expire(Failure.TIMEOUT)

@@ -1,0 +1,267 @@
+"""One TLS handshake: the protocol of a socket until the connection is established or has failed.
+
+    TCP accepted ─► admitted? ─► ClientHello … Finished ─► TlsStream takes the socket over, the application is told
+                     └► refused     └► failed: alert sent, counted by reason
+
+`do_handshake` runs as a *step* (`tls_waiting`) until it has asked for its one signature, directly from then on. While a
+step is under way OpenSSL's objects are not touched; what arrives meanwhile is set aside, up to a limit. The application
+hears nothing of a handshake that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+from proxy.tls_certificates import TlsObject
+from proxy.tls_stream import Buffers, TlsStream
+from proxy.tls_waiting import Signed, Step, Waiting
+
+log = logging.getLogger(__name__)
+
+# Bytes that may arrive while a signature is awaited. An honest client has nothing to say then.
+ASIDE_LIMIT = 65536
+PLAIN_HTTP_REPLY = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 40\r\nConnection: close\r\n\r\n"
+    b"This port speaks HTTPS, not plain HTTP.\n"
+)
+
+
+class Failure(StrEnum):
+    """Why a handshake failed; the label of its counter."""
+
+    TIMEOUT = "timeout"
+    REFUSED = "refused"  # too many in flight
+    KEYSERVER = "keyserver"  # no signature
+    NO_CERTIFICATE = "no_certificate"  # the listener has none that works
+    CLOSED = "closed"  # by the client, half way
+    PLAIN_HTTP = "plain_http"
+    NOT_TLS = "not_tls"
+    VERSION = "version"  # the client's newest is older than TLS 1.2
+    NO_OVERLAP = "no_overlap"  # no cipher, group or signature algorithm in common
+    ALERT = "alert"  # sent by the client
+    OTHER = "other"
+
+
+_REASONS = {
+    "HTTP_REQUEST": Failure.PLAIN_HTTP,
+    "HTTPS_PROXY_REQUEST": Failure.PLAIN_HTTP,
+    "WRONG_VERSION_NUMBER": Failure.NOT_TLS,
+    "UNKNOWN_PROTOCOL": Failure.NOT_TLS,
+    "PACKET_LENGTH_TOO_LONG": Failure.NOT_TLS,
+    "UNEXPECTED_MESSAGE": Failure.NOT_TLS,
+    "UNSUPPORTED_PROTOCOL": Failure.VERSION,
+    "VERSION_TOO_LOW": Failure.VERSION,
+    "NO_SHARED_CIPHER": Failure.NO_OVERLAP,
+    "NO_SUITABLE_KEY_SHARE": Failure.NO_OVERLAP,
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": Failure.NO_OVERLAP,
+    "NO_SHARED_SIGNATURE_ALGORITHMS": Failure.NO_OVERLAP,
+    "NO_SHARED_GROUPS": Failure.NO_OVERLAP,
+}
+
+
+def failure_of(error: Exception) -> Failure:
+    """The reason of an error that `do_handshake` raised."""
+    reason = getattr(error, "reason", None) or ""
+    if isinstance(error, ssl.SSLEOFError):
+        return Failure.CLOSED
+    if "_ALERT_" in reason:
+        return Failure.ALERT
+    return _REASONS.get(reason, Failure.OTHER)
+
+
+class Signers(Protocol):
+    """What a handshake needs of `keyserver.client.KeyClient`."""
+
+    def sign_soon(
+        self, key_id: bytes, scheme: int, content: bytes, sni: str, done: Callable[[bytes | Exception], None], /
+    ) -> None: ...
+
+
+class Supervisor(Protocol):
+    """Who counts handshakes and bounds their number and time."""
+
+    waiting: Waiting
+    buffers: Buffers
+    close_timeout_s: float
+
+    @property
+    def keys(self) -> Signers: ...
+
+    def admit(self, handshake: Handshake) -> bool:
+        """False: too many; counted as refused. True: `left` has to follow, and `expire` may come before it."""
+
+    def left(self, handshake: Handshake, failure: Failure | None) -> None: ...
+
+
+class Handshake(asyncio.BufferedProtocol):
+    __slots__ = (
+        "_aside",
+        "_busy",
+        "_context",
+        "_incoming",
+        "_inner",
+        "_key_error",
+        "_outgoing",
+        "_over",
+        "_raw",
+        "_raw_paused",
+        "_signed",
+        "_step",
+        "_supervisor",
+        "_tls",
+    )
+
+    def __init__(self, supervisor: Supervisor, context: ssl.SSLContext, inner: asyncio.Protocol) -> None:
+        self._supervisor = supervisor
+        self._context = context
+        self._inner = inner
+        self._aside = b""
+        self._busy = False  # a step runs or waits
+        self._step: Step | None = None
+        self._signed = False
+        self._key_error: Exception | None = None
+        self._over = True
+        self._raw_paused = False
+
+    # Protocol towards the socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._raw = transport
+        if not self._supervisor.admit(self):
+            transport.abort()
+            return
+        self._over = False
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        assert isinstance(tls, TlsObject)
+        self._tls = tls
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._supervisor.buffers.cipher
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._over:
+            return
+        data = self._supervisor.buffers.cipher[:nbytes]
+        if not self._busy:
+            self._incoming.write(data)
+            self._advance()
+        elif len(self._aside) + nbytes <= ASIDE_LIMIT:
+            self._aside += data
+        else:
+            self._fail(Failure.NOT_TLS, "sends without waiting for the server")
+
+    def eof_received(self) -> None:
+        self._fail(Failure.CLOSED, "closed by the client")
+
+    def pause_writing(self) -> None:
+        self._raw_paused = True
+
+    def resume_writing(self) -> None:
+        self._raw_paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(Failure.CLOSED, "lost")
+
+    def expire(self, failure: Failure) -> None:
+        """For the supervisor: the time is over, or the process ends."""
+        self._fail(failure, "given up")
+        self._raw.abort()
+
+    # The handshake
+
+    def _advance(self) -> None:
+        if self._signed:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLError as error:
+                self._stepped(error)
+            else:
+                self._stepped(None)
+            return
+        self._busy = True
+        step = self._supervisor.waiting.run(self._tls.do_handshake, self._ask, self._stepped)
+        if self._busy:
+            self._step = step
+
+    def _ask(self, key_id: bytes, scheme: int, content: bytes, reply: Callable[[Signed], None]) -> None:
+        def answered(signed: Signed) -> None:
+            if not isinstance(signed, bytes):
+                self._key_error = signed
+            reply(signed)
+
+        self._signed = True
+        try:
+            self._supervisor.keys.sign_soon(key_id, scheme, content, self._tls.sni, answered)
+        except Exception as error:
+            log.exception("key %s: cannot be asked for", key_id.hex()[:16])
+            answered(error)
+
+    def _stepped(self, error: Exception | None) -> None:
+        """A call of do_handshake has ended: done, in need of more data, or failed."""
+        self._busy = False
+        self._step = None
+        if self._over:
+            return
+        if self._outgoing.pending:
+            self._raw.write(self._outgoing.read())
+        if error is None:
+            self._finish()
+        elif not isinstance(error, ssl.SSLWantReadError):
+            self._failed(error)
+        elif self._aside:
+            self._incoming.write(self._aside)
+            self._aside = b""
+            self._advance()
+
+    def _finish(self) -> None:
+        self._over = True
+        self._supervisor.left(self, None)
+        stream = TlsStream(
+            self._raw,
+            self._tls,
+            self._incoming,
+            self._outgoing,
+            self._inner,
+            buffers=self._supervisor.buffers,
+            sni=self._tls.sni,
+            raw_paused=self._raw_paused,
+            close_timeout_s=self._supervisor.close_timeout_s,
+        )
+        self._raw.set_protocol(stream)
+        stream.start(self._aside)
+
+    def _failed(self, error: Exception) -> None:
+        """What OpenSSL raised; its alert, if there is one, has been written."""
+        if self._key_error is not None:
+            failure, detail = Failure.KEYSERVER, str(self._key_error)
+        elif self._tls.unserved:
+            failure, detail = Failure.NO_CERTIFICATE, "the listener has no certificate that can be served"
+        else:
+            failure, detail = failure_of(error), getattr(error, "reason", None) or str(error)
+        if failure is Failure.PLAIN_HTTP:
+            self._raw.write(PLAIN_HTTP_REPLY)
+        self._fail(failure, detail)
+
+    def _fail(self, failure: Failure, detail: str) -> None:
+        """Counts the first failure of this handshake and closes; lets a step that waits unwind."""
+        if self._over:
+            return
+        self._over = True
+        self._supervisor.left(self, failure)
+        peer = self._raw.get_extra_info("peername")
+        log.log(
+            logging.WARNING if failure in (Failure.KEYSERVER, Failure.NO_CERTIFICATE) else logging.DEBUG,
+            "handshake with %s for %r failed: %s: %s", peer, self._tls.sni, failure.value, detail,
+        )  # fmt: skip
+        if self._step is not None:
+            self._step.abandon()
+        self._raw.close()
+        if self._raw.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(self._supervisor.close_timeout_s, self._raw.abort)
