@@ -1,0 +1,91 @@
+"""Which process runs on which host, with which words, as whom.
+
+L4 nodes and the router change the kernel's tables and run as root. Every other process runs as a user of its own,
+without capabilities: the key server's keys are readable by the key server alone. Where the program's own files are
+below a directory that only root may enter (a clone under /root), other users cannot run it; such a process stays root
+without capabilities, which may read root's files and nothing more.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.lab import model
+from deploy.lab.topology import CONTROL, DEVICE, VIP, Host, Topology
+
+# Below systemd's range of dynamic users (61184–65519), above those of packages and people.
+FIRST_UID = 61000
+NODE_API_PORT, KEY_SERVER_PORT, READY_PORT = 8471, 8473, 8472
+NODE_URL = f"https://{CONTROL}:{NODE_API_PORT}"
+SOURCE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process: `uid` 0 keeps root and its capabilities; `directory` is its own."""
+
+    host: Host
+    argv: tuple[str, ...]
+    uid: int
+    directory: Path
+
+
+def of(topology: Topology, root: Path, mode: model.Mode) -> dict[str, Process]:
+    """Every process by its host's name; the client runs none. `root` holds a directory for each host."""
+    made = {}
+    for index, host in enumerate(topology.hosts()):
+        words = _words(topology, host, root / host.name, mode)
+        if words:
+            uid = 0 if host.role in ("l4", "router") else FIRST_UID + index
+            made[host.name] = Process(host, (sys.executable, "-m", *words), uid, root / host.name)
+    return made
+
+
+def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list[str]:
+    identity = ["--identity", str(home / "identity")]
+    state = ["--state", str(home / "state")]
+    node = ["--name", host.name, "--control", NODE_URL, *identity, *state]
+    match host.role:
+        case "control":
+            listen = ["--api", "127.0.0.1:8470", "--nodes", f"{CONTROL}:{NODE_API_PORT}"]
+            return ["control", *state, *listen, *identity, "--token-file", str(home / "token")]
+        case "keyserver":
+            listen = ["--listen", f"{host.address}:{KEY_SERVER_PORT}"]
+            return ["keyserver", "--keys", str(home / "keys"), *listen, *identity, "--audit-log", f"{home}/audit.log"]
+        case "l7":
+            keys = [word for key in topology.of("keyserver")
+                    for word in ("--keyserver", f"{key.address}:{KEY_SERVER_PORT}")]  # fmt: skip
+            ready = ["--ready", f"{host.address}:{READY_PORT}"]
+            return ["proxy", *node, *keys, *ready, "--workers", "1", "--access-log", str(home / "access.log")]
+        case "l4":
+            device = ["--interface", DEVICE, "--xdp", topology.xdp]
+            return ["l4fast", *node, *device, "--cluster-key", str(home / "cluster.key")]
+        case "router":
+            nodes = [word for node_host in topology.of("l4") for word in ("--node", node_host.address)]
+            hosts = [word for routing in (host, *topology.of("backend")) for word in ("--namespace", routing.netns)]
+            return ["deploy.lab.router", *nodes, *hosts]
+        case "backend":
+            addresses = ["--address", host.address, "--address", VIP]
+            ports = ["--http", str(model.WEB_PORT)]
+            for _, protocol, _, port in model.layer_4(mode):
+                ports += [f"--{protocol}", str(port)]
+            return ["deploy.lab.backend", "--name", host.name, *addresses, *ports]
+        case "client":
+            return []
+
+
+def confinement(uid: int, *, others_may_run_us: bool) -> list[str]:
+    """The words before a command that take its rights away; none for root."""
+    if uid == 0:
+        return []
+    words = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+    if others_may_run_us:
+        words += [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    return [*words, "--"]
+
+
+def open_to_others(path: Path) -> bool:
+    """Whether every user may enter `path` and all directories above it."""
+    return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))

@@ -1,0 +1,33 @@
+"""`lab status` for people: one line a host, then what the control plane knows. Pure."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from deploy.lab.topology import VIP
+
+Row = dict[str, object]
+
+
+def readable(status: Row) -> str:
+    """The lines for a terminal; `status` is what `Lab.status` returns."""
+    lines = [f"lab {status['lab']}: {status['phase']}, XDP {status['xdp']}, VIP {VIP}", ""]
+    for host in cast(list[Row], status["hosts"]):
+        what = {True: f"pid {host['pid']}", False: "DOES NOT RUN", None: ""}[cast("bool | None", host["runs"])]
+        lines.append(f"  {host['name']!s:<8} {host['address']!s:<14} {host['netns']!s:<14} {what}".rstrip())
+    lines += ["", *(f"  {line}" for line in _listeners(cast(list[Row], status["listeners"])))]
+    return "\n".join([*lines, "", *(f"  {line}" for line in _nodes(cast(Row, status["cluster"])))])
+
+
+def _listeners(listeners: list[Row]) -> list[str]:
+    return [f"{each['protocol']!s:<5} {VIP}:{each['port']!s:<5} {each['name']}" for each in listeners]
+
+
+def _nodes(cluster: Row) -> list[str]:
+    """What each node reports to the control plane."""
+    if "error" in cluster:
+        return [f"control plane: {cluster['error']}"]
+    lines = [f"configuration {cluster['version']}"]
+    for node in cast(list[Row], cluster["nodes"]):
+        lines.append(f"{node['name']!s:<8} {node['step']}" + (f": {node['why']}" if node["why"] else ""))
+    return lines

@@ -1,0 +1,84 @@
+import ipaddress
+
+import pytest
+
+from deploy.lab import topology as t
+from deploy.lab.topology import Topology
+
+FULL = Topology("pft", l4=9, l7=9, keyservers=9, backends=99)
+
+
+def script(topology: Topology, name: str) -> str:
+    host = topology.host(name)
+    assert host is not None
+    made = t.host_script(topology, host)
+    return "\n".join((*made.ip, *made.sh))
+
+
+def test_hosts_in_order() -> None:
+    names = [host.name for host in Topology("pf").hosts()]
+    assert " ".join(names) == "client router control l4-1 l4-2 l7-1 l7-2 key-1 be-1 be-2 be-3"
+
+
+@pytest.mark.parametrize("topology", [Topology("pf"), FULL], ids=["default", "full"])
+def test_no_two_hosts_share_an_address_or_a_mac(topology: Topology) -> None:
+    addresses = [host.address for host in topology.hosts()]
+    assert len(set(addresses)) == len(addresses)
+    assert len({t.mac_of(address) for address in addresses}) == len(addresses)
+    lan = ipaddress.ip_network(f"{t.LAN}.0/24")
+    assert all(ipaddress.ip_address(a) in lan for a in addresses if a != t.CLIENT)
+
+
+def test_names_fit_the_kernel() -> None:
+    assert all(len(t.port_of(host)) <= 15 for host in FULL.hosts())
+
+
+def test_every_host_but_the_client_has_a_cable_to_the_switch() -> None:
+    lines = t.cables(Topology("pf")).ip
+    for host in Topology("pf").hosts():
+        laid = [line for line in lines if f"netns {host.netns} " in f"{line} " and "veth" in line]
+        assert len(laid) == (2 if host.name == "router" else 1), host.name
+    assert not any(line.startswith("link add client") for line in lines)
+
+
+def test_checksums_are_finished_on_both_ends_of_every_cable() -> None:
+    topology = Topology("pf")
+    switch = t.cables(topology).sh
+    for host in topology.hosts():
+        assert "ethtool -K eth0 tx off" in script(topology, host.name)
+        assert host.name == "client" or f"ethtool -K {host.name} tx off" in switch
+    assert "ethtool -K eth1 tx off" in script(topology, "router")
+
+
+def test_the_vip_is_routed_and_hidden() -> None:
+    topology = Topology("pf", l4=3)
+    assert f"route add {t.VIP} nhid 100" in script(topology, "router")
+    assert "nexthop add id 100 group 1/2/3 type resilient" in script(topology, "router")
+    for name in ("l7-1", "be-1"):
+        assert f"addr add {t.VIP}/32 dev lo" in script(topology, name)
+        assert "arp_ignore=1" in script(topology, name)
+        assert "arp_announce=2" in script(topology, name)
+    for name in ("l4-1", "router", "client", "key-1", "control"):
+        assert f"addr add {t.VIP}" not in script(topology, name)
+
+
+def test_servers_answer_through_the_l4_nodes_but_for_the_vip() -> None:
+    lines = script(Topology("pf"), "be-1").splitlines()
+    assert "route add default nhid 100" in lines
+    assert f"route add default via {t.ROUTER} table 100" in lines
+    assert f"rule add from {t.VIP} lookup 100" in lines
+
+
+def test_only_the_router_forwards() -> None:
+    topology = Topology("pf")
+    forwarding = [host.name for host in topology.hosts() if "ip_forward=1" in script(topology, host.name)]
+    assert forwarding == ["router"]
+
+
+def test_unknown_hosts_are_none() -> None:
+    assert Topology("pf").host("l4-3") is None
+    assert Topology("pf").host("lan") is None
+
+
+def test_group_line() -> None:
+    assert t.group_line("replace", [2]) == "nexthop replace id 100 group 2 type resilient buckets 128 idle_timer 2"
