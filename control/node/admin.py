@@ -105,7 +105,8 @@ async def _converse(
 ) -> None:
     while True:
         try:
-            line = await asyncio.wait_for(reader.readline(), IDLE_S)
+            async with asyncio.timeout(IDLE_S):
+                line = await reader.readline()
         except ValueError:  # longer than REQUEST_LIMIT_BYTES
             reply: dict[str, object] = {"error": f"a request may have {REQUEST_LIMIT_BYTES} bytes"}
             line = b""
@@ -114,7 +115,8 @@ async def _converse(
                 return
             reply = _answer(line, handlers)
         writer.write(json.dumps(reply, default=str).encode() + b"\n")
-        await asyncio.wait_for(writer.drain(), IDLE_S)
+        async with asyncio.timeout(IDLE_S):
+            await writer.drain()
         if not line:
             return
 

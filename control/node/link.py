@@ -20,10 +20,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
-from core.config import from_dict, to_dict
 
 from control.node.files import write_atomic
 from control.node.identity import Identity
+from core.config import from_dict, to_dict
 from core.errors import ConfigErrors
 from core.model import Model
 
@@ -141,21 +141,29 @@ class ControlLink:
             await self._apply_copy()
 
     async def _apply(self, model: Model, version: int) -> None:
-        """Hand a configuration to the node; keep a copy of what it takes, note why it refuses."""
+        """Hand what control wants to the node; keep a copy of what it takes, note why it refuses."""
+        why = await self._take(model, version)
+        self._rejected = None if why is None else (version, model, why)
+        self._report_now.set()
+        if why is None:
+            await self._keep()
+
+    async def _take(self, model: Model, version: int) -> str | None:
+        """Let the node run a configuration, and return why it does not."""
         if model != self._model:
             try:
                 await self._apply_model(model, version)
             except Exception as error:
                 why = str(error) or type(error).__name__
                 log.error("configuration %d is refused, %d stays: %s", version, self.version, why)
-                self._rejected = (version, model, why)
-                self._report_now.set()
-                return
-        self._model, self._rejected = model, None
-        self.version = version
+                return why
+        self._model, self.version = model, version
         log.info("configuration %d runs", version)
-        self._report_now.set()
-        data = json.dumps({"version": version, "config": to_dict(model)}).encode()
+        return None
+
+    async def _keep(self) -> None:
+        assert self._model is not None
+        data = json.dumps({"version": self.version, "config": to_dict(self._model)}).encode()
         try:
             await asyncio.to_thread(write_atomic, self._copy, data)
         except OSError as error:
@@ -171,9 +179,10 @@ class ControlLink:
             log.error("the last good configuration is lost: %s", error)
             return
         log.warning("starting with the configuration %d kept in %s", version, self._copy)
-        rejected = self._rejected
-        await self._apply(model, version)
-        self._rejected = rejected or self._rejected  # what control wants is still refused
+        why = await self._take(model, version)
+        if why is not None and self._rejected is None:
+            self._rejected = (version, model, why)
+        self._report_now.set()
 
     async def _report_forever(self, session: aiohttp.ClientSession) -> None:
         backoff = Backoff(REPORT_EVERY_S, BACKOFF_S[1])
@@ -191,7 +200,8 @@ class ControlLink:
                 backoff.reset()
                 delay_s = REPORT_EVERY_S
             try:
-                await asyncio.wait_for(self._report_now.wait(), delay_s)
+                async with asyncio.timeout(delay_s):  # not wait_for(), which loses cancellations in Python 3.11
+                    await self._report_now.wait()
             except TimeoutError:
                 continue
 

@@ -14,6 +14,9 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+# Python 3.11's wait_for() loses a cancellation that meets its result (python/cpython#86296): it is then sent again.
+CANCEL_AGAIN_S = 0.5
+
 
 class Tasks:
     """The tasks of one owner. `on_failure` gets name and exception of each task that died; cancelled ones did not."""
@@ -34,7 +37,7 @@ class Tasks:
         while others := self._tasks - {asyncio.current_task()}:
             for task in others:
                 task.cancel()
-            await asyncio.wait(others)
+            await asyncio.wait(others, timeout=CANCEL_AGAIN_S)
 
     def __len__(self) -> int:
         return len(self._tasks)

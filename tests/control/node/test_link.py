@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from core.config import from_dict, to_dict
 
 from control.node import link as link_module
 from control.node.identity import Identity, peer_of
 from control.node.link import Backoff, ControlLink, LinkError
 from control.node.tasks import Tasks
+from core.config import from_dict, to_dict
 from core.model import Instance, Model
 from tests.control.conftest import Authority
 

@@ -52,3 +52,24 @@ async def test_a_task_may_close_its_own_owner() -> None:
     await asyncio.sleep(0)
     await tasks.spawn(closer(), "closer")
     assert events == ["cancelled", "closed"]
+
+
+async def test_a_task_that_loses_its_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control.node.tasks.CANCEL_AGAIN_S", 0.01)
+    lost = 0
+
+    async def forgetful() -> None:
+        nonlocal lost
+        while lost < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost += 1
+        await asyncio.Event().wait()
+
+    tasks = Tasks()
+    tasks.spawn(forgetful(), "forgetful")
+    await asyncio.sleep(0)
+    await tasks.close()
+    assert lost == 2
+    assert len(tasks) == 0
