@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, cast
 
+from l4fast.errors import L4Error
 from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
 
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
@@ -24,7 +25,7 @@ EXAMPLES = """examples:
 """
 
 
-class SettingsError(Exception):
+class SettingsError(L4Error):
     """What the command line asks for cannot be done; one line with the remedy."""
 
 

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from control.node.files import write_atomic
+from l4fast.errors import L4Error
 
 
-class StateError(Exception):
+class StateError(L4Error):
     """The state directory cannot be used; one line with the remedy."""
 
 

@@ -1,0 +1,202 @@
+"""The daemon of an L4 node: it tells the data plane what to do and otherwise stays out of the way.
+
+    control plane ── configuration ──► Agent ── services, down reals, MAC addresses ──► tables ──► XDP
+    health probes ── up, down ────────►  │
+    neighbours ── MAC addresses ──────►  └── health, counters, sync state ──► control plane, admin socket
+
+Each cause of a change ends in one place, `_push`, which hands the tables the whole desired state; changes that come
+together (a switch dies: forty probes fail) are pushed once. A configuration that the data plane refuses leaves the one
+before in force. Packets flow all the while, and go on flowing if this process is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final, Protocol, cast
+
+from control.node.probe import HealthMonitor
+from control.node.tasks import Tasks
+from core.model import Model
+from core.resolve import L4Service, l4_services
+from l4fast import health, vip
+from l4fast.sync_peer import Sync
+
+log = logging.getLogger(__name__)
+
+COALESCE_S: Final = 0.01  # long enough for the probes of one dead switch, short beside any probe's interval
+RETRY_S: Final = 1.0
+EPOCH_S: Final = 0.25
+EXPIRY_S: Final = 1.0
+SESSIONS_LIMIT: Final = 1000
+UNASKED: Final = "not probed yet"  # what HealthMonitor says before a target's first answer
+FIRST_ROUND_LIMIT_S: Final = 10.0
+LOOK_S: Final = 0.05
+
+
+class Forwarder(Protocol):
+    """What the agent needs of the data plane (`l4fast.tables.Tables`)."""
+
+    def apply(
+        self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], macs: Mapping[str, bytes]
+    ) -> None: ...
+    def set_local(self, addresses: Sequence[str]) -> None: ...
+    def set_epoch(self, now_s: int) -> None: ...
+    def counters(self) -> dict[str, int]: ...
+    def listener_counters(self) -> dict[str, dict[str, int]]: ...
+    def sessions(self, *, client: str | None = None, limit: int = SESSIONS_LIMIT) -> Sequence[object]: ...
+
+
+class NextHops(Protocol):
+    """What the agent needs of the neighbours: MAC addresses of the reals and of the gateway, kept fresh."""
+
+    async def watch(self, addresses: AbstractSet[str]) -> None: ...
+    def macs(self) -> Mapping[str, bytes]: ...
+
+
+class Agent:
+    """Joins configuration, health and neighbours, and keeps the data plane's clock and expiry going.
+
+    `own` gives the addresses of the interface, `local` those of the whole node; both block and run in a thread.
+    """
+
+    def __init__(
+        self, *, name: str, interface: str, tables: Forwarder, hops: NextHops, sync: Sync, tasks: Tasks,
+        expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[str]],
+    ) -> None:  # fmt: skip
+        self.configured = asyncio.Event()
+        self.refused = False
+        self._name = name
+        self._interface = interface
+        self._tables = tables
+        self._hops = hops
+        self._sync = sync
+        self._expire = expire
+        self._local = local
+        self._own = own
+        self._loop = asyncio.get_running_loop()
+        self._monitor = HealthMonitor(self._on_health, tasks)
+        self._services: tuple[L4Service, ...] = ()
+        self._pending: asyncio.TimerHandle | None = None
+        self._error = ""
+        self._misplaced: tuple[str, ...] = ()
+        self._routes: tuple[str, ...] = ()
+        self._sessions = 0
+
+    # Changes
+
+    async def apply(self, model: Model, version: int) -> None:
+        """Puts a configuration into force as a whole, or raises and keeps the one before."""
+        services = l4_services(model)
+        await self._hops.watch({real.address for service in services for real in service.reals})
+        own, local = await asyncio.to_thread(self._own), await asyncio.to_thread(self._local)
+        try:
+            self._tables.set_local(own)
+            self._push(services)
+        except Exception:
+            self.refused = True
+            self._push(self._services)
+            raise
+        self.refused = False
+        self._services = services
+        self._monitor.watch(health.targets(services))
+        self._routes = vip.routes(services, own[0]) if own else ()
+        self._misplaced = vip.misplaced(services, local)
+        for address in self._misplaced:
+            log.error("%s", _misplaced_error(address))
+        self.configured.set()
+        log.info(
+            "configuration %d: %d services on %s", version, len(services), ", ".join(vip.vips(services)) or "no VIP"
+        )
+
+    def changed(self) -> None:
+        """A real has changed its health or a next hop its address: the tables are brought up to date shortly."""
+        if self._pending is None:
+            self._pending = self._loop.call_later(COALESCE_S, self._catch_up)
+
+    def _on_health(self, _key: Hashable, _healthy: bool, _why: str) -> None:
+        self.changed()
+
+    def _catch_up(self) -> None:
+        self._pending = None
+        try:
+            self._push(self._services)
+        except Exception as error:
+            log.error("the data plane is not up to date: %s", error)
+            self._pending = self._loop.call_later(RETRY_S, self._catch_up)
+
+    def _push(self, services: tuple[L4Service, ...]) -> None:
+        try:
+            self._tables.apply(services, health.down(self._states()), self._hops.macs())
+        except Exception as error:
+            self._error = str(error)
+            raise
+        self._error = ""
+
+    def _states(self) -> Mapping[health.Key, tuple[bool, str]]:
+        return cast("Mapping[health.Key, tuple[bool, str]]", self._monitor.states())
+
+    # Time
+
+    async def first_health_round(self) -> None:
+        """Waits until every real has been probed once, for a bounded time."""
+        limit_s = min(FIRST_ROUND_LIMIT_S, health.longest_round_s(health.targets(self._services)))
+        steps = round(limit_s / LOOK_S)
+        for _ in range(steps):
+            if health.spoken(self._states(), UNASKED):
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def keep_epoch(self) -> None:
+        """Writes the wall clock, which sessions are aged by, until cancelled."""
+        while True:
+            self._tables.set_epoch(int(time.time()))
+            await asyncio.sleep(EPOCH_S)
+
+    async def keep_expiry(self) -> None:
+        """Ages sessions until cancelled."""
+        while True:
+            self._expire(int(time.time()))
+            self._sessions = sum(counts.get("sessions", 0) for counts in self._tables.listener_counters().values())
+            self._sync.sessions = self._sessions
+            await asyncio.sleep(EXPIRY_S)
+
+    # Views
+
+    def report(self) -> dict[str, object]:
+        """What the control plane shows of this node."""
+        return {
+            "health": health.report(self._states()),
+            "counters": self._tables.counters(),
+            "listeners": self._tables.listener_counters(),
+            "sessions": self._sessions,
+            "sync": self._sync.status(self._loop.time()) | {"counters": self._sync.counters},
+            "errors": [error for error in (self._error, *map(_misplaced_error, self._misplaced)) if error],
+        }
+
+    def status(self, _arguments: dict[str, object]) -> object:
+        """The admin command `status`."""
+        node = {"name": self._name, "interface": self._interface, "vips": vip.vips(self._services)}
+        return node | {"routes": self._routes} | self.report()
+
+    def counters(self, _arguments: dict[str, object]) -> object:
+        """The admin command `counters`: the data plane's, each listener's and session sync's."""
+        return {
+            "packets": self._tables.counters(),
+            "listeners": self._tables.listener_counters(),
+            "sync": self._sync.counters,
+        }
+
+    def sessions(self, arguments: dict[str, object]) -> object:
+        """The admin command `sessions`, with the arguments `client` and `limit`."""
+        client, limit = arguments.get("client"), arguments.get("limit", SESSIONS_LIMIT)
+        if not isinstance(client, str | None) or not isinstance(limit, int) or limit < 1:
+            raise ValueError("client is an IPv4 address, limit a positive number")
+        return list(self._tables.sessions(client=client, limit=limit))
+
+
+def _misplaced_error(address: str) -> str:
+    return f"the VIP {address} is configured on this node; remove it there: its traffic has to come by a route"

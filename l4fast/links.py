@@ -1,0 +1,48 @@
+"""What the kernel says of this node's links, by rtnetlink. Blocking, and not for the loop's own thread."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+# <linux/if_link.h>: XDP_ATTACHED_DRV, XDP_ATTACHED_SKB
+_MODES = {1: "native", 2: "generic"}
+_FLAGS = {"generic": 1 << 1, "native": 1 << 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link with the XDP program on it: its id, 0 for none, and how it is attached."""
+
+    index: int
+    program: int
+    mode: str
+
+
+def find(device: str) -> Link | None:
+    """The link of this name, if there is one."""
+    with IPRoute() as routes:
+        try:
+            link = routes.link("get", ifname=device)[0]
+        except NetlinkError:
+            return None
+        xdp = link.get_attr("IFLA_XDP")
+        program = xdp.get_attr("IFLA_XDP_PROG_ID") or 0
+        return Link(int(link["index"]), int(program), _MODES.get(xdp.get_attr("IFLA_XDP_ATTACHED") or 0, ""))
+
+
+def take_off(link: Link) -> None:
+    """Removes the XDP program that `find` has seen."""
+    with IPRoute() as routes:
+        xdp = {"attrs": [("IFLA_XDP_FD", -1), ("IFLA_XDP_FLAGS", _FLAGS[link.mode])]}
+        routes.link("set", index=link.index, xdp=xdp)
+
+
+def addresses(index: int = 0) -> tuple[str, ...]:
+    """The IPv4 addresses of this node, or of one of its links."""
+    with IPRoute() as routes:
+        found = routes.get_addr(family=socket.AF_INET, **({"index": index} if index else {}))
+        return tuple(str(address.get_attr("IFA_ADDRESS")) for address in found)

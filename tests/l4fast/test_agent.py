@@ -1,0 +1,233 @@
+"""The daemon's decisions, with a list in place of the data plane and real probes on the loopback interface."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+import pytest
+
+from control.node import probe
+from control.node.tasks import Tasks
+from core.model import (
+    BackendProtocol,
+    BackendService,
+    HealthCheck,
+    Instance,
+    InstanceType,
+    Listener,
+    Model,
+    Protocol,
+    Server,
+    ServerGroup,
+)
+from core.resolve import L4Service
+from l4fast import agent as agent_module
+from l4fast.agent import Agent
+from l4fast.sync_codec import ClusterKey
+from l4fast.sync_peer import Layout, Sync
+
+CHECK = HealthCheck(interval_s=0.02, timeout_s=1, rise=2, fall=2)
+
+
+def model(port: int, *, vip: str = "10.1.0.1", check: HealthCheck | None = CHECK) -> Model:
+    return Model(
+        server_groups={"g": ServerGroup("g", (Server("127.0.0.1", port),))},
+        backend_services={"b": BackendService("b", BackendProtocol.TCP, server_group="g", health_check=check)},
+        instances={"i": Instance("i", InstanceType.NLB, (vip,))},
+        listeners={"l": Listener("l", "i", Protocol.TCP, 80, "b")},
+    )
+
+
+class FakeTables:
+    def __init__(self) -> None:
+        self.pushes: list[tuple[list[str], set[tuple[str, int, str]], dict[str, bytes]]] = []
+        self.fail: Callable[[Sequence[L4Service]], bool] = lambda services: False
+        self.epochs: list[int] = []
+        self.asked: list[tuple[str | None, int]] = []
+
+    def apply(
+        self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], macs: Mapping[str, bytes]
+    ) -> None:
+        if self.fail(services):
+            raise RuntimeError("too many listeners; give fewer")
+        self.pushes.append(([service.vip for service in services], set(down), dict(macs)))
+
+    def set_local(self, addresses: Sequence[str]) -> None:
+        self.local = list(addresses)
+
+    def set_epoch(self, now_s: int) -> None:
+        self.epochs.append(now_s)
+
+    def counters(self) -> dict[str, int]:
+        return {"no_listener": 3}
+
+    def listener_counters(self) -> dict[str, dict[str, int]]:
+        return {"l": {"sessions": 5}, "m": {"sessions": 2}}
+
+    def sessions(self, *, client: str | None = None, limit: int = 1000) -> list[object]:
+        self.asked.append((client, limit))
+        return [{"client": "192.0.2.1:5000"}]
+
+
+class FakeHops:
+    def __init__(self) -> None:
+        self.watched: set[str] = set()
+
+    async def watch(self, addresses: AbstractSet[str]) -> None:
+        self.watched = set(addresses)
+
+    def macs(self) -> dict[str, bytes]:
+        return dict.fromkeys(self.watched, b"\x02\x00\x00\x00\x00\x01")
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.tables, self.hops, self.tasks = FakeTables(), FakeHops(), Tasks()
+        self.expired: list[int] = []
+        self.local = ["10.0.0.5"]
+        self.sync = Sync(
+            name="l4-1", keys=(ClusterKey(bytes(32)),), boot=1, salt=2, layout=Layout(4, 8, 9), now=0.0, refresh_s=60
+        )
+        self.agent = Agent(
+            name="l4-1", interface="eth0", tables=self.tables, hops=self.hops, sync=self.sync, tasks=self.tasks,
+            expire=self._expire, local=lambda: self.local, own=lambda: self.local[:1],
+        )  # fmt: skip
+
+    def _expire(self, now_s: int) -> int:
+        self.expired.append(now_s)
+        return 0
+
+
+@pytest.fixture
+async def rig():  # type: ignore[no-untyped-def]
+    rig = Rig()
+    yield rig
+    await rig.tasks.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def server():  # type: ignore[no-untyped-def]
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def port_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])
+
+
+async def test_a_configuration_becomes_tables(rig: Rig, server: socket.socket) -> None:
+    assert not rig.agent.configured.is_set()
+    await rig.agent.apply(model(port_of(server)), 1)
+    assert rig.tables.pushes == [(["10.1.0.1"], set(), {"127.0.0.1": b"\2\0\0\0\0\1"})]
+    assert rig.agent.configured.is_set()
+    status = rig.agent.status({})
+    assert isinstance(status, dict)
+    assert status["vips"] == ("10.1.0.1",)
+    assert status["routes"] == ("ip route replace 10.1.0.1/32 via 10.0.0.5",)
+    assert status["errors"] == []
+    assert rig.tables.local == ["10.0.0.5"]
+
+
+async def test_a_real_that_fails_goes_down_and_comes_back(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = port_of(closed)
+    await rig.agent.apply(model(port), 1)
+    await until(lambda: rig.tables.pushes[-1][1] == {("127.0.0.1", port, "tcp")})
+    assert rig.agent.report()["health"] == {f"127.0.0.1:{port}/tcp": {"healthy": False, "why": "Connection refused"}}
+    with socket.create_server(("127.0.0.1", port)):
+        await until(lambda: rig.tables.pushes[-1][1] == set())
+    assert len(rig.tables.pushes) == 3
+
+
+async def test_a_refused_configuration_leaves_the_old_one_in_force(rig: Rig, server: socket.socket) -> None:
+    await rig.agent.apply(model(port_of(server)), 1)
+    rig.tables.fail = lambda services: services[0].vip == "10.1.0.9"
+    with pytest.raises(RuntimeError, match="too many listeners"):
+        await rig.agent.apply(model(port_of(server), vip="10.1.0.9"), 2)
+    assert rig.agent.refused
+    assert [vips for vips, _, _ in rig.tables.pushes] == [["10.1.0.1"], ["10.1.0.1"]]
+    assert rig.agent.status({})["vips"] == ("10.1.0.1",)  # type: ignore[index]
+    rig.tables.fail = lambda services: False
+    await rig.agent.apply(model(port_of(server), vip="10.1.0.9"), 3)
+    assert not rig.agent.refused
+
+
+async def test_changes_that_come_together_are_pushed_once(rig: Rig, server: socket.socket) -> None:
+    await rig.agent.apply(model(port_of(server), check=None), 1)
+    for _ in range(40):
+        rig.agent.changed()
+    await until(lambda: len(rig.tables.pushes) == 2)
+    await asyncio.sleep(3 * agent_module.COALESCE_S)
+    assert len(rig.tables.pushes) == 2
+
+
+async def test_a_push_that_fails_is_reported_and_tried_again(
+    rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "RETRY_S", 0.01)
+    await rig.agent.apply(model(port_of(server), check=None), 1)
+    rig.tables.fail = lambda services: True
+    rig.agent.changed()
+    await until(lambda: rig.agent.report()["errors"])
+    assert rig.agent.report()["errors"] == ["too many listeners; give fewer"]
+    rig.tables.fail = lambda services: False
+    await until(lambda: len(rig.tables.pushes) == 2)
+    assert rig.agent.report()["errors"] == []
+
+
+async def test_a_vip_on_this_node_is_an_error(rig: Rig, server: socket.socket) -> None:
+    rig.local = ["10.0.0.5", "10.1.0.1"]
+    await rig.agent.apply(model(port_of(server)), 1)
+    (error,) = rig.agent.report()["errors"]  # type: ignore[misc]
+    assert "the VIP 10.1.0.1 is configured on this node; remove it there" in error  # type: ignore[operator]
+
+
+async def test_the_first_health_round_is_waited_for(rig: Rig, server: socket.socket) -> None:
+    await rig.agent.apply(model(port_of(server)), 1)
+    await rig.agent.first_health_round()
+    assert rig.agent.report()["health"] == {f"127.0.0.1:{port_of(server)}/tcp": {"healthy": True, "why": "connected"}}
+
+
+async def test_the_wait_for_health_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "FIRST_ROUND_LIMIT_S", 0.1)
+    await rig.agent.apply(model(1, check=HealthCheck(interval_s=1000, timeout_s=1)), 1)
+    async with asyncio.timeout(2):
+        await rig.agent.first_health_round()
+
+
+async def test_timers_write_the_clock_and_expire(rig: Rig) -> None:
+    rig.tasks.spawn(rig.agent.keep_epoch(), "epoch")
+    rig.tasks.spawn(rig.agent.keep_expiry(), "expiry")
+    await until(lambda: len(rig.tables.epochs) >= 2)
+    assert rig.expired[0] >= rig.tables.epochs[0] > 1_600_000_000
+    assert rig.sync.sessions == 7 == rig.agent.report()["sessions"]
+
+
+async def test_admin_commands(rig: Rig) -> None:
+    assert rig.agent.sessions({"client": "192.0.2.1", "limit": 5}) == [{"client": "192.0.2.1:5000"}]
+    rig.agent.sessions({})
+    assert rig.tables.asked == [("192.0.2.1", 5), (None, 1000)]
+    for wrong in ({"client": 7}, {"limit": "x"}, {"limit": 0}):
+        with pytest.raises(ValueError, match="limit a positive number"):
+            rig.agent.sessions(wrong)
+    counters = rig.agent.counters({})
+    assert counters["packets"] == {"no_listener": 3}  # type: ignore[index]
+    assert counters["sync"]["forged"] == 0  # type: ignore[index]
+
+
+async def test_the_monitor_says_what_we_wait_for() -> None:
+    """`UNASKED` is a word of `control.node.probe`; a change there must show here."""
+    tasks = Tasks()
+    monitor = probe.HealthMonitor(lambda key, healthy, why: None, tasks)
+    monitor.watch([probe.Target("k", "127.0.0.1", 1, HealthCheck(interval_s=1000))])
+    assert monitor.states() == {"k": (True, agent_module.UNASKED)}
+    await tasks.close()
