@@ -119,9 +119,13 @@ class Unknown(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """Seen, not sent: the connection can no longer be understood. What comes after it is ignored."""
+    """Seen, not sent: the connection can no longer be understood. What comes after it is ignored.
+
+    A server says `Failed(0, code)` and closes; a client closes.
+    """
 
     why: str
+    code: ErrorCode = ErrorCode.MALFORMED
 
 
 Message = Hello | Welcome | Sign | Signed | CheckChain | ChainChecked | Ping | Pong | Failed | Goodbye
@@ -417,26 +421,26 @@ class Connection:
             self._events.append(Unknown(request_id, tag))
 
     def _greeted(self, event: Message) -> None:
-        """protocol.md, "Versions": the highest one in common; with none in common the server says so and closes."""
+        """protocol.md, "Versions": the highest one in common; with none in common the connection ends."""
         self._events.append(event)
         if isinstance(event, Hello):
             version = min(event.highest, HIGHEST_VERSION)
             if version < max(event.lowest, LOWEST_VERSION):
-                self.send(Failed(0, ErrorCode.UNSUPPORTED_VERSION))
-                self._break(f"versions {event.lowest} to {event.highest}; {HIGHEST_VERSION} is spoken here")
+                why = f"versions {event.lowest} to {event.highest}; {HIGHEST_VERSION} is spoken here"
+                self._break(why, ErrorCode.UNSUPPORTED_VERSION)
             else:
                 self.send(Welcome(version, self._max_in_flight))
                 self._state = State.OPEN
         elif isinstance(event, Failed):
-            self._break(f"the server refused the connection: {event.code.name.lower()}")
+            self._break(f"the server refused the connection: {event.code.name.lower()}", event.code)
         elif isinstance(event, Welcome) and not LOWEST_VERSION <= event.version <= HIGHEST_VERSION:
             self._break(f"the server chose version {event.version}, which was not offered")
         else:
             self._state = State.OPEN
 
-    def _break(self, why: str) -> None:
+    def _break(self, why: str, code: ErrorCode = ErrorCode.MALFORMED) -> None:
         self._state = State.CLOSED
-        self._events.append(Broken(why))
+        self._events.append(Broken(why, code))
 
 
 def server_side(max_in_flight: int) -> Connection:

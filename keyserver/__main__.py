@@ -1,0 +1,206 @@
+"""`python -m keyserver`: the process that holds the private keys."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from control.node import logs
+from control.node.identity import Identity, IdentityError
+from control.node.notify import notify
+from control.node.tasks import Tasks
+from keyserver import harden, issue
+from keyserver.audit import AuditLog
+from keyserver.errors import KeyFilesError, StartError
+from keyserver.policy import Access
+from keyserver.server import KeyServer
+from keyserver.service import Service
+from keyserver.store import KeyStore
+
+log = logging.getLogger("keyserver")
+
+POLL_S = 1.0  # how soon a changed key file is noticed without a SIGHUP
+SUMMARY_S = 60.0
+DRAIN_S = 5.0  # clients close by themselves after a GOODBYE; this is for those that do not
+DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
+
+EXAMPLES = """examples:
+  python -m keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33
+  python -m keyserver --keys ./keys --listen 10.0.0.5:8473 --identity ./key-1
+  python -m keyserver issue --help        make a development certificate
+SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    keys: list[Path]
+    passphrase_file: Path | None
+    socket: Path | None
+    socket_group: str | None
+    access: Access
+    listen: tuple[str, int] | None
+    identity: Path | None
+    audit_log: Path
+    rate: float
+
+
+def parse(arguments: list[str]) -> Settings:
+    """Settings from the command line; exits with code 2 and a message for what does not fit together."""
+    parser = argparse.ArgumentParser(
+        prog="python -m keyserver",
+        description="Holds private keys and signs TLS handshakes, and nothing else, for the nodes that serve TLS.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--keys", type=Path, nargs="+", required=True, metavar="PATH", help="PEM files or directories")
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="opens those keys that are encrypted")
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="listen on a unix socket (mode 0660)")
+    parser.add_argument("--socket-group", metavar="GROUP", help="the socket's group (default: the process's)")
+    parser.add_argument(
+        "--allow-uid", type=int, action="append", metavar="N", help="who may use the socket (default: the same user)"
+    )
+    parser.add_argument("--listen", metavar="ADDR:PORT", help="listen on TCP with mutual TLS, for nodes of role l7")
+    parser.add_argument("--identity", type=Path, metavar="DIR", help="this server's identity, for --listen")
+    parser.add_argument("--audit-log", type=Path, default=Path("-"), metavar="PATH", help="default: standard output")
+    parser.add_argument(
+        "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    if options.socket is None and options.listen is None:
+        parser.error("nothing to listen on: give --socket PATH, --listen ADDR:PORT or both")
+    if (options.listen is None) != (options.identity is None):
+        parser.error("--listen and --identity belong together: TCP is served with mutual TLS only")
+    if options.socket is None and (options.allow_uid or options.socket_group):
+        parser.error("--allow-uid and --socket-group are for --socket")
+    if options.rate < 1:
+        parser.error("--rate: give 1 or more signatures a second")
+    listen = None
+    if options.listen is not None:
+        host, colon, port = options.listen.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            parser.error(f"--listen {options.listen!r}: give ADDR:PORT, such as 10.0.0.5:8473")
+        listen = (host.removeprefix("[").removesuffix("]"), int(port))
+    return Settings(
+        keys=options.keys,
+        passphrase_file=options.passphrase_file,
+        socket=options.socket,
+        socket_group=options.socket_group,
+        access=Access(frozenset(options.allow_uid or [os.geteuid()])),
+        listen=listen,
+        identity=options.identity,
+        audit_log=options.audit_log,
+        rate=options.rate,
+    )
+
+
+async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code. Raises StartError."""
+    stop = asyncio.Event()
+    failures: list[str] = []
+
+    def died(name: str, error: BaseException) -> None:
+        failures.append(name)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    tasks = Tasks(died)
+    service = Service(store, audit, rate=settings.rate)
+    server = KeyServer(service, settings.access)
+    if settings.socket is not None:
+        await server.listen_unix(settings.socket, settings.socket_group)
+        log.info("listening on %s for uid %s", settings.socket, ", ".join(map(str, sorted(settings.access.uids))))
+    if settings.listen is not None and settings.identity is not None:
+        port = await server.listen_tcp(*settings.listen, Identity.load(settings.identity))
+        log.info("listening on %s:%d for nodes of role %s", settings.listen[0], port, ", ".join(settings.access.roles))
+    hup = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hup.set)
+    tasks.spawn(_follow_files(store, audit, hup), "key files")
+    tasks.spawn(_summarise(service), "summary")
+    notify("READY=1")
+    await stop.wait()
+    notify("STOPPING=1")
+    log.info("draining; so far: %s", _counters(service))
+    await server.drain(DRAIN_S)
+    await tasks.close()
+    audit.close()
+    return 1 if failures else 0
+
+
+async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) -> None:
+    """Read the keys anew when told to, or when a file has changed."""
+    while True:
+        try:
+            await asyncio.wait_for(hup.wait(), POLL_S)
+            hup.clear()
+            told = True
+            audit.reopen()
+        except TimeoutError:
+            told = False
+        except OSError as error:
+            log.error("cannot reopen the audit log, the old one stays: %s", error)
+        try:
+            changes = await asyncio.to_thread(store.reload, always=told)
+        except KeyFilesError as error:
+            for file in error.files:
+                log.error("the keys stay as they were: %s", file)
+        else:
+            if changes is not None:
+                log.info("keys read anew: %d added, %d removed, %d held", *changes, len(store))
+
+
+async def _summarise(service: Service) -> None:
+    last = ""
+    while True:
+        await asyncio.sleep(SUMMARY_S)
+        if (text := _counters(service)) != last:
+            log.info("so far: %s", text)
+        last = text
+
+
+def _counters(service: Service) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(service.counters.items())) or "nothing"
+
+
+def start(settings: Settings) -> int:
+    """Load the keys and serve. Returns the exit code. Raises StartError, KeyFilesError or IdentityError."""
+    try:
+        harden.forbid_dumps()
+    except OSError as error:
+        raise StartError(f"cannot forbid memory dumps: {error}") from None
+    if why := harden.lock_memory():
+        log.warning("memory may be swapped out: %s", why)
+    store = KeyStore(settings.keys, settings.passphrase_file)
+    log.log(logging.INFO if len(store) else logging.WARNING, "%d keys held", len(store))
+    try:
+        audit = AuditLog(settings.audit_log)
+    except OSError as error:
+        raise StartError(f"cannot open the audit log {settings.audit_log}: {error.strerror}") from None
+    return uvloop.run(serve(settings, store, audit))
+
+
+def main() -> int:
+    logs.setup("keyserver")
+    try:
+        if sys.argv[1:2] == ["issue"]:
+            issue.main(sys.argv[2:])
+            return 0
+        return start(parse(sys.argv[1:]))
+    except (StartError, KeyFilesError, IdentityError) as error:
+        for line in str(error).splitlines():
+            print(f"paifang-keyserver: {line}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

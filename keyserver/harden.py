@@ -1,0 +1,36 @@
+"""Keeping other processes out of this one's memory: no core dumps, no ptrace by the same user, no swapping out.
+
+prctl(2) PR_SET_DUMPABLE 0 makes /proc/PID/mem and ptrace a matter for CAP_SYS_PTRACE. Root can still read everything:
+that is what separate machines for key servers are for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h; on fault: thread stacks are not filled at once
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def forbid_dumps() -> None:
+    """No core file, and no look into our memory by processes of the same user. Raises OSError."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def lock_memory() -> str:
+    """Keep all memory out of swap. Returns why that was not done, or an empty string.
+
+    Not tried under a finite RLIMIT_MEMLOCK without CAP_IPC_LOCK: later allocations would then fail at that limit.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit != resource.RLIM_INFINITY and os.geteuid() != 0:
+        return f"RLIMIT_MEMLOCK is {limit} bytes; LimitMEMLOCK=infinity or CAP_IPC_LOCK would allow it"
+    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
+        return os.strerror(ctypes.get_errno() or errno.EPERM)
+    return ""

@@ -1,0 +1,67 @@
+"""`python -m keyserver issue`: a development certificate whose key is made where it will be used, and stays there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from certs.authority import Authority, AuthorityError, private_pem, write_private
+from core.model import NAME
+from keyserver.errors import StartError
+
+RSA_BITS = 2048
+
+EXAMPLES = """examples:
+  python -m keyserver issue --keys ./keys --ca ./ca --name web --domain example.test --domain '*.example.test' \\
+      --chain-out ./web.pem
+"""
+
+
+def issue(keys: Path, ca: Path, name: str, domains: Sequence[str], chain_out: Path, *, use_rsa: bool = False) -> Path:
+    """Make KEYS/NAME.key if it is not there, and a fresh leaf for it. Returns the key's path. Raises StartError."""
+    if not re.fullmatch(NAME.regex, name):
+        raise StartError(f"--name {name!r}: give {NAME.what}")
+    path = keys / f"{name}.key"
+    try:
+        authority = Authority.load(ca)
+        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            write_private(path, private_pem(_generate(use_rsa)))
+        key = load_pem_private_key(path.read_bytes(), None)
+        if not isinstance(key, rsa.RSAPrivateKey if use_rsa else ec.EllipticCurvePrivateKey):
+            raise StartError(f"{path}: a key of another type is there and is never overwritten; give another --name")
+        write_private(chain_out, authority.issue_leaf(key.public_key(), domains))
+        chain_out.chmod(0o644)
+    except OSError as error:
+        raise StartError(f"{error.filename}: {error.strerror}") from None
+    except (AuthorityError, ValueError, TypeError) as error:
+        raise StartError(str(error)) from None
+    return path
+
+
+def _generate(use_rsa: bool) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, RSA_BITS) if use_rsa else ec.generate_private_key(ec.SECP256R1())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Raises StartError."""
+    parser = argparse.ArgumentParser(
+        prog="python -m keyserver issue",
+        description="Make a development certificate: the private key stays in --keys, the public chain goes out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="where the key server reads its keys")
+    parser.add_argument("--ca", type=Path, required=True, metavar="CADIR", help="made by `python -m certs init`")
+    parser.add_argument("--name", required=True, help="the key's file name, without .key")
+    parser.add_argument("--domain", action="append", required=True, help="DNS name, *.name or IP; may be repeated")
+    parser.add_argument("--chain-out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--rsa", action="store_true", help=f"RSA-{RSA_BITS} instead of ECDSA P-256")
+    options = parser.parse_args(arguments)
+    key = issue(options.keys, options.ca, options.name, options.domain, options.chain_out, use_rsa=options.rsa)
+    print(f"{options.chain_out}: certificate for {', '.join(options.domain)}; its key is {key}")

@@ -1,0 +1,411 @@
+"""The key server's sockets: a unix socket whose peers the kernel vouches for, and TCP with mutual TLS.
+
+A connection's requests are served in turns of at most `TURN_REQUESTS`, so that a client that pipelines thousands delays
+the others by a millisecond. While a client has requests waiting, or does not read its replies, nothing more is read
+from it; so what a connection can occupy is bounded. ECDSA and Ed25519 are signed in the turn itself. RSA waits in one
+queue for all connections and is signed one at a time, with a look at the sockets in between: `cryptography` keeps the
+GIL while it signs (measured; docs/decisions/0031), so threads would only add their switching. Chain checks, which
+are long and rare, go to one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from certs.report import ChainReport
+from control.node.identity import Identity, IdentityError, peer_of
+from keyserver.errors import ErrorCode, KeyServerError, StartError
+from keyserver.policy import Access, Shape
+from keyserver.protocol import (
+    Broken,
+    ChainChecked,
+    CheckChain,
+    Event,
+    Failed,
+    Goodbye,
+    Hello,
+    Malformed,
+    Message,
+    Ping,
+    Pong,
+    Sign,
+    Signed,
+    Unknown,
+    server_side,
+)
+from keyserver.service import Service, is_slow
+from keyserver.store import Signer
+
+log = logging.getLogger(__name__)
+
+TURN_REQUESTS = 64  # about a millisecond of P-256
+MAX_CONNECTIONS = 1024
+MAX_IN_FLIGHT = 1024  # RSA requests of one connection that wait
+MAX_QUEUED = 4096  # and of all: a second's work of one core
+MAX_CHAINS = 16  # chain checks that wait, of all connections
+QUEUE_DEADLINE_S = 2.0  # the client's default deadline: who has waited so long has given up
+GREETING_DEADLINE_S = 5.0
+BACKLOG = 128
+SOCKET_MODE = 0o660
+_UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class _Slow:
+    """An RSA request that waits for its turn."""
+
+    connection: _Connection
+    request: Sign
+    signer: Signer
+    shape: Shape
+    since: float
+
+
+class KeyServer:
+    """All connections of one key server. Made in a running loop; `listen_*` as often as wanted, `drain` at the end."""
+
+    def __init__(self, service: Service, access: Access) -> None:
+        self.service = service
+        self.access = access
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[_Connection] = set()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._socket_files: dict[Path, int] = {}
+        self._slow: deque[_Slow] = deque()
+        self._pumping = False
+        self._chains = ThreadPoolExecutor(1, thread_name_prefix="chain")
+        self._chains_waiting = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+
+    async def listen_unix(self, path: Path, group: str | None = None) -> None:
+        """Listen on a unix socket of mode 0660 and, if given, of a group by name. Raises StartError.
+
+        A socket that is there already is replaced; its server, if it lives, keeps its connections.
+        """
+        listener, self._socket_files[path] = _bind_unix(path, group)
+        self._servers.append(await self.loop.create_unix_server(lambda: _Connection(self, _local_peer), sock=listener))
+
+    async def listen_tcp(self, host: str, port: int, identity: Identity) -> int:
+        """Listen with mutual TLS 1.3 and return the port. Raises StartError.
+
+        Roles are checked after the handshake and not in it, so that a refused node learns why and the log names it.
+        """
+        try:
+            server = await self.loop.create_server(
+                lambda: _Connection(self, _tls_peer),
+                host,
+                port,
+                ssl=identity.server_context(),
+                ssl_handshake_timeout=GREETING_DEADLINE_S,
+                backlog=BACKLOG,
+            )
+        except OSError as error:
+            raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        self._servers.append(server)
+        return cast(int, server.sockets[0].getsockname()[1])
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept nothing new, say goodbye, serve until every client has gone or the time is over."""
+        self._draining = True
+        for server in self._servers:
+            server.close()
+        for path, inode in self._socket_files.items():
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:  # not that of a successor
+                    path.unlink()
+        for connection in list(self.connections):
+            connection.reply([Goodbye()])
+        self._check_idle()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        for connection in list(self.connections):
+            connection.close()
+        self._chains.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, connection: _Connection) -> bool:
+        """Whether there is room for one more connection."""
+        if self._draining or len(self.connections) >= MAX_CONNECTIONS:
+            return False
+        self.connections.add(connection)
+        return True
+
+    def remove(self, connection: _Connection) -> None:
+        self.connections.discard(connection)
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        if self._draining and not self.connections:
+            self._idle.set()
+
+    def queue(self, slow: _Slow) -> bool:
+        """Whether an RSA request found a place in the queue."""
+        if len(self._slow) >= MAX_QUEUED:
+            return False
+        self._slow.append(slow)
+        if not self._pumping:
+            self._pumping = True
+            self.loop.call_soon(self._pump)
+        return True
+
+    def _pump(self) -> None:
+        """Sign one RSA request, skipping those that nobody waits for, and let the loop look at its sockets."""
+        now = self.loop.time()
+        while self._slow:
+            slow = self._slow.popleft()
+            slow.connection.in_flight -= 1
+            if slow.connection.gone:
+                continue
+            client = slow.connection.client
+            self.service.begin_turn()
+            if slow.since + QUEUE_DEADLINE_S < now:
+                slow.connection.reply([self.service.refuse(client, slow.request, ErrorCode.BUSY)])
+                continue
+            slow.connection.reply([self.service.sign(client, slow.request, slow.signer, slow.shape)])
+            break
+        self._pumping = bool(self._slow)
+        if self._pumping:
+            self.loop.call_soon(self._pump)
+
+    def check_chain(self, connection: _Connection, request: CheckChain) -> bool:
+        """Whether a chain check was begun; its reply comes later."""
+        if self._chains_waiting >= MAX_CHAINS:
+            return False
+        self._chains_waiting += 1
+        checking = self.loop.run_in_executor(self._chains, self.service.check_chain, request.pem)
+        checking.add_done_callback(lambda done: self._chain_checked(connection, request.request_id, done))
+        return True
+
+    def _chain_checked(self, connection: _Connection, request_id: int, done: asyncio.Future[ChainReport]) -> None:
+        self._chains_waiting -= 1
+        if done.cancelled() or connection.gone:
+            return
+        if (error := done.exception()) is not None:
+            log.error("a chain check failed", exc_info=error)
+            connection.reply([Failed(request_id, ErrorCode.INTERNAL)])
+        else:
+            connection.reply([ChainChecked(request_id, done.result())])
+
+
+class _Connection(asyncio.Protocol):
+    """One client. `identify` says who it is once connected."""
+
+    def __init__(self, server: KeyServer, identify: Callable[[Access, asyncio.Transport], str]) -> None:
+        self._server = server
+        self._service = server.service
+        self._identify = identify
+        self._wire = server_side(MAX_IN_FLIGHT)
+        self._backlog: deque[Event] = deque()
+        self._turning = False
+        self._choked = False  # the client does not read its replies
+        self._reading = True
+        self._greeting: asyncio.TimerHandle | None = None
+        self.client = "?"
+        self.in_flight = 0
+        self.gone = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if not self._server.add(self):
+            self._refuse("too many connections, or draining", ErrorCode.BUSY)
+            return
+        try:
+            self.client = self._identify(self._server.access, self._transport)
+        except IdentityError as error:
+            self._refuse(str(error), ErrorCode.REFUSED_CLIENT)
+            return
+        self._greeting = self._server.loop.call_later(GREETING_DEADLINE_S, self._greet_late)
+        log.info("%s: connected", self.client)
+
+    def _refuse(self, why: str, code: ErrorCode) -> None:
+        self._service.counters[code.name.lower()] += 1
+        log.warning("%s: connection refused: %s", self._transport.get_extra_info("peername") or "local", why)
+        self.reply([Failed(0, code)])
+        self.close()
+
+    def _greet_late(self) -> None:
+        self._service.counters["greeting_timeout"] += 1
+        log.warning("%s: no greeting within %g s", self.client, GREETING_DEADLINE_S)
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.gone:
+            return
+        self._wire.receive_data(data)
+        self._backlog.extend(self._wire.events())
+        if not self._turning:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Serve some of what has arrived; go on in the loop's next turn if there is more."""
+        self._turning = False
+        backlog, replies = self._backlog, list[Message]()
+        now = self._server.loop.time()
+        self._service.begin_turn()
+        for _ in range(min(TURN_REQUESTS, len(backlog))):
+            event = backlog.popleft()
+            reply = self._sign(event, now) if type(event) is Sign else self._other(event, now)
+            if reply is not None:
+                replies.append(reply)
+        self.reply(replies)
+        if backlog and not self.gone and not self._choked:
+            self._turning = True
+            self._server.loop.call_soon(self._turn)
+        self._regulate()
+
+    def _sign(self, request: Sign, now: float) -> Message | None:
+        service, client = self._service, self.client
+        try:
+            signer, shape = service.admit(client, request, now)
+            if is_slow(signer):
+                self._queue(_Slow(self, request, signer, shape, now))
+                return None
+        except KeyServerError as error:
+            return service.refuse(client, request, error.code)
+        return service.sign(client, request, signer, shape)
+
+    def _queue(self, slow: _Slow) -> None:
+        if self.in_flight >= MAX_IN_FLIGHT or not self._server.queue(slow):
+            raise KeyServerError(ErrorCode.BUSY)
+        self.in_flight += 1
+
+    def _other(self, event: Event, now: float) -> Message | None:
+        match event:
+            case Ping():
+                return Pong(event.request_id)
+            case CheckChain():
+                return self._check_chain(event, now)
+            case Hello():
+                if self._greeting is not None:
+                    self._greeting.cancel()
+            case Malformed():
+                self._count("malformed", event.why)
+                return Failed(event.request_id, ErrorCode.MALFORMED)
+            case Unknown():
+                self._count("unknown_request", f"tag 0x{event.tag:02x}")
+                return Failed(event.request_id, ErrorCode.UNKNOWN_REQUEST)
+            case Broken():
+                self._count("broken_connection", event.why)
+                self._server.loop.call_soon(self.close)
+                return Failed(0, event.code)
+        return None
+
+    def _check_chain(self, request: CheckChain, now: float) -> Message | None:
+        try:
+            self._service.admit_chain(self.client, now)
+        except KeyServerError as error:
+            return Failed(request.request_id, error.code)
+        if self._server.check_chain(self, request):
+            return None
+        return Failed(request.request_id, ErrorCode.BUSY)
+
+    def _count(self, name: str, why: str) -> None:
+        self._service.counters[name] += 1
+        log.warning("%s: %s", self.client, why)
+
+    def reply(self, replies: list[Message]) -> None:
+        """Write replies, their audit lines before them."""
+        try:
+            self._service.end_turn()
+        except OSError as error:
+            log.error("signatures are refused, because the audit log cannot be written: %s", error)
+            self._service.counters["audit_failed"] += 1
+            replies = [Failed(r.request_id, ErrorCode.INTERNAL) if isinstance(r, Signed) else r for r in replies]
+        for reply in replies:
+            self._wire.send(reply)
+        if data := self._wire.data_to_send():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close once what has been written is out."""
+        self.gone = True
+        self._transport.close()
+
+    def pause_writing(self) -> None:
+        self._choked = True
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        if self._backlog and not self._turning:
+            self._turning = True
+            self._server.loop.call_soon(self._turn)
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Read only while everything that has been read is served and the client takes its replies."""
+        wanted = not (self._backlog or self._choked)
+        if wanted is self._reading or self.gone:
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        self._backlog.clear()
+        if self._greeting is not None:
+            self._greeting.cancel()
+        self._server.remove(self)
+        log.info("%s: connection closed", self.client)
+
+
+def _bind_unix(path: Path, group: str | None) -> tuple[socket.socket, int]:
+    """A listening socket and its inode, put in place by a rename: at no moment is there none, or one that is open to all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if os.path.lexists(path) and not path.is_socket():
+            raise StartError(f"cannot listen on {path}: a file that is no socket is there; remove it")
+        beside.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(beside))
+        finally:
+            os.umask(mask)
+        if group is not None:
+            os.chown(beside, -1, grp.getgrnam(group).gr_gid)
+        beside.chmod(SOCKET_MODE)
+        listener.listen(BACKLOG)
+        inode = beside.stat().st_ino
+        beside.rename(path)
+    except (OSError, KeyError, StartError) as error:
+        listener.close()
+        beside.unlink(missing_ok=True)
+        if isinstance(error, StartError):
+            raise
+        why = f"no group {group}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
+        raise StartError(f"cannot listen on {path}: {why}; is its directory there, and ours to write?") from None
+    return listener, inode
+
+
+def _local_peer(access: Access, transport: asyncio.Transport) -> str:
+    """Who is at the other end of a unix socket, on the kernel's word. Raises IdentityError."""
+    sock = transport.get_extra_info("socket")
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if not access.admits_uid(uid):
+        raise IdentityError(f"uid {uid} may not use this key server (--allow-uid {uid} would let it)")
+    return f"uid:{uid}"
+
+
+def _tls_peer(access: Access, transport: asyncio.Transport) -> str:
+    """Which node is at the other end, on our CA's word. Raises IdentityError."""
+    role, name = peer_of(cast(ssl.SSLObject, transport.get_extra_info("ssl_object")))
+    if not access.admits_role(role):
+        raise IdentityError(f"{name} is of role {role}, not {' or '.join(sorted(access.roles))}")
+    return f"{role}:{name}"

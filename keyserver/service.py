@@ -1,0 +1,112 @@
+"""Requests to replies: the key server without its sockets.
+
+A SIGN passes four gates, the cheapest first: the client's rate, the key's existence, the content's shape, the scheme.
+What passes is signed; RSA takes 15 times as long as ECDSA, so that `admit` and `sign` are separate steps and the caller
+may let quick ones go before slow ones. Each SIGN leaves one audit line, except those over the rate: a flood must
+not fill the disk, so these are only counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from certs.chain import inspect
+from certs.report import ChainReport
+from keyserver.audit import AuditLog
+from keyserver.errors import ErrorCode, KeyFilesError, KeyServerError
+from keyserver.policy import KeyType, Shape, TokenBucket, check
+from keyserver.protocol import Failed, Sign, Signed
+from keyserver.store import KeyStore, Signer
+
+log = logging.getLogger(__name__)
+
+CHAIN_UNITS = 100  # of the client's rate: a chain check costs about as much CPU as this many ECDSA signatures
+
+
+class Service:
+    """The keys, who uses them how much, and the record of it. `clock` is wall-clock time: for audit and expiry."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        audit: AuditLog,
+        *,
+        rate: float,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.store = store
+        self.counters: Counter[str] = Counter()
+        self._audit = audit
+        self._rate = rate
+        self._clock = clock
+        self._buckets: dict[str, TokenBucket] = {}  # as many as there are identities: uids allowed, names issued
+        self._time = ""
+
+    def begin_turn(self) -> None:
+        """To be called before a group of requests: it fixes the time on their audit lines."""
+        self._time = self._clock().isoformat(timespec="milliseconds")
+
+    def end_turn(self) -> None:
+        """To be called before the group's replies are sent. Raises OSError: then none of them may be."""
+        self._audit.flush()
+
+    def admit(self, client: str, request: Sign, now: float) -> tuple[Signer, Shape]:
+        """The signer to use, if `client` may have this. `now`: monotonic seconds. Raises KeyServerError."""
+        if not self._bucket(client, now).take(now):
+            raise KeyServerError(ErrorCode.RATE_LIMITED)
+        signer = self.store.get(request.key_id)
+        if signer is None:
+            raise KeyServerError(ErrorCode.UNKNOWN_KEY)
+        return signer, check(signer.key_type, request.scheme, request.content)
+
+    def sign(self, client: str, request: Sign, signer: Signer, shape: Shape) -> Signed | Failed:
+        """The reply to a request that was admitted."""
+        request_id, key_id, scheme, sni, content = request
+        try:
+            signature = signer.sign(scheme, content)
+        except Exception:
+            log.exception("key %s cannot sign with 0x%04x", key_id.hex()[:16], scheme)
+            return self.refuse(client, request, ErrorCode.INTERNAL)
+        self.counters[signer.key_type] += 1
+        self._audit.record(self._time, client, key_id, sni, scheme, shape, "ok")
+        return Signed(request_id, signature)
+
+    def refuse(self, client: str, request: Sign, code: ErrorCode) -> Failed:
+        """The reply to a request that is not served."""
+        result = code.name.lower()
+        self.counters[result] += 1
+        if code is not ErrorCode.RATE_LIMITED:
+            self._audit.record(self._time, client, request.key_id, request.sni, request.scheme, "", result)
+        return Failed(request.request_id, code)
+
+    def admit_chain(self, client: str, now: float) -> None:
+        """Charge a chain check to the client's rate. Raises KeyServerError."""
+        if not self._bucket(client, now).take(now, min(CHAIN_UNITS, self._rate)):
+            raise KeyServerError(ErrorCode.RATE_LIMITED)
+
+    def check_chain(self, pem: str) -> ChainReport:
+        """The findings on a chain. Takes milliseconds and may read key files: not for the loop's thread."""
+        return inspect(pem, self._clock(), self._holds)
+
+    def _holds(self, key_id: bytes) -> bool:
+        """Whether the key is held; one that is not may have been put there a moment ago."""
+        if key_id not in self.store:
+            try:
+                self.store.reload(always=False)
+            except KeyFilesError as error:
+                log.error("key files changed and cannot be used, the old set stays: %s", error)
+        return key_id in self.store
+
+    def _bucket(self, client: str, now: float) -> TokenBucket:
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = TokenBucket(self._rate, self._rate, now)
+        return bucket
+
+
+def is_slow(signer: Signer) -> bool:
+    """Whether a signature takes so long (0.2 ms and more) that others should not wait behind it."""
+    return signer.key_type is KeyType.RSA
