@@ -1,0 +1,280 @@
+/* The data plane of an L4 node, read from top to bottom: parse, a known session, a new flow, a reply.
+ *
+ * One-armed: what is forwarded leaves by the interface it came in. IPv4, TCP and UDP, nat and dr. Everything else, and
+ * whatever is for no VIP, goes to the kernel. docs/l4.md says more.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include "types.h"
+#include "stats.h"
+#include "maps.h"
+#include "parse.h"
+#include "rewrite.h"
+#include "sync.h"
+#include "select.h"
+
+/* TCP events, and the next state for each. A nibble is a state; RESTART: a SYN opens a new connection on the same ports.
+ *
+ *              ACK          SYN          FIN          RST
+ * ESTABLISHED  ESTABLISHED  ESTABLISHED  FIN_WAIT     CLOSED
+ * UNPROVEN     ESTABLISHED  UNPROVEN     FIN_WAIT     CLOSED
+ * FIN_WAIT     FIN_WAIT     RESTART      FIN_WAIT     CLOSED
+ * CLOSED       UNPROVEN     RESTART      CLOSED       CLOSED
+ */
+enum event { EVENT_ACK, EVENT_SYN, EVENT_FIN, EVENT_RST };
+#define RESTART 0xf
+#define ON(state, event, next) ((__u64)(next) << ((state) * 16 + (event) * 4))
+#define TRANSITIONS                                                                                                    \
+    (ON(STATE_ESTABLISHED, EVENT_ACK, STATE_ESTABLISHED) | ON(STATE_ESTABLISHED, EVENT_SYN, STATE_ESTABLISHED) |       \
+     ON(STATE_ESTABLISHED, EVENT_FIN, STATE_FIN_WAIT) | ON(STATE_ESTABLISHED, EVENT_RST, STATE_CLOSED) |               \
+     ON(STATE_UNPROVEN, EVENT_ACK, STATE_ESTABLISHED) | ON(STATE_UNPROVEN, EVENT_SYN, STATE_UNPROVEN) |                \
+     ON(STATE_UNPROVEN, EVENT_FIN, STATE_FIN_WAIT) | ON(STATE_UNPROVEN, EVENT_RST, STATE_CLOSED) |                     \
+     ON(STATE_FIN_WAIT, EVENT_ACK, STATE_FIN_WAIT) | ON(STATE_FIN_WAIT, EVENT_SYN, RESTART) |                          \
+     ON(STATE_FIN_WAIT, EVENT_FIN, STATE_FIN_WAIT) | ON(STATE_FIN_WAIT, EVENT_RST, STATE_CLOSED) |                     \
+     ON(STATE_CLOSED, EVENT_ACK, STATE_UNPROVEN) | ON(STATE_CLOSED, EVENT_SYN, RESTART) |                              \
+     ON(STATE_CLOSED, EVENT_FIN, STATE_CLOSED) | ON(STATE_CLOSED, EVENT_RST, STATE_CLOSED))
+
+static __always_inline __u8 next_state(__u8 state, __u8 tcp_flags)
+{
+    __u32 event = tcp_flags & TCP_RST   ? EVENT_RST
+                  : tcp_flags & TCP_SYN ? EVENT_SYN
+                  : tcp_flags & TCP_FIN ? EVENT_FIN
+                                        : EVENT_ACK;
+
+    return TRANSITIONS >> ((state * 16 + event * 4) & 63) & 0xf;
+}
+
+/* Moves a TCP session's state. Says RESTART, or whether the state has changed. */
+static __always_inline __u8 advance(struct session *s, __u8 tcp_flags)
+{
+    __u8 next = next_state(s->state & STATE_UNSTEADY, tcp_flags);
+
+    if (next == RESTART || next == s->state)
+        return next == RESTART ? RESTART : 0;
+    s->state = next;
+    return 1;
+}
+
+/* Finds again what a session has to know of this node: it came from a peer, or the configuration has changed. */
+static __always_inline enum reason warm(const struct session_key *key, struct session *s,
+                                        const struct settings *settings, struct stats *stats)
+{
+    struct listener_key listener_key = {.vip = key->vip, .port = key->vip_port, .protocol = key->protocol};
+    struct listener *listener = listeners.lookup(&listener_key);
+    struct mac *mac;
+
+    if (!listener)
+        return PASS_NO_LISTENER;
+    mac = macs.lookup(&s->real);
+    if (!mac)
+        return DROP_NO_NEIGHBOUR;
+    __builtin_memcpy(s->mac, mac->bytes, ETH_ALEN);
+    s->listener = listener->index;
+    s->refresh_s = listener->refresh_s;
+    if (s->sync_due_s == SYNC_NOT_YET)
+        s->sync_due_s = settings->now_s + listener->refresh_s;
+    s->generation = settings->generation;
+    stats->count[EVENT_WARMED]++;
+    return LB_NEXT;
+}
+
+static __always_inline enum reason known_session(struct packet *p, const struct settings *settings, struct stats *stats)
+{
+    struct session *s = sessions.lookup(&p->key);
+    __u8 changed = 0;
+
+    if (!s)
+        return LB_NEXT;
+    if (s->generation != settings->generation) {
+        enum reason reason = warm(&p->key, s, settings, stats);
+
+        if (reason != LB_NEXT)
+            return reason;
+    }
+    if ((p->tcp_flags & TCP_CONTROL) | (s->state & STATE_UNSTEADY)) {
+        changed = advance(s, p->tcp_flags);
+        if (changed == RESTART) {
+            sessions.delete(&p->key);
+            return LB_NEXT;
+        }
+    }
+    s->packets++;
+    s->bytes += p->length;
+    s->last_s = settings->now_s;
+    if (changed | (s->packets == SYNC_PACKETS) | (settings->now_s >= s->sync_due_s))
+        tell(&p->key, s, stats, settings->now_s);
+    return to_real(p, s, TX_SESSION);
+}
+
+/* A packet of a TCP flow that has no session. `state`: the session's that it makes, or -1 for none. */
+static __always_inline int new_tcp_flow(struct packet *p, const struct listener *listener,
+                                        const struct settings *settings, struct stats *stats, int *state)
+{
+    struct half_open *syn = listener->track ? half_open.lookup(&p->key) : NULL;
+    int real;
+
+    *state = -1;
+    if (p->tcp_flags & TCP_SYN) {
+        struct half_open entry = {.sequence = bpf_ntohl(p->sequence)};
+
+        if (syn && syn->sequence == entry.sequence)
+            return syn->real;
+        real = ring_real(listener, listener->scheduler == SCHEDULER_HASH ? flow_slot(&p->key, listener->ring_size)
+                                                                         : next_slot(listener));
+        if (listener->track && real >= 0) {
+            entry.real = real;
+            half_open.update(&p->key, &entry);
+        }
+        return real;
+    }
+    if (syn) {
+        if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p))
+            *state = STATE_ESTABLISHED;
+        return syn->real;
+    }
+    if (listener->scheduler == SCHEDULER_HASH && !(p->tcp_flags & TCP_CONTROL) && unproven_allowed(stats, settings))
+        *state = STATE_UNPROVEN;
+    return ring_real(listener, flow_slot(&p->key, listener->ring_size));
+}
+
+static __always_inline enum reason new_flow(struct packet *p, const struct settings *settings, struct stats *stats)
+{
+    struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
+    struct listener *listener = listeners.lookup(&key);
+    enum reason reason = TX_UNTRACKED;
+    struct session s = {};
+    struct real *real;
+    int index, state;
+
+    if (!listener)
+        return LB_NEXT;
+    if (bad_source(&p->key))
+        return DROP_BAD_SOURCE;
+    if (p->key.protocol == IPPROTO_TCP) {
+        if (bad_flags(p->tcp_flags))
+            return DROP_BAD_FLAGS;
+        if (p->tcp_flags & TCP_SYN)
+            reason = TX_SYN;
+        index = new_tcp_flow(p, listener, settings, stats, &state);
+    } else {
+        index = ring_real(listener, listener->scheduler == SCHEDULER_HASH ? flow_slot(&p->key, listener->ring_size)
+                                                                          : next_slot(listener));
+        state = STATE_UDP;
+    }
+    if (index < 0)
+        return DROP_NO_REAL;
+    real = reals.lookup(&index);
+    if (!real)
+        return DROP_INTERNAL;
+    if (!(*(__u32 *)real->mac | *(__u16 *)(real->mac + 4)))
+        return DROP_NO_NEIGHBOUR;
+    new_session(&s, p, listener, real, settings);
+    if (state >= 0 && enter(p, &s, state, stats)) {
+        reason = TX_NEW_SESSION;
+        if (listener->track)
+            half_open.delete(&p->key);
+    }
+    return to_real(p, &s, reason);
+}
+
+/* Whether the client's flow through this candidate goes to the real that has answered. */
+static __always_inline int answers(struct session_key *key, const struct reverse_key *from)
+{
+    struct session *s = sessions.lookup(key);
+    struct half_open *syn;
+    struct real *real;
+    int index;
+
+    if (s)
+        return s->real == from->real && s->real_port == from->port;
+    syn = half_open.lookup(key);
+    if (!syn)
+        return 0;
+    index = syn->real;
+    real = reals.lookup(&index);
+    return real && real->address == from->real && real->port == from->port;
+}
+
+/* nat: a real's answer. It belongs to the one listener that uses this real's port, session or not; where several do,
+ * to the one that has this client's flow. */
+static __always_inline enum reason reply(struct packet *p, const struct settings *settings, struct stats *stats)
+{
+    struct reverse_key from = {.real = p->key.client, .port = p->key.client_port, .protocol = p->key.protocol};
+    struct reverse *owners = reverse.lookup(&from);
+    struct session_key key = {.client = p->key.vip, .client_port = p->key.vip_port, .protocol = p->key.protocol};
+    struct candidate *as = NULL;
+    struct session *s;
+    int i;
+
+    if (!owners)
+        return LB_NEXT;
+#pragma unroll
+    for (i = 0; i < LOCAL_ADDRESSES; i++)
+        if (p->key.vip == settings->local[i])
+            return PASS_LOCAL;
+    if (owners->count == 1) {
+        as = &owners->candidates[0];
+        key.vip = as->vip;
+        key.vip_port = as->port;
+    } else {
+#pragma unroll
+        for (i = 0; i < REVERSE_CANDIDATES; i++) {
+            if (as || i >= owners->count)
+                continue;
+            key.vip = owners->candidates[i].vip;
+            key.vip_port = owners->candidates[i].port;
+            if (answers(&key, &from))
+                as = &owners->candidates[i];
+        }
+        if (!as)
+            return DROP_REPLY_AMBIGUOUS;
+        key.vip = as->vip;
+        key.vip_port = as->port;
+    }
+    if (p->key.protocol == IPPROTO_UDP || p->tcp_flags & (TCP_FIN | TCP_RST)) {
+        s = sessions.lookup(&key);
+        if (s) {
+            s->last_s = settings->now_s;
+            if (p->key.protocol == IPPROTO_TCP && advance(s, p->tcp_flags) == 1)
+                tell(&key, s, stats, settings->now_s);
+        }
+    }
+    return to_client(p, as, settings);
+}
+
+int lb(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct settings *settings = node_settings.lookup(&zero);
+    struct stats *stats = cpu_stats.lookup(&zero);
+    struct packet p = {};
+    enum reason reason;
+
+    if (!settings || !stats)
+        return XDP_PASS;
+    reason = parse(ctx, settings, &p);
+    if (reason == LB_NEXT)
+        reason = known_session(&p, settings, stats);
+    if (reason == LB_NEXT)
+        reason = new_flow(&p, settings, stats);
+    if (reason == LB_NEXT)
+        reason = reply(&p, settings, stats);
+    return leave(stats, reason);
+}
+
+/* Run by the daemon on each CPU in turn: sends what its page holds. */
+int flush(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct page *page = cpu_page.lookup(&zero);
+    struct stats *stats = cpu_stats.lookup(&zero);
+
+    if (page && stats && page->count)
+        emit(page, stats);
+    return XDP_PASS;
+}

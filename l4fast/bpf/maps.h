@@ -1,0 +1,38 @@
+/* MAX_* come from the loader. */
+
+/* session_key → session. Written by the program, by expiry (deletes) and from peers' datagrams. A plain hash: nothing
+ * is ever evicted. Full: EVENT_TABLE_FULL, the flow goes on by hash. */
+BPF_TABLE("hash", struct session_key, struct session, sessions, MAX_SESSIONS);
+
+/* session_key → half_open. Written by the program. Full: the kernel evicts old ones, which is all that a SYN flood can
+ * evict. */
+BPF_TABLE("lru_hash", struct session_key, struct half_open, half_open, MAX_HALF_OPEN);
+
+/* listener_key → listener. Written by Python, read here. Full: Python refuses the configuration. */
+BPF_TABLE("hash", struct listener_key, struct listener, listeners, MAX_LISTENERS);
+
+/* VIP → number of its listeners. Written by Python; asked about irregular packets only. */
+BPF_TABLE("hash", __be32, __u32, vips, MAX_LISTENERS);
+
+/* real index → real. Written by Python; an index is not reused before the rings that held it are gone. */
+BPF_TABLE("array", int, struct real, reals, MAX_REALS);
+
+/* ring index → array of chunks. Written by Python: a ring never changes; a change is a new ring and then a new
+ * `listener`. Inner arrays differ in length (BPF_F_INNER_MAP, Linux 5.10). */
+BPF_F_TABLE("array", int, struct ring_chunk, ring_template, 1, 0x1000 /* BPF_F_INNER_MAP */);
+BPF_ARRAY_OF_MAPS(rings, "ring_template", MAX_RINGS);
+
+/* address → MAC address of its next hop. Written by Python; asked when a cold session is warmed. */
+BPF_TABLE("hash", __be32, struct mac, macs, MAX_REALS);
+
+/* reverse_key → reverse. Written by Python for the reals of nat listeners. */
+BPF_TABLE("hash", struct reverse_key, struct reverse, reverse, 2 * MAX_REALS);
+
+BPF_TABLE("array", int, struct settings, node_settings, 1);
+BPF_TABLE("percpu_array", int, struct stats, cpu_stats, 1);
+BPF_TABLE("percpu_array", int, struct listener_stats, listener_stats, MAX_LISTENERS);
+
+/* Session records on their way to the peers. A full page goes to the ring at once, a partial one when the daemon runs
+ * `flush`. Ring full: EVENT_SYNC_LOST, and the sessions are told again after their refresh time. */
+BPF_TABLE("percpu_array", int, struct page, cpu_page, 1);
+BPF_RINGBUF_OUTPUT(sync_ring, SYNC_RING_PAGES);

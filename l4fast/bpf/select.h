@@ -1,0 +1,134 @@
+/* Which real a flow goes to, and when it becomes a session.
+ *
+ * maglev     the flow's hash picks the slot: every packet of a flow finds the same real, on every node, without state
+ * rr, wrr    the listener's cursor walks the ring; the choice of a SYN is kept in `half_open`, and a packet that finds
+ *            neither session nor half-open entry is forwarded by hash over the ring, as good a guess as any
+ *
+ * TCP sessions. A SYN makes none. A non-SYN packet that follows a half-open SYN in sequence makes an ESTABLISHED one. In
+ * maglev there is no such entry, and in dr no answer to see: a bare ACK makes an UNPROVEN session, of which there are
+ * so many a second and which live for seconds; the client's next packet establishes it. Two forged packets can do that,
+ * here as in any balancer that does not see the answers; what they cannot do is evict a session: when the table is full,
+ * flows are forwarded by hash. UDP sessions are made by the first packet.
+ */
+#define SEQUENCE_WINDOW 0x10000 /* how far from its SYN a flow's next packet may be: a first, unscaled window */
+
+/* A 64-bit mix of murmur3's finaliser (fmix64); the table's size is reached by multiplication and not by modulo. */
+static __always_inline __u32 flow_slot(const struct session_key *key, __u32 slots)
+{
+    __u64 h = ((__u64)key->client << 32 | *(__u32 *)&key->client_port) ^ ((__u64)key->vip << 8 | key->protocol);
+
+    h ^= h >> 33;
+    h *= 0xff51afd7ed558ccdULL;
+    h ^= h >> 33;
+    h *= 0xc4ceb9fe1a85ec53ULL;
+    h ^= h >> 33;
+    return (h & 0xffffffff) * slots >> 32;
+}
+
+static __always_inline __u32 next_slot(const struct listener *listener)
+{
+    int index = listener->index;
+    struct listener_stats *stats = listener_stats.lookup(&index);
+    __u32 slot;
+
+    if (!stats)
+        return 0;
+    slot = stats->cursor;
+    if (slot >= listener->ring_size)
+        slot = 0;
+    stats->cursor = slot + 1;
+    return slot;
+}
+
+/* The real in a slot of the listener's ring, as an index; negative: there is none. */
+static __always_inline int ring_real(const struct listener *listener, __u32 slot)
+{
+    int index = listener->ring;
+    int chunk_index = slot / RING_CHUNK;
+    struct ring_chunk *chunk;
+    void *ring;
+
+    if (!listener->ring_size)
+        return -1;
+    ring = rings.lookup(&index);
+    if (!ring)
+        return -1;
+    chunk = bpf_map_lookup_elem(ring, &chunk_index);
+    if (!chunk)
+        return -1;
+    return chunk->real[slot % RING_CHUNK];
+}
+
+static __always_inline void new_session(struct session *s, const struct packet *p, const struct listener *listener,
+                                        const struct real *real, const struct settings *settings)
+{
+    s->bytes = p->length;
+    s->packets = 1;
+    s->last_s = settings->now_s;
+    s->real = real->address;
+    s->real_port = real->port;
+    s->l3_delta = l3_delta(p->key.vip, real->address);
+    s->l4_delta = l4_delta(p->key.vip, real->address, p->key.vip_port, real->port);
+    s->listener = listener->index;
+    s->generation = settings->generation;
+    s->sync_due_s = SYNC_NOT_YET;
+    __builtin_memcpy(s->mac, real->mac, ETH_ALEN);
+    s->refresh_s = listener->refresh_s;
+    s->mode = listener->mode;
+}
+
+/* Enters the session. Says whether there was room. */
+static __always_inline int enter(struct packet *p, struct session *s, enum state state, struct stats *stats)
+{
+    int index = s->listener;
+    struct listener_stats *of_listener;
+
+    s->state = state;
+    if (sessions.update(&p->key, s)) {
+        stats->count[EVENT_TABLE_FULL]++;
+        return 0;
+    }
+    of_listener = listener_stats.lookup(&index);
+    if (of_listener)
+        of_listener->sessions_made++;
+    return 1;
+}
+
+/* Whether this CPU may make another UNPROVEN session in this second. */
+static __always_inline int unproven_allowed(struct stats *stats, const struct settings *settings)
+{
+    if (stats->unproven_s != settings->now_s) {
+        stats->unproven_s = settings->now_s;
+        stats->unproven = 0;
+    }
+    if (stats->unproven >= settings->unproven_per_cpu_s) {
+        stats->count[EVENT_UNPROVEN_LIMIT]++;
+        return 0;
+    }
+    stats->unproven++;
+    return 1;
+}
+
+/* Combinations that no TCP sends to a server. */
+static __always_inline int bad_flags(__u8 flags)
+{
+    if (flags & TCP_SYN)
+        return flags & (TCP_FIN | TCP_RST | TCP_ACK);
+    return !(flags & (TCP_ACK | TCP_RST));
+}
+
+/* 0/8, 127/8, 224/4 and above, and the VIP itself (a "land" packet) are no client's address. */
+static __always_inline int bad_source(const struct session_key *key)
+{
+    __u8 first = *(__u8 *)&key->client;
+
+    return first == 0 || first == 127 || first >= 224 || key->client == key->vip;
+}
+
+/* In sequence after the SYN: what follows it at most a first window later. */
+static __always_inline int follows(const struct half_open *syn, const struct packet *p)
+{
+    __u32 distance = bpf_ntohl(p->sequence) - syn->sequence;
+
+    return distance >= 1 && distance <= SEQUENCE_WINDOW;
+}

@@ -1,0 +1,60 @@
+/* Why each packet went where it went. A stage returns one of these, or LB_NEXT for "the next stage decides"; the one
+ * exit counts it. The order gives the action: what stands before PASS_FIRST is sent, before DROP_FIRST passed to the
+ * kernel, before EVENT_FIRST dropped. Events are counted beside a packet's own reason. Python reads the names here.
+ */
+enum reason {
+    TX_SESSION,             /* a known session */
+    TX_SYN,                 /* a new TCP flow's SYN: no session */
+    TX_NEW_SESSION,         /* the packet that made a session */
+    TX_UNTRACKED,           /* no session and none made: forwarded by hash */
+    TX_REPLY,               /* nat: from a real to a client */
+
+    PASS_FIRST,
+    PASS_NOT_IPV4 = PASS_FIRST, /* ARP, IPv6, VLAN */
+    PASS_TRUNCATED,         /* ends within its Ethernet or IPv4 header */
+    PASS_OTHER_HOST,        /* not sent to this interface's MAC address */
+    PASS_NOT_FOR_VIP,       /* neither to a listener nor from a real */
+    PASS_LOCAL,             /* from a real to this node itself: a health check's reply */
+    PASS_ICMP,              /* to a VIP */
+    PASS_OTHER_PROTOCOL,    /* to a VIP, neither TCP, UDP nor ICMP */
+    PASS_NO_LISTENER,       /* a session whose listener is not known here */
+
+    DROP_FIRST,
+    DROP_BAD_IP = DROP_FIRST, /* to a VIP: version, header length or total length is wrong */
+    DROP_IP_OPTIONS,        /* to a VIP */
+    DROP_FRAGMENT,          /* to a VIP */
+    DROP_BAD_L4,            /* to a VIP: TCP or UDP header truncated, or its lengths are wrong */
+    DROP_BAD_FLAGS,         /* of a flow without session: a combination that no TCP sends to a server */
+    DROP_BAD_SOURCE,        /* of a flow without session: no client may have this address */
+    DROP_TTL,               /* nat: it would reach zero */
+    DROP_NO_REAL,           /* the listener has no real that takes new flows */
+    DROP_NO_NEIGHBOUR,      /* the real's MAC address is not known */
+    DROP_NO_GATEWAY,        /* the MAC address towards clients is not known */
+    DROP_REPLY_AMBIGUOUS,   /* several listeners use this real's port, and none of them knows this client */
+    DROP_INTERNAL,          /* a map entry that must exist does not */
+
+    EVENT_FIRST,
+    EVENT_TABLE_FULL = EVENT_FIRST, /* no room for a session; its flow is forwarded by hash */
+    EVENT_UNPROVEN_LIMIT,   /* a session was not made: see settings.unproven_per_cpu_s */
+    EVENT_WARMED,           /* a cold session met its first packet here */
+    EVENT_SYNC_STAGED,      /* a record for the peers */
+    EVENT_SYNC_LOST,        /* records that the full ring did not take */
+
+    REASON_COUNT,
+    LB_NEXT = REASON_COUNT,
+};
+
+/* map `cpu_stats`, element 0 */
+struct stats {
+    __u64 count[REASON_COUNT];
+    __u64 unproven_s;       /* the second in which `unproven` were made */
+    __u64 unproven;
+};
+
+static __always_inline int leave(struct stats *stats, enum reason reason)
+{
+    if (reason >= REASON_COUNT)
+        reason = PASS_NOT_FOR_VIP;
+    stats->count[reason]++;
+    return reason < PASS_FIRST ? XDP_TX : reason < DROP_FIRST ? XDP_PASS : XDP_DROP;
+}

@@ -1,0 +1,234 @@
+"""The bpf(2) system call for what BCC 0.26 does not wrap or does item by item: map access with ctypes layouts, batches,
+inner maps, test runs. Structures and command numbers are those of <linux/bpf.h>.
+
+Layouts of keys and values are ctypes structures that BCC derived from the C source; nothing here knows a field.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "s390x": 351}
+
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
+PROG_TEST_RUN = 10
+MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
+
+SMALLEST_FRAME = 14  # what a test run of an XDP program accepts
+MAP_TYPE_ARRAY = 2
+F_INNER_MAP = 0x1000
+
+_libc = ct.CDLL(None, use_errno=True)
+
+K = TypeVar("K", bound="ct.Structure | ct._SimpleCData[Any]")
+V = TypeVar("V", bound="ct.Structure | ct._SimpleCData[Any]")
+
+
+class _CreateAttr(ct.Structure):
+    _fields_ = (
+        ("map_type", ct.c_uint32),
+        ("key_size", ct.c_uint32),
+        ("value_size", ct.c_uint32),
+        ("max_entries", ct.c_uint32),
+        ("map_flags", ct.c_uint32),
+        ("inner_map_fd", ct.c_uint32),
+        ("numa_node", ct.c_uint32),
+        ("map_name", ct.c_char * 16),
+    )
+
+
+class _ElementAttr(ct.Structure):
+    _fields_ = (
+        ("map_fd", ct.c_uint32),
+        ("key", ct.c_uint64),
+        ("value", ct.c_uint64),
+        ("flags", ct.c_uint64),
+    )
+
+
+class _BatchAttr(ct.Structure):
+    _fields_ = (
+        ("in_batch", ct.c_uint64),
+        ("out_batch", ct.c_uint64),
+        ("keys", ct.c_uint64),
+        ("values", ct.c_uint64),
+        ("count", ct.c_uint32),
+        ("map_fd", ct.c_uint32),
+        ("elem_flags", ct.c_uint64),
+        ("flags", ct.c_uint64),
+    )
+
+
+class _TestRunAttr(ct.Structure):
+    _fields_ = (
+        ("prog_fd", ct.c_uint32),
+        ("retval", ct.c_uint32),
+        ("data_size_in", ct.c_uint32),
+        ("data_size_out", ct.c_uint32),
+        ("data_in", ct.c_uint64),
+        ("data_out", ct.c_uint64),
+        ("repeat", ct.c_uint32),
+        ("duration", ct.c_uint32),
+        ("ctx_size_in", ct.c_uint32),
+        ("ctx_size_out", ct.c_uint32),
+        ("ctx_in", ct.c_uint64),
+        ("ctx_out", ct.c_uint64),
+        ("flags", ct.c_uint32),
+        ("cpu", ct.c_uint32),
+        ("batch_size", ct.c_uint32),
+    )
+
+
+def bpf(command: int, attributes: ct.Structure) -> int:
+    """bpf(2). Raises OSError."""
+    number = _SYS_BPF[platform.machine()]
+    result = int(_libc.syscall(number, command, ct.byref(attributes), ct.sizeof(attributes)))
+    if result < 0:
+        code = ct.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def create_array(value_size: int, max_entries: int, flags: int, name: str) -> int:
+    """A new array map. The caller closes the descriptor."""
+    return bpf(
+        MAP_CREATE,
+        _CreateAttr(MAP_TYPE_ARRAY, 4, value_size, max_entries, flags, 0, 0, name.encode()[:15]),
+    )
+
+
+def update_batch(map_fd: int, keys: ct.Array[Any] | bytes, values: ct.Array[Any] | bytes, count: int) -> int:
+    """Writes `count` elements in one call; returns how many were written when the map refuses one for lack of room."""
+    attributes = _BatchAttr(0, 0, _address(keys), _address(values), count, map_fd, 0, 0)
+    try:
+        bpf(MAP_UPDATE_BATCH, attributes)
+    except OSError as error:
+        if error.errno not in (errno.E2BIG, errno.ENOMEM):
+            raise
+    return int(attributes.count)
+
+
+def run_program(program_fd: int, data: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
+    """Runs an XDP program over a frame of at least 14 bytes: (verdict, frame afterwards, nanoseconds a run)."""
+    out = ct.create_string_buffer(len(data) + 512)
+    attributes = _TestRunAttr(
+        prog_fd=program_fd,
+        data_size_in=len(data),
+        data_size_out=len(out),
+        data_in=_address(data),
+        data_out=ct.addressof(out),
+        repeat=repeat,
+    )
+    bpf(PROG_TEST_RUN, attributes)
+    return int(attributes.retval), out.raw[: attributes.data_size_out], int(attributes.duration)
+
+
+def _address(buffer: ct.Array[Any] | bytes) -> int:
+    if isinstance(buffer, bytes):
+        return ct.cast(ct.c_char_p(buffer), ct.c_void_p).value or 0
+    return ct.addressof(buffer)
+
+
+class Map(Generic[K, V]):
+    """One map: keys and values are ctypes objects of the types that its C declaration has."""
+
+    def __init__(self, fd: int, name: str, key: type[K], value: type[V], max_entries: int) -> None:
+        self.fd = fd
+        self.name = name
+        self.key = key
+        self.value = value
+        self.max_entries = max_entries
+
+    def get(self, key: K) -> V | None:
+        value = self.value()
+        return value if self._element(MAP_LOOKUP, key, value) else None
+
+    def get_per_cpu(self, key: K, cpus: int) -> list[V]:
+        """One value for each possible CPU; the kernel rounds each up to eight bytes."""
+        size = ct.sizeof(self.value)
+        step = (size + 7) // 8 * 8
+        raw = ct.create_string_buffer(step * cpus)
+        self._element(MAP_LOOKUP, key, raw)
+        return [cast(V, self.value.from_buffer(raw, step * cpu)) for cpu in range(cpus)]
+
+    def put_per_cpu(self, key: K, values: Sequence[V]) -> None:
+        step = (ct.sizeof(self.value) + 7) // 8 * 8
+        raw = ct.create_string_buffer(step * len(values))
+        for cpu, value in enumerate(values):
+            ct.memmove(ct.addressof(raw) + step * cpu, ct.byref(value), ct.sizeof(value))
+        self._element(MAP_UPDATE, key, raw)
+
+    def put(self, key: K, value: V) -> None:
+        self._element(MAP_UPDATE, key, value)
+
+    def delete(self, key: K) -> bool:
+        """Says whether it was there."""
+        return self._element(MAP_DELETE, key, None)
+
+    def put_many(self, keys: bytes, values: bytes, count: int) -> int:
+        """Writes `count` elements that stand in two blocks; returns how many had room."""
+        return update_batch(self.fd, keys, values, count)
+
+    def delete_many(self, keys: bytes, count: int) -> int:
+        """Deletes `count` elements; returns how many were there."""
+        size, done = ct.sizeof(self.key), 0
+        while done < count:
+            block = keys[done * size :]
+            attributes = _BatchAttr(0, 0, _address(block), 0, count - done, self.fd, 0, 0)
+            try:
+                bpf(MAP_DELETE_BATCH, attributes)
+                return done + int(attributes.count)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+            # The batch stops at a key that has gone meanwhile: step over it.
+            done += int(attributes.count) + 1
+        return done
+
+    def blocks(self, batch: int) -> Iterator[tuple[bytes, bytes, int]]:
+        """Everything in the map, as (keys, values, count) of at most about `batch` elements.
+
+        Elements that are added or deleted meanwhile may or may not be seen; no bucket is read twice.
+        """
+        key_size, value_size = ct.sizeof(self.key), ct.sizeof(self.value)
+        cursor = ct.create_string_buffer(max(key_size, 4))
+        first = True
+        while True:
+            keys = ct.create_string_buffer(key_size * batch)
+            values = ct.create_string_buffer(value_size * batch)
+            attributes = _BatchAttr(
+                0 if first else ct.addressof(cursor), ct.addressof(cursor), ct.addressof(keys), ct.addressof(values),
+                batch, self.fd, 0, 0,
+            )  # fmt: skip
+            ended = False
+            try:
+                bpf(MAP_LOOKUP_BATCH, attributes)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:  # one bucket holds more than the batch
+                    batch *= 2
+                    continue
+                if error.errno != errno.ENOENT:
+                    raise
+                ended = True
+            count = int(attributes.count)
+            first = False
+            if count:
+                yield keys.raw[: count * key_size], values.raw[: count * value_size], count
+            if ended:
+                return
+
+    def _element(self, command: int, key: ct._CData, value: ct._CData | None) -> bool:
+        address = ct.addressof(value) if value is not None else 0
+        attributes = _ElementAttr(self.fd, ct.addressof(key), address, 0)
+        try:
+            bpf(command, attributes)
+        except OSError as error:
+            if error.errno == errno.ENOENT and command != MAP_UPDATE:
+                return False
+            raise OSError(error.errno, f"map {self.name}: {error.strerror}") from None
+        return True

@@ -1,0 +1,166 @@
+/* The contract between the XDP program and Python, which takes every layout below from BCC and mirrors none by hand.
+ *
+ * Keys are zeroed whole before they are filled (the kernel hashes their padding), padding is explicit, sizes are
+ * asserted. __be fields are in wire order; the others in this machine's order: the nodes of a cluster that synchronise
+ * sessions share one byte order.
+ */
+
+#define ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
+
+/* A session is known to its peers after this many packets: most flows of a scan or a flood never get there. */
+#define SYNC_PACKETS 3
+/* Ring slots travel in chunks of one cache line: an array map spends at least eight bytes on each element. */
+#define RING_CHUNK 32
+/* How many listeners may share one real server's address, port and protocol in nat mode. */
+#define REVERSE_CANDIDATES 8
+/* Addresses of this node whose traffic is never taken for a reply to a client. */
+#define LOCAL_ADDRESSES 8
+/* keys and values of 64 bytes a record: 21 of them, a header and an AEAD tag fit a datagram below an MTU of 1500. */
+#define PAGE_RECORDS 21
+
+enum mode { MODE_NAT, MODE_DR };
+enum scheduler { SCHEDULER_HASH, SCHEDULER_RING };
+
+/* STATE_ESTABLISHED and STATE_UDP are steady: their two low bits are zero, which the hot path tests.
+ *   UNPROVEN     made by one ACK of an unknown flow: a flood of those must not live long
+ *   ESTABLISHED  a handshake was seen here, or the client went on sending
+ *   FIN_WAIT     a FIN was seen from one side; the other may still send
+ *   CLOSED       an RST was seen, which the server may have found out of window: packets that follow revive it
+ */
+enum state { STATE_ESTABLISHED, STATE_UNPROVEN, STATE_FIN_WAIT, STATE_CLOSED, STATE_UDP };
+#define STATE_UNSTEADY 3 /* mask */
+
+/* map `sessions`, key: the client's direction of a flow. */
+struct session_key {
+    __be32 client;
+    __be32 vip;
+    __be16 client_port;
+    __be16 vip_port;
+    __u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+    __u8 zero[3];
+};
+ASSERT_SIZE(struct session_key, 16);
+
+/* map `sessions`, value: all that forwarding needs. The fields marked (node) are true on one node only. They are valid
+ * while `generation` equals settings.generation, are found again (the session is "cold") when it does not, and are zero
+ * in what is sent to peers.
+ */
+struct session {
+    __u64 bytes;        /* from the client: IP total lengths */
+    __u32 packets;      /* from the client; wraps */
+    __u32 last_s;       /* wall clock of the last packet */
+    __be32 real;
+    __be16 real_port;
+    __u16 l3_delta;     /* one's complement, wire order: what rewriting adds to the sum of the IP header … */
+    __u16 l4_delta;     /* … and of the TCP or UDP checksum's words */
+    __u16 listener;     /* (node) index into listener_stats */
+    __u32 generation;   /* (node) */
+    __u32 sync_due_s;   /* (node) when to tell the peers again; all ones: not yet told */
+    __u8 mac[6];        /* (node) next hop towards the real */
+    __u8 refresh_s;     /* (node) how often to tell the peers */
+    __u8 mode;          /* enum mode */
+    __u8 state;         /* enum state */
+    __u8 learnt;        /* from a peer */
+    __u8 zero[2];
+};
+ASSERT_SIZE(struct session, 48);
+
+/* map `half_open`: key struct session_key. What a SYN chose, for schedulers that a hash cannot repeat. */
+struct half_open {
+    __u16 real;         /* index into `reals` */
+    __u16 zero;
+    __u32 sequence;     /* host order: the SYN's */
+};
+
+/* map `listeners`, key */
+struct listener_key {
+    __be32 vip;
+    __be16 port;
+    __u8 protocol;
+    __u8 zero;
+};
+ASSERT_SIZE(struct listener_key, 8);
+
+/* map `listeners`, value */
+struct listener {
+    __u32 ring;         /* index into `rings` */
+    __u32 ring_size;    /* slots; 0: no real takes new flows */
+    __u16 index;        /* into listener_stats, kept while the listener lives */
+    __u8 mode;
+    __u8 scheduler;
+    __u8 refresh_s;     /* of the sessions made here */
+    __u8 track;         /* a SYN leaves a half_open entry: its choice cannot be repeated, or its reply is ambiguous */
+    __u16 zero;
+};
+ASSERT_SIZE(struct listener, 16);
+
+/* map `reals` (array) */
+struct real {
+    __be32 address;
+    __be16 port;
+    __u8 mac[6];        /* zero: not resolved */
+    __u32 zero;
+};
+ASSERT_SIZE(struct real, 16);
+
+/* inner maps of `rings` (arrays): indexes into `reals` */
+struct ring_chunk {
+    __u16 real[RING_CHUNK];
+};
+ASSERT_SIZE(struct ring_chunk, 64);
+
+/* map `macs`: key __be32 address of a real */
+struct mac {
+    __u8 bytes[6];
+    __u8 zero[2];
+};
+
+/* map `reverse`, key: whom a reply comes from, in nat mode */
+struct reverse_key {
+    __be32 real;
+    __be16 port;
+    __u8 protocol;
+    __u8 zero;
+};
+
+/* map `reverse`, value: the listeners whose replies these may be */
+struct reverse {
+    __u32 count;
+    struct candidate {
+        __be32 vip;
+        __be16 port;
+        __u16 listener;
+    } candidates[REVERSE_CANDIDATES];
+};
+ASSERT_SIZE(struct reverse, 4 + 8 * REVERSE_CANDIDATES);
+
+/* map `node_settings`, element 0 */
+struct settings {
+    __u32 now_s;              /* wall clock, written by the daemon */
+    __u32 generation;         /* from 1; raised when what sessions remember of this node may have changed */
+    __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
+    __u8 mac[6];              /* this interface's */
+    __u8 gateway_mac[6];      /* next hop towards clients; zero: not resolved */
+    __be32 local[LOCAL_ADDRESSES];
+};
+
+/* map `listener_stats` (per CPU) */
+struct listener_stats {
+    __u64 packets_in;         /* from clients */
+    __u64 bytes_in;
+    __u64 packets_out;        /* to clients; nat only, dr answers do not pass here */
+    __u64 bytes_out;
+    __u64 sessions_made;
+    __u32 cursor;             /* of rr and wrr */
+    __u32 zero;
+};
+
+/* map `cpu_page` (per CPU), element 0, and a record of `sync_ring`: keys and values in two blocks, which is how the
+ * receiver's batch update takes them
+ */
+struct page {
+    __u32 count;
+    __u32 zero;
+    struct session_key keys[PAGE_RECORDS];
+    struct session values[PAGE_RECORDS];
+};

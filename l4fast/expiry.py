@@ -1,0 +1,114 @@
+"""Session ageing: walks the session table in batches and deletes what has been idle for its state's time.
+
+Exact: a session goes in the first sweep that finds `now - last packet` at or above its timeout, not before. A session
+whose listener or real has been removed goes at once; one learnt from a peer and not yet used here (generation 0) stays
+its time even so, for the peers may know a newer configuration than we do.
+
+A sweep spans several calls, each of which looks at no more than its budget, so that the daemon's loop stays responsive.
+The table is read by BPF_MAP_LOOKUP_BATCH and cleaned by BPF_MAP_DELETE_BATCH, one system call a block. A packet that
+arrives between the two, after the whole idle time, loses its session and makes a new one like any first packet.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from l4fast.tables import PROTOCOLS, STATES, UNPROVEN_TIMEOUT_S, Tables, address_bytes
+
+# Linux conntrack's nf_conntrack_tcp_timeout_fin_wait and _close.
+FIN_WAIT_TIMEOUT_S = 120
+CLOSED_TIMEOUT_S = 10
+# Sessions whose listener is not known here: learnt from a peer with a newer configuration.
+UNKNOWN_TIMEOUT_S = 120
+BATCH = 2048
+
+_ESTABLISHED, _UNPROVEN, _FIN_WAIT, _CLOSED, _UDP = range(len(STATES))
+
+
+def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
+    """Idle seconds after which a session goes, by state; none outlives the listener's own timeout."""
+    limits = {
+        _ESTABLISHED: idle_timeout_s,
+        _UNPROVEN: UNPROVEN_TIMEOUT_S,
+        _FIN_WAIT: FIN_WAIT_TIMEOUT_S,
+        _CLOSED: CLOSED_TIMEOUT_S,
+        _UDP: idle_timeout_s,
+    }
+    return tuple(min(limits[state], idle_timeout_s) for state in range(len(STATES)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    name: str
+    timeouts: tuple[int, ...]
+    reals: frozenset[bytes]  # address and port, as a session has them
+
+
+def _listeners(tables: Tables) -> dict[bytes, _Listener]:
+    """By the listener's part of a session key: VIP, then port and protocol."""
+    return {
+        address_bytes(vip) + struct.pack("!HB", port, PROTOCOLS[protocol]): _Listener(
+            service.listener,
+            timeouts(service.idle_timeout_s),
+            frozenset(address_bytes(real.address) + struct.pack("!H", real.port) for real in service.reals),
+        )
+        for (vip, port, protocol), service in tables.services.items()
+    }
+
+
+def expire(tables: Tables, now_s: int, budget: int) -> int:
+    """Goes on with the sweep for about `budget` sessions; returns how many it deleted.
+
+    `now_s` is the clock of `Tables.set_epoch`. Call it often enough that budget times calls exceeds the table in the
+    shortest timeout. A sweep that ends publishes the listeners' session counts; the next call begins anew.
+    """
+    sweep = tables.sweep
+    listeners = _listeners(tables)
+    deleted = seen = 0
+    while seen < budget:
+        if sweep.blocks is None:
+            sweep.blocks = tables.session_map.blocks(min(BATCH, budget))
+        block = next(sweep.blocks, None)
+        if block is None:
+            sweep.last_counts, sweep.blocks = dict(sweep.counts), None
+            sweep.counts.clear()
+            break
+        keys, values, count = block
+        seen += count
+        gone = _expired(tables, listeners, keys, values, now_s)
+        if gone:
+            deleted += tables.session_map.delete_many(b"".join(gone), len(gone))
+    return deleted
+
+
+def _expired(
+    tables: Tables, listeners: Mapping[bytes, _Listener], keys: bytes, values: bytes, now_s: int
+) -> list[bytes]:
+    """The keys that go; the others are counted for their listener. Offsets are those of BCC's layouts."""
+    key_type, value_type = tables.session_map.key, tables.session_map.value
+    vip_at, port_at = key_type.vip.offset, key_type.vip_port.offset
+    real_at, last_at, generation_at = value_type.real.offset, value_type.last_s.offset, value_type.generation.offset
+    state_at = value_type.state.offset
+    word = struct.Struct("=I").unpack_from
+    counts = tables.sweep.counts
+    gone: list[bytes] = []
+    at = 0
+    for key_at in range(0, len(keys), tables.KEY_SIZE):
+        listener = listeners.get(
+            keys[key_at + vip_at : key_at + vip_at + 4] + keys[key_at + port_at : key_at + port_at + 3]
+        )
+        idle_s = now_s - word(values, at + last_at)[0]
+        learnt = not word(values, at + generation_at)[0]
+        if listener is None:
+            goes = not learnt or idle_s >= UNKNOWN_TIMEOUT_S
+        else:
+            known = learnt or values[at + real_at : at + real_at + 6] in listener.reals
+            goes = not known or idle_s >= listener.timeouts[values[at + state_at]]
+        if goes:
+            gone.append(keys[key_at : key_at + tables.KEY_SIZE])
+        elif listener is not None:
+            counts[listener.name] += 1
+        at += tables.VALUE_SIZE
+    return gone

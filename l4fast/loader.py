@@ -1,0 +1,291 @@
+"""Compiles the XDP program, loads it and attaches it: the only module that knows BCC.
+
+BCC wants kernel headers and needs almost none of them. It gets a small tree, made afresh in a temporary directory,
+that leads to the UAPI headers of linux-libc-dev; this compiles in a tenth of a second and on machines without headers.
+BCC rewrites map accesses in the main file only, so that our own headers are expanded in place before, with #line marks.
+
+The program is not pinned: it is detached when the process ends in order, and stays, forwarding by its last tables, when
+the process is killed (a restart replaces it atomically, but starts with empty session tables, filled by the peers).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import platform
+import re
+import resource
+import socket
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from l4fast.bpf import syscall
+from l4fast.errors import LoadError
+
+log = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "bpf"
+XdpMode = Literal["native", "generic"]
+# From <linux/if_link.h>
+_XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
+_SIOCGIFHWADDR = 0x8927
+
+# BCC's name for each architecture's directory below arch/ (bcc: frontends/clang/kbuild_helper.cc).
+_ARCHITECTURES = {
+    "x86_64": "x86",
+    "aarch64": "arm64",
+    "riscv64": "riscv",
+    "ppc64le": "powerpc",
+    "s390x": "s390",
+    "loongarch64": "loongarch",
+}
+_KCONFIG = """\
+#define __KERNEL__
+#define CONFIG_BPF_SYSCALL
+#define __LINUX_BPF_H__  /* BCC brings its own */
+typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;
+typedef signed char s8; typedef short s16; typedef int s32; typedef long long s64;
+typedef unsigned long size_t; typedef unsigned long uintptr_t; typedef _Bool bool;
+#define NULL ((void *)0)
+"""
+
+
+def _multiarch() -> Path:
+    """Where the distribution keeps the headers below asm/ of this architecture."""
+    machine = platform.machine()
+    candidates = [Path(f"/usr/include/{machine}-linux-gnu"), Path(f"/usr/include/{machine}-linux-gnueabi")]
+    if machine == "ppc64le":
+        candidates.insert(0, Path("/usr/include/powerpc64le-linux-gnu"))
+    candidates.append(Path("/usr/include"))
+    for candidate in candidates:
+        if (candidate / "asm/types.h").exists():
+            return candidate
+    raise LoadError("the kernel's user headers are missing (asm/types.h); install linux-libc-dev")
+
+
+@contextlib.contextmanager
+def kernel_tree() -> Iterator[None]:
+    """Points BCC_KERNEL_SOURCE to a tree with the few headers that it needs."""
+    if not Path("/usr/include/linux/bpf.h").exists():
+        raise LoadError("the kernel's user headers are missing (linux/bpf.h); install linux-libc-dev")
+    architecture = _ARCHITECTURES.get(platform.machine())
+    if architecture is None:
+        raise LoadError(f"{platform.machine()} is not supported; supported are {', '.join(_ARCHITECTURES)}")
+    with tempfile.TemporaryDirectory(prefix="paifang-bpf-") as name:
+        root = Path(name)
+        asm = root / f"arch/{architecture}/include/asm"
+        for directory in (root / "include/linux", asm):
+            directory.mkdir(parents=True)
+        (root / "include/uapi").symlink_to("/usr/include")
+        (root / f"arch/{architecture}/include/uapi").symlink_to(_multiarch())
+        (root / "include/linux/kconfig.h").write_text(_KCONFIG)
+        (root / "include/linux/log2.h").touch()
+        (root / "include/linux/if.h").write_text("#define IFNAMSIZ 16\n")
+        (asm / "page.h").write_text(f"#define PAGE_SIZE {resource.getpagesize()}\n")
+        before = os.environ.get("BCC_KERNEL_SOURCE")
+        os.environ["BCC_KERNEL_SOURCE"] = name
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["BCC_KERNEL_SOURCE"]
+            else:
+                os.environ["BCC_KERNEL_SOURCE"] = before
+
+
+def stitch(path: Path) -> str:
+    """A source with its own #includes expanded in place; compiler messages still name the right file and line."""
+    lines = [f'#line 1 "{path.name}"']
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        include = re.fullmatch(r'\s*#include "([\w.]+)"\s*', line)
+        if include:
+            lines += [stitch(path.parent / include[1]), f'#line {number + 1} "{path.name}"']
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def reasons(header: Path = SOURCES / "stats.h") -> dict[str, int]:
+    """The counters' names and numbers, in lower case, from the one place that defines them: `enum reason`."""
+    body = re.search(r"enum reason \{(.*?)\n\};", header.read_text(), re.S)
+    if body is None:
+        raise LoadError(f"{header}: no enum reason; reinstall paifang")
+    names: dict[str, int] = {}
+    for name in re.findall(r"^\s*([A-Z]\w+)\b", body[1], re.M):
+        if name == "REASON_COUNT":
+            return names
+        if not name.endswith("_FIRST"):
+            names[name.lower()] = len(names)
+    raise LoadError(f"{header}: enum reason has no REASON_COUNT; reinstall paifang")
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """BCC's compiler and the verifier write to descriptor 2; their text belongs into our error."""
+    saved = os.dup(2)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+class Program:
+    """One compiled source: its functions, loaded as XDP programs, and its maps."""
+
+    def __init__(self, source: Path, functions: tuple[str, ...], defines: Mapping[str, int]) -> None:
+        try:
+            import bcc
+        except ImportError as error:
+            raise LoadError(f"BCC's Python module is missing ({error}); install python3-bpfcc") from None
+        if os.geteuid() != 0:
+            raise LoadError("XDP needs root (CAP_BPF, CAP_NET_ADMIN); run as root")
+        flags = [f"-D{name}={value}" for name, value in defines.items()] + ["-Wno-macro-redefined"]
+        with tempfile.TemporaryDirectory(prefix="paifang-bpf-") as directory, kernel_tree():
+            messages = Path(directory) / "messages"
+            try:
+                with _stderr_to(messages):
+                    self._bpf = bcc.BPF(text=stitch(source), cflags=flags)
+                    self.functions = {name: self._bpf.load_func(name, bcc.BPF.XDP) for name in functions}
+            except Exception as error:  # BCC raises bare Exception
+                text = messages.read_text(errors="replace").strip()
+                log.error("%s does not load: %s\n%s", source.name, error, text[-6000:])
+                raise LoadError(
+                    f"{source.name} does not load ({error}); Linux 5.11 or later with CONFIG_BPF_SYSCALL and "
+                    "CONFIG_BPF_JIT is needed, and the log has the compiler's words"
+                ) from None
+
+    def fd(self, function: str) -> int:
+        return int(self.functions[function].fd)
+
+    def map(self, name: str) -> syscall.Map[Any, Any]:
+        """A map with the layouts of its C declaration."""
+        table = self._bpf[name]
+        value = getattr(table, "sLeaf", table.Leaf)  # of a per-CPU map: one CPU's
+        return syscall.Map(int(table.map_fd), name, table.Key, value, int(table.max_entries))
+
+    def map_fd(self, name: str) -> int:
+        return int(self._bpf[name].map_fd)
+
+    def open_ring(self, name: str, callback: Callable[[int, int], None]) -> None:
+        """`callback` gets address and size of each record, during `consume`."""
+        self._bpf[name].open_ring_buffer(lambda _cpu, address, size: callback(address, size))
+
+    def consume(self) -> None:
+        self._bpf.ring_buffer_consume()
+
+    def attach(self, device: str, function: str, flags: int) -> None:
+        self._bpf.attach_xdp(device, self.functions[function], flags)
+
+    def detach(self, device: str, flags: int) -> None:
+        self._bpf.remove_xdp(device, flags)
+
+    def close(self) -> None:
+        self._bpf.cleanup()
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has (kernel: /sys/devices/system/cpu/possible, "0-3" or "0")."""
+    return int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1].split(",")[-1]) + 1
+
+
+def interface_mac(device: str) -> bytes:
+    """The MAC address of a link. Raises OSError."""
+    request = struct.pack("256s", device.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return fcntl.ioctl(probe.fileno(), _SIOCGIFHWADDR, request)[18:24]
+
+
+class DataPlane:
+    """The loaded XDP program of one L4 node. `Tables` writes its maps; one process has one of each."""
+
+    def __init__(self, program: Program, sizes: Mapping[str, int]) -> None:
+        self.program = program
+        self.sizes = sizes
+        self.cpus = possible_cpus()
+        self._settings_map = program.map("node_settings")
+        self.settings: Any = self._settings_map.get(self._settings_map.key(0))
+        self._attached: tuple[str, XdpMode] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        sessions: int = 1 << 18,
+        half_open: int = 1 << 16,
+        listeners: int = 1 << 12,
+        reals: int = 1 << 14,
+        sync_ring_bytes: int = 1 << 20,
+    ) -> DataPlane:
+        """Compiles and loads; each argument is the size of a table (reals at most 65,535). Raises LoadError."""
+        if not 1 <= reals <= 65535:
+            raise LoadError(f"reals={reals} is out of range; give 1 to 65535")
+        sizes = {
+            "MAX_SESSIONS": sessions,
+            "MAX_HALF_OPEN": half_open,
+            "MAX_LISTENERS": listeners,
+            "MAX_REALS": reals,
+            "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
+            "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
+        }
+        return cls(Program(SOURCES / "lb.c", ("lb", "flush"), sizes), sizes)
+
+    def set(self, **fields: int | bytes | list[int]) -> None:
+        """Writes fields of `struct settings`; `mac` is written by `attach`."""
+        for name, value in fields.items():
+            if isinstance(value, int):
+                setattr(self.settings, name, value)
+            else:
+                getattr(self.settings, name)[:] = value
+        self._settings_map.put(self._settings_map.key(0), self.settings)
+
+    def attach(self, device: str, mode: XdpMode) -> None:
+        """Attaches to a link, in place of whatever program is there. Raises LoadError."""
+        try:
+            self.set(mac=interface_mac(device))
+        except OSError as error:
+            raise LoadError(f"interface {device}: {error.strerror}; `ip link` lists the interfaces") from None
+        try:
+            self.program.attach(device, "lb", _XDP_FLAGS[mode])
+        except Exception as error:  # BCC raises bare Exception
+            raise LoadError(_attach_advice(device, mode, str(error))) from None
+        self._attached = (device, mode)
+
+    def detach(self) -> None:
+        """Takes the program off the link; a link that has gone is no error."""
+        if self._attached is None:
+            return
+        device, mode = self._attached
+        self._attached = None
+        try:
+            self.program.detach(device, _XDP_FLAGS[mode])
+        except Exception as error:
+            log.warning("detach from %s: %s", device, error)
+
+    def close(self) -> None:
+        """Detaches and frees the maps."""
+        self.detach()
+        self.program.close()
+
+    def map(self, name: str) -> syscall.Map[Any, Any]:
+        return self.program.map(name)
+
+    def run(self, frame: bytes, function: str = "lb") -> tuple[int, bytes]:
+        """One BPF_PROG_TEST_RUN: (XDP action, frame afterwards)."""
+        action, after, _ = syscall.run_program(self.program.fd(function), frame)
+        return action, after
+
+
+def _attach_advice(device: str, mode: XdpMode, why: str) -> str:
+    remedy = "use --xdp generic" if mode == "native" else "check `ip link show`"
+    if os.strerror(errno.EBUSY) in why or os.strerror(errno.EEXIST) in why:
+        remedy = f"another XDP program is there: `ip link set dev {device} xdp off`"
+    return f"cannot attach to {device} in {mode} mode ({why}); {remedy}"

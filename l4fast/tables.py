@@ -1,0 +1,483 @@
+"""The desired state of an L4 node as map contents, written by differences; sessions and counters read back.
+
+`apply` takes the whole desired state each time. What the maps hold is mirrored here as bytes, so that applying the same
+state twice writes nothing. The order of writes keeps every moment consistent for packets: reals and MAC addresses,
+then rings, then the listeners that use them; deletions last. A ring is never written in place: a listener moves to a
+new one by a single map update. Indexes of reals and rings that have gone come free at the next `apply`, when no packet
+can still be using them.
+
+A listener keeps its index (its counters) while it lives. Sessions remember a MAC address, a listener's index and its
+refresh time; when any of these may have changed, the generation is raised and each session looks them up again.
+
+Draining: a real of weight 0, or one that is down, takes no new flow and keeps its sessions. The sessions of a removed
+real or listener end with the next sweep of `expiry`.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import logging
+import os
+import socket
+import struct
+import sys
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.model import Mode, Scheduler
+from core.resolve import L4Service
+from core.schedule import maglev_table, smooth_wrr_ring
+from l4fast.bpf import syscall
+from l4fast.errors import TablesError
+from l4fast.loader import DataPlane, reasons
+
+log = logging.getLogger(__name__)
+
+# The key of `macs` for the next hop towards clients: that of the default route.
+CLIENT_GATEWAY = "0.0.0.0"
+# Maglev's paper (section 5.3): the more slots per server, the more even; both primes. The size follows from the number
+# of configured servers, healthy or not, so that a failing one does not change it.
+MAGLEV_SMALL, MAGLEV_LARGE, MAGLEV_SMALL_REALS = 4099, 65537, 40
+RING_LIMIT = 65537
+PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+# enum mode, scheduler and state of types.h
+MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1}
+HASH, RING = 0, 1
+STATES = ("established", "unproven", "fin-wait", "closed", "udp")
+# How long an UNPROVEN session lives (expiry), and the share of the table that all of them may take.
+UNPROVEN_TIMEOUT_S = 10
+UNPROVEN_SHARE = 0.5
+
+# How many computed rings are kept for the next change (a server that fails and returns).
+ORDERS_KEPT = 256
+LISTENER_FIELDS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
+
+ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
+Endpoint = tuple[str, int, str]  # the same of a real
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """One session as people see it; addresses are "address:port"."""
+
+    client: str
+    vip: str
+    real: str
+    protocol: str
+    state: str
+    packets: int
+    bytes: int
+    idle_s: int
+    synced: bool
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Where `expiry` stands in its walk over the sessions, and how many it has seen of each listener."""
+
+    blocks: Iterator[tuple[bytes, bytes, int]] | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    last_counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class _Mirror:
+    """A map and what was written to it."""
+
+    def __init__(self, plane: DataPlane, name: str) -> None:
+        self.map = plane.map(name)
+        self.held: dict[bytes, bytes] = {}
+
+    def add(self, wanted: Mapping[bytes, bytes]) -> set[bytes]:
+        """Writes what is new or differs; returns the keys whose value has changed."""
+        new = {key: value for key, value in wanted.items() if self.held.get(key) != value}
+        if new:
+            changed = {key for key in new if key in self.held}
+            written = self.map.put_many(b"".join(new), b"".join(new.values()), len(new))
+            assert written == len(new), f"map {self.map.name} is smaller than the check assumes"
+            self.held.update(new)
+            return changed
+        return set()
+
+    def prune(self, wanted: Collection[bytes]) -> set[bytes]:
+        """Deletes what is not wanted; returns the keys."""
+        gone = self.held.keys() - set(wanted)
+        for key in gone:
+            self.map.delete(self.map.key.from_buffer_copy(key))
+            del self.held[key]
+        return gone
+
+
+class _Indexes:
+    """Numbers for things that live a while. A number that came free is given again after one `settle`, oldest first."""
+
+    def __init__(self, size: int) -> None:
+        self.free = deque(range(size))
+        self.used: dict[Any, int] = {}
+        self.released: list[int] = []
+
+    def settle(self) -> list[int]:
+        """Numbers released before come free; returns them."""
+        settled, self.released = self.released, []
+        self.free.extend(settled)
+        return settled
+
+    def room(self, wanted: Iterable[object]) -> bool:
+        return len(set(wanted) - self.used.keys()) <= len(self.free)
+
+    def take(self, thing: object) -> tuple[int, bool]:
+        """The thing's number, and whether it is new. The caller has asked for room."""
+        if thing in self.used:
+            return self.used[thing], False
+        self.used[thing] = self.free.popleft()
+        return self.used[thing], True
+
+    def keep(self, wanted: Set[object]) -> None:
+        """Releases what is not wanted."""
+        for thing in self.used.keys() - wanted:
+            self.released.append(self.used.pop(thing))
+
+
+class Tables:
+    """Writes the desired state into a data plane's maps. Not thread-safe: one task calls it.
+
+    `sync_period_s`: how often a living session is told to the peers; a third of its idle timeout if that is less.
+    """
+
+    def __init__(self, plane: DataPlane, *, sync_period_s: int = 20) -> None:
+        self.plane = plane
+        self.services: dict[ServiceKey, L4Service] = {}
+        self.sweep = Sweep()
+        self.session_map = plane.map("sessions")
+        self.KEY_SIZE = ct.sizeof(self.session_map.key)
+        self.VALUE_SIZE = ct.sizeof(self.session_map.value)
+        self.ring_fd = plane.program.map_fd("sync_ring")
+        self._sync_period_s = sync_period_s
+        self._listeners = _Mirror(plane, "listeners")
+        self._vips = _Mirror(plane, "vips")
+        self._reals = _Mirror(plane, "reals")
+        self._macs = _Mirror(plane, "macs")
+        self._owners = _Mirror(plane, "reverse")
+        self._listener_stats = plane.map("listener_stats")
+        self._cpu_stats = plane.map("cpu_stats")
+        self._cpu_page = plane.map("cpu_page")
+        self._rings = plane.map("rings")
+        self._chunk = plane.map("ring_template").value
+        self._listener_indexes = _Indexes(plane.sizes["MAX_LISTENERS"])
+        self._real_indexes = _Indexes(plane.sizes["MAX_REALS"])
+        self._ring_indexes = _Indexes(plane.sizes["MAX_RINGS"])
+        self._orders: dict[tuple[object, ...], array[int]] = {}
+        self._reasons = reasons()
+        self._generation = 1
+        self._unpinnable: set[int] = set()
+        per_s = plane.sizes["MAX_SESSIONS"] * UNPROVEN_SHARE / UNPROVEN_TIMEOUT_S
+        plane.set(generation=1, unproven_per_cpu_s=max(1, int(per_s / plane.cpus)))
+
+    # The desired state
+
+    def apply(self, services: Sequence[L4Service], down: Set[tuple[str, int, str]], macs: Mapping[str, bytes]) -> None:
+        """Makes the maps say this and nothing else.
+
+        `down`: (address, port, "tcp" or "udp") of unhealthy reals. `macs`: the MAC address of the next hop by IPv4
+        address, for reals and for CLIENT_GATEWAY. Raises TablesError, having changed nothing, when it does not fit.
+        """
+        wanted = {service_key(service): service for service in services}
+        endpoints = {(real.address, real.port) for service in services for real in service.reals}
+        reverse = _reverse_of(wanted)
+        self._settle()
+        self._check_room(wanted, endpoints, reverse)
+
+        stale = self._write_reals(endpoints, macs)
+        rings = {key: self._ring(service, down) for key, service in wanted.items()}
+        for content in rings.values():
+            self._write_ring(content)
+        shared = {key for keys in reverse.values() if len(keys) > 1 for key in keys}
+        listeners = {
+            _listener_key(key): self._listener(service, rings[key], key in shared) for key, service in wanted.items()
+        }
+        owners = {_reverse_key(end): self._reverse(keys) for end, keys in reverse.items()}
+        vips = {address_bytes(vip): struct.pack("=I", n) for vip, n in Counter(key[0] for key in wanted).items()}
+        stale |= self._remembered_differs(listeners)
+        for mirror, entries in ((self._vips, vips), (self._listeners, listeners), (self._owners, owners)):
+            mirror.add(entries)
+        for mirror, entries in ((self._owners, owners), (self._listeners, listeners), (self._vips, vips)):
+            mirror.prune(entries)
+
+        self._listener_indexes.keep(wanted.keys())
+        self._real_indexes.keep(endpoints)
+        self._ring_indexes.keep(set(rings.values()))
+        self.services = wanted
+        self._generation += stale
+        self.plane.set(gateway_mac=macs.get(CLIENT_GATEWAY, bytes(6)), generation=self._generation)
+
+    def set_local(self, addresses: Collection[str]) -> None:
+        """This node's own addresses: what a real sends there is no client's reply (health checks). At most eight."""
+        size = len(self.plane.settings.local)
+        if len(addresses) > size:
+            raise TablesError(f"{len(addresses)} local addresses; at most {size} are supported: give those of one link")
+        words = [_word(address) for address in sorted(addresses)]
+        self.plane.set(local=words + [0] * (size - len(words)))
+
+    def set_epoch(self, now_s: int) -> None:
+        """The wall clock in seconds, called a few times a second: it stamps and ages sessions."""
+        self.plane.set(now_s=now_s)
+
+    def _settle(self) -> None:
+        for ring in self._ring_indexes.settle():
+            self._rings.delete(self._rings.key(ring))
+        self._real_indexes.settle()
+        self._listener_indexes.settle()
+
+    def _check_room(
+        self,
+        wanted: Collection[ServiceKey],
+        endpoints: Collection[tuple[str, int]],
+        reverse: Mapping[Endpoint, Sequence[ServiceKey]],
+    ) -> None:
+        for what, indexes, things in (
+            ("listeners", self._listener_indexes, wanted),
+            ("real servers", self._real_indexes, endpoints),
+        ):
+            if not indexes.room(things):
+                raise TablesError(f"{len(things)} {what} do not fit the tables; load them larger")
+        most = len(self._owners.map.value().candidates)
+        for (address, port, _), keys in reverse.items():
+            if len(keys) > most:
+                names = ", ".join(f"{vip}:{vip_port}" for vip, vip_port, _ in keys)
+                raise TablesError(
+                    f"{len(keys)} nat listeners share the server {address}:{port} ({names}); at most {most} may: "
+                    "use mode dr, or other ports"
+                )
+
+    def _write_reals(self, endpoints: Collection[tuple[str, int]], macs: Mapping[str, bytes]) -> bool:
+        """Says whether a MAC address that sessions may remember has changed or gone."""
+        entries: dict[bytes, bytes] = {}
+        for address, port in endpoints:
+            index, _ = self._real_indexes.take((address, port))
+            mac = macs.get(address, bytes(6))
+            entries[struct.pack("=I", index)] = address_bytes(address) + struct.pack("!H6s4x", port, mac)
+        addresses = {address for address, _ in endpoints if address in macs}
+        by_address = {address_bytes(address): macs[address] + bytes(2) for address in addresses}
+        self._reals.add(entries)
+        changed = self._macs.add(by_address)
+        return bool(changed | self._macs.prune(by_address))
+
+    def _ring(self, service: L4Service, down: Set[tuple[str, int, str]]) -> bytes:
+        """The listener's ring: indexes of reals, slot by slot, 16 bits each. Empty if no real takes new flows."""
+        reals = [
+            real
+            for real in service.reals
+            if real.weight > 0 and (real.address, real.port, service.protocol) not in down
+        ]
+        if not reals:
+            return b""
+        names = tuple(f"{real.address}:{real.port}" for real in reals)
+        weights = tuple(1 if service.scheduler is Scheduler.RR else real.weight for real in reals)
+        size = MAGLEV_SMALL if len(service.reals) <= MAGLEV_SMALL_REALS else MAGLEV_LARGE
+        indexes = [self._real_indexes.used[real.address, real.port] for real in reals]
+        order = self._order(service.scheduler, names, weights, size)
+        return array("H", map(indexes.__getitem__, order)).tobytes()
+
+    def _order(self, scheduler: Scheduler, names: tuple[str, ...], weights: tuple[int, ...], size: int) -> array[int]:
+        key = (scheduler, names, weights, size)
+        if key not in self._orders:
+            if len(self._orders) >= ORDERS_KEPT:
+                self._orders.clear()
+            maglev = scheduler is Scheduler.MAGLEV
+            self._orders[key] = maglev_table(names, weights, size) if maglev else smooth_wrr_ring(weights, RING_LIMIT)
+        return self._orders[key]
+
+    def _write_ring(self, content: bytes) -> None:
+        if not content or content in self._ring_indexes.used:
+            return
+        index, _ = self._ring_indexes.take(content)
+        size = ct.sizeof(self._chunk)
+        chunks = -(-len(content) // size)
+        fd = syscall.create_array(size, chunks, syscall.F_INNER_MAP, "ring")
+        try:
+            keys = array("I", range(chunks)).tobytes()
+            syscall.update_batch(fd, keys, content.ljust(chunks * size, b"\0"), chunks)
+            self._rings.put(self._rings.key(index), self._rings.value(fd))
+        finally:
+            os.close(fd)
+
+    def _listener(self, service: L4Service, ring: bytes, shared: bool) -> bytes:
+        index, new = self._listener_indexes.take(service_key(service))
+        if new:
+            zero = self._listener_stats.value()
+            self._listener_stats.put_per_cpu(self._listener_stats.key(index), [zero] * self.plane.cpus)
+        scheduler = HASH if service.scheduler is Scheduler.MAGLEV else RING
+        value = self._listeners.map.value(
+            ring=self._ring_indexes.used.get(ring, 0),
+            ring_size=len(ring) // 2,
+            index=index,
+            mode=MODES[service.mode],
+            scheduler=scheduler,
+            refresh_s=max(1, min(self._sync_period_s, service.idle_timeout_s // 3, 255)),
+            track=shared or (scheduler == RING and service.protocol == "tcp"),
+        )
+        return bytes(value)
+
+    def _remembered_differs(self, listeners: Mapping[bytes, bytes]) -> bool:
+        """Whether sessions remember something of a listener that will be gone or different."""
+
+        def remembered(entry: bytes) -> tuple[int, int]:
+            value = self._listeners.map.value.from_buffer_copy(entry)
+            return value.index, value.refresh_s
+
+        return any(
+            key not in listeners or remembered(listeners[key]) != remembered(entry)
+            for key, entry in self._listeners.held.items()
+        )
+
+    def _reverse(self, keys: Sequence[ServiceKey]) -> bytes:
+        value = self._owners.map.value(count=len(keys))
+        for candidate, (vip, port, protocol) in zip(value.candidates, keys, strict=False):
+            candidate.vip = _word(vip)
+            candidate.port = socket.htons(port)
+            candidate.listener = self._listener_indexes.used[vip, port, protocol]
+        return bytes(value)
+
+    # What the node has counted and knows
+
+    def counters(self) -> dict[str, int]:
+        """Packets by verdict reason, and events, summed over the CPUs since the program was loaded."""
+        total: Counter[str] = Counter(dict.fromkeys(self._reasons, 0))
+        for value in self._cpu_stats.get_per_cpu(self._cpu_stats.key(0), self.plane.cpus):
+            for name, number in self._reasons.items():
+                total[name] += value.count[number]
+        return dict(total)
+
+    def listener_counters(self) -> dict[str, dict[str, int]]:
+        """By listener name (its VIPs together): packets and bytes in each direction, sessions made since it was added,
+        sessions held as of the last whole sweep. Answers in dr mode do not pass here: out is zero."""
+        result: dict[str, dict[str, int]] = {}
+        for key, service in self.services.items():
+            index = self._listener_indexes.used[key]
+            row = result.setdefault(service.listener, dict.fromkeys((*LISTENER_FIELDS, "sessions"), 0))
+            if not row["sessions"]:
+                row["sessions"] = self.sweep.last_counts.get(service.listener, 0)
+            for value in self._listener_stats.get_per_cpu(self._listener_stats.key(index), self.plane.cpus):
+                for name in LISTENER_FIELDS:
+                    row[name] += getattr(value, name)
+        return result
+
+    def sessions(self, *, client: str | None = None, limit: int = 1000) -> list[SessionView]:
+        """Up to `limit` sessions, of one client address if given; the order is the hash table's."""
+        now_s = self.plane.settings.now_s
+        word = _word(client) if client is not None else None
+        key_type, value_type = self.session_map.key, self.session_map.value
+        views: list[SessionView] = []
+        for keys, values, count in self.session_map.blocks(1024):
+            for key, value in zip(
+                (key_type * count).from_buffer_copy(keys), (value_type * count).from_buffer_copy(values), strict=True
+            ):
+                if word is not None and key.client != word:
+                    continue
+                if len(views) >= limit:
+                    return views
+                views.append(_view(key, value, now_s))
+        return views
+
+    # Session sync
+
+    def write_sessions(self, keys: bytes, values: bytes, count: int) -> int:
+        """Enters `count` sessions from a peer, whose keys and values stand in two blocks, with one system call.
+
+        Returns how many had room. Raises ValueError if the blocks' lengths do not fit.
+        """
+        if len(keys) != count * self.KEY_SIZE or len(values) != count * self.VALUE_SIZE:
+            raise ValueError(f"{count} sessions are {count * self.KEY_SIZE} and {count * self.VALUE_SIZE} bytes")
+        return self.session_map.put_many(keys, values, count) if count else 0
+
+    def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None:
+        """Has `callback` called, by `drain_ring`, with (keys, values, count) of each page. Call it once."""
+        page = self._cpu_page.value
+        keys_at, values_at = page.keys.offset, page.values.offset
+
+        def record(address: int, _size: int) -> None:
+            count = ct.c_uint32.from_address(address).value
+            callback(
+                ct.string_at(address + keys_at, count * self.KEY_SIZE),
+                ct.string_at(address + values_at, count * self.VALUE_SIZE),
+                count,
+            )
+
+        self.plane.program.open_ring("sync_ring", record)
+
+    def drain_ring(self) -> None:
+        """Reads what the ring holds; for loop.add_reader(ring_fd, drain_ring)."""
+        self.plane.program.consume()
+
+    def flush_sync(self) -> None:
+        """Sends the CPUs' partial pages to the ring, by running `flush` on each CPU whose page holds anything."""
+        pages = self._cpu_page.get_per_cpu(self._cpu_page.key(0), self.plane.cpus)
+        waiting = [cpu for cpu, page in enumerate(pages) if page.count and cpu not in self._unpinnable]
+        if not waiting:
+            return
+        allowed = os.sched_getaffinity(0)
+        try:
+            for cpu in waiting:
+                try:
+                    os.sched_setaffinity(0, {cpu})
+                except OSError as error:
+                    self._unpinnable.add(cpu)
+                    log.warning(
+                        "cpu %d: session sync sends whole pages only: %s; let this process run there", cpu, error
+                    )
+                    continue
+                self.plane.run(bytes(syscall.SMALLEST_FRAME), "flush")
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def address_bytes(address: str) -> bytes:
+    return socket.inet_aton(address)
+
+
+def service_key(service: L4Service) -> ServiceKey:
+    return service.vip, service.port, service.protocol
+
+
+def _word(address: str) -> int:
+    """An address as the number that a __be32 field holds on this machine."""
+    return int.from_bytes(address_bytes(address), sys.byteorder)
+
+
+def _listener_key(key: ServiceKey) -> bytes:
+    vip, port, protocol = key
+    return address_bytes(vip) + struct.pack("!HBx", port, PROTOCOLS[protocol])
+
+
+def _reverse_key(end: Endpoint) -> bytes:
+    address, port, protocol = end
+    return address_bytes(address) + struct.pack("!HBx", port, PROTOCOLS[protocol])
+
+
+def _reverse_of(services: Mapping[ServiceKey, L4Service]) -> dict[Endpoint, list[ServiceKey]]:
+    """Which nat listeners answer through each real."""
+    result: dict[Endpoint, list[ServiceKey]] = {}
+    for key, service in services.items():
+        if service.mode is Mode.NAT:
+            for end in dict.fromkeys((real.address, real.port, service.protocol) for real in service.reals):
+                result.setdefault(end, []).append(key)
+    return result
+
+
+def _view(key: Any, value: Any, now_s: int) -> SessionView:
+    def end(address: int, port: int) -> str:
+        return f"{socket.inet_ntoa(address.to_bytes(4, sys.byteorder))}:{socket.ntohs(port)}"
+
+    return SessionView(
+        client=end(key.client, key.client_port),
+        vip=end(key.vip, key.vip_port),
+        real=end(value.real, value.real_port),
+        protocol="tcp" if key.protocol == socket.IPPROTO_TCP else "udp",
+        state=STATES[value.state],
+        packets=value.packets,
+        bytes=value.bytes,
+        idle_s=max(0, now_s - value.last_s),
+        synced=bool(value.learnt),
+    )
