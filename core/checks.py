@@ -1,19 +1,50 @@
 """Rules that no field can state alone: references, clashes, and options that must fit each other.
 
 Each check looks at one aspect of a model and yields the problems it finds. Objects that could not be read are missing
-from the model, but their names are in `places`: nothing is said about what refers to them.
+from the model, but their names are in `places`: nothing is said about what refers to them, since their own fault is
+reported already. The rules between listeners, instances and addresses are in `core.checks_listeners`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import get_args, get_origin
 
+from core import checks_listeners
 from core.errors import Path, Problem
-from core.model import Kind, Model, Object, Ref
-from core.reader import did_you_mean, fields, show, split
+from core.model import (
+    L4_SCHEDULERS,
+    L7_SCHEDULERS,
+    BackendProtocol,
+    CheckType,
+    HealthCheck,
+    Kind,
+    Model,
+    Object,
+    Ref,
+    Role,
+    Server,
+)
+from core.reader import did_you_mean, fields, in_words, show, split
 
 Places = Mapping[tuple[Kind, str], Path]
+
+# Options of a health check that only one type of check reads.
+CHECK_OPTIONS: Mapping[str, CheckType] = {
+    "method": CheckType.HTTP,
+    "uri": CheckType.HTTP,
+    "domain": CheckType.HTTP,
+    "codes": CheckType.HTTP,
+    "request": CheckType.UDP,
+    "expect": CheckType.UDP,
+}
+# A udp server may be asked by tcp or http too, on a port where it says how it is (`port`); the others have no udp port.
+CHECKS_OF = {
+    BackendProtocol.TCP: (CheckType.TCP, CheckType.HTTP),
+    BackendProtocol.UDP: (CheckType.UDP, CheckType.TCP, CheckType.HTTP),
+    BackendProtocol.HTTP: (CheckType.TCP, CheckType.HTTP),
+}
 
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
@@ -21,6 +52,13 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
     for kind in Kind:
         for name, item in model.of(kind).items():
             yield from _references(item, places[kind, name], places)
+    yield from chain(
+        _nodes(model, places),
+        _certificates(model, places),
+        _groups(model, places),
+        _backend_services(model, places),
+        checks_listeners.check(model, places),
+    )
 
 
 def _references(item: Object, path: Path, places: Places) -> Iterator[Problem]:
@@ -45,3 +83,81 @@ def _reference(kind: Kind, name: str, path: Path, places: Places) -> Iterator[Pr
             f"known are {', '.join(known[:8])}" if known else f"add [[{kind.value}]]"
         )
         yield Problem(path, f"none of the {kind.value.replace('_', ' ')} is named {show(name)}", remedy)
+
+
+def _nodes(model: Model, places: Places) -> Iterator[Problem]:
+    seen: dict[tuple[Role, str], str] = {}
+    for node in model.nodes.values():
+        other = seen.setdefault((node.role, node.address), node.name)
+        if other != node.name:
+            path = (*places[Kind.NODES, node.name], "address")
+            yield Problem(path, f"{node.address} is the address of the {node.role} node {other} too", "remove one")
+
+
+def _certificates(model: Model, places: Places) -> Iterator[Problem]:
+    for certificate in model.certificates.values():
+        path = places[Kind.CERTIFICATES, certificate.name]
+        has_chain = bool(certificate.chain_file or certificate.chain)
+        if certificate.chain_file and certificate.chain:
+            yield Problem((*path, "chain"), "chain and chain_file exclude each other", "give one of them")
+        if certificate.key_file and not has_chain:
+            yield Problem((*path, "key_file"), "a key without its chain", "give chain_file too, or domains alone")
+        if certificate.chain_file and certificate.domains:
+            why = "domains are for a development certificate; the names of chain_file are in its leaf"
+            yield Problem((*path, "domains"), why, "remove domains, or chain_file and key_file")
+        if not has_chain and not certificate.domains:
+            why = "neither a chain nor domains"
+            yield Problem(path, why, "give chain_file, or domains for a development certificate")
+
+
+def _groups(model: Model, places: Places) -> Iterator[Problem]:
+    for server_group in model.server_groups.values():
+        path = (*places[Kind.SERVER_GROUPS, server_group.name], "servers")
+        yield from _repeated_servers(server_group.servers, path)
+    for group in model.availability_groups.values():
+        path = (*places[Kind.AVAILABILITY_GROUPS, group.name], "members")
+        yield from _repeated_servers(group.members, path)
+        zones = sorted({member.zone for member in group.members if member.zone})
+        for index, member in enumerate(group.members):
+            if not member.zone:
+                yield Problem((*path, index), "zone is missing", "name the fault domain that this member stands in")
+        if len(zones) < 2:
+            found = f"all members are in zone {show(zones[0])}" if zones else "no member names a zone"
+            yield Problem(path, f"{found}; losing it loses all", "spread them over two zones, or use a server group")
+
+
+def _repeated_servers(servers: tuple[Server, ...], path: Path) -> Iterator[Problem]:
+    seen: dict[tuple[str, int], int] = {}
+    for index, server in enumerate(servers):
+        first = seen.setdefault((server.address, server.port), index)
+        if first != index:
+            why = f"{server.address}:{server.port} is in the list already, at position {first}"
+            yield Problem((*path, index), why, "remove one, and raise the other's weight if it should get more")
+
+
+def _backend_services(model: Model, places: Places) -> Iterator[Problem]:
+    for service in model.backend_services.values():
+        path = places[Kind.BACKEND_SERVICES, service.name]
+        if service.server_group and service.availability_group:
+            why = "server_group and availability_group exclude each other"
+            yield Problem((*path, "availability_group"), why, "give one of them")
+        elif not service.server_group and not service.availability_group:
+            yield Problem(path, "no servers", "give server_group or availability_group")
+        allowed = L7_SCHEDULERS if service.protocol is BackendProtocol.HTTP else L4_SCHEDULERS
+        if service.scheduler not in allowed:
+            tier = "L7" if service.protocol is BackendProtocol.HTTP else "L4"
+            why = f"the {tier} tier, which schedules {service.protocol} services, has no {service.scheduler}"
+            yield Problem((*path, "scheduler"), why, f"give {in_words(sorted(allowed), 'or')}")
+        if service.health_check is not None:
+            yield from _health_check(service.health_check, service.protocol, (*path, "health_check"))
+
+
+def _health_check(check: HealthCheck, protocol: BackendProtocol, path: Path) -> Iterator[Problem]:
+    if check.type not in CHECKS_OF[protocol]:
+        why = f"a check by {check.type} says nothing about a service of protocol {protocol}"
+        yield Problem((*path, "type"), why, f"give {in_words(CHECKS_OF[protocol], 'or')}")
+    defaults = HealthCheck()
+    for option, owner in CHECK_OPTIONS.items():
+        if check.type is not owner and getattr(check, option) != getattr(defaults, option):
+            why = f"{option} is for {owner} checks, and this is a {check.type} check"
+            yield Problem((*path, option), why, f'remove it, or give type = "{owner}"')

@@ -86,16 +86,21 @@ class _Reading:
     def object_path(self, path: Path) -> str:
         """A path as messages show it: listeners.web.servers[0]; objects go by name where they have one."""
         parts = list(path)
-        text = str(parts[0]) if parts else ""
+        text = _key(parts[0]) if parts else ""
         if len(parts) > 1 and isinstance(parts[1], int):
             tables = self.expansion.tables.get(text, [])
             table = tables[parts[1]] if parts[1] < len(tables) else None
             name = table.get("name") if isinstance(table, Mapping) else None
-            text += f".{name}" if isinstance(name, str) and name.isprintable() and name else f"[{parts[1]}]"
+            text += f".{_key(name)}" if isinstance(name, str) else f"[{parts[1]}]"
             parts = parts[1:]
         for part in parts[1:]:
-            text += f"[{part}]" if isinstance(part, int) else f".{part}"
+            text += f"[{part}]" if isinstance(part, int) else f".{_key(part)}"
         return text
+
+
+def _key(key: str | int) -> str:
+    """A key as a path shows it: quoted where it is not a plain word."""
+    return str(key) if re.fullmatch(r"[A-Za-z0-9._-]{1,80}", str(key)) else show(key)
 
 
 def _parse(text: str, path: str, format: Format, repeated: list[str]) -> object:

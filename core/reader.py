@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
 from enum import StrEnum
 from types import NoneType, UnionType
@@ -130,7 +130,7 @@ def _scalar_fault(bare: object, constraints: tuple[object, ...], value: object) 
     """What is wrong with a scalar, and what would be right; None if nothing is."""
     remedy = f"give {_scalar_expected(bare, constraints)}"
     if not _has_type(bare, value):
-        return f"{show(value)} is {_type_of(value)}, not {_TYPE_NAMES.get(bare, 'a string')}", remedy
+        return f"{show(value)} is not {_TYPE_NAMES.get(bare, 'a string')}", remedy
     if isinstance(value, str):
         return _text_fault(bare, constraints, value, remedy)
     for constraint in constraints:
@@ -152,27 +152,24 @@ def _text_fault(bare: object, constraints: tuple[object, ...], value: str, remed
         if isinstance(constraint, Pattern) and not re.fullmatch(constraint.regex, value):
             return f"{show(value)} does not fit", remedy
         if isinstance(constraint, Address):
-            why = _address_fault(constraint, value)
-            if why:
-                return why, remedy
+            return _address_fault(constraint, value, remedy)
     return None
 
 
-def _address_fault(constraint: Address, value: str) -> str:
+def _address_fault(constraint: Address, value: str, remedy: str) -> tuple[str, str] | None:
+    what = "network" if constraint.network else "address"
     try:
-        if constraint.network:
-            network = ipaddress.ip_network(value, strict=False)
-            if network.version in constraint.versions and "/" in value and str(network.network_address) not in value:
-                return f"{show(value)} has bits set beyond its prefix: the network is {network}"
-            version = network.version
-        else:
-            address = ipaddress.ip_address(value)
-            version = address.version
-            if address.is_multicast or address.is_unspecified or address == ipaddress.ip_address(0xFFFFFFFF):
-                return f"{show(value)} is not the address of one machine"
+        address = ipaddress.ip_interface(value) if constraint.network else ipaddress.ip_address(value)
     except ValueError:
-        return f"{show(value)} is not an IP {'network' if constraint.network else 'address'}"
-    return "" if version in constraint.versions else f"{show(value)} is of IPv{version}"
+        return f"{show(value)} is not an IP {what}", remedy
+    if address.version not in constraint.versions:
+        return f"{show(value)} is of IPv{address.version}", remedy
+    if isinstance(address, ipaddress.IPv4Interface | ipaddress.IPv6Interface):
+        if address.ip != address.network.network_address:
+            return f"{show(value)} has bits set beyond its prefix", f"give {address.network}"
+    elif address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address(0xFFFFFFFF):
+        return f"{show(value)} is not the address of one machine", remedy
+    return None
 
 
 def _has_type(bare: object, value: object) -> bool:
@@ -190,14 +187,7 @@ _TYPE_NAMES: Final[Mapping[object, str]] = {
     int: "a whole number",
     float: "a number",
     str: "a string",
-    list: "a list",
-    dict: "a table",
-    NoneType: "null",
 }
-
-
-def _type_of(value: object) -> str:
-    return "a boolean" if isinstance(value, bool) else _TYPE_NAMES.get(type(value), "a date or time")
 
 
 def show(value: object, limit: int = 60) -> str:
@@ -245,8 +235,7 @@ def plural(annotation: object) -> str:
 
 def _scalar_expected(bare: object, constraints: tuple[object, ...]) -> str:
     if isinstance(bare, type) and issubclass(bare, StrEnum):
-        *others, last = [member.value for member in bare]
-        return f"{', '.join(others)} or {last}"
+        return in_words([member.value for member in bare], "or")
     for constraint in constraints:
         match constraint:
             case Range(low, high, unit):
@@ -259,6 +248,12 @@ def _scalar_expected(bare: object, constraints: tuple[object, ...]) -> str:
             case Ref(kind):
                 return f"the name of one of the {kind.value.replace('_', ' ')}"
     return _TYPE_NAMES[bare]
+
+
+def in_words(words: Sequence[str], conjunction: str) -> str:
+    """A list as a sentence has it: "a, b or c"."""
+    *others, last = words
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 def _names(cls: type) -> str:

@@ -100,7 +100,8 @@ def _free(
     name = table.get("name", f"{table.get('protocol')}-{table.get('port')}")
     for kind in kinds:
         if result.has(kind, name):
-            why = f"{short} would make {kind.value.replace('_', ' ')} entry {show(name)}, which is given already"
+            plural = kind.value.replace("_", " ")
+            why = f"{short} would make {show(name)} one of the {plural}, and there is one of that name"
             problems.append(Problem((*path, short), why, f"give {long} = {show(name)} instead, or rename one"))
             return False
     return True

@@ -1,0 +1,197 @@
+"""Rules of listeners: what their protocol needs and allows, and who may answer on which address and port."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+from core.errors import Path, Problem
+from core.model import (
+    BackendProtocol,
+    BackendService,
+    Instance,
+    InstanceType,
+    Kind,
+    Listener,
+    Mode,
+    Model,
+    Protocol,
+    Role,
+    Server,
+)
+from core.reader import fields, in_words, show
+
+Places = Mapping[tuple[Kind, str], Path]
+
+L4_PROTOCOLS = (Protocol.TCP, Protocol.UDP)
+L7_PROTOCOLS = (Protocol.HTTP, Protocol.HTTPS)
+BACKEND_OF = {
+    Protocol.TCP: BackendProtocol.TCP,
+    Protocol.UDP: BackendProtocol.UDP,
+    Protocol.HTTP: BackendProtocol.HTTP,
+    Protocol.HTTPS: BackendProtocol.HTTP,
+}
+# Options that only some protocols read. http and https listeners behind VIPs have L4 sessions too, of TCP.
+OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
+    "mode": L4_PROTOCOLS,
+    "certificates": (Protocol.HTTPS,),
+    "established_timeout_s": (Protocol.TCP, *L7_PROTOCOLS),
+    "udp_idle_timeout_s": (Protocol.UDP,),
+    "idle_timeout_s": L7_PROTOCOLS,
+    "request_timeout_s": L7_PROTOCOLS,
+    "trusted_proxies": L7_PROTOCOLS,
+}
+
+
+def check(model: Model, places: Places) -> Iterator[Problem]:
+    """Every problem of listeners, rules and VIPs."""
+    with_rules = {rule.listener for rule in model.rules.values()}
+    for listener in model.listeners.values():
+        path = places[Kind.LISTENERS, listener.name]
+        instance = model.instances.get(listener.instance)
+        service = model.backend_services.get(listener.backend_service)
+        yield from _options(listener, path)
+        yield from _target(listener, listener.name in with_rules, service, path)
+        if instance is not None:
+            yield from _instance(listener, instance, path)
+        if service is not None:
+            yield from _servers(listener, instance, service, model, (*path, "backend_service"))
+    yield from _rules(model, places)
+    yield from _clashes(model, places)
+    yield from _vips(model, places)
+
+
+def _options(listener: Listener, path: Path) -> Iterator[Problem]:
+    for field in fields(Listener):
+        protocols = OPTIONS.get(field.name)
+        if protocols and listener.protocol not in protocols and getattr(listener, field.name) != field.default:
+            why = f"{field.name} is for {in_words(protocols, 'and')} listeners, and this one is {listener.protocol}"
+            yield Problem((*path, field.name), why, "remove it")
+    if listener.protocol is Protocol.HTTPS and not listener.certificates:
+        yield Problem(path, "an https listener without certificates", "give certificates, or domains to try it out")
+    for index, name in enumerate(listener.certificates):
+        if name in listener.certificates[:index]:
+            yield Problem((*path, "certificates", index), f"{show(name)} is in the list already", "remove one")
+
+
+def _target(listener: Listener, has_rules: bool, service: BackendService | None, path: Path) -> Iterator[Problem]:
+    wanted = BACKEND_OF[listener.protocol]
+    if service is not None and service.protocol is not wanted:
+        why = f"{service.name} is a {service.protocol} service, and a listener of {listener.protocol} needs {wanted}"
+        yield Problem((*path, "backend_service"), why, f"refer to one of protocol {wanted}")
+    if listener.backend_service:
+        return
+    if listener.protocol in L4_PROTOCOLS:
+        yield Problem(path, "backend_service is missing", f"give one of protocol {wanted}, or servers")
+    elif not has_rules:
+        yield Problem(
+            path, "nowhere to forward to", "give backend_service or servers, or add [[rules]] of this listener"
+        )
+
+
+def _instance(listener: Listener, instance: Instance, path: Path) -> Iterator[Problem]:
+    is_l4 = listener.protocol in L4_PROTOCOLS
+    wanted = InstanceType.NLB if is_l4 else InstanceType.ALB
+    if instance.type is not wanted or (is_l4 and not instance.vips):
+        has = f"type {instance.type}" + ("" if instance.vips else " without vips")
+        need = f"type {wanted}" + (" with vips" if is_l4 else "")
+        why = f"a listener of {listener.protocol} needs an instance of {need}; {instance.name} is of {has}"
+        yield Problem((*path, "instance"), why, f'refer to an instance with type = "{wanted}"' + (" and vips" * is_l4))
+    elif is_l4 and any(ipaddress.ip_address(vip).is_loopback for vip in instance.vips):
+        yield Problem((*path, "instance"), f"{instance.name} has a loopback VIP, which no packet reaches", "change it")
+
+
+def _servers(
+    listener: Listener, instance: Instance | None, service: BackendService, model: Model, where: Path
+) -> Iterator[Problem]:
+    """What a listener demands of the servers that it forwards to, be it by a rule. `where` names their service."""
+    vips = instance.vips if instance else ()
+    for server in _servers_of(model, service):
+        at = f"{server.address}:{server.port}"
+        if listener.protocol in L4_PROTOCOLS:
+            if ipaddress.ip_address(server.address).is_loopback:
+                why = f"{at} in {service.name} is a loopback address, which the L4 tier cannot reach"
+                yield Problem(where, why, "give the server's address on the network")
+            if listener.mode is Mode.DR and server.port != listener.port:
+                why = f"mode dr keeps the port, {listener.port}, and {at} in {service.name} has another"
+                yield Problem(where, why, "give the servers the listener's port, or use mode nat")
+        elif server.port == listener.port and (
+            server.address in vips or (instance is not None and not vips and server.address.startswith("127."))
+        ):
+            why = f"{at} in {service.name} is where this listener answers itself"
+            yield Problem(where, why, "change the listener's port or the server's")
+
+
+def _servers_of(model: Model, service: BackendService) -> tuple[Server, ...]:
+    group = model.server_groups.get(service.server_group)
+    spread = model.availability_groups.get(service.availability_group)
+    return (group.servers if group else ()) + (spread.members if spread else ())
+
+
+def _rules(model: Model, places: Places) -> Iterator[Problem]:
+    seen: dict[tuple[str, str, str], str] = {}
+    for rule in model.rules.values():
+        path = places[Kind.RULES, rule.name]
+        listener = model.listeners.get(rule.listener)
+        service = model.backend_services.get(rule.backend_service)
+        if listener is not None and listener.protocol in L4_PROTOCOLS:
+            why = f"{listener.name} is a listener of {listener.protocol}, which has no requests to look into"
+            yield Problem((*path, "listener"), why, "refer to a listener of http or https")
+        if service is not None and service.protocol is not BackendProtocol.HTTP:
+            why = f"{service.name} is a {service.protocol} service, and rules forward to http"
+            yield Problem((*path, "backend_service"), why, "refer to one of protocol http")
+        if listener is not None and service is not None:
+            instance = model.instances.get(listener.instance)
+            yield from _servers(listener, instance, service, model, (*path, "backend_service"))
+        other = seen.setdefault((rule.listener, rule.domain.lower(), rule.url), rule.name)
+        if other != rule.name:
+            match = f"domain {show(rule.domain)} and url {show(rule.url)}" if rule.domain else f"url {show(rule.url)}"
+            yield Problem(path, f"rule {other} of the same listener has {match} too", "remove or change one")
+
+
+def _clashes(model: Model, places: Places) -> Iterator[Problem]:
+    """Two listeners on one address, transport and port. Without VIPs, the L7 nodes answer on all addresses."""
+    seen: dict[tuple[str, int], list[tuple[Listener, Instance]]] = {}
+    ready_ports = {node.health_port: node.name for node in model.nodes.values() if node.role is Role.L7}
+    for listener in model.listeners.values():
+        instance = model.instances.get(listener.instance)
+        if instance is None:
+            continue
+        path = (*places[Kind.LISTENERS, listener.name], "port")
+        transport = "udp" if listener.protocol is Protocol.UDP else "tcp"
+        others = seen.setdefault((transport, listener.port), [])
+        for other, other_instance in others:
+            shared = _shared(listener, instance, other, other_instance)
+            if shared:
+                why = f"listener {other.name} has {transport} port {listener.port} on {shared} already"
+                yield Problem(path, why, "change one of the ports, or give their instances vips of their own")
+                break
+        others.append((listener, instance))
+        if listener.protocol in L7_PROTOCOLS and not instance.vips and listener.port in ready_ports:
+            why = f"node {ready_ports[listener.port]} answers on port {listener.port} whether it is ready"
+            yield Problem(path, why, "change the listener's port or the node's health_port")
+
+
+def _shared(listener: Listener, instance: Instance, other: Listener, other_instance: Instance) -> str:
+    """The address that both listeners would answer on; empty if there is none."""
+    common = set(instance.vips) & set(other_instance.vips)
+    if common:
+        return min(common)
+    both_l7 = listener.protocol in L7_PROTOCOLS and other.protocol in L7_PROTOCOLS
+    return "every address" if both_l7 and not (instance.vips and other_instance.vips) else ""
+
+
+def _vips(model: Model, places: Places) -> Iterator[Problem]:
+    """A VIP belongs to no machine: neither a server nor a node has it. Loopback VIPs stay on the L7 node itself."""
+    owners = {node.address: f"node {node.name}" for node in model.nodes.values()}
+    for server_group in model.server_groups.values():
+        owners |= {server.address: f"a server in {server_group.name}" for server in server_group.servers}
+    for group in model.availability_groups.values():
+        owners |= {member.address: f"a server in {group.name}" for member in group.members}
+    for instance in model.instances.values():
+        for index, vip in enumerate(instance.vips):
+            path = (*places[Kind.INSTANCES, instance.name], "vips", index)
+            if vip in instance.vips[:index]:
+                yield Problem(path, f"{vip} is in the list already", "remove one")
+            if vip in owners and not ipaddress.ip_address(vip).is_loopback:
+                yield Problem(path, f"{vip} is the address of {owners[vip]}", "give an address that no machine has")

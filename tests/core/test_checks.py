@@ -1,0 +1,331 @@
+"""Each rule across objects, by the smallest change to a sound configuration that breaks it, and what is then said."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.config import load
+from core.errors import ConfigErrors
+
+SOUND = """
+nodes = [{ name = "l4-1", role = "l4", address = "10.0.0.11" }, { name = "l7-1", role = "l7", address = "10.0.0.21" }]
+certificates = [
+  { name = "site", domains = ["example.com"] }, { name = "own", chain_file = "c.pem", key_file = "k.pem" },
+]
+server_groups = [
+  { name = "be", servers = [{ address = "10.0.0.31", port = 80 }, { address = "10.0.0.32", port = 80 }] },
+]
+availability_groups = [
+  { name = "spread", members = [
+    { address = "10.0.0.31", port = 80, zone = "a" }, { address = "10.0.0.32", port = 80, zone = "b" },
+  ] },
+]
+backend_services = [
+  { name = "web", protocol = "http", server_group = "be" },
+  { name = "stream", protocol = "tcp", availability_group = "spread" },
+  { name = "dns", protocol = "udp", server_group = "be", scheduler = "maglev" },
+]
+instances = [
+  { name = "site", vips = ["192.0.2.1"] },
+  { name = "fast", type = "nlb", vips = ["192.0.2.2"] },
+  { name = "local" },
+]
+listeners = [
+  { name = "http", instance = "site", protocol = "http", port = 80, backend_service = "web" },
+  { name = "https", instance = "site", protocol = "https", port = 443, certificates = ["site", "own"] },
+  { name = "tcp", instance = "fast", protocol = "tcp", port = 80, backend_service = "stream", mode = "dr" },
+  { name = "udp", instance = "fast", protocol = "udp", port = 80, backend_service = "dns", udp_idle_timeout_s = 30 },
+  { name = "dev", instance = "local", protocol = "http", port = 8000, backend_service = "web" },
+]
+rules = [
+  { name = "all", listener = "https", backend_service = "web" },
+  { name = "img", listener = "https", backend_service = "web", domain = "*.example.com", url = "/img" },
+]
+"""
+
+
+def errors(text: str) -> list[str]:
+    try:
+        load(text, path="f", format="toml")
+    except ConfigErrors as error:
+        return [str(each).partition(": ")[2] for each in error.errors]
+    return []
+
+
+def test_the_example_is_sound() -> None:
+    assert errors(SOUND) == []
+
+
+CASES = [
+    # nodes
+    (
+        'name = "l4-1", role = "l4", address = "10.0.0.11"',
+        'name = "l4-1", role = "l7", address = "10.0.0.21"',
+        "nodes.l7-1.address: 10.0.0.21 is the address of the l7 node l4-1 too; remove one",
+    ),
+    # certificates
+    (
+        'domains = ["example.com"]',
+        "domains = []",
+        "certificates.site: neither a chain nor domains; give chain_file, or domains for a development certificate",
+    ),
+    (
+        'chain_file = "c.pem", key_file',
+        'domains = ["a.b"], key_file',
+        "certificates.own.key_file: a key without its chain; give chain_file too, or domains alone",
+    ),
+    (
+        'chain_file = "c.pem"',
+        'chain_file = "c.pem", chain = "PEM"',
+        "certificates.own.chain: chain and chain_file exclude each other; give one of them",
+    ),
+    (
+        'chain_file = "c.pem"',
+        'chain_file = "c.pem", domains = ["a.b"]',
+        "certificates.own.domains: domains are for a development certificate; the names of chain_file are in its "
+        "leaf; remove domains, or chain_file and key_file",
+    ),
+    # groups
+    (
+        '{ name = "be", servers = [{ address = "10.0.0.31", port = 80 }',
+        '{ name = "be", servers = [{ address = "10.0.0.32", port = 80, weight = 1 }',
+        "server_groups.be.servers[1]: 10.0.0.32:80 is in the list already, at position 0; "
+        "remove one, and raise the other's weight if it should get more",
+    ),
+    (
+        'port = 80, zone = "b"',
+        'port = 80, zone = "a"',
+        "availability_groups.spread.members: all members are in zone 'a'; losing it loses all; "
+        "spread them over two zones, or use a server group",
+    ),
+    # backend services
+    (
+        '"web", protocol = "http", server_group = "be"',
+        '"web", protocol = "http"',
+        "backend_services.web: no servers; give server_group or availability_group",
+    ),
+    (
+        '"web", protocol = "http", server_group = "be"',
+        '"web", protocol = "http", server_group = "be", availability_group = "spread"',
+        "backend_services.web.availability_group: server_group and availability_group exclude each other; "
+        "give one of them",
+    ),
+    (
+        'scheduler = "maglev"',
+        'scheduler = "lc"',
+        "backend_services.dns.scheduler: the L4 tier, which schedules udp services, has no lc; give maglev, rr or wrr",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", scheduler = "maglev"',
+        "backend_services.web.scheduler: the L7 tier, which schedules http services, has no maglev; "
+        "give lc, rr, sh, wlc or wrr",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", health_check = { type = "udp" }',
+        "backend_services.web.health_check.type: a check by udp says nothing about a service of protocol http; "
+        "give tcp or http",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", health_check = { uri = "/up" }',
+        "backend_services.web.health_check.uri: uri is for http checks, and this is a tcp check; "
+        'remove it, or give type = "http"',
+    ),
+    (
+        'scheduler = "maglev"',
+        'health_check = { codes = "200" }',
+        "backend_services.dns.health_check.codes: codes is for http checks, and this is a udp check; "
+        'remove it, or give type = "http"',
+    ),
+    # references
+    (
+        'backend_service = "dns"',
+        'backend_service = "dsn"',
+        "listeners.udp.backend_service: none of the backend services is named 'dsn'; did you mean dns?",
+    ),
+    (
+        'certificates = ["site", "own"]',
+        'certificates = ["site", "zz"]',
+        "listeners.https.certificates[1]: none of the certificates is named 'zz'; known are site, own",
+    ),
+    # options of listeners
+    (
+        'protocol = "http", port = 80,',
+        'protocol = "http", port = 80, mode = "dr",',
+        "listeners.http.mode: mode is for tcp and udp listeners, and this one is http; remove it",
+    ),
+    (
+        "udp_idle_timeout_s = 30",
+        "idle_timeout_s = 30",
+        "listeners.udp.idle_timeout_s: idle_timeout_s is for http and https listeners, and this one is udp; remove it",
+    ),
+    (
+        "udp_idle_timeout_s = 30",
+        "established_timeout_s = 30",
+        "listeners.udp.established_timeout_s: established_timeout_s is for tcp, http and https listeners, "
+        "and this one is udp; remove it",
+    ),
+    (
+        'certificates = ["site", "own"]',
+        "certificates = []",
+        "listeners.https: an https listener without certificates; give certificates, or domains to try it out",
+    ),
+    (
+        'certificates = ["site", "own"]',
+        'certificates = ["site", "site"]',
+        "listeners.https.certificates[1]: 'site' is in the list already; remove one",
+    ),
+    # where listeners forward to
+    (
+        'port = 80, backend_service = "web"',
+        'port = 80, backend_service = "stream"',
+        "listeners.http.backend_service: stream is a tcp service, and a listener of http needs http; "
+        "refer to one of protocol http",
+    ),
+    (
+        'port = 8000, backend_service = "web"',
+        "port = 8000",
+        "listeners.dev: nowhere to forward to; give backend_service or servers, or add [[rules]] of this listener",
+    ),
+    (
+        'backend_service = "dns",',
+        "",
+        "listeners.udp: backend_service is missing; give one of protocol udp, or servers",
+    ),
+    (
+        'instance = "fast", protocol = "udp"',
+        'instance = "site", protocol = "udp"',
+        "listeners.udp.instance: a listener of udp needs an instance of type nlb with vips; site is of type alb; "
+        'refer to an instance with type = "nlb" and vips',
+    ),
+    (
+        'instance = "fast", protocol = "udp"',
+        'protocol = "udp"',
+        "listeners.udp.instance: a listener of udp needs an instance of type nlb with vips; "
+        'default is of type alb without vips; refer to an instance with type = "nlb" and vips',
+    ),
+    (
+        'instance = "local"',
+        'instance = "fast"',
+        "listeners.dev.instance: a listener of http needs an instance of type alb; fast is of type nlb; "
+        'refer to an instance with type = "alb"',
+    ),
+    (
+        'protocol = "tcp", port = 80',
+        'protocol = "tcp", port = 81',
+        "listeners.tcp.backend_service: mode dr keeps the port, 81, and 10.0.0.31:80 in stream has another; "
+        "give the servers the listener's port, or use mode nat",
+    ),
+    (
+        'servers = [{ address = "10.0.0.31", port = 80 }',
+        'servers = [{ address = "127.0.0.1", port = 8000 }',
+        "listeners.dev.backend_service: 127.0.0.1:8000 in web is where this listener answers itself; "
+        "change the listener's port or the server's",
+    ),
+    (
+        'servers = [{ address = "10.0.0.31", port = 80 }',
+        'servers = [{ address = "127.0.0.1", port = 80 }',
+        "listeners.udp.backend_service: 127.0.0.1:80 in dns is a loopback address, which the L4 tier cannot reach; "
+        "give the server's address on the network",
+    ),
+    # rules
+    (
+        'name = "all", listener = "https"',
+        'name = "all", listener = "tcp"',
+        "rules.all.listener: tcp is a listener of tcp, which has no requests to look into; "
+        "refer to a listener of http or https",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "dns" }',
+        "rules.all.backend_service: dns is a udp service, and rules forward to http; refer to one of protocol http",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", domain = "*.Example.com", url = "/img" }',
+        "rules.img: rule all of the same listener has domain '*.example.com' and url '/img' too; remove or change one",
+    ),
+    # clashes
+    (
+        'protocol = "https", port = 443',
+        'protocol = "https", port = 80',
+        "listeners.https.port: listener http has tcp port 80 on 192.0.2.1 already; "
+        "change one of the ports, or give their instances vips of their own",
+    ),
+    (
+        'name = "fast", type = "nlb", vips = ["192.0.2.2"]',
+        'name = "fast", type = "nlb", vips = ["192.0.2.3", "192.0.2.1"]',
+        "listeners.tcp.port: listener http has tcp port 80 on 192.0.2.1 already; "
+        "change one of the ports, or give their instances vips of their own",
+    ),
+    (
+        'name = "dev", instance = "local", protocol = "http", port = 8000',
+        'name = "dev", instance = "local", protocol = "http", port = 80',
+        "listeners.dev.port: listener http has tcp port 80 on every address already; "
+        "change one of the ports, or give their instances vips of their own",
+    ),
+    (
+        "port = 8000",
+        "port = 8472",
+        "listeners.dev.port: node l7-1 answers on port 8472 whether it is ready; "
+        "change the listener's port or the node's health_port",
+    ),
+    # VIPs
+    (
+        'vips = ["192.0.2.1"]',
+        'vips = ["192.0.2.1", "192.0.2.1"]',
+        "instances.site.vips[1]: 192.0.2.1 is in the list already; remove one",
+    ),
+    (
+        'vips = ["192.0.2.1"]',
+        'vips = ["10.0.0.32"]',
+        "instances.site.vips[0]: 10.0.0.32 is the address of a server in spread; give an address that no machine has",
+    ),
+    (
+        'vips = ["192.0.2.1"]',
+        'vips = ["10.0.0.11"]',
+        "instances.site.vips[0]: 10.0.0.11 is the address of node l4-1; give an address that no machine has",
+    ),
+    (
+        'type = "nlb", vips = ["192.0.2.2"]',
+        'type = "nlb", vips = ["127.0.0.2"]',
+        "listeners.tcp.instance: fast has a loopback VIP, which no packet reaches; change it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "message"), CASES)
+def test_what_is_said_of_a_broken_rule(right: str, wrong: str, message: str) -> None:
+    assert SOUND.count(right) == 1, f"{right!r} stands {SOUND.count(right)} times in the example"
+    said = errors(SOUND.replace(right, wrong))
+    assert message in said
+    assert len(said) <= 4, said  # one fault is not reported from every side
+
+
+def test_a_member_without_zone_is_named() -> None:
+    said = errors(SOUND.replace(', zone = "a"', ""))
+    assert (
+        "availability_groups.spread.members[0]: zone is missing; name the fault domain that this member stands in"
+        in said
+    )
+
+
+def test_what_a_broken_object_is_referred_by_is_not_reported() -> None:
+    said = errors(SOUND.replace('"web", protocol = "http"', '"web", protocol = "htp"'))
+    assert said == ["backend_services.web.protocol: 'htp' is not known; did you mean http? give tcp, udp or http"]
+
+
+@pytest.mark.parametrize("given", ['vips = ["127.0.0.1"]', "vips = []"])
+def test_servers_on_the_same_machine_are_fine_for_http(given: str) -> None:
+    text = f"""
+    instances = [{{ name = "default", {given} }}]
+    listeners = [{{ protocol = "http", port = 8000, servers = ["127.0.0.1:9000"] }}]
+    """
+    assert errors(text) == []
+
+
+def test_the_same_port_on_vips_of_their_own_is_fine() -> None:
+    text = SOUND.replace('name = "local"', 'name = "local", vips = ["192.0.2.9"]').replace("port = 8000", "port = 80")
+    assert errors(text) == []

@@ -1,0 +1,474 @@
+"""Reading: shorthand, every kind of fault with its place, nothing but ConfigErrors. Writing: what is read back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import from_dict, load, to_dict, to_toml
+from core.errors import ConfigErrors
+from core.model import (
+    AvailabilityGroup,
+    BackendProtocol,
+    BackendService,
+    Certificate,
+    CheckMethod,
+    CheckType,
+    HealthCheck,
+    Instance,
+    InstanceType,
+    Listener,
+    Mode,
+    Model,
+    Node,
+    Protocol,
+    Role,
+    Rule,
+    Scheduler,
+    Server,
+    ServerGroup,
+)
+
+SHORT = """
+[[listeners]]
+protocol = "http"
+port = 8000
+servers = ["127.0.0.1:9000", "127.0.0.1:9001"]
+
+[[listeners]]
+name = "web"
+protocol = "https"
+port = 8443
+domains = ["localhost"]
+backend_service = "http-8000"
+"""
+
+
+def said(text: str, format: Literal["toml", "json"] = "toml") -> list[str]:
+    with pytest.raises(ConfigErrors) as caught:
+        load(text, path="f", format=format)
+    return str(caught.value).split("\n")
+
+
+# --- reading
+
+
+def test_an_empty_file_is_an_empty_model() -> None:
+    assert load("", path="f", format="toml") == load("{}", path="f", format="json") == from_dict({}) == Model()
+
+
+def test_shorthand_makes_the_usual_objects() -> None:
+    servers = (Server("127.0.0.1", 9000), Server("127.0.0.1", 9001))
+    assert load(SHORT, path="f", format="toml") == Model(
+        certificates={"web": Certificate("web", domains=("localhost",))},
+        server_groups={"http-8000": ServerGroup("http-8000", servers)},
+        backend_services={
+            "http-8000": BackendService("http-8000", BackendProtocol.HTTP, server_group="http-8000"),
+        },
+        instances={"default": Instance("default")},
+        listeners={
+            "http-8000": Listener("http-8000", "default", Protocol.HTTP, 8000, "http-8000"),
+            "web": Listener("web", "default", Protocol.HTTPS, 8443, "http-8000", certificates=("web",)),
+        },
+    )
+
+
+@pytest.mark.parametrize(("protocol", "check"), [("tcp", CheckType.TCP), ("udp", CheckType.UDP)])
+def test_shorthand_of_an_l4_listener_takes_its_protocol_and_check(protocol: str, check: CheckType) -> None:
+    model = load(
+        f"""
+        instances = [{{ name = "default", type = "nlb", vips = ["192.0.2.1"] }}]
+        listeners = [{{ protocol = "{protocol}", port = 53, servers = ["10.0.0.1:5353"] }}]
+        """,
+        path="f",
+        format="toml",
+    )
+    service = model.backend_services[f"{protocol}-53"]
+    assert (service.protocol, service.health_check) == (BackendProtocol(protocol), HealthCheck(type=check))
+
+
+SHORTHAND_FAULTS = [
+    ('servers = "127.0.0.1:9000"', "servers: '127.0.0.1:9000' is not a list; give [\"ADDRESS:PORT\", …]"),
+    (
+        'servers = ["127.0.0.1"]',
+        "servers[0]: '127.0.0.1' is not an address and port; give a string such as '127.0.0.1:8000'",
+    ),
+    ("servers = [8000]", "servers[0]: 8000 is not an address and port; give a string such as '127.0.0.1:8000'"),
+    ('servers = ["localhost:80"]', "servers[0]: 'localhost' is not an IP address; give an IPv4 address"),
+    (
+        'servers = ["127.0.0.1:1", "127.0.0.1:70000"]',
+        "servers[1]: 70000 is out of range; give a whole number from 1 to 65535",
+    ),
+    (
+        'servers = []\nbackend_service = "x"',
+        "servers: servers and backend_service exclude each other; give one of them",
+    ),
+    (
+        'servers = []\n[[server_groups]]\nname = "a"',
+        "servers: servers would make 'a' one of the server groups, and there is one of that name; "
+        "give backend_service = 'a' instead, or rename one",
+    ),
+    ('servers = []\ndomains = ["no domain"]', "domains[0]: 'no domain' does not fit; give a host name, or '*.' and"),
+    ("servers = []\ndomains = []\ncertificates = []", "domains: domains and certificates exclude each other; give one"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), SHORTHAND_FAULTS)
+def test_a_fault_in_shorthand_is_told_where_it_was_written(given: str, message: str) -> None:
+    text = f'[[listeners]]\nname = "a"\nprotocol = "http"\nport = 80\n\n{given}\n'
+    assert any(f"listeners.a.{message}" in line for line in said(text)), said(text)
+    line = 7 if "\ndomains" in given else 6
+    assert any(message in each and each.startswith(f"f:{line}: ") for each in said(text))
+
+
+def test_several_faults_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = """
+[[listeners]]
+name = "web"
+protocol = "htps"
+port = 70000
+colour = 1
+
+[[listeners]]
+name = "web"
+prot = 3
+protocol = "http"
+backend_service = "wbe"
+idle_timeout_s = 2.5
+
+[[backend_services]]
+name = "Web"
+protocol = "udp"
+server_group = "g"
+health_check = { typ = "udp" }
+
+[nodez]
+
+[[server_groups]]
+name = "g"
+servers = [
+  { address = "10.0.0.1", port = true },
+  { address = "10.0.0.300", port = 1, weight = 101 },
+]
+[[server_groups]]
+"""
+    choices = "name, instance, protocol, port, backend_service, mode, certificates, established_timeout_s, "
+    choices += "udp_idle_timeout_s, idle_timeout_s, request_timeout_s, trusted_proxies, servers, domains"
+    assert said(text) == [
+        "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
+        "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
+        f"f:6: listeners.web.colour: unknown key; known are {choices}",
+        "f:8: listeners.web: port is missing; give a whole number from 1 to 65535",
+        "f:9: listeners.web.name: another of the listeners is named 'web'; rename one",
+        "f:10: listeners.web.prot: unknown key; did you mean port?",
+        "f:13: listeners.web.idle_timeout_s: 2.5 is not a whole number; give a whole number from 1 to 60 s",
+        "f:19: backend_services.Web.health_check.typ: unknown key; did you mean type?",
+        "f:21: nodez: unknown key; did you mean nodes?",
+        "f:26: server_groups.g.servers[0].port: true is not a whole number; give a whole number from 1 to 65535",
+        "f:27: server_groups.g.servers[1].address: '10.0.0.300' is not an IP address; give an IPv4 address",
+        "f:27: server_groups.g.servers[1].weight: 101 is out of range; give a whole number from 0 to 100",
+        "f:29: server_groups[1]: name is missing; give a name: letters, digits, '.', '_', '-', at most 80",
+    ]
+
+
+SYNTAX = [
+    ("toml", "a = 1\nb = = 2", "f:2: not TOML: Invalid value"),
+    ("toml", "a = 1\nb = [1,\n", "f:3: not TOML: Invalid value"),
+    ("toml", "a = 1\na = 2\n", "f:2: not TOML: Cannot overwrite a value"),
+    ("json", '{"a": 1,\n}', "f:2: not JSON: Expecting property name enclosed in double quotes"),
+    ("json", "", "f:1: not JSON: Expecting value"),
+    ("json", "[]", "f: an empty list is not a table; give a table of nodes, certificates, server_groups, "),
+    ("json", '{"nodes": [],\n"nodes": []}', "f:2: nodes: the key is given twice; keep one of them"),
+    ("toml", "a = " + "1" * 5000, "f: not TOML: Exceeds the limit"),
+    ("toml", '"a\\nb" = 1\n', "f:1: 'a\\nb': unknown key; known are nodes, certificates, "),
+    ("json", "1" * 5000, "f: not JSON: Exceeds the limit"),
+    ("toml", "a = " + "[" * 5000 + "]" * 5000, "f: not TOML: it is nested too deeply"),
+    ("json", "[" * 100_000 + "]" * 100_000, "f: not JSON: it is nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("format", "text", "message"), SYNTAX)
+def test_faults_of_syntax_have_their_line(format: Literal["toml", "json"], text: str, message: str) -> None:
+    (line,) = said(text, format)
+    assert line.startswith(message)
+
+
+VALUES: list[tuple[str, object, str]] = [
+    ("port", "80", "'80' is not a whole number; give a whole number from 1 to 65535"),
+    ("port", 80.0, "80.0 is not a whole number; give a whole number from 1 to 65535"),
+    ("port", None, "null is not a whole number; give a whole number from 1 to 65535"),
+    ("port", 10**400, "the number is out of range; give a whole number from 1 to 65535"),
+    ("name", ["a"], "a list is not a string; give a name: letters, digits, '.', '_', '-', at most 80"),
+    ("name", "a b", "'a b' does not fit; give a name: letters, digits, '.', '_', '-', at most 80"),
+    ("name", "a\n", r"'a\n' does not fit; give a name: letters, digits, '.', '_', '-', at most 80"),
+    ("mode", "nta", "'nta' is not known; did you mean nat? give nat or dr"),
+    ("mode", 1, "1 is not a string; give nat or dr"),
+    ("certificates", "c", "'c' is not a list; give a list of names of certificates"),
+    ("certificates", [1], "1 is not a string; give the name of one of the certificates"),
+    ("trusted_proxies", ["10.0.0.1/8"], "'10.0.0.1/8' has bits set beyond its prefix; give 10.0.0.0/8"),
+    ("trusted_proxies", ["::/0"], "'::/0' is of IPv6; give an IPv4 network such as 10.0.0.0/8"),
+    ("trusted_proxies", ["x"], "'x' is not an IP network; give an IPv4 network such as 10.0.0.0/8"),
+    ("idle_timeout_s", 0, "0 is out of range; give a whole number from 1 to 60 s"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), VALUES)
+def test_what_is_said_of_a_wrong_value(key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        from_dict({"listeners": [{"name": "a", "protocol": "http", "port": 80, "servers": [], key: value}]})
+    assert any(f"{error.why}; {error.suggestion}" == message for error in caught.value.errors), str(caught.value)
+    assert all(error.line == 0 and error.path == "request" for error in caught.value.errors)
+
+
+CHECKS: list[tuple[object, str]] = [
+    ({"interval_s": float("nan")}, "interval_s: nan is out of range; give a number from 1 to 50 s"),
+    ({"interval_s": True}, "interval_s: true is not a number; give a number from 1 to 50 s"),
+    ({"interval_s": 10**400}, "interval_s: the number is out of range; give a number from 1 to 50 s"),
+    ({"codes": "20x"}, "codes: '20x' does not fit; give status codes such as 200,202-207,4xx"),
+    (True, "true is not a table; give a table of type, interval_s, timeout_s, rise, fall, port, method, uri, "),
+    (None, "null is not a table; give a table of type, interval_s, timeout_s, rise, fall, port, method, uri, "),
+    ({"domain": "\ud800"}, r"domain: '\ud800' is not valid Unicode; leave out the lone surrogate"),
+]
+
+
+@pytest.mark.parametrize(("check", "message"), CHECKS)
+def test_what_is_said_of_a_wrong_health_check(check: object, message: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        from_dict({"backend_services": [{"name": "a", "protocol": "http", "health_check": check}]})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.1", "255.255.255.255"])
+def test_what_no_machine_has_is_no_address(address: str) -> None:
+    with pytest.raises(ConfigErrors, match="is not the address of one machine"):
+        from_dict({"nodes": [{"name": "n", "role": "l7", "address": address}]})
+
+
+def test_a_health_check_is_turned_off_by_false() -> None:
+    text = """
+    server_groups = [{ name = "g" }]
+    backend_services = [{ name = "b", protocol = "http", server_group = "g", health_check = false }]
+    """
+    model = load(text, path="f", format="toml")
+    assert model.backend_services["b"].health_check is None
+    assert to_dict(model)["backend_services"][0]["health_check"] is False
+
+
+def test_whole_numbers_serve_where_a_fraction_may_stand() -> None:
+    text = """
+    server_groups = [{ name = "g" }]
+    backend_services = [{ name = "b", protocol = "http", server_group = "g", connect_timeout_s = 3 }]
+    """
+    timeout_s = load(text, path="f", format="toml").backend_services["b"].connect_timeout_s
+    assert (timeout_s, type(timeout_s)) == (3.0, float)
+
+
+# --- nothing but ConfigErrors
+
+
+def readable(errors: ConfigErrors) -> bool:
+    return errors.errors != () and all(str(each).isprintable() for each in errors.errors)
+
+
+WORDS = st.sampled_from(
+    [
+        *"[]{}=,.:\"'\n# 1-",
+        "[[",
+        "]]",
+        '"""',
+        "true",
+        "null",
+        "1e9",
+        "inf",
+        "nan",
+        "07:32",
+        "10.0.0.1",
+        "\ufeff",
+        "\x00",
+        *("listeners", "servers", "name", "port", "protocol", "http", "server_groups", "health_check"),
+    ]
+)
+SOUP = st.text(max_size=60) | st.lists(WORDS, max_size=40).map("".join) | st.lists(WORDS, max_size=40).map(" ".join)
+FORMATS: Any = st.sampled_from(["toml", "json"])
+
+
+@settings(max_examples=500)
+@given(SOUP, FORMATS)
+def test_any_text_gives_a_model_or_config_errors(text: str, format: Literal["toml", "json"]) -> None:
+    caught = None
+    try:
+        load(text, path="f", format=format)
+    except ConfigErrors as error:
+        caught = error
+    assert caught is None or readable(caught)
+
+
+KEYS = st.text(max_size=3) | st.sampled_from(
+    ["name", "port", "servers", "domains", "protocol", "address", "health_check", "vips", "x"]
+)
+JUNK: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=15,
+)
+KINDS = st.sampled_from(["listeners", "backend_services", "server_groups", "instances", "certificates", "rules", "zz"])
+
+
+@settings(max_examples=500)
+@given(JUNK | st.dictionaries(KINDS, JUNK | st.lists(st.dictionaries(KEYS, JUNK, max_size=5), max_size=3)))
+def test_any_data_gives_a_model_or_config_errors(data: object) -> None:
+    caught = None
+    try:
+        from_dict(data)
+    except ConfigErrors as error:
+        caught = error
+    assert caught is None or readable(caught)
+
+
+# --- writing
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+FRACTIONS = st.floats(1, 50, allow_nan=False)
+
+
+@st.composite
+def health_checks(draw: st.DrawFn, protocol: BackendProtocol) -> HealthCheck | None:
+    if draw(st.integers(0, 4)) == 0:
+        return None
+    others = [CheckType.UDP] if protocol is BackendProtocol.UDP else []
+    type_ = draw(st.sampled_from([CheckType.TCP, CheckType.HTTP, *others]))
+    own: dict[str, Any] = {}
+    if type_ is CheckType.HTTP:
+        own = {
+            "method": draw(st.sampled_from(CheckMethod)),
+            "uri": draw(st.from_regex(r"/[!-~]{0,8}", fullmatch=True)),
+            "domain": draw(st.sampled_from(["", "a.example.com"])),
+            "codes": draw(st.sampled_from(["2xx,3xx", "200,202-207,4xx"])),
+        }
+    if type_ is CheckType.UDP:
+        own = {key: draw(st.from_regex(r"[ -~]{0,8}", fullmatch=True)) for key in ("request", "expect")}
+    timings = draw(st.tuples(FRACTIONS, FRACTIONS, st.integers(2, 10), st.integers(2, 10), st.integers(0, 65535)))
+    return HealthCheck(type_, *timings, **own)
+
+
+@st.composite
+def services(draw: st.DrawFn, name: str, protocol: BackendProtocol, groups: Any, spread: Any) -> BackendService:
+    allowed = [Scheduler.RR, Scheduler.WRR] + [Scheduler.MAGLEV] * (protocol is not BackendProtocol.HTTP)
+    target = {"availability_group": draw(st.sampled_from(spread))} if spread and draw(st.booleans()) else {}
+    target = target or {"server_group": draw(st.sampled_from(groups))}
+    check = draw(health_checks(protocol))
+    scheduler, timeout_s = draw(st.sampled_from(allowed)), draw(st.floats(0.1, 60))
+    return BackendService(
+        name, protocol, **target, scheduler=scheduler, health_check=check, connect_timeout_s=timeout_s
+    )
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    """Sound configurations with every kind of object and every field off its default now and then."""
+    names = draw(st.lists(NAMES, min_size=8, max_size=12, unique=True))
+    some = st.lists(st.sampled_from(names), unique=True, max_size=3)
+    nodes = {
+        name: Node(name, draw(st.sampled_from(Role)), f"10.1.0.{index + 1}", draw(st.integers(1, 999)))
+        for index, name in enumerate(draw(some))
+    }
+    domains = st.lists(st.sampled_from(["a.example", "*.b.example"]), min_size=1, max_size=2).map(tuple)
+    certificates = {name: Certificate(name, domains=draw(domains)) for name in names[:2]}
+    certificates[names[2]] = Certificate(names[2], chain_file="c" + draw(TEXT), key_file=draw(TEXT))
+    certificates[names[3]] = Certificate(names[3], chain="-" + draw(TEXT) + "\n" + draw(TEXT))
+    server = st.builds(Server, st.just("10.0.0.1"), st.just(1), st.integers(0, 100), TEXT, TEXT)
+    groups, spread = {}, {}
+    for name in names:
+        drawn = draw(st.lists(server, max_size=3))
+        placed = [Server(f"10.0.0.{i + 1}", 80 + i, s.weight, s.zone, s.rack) for i, s in enumerate(drawn)]
+        groups[name] = ServerGroup(name, tuple(placed))
+    for name in draw(some):
+        spread[name] = AvailabilityGroup(
+            name, (Server("10.0.0.1", 1, zone="z1", rack=draw(TEXT)), Server("10.0.0.2", 1, zone="z2"))
+        )
+    backends = {
+        name: draw(services(name, draw(st.sampled_from(BackendProtocol)), names, sorted(spread))) for name in names[:6]
+    }
+    for name, protocol in zip(names[6:8], (BackendProtocol.TCP, BackendProtocol.HTTP), strict=True):
+        backends[name] = draw(services(name, protocol, names, sorted(spread)))
+    instances = {
+        names[0]: Instance(names[0]),
+        names[1]: Instance(names[1], InstanceType.ALB, ("192.0.2.1", "192.0.2.2")),
+        names[2]: Instance(names[2], InstanceType.NLB, ("192.0.2.3",)),
+    }
+    listeners = {name: draw(listeners_of(name, 1000 + i, names, backends)) for i, name in enumerate(draw(some))}
+    l7 = sorted(n for n, listener in listeners.items() if listener.protocol in (Protocol.HTTP, Protocol.HTTPS))
+    rules = {
+        name: Rule(name, draw(st.sampled_from(l7)), names[7], draw(st.sampled_from(["", "*.a.b"])), f"/{index}")
+        for index, name in enumerate(draw(some) if l7 else [])
+    }
+    return Model(nodes, certificates, groups, spread, backends, instances, listeners, rules)
+
+
+@st.composite
+def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backends: Any) -> Listener:
+    if draw(st.booleans()):
+        target = draw(st.sampled_from([b for b in backends.values() if b.protocol is not BackendProtocol.HTTP]))
+        return Listener(
+            name, names[2], Protocol(target.protocol.value), port, target.name,
+            established_timeout_s=draw(st.integers(10, 900)) if target.protocol is BackendProtocol.TCP else 900,
+            udp_idle_timeout_s=draw(st.integers(10, 900)) if target.protocol is BackendProtocol.UDP else 300,
+            mode=Mode.NAT,
+        )  # fmt: skip
+    protocol = draw(st.sampled_from([Protocol.HTTP, Protocol.HTTPS]))
+    certificates = st.lists(st.sampled_from(names[:4]), min_size=1, unique=True).map(tuple)
+    return Listener(
+        name, draw(st.sampled_from(names[:2])), protocol, port, names[7],
+        certificates=draw(certificates) if protocol is Protocol.HTTPS else (),
+        idle_timeout_s=draw(st.integers(1, 60)), request_timeout_s=draw(st.integers(1, 180)),
+        trusted_proxies=draw(st.sampled_from([(), ("10.0.0.0/8", "192.0.2.0/24")])),
+    )  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(models())
+def test_what_is_written_is_read_back(model: Model) -> None:
+    document = to_dict(model)
+    assert from_dict(document) == model
+    assert load(json.dumps(document), path="f", format="json") == model
+    toml = to_toml(model)
+    assert load(toml, path="f", format="toml") == model
+    assert load(toml.replace("\n", "\r\n"), path="f", format="toml") == model
+
+
+def test_toml_is_written_for_people() -> None:
+    chain = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
+    model = from_dict(
+        {
+            "certificates": [{"name": "c", "chain": chain}],
+            "server_groups": [{"name": "g", "servers": [{"address": "10.0.0.1", "port": 80, "weight": 100}]}],
+            "backend_services": [
+                {"name": "b", "protocol": "udp", "server_group": "g", "health_check": {"interval_s": 1}},
+            ],
+        }
+    )
+    assert (
+        to_toml(model)
+        == f'''[[certificates]]
+name = "c"
+chain = """
+{chain}"""
+
+[[server_groups]]
+name = "g"
+servers = [
+  {{ address = "10.0.0.1", port = 80 }},
+]
+
+[[backend_services]]
+name = "b"
+protocol = "udp"
+server_group = "g"
+health_check = {{ type = "udp", interval_s = 1.0 }}
+'''
+    )
