@@ -1,0 +1,68 @@
+"""`python -m control`: the control plane."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from control.node import logs
+from control.node.identity import IdentityError
+from control.server import ServeError, Settings, serve
+from control.store import StoreError
+
+EXAMPLES = """examples:
+  python -m control --state /var/lib/paifang/control
+  python -m control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id
+"""
+
+
+def address(text: str) -> tuple[str, int]:
+    """HOST:PORT, the host of an IPv6 address in brackets."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="paifang control",
+        description="The control plane: configuration with versions, REST API, links to the nodes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--state", type=Path, required=True, metavar="DIR", help="database and token; made if missing")
+    result.add_argument(
+        "--api", type=address, default=("127.0.0.1", 8470), metavar="HOST:PORT",
+        help="users' REST API, loopback only (127.0.0.1:8470)",
+    )  # fmt: skip
+    result.add_argument("--nodes", type=address, metavar="HOST:PORT", help="nodes' API, mutual TLS; needs --identity")
+    result.add_argument("--identity", type=Path, metavar="DIR", help="ca.pem, cert.pem, key.pem of role control")
+    result.add_argument("--token-file", type=Path, metavar="FILE", help="the administrator's token (DIR/token)")
+    result.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    return result
+
+
+def main() -> int:
+    """Serve; 0 after SIGTERM, 2 for what the user has to change, 1 for what failed."""
+    arguments = parser()
+    options = arguments.parse_args()
+    if options.nodes is not None and options.identity is None:
+        arguments.error("--nodes needs --identity DIR (python -m certs issue CADIR --role control …)")
+    logs.setup("control", options.log_level)
+    settings = Settings(options.state, options.api, options.nodes, options.identity, options.token_file)
+    try:
+        asyncio.run(serve(settings))
+    except (ServeError, IdentityError) as error:
+        print(f"paifang-control: {error}", file=sys.stderr)
+        return 2
+    except (StoreError, OSError) as error:
+        print(f"paifang-control: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

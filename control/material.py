@@ -1,0 +1,69 @@
+"""What must never reach the control plane: private keys, and paths that mean something on another machine only. Pure.
+
+Certificates are public chains here. Their keys live in the key server; a key that is pasted anywhere into a
+configuration is refused before anything else looks at it, and no message repeats any of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from cryptography import x509
+
+from core.errors import ConfigError
+from core.model import Model
+
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
+_PUT_IT = "keep it from here and give it to the key server (`python -m keyserver --keys PATH`)"
+_INLINE = "give the chain's PEM text as `chain`; `paifang apply FILE` does so by itself"
+
+
+def key_errors(data: object, path: str = "request") -> tuple[ConfigError, ...]:
+    """An error for every string of a parsed document that holds a private key."""
+    return tuple(
+        ConfigError(path, 0, place, "holds a private key", _PUT_IT)
+        for place, text in _strings(data, "")
+        if _PRIVATE_KEY.search(text)
+    )
+
+
+def path_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]:
+    """An error for every certificate that names a file: the control plane reads no files of its users."""
+    errors = []
+    for name, certificate in model.certificates.items():
+        place = f"certificates.{name}"
+        if certificate.chain_file:
+            why = "is a path on your machine, which the control plane cannot read"
+            errors.append(ConfigError(path, 0, f"{place}.chain_file", why, _INLINE))
+        if certificate.key_file:
+            why = "is the path of a private key, which the control plane must not know"
+            errors.append(ConfigError(path, 0, f"{place}.key_file", why, _PUT_IT))
+    return tuple(errors)
+
+
+def chain_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]:
+    """An error for every certificate whose chain is not one or more X.509 certificates in PEM."""
+    errors = []
+    for name, certificate in model.certificates.items():
+        if certificate.chain:
+            try:
+                x509.load_pem_x509_certificates(certificate.chain.encode())
+            except ValueError:
+                why, remedy = "is not a chain of X.509 certificates in PEM", "give the leaf first, then its issuers"
+                errors.append(ConfigError(path, 0, f"certificates.{name}.chain", why, remedy))
+    return tuple(errors)
+
+
+def _strings(data: object, place: str) -> Iterator[tuple[str, str]]:
+    """Every string in JSON-like data with its place, keys included."""
+    if isinstance(data, str):
+        yield place, data
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            inner = f"{place}.{key}" if place else str(key)
+            yield place, str(key)
+            yield from _strings(value, inner if len(inner) < 200 else place)
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _strings(value, f"{place}[{index}]")

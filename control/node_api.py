@@ -1,0 +1,61 @@
+"""The nodes' API, on a port of its own under mutual TLS: who a node is comes from its certificate, never from a body.
+
+GET /v1/node/config?after=VERSION[&wait=SECONDS] answers with {"version", "config"} as soon as the current version is
+another than `after` (not only a newer one: a restored control plane may have gone back), and 204 after at most 25 s.
+POST /v1/node/report takes {"version", "rejected": null | {"version", "why"}, "report": {…}}.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from aiohttp import web
+
+from control.node.identity import peer_of
+from control.problem import problem
+from control.service import ControlPlane
+
+log = logging.getLogger(__name__)
+
+ROLES = frozenset({"l4", "l7"})
+LONGEST_WAIT_S = 25.0
+REPORT_LIMIT_BYTES = 1 << 22
+WHY_LIMIT = 2000
+PLANE = web.AppKey("plane", ControlPlane)
+
+
+def application(plane: ControlPlane) -> web.Application:
+    """The node API; to be served with `Identity.server_context(ROLES)` only."""
+    app = web.Application(client_max_size=REPORT_LIMIT_BYTES)
+    app[PLANE] = plane
+    app.add_routes([web.get("/v1/node/config", get_config), web.post("/v1/node/report", post_report)])
+    return app
+
+
+async def get_config(request: web.Request) -> web.Response:
+    try:
+        after = int(request.query.get("after", "0"))
+        wait_s = min(max(float(request.query.get("wait", LONGEST_WAIT_S)), 0.0), LONGEST_WAIT_S)
+    except ValueError:
+        return problem(400, "after and wait are numbers")
+    current = await request.app[PLANE].newer_than(after, wait_s)
+    if current is None:
+        return web.Response(status=204)
+    return web.json_response({"version": current.version, "config": current.document})
+
+
+async def post_report(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    role, name = peer_of(request.transport.get_extra_info("ssl_object"))
+    try:
+        document = json.loads(await request.read())
+        version, facts, rejected = document["version"], document["report"], document.get("rejected")
+        refusal = None if rejected is None else (int(rejected["version"]), str(rejected["why"])[:WHY_LIMIT])
+        if not isinstance(version, int) or not isinstance(facts, dict):
+            raise TypeError("wrong type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        log.warning("%s %s sends a report that is none: %r", role, name, error)
+        return problem(400, 'a report is {"version": N, "rejected": null, "report": {}}')
+    request.app[PLANE].report(role, name, version, refusal, facts)
+    return web.Response(status=204)

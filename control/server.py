@@ -1,0 +1,105 @@
+"""The control plane's process: storage, the users' API on loopback, the nodes' API under mutual TLS.
+
+The users' API is plain HTTP and therefore on loopback only; a reverse proxy or an HTTPS listener of Paifang's own may
+stand before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from control import api, node_api
+from control.node.files import write_atomic
+from control.node.identity import Identity
+from control.node.notify import notify
+from control.service import ControlPlane
+from control.store import SqliteStore, Store
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 3.0
+ADMIN = "admin"
+
+
+class ServeError(Exception):
+    """The process cannot serve; the text has the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line says; see `python -m control --help`."""
+
+    state: Path
+    api: tuple[str, int]
+    nodes: tuple[str, int] | None = None
+    identity: Path | None = None
+    token_file: Path | None = None
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ServeError, StoreError, IdentityError."""
+    if not is_loopback(settings.api[0]):
+        raise ServeError(f"--api {settings.api[0]}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    store = SqliteStore(settings.state / "control.db")
+    runners: list[web.AppRunner] = []
+    try:
+        ensure_token(store, settings.token_file or settings.state / "token")
+        plane = ControlPlane(store)
+        runners.append(await _listen(api.application(plane), settings.api, None))
+        if settings.nodes is not None:
+            assert settings.identity is not None
+            identity = Identity.load(settings.identity)
+            if identity.role != "control":
+                raise ServeError(f"{settings.identity}: is the identity of a {identity.role}, not of the control plane")
+            runners.append(await _listen(node_api.application(plane), settings.nodes, identity))
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+        log.info("stopping")
+        await plane.close()
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+        store.close()
+
+
+def ensure_token(store: Store, path: Path) -> None:
+    """Make the administrator's token, unless its file holds one that is valid: whoever may write there may have it."""
+    if path.exists() and store.token_name(path.read_text().strip()) == ADMIN:
+        return
+    write_atomic(path, store.set_token(ADMIN).encode() + b"\n")
+    log.info("the administrator's token is in %s", path)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address stays on this machine; names other than localhost do not count."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _listen(app: web.Application, address: tuple[str, int], identity: Identity | None) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S)
+    await runner.setup()
+    context = None if identity is None else identity.server_context(node_api.ROLES)
+    host, port = address
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
+    except OSError as error:
+        await runner.cleanup()
+        remedy = "another process listens there" if error.errno == 98 else "is this an address of this machine?"
+        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}; {remedy}") from None
+    log.info("%s API on %s:%d", "node" if identity else "user", host, runner.addresses[0][1])
+    return runner

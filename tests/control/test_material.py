@@ -1,0 +1,47 @@
+import pytest
+
+from control.material import chain_errors, key_errors, path_errors
+from core.model import Certificate, Model
+from tests.control.conftest import Authority
+
+KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize("label", ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"])
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda text: {"certificates": [{"name": "c", "chain": text}]}, "certificates[0].chain"),
+        (lambda text: {"rules": [{"deep": [{"x": "before " + text}]}]}, "rules[0].deep[0].x"),
+        (lambda text: text, ""),
+        (lambda text: {text: 1}, ""),
+    ],
+)
+def test_a_private_key_is_found_anywhere_and_never_repeated(label: str, wrap: object, place: str) -> None:
+    assert callable(wrap)
+    (error,) = key_errors(wrap(KEY.replace("PRIVATE KEY", label)))
+    assert error.object_path == place
+    assert "key server" in error.suggestion
+    assert "MIGH" not in str(error)
+
+
+def test_public_text_is_no_key() -> None:
+    chain = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n-----BEGIN PUBLIC KEY-----"
+    assert key_errors({"certificates": [{"chain": chain, "n": 1, "b": None}]}) == ()
+
+
+def test_paths_are_refused_with_a_hint() -> None:
+    model = Model(certificates={"c": Certificate("c", chain_file="/etc/c.pem", key_file="/etc/k.pem")})
+    chain, key = path_errors(model)
+    assert chain.object_path == "certificates.c.chain_file"
+    assert "paifang apply" in chain.suggestion
+    assert key.object_path == "certificates.c.key_file"
+    assert path_errors(Model(certificates={"c": Certificate("c", domains=("a.example",))})) == ()
+
+
+def test_a_chain_has_to_be_certificates(authority: Authority) -> None:
+    good = (authority.issue("l7", "x") / "cert.pem").read_text()
+    bad = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    model = Model(certificates={name: Certificate(name, chain=text) for name, text in {"g": good, "b": bad}.items()})
+    (error,) = chain_errors(model)
+    assert error.object_path == "certificates.b.chain"
