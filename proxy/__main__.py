@@ -1,0 +1,121 @@
+"""`python -m proxy`: one L7 node."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from control.node.identity import Identity, IdentityError
+from control.node.link import ControlLink, LinkError
+from control.node.logs import setup
+from control.node.tasks import Tasks
+from proxy.errors import ApplyError
+from proxy.listen import bind
+from proxy.server import ReadyProtocol, Settings, Supervisor
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = """examples:
+  python -m proxy --name l7-1 --control https://10.0.0.5:8471 --identity /etc/paifang/l7-1 \\
+      --keyserver unix:/run/paifang/keys.sock --state /var/lib/paifang/l7-1 --access-log /var/log/paifang/access.log
+  python -m proxy --name l7-1 --control https://10.0.0.5:8471 --identity ID --keyserver 10.0.0.6:8473 \\
+      --keyserver 10.0.0.7:8473 --state STATE --workers 4 --ready 10.0.0.11:8472
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m proxy",
+        description="One L7 node: HTTP and HTTPS listeners as the control plane says.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--name", required=True, help="the node's name, as in the configuration and in Via")
+    parser.add_argument("--control", required=True, metavar="URL", help="node API of the control plane, https://…:8471")
+    parser.add_argument("--identity", required=True, type=Path, metavar="DIR", help="ca.pem, cert.pem, key.pem")
+    parser.add_argument(
+        "--keyserver", action="append", nargs="+", default=[], metavar="ENDPOINT",
+        help="unix:PATH or HOST:PORT; several, in the order of preference; needed for https listeners",
+    )  # fmt: skip
+    parser.add_argument("--state", required=True, type=Path, metavar="DIR", help="keeps the last good configuration")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (one a core)")
+    parser.add_argument("--ready", default="0.0.0.0:8472", metavar="ADDR:PORT", help="answers /ready (%(default)s)")
+    parser.add_argument("--access-log", default="", metavar="PATH|-", help="JSON lines; - is standard output")
+    parser.add_argument("--drain-time", type=float, default=30.0, metavar="SECONDS", help="(%(default)s)")
+    return parser
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """ADDR:PORT. Raises ValueError."""
+    address, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not ADDR:PORT")
+    return address, int(port)
+
+
+async def serve(options: argparse.Namespace) -> int:
+    """Runs the node until SIGTERM or SIGINT; a second one ends it at once. Returns the exit code."""
+    loop = asyncio.get_running_loop()
+    identity = Identity.load(options.identity)
+    ready = bind(*endpoint(options.ready))
+    told = asyncio.Event()
+    failures: list[str] = []
+
+    def on_failure(name: str, _error: BaseException) -> None:
+        failures.append(name)
+        told.set()
+
+    tasks = Tasks(on_failure)
+    settings = Settings(
+        options.name, options.workers, str(options.identity), tuple(e for group in options.keyserver for e in group),
+        options.access_log, options.drain_time,
+    )  # fmt: skip
+    supervisor = Supervisor(settings, tasks)
+    link = ControlLink(
+        url=options.control, identity=identity, state=options.state, apply=supervisor.apply, report=supervisor.report
+    )
+
+    def on_signal() -> None:
+        if told.is_set():
+            supervisor.kill()
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    server = await loop.create_server(lambda: ReadyProtocol(supervisor), sock=ready)
+    supervisor.start()
+    tasks.spawn(link.run(), "control link")
+    await told.wait()
+    await supervisor.drain()
+    server.close()
+    await tasks.close()
+    return 1 if failures else 0
+
+
+def main() -> int:
+    """Exit code 2: usage or identity; 1: a failure while running; 0: drained."""
+    options = parser().parse_args()
+    setup("paifang-l7")
+    try:
+        endpoint(options.ready)
+        if options.workers < 1:
+            raise ValueError("--workers: give at least 1")
+        return uvloop.run(serve(options))
+    except (ValueError, IdentityError, LinkError) as error:
+        print(f"paifang-l7: {error}", file=sys.stderr)
+        return 2
+    except (ApplyError, OSError) as error:
+        print(f"paifang-l7: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The access log: one JSON object a line, one line an exchange; fields in docs/proxy.md.
+
+A record is formatted in place of `json.dumps` (only what a client may choose is escaped), kept in memory, and written
+by a thread once a second or when it grows, in one `write` to a file opened with O_APPEND: workers share the file and
+lines never mix. A disk or pipe that does not keep up costs lines, which are counted, never memory or time of the data
+path. A file that was moved away (logrotate) is opened anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quote
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+FLUSH_EVERY_S: Final = 1.0
+FLUSH_BYTES: Final = 1 << 16
+BACKLOG_BYTES: Final = 1 << 23
+
+_LINE: Final = (
+    '{"time":"%s.%03dZ","node":%s,"pid":%d,"listener":%s,"client":"%s","method":%s,"host":%s,"path":%s,"status":%d,'
+    '"bytes_in":%d,"bytes_out":%d,"duration_ms":%.3f,"upstream":"%s","upstream_ms":%.3f,"request_id":"%s",'
+    '"error_source":"%s","error_code":"%s","error_detail":"%s","tls_version":"%s","sni":%s}\n'
+)
+
+
+@dataclass(slots=True)
+class Record:
+    """One exchange. Times in milliseconds; what did not happen is empty or 0."""
+
+    listener: str
+    client: str
+    method: str = ""
+    host: str = ""
+    path: str = ""
+    status: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    duration_ms: float = 0.0
+    upstream: str = ""
+    upstream_ms: float = 0.0
+    request_id: str = ""
+    error_source: str = ""
+    error_code: str = ""
+    error_detail: str = ""
+    tls_version: str = ""
+    sni: str = ""
+
+
+class AccessLog:
+    """Writes records to `path` (`-`: standard output). The caller spawns `run`, and awaits `close` after its end."""
+
+    def __init__(self, path: str, node: str) -> None:
+        self._path = path
+        self._node = quote(node)
+        self._pid = os.getpid()
+        self._lines: list[str] = []
+        self._size = 0
+        self._second = 0
+        self._stamp = ""
+        self._full = asyncio.Event()
+        self._file = -1
+        self.lost = 0
+        self._open()
+
+    def write(self, record: Record) -> None:
+        """Keeps a line for the next flush."""
+        if self._size > BACKLOG_BYTES:
+            self.lost += 1
+            return
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        r = record
+        line = _LINE % (
+            self._stamp, int(now % 1 * 1000), self._node, self._pid, quote(r.listener), r.client, quote(r.method),
+            quote(r.host), quote(r.path), r.status, r.bytes_in, r.bytes_out, r.duration_ms, r.upstream, r.upstream_ms,
+            r.request_id, r.error_source, r.error_code, r.error_detail, r.tls_version, quote(r.sni),
+        )  # fmt: skip
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size > FLUSH_BYTES:
+            self._full.set()
+
+    async def run(self) -> None:
+        """Flushes until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._full.wait(), FLUSH_EVERY_S)
+            self._full.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Writes what is kept."""
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        try:
+            await asyncio.to_thread(self._write_out, "".join(lines).encode())
+        except OSError as error:
+            self.lost += len(lines)
+            log.error("access log %s: %s; %d lines lost", self._path, error.strerror, len(lines))
+        self._size = sum(map(len, self._lines))
+
+    async def close(self) -> None:
+        """Writes the rest and closes the file."""
+        await self.flush()
+        if self._path != "-":
+            os.close(self._file)
+
+    def _open(self) -> None:
+        if self._path == "-":
+            self._file = sys.stdout.fileno()
+        else:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def _write_out(self, data: bytes) -> None:
+        if self._path != "-" and self._moved():
+            os.close(self._file)
+            self._open()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def _moved(self) -> bool:
+        try:
+            return Path(self._path).stat().st_ino != os.fstat(self._file).st_ino
+        except FileNotFoundError:
+            return True

@@ -1,0 +1,532 @@
+"""Bytes between sockets and exchanges; deadlines; back-pressure.
+
+A client connection reads heads one after the other and runs one exchange at a time: answers leave in the order of their
+requests, and requests sent ahead wait in a buffer of PIPELINE_BYTES, beyond which nothing more is read.
+
+Memory is bounded in both directions because neither side is read while the other side's transport is full: what one
+read brought (uvloop: at most 256 KiB) and a transport's high-water mark are all that a connection ever holds.
+
+Deadlines are one attribute per connection, moved on every event, and looked at by the worker's sweep a few times a
+second: cheaper than a timer for each, and exact enough for seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from enum import Enum, auto
+from ipaddress import IPv4Network
+from time import monotonic, time
+from typing import Final, cast
+from uuid import uuid4
+
+from control.node.tasks import Tasks
+from proxy import headers
+from proxy.access_log import Record
+from proxy.errors import Code, Refused
+from proxy.exchange import (
+    Abort,
+    Assign,
+    Command,
+    Exchange,
+    Finish,
+    ReleaseUpstream,
+    SendClient,
+    SendUpstream,
+    Waits,
+)
+from proxy.head import RequestHead, read_request
+from proxy.headers import Origin
+from proxy.pool import Address, Pool, Reuse
+from proxy.rules import Router
+
+log = logging.getLogger(__name__)
+
+PIPELINE_BYTES: Final = 65_536
+WRITE_HIGH_BYTES: Final = 131_072
+# RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
+LINGER_S: Final = 2.0
+DRAIN_IDLE_S: Final = 1.0
+NEVER: Final = float("inf")
+
+
+@dataclass(slots=True)
+class Service:
+    """A backend service as its connections see it."""
+
+    pool: Pool[UpstreamConnection]
+    connect_timeout_s: float
+
+
+@dataclass(slots=True)
+class Site:
+    """A listener as its connections see it; changed in place when the configuration changes."""
+
+    name: str
+    scheme: str
+    port: int
+    router: Router
+    idle_timeout_s: float
+    request_timeout_s: float
+    tunnel_timeout_s: float
+    trusted: tuple[IPv4Network, ...] = ()
+    closing: bool = False  # drained or removed: no connection is kept alive
+    connections: set[ClientConnection] = field(default_factory=set)
+
+
+class Hub:
+    """What the connections of a worker share. `now()` is the loop's clock in seconds."""
+
+    def __init__(self, node: str, tasks: Tasks, write_record: Callable[[Record], None]) -> None:
+        self.node = node.encode("ascii")
+        self.tasks = tasks
+        self.write_record = write_record
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
+        self.services: dict[str, Service] = {}
+        self.counters: Counter[str] = Counter()
+        self._second = 0
+        self._date = b""
+        self._id_prefix = uuid4().hex[:20]
+        self._id_number = 0
+
+    def date(self) -> bytes:
+        """The Date field's value now (RFC 9110 §5.6.7)."""
+        second = int(time())
+        if second != self._second:
+            self._second, self._date = second, formatdate(second, usegmt=True).encode()
+        return self._date
+
+    def new_request_id(self) -> bytes:
+        """Unique over workers and restarts: a random prefix for the process and a number."""
+        self._id_number += 1
+        return b"%b%012x" % (self._id_prefix.encode(), self._id_number)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection to a server: in use by one client connection, or idle in its pool."""
+
+    __slots__ = ("_pool", "_transport", "client", "full", "server")
+
+    def __init__(self, pool: Pool[UpstreamConnection], server: Address) -> None:
+        self._pool = pool
+        self.server = server
+        self.client: ClientConnection | None = None
+        self.full = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    @property
+    def usable(self) -> bool:
+        return not self.full and not self._transport.is_closing()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.client is None:
+            # An answer that nobody asked for: whatever it is, it must not meet the next request.
+            self._pool.closed(self.server, self)
+            self.abort()
+        else:
+            self.client.upstream_data(data)
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self.client is not None:
+            self.client.balance()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.client is not None:
+            self.client.balance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.client is None:
+            self._pool.closed(self.server, self)
+        else:
+            self.client.upstream_lost()
+
+
+class _State(Enum):
+    IDLE = auto()  # between requests
+    HEAD = auto()  # the first bytes of a head are here
+    EXCHANGE = auto()
+    LINGER = auto()  # the last answer is out; what the client still sends is dropped
+    CLOSED = auto()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection to a listener."""
+
+    __slots__ = (
+        "_assigned_at", "_buffer", "_bytes_in", "_bytes_out", "_client", "_eof", "_exchange", "_full", "_head", "_hub",
+        "_origin", "_paused", "_reading_heads", "_scanned", "_service", "_site", "_sni", "_started_at", "_state",
+        "_tls_version", "_transport", "_upstream", "deadline",
+    )  # fmt: skip
+
+    def __init__(self, hub: Hub, site: Site) -> None:
+        self._hub, self._site = hub, site
+        self._state = _State.IDLE
+        self._buffer = b""
+        self._scanned = 0
+        self._exchange: Exchange | None = None
+        self._head: RequestHead | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._service: Service | None = None
+        self._full = False  # our transport towards the client is
+        self._paused = False  # we do not read from the client
+        self._eof = False
+        self._reading_heads = False
+        self._started_at = self._assigned_at = 0.0
+        self._bytes_in = self._bytes_out = 0
+        self.deadline = NEVER
+
+    # -- transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        peer = transport.get_extra_info("peername")
+        self._client = str(peer[0]) if peer else ""
+        self._tls_version = str(transport.get_extra_info("tls_version") or "")
+        self._sni = str(transport.get_extra_info("sni") or "")
+        self._origin = Origin(
+            self._client.encode("ascii"), self._site.scheme.encode("ascii"), b"%d" % self._site.port,
+            headers.is_trusted(self._client, self._site.trusted), self._hub.node,
+        )  # fmt: skip
+        self._site.connections.add(self)
+        self._hub.counters["connections"] += 1
+        self.deadline = self._hub.now() + self._site.idle_timeout_s
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            self._bytes_in += len(data)
+            self._run(exchange.client_data(data))
+            self._touch()
+            self.balance()
+        elif self._state is not _State.LINGER:
+            self._buffer = self._buffer + data if self._buffer else data
+            self._read_heads()
+
+    def eof_received(self) -> bool:
+        """A client that has sent its whole request may close its half and still gets the answer (RFC 9112 §9.6)."""
+        self._eof = True
+        return self._exchange is not None and self._exchange.request_complete
+
+    def pause_writing(self) -> None:
+        self._full = True
+        if self._upstream is not None:
+            self._upstream.pause_reading()
+        self._touch()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._upstream is not None:
+            self._upstream.resume_reading()
+        if self._exchange is None and self._state is not _State.LINGER:
+            self._read_heads()
+        else:
+            self._touch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._site.connections.discard(self)
+        if self._exchange is not None:
+            self._run(self._exchange.client_closed())
+        self._state = _State.CLOSED
+        self.deadline = NEVER
+
+    # -- heads
+
+    def _read_heads(self) -> None:
+        """Starts an exchange for each head in the buffer, one after the other; some end before this returns."""
+        if self._reading_heads:
+            return
+        self._reading_heads = True
+        while self._exchange is None and not self._full and self._state in (_State.IDLE, _State.HEAD):
+            if not self._buffer:
+                self._wait(_State.IDLE, self._site.idle_timeout_s)
+                break
+            try:
+                head = read_request(self._buffer, self._scanned)
+            except Refused as refused:
+                self._refuse(refused.code, refused.offset)
+                break
+            if head is None:
+                self._scanned = len(self._buffer)
+                if self._state is _State.IDLE:
+                    self._wait(_State.HEAD, self._site.idle_timeout_s)
+                break
+            self._start(head)
+        self._reading_heads = False
+        self.balance()
+
+    def _start(self, head: RequestHead) -> None:
+        hub = self._hub
+        self._started_at = monotonic()
+        self._bytes_in, self._bytes_out = len(self._buffer), 0
+        rest, self._buffer, self._scanned = self._buffer[head.size :], b"", 0
+        self._head = head
+        self._state = _State.EXCHANGE
+        identifier = headers.request_id(head.block) or hub.new_request_id()
+        self._exchange = Exchange(
+            head, self._origin, self._site.router, identifier, hub.date, rest=rest, closing=self._site.closing
+        )
+        self._run(self._exchange.start())
+        self._touch()
+
+    def _refuse(self, code: Code, offset: int) -> None:
+        """Answers what is not a request that we serve, and closes."""
+        hub = self._hub
+        identifier = hub.new_request_id()
+        reply = headers.error_reply(code, code.status, identifier, hub.node, hub.date(), close=True, body=True)
+        self._transport.write(reply)
+        record = Record(self._site.name, self._client, status=code.status, bytes_in=len(self._buffer))
+        record.bytes_out, record.request_id = len(reply), identifier.decode()
+        self._log(record, code, code.source.value, offset)
+        self._buffer = b""
+        self._finish(Finish(keep_alive=False, linger=True))
+
+    # -- commands
+
+    def _run(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case SendClient(data):
+                    self._bytes_out += len(data)
+                    self._transport.write(data)
+                case SendUpstream(data):
+                    assert self._upstream is not None
+                    self._upstream.write(data)
+                case ReleaseUpstream(reuse):
+                    self._release(reuse)
+                case Finish():
+                    self._record()
+                    self._finish(command)
+                case Assign():
+                    self._assign(command)
+                case Abort():
+                    self._record()
+                    self._state = _State.CLOSED
+                    self._transport.abort()
+
+    def _assign(self, command: Assign) -> None:
+        exchange, hub = self._exchange, self._hub
+        assert exchange is not None
+        service = hub.services.get(command.service)
+        self._assigned_at = monotonic()  # finer than the loop's clock, which stands still for a whole turn
+        if service is None:
+            self._run(exchange.no_server())
+            return
+        choice = service.pool.assign(
+            self._origin.client,
+            hub.now(),
+            repeatable=command.repeatable,
+            tried=command.tried,
+            fresh=command.fresh,
+        )
+        if choice is None:
+            self._run(exchange.no_server())
+        elif isinstance(choice, Reuse):
+            self._adopt(exchange, service, choice.handle, reused=True)
+        else:
+            hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
+
+    async def _open(self, exchange: Exchange, service: Service, server: Address) -> None:
+        loop, pool = self._hub.loop, service.pool
+        try:
+            async with asyncio.timeout(service.connect_timeout_s):
+                _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server), *server)
+        except OSError as error:
+            pool.failed(server)
+            self._hub.counters["connect_failures"] += 1
+            if self._exchange is exchange:
+                self._run(exchange.connect_failed(server, isinstance(error, TimeoutError)))
+                self._touch()
+            return
+        if self._exchange is exchange:
+            self._adopt(exchange, service, upstream, reused=False)
+            self._touch()
+            self.balance()
+        elif not pool.released(server, upstream, self._hub.now()):
+            upstream.close()
+
+    def _adopt(self, exchange: Exchange, service: Service, upstream: UpstreamConnection, *, reused: bool) -> None:
+        upstream.client = self
+        self._upstream, self._service = upstream, service
+        if self._full:
+            upstream.pause_reading()
+        self._run(exchange.assigned(upstream.server, reused))
+
+    def _release(self, reuse: bool) -> None:
+        upstream, service = self._upstream, self._service
+        assert upstream is not None
+        assert service is not None
+        self._upstream = self._service = upstream.client = None
+        if self._full:
+            upstream.resume_reading()
+        if reuse and upstream.usable:
+            if not service.pool.released(upstream.server, upstream, self._hub.now()):
+                upstream.close()
+            return
+        service.pool.failed(upstream.server)
+        upstream.close()
+
+    def _finish(self, finish: Finish) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._buffer, self._scanned = exchange.rest, 0
+        if self._transport.is_closing():
+            self._state = _State.CLOSED
+        elif finish.linger and not self._eof:
+            self._buffer = b""
+            self._wait(_State.LINGER, LINGER_S)
+            self.balance()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+        elif finish.keep_alive and not self._site.closing and not (self._eof and not self._buffer):
+            self._wait(_State.IDLE, self._site.idle_timeout_s)
+            self._read_heads()
+        else:
+            self._state = _State.CLOSED
+            self._transport.close()
+
+    # -- what the server does
+
+    def upstream_data(self, data: bytes) -> None:
+        """Bytes came on our upstream connection."""
+        assert self._exchange is not None
+        self._run(self._exchange.upstream_data(data))
+        self._touch()
+
+    def upstream_lost(self) -> None:
+        """Our upstream connection is gone."""
+        assert self._exchange is not None
+        self._run(self._exchange.upstream_closed())
+        self._touch()
+
+    # -- flow and time
+
+    def balance(self) -> None:
+        """Reads from the client only as long as what it sends can be passed on."""
+        exchange = self._exchange
+        held = len(self._buffer) if exchange is None else len(exchange.rest)
+        pause = held > PIPELINE_BYTES or (self._upstream is not None and self._upstream.full)
+        if pause != self._paused and not self._transport.is_closing() and not self._eof:
+            self._paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _wait(self, state: _State, timeout_s: float) -> None:
+        self._state = state
+        self.deadline = self._hub.now() + timeout_s
+
+    def _touch(self) -> None:
+        """Something moved: the exchange has its whole time again."""
+        exchange, site = self._exchange, self._site
+        if exchange is None:
+            return
+        timeout_s = site.request_timeout_s
+        if not self._full:
+            match exchange.waits:
+                case Waits.CONNECT:
+                    timeout_s = NEVER  # the connection attempt has its own deadline
+                case Waits.CLIENT if not self._paused:
+                    timeout_s = site.idle_timeout_s
+                case Waits.TUNNEL:
+                    timeout_s = site.tunnel_timeout_s
+        self.deadline = self._hub.now() + timeout_s
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.deadline = NEVER
+        if self._exchange is not None:
+            self._run(self._exchange.timed_out(client_stalled=self._full))
+        elif self._state is _State.HEAD:
+            self._refuse(Code.HEAD_TIMEOUT, len(self._buffer))
+        else:
+            self._state = _State.CLOSED
+            self._transport.abort() if self._full else self._transport.close()
+
+    def drain(self) -> None:
+        """The listener keeps no connection alive any more: a busy one closes after its answer, an idle one soon.
+
+        Not at once: a request may be on its way, and closing under it would lose it.
+        """
+        if self._exchange is not None:
+            self._exchange.let_close()
+        elif self._state is _State.IDLE:
+            self.deadline = min(self.deadline, self._hub.now() + DRAIN_IDLE_S)
+
+    def cut(self) -> None:
+        """The drain time is over."""
+        if self._exchange is not None:
+            self._run(self._exchange.drained())
+        self._transport.close()
+
+    # -- log
+
+    def _record(self) -> None:
+        exchange, head, now = self._exchange, self._head, monotonic()
+        assert exchange is not None
+        assert head is not None
+        record = Record(
+            self._site.name,
+            self._client,
+            head.method.decode("ascii"),
+            head.host.decode("ascii"),
+            exchange.target.decode("ascii"),
+            exchange.status,
+            self._bytes_in - len(exchange.rest),
+            self._bytes_out,
+            (now - self._started_at) * 1000,
+        )
+        if exchange.upstream is not None:
+            record.upstream = f"{exchange.upstream[0]}:{exchange.upstream[1]}"
+            record.upstream_ms = (now - self._assigned_at) * 1000
+        record.request_id = exchange.identifier.decode("ascii")
+        source = exchange.source.value if exchange.source else ""
+        self._log(record, exchange.error, source, exchange.offset)
+
+    def _log(self, record: Record, code: Code | None, source: str, offset: int) -> None:
+        counters = self._hub.counters
+        counters["requests"] += 1
+        counters[_CLASSES[record.status // 100]] += 1
+        counters["bytes_in"] += record.bytes_in
+        counters["bytes_out"] += record.bytes_out
+        if code is not None:
+            counters["error_" + code.label] += 1
+            record.error_source, record.error_code = source, code.label
+            record.error_detail = (
+                f"{code.what} ({code.rule}), byte {offset}" if offset else f"{code.what} ({code.rule})"
+            )
+        record.tls_version, record.sni = self._tls_version, self._sni
+        self._hub.write_record(record)
+
+
+_CLASSES: Final = ("status_0xx", "status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx") + (
+    "status_other",
+) * 4

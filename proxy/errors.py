@@ -1,0 +1,106 @@
+"""What can go wrong in the proxy.
+
+    ProxyError
+    ├── Refused          a message breaks the policy: `code`, byte `offset`
+    └── ApplyError       a configuration cannot be put into effect; the old one stays
+
+Each reply that we make ourselves, and each exchange that we cut, has one `Code`. It is the `error_code` of the access
+log and the label of the counters; its `source` says whose fault it is. docs/proxy.md has the same table for readers.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+
+
+class Source(StrEnum):
+    """Who caused it. A message rule broken by a server is the upstream's fault and becomes a 502."""
+
+    CLIENT = "client"
+    UPSTREAM = "upstream"
+    PROXY = "proxy"
+
+
+class Code(Enum):
+    """label, status towards the client, source, where the rule stands, what happened."""
+
+    label: str
+    status: int
+    source: Source
+    rule: str
+    what: str
+
+    def __init__(self, label: str, status: int, source: Source, rule: str, what: str) -> None:
+        self.label, self.status, self.source, self.rule, self.what = label, status, source, rule, what
+
+    # The shape of a message.
+    REQUEST_LINE = ("bad_request_line", 400, Source.CLIENT, "RFC 9112 §3", "malformed request line")
+    STATUS_LINE = ("bad_status_line", 502, Source.UPSTREAM, "RFC 9112 §4", "malformed status line")
+    VERSION = ("unsupported_version", 505, Source.CLIENT, "RFC 9110 §2.5", "HTTP version other than 1.0 and 1.1")
+    METHOD = ("method_not_allowed", 405, Source.CLIENT, "RFC 9110 §9.3", "CONNECT and TRACE are not served")
+    TARGET = ("bad_target", 400, Source.CLIENT, "RFC 9112 §3.2", "malformed request target")
+    PATH = ("ambiguous_path", 400, Source.CLIENT, "RFC 3986 §6.2.2", "path that servers could read in several ways")
+    TARGET_LONG = ("request_line_too_long", 414, Source.CLIENT, "RFC 9112 §3", "request line above the limit")
+    HEAD_LARGE = ("head_too_large", 431, Source.CLIENT, "RFC 6585 §5", "head above the size limit")
+    FIELDS_MANY = ("too_many_fields", 431, Source.CLIENT, "RFC 6585 §5", "more fields than the limit")
+    BARE_LF = ("bare_lf", 400, Source.CLIENT, "RFC 9112 §2.2", "line feed without carriage return")
+    BARE_CR = ("bare_cr", 400, Source.CLIENT, "RFC 9112 §2.2", "carriage return without line feed")
+    CONTROL = ("control_character", 400, Source.CLIENT, "RFC 9110 §5.5", "NUL or other control character")
+    OBS_FOLD = ("obs_fold", 400, Source.CLIENT, "RFC 9112 §5.2", "field continued on a second line")
+    SPACE_COLON = ("space_before_colon", 400, Source.CLIENT, "RFC 9112 §5.1", "white space before the colon")
+    FIELD_NAME = ("bad_field_name", 400, Source.CLIENT, "RFC 9110 §5.1", "field name empty or not a token")
+    H11 = ("refused_by_h11", 400, Source.CLIENT, "RFC 9110 §5", "refused by the second reader, h11")
+    # Fields that say where the request goes and how long it is.
+    HOST_MISSING = ("host_missing", 400, Source.CLIENT, "RFC 9112 §3.2", "no Host field in HTTP/1.1")
+    HOST_REPEATED = ("host_repeated", 400, Source.CLIENT, "RFC 9112 §3.2", "more than one Host field")
+    HOST_INVALID = ("host_invalid", 400, Source.CLIENT, "RFC 9112 §3.2", "Host is not a host and port")
+    LENGTH = ("bad_content_length", 400, Source.CLIENT, "RFC 9110 §8.6", "Content-Length is not 1*DIGIT")
+    LENGTHS_DIFFER = ("content_lengths_differ", 400, Source.CLIENT, "RFC 9110 §8.6", "differing Content-Length fields")
+    LENGTH_AND_CODING = (
+        "length_and_transfer_encoding", 400, Source.CLIENT, "RFC 9112 §6.1",
+        "Content-Length together with Transfer-Encoding",
+    )  # fmt: skip
+    CODING_1_0 = ("transfer_encoding_in_1_0", 400, Source.CLIENT, "RFC 9112 §6.1", "Transfer-Encoding in HTTP/1.0")
+    CHUNKED_NOT_LAST = ("chunked_not_last", 400, Source.CLIENT, "RFC 9112 §6.3", "chunked is not the last coding, once")
+    CODING_UNKNOWN = ("unknown_transfer_coding", 501, Source.CLIENT, "RFC 9112 §6.1", "transfer coding not implemented")
+    EXPECTATION = ("unknown_expectation", 417, Source.CLIENT, "RFC 9110 §10.1.1", "Expect other than 100-continue")
+    UPGRADE = ("bad_upgrade", 400, Source.CLIENT, "RFC 6455 §4.1", "WebSocket opening without what it needs")
+    LOOP = ("loop", 508, Source.CLIENT, "RFC 9110 §7.6.3", "our own name stands in Via")
+    # Bodies.
+    CHUNK_SIZE = ("bad_chunk_size", 400, Source.CLIENT, "RFC 9112 §7.1", "chunk size is not hexadecimal, or too large")
+    CHUNK_EXTENSION = ("bad_chunk_extension", 400, Source.CLIENT, "RFC 9112 §7.1.1", "malformed or oversized extension")
+    CHUNK_END = ("bad_chunk_end", 400, Source.CLIENT, "RFC 9112 §7.1", "chunk data is not followed by CRLF")
+    TRAILER = ("bad_trailer", 400, Source.CLIENT, "RFC 9112 §7.1.2", "malformed or oversized trailer section")
+    # What the client did.
+    HEAD_TIMEOUT = ("head_timeout", 408, Source.CLIENT, "idle_timeout_s", "head not complete in time")
+    BODY_TIMEOUT = ("body_timeout", 408, Source.CLIENT, "idle_timeout_s", "no byte of the body in time")
+    CLIENT_CLOSED = ("client_closed", 499, Source.CLIENT, "RFC 9112 §9.6", "client closed before the answer's end")
+    CLIENT_STALLED = ("client_stalled", 499, Source.CLIENT, "request_timeout_s", "client reads no more of the answer")
+    # What the configuration says.
+    NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
+    NO_SERVER = ("no_healthy_server", 503, Source.PROXY, "docs/proxy.md", "no server is healthy and has weight")
+    DRAINED = ("drain_time_over", 503, Source.PROXY, "docs/proxy.md", "not finished when the drain time ended")
+    # What the server did.
+    CONNECT = ("connect_failed", 502, Source.UPSTREAM, "docs/proxy.md", "no server accepted the connection")
+    CONNECT_TIMEOUT = ("connect_timeout", 504, Source.UPSTREAM, "connect_timeout_s", "no connection in time")
+    UPSTREAM_TIMEOUT = ("upstream_timeout", 504, Source.UPSTREAM, "request_timeout_s", "no answer in time")
+    UPSTREAM_CLOSED = ("upstream_closed", 502, Source.UPSTREAM, "RFC 9112 §9.5", "closed before the answer's head")
+    UPSTREAM_CUT = ("upstream_cut", 502, Source.UPSTREAM, "RFC 9112 §8", "closed or silent before the answer's end")
+    UNASKED_UPGRADE = ("unasked_upgrade", 502, Source.UPSTREAM, "RFC 9110 §7.8", "101 without a request to upgrade")
+
+
+class ProxyError(Exception):
+    """Any error that this package raises on purpose."""
+
+
+class Refused(ProxyError):
+    """A message breaks the policy of docs/proxy.md at byte `offset`; it must not be passed on."""
+
+    def __init__(self, code: Code, offset: int = 0) -> None:
+        super().__init__(f"{code.what} at byte {offset} ({code.rule})")
+        self.code = code
+        self.offset = offset
+
+
+class ApplyError(ProxyError):
+    """A configuration cannot be put into effect; nothing of it has been."""

@@ -1,0 +1,423 @@
+"""One request and its answer: events in, commands out; no socket, no clock (RFC 9110 §7, 9112 §9).
+
+An exchange begins with a request head. It asks for an upstream (`Assign`), sends the request as it comes in, relays the
+answer as it comes back, and ends with `Finish` or `Abort`. Each event is a method that returns the commands to carry
+out in order. Two small machines run side by side, one for the request's way up and one for the answer's way down; their
+moves stand in tables, and `_move_…` is the only place that changes them.
+
+What is kept true:
+* A request is sent a second time only if it provably was not processed: the connection could not be made, or it was a
+  reused one that closed before any byte of an answer, the method is idempotent, and the request has no body.
+* An upstream connection is used again only when both messages ended where their framing said.
+* An answer once begun is never patched: when it cannot be ended properly the client connection is cut, so that the
+  client sees that it is incomplete.
+* Nothing is stored but bytes that cannot be passed on yet: a head in progress, and what a client sent ahead (`rest`),
+  which the caller bounds by not reading on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from proxy import headers
+from proxy.body import LAST_CHUNK, BodyReader, chunk, reader
+from proxy.errors import Code, Refused, Source
+from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, read_response, upgrades_to_websocket
+from proxy.headers import Origin
+from proxy.pool import Address
+from proxy.rules import Router, normal_target
+
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 §9.2.2, less TRACE
+TRIES: Final = 3
+INTERIM_LIMIT: Final = 16  # 1xx answers to one request
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Find an upstream; answer with `assigned`, `connect_failed` or `no_server`. See `Pool.assign`."""
+
+    service: str
+    repeatable: bool
+    tried: frozenset[Address] = frozenset()
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SendUpstream:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendClient:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseUpstream:
+    """The upstream connection is no longer ours; `reuse`: it may carry another request."""
+
+    reuse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The exchange is over. Not `keep_alive`: close; `linger`: but first read and drop what the client still sends."""
+
+    keep_alive: bool
+    linger: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The exchange is over and its answer incomplete: cut the client connection."""
+
+
+Command = Assign | SendUpstream | SendClient | ReleaseUpstream | Finish | Abort
+
+
+class Up(Enum):
+    """The request on its way to the server."""
+
+    ASSIGNING = auto()
+    SENDING = auto()
+    SENT = auto()
+    TUNNEL = auto()
+    ENDED = auto()
+
+
+class Down(Enum):
+    """The answer on its way to the client."""
+
+    WAITING = auto()
+    BODY = auto()
+    TUNNEL = auto()
+    ENDED = auto()
+
+
+UP_MOVES: Final = {
+    Up.ASSIGNING: {Up.SENDING, Up.SENT, Up.ENDED},
+    Up.SENDING: {Up.SENT, Up.ENDED},
+    Up.SENT: {Up.ASSIGNING, Up.TUNNEL, Up.ENDED},
+    Up.TUNNEL: {Up.ENDED},
+    Up.ENDED: set[Up](),
+}
+DOWN_MOVES: Final = {
+    Down.WAITING: {Down.BODY, Down.TUNNEL, Down.ENDED},
+    Down.BODY: {Down.ENDED},
+    Down.TUNNEL: {Down.ENDED},
+    Down.ENDED: set[Down](),
+}
+
+
+class Waits(Enum):
+    """What an exchange is waiting for, which decides its deadline."""
+
+    CONNECT = auto()
+    CLIENT = auto()
+    UPSTREAM = auto()
+    TUNNEL = auto()
+
+
+class Exchange:
+    """A request whose head is `head`. `rest`: bytes from the client that are not consumed (yet).
+
+    `status`, `error`, `source`, `offset`, `upstream` and `target` say how it went, for the log.
+    """
+
+    __slots__ = (
+        "_buffer", "_chunk_down", "_continued", "_date", "_down", "_head", "_interim", "_keep_alive", "_length",
+        "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused", "_router", "_scanned",
+        "_service", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
+        "identifier", "offset", "rest", "source", "status", "target", "upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        head: RequestHead,
+        origin: Origin,
+        router: Router,
+        identifier: bytes,
+        date: Callable[[], bytes],
+        *,
+        rest: bytes = b"",
+        closing: bool = False,
+    ) -> None:
+        self._head, self._origin, self._router, self._date = head, origin, router, date
+        self.identifier = identifier
+        self.rest = rest
+        self.status = 0
+        self.error: Code | None = None
+        self.source: Source | None = None
+        self.offset = 0
+        self.upstream: Address | None = None
+        self.target = head.target
+        self._keep_alive = head.block.keep_alive and not closing
+        self._up, self._down = Up.ASSIGNING, Down.WAITING
+        self._reader_up: BodyReader = reader(head.block.length)
+        self._reader_down: BodyReader | None = None
+        self._repeatable = head.method in IDEMPOTENT and self._reader_up.done
+        self._tried: frozenset[Address] = frozenset()
+        self._tries = 0
+        self._buffer = b""
+        self._scanned = 0
+        self._interim = 0
+        self._continued = False
+        self._chunk_down = False
+        self._length = NO_BODY
+        self._upstream_keeps = False
+        self._reused = False
+        self._upgrade = b""
+        self._request = b""
+        self._service = ""
+
+    # -- what the caller may ask
+
+    @property
+    def over(self) -> bool:
+        return self._up is Up.ENDED
+
+    @property
+    def tunnels(self) -> bool:
+        return self._up is Up.TUNNEL
+
+    @property
+    def request_complete(self) -> bool:
+        """Whether nothing more of the request is to come from the client."""
+        return self._reader_up.done and not self.tunnels
+
+    @property
+    def waits(self) -> Waits:
+        if self._up is Up.ASSIGNING:
+            return Waits.CONNECT
+        if self._up is Up.TUNNEL:
+            return Waits.TUNNEL
+        if self._up is Up.SENDING and (self._continued or not self._head.block.expects_continue):
+            return Waits.CLIENT
+        return Waits.UPSTREAM
+
+    # -- events
+
+    def start(self) -> list[Command]:
+        """The head was read."""
+        head = self._head
+        try:
+            self._upgrade = head.block.upgrade if upgrades_to_websocket(head) else b""
+            self.target = normal_target(head.target)
+            self._request = headers.request_head(head, self.target, self._origin, self.identifier, self._upgrade)
+        except Refused as refused:
+            self.offset = refused.offset
+            return self._reply(refused.code)
+        self._service = self._router.route(head.host, self.target)
+        if not self._service:
+            return self._reply(Code.NO_RULE)
+        return [Assign(self._service, self._repeatable)]
+
+    def assigned(self, server: Address, reused: bool) -> list[Command]:
+        """An upstream connection is ours."""
+        self.upstream, self._reused = server, reused
+        self._tries += 1
+        if self._reader_up.done:
+            self._move_up(Up.SENT)
+            return [SendUpstream(self._request)]
+        self._move_up(Up.SENDING)
+        data, self.rest = self.rest, b""
+        return [SendUpstream(self._request), *(self._send_body(data) if data else ())]
+
+    def connect_failed(self, server: Address, timed_out: bool) -> list[Command]:
+        """No connection to `server` came about: nothing was sent, so another server may have it."""
+        self.upstream = server
+        self._tried |= {server}
+        if len(self._tried) < TRIES:
+            return [Assign(self._service, self._repeatable, self._tried)]
+        return self._reply(Code.CONNECT_TIMEOUT if timed_out else Code.CONNECT)
+
+    def no_server(self) -> list[Command]:
+        """No server is left to assign."""
+        return self._reply(Code.CONNECT if self._tried else Code.NO_SERVER)
+
+    def client_data(self, data: bytes) -> list[Command]:
+        """Bytes came from the client: body, tunnel, or a request ahead of its turn."""
+        if self._up is Up.SENDING:
+            return self._send_body(data)
+        if self._up is Up.TUNNEL:
+            return [SendUpstream(data)]
+        self.rest += data
+        return []
+
+    def upstream_data(self, data: bytes) -> list[Command]:
+        """Bytes came from the server."""
+        try:
+            if self._down is Down.BODY:
+                return self._relay(b"", data)
+            if self._down is Down.TUNNEL:
+                return [SendClient(data)]
+            return self._read_answer(data)
+        except Refused as refused:
+            self.offset = refused.offset
+            return self._fail(refused.code, Source.UPSTREAM)
+
+    def upstream_closed(self) -> list[Command]:
+        """The server closed the connection."""
+        if self._down is Down.TUNNEL:
+            return self._end(keep_alive=False)
+        if self._down is Down.BODY:
+            if self._length != UNTIL_CLOSE:
+                return self._fail(Code.UPSTREAM_CUT)
+            last: list[Command] = [SendClient(LAST_CHUNK)] if self._chunk_down else []
+            return [*last, *self._end(keep_alive=self._keep_alive)]
+        untouched = self._reused and not self._buffer and not self._interim
+        if untouched and self._repeatable and self._tries < TRIES:
+            self._move_up(Up.ASSIGNING)
+            return [ReleaseUpstream(False), Assign(self._service, True, fresh=True)]
+        return self._fail(Code.UPSTREAM_CLOSED)
+
+    def client_closed(self) -> list[Command]:
+        """The client is gone."""
+        if self.tunnels:
+            return self._end(keep_alive=False)
+        return self._cut(Code.CLIENT_CLOSED)
+
+    def timed_out(self, *, client_stalled: bool = False) -> list[Command]:
+        """What `waits` names did not come in time; `client_stalled`: because the client does not read."""
+        if self.tunnels:
+            return self._end(keep_alive=False)
+        if client_stalled:
+            return self._cut(Code.CLIENT_STALLED)
+        if self.waits is Waits.CLIENT:
+            return self._fail(Code.BODY_TIMEOUT)
+        if self.waits is Waits.CONNECT:
+            return self._reply(Code.CONNECT_TIMEOUT)
+        return self._fail(Code.UPSTREAM_CUT if self._down is Down.BODY else Code.UPSTREAM_TIMEOUT)
+
+    def drained(self) -> list[Command]:
+        """The drain time is over: whatever is not finished ends now."""
+        return self._end(keep_alive=False) if self.tunnels else self._fail(Code.DRAINED)
+
+    def let_close(self) -> None:
+        """The client connection is to close after this exchange."""
+        self._keep_alive = False
+
+    # -- the request's way up
+
+    def _send_body(self, data: bytes) -> list[Command]:
+        try:
+            payload, rest = self._reader_up.receive(data)
+        except Refused as refused:
+            self.offset = refused.offset
+            return self._fail(refused.code)
+        self._continued = True
+        if self._head.block.length == CHUNKED:
+            payload = chunk(payload) if payload else b""
+            if self._reader_up.done:
+                payload += LAST_CHUNK
+        if self._reader_up.done:
+            self.rest = rest
+            self._move_up(Up.SENT)
+        return [SendUpstream(payload)] if payload else []
+
+    # -- the answer's way down
+
+    def _read_answer(self, data: bytes) -> list[Command]:
+        commands: list[Command] = []
+        data = self._buffer + data if self._buffer else data
+        while (head := read_response(data, self._head.method, self._scanned)) is not None:
+            data, self._scanned, self._buffer = data[head.size :], 0, b""
+            if head.status == 101:
+                return [*commands, *self._switch(head, data)]
+            if head.status >= 200:
+                return [*commands, *self._answer(head, data)]
+            self._interim += 1
+            if self._interim > INTERIM_LIMIT:
+                raise Refused(Code.STATUS_LINE)
+            self._continued = self._continued or head.status == 100
+            if self._head.block.minor == 1:  # RFC 9110 §15.2: no 1xx to HTTP/1.0
+                commands.append(SendClient(headers.informational_head(head, self._origin.node)))
+        self._buffer, self._scanned = data, len(data)
+        return commands
+
+    def _switch(self, head: ResponseHead, data: bytes) -> list[Command]:
+        """101: a tunnel begins, if the client asked for one."""
+        if not self._upgrade or head.block.upgrade != self._upgrade:
+            raise Refused(Code.UNASKED_UPGRADE)
+        self.status = 101
+        self._move_up(Up.TUNNEL)
+        self._move_down(Down.TUNNEL)
+        ahead, self.rest = self.rest, b""
+        opened = headers.informational_head(head, self._origin.node, self._upgrade)
+        return [SendClient(opened + data), *([SendUpstream(ahead)] if ahead else ())]
+
+    def _answer(self, head: ResponseHead, data: bytes) -> list[Command]:
+        minor = self._head.block.minor
+        endless = head.length in (CHUNKED, UNTIL_CLOSE)
+        # An answer before the request's end: what the client still sends can only be dropped (RFC 9112 §9.6).
+        if self._up is Up.SENDING or (endless and minor == 0):
+            self._keep_alive = False
+        self.status = head.status
+        self._length = head.length
+        self._chunk_down = endless and minor == 1
+        self._upstream_keeps = head.block.keep_alive and head.length != UNTIL_CLOSE
+        self._reader_down = reader(head.length)
+        self._move_down(Down.BODY)
+        return self._relay(headers.response_head(head, minor, self._keep_alive, self._origin.node, self._date()), data)
+
+    def _relay(self, prefix: bytes, data: bytes) -> list[Command]:
+        """Passes on payload, after `prefix`, and ends the answer where its framing says."""
+        assert self._reader_down is not None
+        try:
+            payload, surplus = self._reader_down.receive(data)
+        except Refused as refused:
+            self.offset = refused.offset
+            return [*([SendClient(prefix)] if prefix else ()), *self._fail(refused.code, Source.UPSTREAM)]
+        if self._chunk_down:
+            payload = chunk(payload) if payload else b""
+            if self._reader_down.done:
+                payload += LAST_CHUNK
+        out = prefix + payload
+        commands: list[Command] = [SendClient(out)] if out else []
+        if self._reader_down.done:
+            reuse = self._upstream_keeps and self._up is Up.SENT and not surplus
+            commands += self._end(keep_alive=self._keep_alive, reuse=reuse)
+        return commands
+
+    # -- ends
+
+    def _end(self, *, keep_alive: bool, reuse: bool = False) -> list[Command]:
+        commands: list[Command] = [ReleaseUpstream(reuse)] if self._up is not Up.ASSIGNING else []
+        linger = not self._reader_up.done
+        self._move_up(Up.ENDED)
+        self._move_down(Down.ENDED)
+        return [*commands, Finish(keep_alive and not linger, linger)]
+
+    def _reply(self, code: Code, source: Source | None = None) -> list[Command]:
+        """A reply of our own in place of the answer. A message rule that the server broke is a 502."""
+        self.error, self.source = code, source or code.source
+        self.status = 502 if self.source is not code.source else code.status
+        close = not (self._keep_alive and self._reader_up.done)
+        reply = headers.error_reply(
+            code, self.status, self.identifier, self._origin.node, self._date(),
+            close=close, body=self._head.method != b"HEAD",
+        )  # fmt: skip
+        return [SendClient(reply), *self._end(keep_alive=not close)]
+
+    def _fail(self, code: Code, source: Source | None = None) -> list[Command]:
+        """The exchange cannot go on: a reply if nothing was answered yet, a cut otherwise."""
+        return self._reply(code, source) if self._down is Down.WAITING else self._cut(code, source)
+
+    def _cut(self, code: Code, source: Source | None = None) -> list[Command]:
+        self.error, self.source = code, source or code.source
+        self.status = self.status or code.status
+        commands: list[Command] = [ReleaseUpstream(False)] if self._up is not Up.ASSIGNING else []
+        self._move_up(Up.ENDED)
+        self._move_down(Down.ENDED)
+        return [*commands, Abort()]
+
+    def _move_up(self, state: Up) -> None:
+        assert state in UP_MOVES[self._up], f"{self._up} → {state}"
+        self._up = state
+
+    def _move_down(self, state: Down) -> None:
+        assert state in DOWN_MOVES[self._down], f"{self._down} → {state}"
+        self._down = state

@@ -1,0 +1,354 @@
+"""Message heads of HTTP/1: bytes in, a checked head or a refusal out (RFC 9110, 9112).
+
+A head is cut strictly: CRLF only, no folding, no control characters. What is ambiguous is refused with the rule and the
+byte offset, because two readers that disagree about where a message ends are how requests are smuggled. Lines cut this
+way are then given to h11 as a second reader; both have to agree that they are sound.
+
+Everything after the target (version and field lines) says the same whatever the method and the target are, and clients
+and servers repeat it byte for byte. So its verdict is remembered under the exact bytes: the common head costs one
+regular expression and one look-up. Only blocks that passed every check enter the memory, which is bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+
+from proxy.errors import Code, Refused
+
+Field = tuple[bytes, bytes, bytes]  # lower-case name, name as it came, value without outer white space
+
+# Framings that are not a length.
+NO_BODY: Final = -1
+CHUNKED: Final = -2
+UNTIL_CLOSE: Final = -3
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) (?=HTTP/\d\.\d\r\n)")
+_STATUS_LINE = re.compile(rb"HTTP/(\d)\.(\d) (\d\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
+_FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*(|[!-~\x80-\xff]|[!-~\x80-\xff][\t -~\x80-\xff]*[!-~\x80-\xff])[ \t]*")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_DIGITS = re.compile(rb"[0-9]{1,18}")  # RFC 9110 §8.6: 1*DIGIT; 18 digits fit any machine word
+_PORT = rb"(?::[0-9]{0,5})?"
+# Narrower than RFC 3986's reg-name: no sub-delims and no percent-encoding, which no host on the Internet has.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])" + _PORT)
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([^#]*)")
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a head, in bytes and fields. RFC 9112 §3 asks for request lines of at least 8,000 bytes."""
+
+    line_bytes: int = 16_384
+    head_bytes: int = 65_536
+    fields: int = 128
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Version and field lines, checked. `length` is a Content-Length, NO_BODY, CHUNKED or UNTIL_CLOSE."""
+
+    minor: int
+    fields: tuple[Field, ...]
+    length: int
+    keep_alive: bool
+    connection: frozenset[bytes]
+    host: bytes
+    expects_continue: bool
+    upgrade: bytes
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of every field called `name` (lower case), in order."""
+        return [value for lower, _, value in self.fields if lower == name]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """`target` is in origin form or `*`; `host` is that of the target where it had one; `size` counts bytes read."""
+
+    method: bytes
+    target: bytes
+    host: bytes
+    block: Block
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """`length` already knows the method it answers (RFC 9112 §6.3); `size` counts bytes read."""
+
+    status: int
+    reason: bytes
+    length: int
+    block: Block
+    size: int
+
+
+class BlockMemory:
+    """Verdicts on blocks by their exact bytes; emptied when full, which costs less than keeping an order."""
+
+    __slots__ = ("_blocks", "_limit")
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._blocks: dict[bytes, Block] = {}
+        self._limit = limit
+
+    def get(self, data: bytes) -> Block | None:
+        return self._blocks.get(data)
+
+    def put(self, data: bytes, block: Block) -> None:
+        if len(data) > 2048:
+            return
+        if len(self._blocks) >= self._limit:
+            self._blocks.clear()
+        self._blocks[data] = block
+
+
+_requests = BlockMemory()
+_responses = BlockMemory()
+
+
+def read_request(data: bytes, scanned: int = 0, limits: Limits = DEFAULT_LIMITS) -> RequestHead | None:
+    """The request head at the start of `data`; None when more bytes are needed. Raises Refused.
+
+    `scanned` bytes were seen by an earlier call and found incomplete: they are not searched again.
+    """
+    start = 2 if data.startswith(b"\r\n") else 0  # RFC 9112 §2.2: one empty line before a request is ignored
+    end = data.find(b"\r\n\r\n", max(start, scanned - 3))
+    if end < 0:
+        _refuse_early(data, start, scanned, limits)
+        return None
+    if end - start > limits.head_bytes:
+        raise Refused(Code.HEAD_LARGE, limits.head_bytes)
+    line = _REQUEST_LINE.match(data, start)
+    if line is None or line.end() - start > limits.line_bytes:
+        raise _why_not_a_request(data, start, end, limits)
+    method, target = line.groups()
+    key = data[line.end() : end]
+    block = _requests.get(key)
+    if block is None:
+        block = _read_block(key, line.end(), limits, request=True)
+        _requests.put(key, block)
+    return _request_head(method, target, line.start(2), block, end + 4)
+
+
+def read_response(data: bytes, method: bytes, scanned: int = 0, limits: Limits = DEFAULT_LIMITS) -> ResponseHead | None:
+    """The response head to a request of `method` at the start of `data`; None when more is needed. Raises Refused."""
+    end = data.find(b"\r\n\r\n", max(0, scanned - 3))
+    if end < 0:
+        _refuse_early(data, 0, scanned, limits)
+        return None
+    if end > limits.head_bytes:
+        raise Refused(Code.HEAD_LARGE, limits.head_bytes)
+    line = _STATUS_LINE.match(data, 0, end + 2)
+    if line is None or data[:7] != b"HTTP/1." or line[2] not in (b"0", b"1") or line[3] < b"100":
+        raise Refused(Code.STATUS_LINE)
+    # The version stands in front of the status, so the key is put together again: "HTTP/1.1" CRLF and the fields.
+    key = data[:8] + data[line.end() - 2 : end]
+    block = _responses.get(key)
+    if block is None:
+        block = _read_block(key, line.end() - 10, limits, request=False)
+        _responses.put(key, block)
+    status = int(line[3])
+    return ResponseHead(status, line[4] or b"", _response_length(method, status, block), block, end + 4)
+
+
+def _response_length(method: bytes, status: int, block: Block) -> int:
+    """RFC 9112 §6.3: what ends the body of an answer."""
+    if method == b"HEAD" or status < 200 or status in (204, 304):
+        return NO_BODY
+    return UNTIL_CLOSE if block.length == NO_BODY else block.length
+
+
+def _request_head(method: bytes, target: bytes, offset: int, block: Block, size: int) -> RequestHead:
+    """Applies RFC 9112 §3.2 to the target; the Host field yields to an absolute target."""
+    if method in (b"CONNECT", b"TRACE"):
+        raise Refused(Code.METHOD, 0)
+    host = block.host
+    if not target.startswith(b"/"):
+        if target == b"*" and method == b"OPTIONS":
+            return RequestHead(method, target, host, block, size)
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise Refused(Code.TARGET, offset)
+        host, target = absolute.groups()
+        if not _HOST.fullmatch(host):
+            raise Refused(Code.HOST_INVALID, offset)
+        if not target:
+            target = b"*" if method == b"OPTIONS" else b"/"  # RFC 9112 §3.2.4
+        elif target.startswith(b"?"):
+            target = b"/" + target
+    if b"#" in target:
+        raise Refused(Code.TARGET, offset + target.index(b"#"))
+    return RequestHead(method, target, host, block, size)
+
+
+def _refuse_early(data: bytes, start: int, scanned: int, limits: Limits) -> None:
+    """Refuses an incomplete head that can no longer become a good one, so that nobody waits for its end."""
+    bad = _CONTROL.search(data, max(start, scanned - 1), len(data) - 1)
+    if bad:
+        raise Refused(_control_code(bad[0]), bad.start())
+    if len(data) - start > limits.line_bytes and data.find(b"\r\n", start, start + limits.line_bytes) < 0:
+        raise Refused(Code.TARGET_LONG, start + limits.line_bytes)
+    if len(data) - start > limits.head_bytes:
+        raise Refused(Code.HEAD_LARGE, start + limits.head_bytes)
+
+
+def _control_code(found: bytes) -> Code:
+    return {b"\n": Code.BARE_LF, b"\r": Code.BARE_CR}.get(found, Code.CONTROL)
+
+
+def _why_not_a_request(data: bytes, start: int, end: int, limits: Limits) -> Refused:
+    """The most telling reason why the first line is not a request line that we serve."""
+    stop = data.find(b"\r\n", start, end + 2)
+    bad = _CONTROL.search(data, start, stop)
+    if bad:
+        return Refused(_control_code(bad[0]), bad.start())
+    if stop - start > limits.line_bytes:
+        return Refused(Code.TARGET_LONG, start + limits.line_bytes)
+    return Refused(Code.REQUEST_LINE, start)
+
+
+def _read_block(data: bytes, offset: int, limits: Limits, *, request: bool) -> Block:
+    """Checks `HTTP/x.y` CRLF field lines. `offset` is where `data` stands in the message."""
+    if data[:8] not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise Refused(Code.VERSION, offset)
+    bad = _CONTROL.search(data)
+    if bad:
+        raise Refused(_control_code(bad[0]), offset + bad.start())
+    minor = data[7] - 48
+    fields = _read_fields(data, offset, limits)
+    _ask_h11(minor, fields, offset, request=request)
+    connection = frozenset(
+        option.strip().lower() for lower, _, value in fields if lower == b"connection" for option in value.split(b",")
+    )
+    return Block(
+        minor=minor,
+        fields=fields,
+        length=_length(minor, fields, offset),
+        keep_alive=b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
+        connection=connection,
+        host=_host(minor, fields, offset) if request else b"",
+        expects_continue=_expects_continue(fields, offset) and minor == 1 if request else False,
+        upgrade=_upgrade(minor, fields, connection),
+    )
+
+
+def _read_fields(data: bytes, offset: int, limits: Limits) -> tuple[Field, ...]:
+    lines = data.split(b"\r\n")
+    if len(lines) - 1 > limits.fields:
+        raise Refused(Code.FIELDS_MANY, offset)
+    fields: list[Field] = []
+    position = offset + 10
+    for line in lines[1:]:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise Refused(_why_not_a_field(line), position)
+        name, value = match.groups()
+        fields.append((name.lower(), name, value))
+        position += len(line) + 2
+    return tuple(fields)
+
+
+def _why_not_a_field(line: bytes) -> Code:
+    if line[:1] in (b" ", b"\t"):
+        return Code.OBS_FOLD
+    name, colon, _ = line.partition(b":")
+    if colon and name and name != name.rstrip(b" \t"):
+        return Code.SPACE_COLON
+    return Code.FIELD_NAME
+
+
+def _ask_h11(minor: int, fields: tuple[Field, ...], offset: int, *, request: bool) -> None:
+    """h11's verdict on the fields. Framing and Host are left to us, whose reasons name the rule."""
+    ours = (b"content-length", b"transfer-encoding", b"host")
+    headers = [(name, value) for lower, name, value in fields if lower not in ours]
+    version = b"1.%d" % minor
+    try:
+        if request:
+            h11.Request(method=b"GET", target=b"/", headers=[(b"host", b"h"), *headers], http_version=version)
+        else:
+            h11.Response(status_code=200, headers=headers, http_version=version)
+    except h11.LocalProtocolError:
+        raise Refused(Code.H11, offset) from None
+
+
+def _length(minor: int, fields: tuple[Field, ...], offset: int) -> int:
+    """RFC 9112 §6.3, without the part that knows the method: a length, CHUNKED or NO_BODY."""
+    lengths = [value for lower, _, value in fields if lower == b"content-length"]
+    codings = [value for lower, _, value in fields if lower == b"transfer-encoding"]
+    if codings:
+        if lengths:
+            raise Refused(Code.LENGTH_AND_CODING, offset)
+        if minor == 0:
+            raise Refused(Code.CODING_1_0, offset)
+        return _chunked(codings, offset)
+    if not lengths:
+        return NO_BODY
+    for value in lengths:
+        if not _DIGITS.fullmatch(value):
+            raise Refused(Code.LENGTH, offset)
+    if len({int(value) for value in lengths}) > 1:
+        raise Refused(Code.LENGTHS_DIFFER, offset)
+    return int(lengths[0])
+
+
+def _chunked(codings: list[bytes], offset: int) -> int:
+    names = [name.strip(b" \t").lower() for value in codings for name in value.split(b",")]
+    if names == [b"chunked"]:
+        return CHUNKED
+    if b"chunked" in names[:-1] or b"" in names:
+        raise Refused(Code.CHUNKED_NOT_LAST, offset)
+    raise Refused(Code.CODING_UNKNOWN, offset)
+
+
+def _host(minor: int, fields: tuple[Field, ...], offset: int) -> bytes:
+    hosts = [value for lower, _, value in fields if lower == b"host"]
+    if len(hosts) > 1:
+        raise Refused(Code.HOST_REPEATED, offset)
+    if not hosts:
+        if minor == 1:
+            raise Refused(Code.HOST_MISSING, offset)
+        return b""
+    if not _HOST.fullmatch(hosts[0]):
+        raise Refused(Code.HOST_INVALID, offset)
+    return hosts[0]
+
+
+def _expects_continue(fields: tuple[Field, ...], offset: int) -> bool:
+    expectations = [value.lower() for lower, _, value in fields if lower == b"expect"]
+    if any(value != b"100-continue" for value in expectations):
+        raise Refused(Code.EXPECTATION, offset)
+    return bool(expectations)
+
+
+def _upgrade(minor: int, fields: tuple[Field, ...], connection: frozenset[bytes]) -> bytes:
+    """The protocol of `Upgrade`, lower case; nothing in HTTP/1.0 (RFC 9110 §7.8) or without the connection option."""
+    if minor == 0 or b"upgrade" not in connection:
+        return b""
+    return b",".join(value.lower() for lower, _, value in fields if lower == b"upgrade")
+
+
+def upgrades_to_websocket(head: RequestHead) -> bool:
+    """Whether `head` opens a WebSocket as RFC 6455 §4.1 asks. Raises Refused where it means to and does not."""
+    block = head.block
+    if block.upgrade != b"websocket":
+        return False
+    keys = block.values(b"sec-websocket-key")
+    sound = (
+        head.method == b"GET"
+        and len(keys) == 1
+        and _WEBSOCKET_KEY.fullmatch(keys[0])
+        and block.values(b"sec-websocket-version") == [b"13"]
+        and block.length in (NO_BODY, 0)
+    )
+    if not sound:
+        raise Refused(Code.UPGRADE)
+    return True

@@ -1,0 +1,381 @@
+"""The supervisor of an L7 node: it never touches a client's byte.
+
+It follows the control plane, probes the servers' health for all workers, answers `/ready`, and keeps the workers
+running. A new configuration is applied by all workers or by none: ports are reserved here first, and a worker that
+refuses has the others go back to the old one. A worker that dies is started again, after a delay that doubles while it
+keeps dying; the others take the new connections in the meantime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import sys
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from control.node.notify import notify
+from control.node.probe import HealthMonitor, Target
+from control.node.tasks import Tasks
+from core.config import to_dict
+from core.model import BackendProtocol, Model
+from core.resolve import l7_listeners, servers
+from proxy.errors import ApplyError, Refused
+from proxy.head import read_request
+from proxy.listen import bind
+
+log = logging.getLogger(__name__)
+
+APPLY_TIMEOUT_S: Final = 30.0
+RESTART_S: Final = (0.1, 10.0)  # the first delay and the longest
+SOUND_AFTER_S: Final = 10.0  # a worker that lived this long was no failed start
+# The L4 tier asks each second and believes the second refusal (core.resolve.L7_NODE_CHECK): a node that drains goes on
+# accepting until it has been noticed. Without VIPs there is no L4 tier to wait for.
+LAME_DUCK_S: Final = 3.0
+KILL_AFTER_S: Final = 2.0  # beyond the drain time
+LINE_BYTES: Final = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run the workers: what `python -m proxy.worker` is given."""
+
+    name: str
+    workers: int
+    identity: str = ""
+    keyservers: tuple[str, ...] = ()
+    access_log: str = ""
+    drain_s: float = 30.0
+
+    def argv(self, turn: int, channel: int) -> list[str]:
+        """The command line of worker number `turn`."""
+        argv = [sys.executable, "-m", "proxy.worker", "--channel", str(channel), "--name", self.name]
+        argv += ["--turn", str(turn), "--drain", str(self.drain_s)]
+        for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
+            argv += [option, value] if value else []
+        for keyserver in self.keyservers:
+            argv += ["--keyserver", keyserver]
+        return argv
+
+
+class WorkerGone(ApplyError):
+    """A worker ended before it answered."""
+
+
+class WorkerProcess:
+    """One worker as the supervisor sees it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
+        self.process = process
+        self.counters: dict[str, float] = {}
+        self._writer = writer
+        self._answer: asyncio.Future[dict[str, object]] | None = None
+
+    @classmethod
+    async def start(
+        cls, argv: Sequence[str], ours: socket.socket, theirs: socket.socket
+    ) -> tuple[WorkerProcess, asyncio.StreamReader]:
+        """Starts the process; `theirs` is inherited and closed here. In a session of its own: Ctrl-C is for us."""
+        process = await asyncio.create_subprocess_exec(
+            *argv, pass_fds=(theirs.fileno(),), start_new_session=True, stdin=asyncio.subprocess.DEVNULL
+        )
+        theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
+        return cls(process, writer), reader
+
+    def send(self, message: dict[str, object]) -> None:
+        """One line; a worker that is gone hears nothing."""
+        if not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def apply(self, model: dict[str, object], version: int) -> list[str]:
+        """Has the worker apply a configuration; returns its problems. ApplyError: it refuses; WorkerGone: it died."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self.send({"config": model, "version": version})
+        try:
+            async with asyncio.timeout(APPLY_TIMEOUT_S):
+                answer = await self._answer
+        except TimeoutError:
+            raise ApplyError(f"worker {self.process.pid} did not answer within {APPLY_TIMEOUT_S:.0f} s") from None
+        if "gone" in answer:
+            raise WorkerGone(f"worker {self.process.pid} ended")
+        if "refused" in answer:
+            raise ApplyError(str(answer["why"]))
+        problems = answer.get("problems")
+        return [str(problem) for problem in problems] if isinstance(problems, list) else []
+
+    async def listen(self, reader: asyncio.StreamReader) -> None:
+        """Reads what the worker says until it is gone."""
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                message = json.loads(line)
+                if "counters" in message:
+                    self.counters = message["counters"]
+                elif self._answer is not None and not self._answer.done():
+                    self._answer.set_result(message)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result({"gone": True})
+        self._writer.close()
+
+
+class Supervisor:
+    """The whole node. `run` starts the workers; `apply` and `report` are for the control link; `drain` ends it."""
+
+    def __init__(self, settings: Settings, tasks: Tasks) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._monitor = HealthMonitor(self._on_health, tasks)
+        self._model: Model | None = None
+        self._version = 0
+        self._reserved: dict[tuple[str, int], socket.socket] = {}
+        self._workers: dict[int, WorkerProcess] = {}
+        self._past: Counter[str] = Counter()  # what workers that are gone had counted
+        self._restarts = 0
+        self._problems: list[str] = []
+        self._draining = False
+        self._applying = asyncio.Lock()
+        self._complete = asyncio.Event()  # all workers have started once
+
+    @property
+    def ready(self) -> bool:
+        """Whether new connections should come here."""
+        return self._model is not None and bool(self._workers) and not self._draining
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers.values()]
+
+    def start(self) -> None:
+        """Starts the workers and keeps them running."""
+        for turn in range(self._settings.workers):
+            self._tasks.spawn(self._keep_running(turn), f"worker {turn}")
+
+    # -- workers
+
+    async def _keep_running(self, turn: int) -> None:
+        loop = asyncio.get_running_loop()
+        delay_s = RESTART_S[0]
+        while True:
+            began = loop.time()
+            await self._run_worker(turn)
+            if self._draining:
+                return
+            self._restarts += 1
+            if loop.time() - began > SOUND_AFTER_S:
+                delay_s = RESTART_S[0]
+            log.error("worker %d ended; another starts in %.1f s", turn, delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RESTART_S[1])
+
+    async def _run_worker(self, turn: int) -> None:
+        """One worker from its start to its end."""
+        ours, theirs = socket.socketpair()
+        worker, reader = await WorkerProcess.start(self._settings.argv(turn, theirs.fileno()), ours, theirs)
+        listening = asyncio.ensure_future(worker.listen(reader))
+        try:
+            async with self._applying:
+                if self._model is not None:
+                    self._problems = await worker.apply(to_dict(self._model), self._version)  # type: ignore[arg-type]
+                    worker.send({"down": self._down()})
+                self._workers[turn] = worker
+            if len(self._workers) == self._settings.workers:
+                self._complete.set()
+            await listening
+        except ApplyError as error:
+            log.error("worker %d cannot take configuration %d: %s", turn, self._version, error)
+            worker.process.kill()
+            await listening
+        finally:
+            if self._workers.get(turn) is worker:
+                del self._workers[turn]
+            self._past.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
+            await _reap(worker.process)
+
+    # -- configuration
+
+    async def apply(self, model: Model, version: int) -> None:
+        """Puts a configuration into effect on all workers. Raises ApplyError, and then the old one runs on."""
+        wanted = {(address, each.listener.port) for each in l7_listeners(model) for address in each.addresses}
+        try:
+            await asyncio.wait_for(self._complete.wait(), APPLY_TIMEOUT_S)
+        except TimeoutError:
+            raise ApplyError("the workers do not start; the log says why") from None
+        async with self._applying:
+            fresh = self._reserve(wanted - self._reserved.keys())
+            try:
+                self._problems = await self._apply_to_all(model, version)
+            except ApplyError:
+                for sock in fresh.values():
+                    sock.close()
+                if self._model is not None:
+                    with contextlib.suppress(ApplyError):
+                        await self._apply_to_all(self._model, self._version)
+                raise
+            self._reserved |= fresh
+            for endpoint in self._reserved.keys() - wanted:
+                self._reserved.pop(endpoint).close()
+            first = self._model is None
+            self._model, self._version = model, version
+        self._watch(model)
+        for problem in self._problems:
+            log.warning("configuration %d: %s", version, problem)
+        if first:
+            notify("READY=1")
+
+    def _reserve(self, endpoints: set[tuple[str, int]]) -> dict[tuple[str, int], socket.socket]:
+        fresh: dict[tuple[str, int], socket.socket] = {}
+        try:
+            for endpoint in sorted(endpoints):
+                fresh[endpoint] = bind(*endpoint)
+        except ApplyError:
+            for sock in fresh.values():
+                sock.close()
+            raise
+        return fresh
+
+    async def _apply_to_all(self, model: Model, version: int) -> list[str]:
+        document: dict[str, object] = dict(to_dict(model))
+        workers = list(self._workers.values())
+        results = await asyncio.gather(*(worker.apply(document, version) for worker in workers), return_exceptions=True)
+        problems: list[str] = []
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, WorkerGone):
+                raise result
+            problems += [] if isinstance(result, BaseException) else result
+        if not any(isinstance(result, list) for result in results):
+            raise ApplyError("no worker is left that could take it")
+        return list(dict.fromkeys(problems))  # one that died meanwhile gets the configuration at its next start
+
+    # -- health
+
+    def _watch(self, model: Model) -> None:
+        self._monitor.watch(
+            Target((name, server.address, server.port), server.address, check.port or server.port, check)
+            for name, service in model.backend_services.items()
+            if service.protocol is BackendProtocol.HTTP and (check := service.health_check) is not None
+            for server in servers(model, service)
+        )
+        self._tell_health()
+
+    def _on_health(self, key: Hashable, healthy: bool, why: str) -> None:
+        assert isinstance(key, tuple)
+        service, address, port = key
+        log.warning("%s: %s:%d is %s: %s", service, address, port, "healthy" if healthy else "unhealthy", why)
+        self._tell_health()
+
+    def _tell_health(self) -> None:
+        down = self._down()
+        for worker in self._workers.values():
+            worker.send({"down": down})
+
+    def _down(self) -> dict[str, list[list[object]]]:
+        down: dict[str, list[list[object]]] = {}
+        for key, (healthy, _) in self._monitor.states().items():
+            assert isinstance(key, tuple)
+            if not healthy:
+                down.setdefault(key[0], []).append([key[1], key[2]])
+        return down
+
+    def report(self) -> dict[str, object]:
+        """What the control plane is told each second."""
+        health = [
+            {"service": key[0], "server": f"{key[1]}:{key[2]}", "healthy": healthy, "why": why}
+            for key, (healthy, why) in self._monitor.states().items()
+            if isinstance(key, tuple)
+        ]
+        counters = Counter(self._past)
+        for worker in self._workers.values():
+            counters.update(worker.counters)
+        return {
+            "ready": self.ready,
+            "draining": self._draining,
+            "workers": len(self._workers),
+            "worker_restarts": self._restarts,
+            "health": health,
+            "counters": dict(counters),
+            "problems": self._problems,
+        }
+
+    # -- the end
+
+    async def drain(self) -> None:
+        """Takes no new connections and returns when all workers have ended, within the drain time."""
+        self._draining = True
+        notify("STOPPING=1")
+        vips = self._model is not None and any(instance.vips for instance in self._model.instances.values())
+        message: dict[str, object] = {"drain": self._settings.drain_s, "lame_duck": LAME_DUCK_S if vips else 0.0}
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.send(message)
+        ends = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
+        if ends:
+            _, late = await asyncio.wait(ends, timeout=self._settings.drain_s + KILL_AFTER_S)
+            if late:
+                log.error("%d workers did not end in time and are killed", len(late))
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends what still runs, at once."""
+        for worker in self._workers.values():
+            if worker.process.returncode is None:
+                worker.process.kill()
+        for sock in self._reserved.values():
+            sock.close()
+        self._reserved.clear()
+
+
+def _is_level(name: str) -> bool:
+    """Counters that go down again, and are not to be added to those of a worker's successor."""
+    return name.endswith(("_open", "in_flight"))
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Waits for a process whose channel is closed; what holds on to life is killed."""
+    try:
+        async with asyncio.timeout(KILL_AFTER_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+class ReadyProtocol(asyncio.Protocol):
+    """Answers `/ready` with 200 or 503, once a connection; 404 elsewhere. For health checks of the L4 tier."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._timer = asyncio.get_running_loop().call_later(5.0, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            head = read_request(self._buffer)
+        except Refused as refused:
+            self._answer(refused.code.status, b"")
+            return
+        if head is None:
+            return
+        if head.target != b"/ready" or head.method not in (b"GET", b"HEAD"):
+            self._answer(404, b"")
+        else:
+            ready = self._supervisor.ready
+            text = b"ready\n" if ready else b"not ready\n"
+            self._answer(200 if ready else 503, text if head.method == b"GET" else b"")
+
+    def _answer(self, status: int, text: bytes) -> None:
+        head = b"HTTP/1.1 %d -\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        self._transport.write(head % (status, len(text)) + text)
+        self._transport.close()

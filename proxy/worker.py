@@ -1,0 +1,360 @@
+"""One worker process: its listening sockets, its connections, its share of the load.
+
+A worker does what the supervisor says over a socketpair, one JSON object a line:
+
+    → {"config": MODEL, "version": N}    ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
+    → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
+    → {"drain": SECONDS, "lame_duck": SECONDS}, after which the worker ends itself
+                                         ← {"counters": {NAME: NUMBER}} every second
+
+When the supervisor is gone, the worker drains: nobody would restart or reconfigure it.
+
+A configuration is applied in place. What may fail (sockets, certificates) is done first; then listeners, rules and
+servers change within one turn of the loop, and connections of untouched listeners do not notice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from functools import partial
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from control.node.identity import Identity
+from control.node.logs import setup
+from control.node.tasks import Tasks
+from core.config import from_dict
+from core.model import Model, Protocol
+from core.resolve import L7Listener, l7_listeners, servers
+from keyserver.client import KeyClient
+from proxy.access_log import AccessLog, Record
+from proxy.conn import ClientConnection, Hub, Service, Site
+from proxy.errors import ApplyError
+from proxy.listen import BACKLOG, accept_left, bind
+from proxy.pool import Pool
+from proxy.rules import Router
+from proxy.tls import TlsServer
+
+log = logging.getLogger(__name__)
+
+SWEEP_S: Final = 0.25
+REPORT_S: Final = 1.0
+RETIRED_S: Final = 30.0  # a removed listener's connections have this long to finish
+LINE_BYTES: Final = 1 << 26
+
+Endpoint = tuple[str, int]
+
+
+class Opening:
+    """One listening socket of this process and the site that its connections belong to."""
+
+    def __init__(self, worker: Worker, site: Site, sock: socket.socket) -> None:
+        self.site = site
+        self._worker = worker
+        self._sock = sock
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Begins to accept; a duplicate of the socket is kept for what its queue holds at the end."""
+        kept = self._sock.dup()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self.protocol, sock=self._sock, backlog=BACKLOG)
+        self._sock = kept
+
+    def protocol(self) -> asyncio.BaseProtocol:
+        """For one accepted connection."""
+        return self._worker.protocol(self.site)
+
+    def discard(self) -> None:
+        """Closes a socket that was never opened."""
+        self._sock.close()
+
+    async def close(self) -> None:
+        """Stops accepting, and serves those who were waiting to be accepted."""
+        assert self._server is not None
+        self._server.close()
+        loop = asyncio.get_running_loop()
+        for sock in accept_left(self._sock):
+            await loop.connect_accepted_socket(self.protocol, sock)
+        self._sock.close()
+
+
+class Worker:
+    """Listeners, backend services and connections of this process. `tls` is None where there is no key server."""
+
+    def __init__(self, hub: Hub, tls: TlsServer | None, turn: int = 0) -> None:
+        self._hub = hub
+        self._tls = tls
+        self._turn = turn
+        self._openings: dict[Endpoint, Opening] = {}
+        self._sites: dict[tuple[str, str], Site] = {}
+        self._retired: list[tuple[float, Site]] = []
+        self._next_expiry = 0.0
+
+    def protocol(self, site: Site) -> asyncio.BaseProtocol:
+        """The protocol of a new connection to `site`."""
+        connection = ClientConnection(self._hub, site)
+        return self._tls.protocol(site.name, connection) if site.scheme == "https" and self._tls else connection
+
+    # -- configuration
+
+    async def apply(self, model: Model) -> list[str]:
+        """Puts a configuration into effect as a whole; returns what is not perfect. ApplyError: nothing has changed."""
+        listeners = l7_listeners(model)
+        wanted = {(address, each.listener.port): each for each in listeners for address in each.addresses}
+        https = [each for each in listeners if each.listener.protocol is Protocol.HTTPS]
+        if https and self._tls is None:
+            raise ApplyError(f"listener {https[0].listener.name!r} is https, and no key server is given: --keyserver")
+        bound = self._bind(wanted.keys() - self._openings.keys())
+        problems: list[str] = []
+        if self._tls is not None:
+            problems = await self._tls.configure({each.listener.name: each.certificates for each in https})
+        self._apply_services(model)
+        sites = {_site_key(each): self._site(each) for each in listeners}
+        for endpoint, each in wanted.items():
+            site = sites[_site_key(each)]
+            if endpoint in bound:
+                self._openings[endpoint] = Opening(self, site, bound[endpoint])
+                await self._openings[endpoint].open()
+            else:
+                self._openings[endpoint].site = site
+        await asyncio.gather(*(self._openings.pop(gone).close() for gone in self._openings.keys() - wanted.keys()))
+        self._retire(self._sites.keys() - sites.keys())
+        self._sites = sites
+        return problems
+
+    def _bind(self, endpoints: set[Endpoint]) -> dict[Endpoint, socket.socket]:
+        bound: dict[Endpoint, socket.socket] = {}
+        try:
+            for endpoint in sorted(endpoints):
+                bound[endpoint] = bind(*endpoint)
+        except ApplyError:
+            for sock in bound.values():
+                sock.close()
+            raise
+        return bound
+
+    def _apply_services(self, model: Model) -> None:
+        services: dict[str, Service] = {}
+        for name, backend in model.backend_services.items():
+            if backend.protocol.value != "http":
+                continue
+            old = self._hub.services.get(name)
+            service = old or Service(Pool(self._turn), backend.connect_timeout_s)
+            service.connect_timeout_s = backend.connect_timeout_s
+            for upstream in service.pool.update(servers(model, backend), backend.scheduler):
+                upstream.close()
+            services[name] = service
+        for name in self._hub.services.keys() - services.keys():
+            for upstream in self._hub.services[name].pool.drop():
+                upstream.close()
+        self._hub.services = services
+
+    def _site(self, each: L7Listener) -> Site:
+        """The listener's site: the one that its connections have, changed in place, or a new one."""
+        listener = each.listener
+        router = Router(each.rules, listener.backend_service)
+        networks = tuple(IPv4Network(network) for network in listener.trusted_proxies)
+        site = self._sites.get(_site_key(each))
+        if site is None:
+            return Site(
+                listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
+                listener.request_timeout_s, listener.established_timeout_s, networks,
+            )  # fmt: skip
+        site.port, site.router, site.trusted = listener.port, router, networks
+        site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
+        site.tunnel_timeout_s = listener.established_timeout_s
+        return site
+
+    def _retire(self, keys: set[tuple[str, str]]) -> None:
+        until = self._hub.now() + RETIRED_S
+        for key in keys:
+            self._drain_site(self._sites[key])
+            self._retired.append((until, self._sites[key]))
+
+    def set_down(self, down: Mapping[str, list[Endpoint]]) -> None:
+        """Takes the unhealthy servers of every backend service."""
+        for name, service in self._hub.services.items():
+            for upstream in service.pool.set_down(frozenset(down.get(name, ()))):
+                upstream.close()
+
+    # -- time
+
+    async def sweep(self) -> None:
+        """Looks after deadlines until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = self._hub.now()
+            for site in self._all_sites():
+                for connection in [each for each in site.connections if each.deadline <= now]:
+                    connection.expire()
+            for until, site in self._retired:
+                if until <= now:
+                    self._cut(site)
+            self._retired = [(until, site) for until, site in self._retired if site.connections]
+            if now >= self._next_expiry:
+                self._next_expiry = now + 5
+                for service in self._hub.services.values():
+                    for upstream in service.pool.expire(now):
+                        upstream.close()
+
+    def _all_sites(self) -> list[Site]:
+        return [*self._sites.values(), *(site for _, site in self._retired)]
+
+    # -- the end
+
+    def _drain_site(self, site: Site) -> None:
+        site.closing = True
+        for connection in list(site.connections):
+            connection.drain()
+
+    def _cut(self, site: Site) -> None:
+        for connection in list(site.connections):
+            connection.cut()
+
+    async def drain(self, drain_s: float, lame_duck_s: float) -> None:
+        """Ends all connections as gently as `drain_s` seconds allow.
+
+        For `lame_duck_s` new connections are still accepted, because the L4 tier may not know yet; every answer says
+        `Connection: close`. Then the sockets close, and what is in flight has the rest of the time.
+        """
+        until = self._hub.now() + drain_s
+        for site in self._all_sites():
+            self._drain_site(site)
+        await asyncio.sleep(min(lame_duck_s, drain_s))
+        await asyncio.gather(*(opening.close() for opening in self._openings.values()))
+        self._openings.clear()
+        # Asked for now and then: an event would cost every connection something, for this one moment.
+        while any(site.connections for site in self._all_sites()) and self._hub.now() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        for site in self._all_sites():
+            self._cut(site)
+        await asyncio.sleep(0)  # so that transports close
+
+    @property
+    def connections(self) -> int:
+        return sum(len(site.connections) for site in self._all_sites())
+
+
+def _site_key(each: L7Listener) -> tuple[str, str]:
+    return each.listener.name, each.listener.protocol.value
+
+
+class Channel:
+    """The worker's end of the socketpair: carries out what the supervisor says until it says to drain or is gone."""
+
+    def __init__(self, worker: Worker, hub: Hub, tls: TlsServer | None) -> None:
+        self._worker, self._hub, self._tls = worker, hub, tls
+
+    async def run(self, sock: socket.socket, tasks: Tasks, default_drain_s: float) -> None:
+        """Returns when the worker has drained."""
+        reader, writer = await asyncio.open_connection(sock=sock, limit=LINE_BYTES)
+        tasks.spawn(self._report(writer), "report")
+        drain_s, lame_duck_s = default_drain_s, 0.0
+        while line := await reader.readline():
+            message = json.loads(line)
+            if "config" in message:
+                _send(writer, await self._apply(message))
+            elif "down" in message:
+                self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
+            elif "drain" in message:
+                drain_s, lame_duck_s = message["drain"], message["lame_duck"]
+                break
+        else:
+            log.warning("the supervisor is gone: draining")
+        await self._worker.drain(drain_s, lame_duck_s)
+        self._send_counters(writer)
+        writer.close()
+
+    async def _apply(self, message: dict[str, object]) -> dict[str, object]:
+        version = message["version"]
+        try:
+            problems = await self._worker.apply(from_dict(message["config"]))
+        except ApplyError as error:
+            return {"refused": version, "why": str(error)}
+        return {"applied": version, "problems": problems}
+
+    async def _report(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            self._send_counters(writer)
+
+    def _send_counters(self, writer: asyncio.StreamWriter) -> None:
+        counters = dict(self._hub.counters)
+        counters["connections_open"] = self._worker.connections
+        if self._tls is not None:
+            counters |= {f"tls_{name}": value for name, value in self._tls.counters().items()}
+        _send(writer, {"counters": counters})
+
+
+def _send(writer: asyncio.StreamWriter, message: dict[str, object]) -> None:
+    if not writer.is_closing():
+        writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _no_log(_: Record) -> None:
+    """For `--access-log` left out."""
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """One worker from start to end."""
+    tasks = Tasks()
+    access_log = AccessLog(options.access_log, options.name) if options.access_log else None
+    hub = Hub(options.name, tasks, access_log.write if access_log else _no_log)
+    keys: KeyClient | None = None
+    tls: TlsServer | None = None
+    if options.keyserver:
+        keys = KeyClient(options.keyserver, identity=Identity.load(options.identity))
+        await keys.start()
+        tls = TlsServer(keys)
+    worker = Worker(hub, tls, options.turn)
+    background = Tasks(partial(_end, options.name))
+    background.spawn(worker.sweep(), "sweep")
+    if access_log is not None:
+        background.spawn(access_log.run(), "access log")
+    sock = socket.socket(fileno=options.channel)
+    await Channel(worker, hub, tls).run(sock, background, options.drain)
+    await background.close()
+    await tasks.close()
+    if tls is not None and keys is not None:
+        await tls.close()
+        await keys.close()
+    if access_log is not None:
+        await access_log.close()
+
+
+def _end(name: str, task: str, _error: BaseException) -> None:
+    """A worker without its sweep or its log is worse than none: the supervisor starts another."""
+    log.critical("worker of %s ends: its task %s died", name, task)
+    sys.exit(1)
+
+
+def main() -> None:
+    """`python -m proxy.worker`: started by the supervisor only."""
+    parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=main.__doc__)
+    parser.add_argument("--channel", type=int, required=True, help="descriptor of the socketpair")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--turn", type=int, default=0)
+    parser.add_argument("--identity", type=Path)
+    parser.add_argument("--keyserver", action="append", default=[])
+    parser.add_argument("--access-log", default="")
+    parser.add_argument("--drain", type=float, default=30.0)
+    options = parser.parse_args()
+    setup("paifang-l7")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    uvloop.run(serve(options))
+
+
+if __name__ == "__main__":
+    main()
