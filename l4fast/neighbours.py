@@ -1,0 +1,147 @@
+"""MAC addresses of the next hops: of the real servers, and towards clients. They are kept resolved.
+
+The XDP program writes MAC addresses and asks nobody for them. The kernel resolves a neighbour when something uses it,
+and forwarded packets do not pass the kernel; so every neighbour that is not confirmed is "used" once a second by a
+netlink message with NTF_USE (ip-neighbour(8): `use`), which starts ARP without a packet to the server.
+
+The next hop of a real is the gateway of its route, or the real itself on its own network. Clients come back through the
+next hop of the default route, or of the route to a given address. Only the interface of the data plane counts: it is
+one-armed. A MAC address once learnt is kept while its resolution fails: whether a server is alive is for the health
+checks to say.
+
+pyroute2's synchronous IPRoute does not run inside an event loop, and its asynchronous one not on uvloop: the look-ups
+run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping, Set
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from l4fast.tables import CLIENT_GATEWAY
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 1.0
+# How long `watch` waits for the first answers of ARP, and how often it looks.
+FIRST_ANSWER_S, FIRST_ANSWER_STEP_S = 1.0, 0.05
+# From <linux/neighbour.h>
+NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_NOARP, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x40, 0x80
+NUD_VALID = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT
+NUD_BEING_PROVEN = NUD_REACHABLE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT
+NTF_USE = 0x01
+# From <linux/rtnetlink.h>
+RTN_UNICAST = 1
+RT_TABLE_MAIN = 254
+
+
+class Neighbours:
+    """Next hops of one interface. Its methods are called from one event loop.
+
+    `clients`: the address whose route leads to the clients; CLIENT_GATEWAY for the default route.
+    """
+
+    def __init__(self, interface: str, clients: str = CLIENT_GATEWAY) -> None:
+        self._interface = interface
+        self._clients = clients
+        self._watched: frozenset[str] = frozenset({CLIENT_GATEWAY})
+        self._macs: dict[str, bytes] = {}
+        self._lock = asyncio.Lock()
+        self._complaints: dict[str, str] = {}  # by address: why it has no next hop
+
+    def macs(self) -> Mapping[str, bytes]:
+        """By watched address, and by CLIENT_GATEWAY; an address that was never resolved is missing."""
+        return dict(self._macs)
+
+    async def watch(self, addresses: Set[str]) -> None:
+        """Makes these the addresses to resolve, and waits up to FIRST_ANSWER_S for those that are new."""
+        self._watched = frozenset(addresses) | {CLIENT_GATEWAY}
+        for _ in range(round(FIRST_ANSWER_S / FIRST_ANSWER_STEP_S)):
+            await self.refresh()
+            if self._macs.keys() | self._complaints.keys() >= self._watched:
+                return
+            await asyncio.sleep(FIRST_ANSWER_STEP_S)
+
+    async def keep(self, changed: Callable[[], None]) -> None:
+        """Looks once a second, for ever; calls `changed` when an address was learnt or differs."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            if await self.refresh():
+                changed()
+
+    async def refresh(self) -> bool:
+        """Looks once, and starts ARP for what is not confirmed. Says whether `macs` has changed."""
+        async with self._lock:
+            watched = self._watched
+            try:
+                found, complaints = await asyncio.to_thread(self._look, watched)
+            except (OSError, NetlinkError) as error:
+                found, complaints = {}, dict.fromkeys(watched, f"next hops cannot be looked up: {error}")
+            for complaint in sorted(set(complaints.values()) - set(self._complaints.values())):
+                log.warning("%s: %s", self._interface, complaint)
+            self._complaints = complaints
+            before = self._macs
+            self._macs = {address: mac for address, mac in (before | found).items() if address in watched}
+            return self._macs != before
+
+    def _look(self, watched: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+        complaints: dict[str, str] = {}
+        with IPRoute() as routes:
+            indexes = routes.link_lookup(ifname=self._interface)
+            if not indexes:
+                return {}, dict.fromkeys(watched, "there is no such interface; `ip link` lists those of this machine")
+            hops: dict[str, str] = {}
+            for address in watched:
+                try:
+                    hops[address] = next_hop(routes, indexes[0], self._target(address))
+                except LookupError as error:
+                    complaints[address] = f"{self._label(address)}: {error}"
+            macs = resolve(routes, indexes[0], set(hops.values()))
+        return {address: macs[hop] for address, hop in hops.items() if hop in macs}, complaints
+
+    def _target(self, address: str) -> str:
+        return self._clients if address == CLIENT_GATEWAY else address
+
+    def _label(self, address: str) -> str:
+        return "no next hop towards clients" if address == CLIENT_GATEWAY else f"no next hop to {address}"
+
+
+def next_hop(routes: IPRoute, index: int, address: str) -> str:
+    """The address that packets to `address` are handed to on this link. Raises LookupError with the reason."""
+    if address == CLIENT_GATEWAY:
+        defaults = routes.get_default_routes(family=socket.AF_INET, table=RT_TABLE_MAIN)
+        here = [route for route in defaults if route.get_attr("RTA_OIF") == index and route.get_attr("RTA_GATEWAY")]
+        if not here:
+            raise LookupError("the interface has no default route; add one by `ip route add default via`")
+        best = min(here, key=lambda route: int(route.get_attr("RTA_PRIORITY") or 0))
+        return str(best.get_attr("RTA_GATEWAY"))
+    try:
+        route = routes.route("get", dst=address)[0]
+    except NetlinkError as error:
+        raise LookupError(f"no route ({error.args[-1]})") from None
+    if route["type"] != RTN_UNICAST:
+        raise LookupError("it is an address of this node, which cannot be its own server")
+    if route.get_attr("RTA_OIF") != index:
+        raise LookupError("its route leaves by another interface, and the data plane has one arm")
+    return str(route.get_attr("RTA_GATEWAY") or address)
+
+
+def resolve(routes: IPRoute, index: int, hops: Set[str]) -> dict[str, bytes]:
+    """The MAC addresses that the kernel knows; it is told to find or confirm the others."""
+    macs: dict[str, bytes] = {}
+    confirmed: set[str] = set()
+    for neighbour in routes.get_neighbours(family=socket.AF_INET, ifindex=index):
+        hop, mac = neighbour.get_attr("NDA_DST"), neighbour.get_attr("NDA_LLADDR")
+        if neighbour["ifindex"] != index or hop not in hops or not mac or not neighbour["state"] & NUD_VALID:
+            continue
+        macs[hop] = bytes.fromhex(mac.replace(":", ""))
+        if neighbour["state"] & NUD_BEING_PROVEN:
+            confirmed.add(hop)
+    for hop in hops - confirmed:
+        routes.neigh("replace", dst=hop, ifindex=index, family=socket.AF_INET, state=0, flags=NTF_USE)
+    return macs
