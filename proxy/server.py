@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from control.node.notify import notify
 from control.node.probe import HealthMonitor, Target
@@ -352,9 +352,8 @@ class ReadyProtocol(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._timer = asyncio.get_running_loop().call_later(5.0, transport.abort)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are of no class of asyncio's
+        self._timer = asyncio.get_running_loop().call_later(5.0, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
