@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import asdict
 from typing import Final, Protocol, cast
 
 from control.node.probe import HealthMonitor
@@ -24,13 +25,15 @@ from core.model import Model
 from core.resolve import L4Service, l4_services
 from l4fast import health, vip
 from l4fast.sync_peer import Sync
+from l4fast.tables import SessionView
 
 log = logging.getLogger(__name__)
 
 COALESCE_S: Final = 0.01  # long enough for the probes of one dead switch, short beside any probe's interval
 RETRY_S: Final = 1.0
 EPOCH_S: Final = 0.25
-EXPIRY_S: Final = 1.0
+EXPIRY_S: Final = 0.1  # little and often: a sweep holds up the loop for as long as its budget takes
+COUNT_S: Final = 1.0
 SESSIONS_LIMIT: Final = 1000
 UNASKED: Final = "not probed yet"  # what HealthMonitor says before a target's first answer
 FIRST_ROUND_LIMIT_S: Final = 10.0
@@ -47,7 +50,7 @@ class Forwarder(Protocol):
     def set_epoch(self, now_s: int) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def listener_counters(self) -> dict[str, dict[str, int]]: ...
-    def sessions(self, *, client: str | None = None, limit: int = SESSIONS_LIMIT) -> Sequence[object]: ...
+    def sessions(self, *, client: str | None = None, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
 
 
 class NextHops(Protocol):
@@ -84,7 +87,6 @@ class Agent:
         self._error = ""
         self._misplaced: tuple[str, ...] = ()
         self._routes: tuple[str, ...] = ()
-        self._sessions = 0
 
     # Changes
 
@@ -160,9 +162,13 @@ class Agent:
         """Ages sessions until cancelled."""
         while True:
             self._expire(int(time.time()))
-            self._sessions = sum(counts.get("sessions", 0) for counts in self._tables.listener_counters().values())
-            self._sync.sessions = self._sessions
             await asyncio.sleep(EXPIRY_S)
+
+    async def keep_count(self) -> None:
+        """Keeps the number of sessions for the report and the peers until cancelled."""
+        while True:
+            self._sync.sessions = sum(row["sessions"] for row in self._tables.listener_counters().values())
+            await asyncio.sleep(COUNT_S)
 
     # Views
 
@@ -172,7 +178,7 @@ class Agent:
             "health": health.report(self._states()),
             "counters": self._tables.counters(),
             "listeners": self._tables.listener_counters(),
-            "sessions": self._sessions,
+            "sessions": self._sync.sessions,
             "sync": self._sync.status(self._loop.time()) | {"counters": self._sync.counters},
             "errors": [error for error in (self._error, *map(_misplaced_error, self._misplaced)) if error],
         }
@@ -195,7 +201,7 @@ class Agent:
         client, limit = arguments.get("client"), arguments.get("limit", SESSIONS_LIMIT)
         if not isinstance(client, str | None) or not isinstance(limit, int) or limit < 1:
             raise ValueError("client is an IPv4 address, limit a positive number")
-        return list(self._tables.sessions(client=client, limit=limit))
+        return [asdict(view) for view in self._tables.sessions(client=client, limit=limit)]
 
 
 def _misplaced_error(address: str) -> str:

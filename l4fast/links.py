@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-# <linux/if_link.h>: XDP_ATTACHED_DRV, XDP_ATTACHED_SKB
-_MODES = {1: "native", 2: "generic"}
-_FLAGS = {"generic": 1 << 1, "native": 1 << 2}
+# By pyroute2's words for XDP_ATTACHED_DRV and XDP_ATTACHED_SKB of <linux/if_link.h>
+_MODES = {"xdp": "native", "xdpgeneric": "generic"}
+_FLAGS = {"generic": 1 << 1, "native": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def find(device: str) -> Link | None:
             return None
         xdp = link.get_attr("IFLA_XDP")
         program = xdp.get_attr("IFLA_XDP_PROG_ID") or 0
-        return Link(int(link["index"]), int(program), _MODES.get(xdp.get_attr("IFLA_XDP_ATTACHED") or 0, ""))
+        return Link(int(link["index"]), int(program), _MODES.get(xdp.get_attr("IFLA_XDP_ATTACHED"), ""))
 
 
 def take_off(link: Link) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from l4fast.sync_codec import MAX_DATAGRAM
-from l4fast.sync_peer import Sync
+from l4fast.sync_peer import Records, Sync
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class SessionTable(Protocol):
     def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None: ...
     def drain_ring(self) -> None: ...
     def flush_sync(self) -> None: ...
-    def write_sessions(self, keys: bytes, values: bytes, count: int) -> None: ...
+    def write_sessions(self, keys: bytes, values: bytes, count: int) -> int: ...
 
 
 def multicast_socket(group: str, port: int, interface: str) -> socket.socket:
@@ -181,10 +181,17 @@ class SyncIO:
                 break
             records = self._sync.receive_data(datagram, now, wall_us)
             if records is not None:
-                try:
-                    self._table.write_sessions(records.keys, records.values, records.count)
-                except OSError as error:
-                    self._sync.counters["write_failed"] += records.count
-                    self._log(now, "sessions of a peer could not be written: %s", error)
+                self._write(records, now)
         self._send()
         self._schedule_tick()
+
+    def _write(self, records: Records, now: float) -> None:
+        try:
+            written = self._table.write_sessions(records.keys, records.values, records.count)
+        except OSError as error:
+            written, why = 0, str(error)
+        else:
+            why = "the session table is full"
+        if written < records.count:
+            self._sync.counters["write_failed"] += records.count - written
+            self._log(now, "sessions of a peer are not taken over: %s", why)

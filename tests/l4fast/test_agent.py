@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -28,6 +29,7 @@ from l4fast import agent as agent_module
 from l4fast.agent import Agent
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_peer import Layout, Sync
+from l4fast.tables import SessionView
 
 CHECK = HealthCheck(interval_s=0.02, timeout_s=1, rise=2, fall=2)
 
@@ -67,9 +69,9 @@ class FakeTables:
     def listener_counters(self) -> dict[str, dict[str, int]]:
         return {"l": {"sessions": 5}, "m": {"sessions": 2}}
 
-    def sessions(self, *, client: str | None = None, limit: int = 1000) -> list[object]:
+    def sessions(self, *, client: str | None = None, limit: int = 1000) -> list[SessionView]:
         self.asked.append((client, limit))
-        return [{"client": "192.0.2.1:5000"}]
+        return [SessionView("192.0.2.1:5000", "10.1.0.1:80", "127.0.0.1:1", "tcp", "established", 3, 160, 0, False)]
 
 
 class FakeHops:
@@ -207,13 +209,16 @@ async def test_the_wait_for_health_is_bounded(rig: Rig, monkeypatch: pytest.Monk
 async def test_timers_write_the_clock_and_expire(rig: Rig) -> None:
     rig.tasks.spawn(rig.agent.keep_epoch(), "epoch")
     rig.tasks.spawn(rig.agent.keep_expiry(), "expiry")
+    rig.tasks.spawn(rig.agent.keep_count(), "session count")
     await until(lambda: len(rig.tables.epochs) >= 2)
     assert rig.expired[0] >= rig.tables.epochs[0] > 1_600_000_000
     assert rig.sync.sessions == 7 == rig.agent.report()["sessions"]
 
 
 async def test_admin_commands(rig: Rig) -> None:
-    assert rig.agent.sessions({"client": "192.0.2.1", "limit": 5}) == [{"client": "192.0.2.1:5000"}]
+    (session,) = rig.agent.sessions({"client": "192.0.2.1", "limit": 5})  # type: ignore[misc]
+    assert session["client"] == "192.0.2.1:5000"  # type: ignore[index]
+    assert json.loads(json.dumps(session)) == session
     rig.agent.sessions({})
     assert rig.tables.asked == [("192.0.2.1", 5), (None, 1000)]
     for wrong in ({"client": 7}, {"limit": "x"}, {"limit": 0}):

@@ -25,6 +25,7 @@ class FakeTable:
         self.written: list[tuple[bytes, bytes, int]] = []
         self.flushes = 0
         self.fail: OSError | None = None
+        self.room = 99
 
     def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None:
         self._callback = callback
@@ -36,10 +37,11 @@ class FakeTable:
     def flush_sync(self) -> None:
         self.flushes += 1
 
-    def write_sessions(self, keys: bytes, values: bytes, count: int) -> None:
+    def write_sessions(self, keys: bytes, values: bytes, count: int) -> int:
         if self.fail:
             raise self.fail
         self.written.append((keys, values, count))
+        return min(count, self.room)
 
     def close(self) -> None:
         os.close(self.ring_fd)
@@ -137,13 +139,14 @@ async def test_an_error_of_the_network_is_counted_and_survived(
 
 async def test_a_full_table_is_counted_and_survived(ends: tuple[End, End]) -> None:
     a, b = ends
-    b.table.fail = OSError(7, "Argument list too long")
+    b.table.fail = OSError(9, "Bad file descriptor")
     a.emit(1, count=3)
     await until(lambda: b.sync.counters["write_failed"])
     assert b.sync.counters["write_failed"] == 3
-    b.table.fail = None
-    a.emit(2)
+    b.table.fail, b.table.room = None, 2
+    a.emit(2, count=20)
     await until(lambda: b.table.written)
+    assert b.sync.counters["write_failed"] == 3 + 18
 
 
 async def test_noise_is_counted_and_survived(ends: tuple[End, End]) -> None:

@@ -1,0 +1,194 @@
+"""Puts an L4 node together, runs it until it is told to stop, and takes it apart in order.
+
+The order matters. The lock comes first, so that two agents never write to one interface. The program is attached with
+empty tables, which pass every packet to the kernel; then the configuration comes, then health; only then is the node
+ready. On the way out the last session records are sent before the program is taken off. A node whose agent fails leaves
+its program attached, like one that is killed: it forwards by its last tables until the agent is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import secrets
+import signal
+import sys
+import time
+import zlib
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+from control.node import admin
+from control.node.identity import Identity
+from control.node.link import ControlLink
+from control.node.notify import notify
+from control.node.tasks import Tasks
+from l4fast import links
+from l4fast.agent import Agent
+from l4fast.errors import L4Error
+from l4fast.expiry import expire
+from l4fast.loader import DataPlane
+from l4fast.neighbours import Neighbours
+from l4fast.settings import Settings, load_keys
+from l4fast.state import StateDirectory
+from l4fast.sync_io import SyncIO, multicast_socket
+from l4fast.sync_peer import Layout, Sync
+from l4fast.tables import Tables
+
+log = logging.getLogger(__name__)
+
+SYNC_PERIOD_S: Final = 20  # how often the data plane tells the peers of a session that carries packets
+REFRESH_S: Final = SYNC_PERIOD_S + 5  # by when a peer that has missed such a session knows it again
+EXPIRY_BUDGET: Final = 5_000  # sessions looked at in one go, ten times a second
+CONFIGURATION_WAIT_S: Final = 5.0
+
+
+class NodeError(L4Error):
+    """The node cannot start; one line with the remedy."""
+
+
+def layout_of(key: type[ctypes.Structure], value: type[ctypes.Structure]) -> Layout:
+    """What two nodes must have in common for records to mean the same: byte order, fields, offsets, sizes."""
+    words: list[str] = [sys.byteorder]
+    for structure in (key, value):
+        for name, *_ in structure._fields_:
+            field = getattr(structure, name)
+            words.append(f"{name} {field.offset} {field.size}")
+    return Layout(ctypes.sizeof(key), ctypes.sizeof(value), zlib.crc32("\n".join(words).encode()))
+
+
+def check_interface(settings: Settings, state: StateDirectory) -> links.Link:
+    """The interface, free of anybody else's program. Blocking. Raises NodeError.
+
+    What a killed agent of this state directory left behind goes on forwarding until it is replaced in one step; only a
+    change between native and generic mode needs it taken off before.
+    """
+    link = links.find(settings.interface)
+    if link is None:
+        raise NodeError(f"no interface {settings.interface}; `ip link` lists those of this machine")
+    if link.program and link.program != state.program(link.index):
+        raise NodeError(
+            f"{settings.interface} carries another XDP program (id {link.program}); "
+            f"if nobody needs it: `ip link set dev {settings.interface} xdp off`"
+        )
+    if link.program and link.mode != settings.xdp:
+        links.take_off(link)
+    return link
+
+
+def program_id(plane: DataPlane) -> int:
+    """The kernel's id of our program (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{plane.program.fd('lb')}") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("prog_id:"))
+
+
+class Node:
+    """The parts of a running node. `run` is the whole life."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._stop = asyncio.Event()
+        self._failure: tuple[str, BaseException] | None = None
+        self._tasks = Tasks(self._on_failure)
+
+    def _on_failure(self, name: str, error: BaseException) -> None:
+        self._failure = (name, error)
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises L4Error, AdminError or LinkError."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        keys = load_keys(settings.cluster_key)
+        async with AsyncExitStack() as stack:
+            state = StateDirectory(settings.state)
+            stack.callback(state.close)
+            link = await asyncio.to_thread(check_interface, settings, state)
+            plane = DataPlane.load()
+            tables = Tables(plane, sync_period_s=SYNC_PERIOD_S)
+            sync = Sync(
+                name=settings.name, keys=keys, boot=state.next_boot(time.time_ns()), salt=secrets.randbits(64),
+                layout=layout_of(plane.map("sessions").key, plane.map("sessions").value), now=loop.time(),
+                refresh_s=REFRESH_S,
+            )  # fmt: skip
+            tables.set_epoch(int(time.time()))
+            state.note_program(link.index, program_id(plane))
+            plane.attach(settings.interface, settings.xdp)
+            stack.callback(self._take_off, plane)
+            await self._start_sync(stack, sync, tables)
+            await self._start_agent(stack, sync, tables, link.index)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync)
+            log.info("forwarding on %s (%s XDP)", settings.interface, settings.xdp)
+            await self._stop.wait()
+            notify("STOPPING=1")
+        if self._failure is not None:
+            name, error = self._failure
+            raise NodeError(f"{name} failed ({error!r}); the XDP program stays attached until the next start")
+
+    def _take_off(self, plane: DataPlane) -> None:
+        if self._failure is None:
+            plane.detach()
+
+    async def _start_sync(self, stack: AsyncExitStack, sync: Sync, tables: Tables) -> None:
+        settings = self._settings
+        group = (settings.sync_group, settings.sync_port)
+        try:
+            sock = multicast_socket(*group, settings.interface)
+        except OSError as error:
+            raise NodeError(
+                f"cannot join {group[0]}:{group[1]} on {settings.interface}: {error.strerror}; "
+                "choose another group or port with --sync"
+            ) from None
+        sync_io = SyncIO(sync, tables, sock, group)
+        sync_io.start()
+        stack.callback(sync_io.close)
+
+    async def _start_agent(self, stack: AsyncExitStack, sync: Sync, tables: Tables, index: int) -> None:
+        settings = self._settings
+        stack.push_async_callback(self._tasks.close)
+        hops = Neighbours(settings.interface)
+        agent = Agent(
+            name=settings.name, interface=settings.interface, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
+            expire=partial(_expire, tables), local=links.addresses, own=partial(links.addresses, index),
+        )  # fmt: skip
+        handlers = {"status": agent.status, "counters": agent.counters, "sessions": agent.sessions}
+        server = await admin.serve(settings.state / "admin.sock", handlers)
+        stack.callback(server.close)
+        control = ControlLink(
+            url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report
+        )
+        self._tasks.spawn(agent.keep_epoch(), "epoch")
+        self._tasks.spawn(agent.keep_expiry(), "expiry")
+        self._tasks.spawn(agent.keep_count(), "session count")
+        self._tasks.spawn(hops.keep(agent.changed), "next hops")
+        self._tasks.spawn(control.run(), "control link")
+        self._tasks.spawn(self._announce(agent), "readiness")
+
+    async def _announce(self, agent: Agent) -> None:
+        """READY=1 once a configuration runs, or there is none, and the first round of probes is over."""
+        try:
+            await asyncio.wait_for(agent.configured.wait(), CONFIGURATION_WAIT_S)
+        except TimeoutError:
+            if agent.refused:
+                log.warning("not ready: no configuration could be applied")
+                await agent.configured.wait()
+        await agent.first_health_round()
+        notify("READY=1")
+        log.info("ready")
+
+    def _reload_keys(self, sync: Sync) -> None:
+        try:
+            sync.rekey(load_keys(self._settings.cluster_key))
+        except L4Error as error:
+            log.error("the cluster keys stay as they were: %s", error)
+        else:
+            log.info("cluster keys read again")
+
+
+def _expire(tables: Tables, now_s: int) -> int:
+    return expire(tables, now_s, EXPIRY_BUDGET)

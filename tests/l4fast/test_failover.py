@@ -1,0 +1,342 @@
+"""Two real L4 nodes on one switch: what the one knows the other learns, and takes over when the one is gone.
+
+    client+router ──┐ 10.77.0.1, clients are 192.0.2.1
+    l4-1 ───────────┤ 10.77.0.11
+    l4-2 ───────────┤ 10.77.0.12
+    backend ────────┘ 10.77.0.21, its default route leads through an L4 node
+
+There is no control plane: both nodes start from their last good copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from control.node import admin
+from control.node.children import Child
+from core.config import to_dict
+from core.model import (
+    BackendProtocol,
+    BackendService,
+    HealthCheck,
+    Instance,
+    InstanceType,
+    Listener,
+    Model,
+    Protocol,
+    Scheduler,
+    Server,
+    ServerGroup,
+)
+from l4fast.settings import load_keys, make_key
+from l4fast.sync_codec import ClusterKey, Header, Type, node_id, parse_header, seal
+from tests.l4fast.netns import Network, listening
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
+
+VIP = "203.0.113.80"
+GROUP = ("224.0.0.81", 8848)
+NODES = {"l4-1": "10.77.0.11", "l4-2": "10.77.0.12"}
+
+
+def model(port: int) -> Model:
+    return Model(
+        server_groups={"g": ServerGroup("g", (Server("10.77.0.21", port),))},
+        backend_services={
+            "b": BackendService(
+                "b", BackendProtocol.TCP, server_group="g", scheduler=Scheduler.WRR,
+                health_check=HealthCheck(interval_s=1, timeout_s=1, rise=2, fall=2),
+            )
+        },
+        instances={"i": Instance("i", InstanceType.NLB, (VIP,))},
+        listeners={"l": Listener("l", "i", Protocol.TCP, 80, "b")},
+    )  # fmt: skip
+
+
+class Cluster:
+    """The network, the backend and the two nodes."""
+
+    def __init__(self, network: Network, directory: Path, backend: socket.socket) -> None:
+        self.network = network
+        self.directory = directory
+        self.backend = backend
+        self.key_file = directory / "cluster.key"
+        self.nodes: dict[str, Child] = {}
+        make_key(self.key_file)
+        certs = [sys.executable, "-m", "certs"]
+        subprocess.run([*certs, "init", str(directory / "ca")], check=True, capture_output=True)
+        for name in NODES:
+            issue = [
+                "issue",
+                str(directory / "ca"),
+                "--role",
+                "l4",
+                "--name",
+                name,
+                "--out",
+                str(directory / f"id-{name}"),
+            ]
+            subprocess.run([*certs, *issue], check=True, capture_output=True)
+
+    def state(self, name: str) -> Path:
+        return self.directory / name
+
+    def argv(self, name: str, /, **changes: str) -> list[str]:
+        options = {
+            "name": name, "control": "https://127.0.0.1:9", "identity": str(self.directory / f"id-{name}"),
+            "interface": "eth0", "state": str(self.state(name)), "cluster-key": str(self.key_file), "xdp": "generic",
+        } | {key.replace("_", "-"): value for key, value in changes.items()}  # fmt: skip
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        return ["nsenter", f"--net={self.network.path(name)}", sys.executable, "-m", "l4fast", *words]
+
+    def start(self, name: str) -> None:
+        self.state(name).mkdir(exist_ok=True)
+        copy = {"version": 1, "config": to_dict(model(self.backend.getsockname()[1]))}
+        (self.state(name) / "config.json").write_text(json.dumps(copy))
+        self.nodes[name] = Child.start(
+            name, self.argv(name), log=self.directory / f"{name}.log", notify_dir=self.directory
+        )
+
+    def ask(self, name: str, command: str, **arguments: object) -> dict[str, dict[str, int]]:
+        return admin.ask(self.state(name) / "admin.sock", command, **arguments)  # type: ignore[return-value]
+
+    def sessions(self, name: str) -> list[dict[str, object]]:
+        return admin.ask(self.state(name) / "admin.sock", "sessions")  # type: ignore[return-value]
+
+    def sync(self, name: str, counter: str) -> int:
+        return self.ask(name, "counters")["sync"][counter]
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            node.terminate(5)
+
+    def route_through(self, name: str) -> None:
+        """What a router does when it notices that a node has gone."""
+        self.network.ip("router", f"route replace {VIP}/32 via {NODES[name]}")
+        self.network.ip("backend", f"route replace default via {NODES[name]}")
+
+    def connect(self) -> socket.socket:
+        def connected() -> socket.socket:
+            return socket.create_connection((VIP, 80), timeout=10, source_address=("192.0.2.1", 0))
+
+        return self.network.inside("router", connected)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
+        time.sleep(0.01)
+
+
+def serve(listener: socket.socket) -> None:
+    """Answers each byte string with its reverse."""
+    while True:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=answer, args=(sock,), daemon=True).start()
+
+
+def answer(sock: socket.socket) -> None:
+    with sock:
+        while data := sock.recv(4096):
+            sock.sendall(data[::-1])
+
+
+def exchange(sock: socket.socket, number: int) -> None:
+    request = struct.pack("!I", number) * 64
+    sock.sendall(request)
+    received = b""
+    while len(received) < len(request):
+        data = sock.recv(4096)
+        assert data, "the connection was closed"
+        received += data
+    assert received == request[::-1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    directory = tmp_path_factory.mktemp("l4")
+    with Network(f"pft{os.getpid()}") as network:
+        network.host("router", "10.77.0.1/24", "addr add 192.0.2.1/32 dev lo")
+        for name, address in NODES.items():
+            network.host(name, f"{address}/24", "route add default via 10.77.0.1")
+        network.host("backend", "10.77.0.21/24")
+        with listening(network, "backend", "10.77.0.21") as backend:
+            threading.Thread(target=serve, args=(backend,), daemon=True).start()
+            cluster = Cluster(network, directory, backend)
+            try:
+                for name in NODES:
+                    cluster.start(name)
+                for node in cluster.nodes.values():
+                    node.wait_ready(20)
+                cluster.route_through("l4-1")
+                yield cluster
+            finally:
+                cluster.close()
+                backend.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_node_serves_from_its_last_good_copy(cluster: Cluster) -> None:
+    status = cluster.ask("l4-1", "status")
+    port = cluster.backend.getsockname()[1]
+    assert status["health"] == {f"10.77.0.21:{port}/tcp": {"healthy": True, "why": "connected"}}
+    assert status["routes"] == [f"ip route replace {VIP}/32 via 10.77.0.11"]
+    assert status["errors"] == []
+    with cluster.connect() as sock:
+        exchange(sock, 1)
+
+
+def test_the_nodes_know_each_other(cluster: Cluster) -> None:
+    for name, peer in (("l4-1", "l4-2"), ("l4-2", "l4-1")):
+        until(lambda name=name: cluster.sync(name, "received_hellos"), "a hello arrives")  # type: ignore[misc]
+        peers: list[dict[str, object]] = cluster.ask(name, "status")["sync"]["peers"]  # type: ignore[assignment]
+        assert [p["name"] for p in peers] == [peer]
+
+
+def test_a_session_is_known_to_the_peer(cluster: Cluster) -> None:
+    with cluster.connect() as sock:
+        client = f"192.0.2.1:{sock.getsockname()[1]}"
+        for number in range(3):
+            exchange(sock, number)
+
+        def seen(name: str) -> list[dict[str, object]]:
+            return [session for session in cluster.sessions(name) if session["client"] == client]
+
+        until(lambda: seen("l4-2"), "the session is known to the other node")
+        (mine,), (theirs,) = seen("l4-1"), seen("l4-2")
+        assert (theirs["vip"], theirs["real"]) == (mine["vip"], mine["real"])
+        assert (mine["synced"], theirs["synced"]) == (False, True)
+
+
+def test_hostile_datagrams_are_counted_and_the_nodes_carry_on(cluster: Cluster) -> None:
+    """From a host on the same network: forged, replayed, of another cluster, cut short."""
+    network = cluster.network
+    (key,) = load_keys(cluster.key_file)
+
+    def sockets() -> tuple[socket.socket, socket.socket]:
+        listen = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listen.bind(GROUP)
+        member = socket.inet_aton(GROUP[0]) + socket.inet_aton("10.77.0.1")
+        listen.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        listen.settimeout(5)
+        send = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        send.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.77.0.1"))
+        return listen, send
+
+    listen, send = network.inside("router", sockets)
+    with listen, send:
+        genuine = listen.recv(2000)
+        header = parse_header(genuine)
+        stranger = ClusterKey(b"x" * 32)
+        foreign = Header(Type.HELLO, stranger.id, 1, 2, 3, 4, time.time_ns() // 1000)
+        newer = replace(header, sequence=header.sequence + 1000)
+        datagrams = {
+            "replayed": genuine,
+            "forged": newer.pack() + genuine[56:],
+            "foreign_cluster": seal(stranger.cipher(1, 2, 3), foreign, bytes(20)),
+            "malformed": genuine[:-1] if header.type == Type.SESSIONS else genuine[:60],
+            "old_boot": replace(header, boot=header.boot - 1, sequence=9).pack() + genuine[56:],
+            "clock": seal(key.cipher(7, 8, 9), Header(Type.HELLO, key.id, 7, 8, 9, 1, 1), bytes(20)),
+        }
+        for name in NODES:
+            before = cluster.ask(name, "counters")["sync"]
+            for datagram in datagrams.values():
+                send.sendto(datagram, GROUP)
+            expected = dict.fromkeys(datagrams, 1)
+            if header.node == node_id(name):  # most of them claim to come from this node itself
+                expected = {"foreign_cluster": 1, "malformed": 1, "clock": 1, "own": 3}
+
+            def counted(before: dict[str, int] = before, name: str = name, expected: dict[str, int] = expected) -> bool:
+                after = cluster.ask(name, "counters")["sync"]
+                return all(after[reason] - before[reason] == count for reason, count in expected.items())
+
+            until(counted, f"{name} has counted {expected}")
+    hellos = cluster.sync("l4-2", "received_hellos")
+    until(lambda: cluster.sync("l4-2", "received_hellos") > hellos, "the nodes still hear each other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({}, 1, "another L4 agent (pid "),
+        ({"state": "{tmp}/other"}, 1, "eth0 carries another XDP program (id "),
+        ({"interface": "eth9", "state": "{tmp}/other"}, 1, "no interface eth9; `ip link` lists those"),
+        ({"identity": "{tmp}/none"}, 2, "No such file or directory; `python -m certs issue"),
+        ({"name": "l4-9"}, 2, "the certificate is for l4 l4-1, not l4 l4-9"),
+        (
+            {"cluster_key": "{tmp}/none"},
+            2,
+            "cannot read the cluster key: No such file or directory; `paifang l4 --make",
+        ),
+    ],
+)
+def test_errors_are_one_line_with_a_remedy(
+    cluster: Cluster, tmp_path: Path, changes: dict[str, str], code: int, message: str
+) -> None:
+    changes = {key: value.format(tmp=tmp_path) for key, value in changes.items()}
+    argv = cluster.argv("l4-1", **changes)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    last = ended.stderr.splitlines()[-1]
+    assert (ended.returncode, last.startswith("paifang-l4: "), message in last) == (code, True, True), ended.stderr
+
+
+def test_established_connections_survive_the_death_of_their_node(cluster: Cluster) -> None:
+    socks = [cluster.connect() for _ in range(10)]
+    try:
+        for number, sock in enumerate(socks):
+            exchange(sock, number)
+            exchange(sock, number + 100)
+        clients = {f"192.0.2.1:{sock.getsockname()[1]}" for sock in socks}
+        until(
+            lambda: clients <= {str(session["client"]) for session in cluster.sessions("l4-2")},
+            "all sessions are known to the other node",
+        )
+        cluster.nodes["l4-1"].signal(signal.SIGKILL)
+        cluster.network.ip("sw", "link set l4-1 down")  # the XDP program would forward without its agent
+        cluster.route_through("l4-2")
+        for turn in range(3):
+            for number, sock in enumerate(socks):
+                exchange(sock, 1000 * turn + number)
+        with cluster.connect() as sock:
+            exchange(sock, 7)
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_a_killed_node_comes_back_over_its_own_program(cluster: Cluster) -> None:
+    cluster.nodes.pop("l4-1").terminate(5)
+    cluster.network.ip("sw", "link set l4-1 up")
+    assert "prog/xdp" in links(cluster, "l4-1"), "the program has outlived its agent"
+    cluster.start("l4-1")
+    cluster.nodes["l4-1"].wait_ready(20)
+    cluster.route_through("l4-1")
+    with cluster.connect() as sock:
+        exchange(sock, 1)
+
+
+def test_the_end_is_orderly(cluster: Cluster) -> None:
+    for name in NODES:
+        assert cluster.nodes.pop(name).terminate(10) == 0
+        assert "prog/xdp" not in links(cluster, name)
+
+
+def links(cluster: Cluster, name: str) -> str:
+    command = ["ip", "-n", f"{cluster.network.prefix}-{name}", "link", "show", "eth0"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
