@@ -104,8 +104,8 @@ def down(options: argparse.Namespace) -> int:
     if state.load(options.name) is None:
         print(f"there is no lab {options.name!r}; nothing to do")
         return 0
-    killed = Lab.find(options.name).down()
-    print(f"the lab {options.name!r} is down" + (f"; {killed} processes had to be killed" if killed else ""))
+    Lab.find(options.name).down()
+    print(f"the lab {options.name!r} is down")
     return 0
 
 

@@ -25,23 +25,23 @@ class Api:
     token_file: Path
     port: int = API_PORT
 
-    def apply(self, configuration: object) -> Json:
+    def apply(self, configuration: object) -> None:
         """Replace the whole configuration."""
-        return self.request("PUT", "/v1/config", configuration)
+        self.request("PUT", "/v1/config", configuration)
 
-    def put(self, kind: str, name: str, value: object) -> Json:
+    def put(self, kind: str, name: str, value: object) -> None:
         """Replace one object."""
-        return self.request("PUT", f"/v1/{kind}/{name}", value)
+        self.request("PUT", f"/v1/{kind}/{name}", value)
 
     def status(self) -> Json:
         """What every node reports."""
-        return self.request("GET", "/v1/status")
+        return cast(Json, self.request("GET", "/v1/status"))
 
     def listeners(self) -> list[Json]:
         """Every listener, as its object stands in the configuration."""
-        return cast(list[Json], self.request("GET", "/v1/listeners")["listeners"])
+        return cast(list[Json], self.request("GET", "/v1/listeners"))
 
-    def request(self, method: str, path: str, body: object = None) -> Json:
+    def request(self, method: str, path: str, body: object = None) -> object:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
         headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
         try:
@@ -59,4 +59,4 @@ class Api:
             connection.close()
         if response.status >= 400:
             raise LabError(f"{method} {path}: {response.status}: {answer.decode(errors='replace').strip()}")
-        return cast(Json, json.loads(answer)) if answer else {}
+        return json.loads(answer) if answer else None

@@ -23,6 +23,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -189,9 +190,12 @@ def _query_number(query: dict[str, list[str]], name: str, most: int) -> int:
     return min(int(text), most) if text.isdecimal() and len(text) < 20 else 0
 
 
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
 def _head(connection: h11.Connection, status: int, size_bytes: int, media_type: bytes) -> bytes:
     headers = [(b"Content-Type", media_type), (b"Content-Length", str(size_bytes).encode())]
-    return connection.send(h11.Response(status_code=status, headers=headers)) or b""
+    return connection.send(h11.Response(status_code=status, reason=_REASONS.get(status, b""), headers=headers)) or b""
 
 
 def _reply(

@@ -27,7 +27,7 @@ from deploy.lab.topology import Host, Topology, cables, port_of, scripts
 
 PROGRAMS = ("ip", "ethtool", "nsenter", "setpriv", "sysctl")
 READY_S = 30.0
-GRACE_S = 3.0  # between SIGTERM and SIGKILL on the way down: nobody waits for a lab to drain
+GRACE_S = 1.0  # between SIGTERM and SIGKILL on the way down: nobody waits for a lab's L7 nodes to drain
 
 Say = Callable[[str], None]
 
@@ -76,10 +76,10 @@ class Lab:
                 raise
             return lab
 
-    def down(self) -> int:
-        """End every process and remove all traces. Returns how many processes had to be killed."""
+    def down(self) -> None:
+        """End every process and remove all traces."""
         with state.locked(self.topology.lab):
-            return self._tear_down()
+            self._tear_down()
 
     @property
     def api(self) -> Api:
@@ -125,6 +125,12 @@ class Lab:
             if name in self._processes:
                 self._start([name])
                 self._wait_ready([name])
+
+    def replace_certificate(self) -> None:
+        """Give the key servers another key, and the cluster a certificate for it in place of the one it serves."""
+        name = f"{model.CERTIFICATE}-{time.time_ns()}"
+        chain = provision.leaf(self.topology, self.root, self._processes, name)
+        self.api.put("certificates", model.CERTIFICATE, {"name": model.CERTIFICATE, "chain": chain})
 
     def status(self) -> dict[str, object]:
         """Hosts, processes and what the control plane knows, ready for JSON."""
@@ -204,13 +210,12 @@ class Lab:
             netns, port = f"{self.topology.lab}-router", "eth1"
         subprocess.run(["ip", "-n", netns, "link", "set", port, direction], check=True)
 
-    def _tear_down(self) -> int:
+    def _tear_down(self) -> None:
         names = self.topology.namespaces()
-        killed = namespaces.end(names, grace_s=GRACE_S)
+        namespaces.end(names, grace_s=GRACE_S)
         self._reap(list(self._children))
         namespaces.remove(names)
         shutil.rmtree(self.root, ignore_errors=True)
-        return killed
 
     def _reap(self, names: Iterable[str]) -> None:
         """Collect those children that are ours (a later command is not their parent) and have been killed."""

@@ -1,4 +1,4 @@
-"""What the processes need on disk before they start: identities, the cluster key, a token, a leaf certificate.
+"""What the processes need on disk before they start: identities, the cluster key, a leaf certificate.
 
 All of it is made anew for each lab and removed with it.
 """
@@ -25,7 +25,7 @@ ISSUE_TIMEOUT_S = 30
 
 
 def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> None:
-    """Directories, identities, the cluster key and the API's token, each file owned by the process that reads it."""
+    """Directories, identities, the cluster key, each file owned by the process that reads it."""
     ca = authority.Authority.init(root / "ca")
     (root / "ca.pem").write_bytes(ca.ca_pem)
     (root / "ca.pem").chmod(0o644)
@@ -38,18 +38,19 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
             (home / "state").mkdir(mode=0o700)
         if host.role == "l4":
             authority.write_private(home / "cluster.key", f"{cluster_key}\n".encode())
-        if host.role == "control":
-            authority.write_private(home / "token", f"{secrets.token_urlsafe(32)}\n".encode())
         if host.role == "keyserver":
             (home / "keys").mkdir(mode=0o700)
         hand_over(process)
 
 
-def leaf(topology: Topology, root: Path, made: Mapping[str, Process]) -> str:
-    """A fresh key and certificate for the lab's domain: the key goes to every key server, the chain is returned."""
+def leaf(topology: Topology, root: Path, made: Mapping[str, Process], name: str = model.CERTIFICATE) -> str:
+    """A fresh key and certificate for the lab's domain: the key goes to every key server, the chain is returned.
+
+    The key is called `name`. A key server keeps the keys that it has: chains that are still served need them.
+    """
     first, *others = (made[host.name] for host in topology.of("keyserver"))
-    keys, chain = first.directory / "keys", root / f"{model.CERTIFICATE}.pem"
-    words = ["issue", "--keys", str(keys), "--ca", str(root / "ca"), "--name", model.CERTIFICATE]
+    keys, chain = first.directory / "keys", root / f"{name}.pem"
+    words = ["issue", "--keys", str(keys), "--ca", str(root / "ca"), "--name", name]
     words += ["--domain", model.DOMAIN, "--chain-out", str(chain)]
     done = subprocess.run(
         [sys.executable, "-m", "keyserver", *words], capture_output=True, text=True, timeout=ISSUE_TIMEOUT_S

@@ -1,0 +1,78 @@
+"""`make demo`: brings the cluster up, sends traffic of every kind, breaks things while it runs, and checks each claim.
+
+Exit code 0 if everything that is told was so, 1 if not, 2 if this machine cannot carry the lab. The lab is taken down
+at the end in any case, unless --keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from control.node.admin import AdminError
+from deploy.demo import steps
+from deploy.demo.steps import NotSo
+from deploy.demo.story import Story
+from deploy.lab import state
+from deploy.lab.client import ClientError
+from deploy.lab.errors import LabError, UsageError
+from deploy.lab.lab import Lab, preflight
+from deploy.lab.topology import Topology
+
+LAB = "pfdemo"
+STEPS: tuple[Callable[[Lab, Story], None], ...] = (
+    steps.transport,
+    steps.web,
+    steps.dead_l4_node,
+    steps.dead_server,
+    steps.new_certificate,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="paifang demo", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--keep", action="store_true", help=f"leave the lab up (paifang lab down --name {LAB})")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the story")
+    parser.add_argument("--xdp", choices=["generic", "native"], default="generic", help="as for paifang lab up")
+    options = parser.parse_args(argv)
+    story = Story(sys.stdout, as_json=options.json, colour=sys.stdout.isatty())
+    try:
+        preflight()
+        return 0 if tell(Topology(LAB, xdp=options.xdp), story, keep=options.keep) else 1
+    except UsageError as error:
+        print(f"paifang-demo: {error}", file=sys.stderr)
+        return 2
+    except LabError as error:
+        print(f"paifang-demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("paifang-demo: interrupted", file=sys.stderr)
+        return 130
+
+
+def tell(topology: Topology, story: Story, *, keep: bool) -> bool:
+    """The whole story; True if every claim held. Raises LabError where the lab does not come up or go down."""
+    if state.load(topology.lab) is not None:
+        Lab.find(topology.lab).down()
+    story.chapter("The cluster: 2 L4 nodes, 2 L7 nodes, key server, control plane, 3 servers, router, client")
+    lab = Lab.up(topology, "both", story.line)
+    failures = []
+    try:
+        for step in STEPS:
+            try:
+                step(lab, story)
+            except (NotSo, ClientError, LabError, AdminError, OSError, TimeoutError, RuntimeError) as error:
+                failures.append(f"{step.__name__.replace('_', ' ')}: {error}")
+                story.line(f"NOT SO: {error}")
+    finally:
+        if keep:
+            story.line(f"the lab stays up: paifang lab status --name {topology.lab}")
+        else:
+            lab.down()
+    story.end(failures)
+    return not failures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
