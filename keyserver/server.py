@@ -366,7 +366,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _bind_unix(path: Path, group: str | None) -> tuple[socket.socket, int]:
-    """A listening socket and its inode, put in place by a rename: at no moment is there none, or one that is open to all."""
+    """A listening socket and its inode, put in place by a rename: never is there none, or one open to all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:

@@ -107,10 +107,10 @@ class KeyStore:
         """Key files, and whether each must hold a private key. A missing path is listed, to be complained of."""
         files: list[tuple[Path, bool]] = []
         for path in self._paths:
-            if path.is_dir():
+            try:
                 inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
                 files += [(file, file.suffix == ".key") for file in inside]
-            else:
+            except OSError:  # not a directory, or none that we may read: reading it as a file says what it is
                 files.append((path, True))
         return files
 
@@ -133,9 +133,9 @@ class KeyStore:
                 raise KeyFilesError([text])
             passphrase = text.rstrip(b"\r\n")
         signers: dict[bytes, Signer] = {}
-        for directory in (path for path in self._paths if path.is_dir()):
-            if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                bad.append(BadFile(str(directory), "others may replace the keys in it", f"chmod go-w {directory}"))
+        for path in self._paths:
+            if os.path.isdir(path) and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                bad.append(BadFile(str(path), "others may replace the keys in it", f"chmod go-w {path}"))
         for path, must in self._files():
             found = _signers_in(path, must, passphrase)
             if isinstance(found, BadFile):
