@@ -24,7 +24,7 @@ from control.node.tasks import Tasks
 from core.model import Model
 from core.resolve import L4Service, l4_services
 from l4fast import health, vip
-from l4fast.sync_peer import Sync
+from l4fast.sync_peer import CLOCK_SKEW_S, Sync
 from l4fast.tables import SessionView
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,16 @@ COUNT_S: Final = 1.0
 SESSIONS_LIMIT: Final = 1000
 UNASKED: Final = "not probed yet"  # what HealthMonitor says before a target's first answer
 FIRST_ROUND_LIMIT_S: Final = 10.0
+REFUSALS_SHOWN_S: Final = 60.0
+# Counters of session sync that an operator has to do something about, and what.
+REFUSALS: Final = {
+    "clock": f"the clocks of two nodes differ by more than {CLOCK_SKEW_S:.0f} s; check NTP",
+    "foreign_cluster": "a node with another cluster key uses the group; compare the key files or change --sync",
+    "forged": "somebody without the cluster key sends to the group",
+    "layout": "a node runs another release, whose sessions are laid out differently; upgrade it",
+    "version": "a node runs another release, which speaks another version of the protocol; upgrade it",
+    "too_many_peers": "there are more nodes in the group than this one has room for",
+}
 LOOK_S: Final = 0.05
 
 
@@ -72,6 +82,7 @@ class Agent:
     ) -> None:  # fmt: skip
         self.configured = asyncio.Event()
         self.refused = False
+        self.ready = False
         self._name = name
         self._interface = interface
         self._tables = tables
@@ -87,6 +98,7 @@ class Agent:
         self._error = ""
         self._misplaced: tuple[str, ...] = ()
         self._routes: tuple[str, ...] = ()
+        self._refusals: dict[str, tuple[int, float]] = {}  # counter → its value, until when it is a problem
 
     # Changes
 
@@ -108,7 +120,7 @@ class Agent:
         self._routes = vip.routes(services, own[0]) if own else ()
         self._misplaced = vip.misplaced(services, local)
         for address in self._misplaced:
-            log.error("%s", _misplaced_error(address))
+            log.error("%s", _misplaced(address))
         self.configured.set()
         log.info(
             "configuration %d: %d services on %s", version, len(services), ", ".join(vip.vips(services)) or "no VIP"
@@ -165,23 +177,40 @@ class Agent:
             await asyncio.sleep(EXPIRY_S)
 
     async def keep_count(self) -> None:
-        """Keeps the number of sessions for the report and the peers until cancelled."""
+        """Keeps the number of sessions for the report and the peers, and what sync refuses, until cancelled."""
         while True:
             self._sync.sessions = sum(row["sessions"] for row in self._tables.listener_counters().values())
+            self._look_at_refusals(self._loop.time())
             await asyncio.sleep(COUNT_S)
+
+    def _look_at_refusals(self, now: float) -> None:
+        for name in REFUSALS:
+            count = self._sync.counters[name]
+            before, until = self._refusals.get(name, (0, 0.0))
+            if count > before:
+                if until <= now:
+                    log.warning("%s", _refusal(name))
+                self._refusals[name] = (count, now + REFUSALS_SHOWN_S)
 
     # Views
 
     def report(self) -> dict[str, object]:
         """What the control plane shows of this node."""
         return {
+            "ready": self.ready,
             "health": health.report(self._states()),
             "counters": self._tables.counters(),
             "listeners": self._tables.listener_counters(),
             "sessions": self._sync.sessions,
             "sync": self._sync.status(self._loop.time()) | {"counters": self._sync.counters},
-            "errors": [error for error in (self._error, *map(_misplaced_error, self._misplaced)) if error],
+            "problems": self._problems(),
         }
+
+    def _problems(self) -> list[str]:
+        now = self._loop.time()
+        tables = [self._error] if self._error else []
+        refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
+        return [*tables, *map(_misplaced, self._misplaced), *refusals]
 
     def status(self, _arguments: dict[str, object]) -> object:
         """The admin command `status`."""
@@ -204,5 +233,9 @@ class Agent:
         return [asdict(view) for view in self._tables.sessions(client=client, limit=limit)]
 
 
-def _misplaced_error(address: str) -> str:
+def _misplaced(address: str) -> str:
     return f"the VIP {address} is configured on this node; remove it there: its traffic has to come by a route"
+
+
+def _refusal(counter: str) -> str:
+    return f"session sync refuses datagrams ({counter}): {REFUSALS[counter]}"

@@ -45,11 +45,11 @@ def longest_round_s(watched: Iterable[Target]) -> float:
     return max((target.check.interval_s + target.check.timeout_s for target in watched), default=0.0)
 
 
-def report(states: Mapping[Key, tuple[bool, str]]) -> dict[str, dict[str, object]]:
-    """`ADDRESS:PORT/PROTOCOL` → health and why. Of several checks the failing one speaks."""
+def report(states: Mapping[Key, tuple[bool, str]]) -> list[dict[str, object]]:
+    """Each real as `ADDRESS:PORT/PROTOCOL` with its health and why. Of several checks the failing one speaks."""
     result: dict[str, dict[str, object]] = {}
     for (address, port, protocol, _), (up, why) in states.items():
-        name = f"{address}:{port}/{protocol}"
-        if name not in result or not up:
-            result[name] = {"healthy": up, "why": why}
-    return result
+        server = f"{address}:{port}/{protocol}"
+        if server not in result or not up:
+            result[server] = {"server": server, "healthy": up, "why": why}
+    return list(result.values())

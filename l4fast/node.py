@@ -178,6 +178,7 @@ class Node:
                 log.warning("not ready: no configuration could be applied")
                 await agent.configured.wait()
         await agent.first_health_round()
+        agent.ready = True
         notify("READY=1")
         log.info("ready")
 

@@ -135,7 +135,7 @@ async def test_a_configuration_becomes_tables(rig: Rig, server: socket.socket) -
     assert isinstance(status, dict)
     assert status["vips"] == ("10.1.0.1",)
     assert status["routes"] == ("ip route replace 10.1.0.1/32 via 10.0.0.5",)
-    assert status["errors"] == []
+    assert status["problems"] == []
     assert rig.tables.local == ["10.0.0.5"]
 
 
@@ -144,7 +144,9 @@ async def test_a_real_that_fails_goes_down_and_comes_back(rig: Rig) -> None:
         port = port_of(closed)
     await rig.agent.apply(model(port), 1)
     await until(lambda: rig.tables.pushes[-1][1] == {("127.0.0.1", port, "tcp")})
-    assert rig.agent.report()["health"] == {f"127.0.0.1:{port}/tcp": {"healthy": False, "why": "Connection refused"}}
+    assert rig.agent.report()["health"] == [
+        {"server": f"127.0.0.1:{port}/tcp", "healthy": False, "why": "Connection refused"}
+    ]
     with socket.create_server(("127.0.0.1", port)):
         await until(lambda: rig.tables.pushes[-1][1] == set())
     assert len(rig.tables.pushes) == 3
@@ -179,24 +181,43 @@ async def test_a_push_that_fails_is_reported_and_tried_again(
     await rig.agent.apply(model(port_of(server), check=None), 1)
     rig.tables.fail = lambda services: True
     rig.agent.changed()
-    await until(lambda: rig.agent.report()["errors"])
-    assert rig.agent.report()["errors"] == ["too many listeners; give fewer"]
+    await until(lambda: rig.agent.report()["problems"])
+    assert rig.agent.report()["problems"] == ["too many listeners; give fewer"]
     rig.tables.fail = lambda services: False
     await until(lambda: len(rig.tables.pushes) == 2)
-    assert rig.agent.report()["errors"] == []
+    assert rig.agent.report()["problems"] == []
 
 
 async def test_a_vip_on_this_node_is_an_error(rig: Rig, server: socket.socket) -> None:
     rig.local = ["10.0.0.5", "10.1.0.1"]
     await rig.agent.apply(model(port_of(server)), 1)
-    (error,) = rig.agent.report()["errors"]  # type: ignore[misc]
+    (error,) = rig.agent.report()["problems"]  # type: ignore[misc]
     assert "the VIP 10.1.0.1 is configured on this node; remove it there" in error  # type: ignore[operator]
+
+
+async def test_refused_datagrams_become_a_problem_and_stop_being_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(agent_module, "COUNT_S", 0.01)
+    monkeypatch.setattr(agent_module, "REFUSALS_SHOWN_S", 0.2)
+    rig.tasks.spawn(rig.agent.keep_count(), "session count")
+    await until(lambda: rig.sync.sessions == 7)
+    assert rig.agent.report()["problems"] == []
+    rig.sync.counters["clock"] += 2
+    await until(lambda: rig.agent.report()["problems"])
+    assert rig.agent.report()["problems"] == [
+        "session sync refuses datagrams (clock): the clocks of two nodes differ by more than 30 s; check NTP"
+    ]
+    assert caplog.text.count("session sync refuses datagrams (clock)") == 1
+    await until(lambda: not rig.agent.report()["problems"])
 
 
 async def test_the_first_health_round_is_waited_for(rig: Rig, server: socket.socket) -> None:
     await rig.agent.apply(model(port_of(server)), 1)
     await rig.agent.first_health_round()
-    assert rig.agent.report()["health"] == {f"127.0.0.1:{port_of(server)}/tcp": {"healthy": True, "why": "connected"}}
+    assert rig.agent.report()["health"] == [
+        {"server": f"127.0.0.1:{port_of(server)}/tcp", "healthy": True, "why": "connected"}
+    ]
 
 
 async def test_the_wait_for_health_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

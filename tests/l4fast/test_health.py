@@ -48,10 +48,10 @@ STATES = {
 
 def test_one_failing_check_takes_a_real_down() -> None:
     assert down(STATES) == {("10.0.0.1", 80, "tcp")}
-    assert report(STATES) == {
-        "10.0.0.1:80/tcp": {"healthy": False, "why": "status 500"},
-        "10.0.0.2:80/tcp": {"healthy": True, "why": "not probed yet"},
-    }
+    assert report(STATES) == [
+        {"server": "10.0.0.1:80/tcp", "healthy": False, "why": "status 500"},
+        {"server": "10.0.0.2:80/tcp", "healthy": True, "why": "not probed yet"},
+    ]
 
 
 def test_the_first_round() -> None:

@@ -194,6 +194,33 @@ def test_reordering_asks_for_nothing() -> None:
     assert b.counters["lost"] == 0 == b.counters["resend_asked"]
 
 
+def test_one_datagram_in_twenty_lost_and_every_session_there_a_second_later() -> None:
+    """Requests and repeats are lost as well, here on a wire that is drawn anew for each of three peers."""
+    lossy = random.Random(7)
+    a, peers = node("a"), [node("b"), node("c"), node("d")]
+    learnt: list[set[int]] = [set() for _ in peers]
+    (hello,) = tick(a, 0.0)
+    assert not any(peer.receive_data(hello, 0.0, WALL) for peer in peers)
+    for millisecond in range(1500):
+        now = millisecond / 1000
+        if millisecond < 500:
+            a.send_sessions(millisecond.to_bytes(4, "big"), bytes(8), 1, WALL)
+        for sync in (a, *peers):
+            if now >= sync.next_timer():
+                sync.tick(now, WALL)
+            for datagram in sync.data_to_send():
+                for other in (a, *peers):
+                    if other is sync or lossy.random() < 0.05:
+                        continue
+                    records = other.receive_data(datagram, now, WALL)
+                    if records is not None:
+                        learnt[peers.index(other)].add(int.from_bytes(records.keys, "big"))
+    for numbers, peer in zip(learnt, peers, strict=True):
+        assert numbers == set(range(500))
+        assert peer.counters["lost"] == 0
+        assert peer.counters["received_late"] > 5
+
+
 def test_resends_are_bounded_and_only_ours() -> None:
     a, b = node("a"), node("b")
     for i in range(WINDOW + 100):
