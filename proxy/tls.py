@@ -120,7 +120,8 @@ class TlsServer:
             handshake.expire(Failure.CLOSED)
         if self._timer is not None:
             self._timer.cancel()
-        await asyncio.to_thread(self.waiting.close)
+        self.waiting.close()
+        await asyncio.sleep(0)  # steps that ended in threads report
 
     # Configuration
 

@@ -15,7 +15,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, cast
 
 from proxy.tls_certificates import TlsObject
 from proxy.tls_stream import Buffers, TlsStream
@@ -103,6 +103,7 @@ class Handshake(asyncio.BufferedProtocol):
         "_aside",
         "_busy",
         "_context",
+        "_ended",
         "_incoming",
         "_inner",
         "_key_error",
@@ -123,6 +124,7 @@ class Handshake(asyncio.BufferedProtocol):
         self._aside = b""
         self._busy = False  # a step runs or waits
         self._step: Step | None = None
+        self._ended = False
         self._signed = False
         self._key_error: Exception | None = None
         self._over = True
@@ -131,10 +133,9 @@ class Handshake(asyncio.BufferedProtocol):
     # Protocol towards the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._raw = transport
+        self._raw = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         if not self._supervisor.admit(self):
-            transport.abort()
+            self._raw.abort()
             return
         self._over = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -157,8 +158,13 @@ class Handshake(asyncio.BufferedProtocol):
         else:
             self._fail(Failure.NOT_TLS, "sends without waiting for the server")
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
+        """A step that has not come to its signature may still find out what the client sent instead of a hello."""
+        self._ended = True
+        if self._busy and not self._signed:
+            return True
         self._fail(Failure.CLOSED, "closed by the client")
+        return False
 
     def pause_writing(self) -> None:
         self._raw_paused = True
@@ -215,6 +221,8 @@ class Handshake(asyncio.BufferedProtocol):
             self._finish()
         elif not isinstance(error, ssl.SSLWantReadError):
             self._failed(error)
+        elif self._ended:
+            self._fail(Failure.CLOSED, "closed by the client")
         elif self._aside:
             self._incoming.write(self._aside)
             self._aside = b""

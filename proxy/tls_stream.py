@@ -22,7 +22,7 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 RECORD = 16384  # plaintext of a full record (RFC 8446 §5.1)
 SLICE = RECORD + 512  # its ciphertext, with room for header, padding and tag
@@ -345,8 +345,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         return self._raw.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self._inner = protocol
+        self._inner = cast(asyncio.Protocol, protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._inner
