@@ -2,7 +2,7 @@
 
 A node is *in step* when it runs the current version, *lagging* when it reports but runs another one, *silent* when its
 reports have stopped or never came. Nodes that report without being listed in the configuration are shown as well: they
-serve traffic all the same.
+serve traffic all the same. A configuration that lists no nodes (one machine) misses none.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def reconcile(version: int, model: Model, reports: Iterable[Report]) -> tuple[No
     """The status of every node that is listed in the configuration or has reported, by role and name."""
     listed = {(node.role.value, node.name) for node in model.nodes.values() if node.role in REPORTING}
     known = {(report.role, report.name): report for report in reports}
-    statuses = [_status(version, report, key in listed) for key, report in known.items()]
+    statuses = [_status(version, report, not model.nodes or key in listed) for key, report in known.items()]
     statuses += [
         NodeStatus(role, name, Step.SILENT, "has never reported", None, None, {}, True)
         for role, name in listed - known.keys()

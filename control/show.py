@@ -1,0 +1,90 @@
+"""What the command line prints: plans, tables and status as text. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MARKS = {"create": "+", "update": "~", "delete": "-"}
+CELL_LIMIT = 60
+
+
+def plan(changes: Sequence[Mapping[str, Any]]) -> str:
+    """One line a change, its differing fields below it."""
+    if not changes:
+        return "no changes"
+    lines = []
+    for change in changes:
+        lines.append(f"{MARKS[change['op']]} {change['op']} {change['kind']}/{change['name']}")
+        if change["op"] == "update":
+            lines += _differences(change["old"], change["new"])
+    counts = [(sum(change["op"] == op for change in changes), op) for op in MARKS]
+    summary = ", ".join(f"{count} to {op}" for count, op in counts if count)
+    return "\n".join([*lines, summary])
+
+
+def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    keys = [*new, *(key for key in old if key not in new)]
+    return [
+        f"    {key}: {_short(old.get(key, '(default)'))} → {_short(new.get(key, '(default)'))}"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """Columns as wide as they need to be."""
+    cells = [list(header), *([_short(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def objects(tables: Sequence[Mapping[str, object]]) -> str:
+    """Objects of one kind: their names, then every field that one of them has."""
+    header = list(dict.fromkeys(key for item in tables for key in item))
+    return table([[item.get(key, "") for key in header] for item in tables], [key.upper() for key in header])
+
+
+def status(document: Mapping[str, Any]) -> str:
+    """The nodes, each with what is not as it should be."""
+    lines = [f"version {document['version']}"]
+    rows = [
+        (
+            node["role"], node["name"], node["step"], "-" if node["version"] is None else node["version"],
+            "-" if node["age_s"] is None else f"{node['age_s']:.1f} s", "; ".join(remarks(node)),
+        )
+        for node in document["nodes"]
+    ]  # fmt: skip
+    lines.append(table(rows, ("ROLE", "NAME", "STATE", "VERSION", "REPORT", "REMARKS")) if rows else "no nodes")
+    return "\n".join(lines)
+
+
+def remarks(node: Mapping[str, Any]) -> list[str]:
+    """Why a node is not in step, the problems it reports, and the servers that it holds for down."""
+    facts = node["facts"]
+    found = [node["why"]] if node["why"] else []
+    if not node["listed"]:
+        found.append("not listed under nodes")
+    found += [str(problem) for problem in facts.get("problems") or ()]
+    found += [
+        f"{entry.get('server')} down: {entry.get('why')}"
+        for entry in facts.get("health") or ()
+        if isinstance(entry, Mapping) and entry.get("healthy") is False
+    ]
+    return found
+
+
+def history(versions: Sequence[Mapping[str, Any]], when: Sequence[str]) -> str:
+    """The versions, newest first; `when` has the time of each as text."""
+    rows = [
+        (entry["version"], time, entry["author"], entry["comment"]) for entry, time in zip(versions, when, strict=True)
+    ]
+    return table(rows, ("VERSION", "TIME", "AUTHOR", "COMMENT"))
+
+
+def _short(value: object) -> str:
+    """A value on one line of bounded length; chains and lists are cut."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= CELL_LIMIT else text[: CELL_LIMIT - 1] + "…"

@@ -1,0 +1,355 @@
+"""Serve FILE on this machine in one command, without root: control plane, key server and L7 node as children.
+
+On first use it makes a certificate authority of its own in the state directory, and from it development certificates
+for the domains of the file. FILE is the truth: it replaces whatever the control plane had. SIGHUP reads it again; where
+it has an error, or the node refuses it, the old configuration stays. Ctrl-C or SIGTERM ends everything.
+
+examples:
+  paifang up site.toml
+  paifang up site.toml --state ./state --workers 4 --api 127.0.0.1:0
+  kill -HUP PID            read FILE again
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from control import devcerts, prepare, show
+from control.__main__ import address
+from control.client import NOTE, Api, ApiError, default_state
+from control.node.children import Child, ChildError
+from control.node.files import write_atomic
+from control.server import is_loopback
+from control.up_state import State, StateError
+from core.config import to_dict
+from core.errors import ConfigError, ConfigErrors
+from core.model import Model, Protocol
+
+READY_S = 30.0
+POLL_S = 0.1
+RENEW_EVERY_S = 3600.0
+DRAIN_S = 5
+RESTART_S = (0.5, 30.0)  # the first delay after a child's death, and the longest
+STEADY_S = 30.0  # who has run for this long starts with the first delay again
+LOG_LIMIT_BYTES = 1 << 24
+NODE = "local"
+
+
+class UpError(Exception):
+    """Why it cannot serve; the text has the remedy."""
+
+
+class _Stop(BaseException):
+    """SIGINT or SIGTERM."""
+
+
+@dataclass(slots=True)
+class Spec:
+    """A child that is kept running: how it is started, and when it may be again."""
+
+    name: str
+    argv: list[str]
+    child: Child | None = None
+    delay_s: float = RESTART_S[0]
+    started: float = 0.0
+    restart_at: float = field(default=0.0)
+
+
+class Up:
+    """The children and the configuration of one `paifang up`."""
+
+    def __init__(self, options: argparse.Namespace, state: State, host: str, api_port: int) -> None:
+        root = state.root
+        nodes_port, ready_port = free_port(), free_port()
+        self.file: Path = options.file
+        self.state = state
+        self.api_url = f"http://{host}:{api_port}"
+        self.token_file = root / "control" / "token"
+        self.model = Model()
+        self._reload = False
+        self._renew_at = time.monotonic() + RENEW_EVERY_S
+        workers = ["--workers", str(options.workers)] if options.workers else []
+        sock = str(root / "keys.sock")
+        self.specs = {
+            "keyserver": Spec("keyserver", [
+                "keyserver", "--keys", str(root / "keys"), "--socket", sock,
+                "--audit-log", str(root / "log" / "audit.log"),
+            ]),
+            "control": Spec("control", [
+                "control", "--state", str(root / "control"), "--api", f"{host}:{api_port}",
+                "--nodes", f"127.0.0.1:{nodes_port}", "--identity", str(root / "identities" / "control"),
+            ]),
+            "l7": Spec("l7", [
+                "proxy", "--name", NODE, "--control", f"https://127.0.0.1:{nodes_port}",
+                "--identity", str(root / "identities" / "l7"), "--keyserver", f"unix:{sock}",
+                "--state", str(root / "l7"), "--ready", f"127.0.0.1:{ready_port}",
+                "--access-log", str(root / "log" / "access.log"), "--drain-time", str(DRAIN_S), *workers,
+            ]),
+        }  # fmt: skip
+
+    # --- start and end
+
+    def start(self) -> None:
+        """Everything up and FILE served, or UpError."""
+        model = self._prepared()
+        for name in ("keyserver", "control"):
+            self._start(self.specs[name])
+        for name in ("keyserver", "control"):
+            child = self.specs[name].child
+            assert child is not None
+            child.wait_ready(READY_S)
+        note = {"api": self.api_url, "token_file": str(self.token_file), "pid": os.getpid()}
+        write_atomic(self.state.root / NOTE, json.dumps(note).encode())
+        self._start(self.specs["l7"])
+        self._push(model)
+
+    def stop(self) -> None:
+        """End the children, those first that others do not need."""
+        running = [self.specs[name].child for name in ("l7", "control", "keyserver")]
+        for child in running:
+            if child is not None:
+                code = child.terminate(DRAIN_S + 5)
+                if code not in (0, -signal.SIGTERM):
+                    _say(f"{child.name} ended with code {code}; see {child.log}")
+
+    def follow(self) -> None:
+        """Keep the children running and follow FILE until _Stop."""
+        while True:
+            time.sleep(POLL_S)
+            for spec in self.specs.values():
+                self._keep(spec)
+            if self._reload:
+                self._reload = False
+                self._again()
+            elif time.monotonic() >= self._renew_at:
+                self._again()
+
+    def on_hangup(self, number: int, frame: FrameType | None) -> None:
+        """SIGHUP: read FILE at the next turn."""
+        self._reload = True
+
+    def _start(self, spec: Spec) -> None:
+        log = self.state.root / "log" / f"{spec.name}.log"
+        with contextlib.suppress(OSError):
+            if log.stat().st_size > LOG_LIMIT_BYTES:
+                log.replace(log.with_suffix(".log.1"))
+        argv = [sys.executable, "-m", *spec.argv]
+        notify_dir = self.state.root / "run"
+        spec.child = Child.start(spec.name, argv, log=log, notify_dir=notify_dir, die_with_parent=True)
+        spec.started = time.monotonic()
+
+    def _keep(self, spec: Spec) -> None:
+        """Start a child again that has died, after a delay that doubles."""
+        now = time.monotonic()
+        if spec.child is not None and (code := spec.child.poll()) is not None:
+            spec.child.terminate(0)
+            if now - spec.started > STEADY_S:
+                spec.delay_s = RESTART_S[0]
+            _say(f"{spec.name} died (code {code}); starting it again in {spec.delay_s:g} s; see {spec.child.log}")
+            spec.child, spec.restart_at = None, now + spec.delay_s
+            spec.delay_s = min(spec.delay_s * 2, RESTART_S[1])
+        if spec.child is None and now >= spec.restart_at:
+            self._start(spec)
+
+    # --- configuration
+
+    def _prepared(self) -> Model:
+        """FILE ready for the control plane; keys and certificates in place. Raises ConfigErrors, IssueError."""
+        wanted = prepare.read(self.file)
+        errors = unservable(wanted, self.file)
+        if errors:
+            raise ConfigErrors(errors)
+        model, key_files = prepare.inline(wanted, self.file)
+        root = self.state.root
+        before = _names(root / "keys")
+        self.state.link_keys(key_files)
+        model = devcerts.fill(model, ca=root / "ca", keys=root / "keys", chains=root / "chains")
+        keyserver = self.specs["keyserver"].child
+        if keyserver is not None and _names(root / "keys") != before:
+            keyserver.signal(signal.SIGHUP)
+            _wait(keyserver.said_ready, 2.0)  # it polls every second, should it not say so
+        return model
+
+    def _again(self) -> None:
+        """Read FILE again; whatever is wrong is printed and changes nothing."""
+        self._renew_at = time.monotonic() + RENEW_EVERY_S
+        try:
+            model = self._prepared()
+            if model == self.model:
+                return
+            before = self.model
+            try:
+                self._push(model)
+            except UpError:
+                with contextlib.suppress(UpError, ApiError):
+                    self._push(before)
+                raise
+        except (ConfigErrors, devcerts.IssueError, UpError, ApiError) as error:
+            _say(f"{error}\npaifang: the configuration before stays")
+            return
+        _say("configuration changed")
+        self.print_listeners()
+
+    def _push(self, model: Model) -> None:
+        """Make `model` the configuration and wait until the node runs it. Raises UpError where it refuses."""
+        api = self.api()
+        version = api.request("PUT", "/v1/config", to_dict(model), query={"comment": f"up {self.file}"}).version
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            child = self.specs["l7"].child
+            if child is not None and child.poll() is not None:
+                child.wait_ready(0)  # raises, quoting its log
+            document = cast(dict[str, Any], api.request("GET", "/v1/status").document)
+            node = next((node for node in document["nodes"] if node["name"] == NODE), None)
+            if node is not None and node["why"].startswith("refuses"):
+                raise UpError(node["why"])
+            if node is not None and node["step"] == "in step" and node["version"] == version:
+                for problem in node["facts"].get("problems") or ():
+                    _say(f"warning: {problem}")
+                self.model = model
+                return
+            time.sleep(POLL_S)
+        raise UpError(
+            f"the L7 node does not run the configuration after {READY_S:.0f} s; see {self.state.root}/log/l7.log"
+        )
+
+    def api(self) -> Api:
+        """The control plane with the administrator's token."""
+        return Api(self.api_url, self.token_file.read_text().strip())
+
+    # --- what the user is told
+
+    def print_listeners(self) -> None:
+        """Where what listens."""
+        rows = []
+        for listener in self.model.listeners.values():
+            host = (self.model.instances[listener.instance].vips or ("0.0.0.0",))[0]
+            names = [d for name in listener.certificates for d in self.model.certificates[name].domains]
+            shown = next((name for name in names if "*" not in name), "localhost" if host == "0.0.0.0" else host)
+            rows.append(
+                (listener.name, f"{listener.protocol.value}://{shown}:{listener.port}/", listener.backend_service)
+            )
+        print(show.table(rows, ("LISTENER", "ADDRESS", "BACKEND SERVICE")), flush=True)
+
+    def print_help(self) -> None:
+        """How to trust, look at and end it."""
+        root = self.state.root
+        developed = [c for c in self.model.certificates.values() if c.domains]
+        https = next((x for x in self.model.listeners.values() if x.protocol is Protocol.HTTPS), None)
+        if developed and https is not None:
+            name = next((d for c in developed for d in c.domains if "*" not in d), "localhost")
+            print(
+                f"\ndevelopment certificates are signed by this machine's own CA, {root}/ca/ca.pem\n"
+                f"  curl --cacert {root}/ca/ca.pem https://{name}:{https.port}/\n"
+                "  browsers: import that file as an authority; remove it when you no longer use it"
+            )
+        print(f"\nAPI {self.api_url}, token in {self.token_file}; logs in {root}/log")
+        state = "" if root == default_state().absolute() else f" --state {root}"
+        print(f"paifang status{state}; kill -HUP {os.getpid()} reads {self.file} again; Ctrl-C ends it", flush=True)
+
+
+def unservable(model: Model, file: Path) -> list[ConfigError]:
+    """What a single machine without root cannot serve, and keys that the key server would miss."""
+    errors = []
+    for listener in model.listeners.values():
+        if listener.protocol in (Protocol.TCP, Protocol.UDP):
+            why = f"{listener.protocol.value} listeners need the L4 tier, which `paifang up` does not start"
+            remedy = "take it out here, and run `paifang l4` (root, XDP) on a node, or try `paifang lab up`"
+            errors.append(ConfigError(str(file), 0, f"listeners.{listener.name}.protocol", why, remedy))
+    for certificate in model.certificates.values():
+        if (certificate.chain or certificate.chain_file) and not certificate.key_file:
+            why, remedy = "has a chain without key_file", "name the key's file: only the key server will read it"
+            errors.append(ConfigError(str(file), 0, f"certificates.{certificate.name}", why, remedy))
+    return errors
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody uses at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def main(options: argparse.Namespace) -> int:
+    """`paifang up`; 0 after Ctrl-C or SIGTERM, 2 for what the user has to change, 1 for what failed."""
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        host, port = _api_address(options.api)
+        state = State(options.state)
+    except (UpError, StateError, argparse.ArgumentTypeError) as error:
+        _say(str(error))
+        return 2
+    up = None
+    try:
+        state.make_identities()
+        up = Up(options, state, host, port)
+        signal.signal(signal.SIGHUP, up.on_hangup)
+        up.start()
+        up.print_listeners()
+        up.print_help()
+        up.follow()
+    except ConfigErrors as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (StateError, devcerts.IssueError) as error:
+        _say(str(error))
+        return 2
+    except (UpError, ChildError, ApiError, OSError) as error:
+        _say(str(error))
+        return 1
+    except _Stop:
+        print("ending", flush=True)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        if up is not None:
+            up.stop()
+        state.close()
+    return 0
+
+
+def _api_address(text: str) -> tuple[str, int]:
+    """The API's address, checked to be free now. Raises UpError."""
+    host, port = address(text)
+    if not is_loopback(host):
+        raise UpError(f"--api {text}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            raise UpError(f"--api {text}: {error.strerror}; --api 127.0.0.1:0 takes any free port") from None
+        return host, int(sock.getsockname()[1])
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stop
+
+
+def _names(directory: Path) -> dict[str, str]:
+    """The directory's files, and where links lead."""
+    return {path.name: str(path.readlink()) if path.is_symlink() else "" for path in directory.iterdir()}
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _say(text: str) -> None:
+    print(f"paifang: {text}", file=sys.stderr, flush=True)

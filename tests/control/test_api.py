@@ -1,0 +1,239 @@
+"""The REST API through aiohttp's own server and client, on a real store."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from control import api
+from control.service import ControlPlane
+from control.store import SqliteStore
+
+KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
+SITE: dict[str, Any] = {
+    "server_groups": [{"name": "g", "servers": [{"address": "192.0.2.1", "port": 80}]}],
+    "backend_services": [{"name": "b", "protocol": "http", "server_group": "g"}],
+    "instances": [{"name": "i"}],
+    "listeners": [{"name": "web", "instance": "i", "protocol": "http", "port": 80, "backend_service": "b"}],
+}
+
+
+class User:
+    """Sends requests with a token and checks what every answer has."""
+
+    def __init__(self, client: TestClient[Any, Any], plane: ControlPlane, token: str) -> None:
+        self.client, self.plane, self.token = client, plane, token
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        status: int = 200,
+        data: bytes | None = None,
+        **headers: str,
+    ) -> Any:
+        headers = {"Authorization": f"Bearer {self.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        payload = data if data is not None else None if body is None else json.dumps(body).encode()
+        async with self.client.request(method, path, data=payload, headers=headers) as response:
+            document = json.loads(await response.read())
+            assert response.status == status, document
+            if status >= 400:
+                assert response.content_type == "application/problem+json"
+                assert document["status"] == status
+                assert document["title"]
+            self.etag = response.headers.get("ETag")
+            self.headers = response.headers
+            return document
+
+
+@pytest.fixture
+async def user(tmp_path: Path) -> AsyncIterator[User]:
+    store = SqliteStore(tmp_path / "control.db")
+    plane = ControlPlane(store)
+    async with TestClient(TestServer(api.application(plane))) as client:
+        yield User(client, plane, store.set_token("ann"))
+    store.close()
+
+
+async def test_a_configuration_is_put_and_got_with_its_version(user: User) -> None:
+    assert await user.ask("GET", "/v1/config") == {}
+    assert user.etag == '"0"'
+    answer = await user.ask("PUT", "/v1/config?comment=first", SITE, If_Match='"0"')
+    assert user.etag == '"1"'
+    assert answer["version"] == 1
+    assert [(c["op"], c["kind"], c["name"]) for c in answer["changes"]] == [
+        ("create", "server_groups", "g"),
+        ("create", "backend_services", "b"),
+        ("create", "instances", "i"),
+        ("create", "listeners", "web"),
+    ]
+    assert answer["changes"][3]["new"] == SITE["listeners"][0]
+    assert await user.ask("GET", "/v1/config") == SITE
+    (entry,) = (await user.ask("GET", "/v1/versions"))["versions"]
+    assert (entry["version"], entry["author"], entry["comment"]) == (1, "ann", "first")
+
+
+async def test_a_dry_run_answers_with_the_plan_alone(user: User) -> None:
+    answer = await user.ask("PUT", "/v1/config?dry_run=1", SITE)
+    assert (answer["version"], answer["dry_run"], len(answer["changes"])) == (0, True, 4)
+    assert await user.ask("GET", "/v1/config") == {}
+
+
+async def test_a_change_from_an_old_version_is_refused(user: User) -> None:
+    await user.ask("PUT", "/v1/config", SITE)
+    problem = await user.ask("PUT", "/v1/config", {}, status=412, If_Match='"0"')
+    assert problem["current_version"] == 1
+    assert "at version 1, not 0" in problem["detail"]
+    await user.ask("DELETE", "/v1/listeners/web", status=412, If_Match='"0"')
+    await user.ask("PUT", "/v1/config", {}, If_Match="*")
+    await user.ask("PUT", "/v1/config", {}, status=400, If_Match="7")
+
+
+async def test_all_errors_come_at_once(user: User) -> None:
+    wrong = {"instances": [{"name": "i", "colour": "red"}], "listeners": [{**SITE["listeners"][0], "port": 70000}]}
+    problem = await user.ask("PUT", "/v1/config", wrong, status=422)
+    places = {error["object"] for error in problem["errors"]}
+    assert {"instances.i.colour", "listeners.web.port", "listeners.web.backend_service"} <= places
+    assert all(error["why"] for error in problem["errors"])
+    assert user.plane.current.version == 0
+
+
+async def test_one_object_is_created_replaced_and_deleted(user: User) -> None:
+    await user.ask("PUT", "/v1/config", SITE)
+    await user.ask("PUT", "/v1/instances/j", {"vips": ["192.0.2.9"]})
+    assert await user.ask("GET", "/v1/instances/j") == {"name": "j", "vips": ["192.0.2.9"]}
+    answer = await user.ask("PUT", "/v1/listeners/web", {**SITE["listeners"][0], "port": 81})
+    (change,) = answer["changes"]
+    assert (change["op"], change["old"]["port"], change["new"]["port"]) == ("update", 80, 81)
+    assert [item["name"] for item in await user.ask("GET", "/v1/instances")] == ["i", "j"]
+    answer = await user.ask("DELETE", "/v1/instances/j")
+    assert [change["op"] for change in answer["changes"]] == ["delete"]
+    await user.ask("GET", "/v1/instances/j", status=404)
+    await user.ask("DELETE", "/v1/instances/j", status=404)
+
+
+async def test_replacing_keeps_the_order(user: User) -> None:
+    await user.ask("PUT", "/v1/config", {"instances": [{"name": name} for name in "abc"]})
+    await user.ask("PUT", "/v1/instances/b", {"vips": ["192.0.2.9"]})
+    assert [item["name"] for item in await user.ask("GET", "/v1/instances")] == ["a", "b", "c"]
+
+
+async def test_what_is_in_use_is_not_deleted(user: User) -> None:
+    await user.ask("PUT", "/v1/config", SITE)
+    problem = await user.ask("DELETE", "/v1/backend_services/b", status=409)
+    assert "in use by listeners/web" in problem["detail"]
+    assert user.plane.current.version == 1
+
+
+async def test_an_object_that_breaks_the_whole_is_refused(user: User) -> None:
+    await user.ask("PUT", "/v1/config", SITE)
+    problem = await user.ask("PUT", "/v1/rules/r", {"listener": "nope", "backend_service": "b"}, status=422)
+    assert problem["errors"][0]["object"] == "rules.r.listener"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/config", {"certificates": [{"name": "c", "chain": KEY}]}),
+        ("/v1/config", {"rules": [{"name": KEY}]}),
+        ("/v1/certificates/c", {"chain": KEY}),
+        ("/v1/instances/i", {"x": [KEY]}),
+    ],
+)
+async def test_private_keys_are_refused_and_not_repeated(
+    user: User, path: str, body: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        problem = await user.ask("PUT", path, body, status=422)
+    assert "private key" in problem["errors"][0]["why"]
+    assert "MIGH" not in json.dumps(problem) + caplog.text
+    assert user.plane.current.version == 0
+
+
+async def test_paths_are_refused(user: User) -> None:
+    body = {"chain_file": "/etc/c.pem", "key_file": "/etc/k.pem"}
+    problem = await user.ask("PUT", "/v1/certificates/c", body, status=422)
+    assert {error["object"] for error in problem["errors"]} == {"certificates.c.chain_file", "certificates.c.key_file"}
+    problem = await user.ask("PUT", "/v1/certificates/c", {"chain": "garbage"}, status=422)
+    assert problem["errors"][0]["object"] == "certificates.c.chain"
+
+
+async def test_versions_say_what_they_changed(user: User) -> None:
+    await user.ask("PUT", "/v1/config", SITE)
+    await user.ask("DELETE", "/v1/listeners/web")
+    second = await user.ask("GET", "/v1/versions/2")
+    assert [(change["op"], change["name"]) for change in second["changes"]] == [("delete", "web")]
+    assert "listeners" not in second["config"]
+    first = await user.ask("GET", "/v1/versions/1")
+    assert first["config"] == SITE
+    assert len(first["changes"]) == 4
+    await user.ask("GET", "/v1/versions/3", status=404)
+    assert len((await user.ask("GET", "/v1/versions?limit=1"))["versions"]) == 1
+    await user.ask("GET", "/v1/versions?limit=x", status=400)
+
+
+async def test_status_shows_the_nodes(user: User) -> None:
+    user.plane.report("l7", "l7-1", 0, (3, "no"), {"ready": True})
+    document = await user.ask("GET", "/v1/status")
+    assert document["version"] == 0
+    (node,) = document["nodes"]
+    assert (node["role"], node["name"], node["step"], node["facts"]) == ("l7", "l7-1", "in step", {"ready": True})
+
+
+@pytest.mark.parametrize("header", ["", "Bearer ", "Bearer wrong", "Basic YTpi", "Bearer " + "x" * 5000])
+async def test_without_a_valid_token_nothing_is_said(user: User, header: str) -> None:
+    for method, path in [("GET", "/v1/config"), ("PUT", "/v1/config"), ("GET", "/v1/status"), ("GET", "/nothing")]:
+        await user.ask(method, path, status=401, Authorization=header)
+        assert user.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_healthz_needs_no_token(user: User) -> None:
+    assert await user.ask("GET", "/v1/healthz", Authorization="") == {"status": "ok", "version": 0}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "data", "status"),
+    [
+        ("PUT", "/v1/config", b"{", 400),
+        ("PUT", "/v1/config", b"[" * 100_000, 400),
+        ("PUT", "/v1/config", b"[]", 422),
+        ("PUT", "/v1/config", b"\xff", 400),
+        ("PUT", "/v1/instances/i", b"[]", 400),
+        ("PUT", "/v1/instances/i", b'{"name":"j"}', 400),
+        ("GET", "/v1/potatoes", None, 404),
+        ("GET", "/v2/config", None, 404),
+        ("POST", "/v1/config", None, 405),
+    ],
+)
+async def test_bad_requests(user: User, method: str, path: str, data: bytes | None, status: int) -> None:
+    await user.ask(method, path, data=data, status=status)
+    if status == 405:
+        assert "PUT" in user.headers["Allow"]
+
+
+async def test_a_body_has_a_limit(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    await user.ask("PUT", "/v1/config", data=b" " * (api.BODY_LIMIT_BYTES + 1), status=413)
+
+
+async def test_a_failure_of_ours_says_nothing_of_itself(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(limit: int) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(user.plane.store, "history", broken)
+    problem = await user.ask("GET", "/v1/versions", status=500)
+    assert "secret" not in json.dumps(problem)
+
+
+async def test_the_request_log_has_no_secrets(user: User, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "control.api"):
+        await user.ask("PUT", "/v1/config?comment=sesame", SITE)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "control.api"]
+    assert line.startswith("ann PUT /v1/config 200")
+    assert user.token not in caplog.text
+    assert "sesame" not in caplog.text

@@ -1,0 +1,121 @@
+"""The node API with the nodes' own link, over mutual TLS."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from control import node_api
+from control.node.identity import Identity
+from control.node.link import ControlLink
+from control.node.tasks import Tasks
+from control.reconcile import Step
+from control.service import ControlPlane
+from control.store import SqliteStore
+from core.config import from_dict
+from core.model import Model
+from tests.control.conftest import Authority
+
+
+def model(*names: str) -> Model:
+    return from_dict({"instances": [{"name": name} for name in names]})
+
+
+class Cluster:
+    def __init__(self, plane: ControlPlane, url: str, authority: Authority) -> None:
+        self.plane, self.url, self.authority = plane, url, authority
+
+    async def put(self, wanted: Model) -> None:
+        await self.plane.change(lambda _: wanted, author="a", comment="", expected=None)
+
+    @asynccontextmanager
+    async def session(self, role: str) -> AsyncIterator[aiohttp.ClientSession]:
+        context = Identity.load(self.authority.issue(role, f"{role}-1")).client_context("control")
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+            yield session
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def cluster(authority: Authority, tmp_path: Path) -> AsyncIterator[Cluster]:
+    store = SqliteStore(tmp_path / "control.db")
+    plane = ControlPlane(store)
+    runner = web.AppRunner(node_api.application(plane), shutdown_timeout=0.1)
+    await runner.setup()
+    context = Identity.load(authority.issue("control", "c")).server_context(node_api.ROLES)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield Cluster(plane, f"https://127.0.0.1:{runner.addresses[0][1]}", authority)
+    await plane.close()
+    await runner.cleanup()
+    store.close()
+
+
+async def test_a_node_follows_and_its_report_names_it_by_certificate(cluster: Cluster, tmp_path: Path) -> None:
+    applied: asyncio.Queue[int] = asyncio.Queue()
+
+    async def apply(wanted: Model, version: int) -> None:
+        if "bad" in wanted.instances:
+            raise RuntimeError("cannot")
+        applied.put_nowait(version)
+
+    await cluster.put(model("a"))
+    identity = Identity.load(cluster.authority.issue("l7", "l7-9"))
+    link = ControlLink(
+        url=cluster.url, identity=identity, state=tmp_path / "s", apply=apply, report=lambda: {"ready": True}
+    )
+    tasks = Tasks()
+    tasks.spawn(link.run(), "link")
+    async with asyncio.timeout(10):
+        assert await applied.get() == 1
+        await cluster.put(model("a", "b"))
+        assert await applied.get() == 2
+        while not (found := cluster.plane.status()) or found[0].step is not Step.IN_STEP:
+            await asyncio.sleep(0.01)
+        assert (found[0].role, found[0].name, found[0].version, found[0].facts) == ("l7", "l7-9", 2, {"ready": True})
+        await cluster.put(model("bad"))
+        while cluster.plane.status()[0].why != "refuses version 3: cannot":
+            await asyncio.sleep(0.01)
+    await tasks.close()
+    await asyncio.sleep(0.02)
+
+
+async def test_long_polls_end_and_never_wait_for_what_is_there(cluster: Cluster) -> None:
+    await cluster.put(model("a"))
+    async with cluster.session("l4") as session:
+        for after, status in ((0, 200), (7, 200), (1, 204)):
+            params = {"after": str(after), "wait": "0.05"}
+            async with session.get(f"{cluster.url}/v1/node/config", params=params) as response:
+                assert response.status == status
+        async with session.get(f"{cluster.url}/v1/node/config?after=x") as response:
+            assert response.status == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"version": "1", "report": {}}',
+        b'{"version": 1, "report": []}',
+        b'{"version": 1, "report": {}, "rejected": {"version": 1}}',
+        b'{"version": 1, "report": {}, "rejected": 3}',
+    ],
+)
+async def test_reports_that_are_none_are_refused(cluster: Cluster, body: bytes) -> None:
+    async with (
+        cluster.session("l7") as session,
+        session.post(f"{cluster.url}/v1/node/report", data=body) as response,
+    ):
+        assert response.status == 400
+    assert cluster.plane.status() == ()
+
+
+async def test_a_key_server_is_no_node_of_ours(cluster: Cluster) -> None:
+    async with cluster.session("keyserver") as session:
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            await session.get(f"{cluster.url}/v1/node/config")
