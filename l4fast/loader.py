@@ -153,8 +153,8 @@ class Program:
             messages = Path(directory) / "messages"
             try:
                 with _stderr_to(messages):
-                    self._bpf = bcc.BPF(text=stitch(source), cflags=flags)
-                    self.functions = {name: self._bpf.load_func(name, bcc.BPF.XDP) for name in functions}
+                    self._bpf = bcc.BPF(text=stitch(source).encode(), cflags=flags)
+                    self.functions = {name: self._bpf.load_func(name.encode(), bcc.BPF.XDP) for name in functions}
             except Exception as error:  # BCC raises bare Exception
                 text = messages.read_text(errors="replace").strip()
                 log.error("%s does not load: %s\n%s", source.name, error, text[-6000:])
@@ -168,25 +168,25 @@ class Program:
 
     def map(self, name: str) -> syscall.Map[Any, Any]:
         """A map with the layouts of its C declaration."""
-        table = self._bpf[name]
+        table = self._bpf[name.encode()]
         value = getattr(table, "sLeaf", table.Leaf)  # of a per-CPU map: one CPU's
         return syscall.Map(int(table.map_fd), name, table.Key, value, int(table.max_entries))
 
     def map_fd(self, name: str) -> int:
-        return int(self._bpf[name].map_fd)
+        return int(self._bpf[name.encode()].map_fd)
 
     def open_ring(self, name: str, callback: Callable[[int, int], None]) -> None:
         """`callback` gets address and size of each record, during `consume`."""
-        self._bpf[name].open_ring_buffer(lambda _cpu, address, size: callback(address, size))
+        self._bpf[name.encode()].open_ring_buffer(lambda _cpu, address, size: callback(address, size))
 
     def consume(self) -> None:
         self._bpf.ring_buffer_consume()
 
     def attach(self, device: str, function: str, flags: int) -> None:
-        self._bpf.attach_xdp(device, self.functions[function], flags)
+        self._bpf.attach_xdp(device.encode(), self.functions[function], flags)
 
     def detach(self, device: str, flags: int) -> None:
-        self._bpf.remove_xdp(device, flags)
+        self._bpf.remove_xdp(device.encode(), flags)
 
     def close(self) -> None:
         self._bpf.cleanup()

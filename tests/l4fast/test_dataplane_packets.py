@@ -1,0 +1,253 @@
+"""The XDP program, packet by packet: verdict and exact bytes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from core.model import Mode, Scheduler
+from tests.packets import (
+    ACK,
+    CLIENT,
+    FIN,
+    NODE_MAC,
+    REAL_MACS,
+    REALS,
+    RST,
+    SYN,
+    UDP,
+    VIP,
+    Case,
+    Harness,
+    Packet,
+    maglev_real,
+    service,
+)
+
+pytestmark = pytest.mark.root
+
+NAT = service(80)
+DR = service(81, Mode.DR)
+ONE = service(82, reals=REALS[:1], real_port=9000)
+UDP_NAT = service(53, protocol="udp", real_port=5353)
+UDP_DR = service(54, Mode.DR, protocol="udp")
+DEAD = service(90, weights=(0, 0, 0), real_port=9090)
+SERVICES = (NAT, DR, ONE, UDP_NAT, UDP_DR, DEAD)
+
+TO_NAT = Packet()
+TO_DR = Packet(port=81)
+QUERY = Packet(protocol=UDP, port=53, payload=b"question")
+OTHER_VIP = "10.0.0.99"
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Harness]:
+    harness = Harness(sessions=1024, half_open=1024)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def harness(loaded: Harness) -> Harness:
+    loaded.reset(SERVICES)
+    return loaded
+
+
+def nat(packet: Packet) -> bytes:
+    of = next(s for s in SERVICES if s.port == packet.port)
+    real = maglev_real(packet, of)
+    return packet.to_real(real.address, real.port).frame()
+
+
+def dr(packet: Packet) -> bytes:
+    of = next(s for s in SERVICES if s.port == packet.port)
+    return packet.to_mac(REAL_MACS[maglev_real(packet, of).address]).frame()
+
+
+def row(description: str, packet: Packet, verdict: str, after: bytes | None = None) -> Case:
+    return Case(description, packet.frame(), verdict, after)
+
+
+FORWARDED = [
+    row("a SYN, nat", TO_NAT, "tx_syn", nat(TO_NAT)),
+    row("a SYN, dr", TO_DR, "tx_syn", dr(TO_DR)),
+    row("an odd payload", replace(TO_NAT, payload=b"abc"), "tx_syn", nat(replace(TO_NAT, payload=b"abc"))),
+    row("Ethernet padding does not count", replace(TO_NAT, padding=b"x" * 6), "tx_syn",
+        nat(replace(TO_NAT, padding=b"x" * 6))),
+    row("an ACK of an unknown flow", replace(TO_NAT, flags=ACK), "tx_new_session", nat(replace(TO_NAT, flags=ACK))),
+    row("a FIN of an unknown flow", replace(TO_NAT, flags=ACK | FIN), "tx_untracked",
+        nat(replace(TO_NAT, flags=ACK | FIN))),
+    row("an RST of an unknown flow", replace(TO_DR, flags=RST), "tx_untracked", dr(replace(TO_DR, flags=RST))),
+    row("TCP options", replace(TO_NAT, data_offset=6, payload=b"\1\1\1\0"), "tx_syn",
+        nat(replace(TO_NAT, data_offset=6, payload=b"\1\1\1\0"))),
+    row("UDP, nat", QUERY, "tx_new_session", nat(QUERY)),
+    row("UDP, dr", replace(QUERY, port=54), "tx_new_session", dr(replace(QUERY, port=54))),
+    row("UDP without checksum keeps none", replace(QUERY, l4_checksum=0), "tx_new_session",
+        nat(replace(QUERY, l4_checksum=0))),
+    row("an empty datagram", replace(QUERY, payload=b""), "tx_new_session", nat(replace(QUERY, payload=b""))),
+    row("TTL 2 is the last that nat forwards", replace(TO_NAT, ttl=2), "tx_syn", nat(replace(TO_NAT, ttl=2))),
+    row("dr does not touch the TTL", replace(TO_DR, ttl=1), "tx_syn", dr(replace(TO_DR, ttl=1))),
+]  # fmt: skip
+
+PASSED = [
+    row("ARP", replace(TO_NAT, eth_type=0x0806), "pass_not_ipv4"),
+    row("IPv6", replace(TO_NAT, eth_type=0x86DD), "pass_not_ipv4"),
+    row("VLAN", replace(TO_NAT, eth_type=0x8100), "pass_not_ipv4"),
+    Case("only an Ethernet header", TO_NAT.frame()[:14], "pass_truncated"),
+    Case("ends in the IP header", TO_NAT.frame()[:33], "pass_truncated"),
+    row("another machine's MAC address", replace(TO_NAT, eth_destination=b"\2\0\0\0\0\x0b"), "pass_other_host"),
+    row("broadcast", replace(TO_NAT, eth_destination=b"\xff" * 6), "pass_other_host"),
+    row("another address", replace(TO_NAT, destination=OTHER_VIP), "pass_not_for_vip"),
+    row("another port of a VIP", replace(TO_NAT, port=8), "pass_not_for_vip"),
+    row("TCP to a UDP listener's port", replace(TO_NAT, port=53), "pass_not_for_vip"),
+    row("ICMP to a VIP", replace(TO_NAT, protocol=1, payload=b"\x08\0\0\0\0\0\0\0"), "pass_icmp"),
+    row("ICMP to another", replace(TO_NAT, destination=OTHER_VIP, protocol=1, payload=bytes(8)), "pass_not_for_vip"),
+    row("VRRP to a VIP", replace(TO_NAT, protocol=112, payload=bytes(8)), "pass_other_protocol"),
+    row("a fragment to another", replace(TO_NAT, destination=OTHER_VIP, fragment=0x2000), "pass_not_for_vip"),
+    row("options to another", replace(TO_NAT, destination=OTHER_VIP, version_length=0x46, options=b"\1\1\1\0"),
+        "pass_not_for_vip"),
+]  # fmt: skip
+
+DROPPED = [
+    row("IP version 6 in an IPv4 frame", replace(TO_NAT, version_length=0x65), "drop_bad_ip"),
+    row("IP header of four words", replace(TO_NAT, version_length=0x44), "drop_bad_ip"),
+    row("IP options", replace(TO_NAT, version_length=0x46, options=b"\1\1\1\0"), "drop_ip_options"),
+    row("IP options beyond the total length", replace(TO_NAT, version_length=0x4F, total_length=40), "drop_bad_ip"),
+    row("total length beyond the frame", replace(TO_NAT, total_length=41), "drop_bad_ip"),
+    row("total length below the header", replace(TO_NAT, total_length=19), "drop_bad_ip"),
+    row("total length ends in the TCP header", replace(TO_NAT, total_length=39), "drop_bad_l4"),
+    row("a first fragment", replace(TO_NAT, fragment=0x2000), "drop_fragment"),
+    row("a last fragment", replace(TO_NAT, fragment=0x0004), "drop_fragment"),
+    row("TCP header of four words", replace(TO_NAT, data_offset=4), "drop_bad_l4"),
+    row("TCP header beyond the packet", replace(TO_NAT, data_offset=6), "drop_bad_l4"),
+    row("UDP shorter than its header", replace(QUERY, udp_length=7), "drop_bad_l4"),
+    row("UDP longer than its packet", replace(QUERY, udp_length=17), "drop_bad_l4"),
+    row("total length ends in the UDP header", replace(QUERY, total_length=27), "drop_bad_l4"),
+    row("no flags", replace(TO_NAT, flags=0), "drop_bad_flags"),
+    row("SYN and FIN", replace(TO_NAT, flags=SYN | FIN), "drop_bad_flags"),
+    row("SYN and RST", replace(TO_NAT, flags=SYN | RST), "drop_bad_flags"),
+    row("SYN and ACK from a client", replace(TO_NAT, flags=SYN | ACK), "drop_bad_flags"),
+    row("FIN alone", replace(TO_NAT, flags=FIN), "drop_bad_flags"),
+    row("from 0/8", replace(TO_NAT, source="0.1.2.3"), "drop_bad_source"),
+    row("from loopback", replace(TO_NAT, source="127.0.0.1"), "drop_bad_source"),
+    row("from multicast", replace(TO_NAT, source="224.0.0.1"), "drop_bad_source"),
+    row("from broadcast", replace(TO_NAT, source="255.255.255.255"), "drop_bad_source"),
+    row("from the VIP itself", replace(TO_NAT, source=VIP), "drop_bad_source"),
+    row("TTL 1, nat", replace(TO_NAT, ttl=1), "drop_ttl"),
+    row("TTL 0, nat", replace(TO_NAT, ttl=0), "drop_ttl"),
+    row("no real takes new flows", replace(TO_NAT, port=90), "drop_no_real"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.description) for c in (*FORWARDED, *PASSED, *DROPPED)])
+def test_verdict_and_bytes(harness: Harness, case: Case) -> None:
+    harness.check(case)
+
+
+@pytest.mark.parametrize("length", range(14, 54))
+def test_a_frame_cut_short_is_never_forwarded(harness: Harness, length: int) -> None:
+    reason, after = harness.run(TO_NAT.frame()[:length])
+    assert reason == ("pass_truncated" if length < 34 else "drop_bad_ip")
+    assert after == TO_NAT.frame()[:length]
+
+
+def test_a_dropped_packet_does_not_stop_the_next(harness: Harness) -> None:
+    harness.check(DROPPED[0])
+    harness.check(FORWARDED[0])
+
+
+ANSWER = Packet(source=REALS[1], source_port=8080, destination=CLIENT, port=40000, flags=SYN | ACK)
+UDP_ANSWER = Packet(source=REALS[2], source_port=5353, destination=CLIENT, port=40000, protocol=UDP, payload=b"answer")
+REPLIES = [
+    row("a SYN-ACK, no session known", ANSWER, "tx_reply", ANSWER.to_client(VIP, 80).frame()),
+    row("data", replace(ANSWER, flags=ACK, payload=b"x" * 99), "tx_reply",
+        replace(ANSWER, flags=ACK, payload=b"x" * 99).to_client(VIP, 80).frame()),
+    row("a datagram", UDP_ANSWER, "tx_reply", UDP_ANSWER.to_client(VIP, 53).frame()),
+    row("a datagram without checksum", replace(UDP_ANSWER, l4_checksum=0), "tx_reply",
+        replace(UDP_ANSWER, l4_checksum=0).to_client(VIP, 53).frame()),
+    row("from a port that no listener uses", replace(ANSWER, source_port=8081), "pass_not_for_vip"),
+    row("from a real of a dr listener", replace(ANSWER, source_port=81), "pass_not_for_vip"),
+    row("TTL 1", replace(ANSWER, ttl=1), "drop_ttl"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.description) for c in REPLIES])
+def test_replies(harness: Harness, case: Case) -> None:
+    harness.check(case)
+
+
+def test_a_reply_to_this_node_is_its_own(harness: Harness) -> None:
+    harness.tables.set_local(["10.0.0.10", CLIENT])
+    harness.check(row("a health check's answer", ANSWER, "pass_local"))
+
+
+def test_replies_need_the_gateway(harness: Harness) -> None:
+    harness.tables.apply(SERVICES, set(), REAL_MACS)
+    harness.check(row("no gateway", ANSWER, "drop_no_gateway"))
+
+
+def test_an_unresolved_real_is_named(harness: Harness) -> None:
+    harness.tables.apply(SERVICES, set(), {})
+    harness.check(row("no MAC address", TO_NAT, "drop_no_neighbour"))
+
+
+@pytest.mark.parametrize(
+    ("vip", "real"),
+    [
+        ("10.0.255.255", "10.0.0.0"),
+        ("10.255.0.0", "10.0.1.1"),
+        ("10.0.1.1", "10.0.1.1"),
+        ("192.0.2.1", "255.255.255.254"),
+    ],
+)
+@pytest.mark.parametrize("port", [53, 0xFFFF])
+def test_checksums_at_the_edges_of_ones_complement(harness: Harness, vip: str, real: str, port: int) -> None:
+    """Words of 0 and 0xffff, and a UDP checksum that comes out as zero, which goes out as 0xffff (RFC 768)."""
+    mac = bytes.fromhex("0200000001aa")
+    harness.reset()
+    harness.tables.apply([service(port, protocol="udp", vip=vip, reals=[real], real_port=9)], set(), {real: mac})
+    plain = replace(QUERY, destination=vip, port=port, payload=bytes(2))
+    (to_zero,) = struct.unpack("!H", plain.to_real(real, 9, mac=mac).frame()[40:42])
+    for word in (0, 1, 0xFFFE, 0xFFFF, to_zero):
+        packet = replace(plain, payload=word.to_bytes(2), source_port=40000)
+        after = packet.to_real(real, 9, mac=mac).frame()
+        assert word != to_zero or after[40:42] == b"\xff\xff"
+        reason, actual = harness.run(packet)
+        assert actual.hex(" ") == after.hex(" ")
+        assert reason in ("tx_new_session", "tx_session")
+
+
+def test_flows_are_spread_as_the_maglev_table_says(harness: Harness) -> None:
+    chosen = set()
+    for n in range(400):
+        packet = replace(TO_NAT, source=f"203.0.{n % 7}.{n % 251 + 1}", source_port=1024 + 91 * n)
+        chosen.add(harness.real_of(packet))
+        assert harness.real_of(packet) == maglev_real(packet, NAT).address
+    assert chosen == set(REALS)
+
+
+def test_wrr_takes_turns_by_weight(harness: Harness) -> None:
+    harness.reset([service(80, scheduler=Scheduler.WRR, weights=(3, 2, 1))])
+    turns = [harness.real_of(replace(TO_NAT, source_port=1024 + n)) for n in range(12)]
+    assert sorted(turns) == sorted([REALS[0]] * 6 + [REALS[1]] * 4 + [REALS[2]] * 2)
+    assert turns[:6] == turns[6:]
+
+
+def test_packets_and_bytes_are_counted_for_the_listener(harness: Harness) -> None:
+    before = harness.tables.listener_counters()["tcp-80"]
+    harness.run(TO_NAT)
+    harness.run(replace(TO_NAT, padding=b"x" * 6, payload=b"y" * 10))
+    harness.run(ANSWER)
+    after = harness.tables.listener_counters()["tcp-80"]
+    gained = {name: after[name] - before[name] for name in after}
+    assert gained == {
+        "packets_in": 2, "bytes_in": 90, "packets_out": 1, "bytes_out": 40, "sessions_made": 0, "sessions": 0,
+    }  # fmt: skip
+
+
+def test_the_node_mac_is_the_source_of_what_it_sends(harness: Harness) -> None:
+    _, after = harness.run(TO_NAT)
+    assert after[6:12] == NODE_MAC
