@@ -129,7 +129,7 @@ def read_request(data: bytes, scanned: int = 0, limits: Limits = DEFAULT_LIMITS)
         raise Refused(Code.HEAD_LARGE, limits.head_bytes)
     line = _REQUEST_LINE.match(data, start)
     if line is None or line.end() - start > limits.line_bytes:
-        raise _why_not_a_request(data, start, end, limits)
+        raise _why_not_a_first_line(data, start, end, limits, Code.REQUEST_LINE)
     method, target = line.groups()
     key = data[line.end() : end]
     block = _requests.get(key)
@@ -149,7 +149,7 @@ def read_response(data: bytes, method: bytes, scanned: int = 0, limits: Limits =
         raise Refused(Code.HEAD_LARGE, limits.head_bytes)
     line = _STATUS_LINE.match(data, 0, end + 2)
     if line is None or data[:7] != b"HTTP/1." or line[2] not in (b"0", b"1") or line[3] < b"100":
-        raise Refused(Code.STATUS_LINE)
+        raise _why_not_a_first_line(data, 0, end, limits, Code.STATUS_LINE)
     # The version stands in front of the status, so the key is put together again: "HTTP/1.1" CRLF and the fields.
     key = data[:8] + data[line.end() - 2 : end]
     block = _responses.get(key)
@@ -205,15 +205,15 @@ def _control_code(found: bytes) -> Code:
     return {b"\n": Code.BARE_LF, b"\r": Code.BARE_CR}.get(found, Code.CONTROL)
 
 
-def _why_not_a_request(data: bytes, start: int, end: int, limits: Limits) -> Refused:
-    """The most telling reason why the first line is not a request line that we serve."""
+def _why_not_a_first_line(data: bytes, start: int, end: int, limits: Limits, otherwise: Code) -> Refused:
+    """The most telling reason why a request or status line is not one that we serve."""
     stop = data.find(b"\r\n", start, end + 2)
     bad = _CONTROL.search(data, start, stop)
     if bad:
         return Refused(_control_code(bad[0]), bad.start())
     if stop - start > limits.line_bytes:
         return Refused(Code.TARGET_LONG, start + limits.line_bytes)
-    return Refused(Code.REQUEST_LINE, start)
+    return Refused(otherwise, start)
 
 
 def _read_block(data: bytes, offset: int, limits: Limits, *, request: bool) -> Block:

@@ -126,7 +126,7 @@ class Pool(Generic[Handle]):
     def closed(self, server: Address, handle: Handle) -> None:
         """An idle connection was closed by the server."""
         idle = self._idle.get(server, [])
-        self._idle[server] = [pair for pair in idle if pair[1] is not handle]
+        self._idle[server] = [pair for pair in idle if pair[1] != handle]
 
     def expire(self, now: float) -> list[Handle]:
         """The connections that have been idle for too long, to be closed."""

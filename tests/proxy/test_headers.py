@@ -1,0 +1,179 @@
+"""Fields on their way through: what is removed, replaced, appended."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+import pytest
+
+from proxy import headers
+from proxy.errors import Code, Refused
+from proxy.head import read_request, read_response
+from proxy.headers import Origin
+
+STRANGER = Origin(b"198.51.100.7", b"https", b"443", False, b"l7-1")
+TRUSTED = Origin(b"10.0.0.9", b"http", b"80", True, b"l7-1")
+ADDED = [
+    b"X-Forwarded-For: 198.51.100.7",
+    b"X-Forwarded-Proto: https",
+    b"X-Forwarded-Port: 443",
+    b"X-Real-IP: 198.51.100.7",
+    b"Via: 1.1 l7-1",
+    b"X-Request-Id: id",
+]
+
+
+def up(fields: bytes, origin: Origin = STRANGER, line: bytes = b"GET /x HTTP/1.1", upgrade: bytes = b"") -> list[bytes]:
+    """The lines of the head that goes to the server for a request with these fields."""
+    head = read_request(line + b"\r\nHost: a\r\n" + fields + b"\r\n")
+    assert head is not None
+    data = headers.request_head(head, head.target, origin, b"id", upgrade)
+    assert data.endswith(b"\r\n\r\n")
+    assert read_request(data) is not None
+    return data[:-4].split(b"\r\n")
+
+
+def down(
+    fields: bytes, minor: int = 1, keep_alive: bool = True, line: bytes = b"HTTP/1.1 200 OK", method: bytes = b"GET"
+) -> list[bytes]:
+    head = read_response(line + b"\r\n" + fields + b"\r\n", method)
+    assert head is not None
+    data = headers.response_head(head, minor, keep_alive, b"l7-1", b"now")
+    assert data.endswith(b"\r\n\r\n")
+    return data[:-4].split(b"\r\n")
+
+
+def test_a_plain_request() -> None:
+    assert up(b"Accept: */*\r\nX-Custom:  v \r\n") == [
+        b"GET /x HTTP/1.1", b"Host: a", b"Accept: */*", b"X-Custom: v", *ADDED,
+    ]  # fmt: skip
+
+
+def test_hop_by_hop_fields_end_here() -> None:
+    """RFC 9110 §7.6.1."""
+    fields = (
+        b"Connection: keep-alive, X-Hop, TE\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\nTE: trailers\r\n"
+        b"Upgrade: h2c\r\nTrailer: x\r\nX-Hop: 1\r\nX-Stays: 1\r\n"
+    )
+    assert up(fields) == [b"GET /x HTTP/1.1", b"Host: a", b"X-Stays: 1", *ADDED]
+
+
+def test_connection_cannot_remove_what_matters() -> None:
+    fields = b"Connection: Host, Content-Length, X-Forwarded-For, Via\r\nContent-Length: 3\r\n"
+    assert up(fields) == [b"GET /x HTTP/1.1", b"Host: a", b"Content-Length: 3", *ADDED]
+
+
+@pytest.mark.parametrize(
+    ("fields", "framing"),
+    [
+        (b"Content-Length: 5\r\nContent-Length: 5\r\n", b"Content-Length: 5"),
+        (b"content-length: 005\r\n", b"Content-Length: 5"),
+        (b"transfer-encoding: Chunked\r\n", b"Transfer-Encoding: chunked"),
+    ],
+)
+def test_the_framing_is_said_once_and_plainly(fields: bytes, framing: bytes) -> None:
+    assert up(fields) == [b"GET /x HTTP/1.1", b"Host: a", framing, *ADDED]
+
+
+CLAIMS = (
+    b"X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\n"
+    b"X-Real-IP: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\nX-Forwarded-Port: 8443\r\n"
+)
+
+
+def test_claims_of_strangers_are_replaced() -> None:
+    assert up(CLAIMS) == [b"GET /x HTTP/1.1", b"Host: a", *ADDED]
+
+
+def test_claims_of_trusted_proxies_are_kept_and_appended_to() -> None:
+    assert up(CLAIMS, TRUSTED) == [
+        b"GET /x HTTP/1.1", b"Host: a", b"X-Forwarded-Host: evil", b"X-Forwarded-For: 1.1.1.1, 2.2.2.2, 10.0.0.9",
+        b"X-Forwarded-Proto: https", b"X-Forwarded-Port: 8443", b"X-Real-IP: 1.1.1.1",
+        b"Forwarded: for=1.1.1.1, for=10.0.0.9;proto=http", b"Via: 1.1 l7-1", b"X-Request-Id: id",
+    ]  # fmt: skip
+
+
+def test_underscored_names_are_dropped() -> None:
+    """A server that maps both to the same variable would take X_Forwarded_For for ours."""
+    assert up(b"X_Forwarded_For: 1.1.1.1\r\nA_b: c\r\n") == [b"GET /x HTTP/1.1", b"Host: a", *ADDED]
+
+
+def test_trust() -> None:
+    networks = (IPv4Network("10.0.0.0/8"),)
+    assert headers.is_trusted("10.1.2.3", networks)
+    assert not headers.is_trusted("11.1.2.3", networks)
+    assert not headers.is_trusted("", networks)
+
+
+def test_via_grows_and_finds_loops() -> None:
+    """RFC 9110 §7.6.3."""
+    assert b"Via: 1.0 a, 1.1 b (c), 1.1 l7-1" in up(b"Via: 1.0 a\r\nVia: 1.1 b (c)\r\n")
+    assert b"Via: 1.0 l7-1" in up(b"", line=b"GET / HTTP/1.0")
+    assert b"Via: 1.1 l7-10, 1.1 l7-1" in up(b"Via: 1.1 l7-10\r\n")
+    with pytest.raises(Refused) as caught:
+        up(b"Via: 1.1 other, HTTP/1.1 l7-1 (x)\r\n")
+    assert caught.value.code is Code.LOOP
+
+
+def test_upgrades() -> None:
+    lines = up(b"Connection: Upgrade\r\nUpgrade: websocket\r\n", upgrade=b"websocket")
+    assert lines[2:4] == [b"Connection: upgrade", b"Upgrade: websocket"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (b"X-Request-Id: abc-123\r\n", b"abc-123"),
+        (b"", b""),
+        (b"X-Request-Id: a b\r\n", b""),
+        (b'X-Request-Id: "}\r\n', b""),
+        (b"X-Request-Id: " + b"a" * 129 + b"\r\n", b""),
+        (b"X-Request-Id: a\r\nX-Request-Id: b\r\n", b""),
+    ],
+)
+def test_request_ids_are_passed_on_when_they_are_safe(fields: bytes, expected: bytes) -> None:
+    head = read_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    assert head is not None
+    assert headers.request_id(head.block) == expected
+
+
+def test_a_plain_answer() -> None:
+    assert down(b"Date: then\r\nContent-Length: 5\r\nX-A: b\r\nConnection: X-A\r\nVia: 1.1 inner\r\n") == [
+        b"HTTP/1.1 200 OK", b"Date: then", b"Content-Length: 5", b"Via: 1.1 inner, 1.1 l7-1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "minor", "keep_alive", "tail"),
+    [
+        (b"Transfer-Encoding: chunked\r\n", 1, True, [b"Transfer-Encoding: chunked", b"Via: 1.1 l7-1"]),
+        (b"", 1, True, [b"Transfer-Encoding: chunked", b"Via: 1.1 l7-1"]),
+        (b"", 0, False, [b"Via: 1.1 l7-1", b"Connection: close"]),
+        (b"Content-Length: 1\r\n", 0, True, [b"Content-Length: 1", b"Via: 1.1 l7-1", b"Connection: keep-alive"]),
+        (b"Content-Length: 1\r\n", 1, False, [b"Content-Length: 1", b"Via: 1.1 l7-1", b"Connection: close"]),
+    ],
+)
+def test_framing_towards_the_client(fields: bytes, minor: int, keep_alive: bool, tail: list[bytes]) -> None:
+    assert down(fields, minor, keep_alive) == [b"HTTP/1.1 200 OK", b"Date: now", *tail]
+
+
+def test_lengths_of_answers_without_a_body() -> None:
+    assert b"Content-Length: 5" in down(b"Content-Length: 5\r\n", method=b"HEAD")
+    assert b"Content-Length: 5" in down(b"Content-Length: 5\r\n", line=b"HTTP/1.1 304 Not Modified")
+    assert down(b"Content-Length: 5\r\nDate: d\r\n", line=b"HTTP/1.1 204 No Content") == [
+        b"HTTP/1.1 204 No Content", b"Date: d", b"Via: 1.1 l7-1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_code_has_a_reply(code: Code) -> None:
+    if code.status == 499:
+        return
+    data = headers.error_reply(code, code.status, b"id-1", b"l7-1", b"now", close=True, body=True)
+    head = read_response(data, b"GET")
+    assert head is not None
+    assert head.status == code.status
+    assert len(data) - head.size == head.length
+    assert b'"request_id": "id-1"' in data
+    assert (b"Allow: " in data) == (code.status == 405)
+    assert headers.error_reply(code, code.status, b"i", b"n", b"d", close=False, body=False).endswith(b"\r\n\r\n")
