@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 from aiohttp import web
 
@@ -36,7 +37,7 @@ HISTORY_DEFAULT, HISTORY_LIMIT = 50, 1000
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PLANE = web.AppKey("plane", ControlPlane)
-USER = "user"
+USER: ContextVar[str] = ContextVar("user")  # who makes the request that this task serves
 
 
 def application(plane: ControlPlane) -> web.Application:
@@ -66,11 +67,11 @@ def application(plane: ControlPlane) -> web.Application:
 @web.middleware
 async def logged(request: web.Request, handler: Handler) -> web.StreamResponse:
     """One line a request, after it."""
+    USER.set("-")  # a connection's requests share their task
     started = time.monotonic()
     response = await handler(request)
     elapsed_ms = (time.monotonic() - started) * 1000
-    user = request.get(USER, "-")
-    log.info("%s %s %s %d %.1f ms", user, request.method, request.path, response.status, elapsed_ms)
+    log.info("%s %s %s %d %.1f ms", USER.get(), request.method, request.path, response.status, elapsed_ms)
     return response
 
 
@@ -106,7 +107,7 @@ async def authorised(request: web.Request, handler: Handler) -> web.StreamRespon
         name = await asyncio.to_thread(request.app[PLANE].store.token_name, token.strip())
     if name is None:
         return problem(401, "give a token: Authorization: Bearer …", headers={"WWW-Authenticate": "Bearer"})
-    request[USER] = name
+    USER.set(name)
     return await handler(request)
 
 
@@ -235,7 +236,7 @@ async def _change(request: web.Request, make: Callable[[Model], Model]) -> web.R
     dry_run = request.query.get("dry_run", "0") not in ("0", "", "false")
     version, changes = await request.app[PLANE].change(
         make,
-        author=request[USER],
+        author=USER.get(),
         comment=request.query.get("comment", "")[:COMMENT_LIMIT],
         expected=_expected(request),
         dry_run=dry_run,
