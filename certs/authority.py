@@ -122,6 +122,8 @@ class Authority:
             raise AuthorityError(f"{error.filename}: {error.strerror}; {remedy}") from None
         except (ValueError, TypeError) as error:
             raise AuthorityError(f"{directory}: not a CA: {error}; {remedy}") from None
+        if (end := certificate.not_valid_after_utc) < datetime.now(UTC):
+            raise AuthorityError(f"{directory}: the CA expired on {end:%Y-%m-%d}; make a new one elsewhere")
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise AuthorityError(f"{directory}: {CA_KEY} is not the key of {CA_CERTIFICATE}; {remedy}")
         return cls(certificate, key)

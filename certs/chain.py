@@ -24,9 +24,17 @@ from certs.report import NO_KEY, ChainReport
 MAX_CERTIFICATES = 10  # OpenSSL's default verification depth is 100; a chain as long as this is a mistake
 MIN_RSA_BITS = 2048  # CA/Browser Forum Baseline Requirements 6.1.5
 STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-Extension = TypeVar("Extension", bound=x509.ExtensionType)
-
 LEAF_CURVES = (ec.SECP256R1, ec.SECP384R1)
+UNREADABLE = (  # what `cryptography` raises for bytes that are no certificate
+    ValueError,
+    KeyError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 
 def inspect(pem: str, now: datetime, holds: Callable[[bytes], bool] = lambda key_id: True) -> ChainReport:
@@ -36,14 +44,18 @@ def inspect(pem: str, now: datetime, holds: Callable[[bytes], bool] = lambda key
     try:
         chain = x509.load_pem_x509_certificates(pem.encode())
         for certificate in chain:
-            _ = certificate.extensions  # parsed when first asked for
-    except (ValueError, UnsupportedAlgorithm) as error:
-        return _unreadable(f"not a chain of PEM certificates: {str(error).splitlines()[0]}")
+            _ = certificate.subject, certificate.issuer, certificate.extensions  # parsed when first asked for
+    except UNREADABLE as error:
+        return _unreadable(f"not a chain of PEM certificates: {str(error)[:200]}")
     if len(chain) > MAX_CERTIFICATES:
         return _unreadable(f"{len(chain)} certificates; {MAX_CERTIFICATES} are allowed")
     leaf = chain[0]
     identifier = _key_id(leaf)
-    problems = [*_order(chain), *_leaf(leaf)]
+    place = next((place for place, certificate in enumerate(chain, 1) if not _is_ca(certificate)), 1)
+    if place > 1:
+        problems = [f"the leaf is certificate {place}: it has to come first"]
+    else:
+        problems = [*_order(chain), *_leaf(leaf)]
     for place, certificate in enumerate(chain, 1):
         problems += [f"certificate {place} ({_title(certificate)}) {why}" for why in _each(certificate, now)]
     if identifier != NO_KEY and not holds(identifier):
@@ -76,11 +88,7 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 
 def _order(chain: Sequence[x509.Certificate]) -> Iterator[str]:
-    """The leaf first, then each certificate's issuer (RFC 5246 section 7.4.2, which many clients insist on)."""
-    if _is_ca(chain[0]) and not all(map(_is_ca, chain)):
-        place = next(place for place, certificate in enumerate(chain, 1) if not _is_ca(certificate))
-        yield f"the leaf is certificate {place}: it has to come first"
-        return
+    """After each certificate its issuer (RFC 5246 section 7.4.2, which many clients insist on)."""
     for place, (certificate, issuer) in enumerate(pairwise(chain), 1):
         if not _is_ca(issuer):
             yield f"certificate {place + 1} ({_title(issuer)}) is no CA and cannot have signed certificate {place}"

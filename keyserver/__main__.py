@@ -154,6 +154,8 @@ async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) ->
         except KeyFilesError as error:
             for file in error.files:
                 log.error("the keys stay as they were: %s", file)
+        except OSError as error:  # a directory that vanished between two looks at it
+            log.error("the keys stay as they were: %s", error)
         else:
             if changes is not None:
                 log.info("keys read anew: %d added, %d removed, %d held", *changes, len(store))
