@@ -18,9 +18,9 @@ from deploy.lab import state
 from deploy.lab.client import ClientError
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.lab import Lab, preflight
-from deploy.lab.topology import Topology
+from deploy.lab.topology import VIP, Topology, lab_name
 
-LAB = "pfdemo"
+DEFAULT_LAB = "pfdemo"
 STEPS: tuple[Callable[[Lab, Story], None], ...] = (
     steps.transport,
     steps.web,
@@ -32,14 +32,15 @@ STEPS: tuple[Callable[[Lab, Story], None], ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="paifang demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--keep", action="store_true", help=f"leave the lab up (paifang lab down --name {LAB})")
+    parser.add_argument("--name", type=lab_name, default=DEFAULT_LAB, help="the lab's name (default %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="leave the lab up (paifang lab down --name NAME)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the story")
     parser.add_argument("--xdp", choices=["generic", "native"], default="generic", help="as for paifang lab up")
     options = parser.parse_args(argv)
     story = Story(sys.stdout, as_json=options.json, colour=sys.stdout.isatty())
     try:
         preflight()
-        return 0 if tell(Topology(LAB, xdp=options.xdp), story, keep=options.keep) else 1
+        return 0 if tell(Topology(options.name, xdp=options.xdp), story, keep=options.keep) else 1
     except UsageError as error:
         print(f"paifang-demo: {error}", file=sys.stderr)
         return 2
@@ -57,6 +58,7 @@ def tell(topology: Topology, story: Story, *, keep: bool) -> bool:
         Lab.find(topology.lab).down()
     story.chapter("The cluster: 2 L4 nodes, 2 L7 nodes, key server, control plane, 3 servers, router, client")
     lab = Lab.up(topology, "both", story.line)
+    story.line(f"the router sends the VIP {VIP} to both L4 nodes")
     failures = []
     try:
         for step in STEPS:

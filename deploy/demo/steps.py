@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import cast
 
 from deploy.demo.story import Story
-from deploy.demo.traffic import Load, Session, carrier, curl, replies, sessions
+from deploy.demo.traffic import Load, Session, carrier, curl, replies, sessions, signatures
 from deploy.lab import client, model
 from deploy.lab.client import Transfer
 from deploy.lab.lab import Lab
@@ -52,8 +52,8 @@ def transport(lab: Lab, story: Story) -> None:
             raise NotSo(f"{name}: no L4 node knows a session of {seen}")
         back = sorted(replies(lab, name) - before)
         check(bool(back) == name.endswith("nat"), f"{name}: answers went back through {back or 'no L4 node'}")
-        mode = f"NAT, back through {' and '.join(back)}" if back else "direct routing, straight back"
-        story.line(f"{protocol.upper()}: {seen} → {VIP}:{port} → {session.node} → {server} ({mode}); {what}")
+        path = [_client(seen), f"VIP:{port}", session.node, server, *(["+".join(back)] if back else []), "client"]
+        story.path(protocol.upper(), path, ("NAT  " if back else "DR   ") + what)
         story.fact(name.replace("-", "_"), {"l4": session.node, "back": back, "server": server, "client": seen})
     story.line("each server saw the client's own address")
 
@@ -69,13 +69,20 @@ def web(lab: Lab, story: Story) -> None:
         session = carrier(lab, fetched.ours)
         if session is None:
             raise NotSo(f"{scheme}: no L4 node knows a session of {fetched.ours}")
-        node = session.node
         check(fetched.via.startswith("l7-"), f"{scheme}: Via names no L7 node but {fetched.via!r}")
-        server = fetched.reply["server"]
-        story.line(f"{scheme.upper()}: {fetched.ours} → {VIP} → {node} → {fetched.via} → {server}; "
-                   f"X-Forwarded-For {forwarded[0]}")  # fmt: skip
-        story.fact(scheme, {"l4": node, "l7": fetched.via, "server": server, "client": fetched.ours})
-    story.line("no L7 node holds the private key: the handshake was signed by key-1")
+        server = str(fetched.reply["server"])
+        port = model.HTTPS_PORT if scheme == "https" else model.HTTP_PORT
+        path = [_client(fetched.ours), f"VIP:{port}", session.node, fetched.via, server, fetched.via, "client"]
+        story.path(scheme.upper(), path, f"status {fetched.status}")
+        story.fact(scheme, {"l4": session.node, "l7": fetched.via, "server": server, "client": fetched.ours})
+    story.line(f"each server was told of the client by X-Forwarded-For: {CLIENT}")
+    signed = [line for line in signatures(lab) if line["client"] == f"l7:{fetched.via}" and line["result"] == "ok"]
+    check(bool(signed), f"key-1 has not signed for {fetched.via}")
+    story.line(f"{fetched.via} has no private key: key-1 signed its handshake for {signed[-1]['sni']}")
+
+
+def _client(address: str) -> str:
+    return f"client:{address.rpartition(':')[2]}"
 
 
 def dead_l4_node(lab: Lab, story: Story) -> None:
@@ -91,17 +98,18 @@ def dead_l4_node(lab: Lab, story: Story) -> None:
     others = _known_elsewhere(lab, transfer.ours, node)
     check(bool(others), f"{node} has told nobody of the session")
     known = " and ".join(session.node for session in others)
-    story.line(f"{transfer.ours} → {VIP}:{model.TCP_NAT_PORT} is carried by {node}; {known} was told of it")
+    session = f"{_client(transfer.ours)} → VIP:{model.TCP_NAT_PORT}"
+    story.line(f"{LONG_BYTES / 1e6:.0f} MB for {session}: {node} carries it, {known} was told of it")
     at_bytes = transfer.got
     lab.kill(node)
-    story.line(f"{node}: link down, all processes killed, after {at_bytes / 1e6:.1f} of {LONG_BYTES / 1e6:.0f} MB")
+    story.line(f"{node} dies after {at_bytes / 1e6:.1f} MB: its link is down, all its processes are killed")
     result = transfer.join()
     check(at_bytes < LONG_BYTES and result.correct, "the data are not right")
     heir = carrier(lab, transfer.ours)
     if heir is None or heir.packets <= before.packets:
         raise NotSo(f"nobody has taken over from {node}")
-    story.line(f"{heir.node} carries it on: all {LONG_BYTES / 1e6:.0f} MB came over the same connection, SHA-256 right;"
-               f" the longest pause was {result.longest_pause_s * 1000:.0f} ms")  # fmt: skip
+    story.line(f"{heir.node} carries it on: {LONG_BYTES / 1e6:.0f} MB over one connection, SHA-256 right")
+    story.line(f"the longest pause that the client saw was {result.longest_pause_s * 1000:.0f} ms")
     story.fact("l4_killed", {"node": node, "heir": heir.node, "at_bytes": at_bytes, **asdict(result)})
     lab.start(node)
     story.line(f"{node} is started again")
@@ -171,12 +179,8 @@ def dead_server(lab: Lab, story: Story) -> None:
     check(served > 0, f"{victim} had served nothing before it died")
     check(len(in_flight) + len(after) == len(load.failed()), "requests failed before the death")
     check(not after, f"{len(after)} requests failed that began after the death: {after[0].error if after else ''}")
-    story.line(
-        f"{victim} was killed after serving {served} requests; the health check noticed within {noticed_s:.1f} s"
-    )
-    story.line(
-        f"{len(load.done)} requests in all: {len(in_flight)} failed that it was serving in that moment, none after"
-    )
+    story.line(f"{victim} is killed; the health checks of both L7 nodes notice within {noticed_s:.1f} s")
+    story.line(f"{len(load.done)} requests: {len(in_flight)} failed of those in flight at that moment, none later")
     story.fact("server_killed", {"server": victim, "requests": len(load.done), "failed_in_flight": len(in_flight),
                                  "failed_after": len(after), "noticed_s": round(noticed_s, 2)})  # fmt: skip
     lab.start(victim)
@@ -224,6 +228,6 @@ def new_certificate(lab: Lab, story: Story) -> None:
     failed = load.failed()
     check(new not in (old, ""), f"clients still see the old certificate after {CERTIFICATE_DEADLINE_S:.0f} s")
     check(not failed, f"{len(failed)} requests failed: {failed[0].error if failed else ''}")
-    story.line(f"serial {old[:16]}… → {new[:16]}…, {switched_s:.1f} s after the new key was made")
-    story.line(f"{len(load.done)} HTTPS requests meanwhile, each with a new handshake: none failed")
+    story.line(f"clients see serial {new[:12]}… instead of {old[:12]}… after {switched_s:.1f} s")
+    story.line(f"{len(load.done)} requests, each with a handshake of its own: none failed")
     story.fact("certificate", {"old": old, "new": new, "requests": len(load.done), "failed": len(failed)})

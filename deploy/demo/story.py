@@ -8,6 +8,7 @@ import time
 from typing import IO
 
 WIDTH = 96
+PATH_WIDTH = 56
 _INDENT = " " * 8
 _BOLD, _GREEN, _RED, _OFF = "\033[1m", "\033[32m", "\033[31m", "\033[0m"
 
@@ -30,6 +31,10 @@ class Story:
         """A sentence; long ones go on in the next line."""
         for part in textwrap.wrap(text, WIDTH - len(_INDENT), subsequent_indent="  ", break_long_words=False):
             self._print(_INDENT + part)
+
+    def path(self, what: str, hops: list[str], result: str) -> None:
+        """The way of one exchange, in columns."""
+        self._print(f"{_INDENT}{what:<6}{' → '.join(hops):<{PATH_WIDTH}} {result}")
 
     def fact(self, name: str, value: object) -> None:
         """What scripts get to know of a chapter."""

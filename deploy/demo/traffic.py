@@ -60,6 +60,12 @@ def replies(lab: Lab, listener: str) -> Counter[str]:
     return counted
 
 
+def signatures(lab: Lab) -> list[dict[str, str]]:
+    """The audit log of the first key server: who had what signed."""
+    log = lab.directory_of(lab.topology.of("keyserver")[0].name) / "audit.log"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 def _living(lab: Lab) -> list[str]:
     return [host.name for host in lab.topology.of("l4") if lab.process_id(host.name) is not None]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,13 +15,12 @@ from deploy.lab import model, namespaces, state
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.lab import Lab, preflight
 from deploy.lab.report import readable
-from deploy.lab.topology import MOST, VIP, Role, Topology
+from deploy.lab.topology import MOST, VIP, Role, Topology, lab_name
 
 DEFAULT_LAB = "pf"
 COUNTS: tuple[tuple[str, Role, int], ...] = (
     ("l4", "l4", 2), ("l7", "l7", 2), ("keyservers", "keyserver", 1), ("backends", "backend", 3),
 )  # fmt: skip
-_LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 
 EXAMPLES = f"""examples:
   paifang lab up                                   2 L4, 2 L7, a key server, 3 servers, control, router, client
@@ -49,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--name", type=_lab_name, default=DEFAULT_LAB, help="which lab; prefixes its namespaces (default %(default)s)"
+        "--name", type=lab_name, default=DEFAULT_LAB, help="which lab; prefixes its namespaces (default %(default)s)"
     )
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
@@ -72,12 +70,6 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("kill", "the death of a host: no link, no processes"), ("start", "bring a killed host back")):
         commands.add_parser(name, parents=[common], help=text).add_argument("host")
     return top
-
-
-def _lab_name(text: str) -> str:
-    if not _LAB_NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError("a name has up to 16 lower-case letters and digits, a letter first")
-    return text
 
 
 def _count(most: int) -> Callable[[str], int]:

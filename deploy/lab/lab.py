@@ -215,7 +215,7 @@ class Lab:
         namespaces.end(names, grace_s=GRACE_S)
         self._reap(list(self._children))
         namespaces.remove(names)
-        shutil.rmtree(self.root, ignore_errors=True)
+        state.forget(self.topology.lab)
 
     def _reap(self, names: Iterable[str]) -> None:
         """Collect those children that are ours (a later command is not their parent) and have been killed."""

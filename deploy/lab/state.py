@@ -1,7 +1,7 @@
 """What a lab remembers between commands: STATE/<lab>/lab.json, written before the first namespace is made.
 
 From it `down` knows every namespace that may exist, also after a crash, and `status` which process was started where.
-Only one command changes a lab at a time: it holds STATE/<lab>.lock, which the kernel lets go when the command dies.
+Only one command changes a lab at a time: it holds a lock on STATE/<lab>, which the kernel lets go when it dies.
 
 The directories are 0711, because processes that are not root have to reach their own below; each of those is 0700.
 """
@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -88,22 +89,52 @@ def load(lab: str) -> State | None:
 
 
 def save(state: State) -> None:
+    """Keep the state. The caller holds the lock, which has made the directory."""
     path = directory(state.topology.lab)
     for made in (STATE_DIR, path):
-        made.mkdir(mode=0o711, exist_ok=True)
-        made.chmod(0o711)
+        made.chmod(0o711)  # whatever the umask was
     write_atomic(path / "lab.json", json.dumps(asdict(state), indent=1).encode())
+
+
+def forget(lab: str) -> None:
+    """Remove all that is kept. The caller holds the lock: the directory itself goes when that is let go."""
+    path = directory(lab)
+    # lab.json goes last: whoever is interrupted here leaves a lab that the next command knows how to clean up.
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "lab.json"):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 @contextlib.contextmanager
 def locked(lab: str) -> Iterator[None]:
     """Keep other commands from changing this lab. Raises LabError if one is at it."""
-    STATE_DIR.mkdir(mode=0o711, exist_ok=True)
-    descriptor = os.open(STATE_DIR / f"{lab}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    path = directory(lab)
+    descriptor = _lock(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
-        raise LabError(f"another command is changing the lab {lab!r}; wait for it") from None
     finally:
+        for empty in (path, STATE_DIR):  # nothing is left of a lab that is down
+            with contextlib.suppress(OSError):
+                empty.rmdir()
         os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Lock a directory, made if missing; the one who held it before may have removed it, hence the loop."""
+    while True:
+        for made in (STATE_DIR, path):
+            made.mkdir(mode=0o711, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                    return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                raise LabError(f"another command is changing the lab {path.name!r}; wait for it") from None
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)

@@ -18,6 +18,8 @@ This module is pure: `plan` says for each namespace what `ip -batch` and a few s
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -47,6 +49,16 @@ VIP_TABLE = 100  # routing table for packets whose source is the VIP
 # Flows stay on their L4 node when another node goes; buckets move to a node that came back once idle for this long.
 BUCKETS = 128
 BUCKET_IDLE_S = 2
+
+
+_LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
+
+
+def lab_name(text: str) -> str:
+    """A lab's name, as argparse reads it. Raises argparse.ArgumentTypeError."""
+    if not _LAB_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError("a name has up to 16 lower-case letters and digits, a letter first")
+    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,238 @@
+"""A lab by its command line, as a user has it: every tier runs, every kind of traffic passes, nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.lab import model, namespaces, state
+from deploy.lab.topology import CLIENT, VIP
+
+pytestmark = pytest.mark.root
+
+NAME = f"pftlab{os.getpid()}"
+DEADLINE_S = 30.0
+
+
+def lab(*words: str, name: str = NAME) -> subprocess.CompletedProcess[str]:
+    """`paifang lab COMMAND --name NAME …`"""
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.lab", words[0], "--name", name, *words[1:]], capture_output=True, text=True
+    )
+
+
+def run(host: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return lab("exec", host, "--", *words)
+
+
+def traces(name: str) -> list[object]:
+    """Whatever is left of a lab."""
+    left = namespaces.existing(f"{name}-")
+    return [*left, *namespaces.inhabitants(left), *state.STATE_DIR.glob(f"{name}/*")]
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[dict[str, Any]]:
+    """A lab of uncommon shape; the demonstration's test has the common one."""
+    shape = ["--l4", "3", "--l7", "1", "--keyservers", "2", "--backends", "2", "--xdp", "native"]
+    made = lab("up", *shape, "--json")
+    try:
+        assert made.returncode == 0, made.stderr
+        yield json.loads(made.stdout)
+    finally:
+        down = lab("down")
+        assert down.returncode == 0, down.stderr
+        assert traces(NAME) == []
+
+
+def status() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(lab("status", "--json").stdout)
+    return document
+
+
+def pid_of(host: str) -> int | None:
+    pid: int | None = next(each["pid"] for each in status()["hosts"] if each["name"] == host)
+    return pid
+
+
+def test_every_process_runs_and_every_node_is_in_step(up: dict[str, Any]) -> None:
+    assert up["phase"] == "up"
+    assert {host["name"]: host["runs"] for host in up["hosts"] if host["role"] != "client"} == dict.fromkeys(
+        ["router", "control", "l4-1", "l4-2", "l4-3", "l7-1", "key-1", "key-2", "be-1", "be-2"], True
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    nodes = status()["cluster"]["nodes"]
+    while any(node["step"] != "in step" for node in nodes):
+        assert time.monotonic() < deadline, nodes
+        nodes = status()["cluster"]["nodes"]
+    assert {node["name"] for node in nodes} == {"l4-1", "l4-2", "l4-3", "l7-1"}
+
+
+def test_only_what_changes_the_kernel_has_rights(up: dict[str, Any]) -> None:
+    for host in up["hosts"]:
+        if host["pid"] is None:
+            continue
+        facts = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{host['pid']}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        assert (int(facts["CapEff"], 16) == 0) is (host["role"] not in ("l4", "router")), host
+
+
+def test_the_readable_status_has_a_line_for_each_host(up: dict[str, Any]) -> None:
+    shown = lab("status")
+    assert shown.returncode == 0
+    assert all(host["netns"] in shown.stdout for host in up["hosts"])
+    assert "tcp-dr" in shown.stdout
+    assert "DOES NOT RUN" not in shown.stdout
+
+
+@pytest.mark.parametrize("port", [model.TCP_NAT_PORT, model.TCP_DR_PORT])
+@pytest.mark.parametrize("what", ["tcp", "upload"])
+@pytest.mark.usefixtures("up")
+def test_tcp(what: str, port: int) -> None:
+    done = run("client", "python", "-m", "deploy.lab.client", what, f"{VIP}:{port}", "--bytes", "5000000")
+    assert done.returncode == 0, done.stderr
+    transfer = json.loads(done.stdout)
+    assert transfer["correct"]
+    assert transfer["seen_client"].startswith(f"{CLIENT}:")
+
+
+@pytest.mark.parametrize("port", [model.UDP_NAT_PORT, model.UDP_DR_PORT])
+@pytest.mark.usefixtures("up")
+def test_udp(port: int) -> None:
+    done = run("client", "python", "-m", "deploy.lab.client", "udp", f"{VIP}:{port}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["client"].startswith(f"{CLIENT}:")
+
+
+def curl(*words: str) -> subprocess.CompletedProcess[str]:
+    trust = ["--cacert", str(state.directory(NAME) / "ca.pem"), "--resolve", f"{model.DOMAIN}:443:{VIP}"]
+    return run("client", "curl", "-sS", "--max-time", "10", *trust, *words)
+
+
+@pytest.mark.parametrize("url", [f"http://{VIP}/a", f"https://{model.DOMAIN}/a"])
+@pytest.mark.usefixtures("up")
+def test_http_and_https(url: str) -> None:
+    done = curl(url)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["server"] in ("be-1", "be-2")
+    assert facts["headers"]["x-forwarded-for"] == [CLIENT]
+    assert facts["headers"]["via"] == ["1.1 l7-1"]
+
+
+@pytest.mark.usefixtures("up")
+def test_large_bodies_pass_both_ways() -> None:
+    size = 3_000_000
+    done = curl(f"https://{model.DOMAIN}/?size={size}", "--output", "/dev/null", "--write-out", "%{size_download}")
+    assert (done.returncode, done.stdout) == (0, str(size)), done.stderr
+    upload = subprocess.run(
+        [*namespaces.enter(f"{NAME}-client"), "curl", "-sS", "--data-binary", "@-", f"http://{VIP}/"],
+        input=bytes(size), capture_output=True,
+    )  # fmt: skip
+    assert upload.returncode == 0, upload.stderr
+    assert json.loads(upload.stdout)["body_bytes"] == size
+
+
+@pytest.mark.usefixtures("up")
+def test_a_second_key_server_signs_when_the_first_is_dead() -> None:
+    assert lab("kill", "key-1").returncode == 0
+    try:
+        assert pid_of("key-1") is None
+        assert lab("status").returncode == 1
+        deadline = time.monotonic() + DEADLINE_S
+        while (done := curl(f"https://{model.DOMAIN}/")).returncode:  # the node notices that its key server is gone
+            assert time.monotonic() < deadline, done.stderr
+    finally:
+        started = lab("start", "key-1")
+    assert started.returncode == 0, started.stderr
+    assert pid_of("key-1") is not None
+
+
+@pytest.mark.usefixtures("up")
+def test_a_dead_l4_node_leaves_the_next_hops_and_comes_back() -> None:
+    def hops(host: str) -> int:
+        return run(host, "ip", "route").stdout.count("via 10.81.0.1")
+
+    before = {host: hops(host) for host in ("router", "be-1", "be-2")}
+    assert lab("kill", "l4-2").returncode == 0
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while any("10.81.0.12" in run(host, "ip", "route").stdout for host in before):
+            assert time.monotonic() < deadline
+        assert curl(f"http://{VIP}/").returncode == 0
+    finally:
+        assert lab("start", "l4-2").returncode == 0
+    deadline = time.monotonic() + DEADLINE_S
+    while {host: hops(host) for host in before} != before:
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.usefixtures("up")
+def test_exec_has_the_exit_code_of_the_command() -> None:
+    assert run("be-1", "sh", "-c", "exit 7").returncode == 7
+    assert "10.81.0.101" in run("be-1", "ip", "addr").stdout
+
+
+@pytest.mark.usefixtures("up")
+def test_exec_on_control_finds_the_api() -> None:
+    done = run(
+        "control", "sh", "-c", 'curl -s -H "Authorization: Bearer $PAIFANG_TOKEN" $PAIFANG_API/v1/listeners/http'
+    )
+    assert json.loads(done.stdout)["port"] == model.HTTP_PORT, done
+
+
+@pytest.mark.usefixtures("up")
+def test_what_cannot_be_is_said_in_one_line() -> None:
+    again, unknown, nothing = lab("up"), run("l4-9", "true"), lab("exec", "client")
+    assert (again.returncode, unknown.returncode, nothing.returncode) == (1, 2, 2)
+    assert "is up already" in again.stderr
+    assert "no host 'l4-9'; there are client" in unknown.stderr
+    assert "what should run there" in nothing.stderr
+
+
+def test_up_after_a_crash_in_the_middle(tmp_path: Path) -> None:
+    name = f"pftcr{os.getpid()}"
+    words = [sys.executable, "-m", "deploy.lab", "up", "--name", name, "--l4", "1", "--l7", "1", "--backends", "1"]
+    with (tmp_path / "log").open("wb") as log:
+        crashed = subprocess.Popen(words, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(namespaces.inhabitants([f"{name}-be-1", f"{name}-control"])) < 2 and crashed.poll() is None:
+            assert time.monotonic() < deadline
+        os.kill(crashed.pid, signal.SIGKILL)
+        crashed.wait()
+        assert traces(name), (tmp_path / "log").read_text()
+        second = subprocess.run(words, capture_output=True, text=True)
+        assert second.returncode == 0, second.stderr
+        assert "did not end properly" in second.stderr
+    finally:
+        crashed.kill()
+        crashed.wait()
+        down = lab("down", name=name)
+    assert down.returncode == 0, down.stderr
+    assert traces(name) == []
+    assert "nothing to do" in lab("down", name=name).stdout
+    assert lab("status", name=name).returncode == 1
+
+
+@pytest.mark.parametrize("words", [["up", "--l4", "0"], ["up", "--backends", "100"], ["up", "--vip", "ospf"]])
+def test_wrong_arguments(words: list[str]) -> None:
+    done = lab(*words)
+    assert done.returncode == 2
+    assert words[1] in done.stderr
+
+
+def test_a_name_that_would_not_fit_a_namespace() -> None:
+    assert lab("up", name="Bad/Name").returncode == 2
