@@ -2,7 +2,10 @@
 
 L4Error
 ├── LoadError      the XDP program cannot be compiled, loaded or attached
-└── TablesError    a configuration that the tables cannot hold
+├── TablesError    a configuration that the tables cannot hold
+├── SettingsError  the command line, or a file that it names (settings.py)
+├── StateError     the state directory (state.py)
+└── NodeError      the interface, the network, or a part of the node that has failed (node.py)
 """
 
 from __future__ import annotations

@@ -103,6 +103,8 @@ class Node:
         settings = self._settings
         loop = asyncio.get_running_loop()
         keys = load_keys(settings.cluster_key)
+        for number in (signal.SIGTERM, signal.SIGINT):  # before anything is attached that has to come off
+            loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
             state = StateDirectory(settings.state)
             stack.callback(state.close)
@@ -120,8 +122,6 @@ class Node:
             stack.callback(self._take_off, plane)
             await self._start_sync(stack, sync, tables)
             await self._start_agent(stack, sync, tables, link.index)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop.set)
             loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync)
             log.info("forwarding on %s (%s XDP)", settings.interface, settings.xdp)
             await self._stop.wait()

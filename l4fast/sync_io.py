@@ -88,7 +88,7 @@ class SyncIO:
         self._loop = asyncio.get_running_loop()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._waiting = False
-        self._log_after = 0.0
+        self._log_after: dict[str, float] = {}
 
     def start(self) -> None:
         self._table.on_sync_page(self._on_page)
@@ -116,8 +116,11 @@ class SyncIO:
         self._send()
 
     def _flush(self) -> None:
-        self._table.flush_sync()
         self._timers["flush"] = self._loop.call_later(FLUSH_S, self._flush)
+        try:
+            self._table.flush_sync()
+        except OSError as error:  # the records stay in their pages
+            self._log(self._loop.time(), "session records cannot be collected: %s", error)
 
     def _tick(self) -> None:
         self._sync.tick(self._loop.time(), time.time_ns() // 1000)
@@ -163,8 +166,8 @@ class SyncIO:
         self._log(now, "session sync cannot send: %s", error or "the queue is full")
 
     def _log(self, now: float, message: str, what: object) -> None:
-        if now >= self._log_after:
-            self._log_after = now + LOG_EVERY_S
+        if now >= self._log_after.get(message, 0.0):
+            self._log_after[message] = now + LOG_EVERY_S
             log.warning(message, what)
 
     # In

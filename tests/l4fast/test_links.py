@@ -21,7 +21,6 @@ def test_the_loopback_link() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.filterwarnings("ignore:not a bytes object")  # BCC's, of its own calls
 @pytest.mark.parametrize("mode", ["generic", "native"])
 def test_programs_are_found_and_taken_off(mode: XdpMode) -> None:
     with Network(f"pftl{os.getpid()}") as network:

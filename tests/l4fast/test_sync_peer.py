@@ -304,6 +304,16 @@ def test_keys_change_without_a_gap() -> None:
     assert b.counters["foreign_cluster"] == 1
 
 
+def test_window_edges() -> None:
+    window = Window(1)
+    assert window.mark(WINDOW + 1) == WINDOW - 1
+    assert not window.fresh(1), "seen, and too old to tell"
+    assert window.fresh(2)
+    assert window.mark(WINDOW + 2) == 0
+    assert not window.fresh(2), "never seen, but too old to tell"
+    assert window.lost == 1
+
+
 def test_window_missing_ranges() -> None:
     window = Window(10)
     assert [window.mark(n) for n in (11, 14, 17)] == [0, 2, 2]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from l4fast.__main__ import main
+
+OPTIONS = ["--name", "l4-1", "--control", "https://127.0.0.1:9", "--interface", "lo", "--cluster-key", "none"]
+
+
+@pytest.fixture(autouse=True)
+def _keep_logging() -> Iterator[None]:
+    """`main` sets logging up for the process; the next test has its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_make_cluster_key(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.key"
+    command = [sys.executable, "-m", "l4fast", "--make-cluster-key", str(path)]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (
+        2, f"paifang-l4: {path} exists; remove it first if its cluster shall lose its key\n",
+    )  # fmt: skip
+
+
+def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--name", "l4-1"]) == 2
+    assert capsys.readouterr().err == (
+        "paifang-l4: missing --control, --identity, --interface, --state, --cluster-key; --help shows the usage\n"
+    )
+
+
+def test_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main([*OPTIONS, "--identity", str(tmp_path), "--state", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "paifang-l4: XDP needs root; run it with sudo or as a system service\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_without_an_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*OPTIONS, "--identity", str(tmp_path), "--state", str(tmp_path)]) == 2
+    assert f"paifang-l4: {tmp_path / 'ca.pem'}: No such file or directory; `python -m certs" in capsys.readouterr().err
