@@ -173,7 +173,7 @@ class Harness:
         self.macs: dict[str, bytes] = {}
 
     def reset(self, services: Iterable[L4Service] = ()) -> None:
-        """No sessions, no half-open entries, these services, all reals up and resolved."""
+        """No sessions, no half-open entries, no limit to unproven ones, these services, all reals up and resolved."""
         for name in ("sessions", "half_open"):
             table = self.plane.map(name)
             for keys, _, count in list(table.blocks(1024)):
@@ -181,6 +181,7 @@ class Harness:
         self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC}
         self.tables.set_epoch(NOW_S)
         self.tables.set_local(())
+        self.plane.set(unproven_per_cpu_s=1 << 30)
         self.tables.apply(list(services), set(), self.macs)
 
     def run(self, packet: Packet | bytes) -> tuple[str, bytes]:
