@@ -31,6 +31,9 @@ _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]+) (?=HTTP/\d\.\d\r\n)")
 _STATUS_LINE = re.compile(rb"HTTP/(\d)\.(\d) (\d\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
 _FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*(|[!-~\x80-\xff]|[!-~\x80-\xff][\t -~\x80-\xff]*[!-~\x80-\xff])[ \t]*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_CONTROL_SO_FAR = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]|(?<!\r)\n"
+)  # a CR at the end may yet get its LF
 _DIGITS = re.compile(rb"[0-9]{1,18}")  # RFC 9110 §8.6: 1*DIGIT; 18 digits fit any machine word
 _PORT = rb"(?::[0-9]{0,5})?"
 # Narrower than RFC 3986's reg-name: no sub-delims and no percent-encoding, which no host on the Internet has.
@@ -192,7 +195,7 @@ def _request_head(method: bytes, target: bytes, offset: int, block: Block, size:
 
 def _refuse_early(data: bytes, start: int, scanned: int, limits: Limits) -> None:
     """Refuses an incomplete head that can no longer become a good one, so that nobody waits for its end."""
-    bad = _CONTROL.search(data, max(start, scanned - 1), len(data) - 1)
+    bad = _CONTROL_SO_FAR.search(data, max(start, scanned - 1))
     if bad:
         raise Refused(_control_code(bad[0]), bad.start())
     if len(data) - start > limits.line_bytes and data.find(b"\r\n", start, start + limits.line_bytes) < 0:
@@ -202,7 +205,7 @@ def _refuse_early(data: bytes, start: int, scanned: int, limits: Limits) -> None
 
 
 def _control_code(found: bytes) -> Code:
-    return {b"\n": Code.BARE_LF, b"\r": Code.BARE_CR}.get(found, Code.CONTROL)
+    return {b"\n": Code.BARE_LF, b"\r": Code.BARE_CR}.get(found[:1], Code.CONTROL)
 
 
 def _why_not_a_first_line(data: bytes, start: int, end: int, limits: Limits, otherwise: Code) -> Refused:

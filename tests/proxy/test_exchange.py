@@ -430,7 +430,10 @@ def unchunked(data: bytes) -> bytes:
 @given(BODIES, ANSWERS, st.data())
 @settings(max_examples=300, deadline=None)
 def test_recutting_the_input_changes_nothing(body: tuple[bytes, bytes], answer: bytes, data: st.DataObject) -> None:
-    """However the bytes of both sides arrive, the same bytes leave, and the exchange ends the same way."""
+    """However the bytes of both sides arrive, the same bytes leave, and the exchange ends the same way.
+
+    Only an answer that is cut because it is malformed may be cut a few bytes sooner.
+    """
     fields, request = body
 
     def play(up: list[bytes], down: list[bytes]) -> object:
@@ -445,7 +448,10 @@ def test_recutting_the_input_changes_nothing(body: tuple[bytes, bytes], answer: 
             commands += one.upstream_closed()
         ends = [command for command in commands if isinstance(command, Finish | Abort)]
         assert commands[-1] is ends[0]
-        return unchunked(payload(commands, SendUpstream)), unchunked(payload(commands, SendClient)), ends, one.error
+        down_bytes = unchunked(payload(commands, SendClient))
+        if ends == [Abort()]:
+            down_bytes = down_bytes.partition(b"|")[0]
+        return unchunked(payload(commands, SendUpstream)), down_bytes, ends, one.error
 
     def cut(text: bytes) -> list[bytes]:
         cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))

@@ -150,6 +150,20 @@ def test_a_request() -> None:
     assert head.block.keep_alive
 
 
+def test_a_request_byte_by_byte() -> None:
+    data = request(b"A: b\r\nContent-Length: 5\r\n")
+    for size in range(len(data)):
+        assert read_request(data[:size], max(0, size - 1)) is None
+    assert read_request(data, len(data) - 1) == read_request(data)
+
+
+def test_an_answer_byte_by_byte() -> None:
+    data = response(b"A: b\r\nContent-Length: 5\r\n")
+    for size in range(len(data)):
+        assert read_response(data[:size], b"GET", max(0, size - 1)) is None
+    assert read_response(data, b"GET", len(data) - 1) == read_response(data, b"GET")
+
+
 def read(data: bytes) -> RequestHead:
     head = read_request(data)
     assert head is not None

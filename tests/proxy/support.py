@@ -1,0 +1,237 @@
+"""What the proxy's end-to-end tests share: a scripted server, a worker inside the test, a small raw client."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+from control.node.tasks import Tasks
+from core.model import (
+    BackendProtocol,
+    BackendService,
+    Instance,
+    Listener,
+    Model,
+    Protocol,
+    Rule,
+    Scheduler,
+    Server,
+    ServerGroup,
+)
+from proxy.access_log import Record
+from proxy.conn import Hub
+from proxy.worker import Worker
+
+Answer = Callable[["Request"], Awaitable[None]]
+ANSWER = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok"
+
+
+def free_port() -> int:
+    """A port that nobody has right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@dataclass
+class Request:
+    """What a test server got, and the way back."""
+
+    head: bytes
+    connection: int
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @property
+    def path(self) -> str:
+        return self.head.split(b" ")[1].decode()
+
+    async def body(self) -> bytes:
+        match = re.search(rb"\r\nContent-Length: (\d+)", self.head)
+        return await self.reader.readexactly(int(match[1])) if match else b""
+
+
+async def answer_ok(request: Request) -> None:
+    await request.body()
+    request.writer.write(ANSWER)
+
+
+@dataclass
+class Backend:
+    """A server on a free port that keeps what it was asked; `answer` scripts it, and may close the connection."""
+
+    answer: Answer = answer_ok
+    port: int = 0
+    heads: list[bytes] = field(default_factory=list)
+    connections: int = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Backend]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 16)
+        self.port = server.sockets[0].getsockname()[1]
+        self._tasks: set[asyncio.Task[None]] = set()
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        number = self.connections
+        try:
+            with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+                while not writer.is_closing():
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    self.heads.append(head)
+                    await self.answer(Request(head, number, reader, writer))
+                    await writer.drain()
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+def model(
+    port: int,
+    servers: Sequence[int],
+    *,
+    idle_timeout_s: int = 5,
+    request_timeout_s: int = 5,
+    scheduler: Scheduler = Scheduler.RR,
+    rules: Sequence[Rule] = (),
+    trusted: tuple[str, ...] = (),
+    connect_timeout_s: float = 2.0,
+) -> Model:
+    """One http listener named `web` on `port`, in front of servers on these local ports."""
+    listener = Listener(
+        "web", "main", Protocol.HTTP, port, backend_service="app", idle_timeout_s=idle_timeout_s,
+        request_timeout_s=request_timeout_s, trusted_proxies=trusted,
+    )  # fmt: skip
+    return Model(
+        server_groups={"app": ServerGroup("app", tuple(Server("127.0.0.1", each) for each in servers))},
+        backend_services={
+            "app": BackendService(
+                "app", BackendProtocol.HTTP, "app", scheduler=scheduler, connect_timeout_s=connect_timeout_s
+            )
+        },
+        instances={"main": Instance("main")},
+        listeners={"web": listener},
+        rules={rule.name: rule for rule in rules},
+    )
+
+
+def with_listener(base: Model, name: str, port: int) -> Model:
+    """The model with one more listener like `web`."""
+    return replace(base, listeners={**base.listeners, name: replace(base.listeners["web"], name=name, port=port)})
+
+
+def without_listener(base: Model, name: str) -> Model:
+    return replace(base, listeners={key: value for key, value in base.listeners.items() if key != name})
+
+
+@dataclass
+class Proxy:
+    """A worker inside the test."""
+
+    worker: Worker
+    hub: Hub
+    records: list[Record]
+    port: int
+
+    async def connect(self, port: int = 0) -> Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.port)
+        return Client(reader, writer)
+
+    async def get(self, path: str = "/") -> tuple[int, bytes]:
+        client = await self.connect()
+        answer = await client.ask(path)
+        await client.close()
+        return answer
+
+    async def record(self, count: int = 1) -> Record:
+        """The newest record, once there are `count`."""
+        await until(lambda: len(self.records) >= count)
+        return self.records[-1]
+
+
+@asynccontextmanager
+async def proxy(configuration: Model, turn: int = 0) -> AsyncIterator[Proxy]:
+    """A worker that serves this configuration; fails the test when one of its tasks died."""
+    failures: list[BaseException] = []
+    tasks = Tasks(lambda _, error: failures.append(error))
+    records: list[Record] = []
+    hub = Hub("l7-1", tasks, records.append)
+    worker = Worker(hub, None, turn)
+    await worker.apply(configuration)
+    tasks.spawn(worker.sweep(), "sweep")
+    try:
+        yield Proxy(worker, hub, records, next(iter(configuration.listeners.values())).port)
+    finally:
+        await worker.drain(0, 0)
+        for service in hub.services.values():
+            for upstream in service.pool.drop():
+                upstream.abort()
+        await tasks.close()
+        await asyncio.sleep(0.01)  # transports close in the next turns
+    assert not failures
+
+
+class Client:
+    """A client that writes and reads bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ask(
+        self, path: str = "/", fields: bytes = b"", body: bytes = b"", method: str = "GET"
+    ) -> tuple[int, bytes]:
+        length = b"Content-Length: %d\r\n" % len(body) if body else b""
+        self.writer.write(f"{method} {path} HTTP/1.1\r\nHost: a\r\n".encode() + length + fields + b"\r\n" + body)
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Status and body of the next answer, which must have a length or be chunked."""
+        return (await self.whole_answer())[::2]  # type: ignore[return-value]
+
+    async def whole_answer(self) -> tuple[int, bytes, bytes]:
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        status = int(head.split(b" ")[1])
+        if b"\r\nTransfer-Encoding: chunked\r\n" in head:
+            return status, head, await self._chunks()
+        match = re.search(rb"\r\nContent-Length: (\d+)", head)
+        return status, head, await self.reader.readexactly(int(match[1])) if match else b""
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
+            body += (await self.reader.readexactly(size + 2))[:-2]
+        assert await self.reader.readexactly(2) == b"\r\n"
+        return body
+
+    async def rest(self) -> bytes:
+        """Everything until the proxy closes."""
+        return await asyncio.wait_for(self.reader.read(), 10)
+
+    async def close(self) -> None:
+        self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Waits until something is true that nobody announces."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
