@@ -1,0 +1,312 @@
+"""`paifang up` for real: five lines before `python3 -m http.server`, asked by curl."""
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs.authority import Authority, private_pem
+from control import up as up_module
+from control.up import Up, free_port, unservable
+from control.up_state import State
+from core.config import load
+
+pytestmark = pytest.mark.timeout(90)
+DEADLINE_S = 40.0
+
+
+def site(port: int, backend: int, domains: str = '["localhost"]') -> str:
+    return f"""[[listeners]]
+protocol = "https"
+port = {port}
+domains = {domains}
+servers = ["127.0.0.1:{backend}"]
+"""
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+class Running:
+    """One `paifang up`; its output goes to a file."""
+
+    def __init__(self, directory: Path, file: Path, *options: str) -> None:
+        self.state, self.file, self.output = directory / "state", file, directory / "output"
+        argv = [sys.executable, "-m", "control.cli", "up", str(file), "--state", str(self.state), "--workers", "1"]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*argv, *(options or ("--api", "127.0.0.1:0"))], stdout=output, stderr=output
+            )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, pattern: str) -> None:
+        eventually(
+            lambda: re.search(pattern, self.text) is not None or self.process.poll() is not None, f"no {pattern!r}"
+        )
+        assert re.search(pattern, self.text), self.text
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def paifang(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "control.cli", *arguments, "--state", str(self.state)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+
+    def curl(self, url: str) -> str:
+        argv = ["curl", "-sS", "--cacert", str(self.state / "ca" / "ca.pem"), "--max-time", "10", url]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0, done.stderr + self.text
+        return done.stdout
+
+    def children(self) -> dict[str, int]:
+        """Pids of the children, by the module that they run."""
+        found = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(stat.read_text().rpartition(") ")[2].split()[1])
+                argv = (stat.parent / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if parent == self.process.pid and len(argv) > 2:
+                found[argv[2].decode()] = int(stat.parent.name)
+        return found
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """`python3 -m http.server`, and its port."""
+    directory = tmp_path_factory.mktemp("www")
+    (directory / "index.html").write_text("behind the arch\n")
+    argv = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(directory)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.search(r"port (\d+)", line)
+        assert match, line
+        yield int(match[1])
+        process.terminate()
+
+
+@pytest.fixture
+def running(tmp_path: Path, backend: int) -> Iterator[tuple[Running, int]]:
+    port = free_port()
+    file = tmp_path / "site.toml"
+    file.write_text(site(port, backend))
+    running = Running(tmp_path, file)
+    try:
+        running.wait_for("Ctrl-C ends it")
+        yield running, port
+    finally:
+        if running.process.poll() is None:
+            running.end(signal.SIGTERM)
+
+
+def test_five_lines_make_an_https_front_end(running: tuple[Running, int], backend: int) -> None:
+    up, port = running
+    assert up.curl(f"https://localhost:{port}/") == "behind the arch\n"
+    assert f"https://localhost:{port}/" in up.text
+    assert f"curl --cacert {up.state}/ca/ca.pem https://localhost:{port}/" in up.text
+    assert up.state.stat().st_mode & 0o777 == 0o700
+
+    # the API is found by the state directory
+    status = up.paifang("status")
+    assert (status.returncode, "in step" in status.stdout) == (0, True), status.stdout + status.stderr
+    assert f"https-{port}" in up.paifang("get", "listeners").stdout
+    got = up.paifang("get", "-o", "toml").stdout
+    assert load(got, path="got", format="toml").listeners[f"https-{port}"].port == port
+
+    # a second one on the same state directory is refused
+    second = subprocess.run(
+        [sys.executable, "-m", "control.cli", "up", str(up.file), "--state", str(up.state)],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert second.returncode == 2
+    assert f"in use by another `paifang up` (pid {up.process.pid})" in second.stderr
+
+    # no private key has left the key server's directory
+    for name in ("control", "chains", "l7", "log"):
+        for path in (path for path in (up.state / name).rglob("*") if path.is_file()):
+            assert b"PRIVATE KEY" not in path.read_bytes(), path
+
+    # SIGHUP: another port and another domain are served, the old port is closed
+    second_port = free_port()
+    up.file.write_text(site(second_port, backend, '["localhost", "*.example.test"]'))
+    up.process.send_signal(signal.SIGHUP)
+    up.wait_for("configuration changed")
+    assert up.curl(f"https://localhost:{second_port}/") == "behind the arch\n"
+    with socket.socket() as sock:
+        assert sock.connect_ex(("127.0.0.1", port)) != 0
+
+    # a file with an error changes nothing and is explained
+    up.file.write_text(site(second_port, backend).replace("https", "htps"))
+    up.process.send_signal(signal.SIGHUP)
+    up.wait_for("the configuration before stays")
+    assert re.search(r"site\.toml:2: listeners\.\S+protocol: .*https", up.text), up.text
+    assert up.curl(f"https://localhost:{second_port}/") == "behind the arch\n"
+
+    # Ctrl-C ends everything
+    children = up.children()
+    assert sorted(children) == ["control", "keyserver", "proxy"]
+    assert up.end(signal.SIGINT) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children.values())
+    assert not (up.state / "up.json").exists()
+
+
+def test_children_that_die_are_started_again_and_all_die_with_it(running: tuple[Running, int]) -> None:
+    up, port = running
+    for name in ("keyserver", "control", "proxy"):
+        pid = up.children()[name]
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda name=name, pid=pid: up.children().get(name, pid) != pid, f"{name} is not back")
+    assert up.text.count("starting it again") == 3
+    up.wait_for("l7 died")
+
+    def served() -> bool:
+        argv = ["curl", "-s", "--cacert", str(up.state / "ca" / "ca.pem"), f"https://localhost:{port}/"]
+        return subprocess.run(argv, capture_output=True, timeout=20, check=False).stdout == b"behind the arch\n"
+
+    eventually(served, "not served again")
+    children = up.children()
+    assert sorted(children) == ["control", "keyserver", "proxy"]
+    up.process.kill()
+    up.process.wait()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children.values()), "children are left")
+
+
+def test_a_port_in_use_is_a_clear_error(tmp_path: Path, backend: int) -> None:
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        file = tmp_path / "site.toml"
+        file.write_text(site(port, backend))
+        up = Running(tmp_path, file)
+        assert up.process.wait(60) == 1
+        assert f"0.0.0.0:{port}" in up.text
+        assert "in use" in up.text
+        assert "Traceback" not in up.text
+
+        up = Running(tmp_path, file, "--api", f"127.0.0.1:{port}")
+        assert up.process.wait(60) == 2
+        assert f"--api 127.0.0.1:{port}: Address already in use; --api 127.0.0.1:0 takes any free port" in up.text
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_layer_4_listeners_are_refused_with_an_explanation(tmp_path: Path, protocol: str) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text(
+        '[[instances]]\nname = "i"\ntype = "nlb"\nvips = ["192.0.2.1"]\n[[listeners]]\nname = "x"\ninstance = "i"\n'
+        f'protocol = "{protocol}"\nport = 53\nservers = ["192.0.2.2:53"]\n'
+    )
+    up = Running(tmp_path, file)
+    assert up.process.wait(60) == 2
+    assert f"listeners.x.protocol: {protocol} listeners need the L4 tier" in up.text
+    assert "paifang l4" in up.text
+
+
+def test_a_state_path_that_sockets_cannot_have(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text(site(1, 1))
+    argv = [sys.executable, "-m", "control.cli", "up", str(file), "--state", str(tmp_path / ("x" * 100))]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "107 bytes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_key_file_goes_to_the_key_server_and_its_chain_is_served(running: tuple[Running, int], backend: int) -> None:
+    up, port = running
+    key = ec.generate_private_key(ec.SECP384R1())
+    (up.file.parent / "own.key").touch(0o600)
+    (up.file.parent / "own.key").write_bytes(private_pem(key))
+    chain = Authority.load(up.state / "ca").issue_leaf(key.public_key(), ["localhost", "own.test"])
+    (up.file.parent / "own.pem").write_bytes(chain)
+    text = site(port, backend).replace('domains = ["localhost"]', 'certificates = ["own"]')
+    up.file.write_text('[[certificates]]\nname = "own"\nchain_file = "own.pem"\nkey_file = "own.key"\n' + text)
+    up.process.send_signal(signal.SIGHUP)
+    up.wait_for("configuration changed")
+    assert "warning" not in up.text
+    context = ssl.create_default_context(cafile=str(up.state / "ca" / "ca.pem"))
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as sock,
+        context.wrap_socket(sock, server_hostname="own.test") as tls,
+    ):
+        served = tls.getpeercert(binary_form=True)
+    assert served == x509.load_pem_x509_certificate(chain).public_bytes(Encoding.DER)
+    assert "chain_file" not in up.paifang("get", "certificates", "own", "-o", "json").stdout
+
+
+def test_a_chain_without_its_key_cannot_be_served(tmp_path: Path) -> None:
+    model = load('[[certificates]]\nname = "c"\nchain_file = "c.pem"\n', path="f", format="toml")
+    (error,) = unservable(model, tmp_path / "f")
+    assert error.object_path == "certificates.c"
+    assert "key_file" in error.why
+
+
+def test_links_to_key_files_follow_the_configuration(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    keys = state.root / "keys"
+    assert state.link_keys({"a": tmp_path / "a.key"})
+    assert not state.link_keys({"a": tmp_path / "a.key"})
+    assert (keys / "a.given.key").readlink() == tmp_path / "a.key"
+    assert state.link_keys({"a": tmp_path / "new.key", "b": tmp_path / "b.key"})
+    assert (keys / "a.given.key").readlink() == tmp_path / "new.key"
+    assert state.link_keys({})
+    assert list(keys.iterdir()) == []
+    state.close()
+
+
+def test_a_refused_change_puts_the_old_configuration_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control must not be left with what the node refuses: a restarted node would have nothing to run."""
+    pushed: list[object] = []
+    file = tmp_path / "site.toml"
+    state = State(tmp_path / "state")
+    options = type("Options", (), {"file": file, "workers": 1})()
+    up = Up(options, state, "127.0.0.1", 1)  # type: ignore[arg-type]
+    good, bad = (load(site(port, 1).replace("https", "http").replace('domains = ["localhost"]\n', ""),
+                      path="f", format="toml") for port in (81, 82))  # fmt: skip
+    up.model = good
+
+    def push(model: object) -> None:
+        pushed.append(model)
+        if model == bad:
+            raise up_module.UpError("refuses version 2: port 82 is in use")
+
+    monkeypatch.setattr(up, "_push", push)
+    monkeypatch.setattr(up, "_prepared", lambda: bad)
+    up._again()
+    assert pushed == [bad, good]
+    state.close()
+
+
+def test_the_note_for_other_commands_names_the_api(running: tuple[Running, int]) -> None:
+    up, _ = running
+    note = json.loads((up.state / "up.json").read_text())
+    assert note["pid"] == up.process.pid
+    assert note["api"].startswith("http://127.0.0.1:")
+    assert (up.state / "up.json").stat().st_mode & 0o777 == 0o600
+    bad = up.file.parent / "bad.toml"
+    bad.write_text("[[listeners]]\n")
+    done = up.paifang("apply", str(bad))
+    assert done.returncode == 1
+    assert "bad.toml:1: " in done.stderr
