@@ -73,3 +73,9 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def foreign_authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "foreign")
+
+
+@pytest.fixture
+def authority_chain(authority: Authority) -> str:
+    """A public chain in PEM."""
+    return (authority.issue("l7", "chain") / "cert.pem").read_text()

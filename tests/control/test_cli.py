@@ -1,0 +1,290 @@
+"""The `paifang` command against a control plane in a process of its own."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control import cli
+from control.node.children import Child
+from control.up import free_port
+from core.config import from_dict, load
+
+KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
+SITE = """
+[[listeners]]
+name = "web"
+protocol = "http"
+port = 8080
+servers = ["192.0.2.1:80"]
+"""
+
+
+class Paifang:
+    """Runs the command in this process and keeps what it said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], api: str, state: Path) -> None:
+        self.capsys, self.api, self.state = capsys, api, state
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> str:
+        local = ["--api", self.api, "--state", str(self.state)] if arguments[0] != "check" else []
+        found = cli.main([*map(str, arguments), *local])
+        self.out, self.err = self.capsys.readouterr()
+        assert found == code, self.out + self.err
+        return self.out
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """(URL, state directory as `paifang up` lays it out) of a control plane."""
+    state = tmp_path_factory.mktemp("state")
+    port = free_port()
+    argv = [sys.executable, "-m", "control", "--state", str(state / "control"), "--api", f"127.0.0.1:{port}"]
+    child = Child.start("control", argv, log=state / "log", notify_dir=state)
+    try:
+        child.wait_ready(30)
+        yield f"http://127.0.0.1:{port}", state
+    finally:
+        code = child.terminate(10)
+    assert code == 0, (state / "log").read_text()
+
+
+@pytest.fixture
+def paifang(
+    control: tuple[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Paifang:
+    monkeypatch.delenv("PAIFANG_API", raising=False)
+    monkeypatch.delenv("PAIFANG_TOKEN", raising=False)
+    paifang = Paifang(capsys, *control)
+    (tmp_path / "empty.toml").write_text("")
+    paifang("apply", tmp_path / "empty.toml")
+    (tmp_path / "site.toml").write_text(SITE)
+    return paifang
+
+
+def test_a_file_is_planned_applied_and_got_back(paifang: Paifang, tmp_path: Path) -> None:
+    out = paifang("apply", tmp_path / "site.toml", "--dry-run")
+    assert "+ create listeners/web" in out
+    assert "4 to create" in out
+    assert "dry run" in out
+    assert paifang("get") == "nothing is configured\n"
+    paifang("apply", tmp_path / "site.toml", "--comment", "the first")
+    expected = load(SITE, path="x", format="toml")
+    assert load(paifang("get", "-o", "toml"), path="x", format="toml") == expected
+    assert from_dict(json.loads(paifang("get", "-o", "json"))) == expected
+    assert json.loads(paifang("get", "listeners", "web", "-o", "json"))["port"] == 8080
+    assert paifang("get", "server_groups").splitlines()[0] == "server_groups"
+    assert "192.0.2.1" in paifang("get", "server_groups", "web", "-o", "toml")
+    assert "the first" in paifang("history")
+    assert "no changes" in paifang("apply", tmp_path / "site.toml")
+
+
+def test_a_change_shows_its_fields(paifang: Paifang, tmp_path: Path) -> None:
+    paifang("apply", tmp_path / "site.toml")
+    (tmp_path / "site.toml").write_text(SITE.replace("8080", "8081"))
+    assert "    port: 8080 → 8081" in paifang("apply", tmp_path / "site.toml")
+
+
+def test_rollback_makes_a_new_version_of_an_old_one(paifang: Paifang, tmp_path: Path) -> None:
+    out = paifang("apply", tmp_path / "site.toml")
+    version = int(out.splitlines()[-1].split()[1])
+    paifang("apply", tmp_path / "empty.toml")
+    assert "+ create listeners/web" in paifang("rollback", str(version))
+    assert "web" in paifang("get", "listeners")
+    assert f"back to version {version}" in paifang("history")
+    assert "- delete listeners/web" in paifang("history", str(version + 1))
+    paifang_error = pytest.raises(SystemExit)
+    with paifang_error:
+        cli.main(["rollback", "x"])
+
+
+def test_deleting(paifang: Paifang, tmp_path: Path) -> None:
+    paifang("apply", tmp_path / "site.toml")
+    paifang("delete", "backend_services", "web", code=1)
+    assert "in use by listeners/web" in paifang.err
+    assert "- delete listeners/web" in paifang("delete", "listeners", "web", "--dry-run")
+    paifang("delete", "listeners", "web")
+    paifang("delete", "listeners", "web", code=1)
+    assert "there is no listeners/web" in paifang.err
+    paifang("delete", "backend_services", "web")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(paifang: Paifang, tmp_path: Path) -> None:
+    paifang("apply", tmp_path / "site.toml")
+    paifang("get", "listeners", "wbe", code=1)
+    assert "there is no listeners/wbe; did you mean web?" in paifang.err
+
+
+def test_status_without_nodes(paifang: Paifang) -> None:
+    assert "no nodes" in paifang("status")
+    assert json.loads(paifang("status", "--json"))["nodes"] == []
+
+
+def test_check_lists_all_errors(paifang: Paifang, tmp_path: Path) -> None:
+    assert "valid; 1 server_groups" in paifang("check", tmp_path / "site.toml")
+    file = tmp_path / "bad.toml"
+    file.write_text(SITE.replace("8080", "80800") + '[[instances]]\nname = "i"\ncolour = "red"\n')
+    paifang("check", file, code=1)
+    assert f"{file}:5: listeners.web.port: 80800 is out of range" in paifang.err
+    assert f"{file}:9: instances.i.colour: unknown key" in paifang.err
+    errors = json.loads(paifang("check", file, "--json", code=1))["errors"]
+    assert [error["line"] for error in errors] == [5, 9]
+    assert json.loads(paifang("check", tmp_path / "site.toml", "--json"))["valid"] is True
+    paifang("check", tmp_path / "none.toml", code=1)
+    assert "No such file" in paifang.err
+    paifang("apply", file, code=1)
+    assert f"{file}:5" in paifang.err
+
+
+def test_a_file_as_json(paifang: Paifang, tmp_path: Path) -> None:
+    (tmp_path / "site.json").write_text('{"instances": [{"name": "i"}]}')
+    assert "+ create instances/i" in paifang("apply", tmp_path / "site.json")
+
+
+def test_no_control_plane_and_no_token_are_clear_errors(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PAIFANG_TOKEN", raising=False)
+    api = f"http://127.0.0.1:{free_port()}"
+    assert cli.main(["get", "--api", api, "--token", "x", "--state", str(tmp_path)]) == 1
+    assert "Connection refused; is the control plane running?" in capsys.readouterr().err
+    assert cli.main(["get", "--api", api, "--state", str(tmp_path)]) == 1
+    assert "give --token or $PAIFANG_TOKEN" in capsys.readouterr().err
+    assert cli.main(["get", "--api", "ftp://x", "--token", "x", "--state", str(tmp_path)]) == 1
+    assert "give http://HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_wrong_token(paifang: Paifang, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIFANG_TOKEN", "wrong")
+    paifang("get", code=1)
+    assert "give a token" in paifang.err
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("statsu", "status"), ("keysever", "keyserver"), ("chek", "check")])
+def test_an_unknown_command_is_answered_with_the_nearest(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([typed])
+    assert caught.value.code == 2
+    assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "up", "apply", "get", "delete", "status", "history", "rollback"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert "usage: paifang" in capsys.readouterr().out
+
+
+def test_processes_become_python_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    class Replaced(BaseException):
+        pass
+
+    def execv(path: str, argv: list[str]) -> None:
+        seen.append(argv)
+        raise Replaced
+
+    monkeypatch.setattr(cli.os, "execv", execv)
+    monkeypatch.setattr(cli, "missing_for_xdp", lambda: "")
+    for name, module in [("l7", "proxy"), ("l4", "l4fast"), ("lab", "deploy.lab"), ("certs", "certs")]:
+        with pytest.raises(Replaced):
+            cli.main([name, "--name", "x", "--", "y"])
+        assert seen[-1] == [sys.executable, "-m", module, "--name", "x", "--", "y"]
+
+
+def test_what_is_missing_for_xdp_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["l4", "--name", "x"])
+    assert caught.value.code == 1
+    err = capsys.readouterr().err
+    assert "python3-bpfcc" in err
+    assert "deploy/setup.sh" in err
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cli.os, "geteuid", lambda: 1000)
+    with pytest.raises(SystemExit):
+        cli.main(["lab", "up"])
+    assert "need root" in capsys.readouterr().err
+
+
+def test_apply_warns_of_key_files_and_sends_no_key(paifang: Paifang, tmp_path: Path, authority_chain: str) -> None:
+    (tmp_path / "c.pem").write_text(authority_chain)
+    file = tmp_path / "cert.toml"
+    file.write_text('[[certificates]]\nname = "c"\nchain_file = "c.pem"\nkey_file = "c.key"\n')
+    paifang("apply", file)
+    assert f"key_file is not sent; the key server has to hold {tmp_path}/c.key" in paifang.err
+    certificate = json.loads(paifang("get", "certificates", "c", "-o", "json"))
+    assert certificate == {"name": "c", "chain": authority_chain}
+    (tmp_path / "c.pem").write_text(authority_chain + KEY)
+    paifang("apply", file, code=1)
+    assert "holds a private key" in paifang.err
+    assert "MIGH" not in paifang.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--api", "0.0.0.0:1"], "is plain HTTP and has to be a loopback address"),
+        (["--api", "nonsense"], "is not HOST:PORT"),
+        (["--nodes", "127.0.0.1:0"], "--nodes needs --identity"),
+        (["--nodes", "127.0.0.1:0", "--identity", "/nonexistent"], "python -m certs issue"),
+    ],
+)
+def test_the_control_process_explains_wrong_options(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from control import __main__ as process
+
+    monkeypatch.setattr(sys, "argv", ["control", "--state", str(tmp_path / "s"), "--api", "127.0.0.1:0", *options])
+    monkeypatch.setattr(process.logs, "setup", lambda *_: None)
+    try:
+        code = process.main()
+    except SystemExit as error:
+        code = error.code  # type: ignore[assignment]
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_control_process_on_a_port_in_use(
+    control: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from control import __main__ as process
+
+    monkeypatch.setattr(sys, "argv", ["control", "--state", str(tmp_path), "--api", control[0].removeprefix("http://")])
+    monkeypatch.setattr(process.logs, "setup", lambda *_: None)
+    assert process.main() == 2
+    assert "another process listens there" in capsys.readouterr().err
+
+
+def test_the_first_token_is_made_once_and_private(control: tuple[str, Path]) -> None:
+    _, state = control
+    token = state / "control" / "token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(token.read_text().strip()) >= 43
+    assert token.read_text().strip() not in (state / "log").read_text()
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(paifang: Paifang, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    replaced: list[tuple[int, int]] = []
+    monkeypatch.setattr(cli.os, "dup2", lambda a, b: replaced.append((a, b)))
+    stdout = Closed()
+    monkeypatch.setattr(stdout, "fileno", lambda: 1)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert cli.main(["get", "--api", paifang.api, "--state", str(paifang.state)]) == 1
+    assert replaced
