@@ -58,6 +58,7 @@ MAX_QUEUED = 4096  # and of all: a second's work of one core
 MAX_CHAINS = 16  # chain checks that wait, of all connections
 QUEUE_DEADLINE_S = 2.0  # the client's default deadline: who has waited so long has given up
 GREETING_DEADLINE_S = 5.0
+REFUSAL_LINGERS_S = 0.5
 BACKLOG = 128
 SOCKET_MODE = 0o660
 _UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
@@ -210,6 +211,7 @@ class _Connection(asyncio.Protocol):
         self._wire = server_side(MAX_IN_FLIGHT)
         self._backlog: deque[Event] = deque()
         self._turning = False
+        self._refused = False
         self._choked = False  # the client does not read its replies
         self._reading = True
         self._greeting: asyncio.TimerHandle | None = None
@@ -221,11 +223,14 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         if not self._server.add(self):
             self._refuse("too many connections, or draining", ErrorCode.BUSY)
+            self.close()
             return
         try:
             self.client = self._identify(self._server.access, self._transport)
         except IdentityError as error:
             self._refuse(str(error), ErrorCode.REFUSED_CLIENT)
+            # A client that is closed upon while it greets fails to write, and never reads why.
+            self._greeting = self._server.loop.call_later(REFUSAL_LINGERS_S, self.close)
             return
         self._greeting = self._server.loop.call_later(GREETING_DEADLINE_S, self._greet_late)
         log.info("%s: connected", self.client)
@@ -233,8 +238,8 @@ class _Connection(asyncio.Protocol):
     def _refuse(self, why: str, code: ErrorCode) -> None:
         self._service.counters[code.name.lower()] += 1
         log.warning("%s: connection refused: %s", self._transport.get_extra_info("peername") or "local", why)
+        self._refused = True
         self.reply([Failed(0, code)])
-        self.close()
 
     def _greet_late(self) -> None:
         self._service.counters["greeting_timeout"] += 1
@@ -242,6 +247,8 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self.close()
         if self.gone:
             return
         self._wire.receive_data(data)
