@@ -1,0 +1,82 @@
+"""The access log: valid JSON whatever a client sends, off the hot path, moved and full files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy import access_log
+from proxy.access_log import AccessLog, Record
+
+FIELDS = {
+    "time", "node", "pid", "listener", "client", "method", "host", "path", "status", "bytes_in", "bytes_out",
+    "duration_ms", "upstream", "upstream_ms", "request_id", "error_source", "error_code", "error_detail", "tls_version",
+    "sni",
+}  # fmt: skip
+
+
+async def test_lines_are_json_with_every_field(tmp_path: Path) -> None:
+    log = AccessLog(str(tmp_path / "log"), "l7-1")
+    log.write(Record("web", "192.0.2.1", "GET", 'a"b', '/x?"\\</script>', 200, 10, 20, 1.25, "10.0.0.1:80", 0.5, "id"))
+    log.write(Record("web", "192.0.2.1", status=400, error_source="client", error_code="bare_lf", error_detail="why"))
+    await log.close()
+    first, second = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    assert first.keys() == second.keys() == FIELDS
+    assert (first["path"], first["host"], first["status"]) == ('/x?"\\</script>', 'a"b', 200)
+    assert (first["duration_ms"], first["pid"], first["node"]) == (1.25, os.getpid(), "l7-1")
+    assert first["time"].endswith("Z")
+    assert second["error_code"] == "bare_lf"
+
+
+async def test_a_moved_file_is_opened_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = AccessLog(str(path), "n")
+    log.write(Record("one", "c"))
+    await log.flush()
+    path.rename(tmp_path / "log.1")
+    log.write(Record("two", "c"))
+    await log.close()
+    assert '"two"' in path.read_text()
+    assert '"one"' in (tmp_path / "log.1").read_text()
+
+
+async def test_it_flushes_when_it_has_grown(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = AccessLog(str(path), "n")
+    task = asyncio.create_task(log.run())
+    while path.stat().st_size == 0:
+        for _ in range(100):
+            log.write(Record("web", "c", path="/" + "x" * 1000))
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await log.close()
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+async def test_a_disk_that_does_not_keep_up_costs_lines_and_not_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "BACKLOG_BYTES", 10_000)
+    log = AccessLog(str(tmp_path / "log"), "n")
+    for _ in range(100):
+        log.write(Record("web", "c", path="/" + "x" * 1000))
+    assert log.lost == 100 - 8
+    await log.flush()
+    log.write(Record("web", "c"))
+    await log.close()
+    assert len((tmp_path / "log").read_text().splitlines()) == 9
+
+
+async def test_a_full_disk_is_counted() -> None:
+    log = AccessLog("/dev/full", "n")
+    log.write(Record("web", "c"))
+    await log.flush()
+    assert log.lost == 1
+    log.write(Record("web", "c"))
+    await log.close()
+    assert log.lost == 2

@@ -1,0 +1,47 @@
+"""Listening sockets: sharing, reserving, and what is left in a queue."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from proxy.errors import ApplyError
+from proxy.listen import accept_left, bind
+
+
+def test_a_reserved_port_can_be_shared_and_takes_no_connection() -> None:
+    with bind("127.0.0.1", 0) as reserved:
+        port = reserved.getsockname()[1]
+        with bind("127.0.0.1", port) as serving:
+            serving.listen()
+            for _ in range(8):
+                with socket.create_connection(("127.0.0.1", port)):
+                    pass
+            assert len([sock.close() for sock in accept_left(serving)]) == 8
+
+
+def test_a_port_in_use_is_an_error_with_a_remedy() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ApplyError, match=rf"cannot bind 127.0.0.1:{port}: address already in use; .*ss -ltnp"):
+            bind("127.0.0.1", port)
+
+
+def test_an_address_that_is_not_there_yet_can_be_bound() -> None:
+    """A VIP may move here later."""
+    with bind("192.0.2.77", 0) as sock:
+        assert sock.getsockname()[0] == "192.0.2.77"
+
+
+def test_every_address() -> None:
+    with bind("", 0) as sock:
+        assert sock.getsockname()[0] == "0.0.0.0"
+        assert accept_left_of_nobody(sock) == []
+
+
+def accept_left_of_nobody(sock: socket.socket) -> list[socket.socket]:
+    sock.listen()
+    return accept_left(sock)

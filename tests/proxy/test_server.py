@@ -1,0 +1,224 @@
+"""The supervisor with real worker processes: all or nothing, crashes, health, drain under load, `/ready`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from control.node.tasks import Tasks
+from core.model import Certificate, CheckType, HealthCheck, Model, Protocol, Server, ServerGroup
+from proxy.errors import ApplyError
+from proxy.server import ReadyProtocol, Settings, Supervisor
+from tests.proxy.support import Backend, Client, Request, answer_ok, free_port, model, until, with_listener
+
+
+@asynccontextmanager
+async def node(*, workers: int = 2, access_log: str = "", drain_s: float = 10.0) -> AsyncIterator[Supervisor]:
+    failures: list[str] = []
+    tasks = Tasks(lambda name, error: failures.append(f"{name}: {error!r}"))
+    supervisor = Supervisor(Settings("l7-1", workers, access_log=access_log, drain_s=drain_s), tasks)
+    supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        supervisor.kill()
+        await supervisor.drain()
+        await tasks.close()
+    assert not failures
+
+
+async def ask(port: int, path: str = "/") -> tuple[int, bytes]:
+    client = Client(*await asyncio.open_connection("127.0.0.1", port))
+    try:
+        return await client.ask(path)
+    finally:
+        await client.close()
+
+
+async def test_workers_share_a_port_and_count_together(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    async with Backend().running() as backend, node(access_log=str(log)) as supervisor:
+        port = free_port()
+        assert not supervisor.ready
+        await supervisor.apply(model(port, [backend.port]), 1)
+        assert supervisor.ready
+        for _ in range(20):
+            assert await ask(port) == (200, b"ok")
+        await until(lambda: supervisor.report()["counters"].get("requests") == 20)  # type: ignore[attr-defined]
+        assert supervisor.report()["workers"] == 2
+        await supervisor.drain()
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert len(lines) == 20
+        assert len({line["pid"] for line in lines}) == 2
+        assert len({line["request_id"] for line in lines}) == 20
+
+
+async def test_all_or_nothing() -> None:
+    async with Backend().running() as backend, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        with socket.socket() as other:
+            other.bind(("0.0.0.0", 0))
+            other.listen()
+            worse = with_listener(with_listener(base, "a", port := free_port()), "b", other.getsockname()[1])
+            with pytest.raises(ApplyError, match=r"cannot bind 0.0.0.0:\d+: address already in use"):
+                await supervisor.apply(worse, 2)
+        assert await ask(base.listeners["web"].port) == (200, b"ok")
+        with pytest.raises(ConnectionRefusedError):
+            await ask(port)
+        await supervisor.apply(with_listener(base, "a", port), 3)
+        assert await ask(port) == (200, b"ok")
+
+
+async def test_what_a_worker_refuses_is_refused_by_all() -> None:
+    async with Backend().running() as backend, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        https = replace(base.listeners["web"], protocol=Protocol.HTTPS, certificates=("c",))
+        certificates = {"c": Certificate("c", domains=("a",))}
+        worse = replace(base, listeners={"web": https}, certificates=certificates)
+        with pytest.raises(ApplyError, match="no key server is given"):
+            await supervisor.apply(worse, 2)
+        assert await ask(https.port) == (200, b"ok")
+
+
+async def test_a_worker_that_dies_is_started_again() -> None:
+    async with Backend().running() as backend, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        killed = supervisor.pids[0]
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: killed not in supervisor.pids)
+        assert supervisor.ready
+        for _ in range(5):
+            assert await ask(base.listeners["web"].port) == (200, b"ok")  # the other one takes them
+        await until(lambda: len(supervisor.pids) == 2)
+        assert supervisor.report()["worker_restarts"] == 1
+        os.kill(next(pid for pid in supervisor.pids if pid != killed), signal.SIGKILL)
+        for _ in range(20):
+            with suppress(OSError):
+                await ask(base.listeners["web"].port)
+        await until(lambda: len(supervisor.pids) == 2)
+        for _ in range(10):
+            assert await ask(base.listeners["web"].port) == (200, b"ok")  # the new ones have the configuration
+
+
+async def test_a_server_that_fails_its_checks_gets_no_request() -> None:
+    async def unwell(request: Request) -> None:
+        request.writer.write(b"HTTP/1.1 503 Unwell\r\nContent-Length: 0\r\n\r\n")
+
+    async with Backend().running() as good, Backend(unwell).running() as bad, node(workers=1) as supervisor:
+        base = model(free_port(), [good.port, bad.port])
+        check = HealthCheck(CheckType.HTTP, interval_s=1, timeout_s=1, rise=2, fall=2, uri="/health")
+        service = replace(base.backend_services["app"], health_check=check)
+        await supervisor.apply(replace(base, backend_services={"app": service}), 1)
+
+        def verdicts() -> dict[str, bool]:
+            return {each["server"]: each["healthy"] for each in supervisor.report()["health"]}  # type: ignore[index,attr-defined]
+
+        await until(lambda: not verdicts()[f"127.0.0.1:{bad.port}"])
+        assert verdicts()[f"127.0.0.1:{good.port}"]
+        assert [(await ask(base.listeners["web"].port))[0] for _ in range(6)] == [200] * 6
+
+
+async def test_a_rolling_drain_under_load_loses_no_request() -> None:
+    """Clients that honour `Connection: close` and connect anew elsewhere see no error while a node drains."""
+
+    async def answer(request: Request) -> None:
+        await asyncio.sleep(0.01)
+        await answer_ok(request)
+
+    done = failed = refused = 0
+    stop = asyncio.Event()
+
+    async def load(port: int) -> None:
+        nonlocal done, failed, refused
+        while not stop.is_set():
+            try:
+                client = Client(*await asyncio.open_connection("127.0.0.1", port))
+            except ConnectionRefusedError:  # the node is gone: L4 would have stopped sending before
+                refused += 1
+                return
+            try:
+                while not stop.is_set():
+                    client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    status, head, _ = await client.whole_answer()
+                    assert status == 200
+                    done += 1
+                    if b"Connection: close" in head:
+                        break
+            except (OSError, asyncio.IncompleteReadError, AssertionError):
+                failed += 1
+            await client.close()
+
+    async with Backend(answer).running() as backend, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        clients = [asyncio.create_task(load(base.listeners["web"].port)) for _ in range(20)]
+        await until(lambda: done > 200)
+        await supervisor.drain()
+        stop.set()
+        await asyncio.gather(*clients)
+    assert (failed, refused) == (0, 20)
+
+
+async def test_configuration_changes_under_load_lose_no_request() -> None:
+    done = 0
+    stop = asyncio.Event()
+
+    async def load(port: int) -> None:
+        nonlocal done
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        while not stop.is_set():
+            assert await client.ask() == (200, b"ok")
+            done += 1
+        await client.close()
+
+    async with Backend().running() as backend, Backend().running() as other, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        clients = [asyncio.create_task(load(base.listeners["web"].port)) for _ in range(10)]
+        for version in range(2, 12):
+            servers = (Server("127.0.0.1", backend.port), Server("127.0.0.1", other.port))[: 1 + version % 2]
+            changed = replace(base, server_groups={"app": ServerGroup("app", servers)})
+            await supervisor.apply(with_listener(changed, f"l{version}", free_port()), version)
+        stop.set()
+        await asyncio.gather(*clients)
+    assert done > 50
+
+
+async def test_ready() -> None:
+    loop = asyncio.get_running_loop()
+    async with Backend().running() as backend, node(workers=1) as supervisor:
+        server = await loop.create_server(lambda: ReadyProtocol(supervisor), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        assert (await ask(port, "/ready"))[0] == 503
+        await supervisor.apply(model(free_port(), [backend.port]), 1)
+        assert await ask(port, "/ready") == (200, b"ready\n")
+        assert (await ask(port, "/else"))[0] == 404
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        client.writer.write(b"nonsense\r\n\r\n")
+        assert (await client.answer())[0] == 400
+        await client.close()
+        await supervisor.drain()
+        assert (await ask(port, "/ready"))[0] == 503
+        server.close()
+        await server.wait_closed()
+
+
+async def test_without_a_supervisor_the_workers_end() -> None:
+    """SIGKILL leaves nobody behind: the channel closes, and a worker drains and goes."""
+    async with node(workers=1, drain_s=1.0) as supervisor:
+        await supervisor.apply(Model(), 1)
+        (worker,) = supervisor._workers.values()
+        worker._writer.close()
+        assert await asyncio.wait_for(worker.process.wait(), 5) == 0

@@ -1,0 +1,225 @@
+"""A worker's configuration in place, and its drain, with real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import replace
+
+import pytest
+
+from core.model import Certificate, Model, Protocol, Rule, Server, ServerGroup
+from proxy.errors import ApplyError
+from tests.proxy.support import (
+    ANSWER,
+    Backend,
+    Request,
+    answer_ok,
+    free_port,
+    model,
+    proxy,
+    until,
+    with_listener,
+    without_listener,
+)
+
+
+async def test_a_change_elsewhere_is_not_noticed() -> None:
+    """A connection in the middle of its answer sees neither the new listener nor the new rule come and go."""
+    go_on = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+        await request.writer.drain()
+        await go_on.wait()
+        request.writer.write(b"rest")
+
+    async with Backend(answer).running() as backend:
+        base = model(free_port(), [backend.port])
+        async with proxy(base) as l7:
+            client = await l7.connect()
+            client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await client.reader.readuntil(b"half")
+            more = with_listener(base, "more", free_port())
+            await l7.worker.apply(more)
+            await l7.worker.apply(replace(more, rules={"r": Rule("r", "web", "app", "", "/x")}))
+            await l7.worker.apply(base)
+            go_on.set()
+            assert await client.reader.readexactly(4) == b"rest"
+            assert (await client.ask("/again"))[0] == 200
+            await client.close()
+    assert backend.connections == 1
+
+
+async def test_listeners_come_and_go() -> None:
+    async with Backend().running() as backend:
+        base = model(free_port(), [backend.port])
+        port = free_port()
+        async with proxy(base) as l7:
+            await l7.worker.apply(with_listener(base, "more", port))
+            client = await l7.connect(port)
+            assert (await client.ask())[0] == 200
+            await l7.worker.apply(base)
+            assert await client.rest() == b""  # idle connections of a removed listener close
+            with pytest.raises(ConnectionRefusedError):
+                await l7.connect(port)
+            assert (await l7.get())[0] == 200
+            await client.close()
+
+
+async def test_a_removed_listener_lets_its_requests_finish() -> None:
+    async def answer(request: Request) -> None:
+        await asyncio.sleep(0.3)
+        request.writer.write(ANSWER)
+
+    async with Backend(answer).running() as backend:
+        base = model(free_port(), [backend.port])
+        async with proxy(base) as l7:
+            client = await l7.connect()
+            client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await until(lambda: bool(backend.heads))
+            await l7.worker.apply(without_listener(base, "web"))
+            status, head, _ = await client.whole_answer()
+            assert status == 200
+            assert b"\r\nConnection: close\r\n" in head
+            assert await client.rest() == b""
+            await client.close()
+
+
+async def test_a_port_that_cannot_be_had_changes_nothing() -> None:
+    async with Backend().running() as backend:
+        base = model(free_port(), [backend.port])
+        async with proxy(base) as l7:
+            with socket.socket() as other:
+                other.bind(("0.0.0.0", 0))
+                other.listen()
+                worse = with_listener(base, "taken", other.getsockname()[1])
+                worse = with_listener(worse, "free", port := free_port())
+                worse = replace(worse, server_groups={"app": ServerGroup("app")})
+                with pytest.raises(ApplyError, match="address already in use"):
+                    await l7.worker.apply(worse)
+            assert (await l7.get())[0] == 200
+            with pytest.raises(ConnectionRefusedError):
+                await l7.connect(port)
+
+
+async def test_https_needs_a_key_server() -> None:
+    base = model(free_port(), [])
+    https = replace(base.listeners["web"], protocol=Protocol.HTTPS, certificates=("c",))
+    wanted = replace(base, listeners={"web": https}, certificates={"c": Certificate("c", chain="PEM")})
+    async with proxy(base) as l7:
+        with pytest.raises(ApplyError, match="listener 'web' is https, and no key server is given"):
+            await l7.worker.apply(wanted)
+
+
+async def test_servers_change_in_place() -> None:
+    async with Backend().running() as one, Backend().running() as two:
+        base = model(free_port(), [one.port])
+        async with proxy(base) as l7:
+            client = await l7.connect()
+            assert (await client.ask())[0] == 200
+            group = ServerGroup("app", (Server("127.0.0.1", two.port),))
+            await l7.worker.apply(replace(base, server_groups={"app": group}))
+            assert (await client.ask())[0] == 200
+            await client.close()
+    assert (len(one.heads), len(two.heads)) == (1, 1)
+
+
+async def test_rules_and_trust_change_in_place() -> None:
+    async with Backend().running() as backend:
+        base = model(free_port(), [backend.port])
+        listener = replace(base.listeners["web"], backend_service="", trusted_proxies=("127.0.0.0/8",))
+        narrow = replace(base, listeners={"web": listener}, rules={"r": Rule("r", "web", "app", "a", "/in")})
+        async with proxy(base) as l7:
+            client = await l7.connect()
+            assert (await client.ask("/out"))[0] == 200
+            await l7.worker.apply(narrow)
+            assert (await client.ask("/out"))[0] == 404
+            assert (await client.ask("/in/side"))[0] == 200
+            fresh = await l7.connect()
+            await fresh.ask("/in", b"X-Forwarded-For: 203.0.113.9\r\n")
+            assert b"\r\nX-Forwarded-For: 203.0.113.9, 127.0.0.1\r\n" in backend.heads[-1]
+            await client.close()
+            await fresh.close()
+
+
+async def test_draining_finishes_what_is_in_flight() -> None:
+    async def answer(request: Request) -> None:
+        await asyncio.sleep(0.3)
+        await answer_ok(request)
+
+    async with Backend(answer).running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        clients = [await l7.connect() for _ in range(5)]
+        idle = await l7.connect()
+        for client in clients:
+            client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: len(backend.heads) == 5)
+        draining = asyncio.create_task(l7.worker.drain(10, 0))
+        for client in clients:
+            status, head, body = await client.whole_answer()
+            assert (status, body) == (200, b"ok")
+            assert b"\r\nConnection: close\r\n" in head
+        assert (await idle.ask())[0] == 200  # its request may have been on its way
+        await draining
+        with pytest.raises(ConnectionRefusedError):
+            await l7.connect()
+        for client in (*clients, idle):
+            await client.close()
+
+
+async def test_draining_serves_the_accept_queue() -> None:
+    """Connections that wait to be accepted when the socket closes are not reset."""
+    async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        waiting = []
+        for _ in range(5):
+            sock = socket.create_connection(("127.0.0.1", l7.port))
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            waiting.append(sock)
+        draining = asyncio.create_task(l7.worker.drain(10, 0))
+        for sock in waiting:
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            data = b""
+            while part := await loop.sock_recv(sock, 4096):
+                data += part
+            assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+            sock.close()
+        await draining
+
+
+async def test_the_drain_time_ends() -> None:
+    async def answer(request: Request) -> None:
+        await asyncio.sleep(30)
+
+    async with Backend(answer).running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        client = await l7.connect()
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: bool(backend.heads))
+        await l7.worker.drain(0.2, 0)
+        assert (await client.answer())[0] == 503
+        assert (await l7.record()).error_code == "drain_time_over"
+        await client.close()
+
+
+async def test_a_lame_duck_still_accepts() -> None:
+    async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        draining = asyncio.create_task(l7.worker.drain(10, 0.3))
+        await asyncio.sleep(0.05)
+        client = await l7.connect()
+        status, head, _ = await _ask(client)
+        assert status == 200
+        assert b"\r\nConnection: close\r\n" in head
+        await draining
+        await client.close()
+
+
+async def _ask(client: object) -> tuple[int, bytes, bytes]:
+    client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")  # type: ignore[attr-defined]
+    return await client.whole_answer()  # type: ignore[attr-defined,no-any-return]
+
+
+async def test_an_empty_configuration() -> None:
+    async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        await l7.worker.apply(Model())
+        with pytest.raises(ConnectionRefusedError):
+            await l7.connect()
