@@ -1,0 +1,185 @@
+"""The process as its users see it: flags, messages, signals, readiness."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certs.authority import key_id, private_pem, write_private
+from control.node.children import Child, ChildError
+from control.node.identity import Identity
+from keyserver.__main__ import parse
+from keyserver.client import KeyClient
+from keyserver.errors import ErrorCode, KeyServerError
+from tests.keyserver.conftest import TLS13
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONASYNCIODEBUG": "0"}
+SECONDS = 20.0
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture
+def start(tmp_path: Path, key_dir: Path) -> Iterator[Start]:
+    children: list[Child] = []
+
+    def run(*arguments: str | Path) -> Child:
+        argv = [sys.executable, "-m", "keyserver", "--keys", str(key_dir), *map(str, arguments)]
+        child = Child.start("keyserver", argv, log=tmp_path / "log", notify_dir=tmp_path, env=ENVIRONMENT)
+        children.append(child)
+        child.wait_ready(SECONDS)
+        return child
+
+    yield run
+    for child in children:
+        child.terminate(SECONDS)
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and stderr of a process that is expected to end by itself."""
+    argv = [sys.executable, "-m", "keyserver", *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, timeout=SECONDS)
+    return done.returncode, done.stderr
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        await asyncio.sleep(0.02)
+
+
+async def test_it_serves_and_drains(
+    start: Start, tmp_path: Path, ids: dict[str, bytes], identity: Callable[[str, str], Identity]
+) -> None:
+    server = identity("keyserver", "k")
+    child = start(
+        *("--socket", tmp_path / "sock", "--audit-log", tmp_path / "audit"),
+        *("--listen", "127.0.0.1:0", "--identity", server.directory),
+    )
+    (port,) = [line.split(":")[-1].split()[0] for line in child.log.read_text().splitlines() if "127.0.0.1:" in line]
+    client = KeyClient([f"unix:{tmp_path / 'sock'}"])
+    remote = KeyClient([f"127.0.0.1:{port}"], identity=identity("l7", "l7-1"))
+    for each in (client, remote):
+        await each.start()
+        assert await each.sign(ids["p256"], 0x0403, TLS13, "a.test")
+    clients = [json.loads(line)["client"] for line in (tmp_path / "audit").read_text().splitlines()]
+    assert clients == [f"uid:{os.getuid()}", "l7:l7-1"]
+    for each in (client, remote):
+        await each.close()
+    assert child.terminate(SECONDS) == 0
+    assert not (tmp_path / "sock").exists()
+    log = child.log.read_text()
+    assert "draining; so far: ec-p256 2" in log
+    assert "Traceback" not in log
+
+
+async def test_sighup_and_polling(start: Start, tmp_path: Path, key_dir: Path, ids: dict[str, bytes]) -> None:
+    child = start("--socket", tmp_path / "sock", "--audit-log", tmp_path / "audit")
+    client = KeyClient([f"unix:{tmp_path / 'sock'}"])
+    await client.start()
+    await client.sign(ids["p256"], 0x0403, TLS13, "a.test")
+    fresh = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "audit").rename(tmp_path / "audit.1")
+    write_private(key_dir / "fresh.key", private_pem(fresh))
+    child.signal(signal.SIGHUP)
+    await eventually(lambda: "1 added, 0 removed, 5 held" in child.log.read_text())
+    await client.sign(key_id(fresh.public_key()), 0x0403, TLS13, "b.test")
+    assert [len((tmp_path / name).read_text().splitlines()) for name in ("audit.1", "audit")] == [1, 1]
+    (key_dir / "p384.key").chmod(0o644)
+    await eventually(lambda: "the keys stay as they were" in child.log.read_text())
+    assert "p384.key: others than its owner may use it (mode 0644); chmod 600" in child.log.read_text()
+    await client.sign(ids["p384"], 0x0503, TLS13, "c.test")
+    (key_dir / "p384.key").unlink()
+    await eventually(lambda: "0 added, 1 removed, 4 held" in child.log.read_text())
+    with pytest.raises(KeyServerError) as caught:
+        await client.sign(ids["p384"], 0x0503, TLS13, "c.test")
+    assert caught.value.code is ErrorCode.UNKNOWN_KEY
+    await client.close()
+
+
+def test_audit_lines_go_to_standard_output(start: Start, tmp_path: Path) -> None:
+    child = start("--socket", tmp_path / "sock")
+    assert child.terminate(SECONDS) == 0
+
+
+def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_dir: Path) -> None:
+    for path in key_dir.iterdir():
+        path.unlink()
+    child = start("--socket", tmp_path / "sock")
+    assert "WARNING keyserver keyserver: 0 keys held" in child.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "--keys"),
+        (["--keys", "KEYS"], "nothing to listen on"),
+        (["--keys", "KEYS", "--listen", "127.0.0.1:0"], "--listen and --identity belong together"),
+        (["--keys", "KEYS", "--socket", "S", "--identity", "X"], "--listen and --identity belong together"),
+        (["--keys", "KEYS", "--listen", "8473", "--identity", "X"], "give ADDR:PORT"),
+        (["--keys", "KEYS", "--listen", "h:99999", "--identity", "X"], "give ADDR:PORT"),
+        (["--keys", "KEYS", "--listen", "h:1", "--identity", "X", "--allow-uid", "1"], "are for --socket"),
+        (["--keys", "KEYS", "--socket", "S", "--rate", "0"], "--rate: give 1 or more"),
+        (["--keys", "KEYS", "--socket", "S", "--bogus"], "unrecognized arguments"),
+    ],
+)
+def test_flags_that_do_not_fit(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments)
+    assert caught.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+def test_flags() -> None:
+    settings = parse(["--keys", "a", "b", "--socket", "s", "--allow-uid", "33", "--allow-uid", "34"])
+    assert settings.keys == [Path("a"), Path("b")]
+    assert settings.access.uids == {33, 34}
+    assert settings.audit_log == Path("-")
+    assert parse(["--keys", "a", "--socket", "s"]).access.uids == {os.geteuid()}
+    assert parse(["--keys", "a", "--listen", "[::1]:8473", "--identity", "i"]).listen == ("::1", 8473)
+
+
+def test_mistakes_are_one_line_with_a_remedy(tmp_path: Path, key_dir: Path) -> None:
+    socket = ("--socket", tmp_path / "sock")
+    (key_dir / "rsa.key").chmod(0o640)
+    code, text = run("--keys", key_dir, *socket)
+    assert code == 2
+    expected = f"others than its owner may use it (mode 0640); chmod 600 {key_dir}/rsa.key"
+    assert [line for line in text.splitlines() if line.startswith("paifang-keyserver:")] == [
+        f"paifang-keyserver: {key_dir}/rsa.key: {expected}"
+    ]
+    (key_dir / "rsa.key").chmod(0o600)
+    keys, missing = ("--keys", key_dir), tmp_path / "no"
+    issue = ("issue", *keys, "--ca", missing, "--name", "a", "--domain", "a.test", "--chain-out", missing)
+    for arguments, why in {
+        ("--keys", missing, *socket): "no: No such file or directory; check --keys",
+        (*keys, "--socket", missing / "sock"): "cannot listen on",
+        (*keys, *socket, "--audit-log", missing / "log"): "cannot open the audit log",
+        (*keys, "--listen", "127.0.0.1:0", "--identity", missing): "makes an identity",
+        issue: "python -m certs init",
+    }.items():
+        code, text = run(*arguments)
+        assert code == 2, text
+        assert why in text.splitlines()[-1]
+        assert "Traceback" not in text
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert "--socket /run/paifang/keys.sock --allow-uid 33" in capsys.readouterr().out
+
+
+def test_a_child_that_fails_is_quoted(tmp_path: Path, start: Start) -> None:
+    with pytest.raises(ChildError, match="nothing to listen on"):
+        start()
