@@ -1,0 +1,157 @@
+"""Ageing: exact per state and listener, within its budget, in sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from l4fast.expiry import CLOSED_TIMEOUT_S, FIN_WAIT_TIMEOUT_S, UNKNOWN_TIMEOUT_S, expire, timeouts
+from l4fast.tables import STATES, UNPROVEN_TIMEOUT_S
+from tests.packets import ACK, FIN, NOW_S, RST, UDP, Harness, Packet, service
+
+LISTENER_S, UDP_S = 600, 30
+SERVICES = (
+    service(80, idle_timeout_s=LISTENER_S),
+    service(53, protocol="udp", idle_timeout_s=UDP_S),
+    service(81, idle_timeout_s=8, real_port=8081),
+)
+WHOLE = 1 << 20
+
+
+def test_no_state_outlives_the_listener() -> None:
+    assert timeouts(600) == (600, 10, 120, 10, 600)
+    assert timeouts(8) == (8, 8, 8, 8, 8)
+
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Harness]:
+    harness = Harness(sessions=8192, half_open=16)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def harness(loaded: Harness) -> Harness:
+    loaded.reset(SERVICES)
+    loaded.tables.sweep.blocks = None
+    loaded.tables.sweep.counts.clear()
+    return loaded
+
+
+TCP_ACK = Packet(flags=ACK)
+QUERY = Packet(protocol=UDP, port=53)
+
+
+@pytest.mark.parametrize(
+    ("packets", "state", "timeout_s"),
+    [
+        ([TCP_ACK], "unproven", UNPROVEN_TIMEOUT_S),
+        ([TCP_ACK] * 2, "established", LISTENER_S),
+        ([TCP_ACK] * 2 + [replace(TCP_ACK, flags=ACK | FIN)], "fin-wait", FIN_WAIT_TIMEOUT_S),
+        ([TCP_ACK] * 2 + [replace(TCP_ACK, flags=RST)], "closed", CLOSED_TIMEOUT_S),
+        ([QUERY], "udp", UDP_S),
+        ([replace(TCP_ACK, port=81)] * 2, "established", 8),
+    ],
+    ids=["unproven", "established", "fin-wait", "closed", "udp", "short listener"],
+)
+def test_to_the_second(harness: Harness, packets: list[Packet], state: str, timeout_s: int) -> None:
+    for packet in packets:
+        harness.run(packet)
+    session = harness.session(packets[0])
+    assert session
+    assert STATES[session["state"]] == state
+    assert expire(harness.tables, NOW_S + timeout_s - 1, WHOLE) == 0
+    assert expire(harness.tables, NOW_S + timeout_s, WHOLE) == 1
+    assert harness.session(packets[0]) is None
+
+
+def test_a_packet_renews_the_session(harness: Harness) -> None:
+    harness.run(QUERY)
+    harness.tables.set_epoch(NOW_S + UDP_S - 1)
+    harness.run(QUERY)
+    assert expire(harness.tables, NOW_S + UDP_S + 5, WHOLE) == 0
+    assert expire(harness.tables, NOW_S + 2 * UDP_S - 1, WHOLE) == 1
+
+
+def test_a_clock_that_steps_back_expires_nothing(harness: Harness) -> None:
+    harness.run(QUERY)
+    assert expire(harness.tables, NOW_S - 1000, WHOLE) == 0
+
+
+def flows(harness: Harness, count: int, start: int = 0) -> list[Packet]:
+    packets = [replace(QUERY, source=f"203.0.{n >> 8}.{n & 255}") for n in range(start, start + count)]
+    for packet in packets:
+        harness.plane.run(packet.frame())
+    return packets
+
+
+def test_only_those_that_are_due_go(harness: Harness) -> None:
+    old = flows(harness, 500)
+    harness.tables.set_epoch(NOW_S + 10)
+    young = flows(harness, 500, 500)
+    assert expire(harness.tables, NOW_S + UDP_S, WHOLE) == 500
+    assert not any(harness.session(packet) for packet in old)
+    assert all(harness.session(packet) for packet in young)
+
+
+@pytest.mark.parametrize("budget", [64, 300, 1000])
+def test_a_sweep_in_pieces_finds_the_same(harness: Harness, budget: int) -> None:
+    flows(harness, 3000)
+    deleted = []
+    while not deleted or harness.tables.sweep.blocks is not None:
+        deleted.append(expire(harness.tables, NOW_S + UDP_S, budget))
+    assert sum(deleted) == 3000
+    assert max(deleted) <= 2 * budget
+    assert len(deleted) >= 3000 // (2 * budget)
+
+
+def test_a_whole_sweep_counts_the_sessions(harness: Harness) -> None:
+    flows(harness, 100)
+    for n in range(20):
+        harness.run(replace(TCP_ACK, source_port=3000 + n))
+    expire(harness.tables, NOW_S, WHOLE)
+    counters = harness.tables.listener_counters()
+    assert {name: row["sessions"] for name, row in counters.items()} == {"udp-53": 100, "tcp-80": 20, "tcp-81": 0}
+    expire(harness.tables, NOW_S + UDP_S, WHOLE)
+    expire(harness.tables, NOW_S + UDP_S, WHOLE)
+    assert harness.tables.listener_counters()["udp-53"]["sessions"] == 0
+
+
+def test_the_sessions_of_a_removed_listener_go_at_once(harness: Harness) -> None:
+    harness.run(QUERY)
+    harness.run(TCP_ACK)
+    harness.tables.apply(SERVICES[:1], set(), harness.macs)
+    assert expire(harness.tables, NOW_S, WHOLE) == 1
+    assert harness.session(QUERY) is None
+    assert harness.session(TCP_ACK)
+
+
+def test_the_sessions_of_a_removed_real_go_at_once(harness: Harness) -> None:
+    packets = flows(harness, 90)
+    reals = {packet.source: harness.real_of(packet) for packet in packets}
+    left = [real for real in SERVICES[1].reals if real.address != "10.0.1.2"]
+    harness.tables.apply([replace(SERVICES[1], reals=tuple(left))], set(), harness.macs)
+    gone = sum(real == "10.0.1.2" for real in reals.values())
+    assert gone > 10
+    assert expire(harness.tables, NOW_S, WHOLE) == gone
+    assert all((harness.session(p) is None) == (reals[p.source] == "10.0.1.2") for p in packets)
+
+
+def test_what_a_peer_told_of_an_unknown_listener_is_kept_a_while(harness: Harness) -> None:
+    """The peer may have its configuration earlier than we."""
+    pages: list[tuple[bytes, bytes, int]] = []
+    for _ in range(3):
+        harness.run(QUERY)
+    ((keys, values, count),) = list(harness.tables.session_map.blocks(16))
+    value = harness.tables.session_map.value.from_buffer_copy(values)
+    value.generation, value.learnt = 0, 1
+    pages.append((keys, bytes(value), count))
+    harness.reset(SERVICES[:1])
+    harness.tables.write_sessions(*pages[0])
+    assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S - 1, WHOLE) == 0
+    assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S, WHOLE) == 1

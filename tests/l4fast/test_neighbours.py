@@ -1,0 +1,139 @@
+"""Next hops, asked of a real kernel in namespaces of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from pyroute2 import netns
+
+from l4fast.neighbours import Neighbours
+from l4fast.tables import CLIENT_GATEWAY
+
+pytestmark = pytest.mark.root
+
+NODE, FAR = "10.78.0.1", "10.78.0.2"
+_serial = itertools.count()
+
+
+def sh(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(command.split(), check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def far() -> Iterator[str]:
+    """We are in one namespace with the link e0; the other end, whose name this is, answers for FAR and 10.78.0.3."""
+    near, far = (f"pftb{os.getpid()}nb{next(_serial)}" for _ in range(2))
+    try:
+        sh(
+            f"ip netns add {near}",
+            f"ip netns add {far}",
+            f"ip -n {near} link add e0 type veth peer name e0 netns {far}",
+            f"ip -n {near} link add e1 type veth peer name e1 netns {far}",
+            f"ip -n {near} addr add {NODE}/24 dev e0",
+            f"ip -n {near} addr add 10.79.0.1/24 dev e1",
+            f"ip -n {far} link set e0 address 02:00:00:00:00:aa",
+            f"ip -n {far} addr add {FAR}/24 dev e0",
+            f"ip -n {far} addr add 10.78.0.3/24 dev e0",
+            f"ip -n {far} addr add 10.79.0.2/24 dev e1",
+            *(f"ip -n {name} link set {link} up" for name in (near, far) for link in ("e0", "e1")),
+        )
+        netns.pushns(near)
+        try:
+            yield far
+        finally:
+            netns.popns()
+    finally:
+        for name in (near, far):
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+MAC = bytes.fromhex("0200000000aa")
+
+
+async def test_next_hops_on_the_link_and_behind_gateways(far: str) -> None:
+    sh(f"ip route add default via {FAR}", "ip route add 192.0.2.0/24 via 10.78.0.3")
+    hops = Neighbours("e0")
+    assert hops.macs() == {}
+    await hops.watch({FAR, "192.0.2.9"})
+    assert hops.macs() == {FAR: MAC, "192.0.2.9": MAC, CLIENT_GATEWAY: MAC}
+    await hops.watch(set())
+    assert hops.macs() == {CLIENT_GATEWAY: MAC}
+
+
+async def test_the_way_to_clients_may_be_named(far: str) -> None:
+    sh("ip route add 198.51.100.0/24 via 10.78.0.3")
+    hops = Neighbours("e0", clients="198.51.100.1")
+    await hops.watch(set())
+    assert hops.macs() == {CLIENT_GATEWAY: MAC}
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        (CLIENT_GATEWAY, "e0: no next hop towards clients: the interface has no default route"),
+        (NODE, f"e0: no next hop to {NODE}: it is an address of this node"),
+        ("10.79.0.2", "e0: no next hop to 10.79.0.2: its route leaves by another interface"),
+        ("203.0.113.1", "e0: no next hop to 203.0.113.1: no route"),
+    ],
+)
+async def test_what_has_no_next_hop_is_said_once(
+    far: str, caplog: pytest.LogCaptureFixture, address: str, why: str
+) -> None:
+    hops = Neighbours("e0")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            await hops.watch({address} - {CLIENT_GATEWAY})
+    assert [record.message for record in caplog.records if why in record.message] != []
+    assert len(caplog.records) == len({record.message for record in caplog.records})
+    assert address not in hops.macs()
+
+
+async def test_a_missing_interface_is_said(far: str, caplog: pytest.LogCaptureFixture) -> None:
+    hops = Neighbours("e7")
+    with caplog.at_level(logging.WARNING):
+        assert not await hops.refresh()
+    assert "e7: there is no such interface" in caplog.text
+
+
+async def test_a_silent_address_does_not_hide_the_others(far: str) -> None:
+    hops = Neighbours("e0")
+    await hops.watch({FAR, "10.78.0.99"})
+    assert hops.macs() == {FAR: MAC}
+
+
+async def test_a_moved_address_is_noticed_and_a_lost_one_kept(far: str) -> None:
+    sh(f"ip route add default via {FAR}")
+    hops = Neighbours("e0")
+    await hops.watch({FAR})
+    moved = bytes.fromhex("0200000000bb")
+    sh(f"ip neigh replace {FAR} lladdr 02:00:00:00:00:bb dev e0")
+    assert await hops.refresh()
+    assert hops.macs()[FAR] == moved
+    assert not await hops.refresh()
+    sh(f"ip neigh del {FAR} dev e0", f"ip -n {far} link set e0 down")
+    assert not await hops.refresh()
+    assert hops.macs()[FAR] == moved
+
+
+async def test_keep_reports_changes_only(far: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l4fast.neighbours.REFRESH_S", 0.01)
+    sh(f"ip route add default via {FAR}")
+    hops = Neighbours("e0")
+    await hops.watch({FAR})
+    changed = asyncio.Event()
+    keeper = asyncio.create_task(hops.keep(changed.set))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(changed.wait(), 0.1)
+    sh(f"ip neigh replace {FAR} lladdr 02:00:00:00:00:cc dev e0")
+    await asyncio.wait_for(changed.wait(), 5)
+    keeper.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeper
+    assert hops.macs()[FAR] == bytes.fromhex("0200000000cc")

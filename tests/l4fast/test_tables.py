@@ -1,0 +1,248 @@
+"""Desired state to map contents: only differences are written, indexes live as long as their listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from core.model import Mode, Scheduler
+from core.resolve import L4Service
+from l4fast.errors import TablesError
+from l4fast.loader import DataPlane
+from l4fast.tables import CLIENT_GATEWAY, Tables, _Indexes
+from tests.packets import (
+    ACK,
+    GATEWAY_MAC,
+    NOW_S,
+    REAL_MACS,
+    REALS,
+    UDP,
+    VIP,
+    Harness,
+    Packet,
+    service,
+)
+
+MACS = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC}
+
+
+def test_a_released_index_rests_until_it_is_settled() -> None:
+    indexes = _Indexes(2)
+    assert indexes.take("a") == (0, True)
+    assert indexes.take("a") == (0, False)
+    indexes.keep(set())
+    assert indexes.take("b") == (1, True)
+    assert not indexes.room({"b", "c"})
+    assert indexes.settle() == [0]
+    assert indexes.room({"b", "c"})
+    assert indexes.take("c") == (0, True)
+
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Harness]:
+    harness = Harness(sessions=512, half_open=64, listeners=16, reals=32)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def harness(loaded: Harness) -> Harness:
+    loaded.reset()
+    loaded.tables.apply([], set(), loaded.macs)
+    return loaded
+
+
+MAPS = ("listeners", "vips", "reals", "macs", "reverse", "rings", "sessions", "half_open")
+
+
+class Writes:
+    """Counts what a Tables object writes, map by map."""
+
+    def __init__(self, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        for mirror in (tables._listeners, tables._vips, tables._reals, tables._macs, tables._owners):
+            for method in ("put_many", "delete"):
+                self._spy(mirror.map, method, monkeypatch)
+        for method in ("put", "delete"):
+            self._spy(tables._rings, method, monkeypatch)
+
+    def _spy(self, target: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = getattr(target, method)
+
+        def spied(*arguments: Any) -> Any:
+            count = arguments[2] if method == "put_many" else 1
+            self.seen += [f"{method.removesuffix('_many')} {target.name}"] * count
+            return call(*arguments)
+
+        monkeypatch.setattr(target, method, spied)
+
+    def during(self) -> list[str]:
+        seen, self.seen = self.seen, []
+        return seen
+
+
+def test_applying_the_same_state_again_writes_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = Writes(harness.tables, monkeypatch)
+    services = [service(80), service(53, Mode.DR, Scheduler.WRR, "udp")]
+    for expected in (True, False, False):
+        harness.tables.apply(services, set(), MACS)
+        assert bool(writes.during()) is expected
+
+
+def test_only_the_difference_is_written(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = Writes(harness.tables, monkeypatch)
+    many = [service(port) for port in range(80, 88)]
+    harness.tables.apply(many, set(), MACS)
+    writes.during()
+
+    steps: list[tuple[list[L4Service], set[tuple[str, int, str]], list[str]]] = [
+        # Eight listeners share one ring, as they share their servers.
+        (many, {(REALS[0], 8080, "tcp")}, ["put rings", *["put listeners"] * 8]),
+        (many, {(REALS[0], 8080, "udp")}, ["delete rings", "put rings", *["put listeners"] * 8]),
+        ([*many, service(90, Mode.DR)], set(),
+         ["delete rings", *["put reals"] * 3, "put rings", "put vips", "put listeners"]),
+        (many, set(), ["delete listeners", "put vips"]),
+    ]  # fmt: skip
+    for services, down, expected in steps:
+        harness.tables.apply(services, down, MACS)
+        assert sorted(writes.during()) == sorted(expected)
+
+
+def test_nothing_is_left_of_what_was_removed(harness: Harness) -> None:
+    harness.tables.apply([service(80), service(53, protocol="udp")], set(), MACS)
+    harness.tables.apply([], set(), MACS)
+    harness.tables.apply([], set(), MACS)
+    for name in ("listeners", "vips", "macs", "reverse"):
+        assert not list(harness.plane.map(name).blocks(64)), name
+    rings = harness.plane.map("rings")
+    assert not any(rings.get(rings.key(n)) for n in range(3 * 16))
+
+
+def test_a_listener_keeps_its_index_while_it_lives(harness: Harness) -> None:
+    first, second = service(80), service(81)
+    harness.tables.apply([first, second], set(), MACS)
+    for _ in range(3):
+        harness.run(Packet(port=81))
+    harness.tables.apply([second, service(82)], set(), MACS)
+    harness.tables.apply([replace(second, scheduler=Scheduler.RR)], set(), MACS)
+    harness.run(Packet(port=81))
+    assert harness.tables.listener_counters()["tcp-81"]["packets_in"] == 4
+
+
+def test_a_new_listener_begins_at_zero(harness: Harness) -> None:
+    for n in range(40):
+        of = service(1000 + n)
+        harness.tables.apply([of], set(), MACS)
+        assert harness.tables.listener_counters() == {
+            of.listener: dict.fromkeys(
+                ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made", "sessions"), 0
+            )
+        }
+        harness.run(Packet(port=of.port))
+
+
+def test_the_vips_of_a_listener_are_counted_together(harness: Harness) -> None:
+    other = "10.0.0.101"
+    both = [service(80, name="web"), service(80, name="web", vip=other, real_port=8081)]
+    harness.tables.apply(both, set(), MACS)
+    harness.run(Packet())
+    harness.run(Packet(destination=other))
+    assert harness.tables.listener_counters()["web"]["packets_in"] == 2
+
+
+@pytest.mark.parametrize(
+    ("services", "message"),
+    [
+        ([service(1000 + n) for n in range(17)], "17 listeners do not fit"),
+        ([service(80, reals=[f"10.1.0.{n}" for n in range(33)], weights=[1] * 33)], "33 real servers do not fit"),
+        ([service(1000 + n) for n in range(9)], "9 nat listeners share the server 10.0.1.1:8080 .*at most 8"),
+    ],
+)
+def test_what_does_not_fit_is_refused_whole(harness: Harness, services: list[L4Service], message: str) -> None:
+    harness.tables.apply([service(80, name="old")], set(), MACS)
+    with pytest.raises(TablesError, match=message):
+        harness.tables.apply(services, set(), MACS)
+    assert set(harness.tables.listener_counters()) == {"old"}
+    assert harness.run(Packet())[0] == "tx_syn"
+
+
+def test_a_full_table_can_be_replaced_in_two_steps(harness: Harness) -> None:
+    first = [service(1000 + n, Mode.DR, real_port=0) for n in range(10)]
+    harness.tables.apply(first, set(), MACS)
+    harness.tables.apply(first[:6], set(), MACS)
+    harness.tables.apply([service(2000 + n, Mode.DR) for n in range(4)], set(), MACS)
+    assert len(harness.tables.listener_counters()) == 4
+
+
+def test_the_generation_rises_only_when_sessions_must_look_again(harness: Harness) -> None:
+    def generation() -> int:
+        return int(harness.plane.settings.generation)
+
+    one, two = service(80), service(81)
+    harness.tables.apply([one], set(), MACS)
+    steps: list[tuple[list[L4Service], set[tuple[str, int, str]], dict[str, bytes], bool]] = [
+        ([one], set(), MACS, False),
+        ([one, two], set(), MACS, False),
+        ([one, two], {(REALS[0], 8080, "tcp")}, MACS, False),
+        ([one, two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, True),
+        ([one, two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, False),
+        ([replace(one, idle_timeout_s=30), two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, True),
+        ([two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, True),
+        ([two], set(), {CLIENT_GATEWAY: GATEWAY_MAC}, True),
+    ]
+    for services, down, macs, rises in steps:
+        before = generation()
+        harness.tables.apply(services, down, macs)
+        assert (generation() > before) is rises, (services, down, macs)
+
+
+def test_too_many_local_addresses_are_refused(harness: Harness) -> None:
+    with pytest.raises(TablesError, match="9 local addresses; at most 8"):
+        harness.tables.set_local([f"10.0.0.{n}" for n in range(9)])
+
+
+def test_sessions_can_be_listed_by_client_and_up_to_a_limit(harness: Harness) -> None:
+    harness.tables.apply([service(53, protocol="udp")], set(), MACS)
+    for n in range(50):
+        harness.run(Packet(protocol=UDP, port=53, source_port=2000 + n, source=f"198.51.100.{1 + n % 2}"))
+    harness.tables.set_epoch(NOW_S + 7)
+    assert len(harness.tables.sessions()) == 50
+    assert len(harness.tables.sessions(limit=7)) == 7
+    of_one = harness.tables.sessions(client="198.51.100.1")
+    assert {view.client.split(":")[0] for view in of_one} == {"198.51.100.1"}
+    assert len(of_one) == 25
+    view = of_one[0]
+    assert (view.vip, view.protocol, view.state, view.packets, view.bytes) == (f"{VIP}:53", "udp", "udp", 1, 28)
+    assert view.real in {f"{address}:8080" for address in REALS}
+    assert (view.idle_s, view.synced) == (7, False)
+
+
+def test_unproven_sessions_get_half_the_table() -> None:
+    plane = DataPlane.load(sessions=4000, half_open=16)
+    try:
+        Tables(plane)
+        assert plane.settings.unproven_per_cpu_s == 200 // plane.cpus
+    finally:
+        plane.close()
+
+
+def test_a_large_group_changes_under_traffic_without_a_stray_packet(harness: Harness) -> None:
+    """Rings are replaced while packets pass: each finds a real of the old or the new state, and none falls through."""
+    reals = [f"10.1.0.{n}" for n in range(30)]
+    macs = {address: b"\2\0\0\1\0" + bytes([n]) for n, address in enumerate(reals)}
+    for n in range(60):
+        members = reals[n % 20 : n % 20 + 10]
+        of = service(
+            80, scheduler=Scheduler.MAGLEV if n % 2 else Scheduler.WRR, reals=members, weights=[1 + n % 5] * 10
+        )
+        harness.tables.apply([of], set(), macs)
+        for client in range(5):
+            reason, after = harness.run(Packet(source=f"203.0.113.{client + 1}", source_port=1024 + n, flags=ACK | 1))
+            assert reason == "tx_untracked"
+            assert after[:6] in {macs[member] for member in members}
