@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", type=lab_name, default=DEFAULT_LAB, help="the lab's name (default %(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave the lab up (paifang lab down --name NAME)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the story")
-    parser.add_argument("--xdp", choices=["generic", "native"], default="generic", help="as for paifang lab up")
+    parser.add_argument("--xdp", choices=["native", "generic"], default="native", help="as for paifang lab up")
     options = parser.parse_args(argv)
     story = Story(sys.stdout, as_json=options.json, colour=sys.stdout.isatty())
     try:

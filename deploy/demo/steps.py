@@ -106,8 +106,9 @@ def dead_l4_node(lab: Lab, story: Story) -> None:
     result = transfer.join()
     check(at_bytes < LONG_BYTES and result.correct, "the data are not right")
     heir = carrier(lab, transfer.ours)
-    if heir is None or heir.packets <= before.packets:
-        raise NotSo(f"nobody has taken over from {node}")
+    told = {session.node: session.packets for session in others}
+    if heir is None or heir.packets <= told.get(heir.node, 0):
+        raise NotSo(f"nobody has taken over from {node}: told {told}, now {heir}")
     story.line(f"{heir.node} carries it on: {LONG_BYTES / 1e6:.0f} MB over one connection, SHA-256 right")
     story.line(f"the longest pause that the client saw was {result.longest_pause_s * 1000:.0f} ms")
     story.fact("l4_killed", {"node": node, "heir": heir.node, "at_bytes": at_bytes, **asdict(result)})

@@ -24,7 +24,7 @@ COUNTS: tuple[tuple[str, Role, int], ...] = (
 
 EXAMPLES = f"""examples:
   paifang lab up                                   2 L4, 2 L7, a key server, 3 servers, control, router, client
-  paifang lab up --l4 3 --backends 5 --xdp native
+  paifang lab up --l4 3 --backends 5 --xdp generic
   paifang lab status
   paifang lab exec client -- curl -s http://{VIP}/
   paifang lab exec client -- python -m deploy.lab.client tcp {VIP}:{model.TCP_NAT_PORT} --bytes 50000000
@@ -59,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--mode", choices=["both", "nat", "dr"], default="both", help="tcp and udp listeners to make")
     up.add_argument("--vip", choices=["static"], default="static",
                     help="who announces the VIP: static (the router's routes)")  # fmt: skip
-    up.add_argument("--xdp", choices=["generic", "native"], default="generic",
-                    help="generic, the default, is the quicker for bulk TCP on veth")  # fmt: skip
+    up.add_argument("--xdp", choices=["native", "generic"], default="native",
+                    help="how XDP runs on the L4 nodes (default %(default)s)")  # fmt: skip
 
     commands.add_parser("down", parents=[common], help="end everything and remove all traces")
     commands.add_parser("status", parents=[common, as_json], help="hosts, processes, health")

@@ -80,7 +80,7 @@ class Topology:
     l7: int = 2
     keyservers: int = 1
     backends: int = 3
-    xdp: Xdp = "generic"
+    xdp: Xdp = "native"
 
     def hosts(self) -> tuple[Host, ...]:
         """Every host, in the order in which they are listed to the user."""

@@ -43,7 +43,7 @@ def traces(name: str) -> list[object]:
 @pytest.fixture(scope="module")
 def up() -> Iterator[dict[str, Any]]:
     """A lab of uncommon shape; the demonstration's test has the common one."""
-    shape = ["--l4", "3", "--l7", "1", "--keyservers", "2", "--backends", "2", "--xdp", "native"]
+    shape = ["--l4", "3", "--l7", "1", "--keyservers", "2", "--backends", "2", "--xdp", "generic"]
     made = lab("up", *shape, "--json")
     try:
         assert made.returncode == 0, made.stderr
