@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -31,6 +31,7 @@ from control.__main__ import address
 from control.client import NOTE, Api, ApiError, default_state
 from control.node.children import Child, ChildError
 from control.node.files import write_atomic
+from control.node.notify import notify
 from control.server import is_loopback
 from control.up_state import State, StateError
 from core.config import to_dict
@@ -39,6 +40,7 @@ from core.model import Model, Protocol
 
 READY_S = 30.0
 POLL_S = 0.1
+KEYS_READ_S = 2.0  # the key server looks every second, should it not say that it has read its keys
 RENEW_EVERY_S = 3600.0
 DRAIN_S = 5
 RESTART_S = (0.5, 30.0)  # the first delay after a child's death, and the longest
@@ -55,6 +57,14 @@ class _Stop(BaseException):
     """SIGINT or SIGTERM."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What FILE says: a model without key files, and these."""
+
+    model: Model
+    key_files: tuple[Path, ...] = ()
+
+
 @dataclass(slots=True)
 class Spec:
     """A child that is kept running: how it is started, and when it may be again."""
@@ -64,7 +74,7 @@ class Spec:
     child: Child | None = None
     delay_s: float = RESTART_S[0]
     started: float = 0.0
-    restart_at: float = field(default=0.0)
+    restart_at: float = 0.0
 
 
 class Up:
@@ -78,6 +88,7 @@ class Up:
         self.api_url = f"http://{host}:{api_port}"
         self.token_file = root / "control" / "token"
         self.model = Model()
+        self.source = Source(Model())
         self._reload = False
         self._renew_at = time.monotonic() + RENEW_EVERY_S
         workers = ["--workers", str(options.workers)] if options.workers else []
@@ -103,7 +114,8 @@ class Up:
 
     def start(self) -> None:
         """Everything up and FILE served, or UpError."""
-        model = self._prepared()
+        self.source = self._read()
+        model = self._equip(self.source)
         for name in ("keyserver", "control"):
             self._start(self.specs[name])
         for name in ("keyserver", "control"):
@@ -113,7 +125,8 @@ class Up:
         note = {"api": self.api_url, "token_file": str(self.token_file), "pid": os.getpid()}
         write_atomic(self.state.root / NOTE, json.dumps(note).encode())
         self._start(self.specs["l7"])
-        self._push(model)
+        self._await(self._put(model))
+        self.model = model
 
     def stop(self) -> None:
         """End the children, those first that others do not need."""
@@ -132,9 +145,9 @@ class Up:
                 self._keep(spec)
             if self._reload:
                 self._reload = False
-                self._again()
+                self._change_to(self._read)
             elif time.monotonic() >= self._renew_at:
-                self._again()
+                self._change_to(lambda: self.source)  # for certificates near their end; FILE is read on SIGHUP only
 
     def on_hangup(self, number: int, frame: FrameType | None) -> None:
         """SIGHUP: read FILE at the next turn."""
@@ -165,48 +178,61 @@ class Up:
 
     # --- configuration
 
-    def _prepared(self) -> Model:
-        """FILE ready for the control plane; keys and certificates in place. Raises ConfigErrors, IssueError."""
+    def _read(self) -> Source:
+        """FILE as it is now. Raises ConfigErrors."""
         wanted = prepare.read(self.file)
         errors = unservable(wanted, self.file)
         if errors:
             raise ConfigErrors(errors)
         model, key_files = prepare.inline(wanted, self.file)
+        return Source(model, tuple(key_files.values()))
+
+    def _equip(self, source: Source) -> Model:
+        """The model with all its chains; their keys, and those of what runs now, with the key server. IssueError."""
         root = self.state.root
-        before = _names(root / "keys")
-        self.state.link_keys(key_files)
-        model = devcerts.fill(model, ca=root / "ca", keys=root / "keys", chains=root / "chains")
+        before = {path.name for path in (root / "keys").iterdir()}
+        self.state.link_keys([*source.key_files, *self.source.key_files])
+        model = devcerts.fill(source.model, ca=root / "ca", keys=root / "keys", chains=root / "chains")
         keyserver = self.specs["keyserver"].child
-        if keyserver is not None and _names(root / "keys") != before:
+        fresh = {path.name for path in (root / "keys").iterdir()} - before
+        if keyserver is not None and (fresh or source.key_files):  # a key file may have a new key
             keyserver.signal(signal.SIGHUP)
-            _wait(keyserver.said_ready, 2.0)  # it polls every second, should it not say so
+            _wait(keyserver.said_ready, KEYS_READ_S)
         return model
 
-    def _again(self) -> None:
-        """Read FILE again; whatever is wrong is printed and changes nothing."""
+    def _change_to(self, read: Callable[[], Source]) -> None:
+        """Serve another source; whatever is wrong with it is printed and leaves everything as it was."""
         self._renew_at = time.monotonic() + RENEW_EVERY_S
+        before = self.model
         try:
-            model = self._prepared()
-            if model == self.model:
-                return
-            before = self.model
-            try:
-                self._push(model)
-            except UpError:
-                with contextlib.suppress(UpError, ApiError):
-                    self._push(before)
-                raise
-        except (ConfigErrors, devcerts.IssueError, UpError, ApiError) as error:
+            source = read()
+            model = self._equip(source)
+            if model != before:
+                try:
+                    self._await(self._put(model))
+                except (UpError, ChildError):
+                    self._put(before)  # or a node that starts again would have nothing that it can run
+                    raise
+            self.source = source
+        except (ConfigErrors, devcerts.IssueError, UpError, ChildError, ApiError, OSError) as error:
             _say(f"{error}\npaifang: the configuration before stays")
             return
+        finally:
+            self.state.link_keys(self.source.key_files)
+        if model == before:
+            return
+        self.model = model
         _say("configuration changed")
         self.print_listeners()
 
-    def _push(self, model: Model) -> None:
-        """Make `model` the configuration and wait until the node runs it. Raises UpError where it refuses."""
-        api = self.api()
-        version = api.request("PUT", "/v1/config", to_dict(model), query={"comment": f"up {self.file}"}).version
-        deadline = time.monotonic() + READY_S
+    def _put(self, model: Model) -> int:
+        """Make `model` the control plane's configuration; its version. Raises ApiError."""
+        query = {"comment": f"up {self.file}"}
+        return self.api().request("PUT", "/v1/config", to_dict(model), query=query).version
+
+    def _await(self, version: int) -> None:
+        """Wait until the node runs a version. Raises UpError where it refuses or is late, ChildError where it ends."""
+        api, deadline = self.api(), time.monotonic() + READY_S
         while time.monotonic() < deadline:
             child = self.specs["l7"].child
             if child is not None and child.poll() is not None:
@@ -218,12 +244,9 @@ class Up:
             if node is not None and node["step"] == "in step" and node["version"] == version:
                 for problem in node["facts"].get("problems") or ():
                     _say(f"warning: {problem}")
-                self.model = model
                 return
             time.sleep(POLL_S)
-        raise UpError(
-            f"the L7 node does not run the configuration after {READY_S:.0f} s; see {self.state.root}/log/l7.log"
-        )
+        raise UpError(f"the L7 node is not ready after {READY_S:.0f} s; see {self.state.root}/log/l7.log")
 
     def api(self) -> Api:
         """The control plane with the administrator's token."""
@@ -301,6 +324,7 @@ def main(options: argparse.Namespace) -> int:
         up.start()
         up.print_listeners()
         up.print_help()
+        notify("READY=1")
         up.follow()
     except ConfigErrors as error:
         print(error, file=sys.stderr)
@@ -313,6 +337,7 @@ def main(options: argparse.Namespace) -> int:
         return 1
     except _Stop:
         print("ending", flush=True)
+        notify("STOPPING=1")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -338,11 +363,6 @@ def _api_address(text: str) -> tuple[str, int]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise _Stop
-
-
-def _names(directory: Path) -> dict[str, str]:
-    """The directory's files, and where links lead."""
-    return {path.name: str(path.readlink()) if path.is_symlink() else "" for path in directory.iterdir()}
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -10,8 +10,9 @@ control/ l7/   states of these processes                  run/ log/   readiness 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from certs.authority import Authority, AuthorityError
@@ -34,6 +35,8 @@ class State:
             check_path(self.root / LONGEST_SOCKET)
         except AdminError as error:
             raise StateError(f"--state {error}") from None
+        if self.root.is_dir() and any(self.root.iterdir()) and not (self.root / "lock").exists():
+            raise StateError(f"--state {self.root}: holds other files; give a new or an empty directory")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)
@@ -66,14 +69,17 @@ class State:
         except AuthorityError as error:
             raise StateError(str(error)) from None
 
-    def link_keys(self, files: Mapping[str, Path]) -> bool:
-        """Make exactly these key files known to the key server, by links; whether that changed anything."""
-        wanted = {f"{name}{LINK_SUFFIX}": file.absolute() for name, file in files.items()}
+    def link_keys(self, files: Iterable[Path]) -> None:
+        """Make exactly these key files known to the key server, by links."""
         keys = self.root / "keys"
-        present = {path.name: path.readlink() for path in keys.iterdir() if path.name.endswith(LINK_SUFFIX)}
-        for name in present.keys() - {name for name, file in wanted.items() if present.get(name) == file}:
+        wanted = {_link_name(file): file for file in map(Path.absolute, files)}
+        present = {path.name for path in keys.iterdir() if path.name.endswith(LINK_SUFFIX)}
+        for name in present - wanted.keys():
             (keys / name).unlink()
-        for name, file in wanted.items():
-            if present.get(name) != file:
-                (keys / name).symlink_to(file)
-        return wanted != present
+        for name in wanted.keys() - present:
+            (keys / name).symlink_to(wanted[name])
+
+
+def _link_name(file: Path) -> str:
+    """Of the path alone: two files stand side by side while one certificate changes from one to the other."""
+    return hashlib.sha256(os.fsencode(file)).hexdigest()[:32] + LINK_SUFFIX

@@ -47,7 +47,7 @@ def test_chains_that_cannot_be_used(tmp_path: Path, content: str | None, why: st
         (b"\xff", r"is not UTF-8 \(byte 0\)"),
         (b"#" * (FILE_LIMIT_BYTES + 1), "is longer than"),
         (b"x = ", "not TOML"),
-        (b'[[certificates]]\nname = "c"\nchain = "-----BEGIN PRIVATE KEY-----"\n', "."),
+        (b'[[certificates]]\nname = "c"\nchain = "-----BEGIN PRIVATE KEY-----"\n', "private key"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, content: bytes, why: str) -> None:

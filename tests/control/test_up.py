@@ -1,5 +1,6 @@
 """`paifang up` for real: five lines before `python3 -m http.server`, asked by curl."""
 
+import argparse
 import json
 import os
 import re
@@ -18,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.authority import Authority, private_pem
-from control import up as up_module
-from control.up import Up, free_port, unservable
+from control.up import Source, Up, UpError, free_port, unservable
 from control.up_state import State
 from core.config import load
+from core.model import Model
 
 pytestmark = pytest.mark.timeout(90)
 DEADLINE_S = 40.0
@@ -263,39 +264,49 @@ def test_a_chain_without_its_key_cannot_be_served(tmp_path: Path) -> None:
     assert "key_file" in error.why
 
 
-def test_links_to_key_files_follow_the_configuration(tmp_path: Path) -> None:
+def test_a_refused_change_puts_the_old_configuration_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control must not be left with what the node refuses: a restarted node would have nothing to run."""
+    put: list[object] = []
     state = State(tmp_path / "state")
-    keys = state.root / "keys"
-    assert state.link_keys({"a": tmp_path / "a.key"})
-    assert not state.link_keys({"a": tmp_path / "a.key"})
-    assert (keys / "a.given.key").readlink() == tmp_path / "a.key"
-    assert state.link_keys({"a": tmp_path / "new.key", "b": tmp_path / "b.key"})
-    assert (keys / "a.given.key").readlink() == tmp_path / "new.key"
-    assert state.link_keys({})
-    assert list(keys.iterdir()) == []
+    state.make_identities()
+    up = Up(argparse.Namespace(file=tmp_path / "site.toml", workers=1), state, "127.0.0.1", 1)
+    up.source = Source(Model(), (tmp_path / "old.key",))
+    good, bad = (load(f'[[listeners]]\nprotocol="http"\nport={port}\nservers=["127.0.0.1:1"]', path="f", format="toml")
+                 for port in (81, 82))  # fmt: skip
+    up.model = good
+
+    def refuse(version: int) -> None:
+        assert {path.readlink().name for path in (state.root / "keys").iterdir()} == {"old.key", "new.key"}
+        raise UpError(f"refuses version {version}: port 82 is in use")
+
+    monkeypatch.setattr(up, "_put", lambda model: put.append(model) or len(put))
+    monkeypatch.setattr(up, "_await", refuse)
+    up._change_to(lambda: Source(bad, (tmp_path / "new.key",)))
+    assert put == [bad, good]
+    assert up.model == good
+    assert [path.readlink().name for path in (state.root / "keys").iterdir()] == ["old.key"]
     state.close()
 
 
-def test_a_refused_change_puts_the_old_configuration_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control must not be left with what the node refuses: a restarted node would have nothing to run."""
-    pushed: list[object] = []
-    file = tmp_path / "site.toml"
+def test_renewing_certificates_does_not_read_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an edit must not be served because an hour has passed."""
     state = State(tmp_path / "state")
-    options = type("Options", (), {"file": file, "workers": 1})()
-    up = Up(options, state, "127.0.0.1", 1)  # type: ignore[arg-type]
-    good, bad = (load(site(port, 1).replace("https", "http").replace('domains = ["localhost"]\n', ""),
-                      path="f", format="toml") for port in (81, 82))  # fmt: skip
-    up.model = good
+    up = Up(argparse.Namespace(file=tmp_path / "nonexistent.toml", workers=1), state, "127.0.0.1", 1)
+    seen: list[Source] = []
 
-    def push(model: object) -> None:
-        pushed.append(model)
-        if model == bad:
-            raise up_module.UpError("refuses version 2: port 82 is in use")
+    class Turn(BaseException):
+        pass
 
-    monkeypatch.setattr(up, "_push", push)
-    monkeypatch.setattr(up, "_prepared", lambda: bad)
-    up._again()
-    assert pushed == [bad, good]
+    def change_to(read: Callable[[], Source]) -> None:
+        seen.append(read())
+        raise Turn
+
+    monkeypatch.setattr(up, "_keep", lambda spec: None)
+    monkeypatch.setattr(up, "_change_to", change_to)
+    up._renew_at = 0.0
+    with pytest.raises(Turn):
+        up.follow()
+    assert seen == [up.source]
     state.close()
 
 
