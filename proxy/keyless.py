@@ -237,10 +237,9 @@ class _Provider:
     def _digest_sign_init(self, context: int, digest: bytes | None, key: int | None, params: Value) -> int:
         if key not in self._keys:  # NULL would mean the key of an earlier init, which libssl never asks for
             return 0
-        c.memset(context, 0, c.sizeof(_Context))
         state = _Context.from_address(context)
         state.key, state.padding, state.salt, state.digest = key, PKCS1, SALT_IS_DIGEST, digest or b""
-        return self._set_parameters(context, params)
+        return self._set_parameters(context, params) if params else 1
 
     def _set_parameters(self, context: int, params: Value) -> int:
         state = _Context.from_address(context)

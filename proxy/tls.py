@@ -78,7 +78,7 @@ class TlsServer:
 
     handshake_timeout_s: from the accepted connection to the client's Finished. max_handshakes: in flight at once;
     connections beyond are reset and counted. close_timeout_s: for a client that does not take the last bytes.
-    waiting: how handshakes wait for the key server; greenlets if there are any. Loop thread only.
+    waiting: how handshakes wait for the key server; greenlets if there are any. Made in a running loop; loop thread only.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class TlsServer:
         self.waiting = waiting or tls_waiting.choose()
         self.buffers = Buffers()
         self.close_timeout_s = close_timeout_s
+        self.loop = asyncio.get_running_loop()
         self._handshake_timeout_s = handshake_timeout_s
         self._max_handshakes = max_handshakes
         self._listeners: dict[str, _Listener] = {}
@@ -191,11 +192,10 @@ class TlsServer:
         if len(self._in_flight) >= self._max_handshakes:
             self._count(Failure.REFUSED)
             return False
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._handshake_timeout_s
+        deadline = self.loop.time() + self._handshake_timeout_s
         self._in_flight[handshake] = deadline
         if self._timer is None:
-            self._timer = loop.call_at(deadline, self._expire)
+            self._timer = self.loop.call_at(deadline, self._expire)
         return True
 
     def left(self, handshake: Handshake, failure: Failure | None) -> None:
@@ -207,11 +207,10 @@ class TlsServer:
 
     def _expire(self) -> None:
         """One timer for all: it is set for the oldest handshake that was there when it was set."""
-        loop = asyncio.get_running_loop()
         self._timer = None
-        now = loop.time()
+        now = self.loop.time()
         for handshake, deadline in list(self._in_flight.items()):
             if deadline > now:
-                self._timer = loop.call_at(deadline, self._expire)
+                self._timer = self.loop.call_at(deadline, self._expire)
                 return
             handshake.expire(Failure.TIMEOUT)

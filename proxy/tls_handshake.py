@@ -88,6 +88,7 @@ class Supervisor(Protocol):
     waiting: Waiting
     buffers: Buffers
     close_timeout_s: float
+    loop: asyncio.AbstractEventLoop
 
     @property
     def keys(self) -> Signers: ...
@@ -237,6 +238,7 @@ class Handshake(asyncio.BufferedProtocol):
             self._incoming,
             self._outgoing,
             self._inner,
+            loop=self._supervisor.loop,
             buffers=self._supervisor.buffers,
             sni=self._tls.sni,
             raw_paused=self._raw_paused,
@@ -272,4 +274,4 @@ class Handshake(asyncio.BufferedProtocol):
             self._step.abandon()
         self._raw.close()
         if self._raw.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(self._supervisor.close_timeout_s, self._raw.abort)
+            self._supervisor.loop.call_later(self._supervisor.close_timeout_s, self._raw.abort)

@@ -79,6 +79,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         outgoing: ssl.MemoryBIO,
         inner: asyncio.Protocol,
         *,
+        loop: asyncio.AbstractEventLoop,
         buffers: Buffers,
         sni: str,
         raw_paused: bool,
@@ -94,7 +95,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._sni = sni
         self._raw_paused = raw_paused
         self._close_timeout_s = close_timeout_s
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._queue: deque[Bytes] = deque()
         self._queued = 0
         self._high, self._low = HIGH_WATER, LOW_WATER
@@ -144,32 +145,15 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     # Reading
 
     def _decrypt(self, data: memoryview) -> None:
-        """Delivers what `data` completes, in one piece, then the end of the stream if that is in it too.
-
-        A BIO or record that is empty is not read again only to be told so: the exception would cost 2 µs.
-        """
-        tls, incoming, plain = self._tls, self._incoming, self._buffers.plain
+        """Delivers what `data` completes, in one piece, then the end of the stream if that is in it too."""
         filled, ended = 0, False
         try:
             for start in range(0, len(data) or 1, SLICE):
-                incoming.write(data[start : start + SLICE])
-                while incoming.pending or tls.pending():
-                    if len(plain) - filled < RECORD:  # only where reading was paused with much in the BIO
-                        self._deliver(filled)
-                        filled = 0
-                        if self._closing:
-                            return
-                    got = tls.read(RECORD, plain[filled:])
-                    if not got:
-                        ended = True
-                        break
-                    filled += int(got)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            ended = True
+                self._incoming.write(data[start : start + SLICE])
+                filled, ended = self._read_records(filled)
+                if ended or self._closing:
+                    break
         except ssl.SSLError as error:
-            self._deliver(filled)
             self._fail(error)
             return
         if self._outgoing.pending:  # the answer to a KeyUpdate
@@ -177,6 +161,33 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._deliver(filled)
         if ended:
             self._end()
+
+    def _read_records(self, filled: int) -> tuple[int, bool]:
+        """Adds the plaintext of all whole records to the `filled` bytes; the second result is true at the stream's end.
+
+        A BIO or record that is empty is not read again only to be told so: the exception would cost 2 µs. What came
+        before a broken record is delivered. Raises SSLError.
+        """
+        tls, incoming, plain = self._tls, self._incoming, self._buffers.plain
+        try:
+            while incoming.pending or tls.pending():
+                if len(plain) - filled < RECORD:  # only where reading was paused with much in the BIO
+                    self._deliver(filled)
+                    filled = 0
+                    if self._closing:
+                        break
+                got = tls.read(RECORD, plain[filled:])
+                if not got:
+                    return filled, True
+                filled += int(got)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            return filled, True
+        except ssl.SSLError:
+            self._deliver(filled)
+            raise
+        return filled, False
 
     def _deliver(self, filled: int) -> None:
         if filled and not self._closing:

@@ -36,6 +36,8 @@ Done = Callable[[Exception | None], None]
 
 # RSA-2048 takes the key server about 0.2 ms, so that 32 that wait are more than one of its cores can serve.
 THREADS = 32
+# A thread that is not answered gives up then, so that a process whose loop is gone can end. Handshakes time out sooner.
+THREAD_PATIENCE_S = 60.0
 # Idle stacks kept, at 20 KiB each: enough for what one turn of the loop starts under load.
 SPARE_STACKS = 128
 
@@ -164,11 +166,12 @@ class _GreenletStep:
 class ThreadWaiting:
     name = "threads"
 
-    def __init__(self, threads: int = THREADS) -> None:
+    def __init__(self, threads: int = THREADS, patience_s: float = THREAD_PATIENCE_S) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tls-handshake")
+        self._patience_s = patience_s
 
     def run(self, call: Callable[[], None], ask: Ask, done: Done) -> Step:
-        step = _ThreadStep(asyncio.get_running_loop(), ask, done)
+        step = _ThreadStep(asyncio.get_running_loop(), ask, done, self._patience_s)
         self._pool.submit(step.work, call)
         return step
 
@@ -177,12 +180,13 @@ class ThreadWaiting:
 
 
 class _ThreadStep:
-    __slots__ = ("_ask", "_done", "_loop", "_replied", "_signed")
+    __slots__ = ("_ask", "_done", "_loop", "_patience_s", "_replied", "_signed")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ask: Ask, done: Done) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, ask: Ask, done: Done, patience_s: float) -> None:
         self._loop = loop
         self._ask = ask
         self._done = done
+        self._patience_s = patience_s
         self._replied = threading.Event()
         self._signed: Signed = Abandoned()
 
@@ -206,7 +210,7 @@ class _ThreadStep:
         if self._replied.is_set():  # abandoned, or a second request in one step, which TLS has not
             raise Abandoned
         self._loop.call_soon_threadsafe(self._ask, key_id, scheme, content, self._reply)
-        self._replied.wait()
+        self._replied.wait(self._patience_s)
         if isinstance(self._signed, bytes):
             return self._signed
         raise self._signed
