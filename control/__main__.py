@@ -7,6 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from control.addresses import address
 from control.node import logs
 from control.node.identity import IdentityError
 from control.server import ServeError, Settings, serve
@@ -16,14 +17,6 @@ EXAMPLES = """examples:
   python -m control --state /var/lib/paifang/control
   python -m control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id
 """
-
-
-def address(text: str) -> tuple[str, int]:
-    """HOST:PORT, the host of an IPv6 address in brackets."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
 
 
 def parser() -> argparse.ArgumentParser:

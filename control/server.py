@@ -7,7 +7,6 @@ stand before it.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from control import api, node_api
+from control.addresses import is_loopback
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from control.node.notify import notify
@@ -80,14 +80,6 @@ def ensure_token(store: Store, path: Path) -> None:
         return
     write_atomic(path, store.set_token(ADMIN).encode() + b"\n")
     log.info("the administrator's token is in %s", path)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address stays on this machine; names other than localhost do not count."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _listen(app: web.Application, address: tuple[str, int], identity: Identity | None) -> web.AppRunner:

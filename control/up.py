@@ -27,12 +27,11 @@ from types import FrameType
 from typing import Any, cast
 
 from control import devcerts, prepare, show
-from control.__main__ import address
+from control.addresses import address, is_loopback
 from control.client import NOTE, Api, ApiError, default_state
 from control.node.children import Child, ChildError
 from control.node.files import write_atomic
 from control.node.notify import notify
-from control.server import is_loopback
 from control.up_state import State, StateError
 from core.config import to_dict
 from core.errors import ConfigError, ConfigErrors
