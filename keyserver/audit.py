@@ -25,7 +25,7 @@ def _tail(client: str, key_id: bytes, sni: str, scheme: int, shape: str, result:
         "shape": shape,
         "result": result,
     }
-    return f'","{json.dumps(fields)[2:]}\n'
+    return f'","{json.dumps(fields, separators=(",", ":"))[2:]}\n'
 
 
 class AuditLog:

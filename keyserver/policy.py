@@ -20,6 +20,8 @@ from keyserver.errors import ErrorCode, KeyServerError
 
 
 class KeyType(StrEnum):
+    __hash__ = str.__hash__  # Enum's own is written in Python and costs 0.15 µs, several times a signature
+
     EC_P256 = "ec-p256"
     EC_P384 = "ec-p384"
     RSA = "rsa"
@@ -27,6 +29,8 @@ class KeyType(StrEnum):
 
 
 class Shape(StrEnum):
+    __hash__ = str.__hash__  # as above
+
     TLS13 = "tls13-server"
     TLS12 = "tls12-ecdhe"
 
