@@ -4,7 +4,8 @@ A client connection reads heads one after the other and runs one exchange at a t
 requests, and requests sent ahead wait in a buffer of PIPELINE_BYTES, beyond which nothing more is read.
 
 Memory is bounded in both directions because neither side is read while the other side's transport is full: what one
-read brought (uvloop: at most 256 KiB) and a transport's high-water mark are all that a connection ever holds.
+read brought (READ_BYTES from a server, uvloop's 256 KB from a client) and a transport's high-water mark are all that a
+connection ever holds.
 
 Deadlines are one attribute per connection, moved on every event, and looked at by the worker's sweep a few times a
 second: cheaper than a timer for each, and exact enough for seconds.
@@ -47,7 +48,9 @@ from proxy.rules import Router
 log = logging.getLogger(__name__)
 
 PIPELINE_BYTES: Final = 65_536
-WRITE_HIGH_BYTES: Final = 131_072
+READ_BYTES: Final = 131_072
+# Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
+WRITE_HIGH_BYTES: Final = 16_384
 # RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
 LINGER_S: Final = 2.0
 DRAIN_IDLE_S: Final = 1.0
@@ -89,6 +92,7 @@ class Hub:
         self.now = self.loop.time
         self.services: dict[str, Service] = {}
         self.counters: Counter[str] = Counter()
+        self.buffer = bytearray(READ_BYTES)
         self._second = 0
         self._date = b""
         self._id_prefix = uuid4().hex[:20]
@@ -107,13 +111,17 @@ class Hub:
         return b"%b%012x" % (self._id_prefix.encode(), self._id_number)
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """A connection to a server: in use by one client connection, or idle in its pool."""
+class UpstreamConnection(asyncio.BufferedProtocol):
+    """A connection to a server: in use by one client connection, or idle in its pool.
 
-    __slots__ = ("_pool", "_transport", "client", "full", "server")
+    `buffer` is what reads go into; all connections of a loop share it, since what is in it is taken at once.
+    """
 
-    def __init__(self, pool: Pool[UpstreamConnection], server: Address) -> None:
+    __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "server")
+
+    def __init__(self, pool: Pool[UpstreamConnection], server: Address, buffer: bytearray) -> None:
         self._pool = pool
+        self._buffer = buffer
         self.server = server
         self.client: ClientConnection | None = None
         self.full = False
@@ -143,7 +151,11 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(memoryview(self._buffer)[:nbytes])
         if self.client is None:
             # An answer that nobody asked for: whatever it is, it must not meet the next request.
             self._pool.closed(self.server, self)
@@ -354,10 +366,10 @@ class ClientConnection(asyncio.Protocol):
             hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
 
     async def _open(self, exchange: Exchange, service: Service, server: Address) -> None:
-        loop, pool = self._hub.loop, service.pool
+        loop, pool, buffer = self._hub.loop, service.pool, self._hub.buffer
         try:
             async with asyncio.timeout(service.connect_timeout_s):
-                _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server), *server)
+                _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server, buffer), *server)
         except OSError as error:
             pool.failed(server)
             self._hub.counters["connect_failures"] += 1

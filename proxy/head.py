@@ -1,25 +1,26 @@
 """Message heads of HTTP/1: bytes in, a checked head or a refusal out (RFC 9110, 9112).
 
 A head is cut strictly: CRLF only, no folding, no control characters. What is ambiguous is refused with the rule and the
-byte offset, because two readers that disagree about where a message ends are how requests are smuggled. Lines cut this
-way are then given to h11 as a second reader; both have to agree that they are sound.
+byte offset, because two readers that disagree about where a message ends are how requests are smuggled. A field line of
+the common shape (a token, a colon, printable ASCII) is read here; any other is given to h11, and both have to find it
+sound. Framing and Host are always judged here. A test holds all that passes to what h11 makes of the whole message.
 
-Everything after the target (version and field lines) says the same whatever the method and the target are, and clients
-and servers repeat it byte for byte. So its verdict is remembered under the exact bytes: the common head costs one
-regular expression and one look-up. Only blocks that passed every check enter the memory, which is bounded.
+Clients and servers repeat themselves byte for byte. So verdicts are remembered under the exact bytes, in two steps: the
+block of everything after the target, and each field line. A head seen before costs one regular expression and one
+look-up; one that differs in its cookie costs one line. Only what passed every check is remembered, and not much of it.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import h11
 
 from proxy.errors import Code, Refused
 
-Field = tuple[bytes, bytes, bytes]  # lower-case name, name as it came, value without outer white space
+T = TypeVar("T")
 
 # Framings that are not a length.
 NO_BODY: Final = -1
@@ -52,14 +53,35 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
+# Fields that somebody here acts on. All others pass as they are; see also `_is_acted_on`.
+ACTED_ON: Final = frozenset(
+    (
+        b"connection", b"content-length", b"date", b"expect", b"forwarded", b"host", b"keep-alive", b"proxy-connection",
+        b"te", b"trailer", b"transfer-encoding", b"upgrade", b"via", b"x-real-ip", b"x-request-id",
+    )
+)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Version and field lines, checked. `length` is a Content-Length, NO_BODY, CHUNKED or UNTIL_CLOSE."""
+class Field(NamedTuple):
+    """A field line: name in lower case and as it came, value without outer white space, the line as we write it."""
+
+    lower: bytes
+    name: bytes
+    value: bytes
+    line: bytes
+    acted_on: bool
+
+
+class Block(NamedTuple):
+    """Version and field lines, checked. `length` is a Content-Length, NO_BODY, CHUNKED or UNTIL_CLOSE.
+
+    `acted_on` are the fields that somebody acts on, `passed` the lines of the others, each with its CRLF.
+    """
 
     minor: int
     fields: tuple[Field, ...]
+    acted_on: tuple[Field, ...]
+    passed: bytes
     length: int
     keep_alive: bool
     connection: frozenset[bytes]
@@ -69,11 +91,10 @@ class Block:
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of every field called `name` (lower case), in order."""
-        return [value for lower, _, value in self.fields if lower == name]
+        return [field.value for field in self.fields if field.lower == name]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """`target` is in origin form or `*`; `host` is that of the target where it had one; `size` counts bytes read."""
 
     method: bytes
@@ -83,8 +104,7 @@ class RequestHead:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """`length` already knows the method it answers (RFC 9112 §6.3); `size` counts bytes read."""
 
     status: int
@@ -94,28 +114,27 @@ class ResponseHead:
     size: int
 
 
-class BlockMemory:
-    """Verdicts on blocks by their exact bytes; emptied when full, which costs less than keeping an order."""
+class Memory(Generic[T]):
+    """Verdicts by the exact bytes they are about; emptied when full, which costs less than keeping an order."""
 
-    __slots__ = ("_blocks", "_limit")
+    __slots__ = ("_limit", "_size_bytes", "_verdicts", "get")
 
-    def __init__(self, limit: int = 4096) -> None:
-        self._blocks: dict[bytes, Block] = {}
-        self._limit = limit
+    def __init__(self, limit: int = 4096, size_bytes: int = 2048) -> None:
+        self._verdicts: dict[bytes, T] = {}
+        self._limit, self._size_bytes = limit, size_bytes
+        self.get = self._verdicts.get
 
-    def get(self, data: bytes) -> Block | None:
-        return self._blocks.get(data)
-
-    def put(self, data: bytes, block: Block) -> None:
-        if len(data) > 2048:
-            return
-        if len(self._blocks) >= self._limit:
-            self._blocks.clear()
-        self._blocks[data] = block
+    def put(self, data: bytes, verdict: T) -> None:
+        """Remembers a verdict about at most `size_bytes` bytes."""
+        if len(data) <= self._size_bytes:
+            if len(self._verdicts) >= self._limit:
+                self._verdicts.clear()
+            self._verdicts[data] = verdict
 
 
-_requests = BlockMemory()
-_responses = BlockMemory()
+_requests = Memory[Block]()
+_responses = Memory[Block]()
+_lines = Memory[Field](size_bytes=512)
 
 
 def read_request(data: bytes, scanned: int = 0, limits: Limits = DEFAULT_LIMITS) -> RequestHead | None:
@@ -223,24 +242,22 @@ def _read_block(data: bytes, offset: int, limits: Limits, *, request: bool) -> B
     """Checks `HTTP/x.y` CRLF field lines. `offset` is where `data` stands in the message."""
     if data[:8] not in (b"HTTP/1.1", b"HTTP/1.0"):
         raise Refused(Code.VERSION, offset)
-    bad = _CONTROL.search(data)
-    if bad:
-        raise Refused(_control_code(bad[0]), offset + bad.start())
     minor = data[7] - 48
     fields = _read_fields(data, offset, limits)
-    _ask_h11(minor, fields, offset, request=request)
-    connection = frozenset(
-        option.strip().lower() for lower, _, value in fields if lower == b"connection" for option in value.split(b",")
-    )
+    acted_on = tuple(field for field in fields if field.acted_on)
+    options = [field.value for field in acted_on if field.lower == b"connection"]
+    connection = frozenset(option.strip().lower() for value in options for option in value.split(b","))
     return Block(
         minor=minor,
         fields=fields,
-        length=_length(minor, fields, offset),
+        acted_on=acted_on,
+        passed=b"".join([field.line for field in fields if not field.acted_on]),
+        length=_length(minor, acted_on, offset),
         keep_alive=b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
         connection=connection,
-        host=_host(minor, fields, offset) if request else b"",
-        expects_continue=_expects_continue(fields, offset) and minor == 1 if request else False,
-        upgrade=_upgrade(minor, fields, connection),
+        host=_host(minor, acted_on, offset) if request else b"",
+        expects_continue=_expects_continue(acted_on, offset) and minor == 1 if request else False,
+        upgrade=_upgrade(minor, acted_on, connection),
     )
 
 
@@ -249,44 +266,55 @@ def _read_fields(data: bytes, offset: int, limits: Limits) -> tuple[Field, ...]:
     if len(lines) - 1 > limits.fields:
         raise Refused(Code.FIELDS_MANY, offset)
     fields: list[Field] = []
-    position = offset + 10
     for line in lines[1:]:
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            raise Refused(_why_not_a_field(line), position)
-        name, value = match.groups()
-        fields.append((name.lower(), name, value))
-        position += len(line) + 2
+        field = _lines.get(line)
+        if field is None:
+            match = _FIELD.fullmatch(line)
+            if match is None:
+                raise _why_not_a_field(lines, len(fields) + 1, offset)
+            field = _field(*match.groups())
+            if not line.isascii() and not field.acted_on:
+                _ask_h11(field, offset)
+            _lines.put(line, field)
+        fields.append(field)
     return tuple(fields)
 
 
-def _why_not_a_field(line: bytes) -> Code:
+def _field(name: bytes, value: bytes) -> Field:
+    lower = name.lower()
+    return Field(lower, name, value, b"%b: %b\r\n" % (name, value), _is_acted_on(lower))
+
+
+def _is_acted_on(lower: bytes) -> bool:
+    return lower in ACTED_ON or lower.startswith(b"x-forwarded-") or b"_" in lower
+
+
+def _why_not_a_field(lines: list[bytes], number: int, offset: int) -> Refused:
+    line = lines[number]
+    offset += sum(len(each) + 2 for each in lines[:number])
+    bad = _CONTROL.search(line)
+    if bad:
+        return Refused(_control_code(bad[0]), offset + bad.start())
     if line[:1] in (b" ", b"\t"):
-        return Code.OBS_FOLD
+        return Refused(Code.OBS_FOLD, offset)
     name, colon, _ = line.partition(b":")
     if colon and name and name != name.rstrip(b" \t"):
-        return Code.SPACE_COLON
-    return Code.FIELD_NAME
+        return Refused(Code.SPACE_COLON, offset)
+    return Refused(Code.FIELD_NAME, offset)
 
 
-def _ask_h11(minor: int, fields: tuple[Field, ...], offset: int, *, request: bool) -> None:
-    """h11's verdict on the fields. Framing and Host are left to us, whose reasons name the rule."""
-    ours = (b"content-length", b"transfer-encoding", b"host")
-    headers = [(name, value) for lower, name, value in fields if lower not in ours]
-    version = b"1.%d" % minor
+def _ask_h11(field: Field, offset: int) -> None:
+    """h11's verdict on a line of an uncommon shape."""
     try:
-        if request:
-            h11.Request(method=b"GET", target=b"/", headers=[(b"host", b"h"), *headers], http_version=version)
-        else:
-            h11.Response(status_code=200, headers=headers, http_version=version)
+        h11.Response(status_code=200, headers=[(field.name, field.value)])
     except h11.LocalProtocolError:
         raise Refused(Code.H11, offset) from None
 
 
 def _length(minor: int, fields: tuple[Field, ...], offset: int) -> int:
     """RFC 9112 §6.3, without the part that knows the method: a length, CHUNKED or NO_BODY."""
-    lengths = [value for lower, _, value in fields if lower == b"content-length"]
-    codings = [value for lower, _, value in fields if lower == b"transfer-encoding"]
+    lengths = [field.value for field in fields if field.lower == b"content-length"]
+    codings = [field.value for field in fields if field.lower == b"transfer-encoding"]
     if codings:
         if lengths:
             raise Refused(Code.LENGTH_AND_CODING, offset)
@@ -313,7 +341,7 @@ def _chunked(codings: list[bytes], offset: int) -> int:
 
 
 def _host(minor: int, fields: tuple[Field, ...], offset: int) -> bytes:
-    hosts = [value for lower, _, value in fields if lower == b"host"]
+    hosts = [field.value for field in fields if field.lower == b"host"]
     if len(hosts) > 1:
         raise Refused(Code.HOST_REPEATED, offset)
     if not hosts:
@@ -326,7 +354,7 @@ def _host(minor: int, fields: tuple[Field, ...], offset: int) -> bytes:
 
 
 def _expects_continue(fields: tuple[Field, ...], offset: int) -> bool:
-    expectations = [value.lower() for lower, _, value in fields if lower == b"expect"]
+    expectations = [field.value.lower() for field in fields if field.lower == b"expect"]
     if any(value != b"100-continue" for value in expectations):
         raise Refused(Code.EXPECTATION, offset)
     return bool(expectations)
@@ -336,7 +364,7 @@ def _upgrade(minor: int, fields: tuple[Field, ...], connection: frozenset[bytes]
     """The protocol of `Upgrade`, lower case; nothing in HTTP/1.0 (RFC 9110 §7.8) or without the connection option."""
     if minor == 0 or b"upgrade" not in connection:
         return b""
-    return b",".join(value.lower() for lower, _, value in fields if lower == b"upgrade")
+    return b",".join(field.value.lower() for field in fields if field.lower == b"upgrade")
 
 
 def upgrades_to_websocket(head: RequestHead) -> bool:

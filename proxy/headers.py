@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, ip_address
 from typing import Final
 
 from proxy.errors import Code, Refused
-from proxy.head import CHUNKED, UNTIL_CLOSE, Block, Field, RequestHead, ResponseHead
+from proxy.head import CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
 
-HOP_BY_HOP: Final = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade", b"transfer-encoding")
+# What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
+# head.ACTED_ON) and never pass unseen, whatever Connection says of them (RFC 9110 §7.6.1).
+_USUAL_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
+_OURS_IN_ANSWERS: Final = frozenset(
+    (
+        b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
+        b"upgrade",
+    )
+)  # fmt: skip
+_ORIGIN_FIELDS: Final = frozenset(
+    (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip", b"forwarded")
 )
-# RFC 9110 §7.6.1: a Connection option must not remove these, or a client could strip what we or the server rely on.
-NEVER_REMOVED: Final = frozenset((b"host", b"content-length", b"via", b"x-request-id", b"x-real-ip", b"forwarded"))
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _REASONS: Final = {
     400: b"Bad Request", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
@@ -32,13 +39,21 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a client connection comes from and where it arrived: the peer, our scheme and port, our name in Via."""
+    """Where a client connection comes from and where it arrived: the peer, our scheme and port, our name in Via.
+
+    `lines` tell a server so, for a client that made no claims or is not trusted to make any.
+    """
 
     client: bytes
     scheme: bytes
     port: bytes
     trusted: bool
     node: bytes
+    lines: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %b\r\nX-Real-IP: %b\r\n"
+        object.__setattr__(self, "lines", lines % (self.client, self.scheme, self.port, self.client))
 
 
 def is_trusted(client: str, networks: Iterable[IPv4Network]) -> bool:
@@ -52,56 +67,51 @@ def is_trusted(client: str, networks: Iterable[IPv4Network]) -> bool:
 
 def request_id(block: Block) -> bytes:
     """The request id that the client sent, if it sent one that is safe to log and pass on."""
-    ids = block.values(b"x-request-id")
+    ids = [each.value for each in block.acted_on if each.lower == b"x-request-id"]
     return ids[0] if len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else b""
 
 
 def request_head(head: RequestHead, target: bytes, origin: Origin, identifier: bytes, upgrade: bytes) -> bytes:
     """The head that goes to the server. `target` is in normal form. Raises Refused when the request is in a loop."""
     block = head.block
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, target, head.host)]
     vias: list[bytes] = []
     claims: dict[bytes, list[bytes]] = {}
-    removed = _removed(block)
-    for lower, name, value in block.fields:
-        if lower in removed or lower in (b"host", b"content-length", b"x-request-id") or b"_" in lower:
-            continue
+    kept: list[bytes] = []
+    for each in block.acted_on:
+        lower = each.lower
         if lower == b"via":
-            vias.append(value)
-        elif lower.startswith(b"x-forwarded-") or lower in (b"x-real-ip", b"forwarded"):
-            if origin.trusted:
-                claims.setdefault(lower, []).append(value)
-                if lower not in _ORIGIN_FIELDS:
-                    lines.append(b"%b: %b" % (name, value))
-        else:
-            lines.append(b"%b: %b" % (name, value))
-    if block.length >= 0:
-        lines.append(b"Content-Length: %d" % block.length)
-    elif block.length == CHUNKED:
-        lines.append(b"Transfer-Encoding: chunked")
-    if upgrade:
-        lines.append(b"Connection: upgrade\r\nUpgrade: %b" % upgrade)
-    _add_origin(lines, claims, origin)
-    lines.append(b"Via: " + _via(vias, block.minor, origin.node))
-    lines.append(b"X-Request-Id: %b\r\n\r\n" % identifier)
-    return b"\r\n".join(lines)
+            vias.append(each.value)
+        elif lower == b"date" or lower == b"expect":
+            kept.append(each.line)
+        elif origin.trusted and lower in _ORIGIN_FIELDS:
+            claims.setdefault(lower, []).append(each.value)
+        elif origin.trusted and lower.startswith(b"x-forwarded-"):
+            kept.append(each.line)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
+        head.method, target, head.host, _passed(block), b"".join(kept), _request_framing(block.length),
+        b"Connection: upgrade\r\nUpgrade: %b\r\n" % upgrade if upgrade else b"",
+        _with_claims(claims, origin) if claims else origin.lines,
+        _via(vias, block.minor, origin.node), identifier,
+    )  # fmt: skip
 
 
-_ORIGIN_FIELDS: Final = frozenset(
-    (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip", b"forwarded")
-)
+def _passed(block: Block) -> bytes:
+    """The lines that pass as they are, less those that Connection names."""
+    named = block.connection - _USUAL_OPTIONS
+    if not named:
+        return block.passed
+    return b"".join(each.line for each in block.fields if not each.acted_on and each.lower not in named)
 
 
-def _add_origin(lines: list[bytes], claims: dict[bytes, list[bytes]], origin: Origin) -> None:
+def _request_framing(length: int) -> bytes:
+    if length >= 0:
+        return b"Content-Length: %d\r\n" % length
+    return b"Transfer-Encoding: chunked\r\n" if length == CHUNKED else b""
+
+
+def _with_claims(claims: dict[bytes, list[bytes]], origin: Origin) -> bytes:
     """X-Forwarded-For and Forwarded grow by a hop; the others keep what the first trusted hop said."""
-    if not claims:
-        lines.append(
-            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %b\r\nX-Real-IP: %b"
-            % (origin.client, origin.scheme, origin.port, origin.client)
-        )
-        return
-    hops = [*claims.get(b"x-forwarded-for", ()), origin.client]
-    lines.append(b"X-Forwarded-For: " + b", ".join(hops))
+    lines = [b"X-Forwarded-For: " + b", ".join([*claims.get(b"x-forwarded-for", ()), origin.client])]
     for lower, name, ours in (
         (b"x-forwarded-proto", b"X-Forwarded-Proto", origin.scheme),
         (b"x-forwarded-port", b"X-Forwarded-Port", origin.port),
@@ -111,10 +121,7 @@ def _add_origin(lines: list[bytes], claims: dict[bytes, list[bytes]], origin: Or
     if b"forwarded" in claims:  # RFC 7239 §4
         hop = b"for=%b;proto=%b" % (origin.client, origin.scheme)
         lines.append(b"Forwarded: " + b", ".join([*claims[b"forwarded"], hop]))
-
-
-def _removed(block: Block) -> frozenset[bytes]:
-    return HOP_BY_HOP | (block.connection - NEVER_REMOVED) if block.connection else HOP_BY_HOP
+    return b"\r\n".join(lines) + b"\r\n"
 
 
 def _via(values: list[bytes], minor: int, node: bytes) -> bytes:
@@ -127,49 +134,43 @@ def _via(values: list[bytes], minor: int, node: bytes) -> bytes:
 
 def response_head(head: ResponseHead, client_minor: int, keep_alive: bool, node: bytes, date: bytes) -> bytes:
     """The head that goes to the client; chunked where the length is unknown and the client can read it."""
-    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    removed = _removed(head.block)
+    block = head.block
     vias: list[bytes] = []
+    kept: list[bytes] = []
     dated = False
-    for lower, name, value in head.block.fields:
-        if lower in removed or lower == b"content-length":
-            continue
-        if lower == b"via":
-            vias.append(value)
-        else:
-            dated = dated or lower == b"date"
-            lines.append(b"%b: %b" % (name, value))
+    for each in block.acted_on:
+        if each.lower == b"via":
+            vias.append(each.value)
+        elif each.lower not in _OURS_IN_ANSWERS:
+            dated = dated or each.lower == b"date"
+            kept.append(each.line)
     if not dated:
-        lines.append(b"Date: " + date)  # RFC 9110 §6.6.1
-    lines += _framing(head, client_minor)
-    lines.append(b"Via: " + b", ".join([*vias, b"1.%d %b" % (head.block.minor, node)]))
+        kept.append(b"Date: %b\r\n" % date)  # RFC 9110 §6.6.1
+    connection = b""
     if not keep_alive:
-        lines.append(b"Connection: close")
+        connection = b"Connection: close\r\n"
     elif client_minor == 0:
-        lines.append(b"Connection: keep-alive")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+        connection = b"Connection: keep-alive\r\n"
+    return b"HTTP/1.1 %d %b\r\n%b%b%bVia: %b1.%d %b\r\n%b\r\n" % (
+        head.status, head.reason, _passed(block), b"".join(kept), _framing(head, client_minor),
+        b"".join(via + b", " for via in vias), block.minor, node, connection,
+    )  # fmt: skip
 
 
-def _framing(head: ResponseHead, client_minor: int) -> list[bytes]:
+def _framing(head: ResponseHead, client_minor: int) -> bytes:
     """Content-Length where the server gave one (also to HEAD and 304: it is the length of the answer not sent)."""
     if head.block.length >= 0 and head.status >= 200 and head.status != 204:
-        return [b"Content-Length: %d" % head.block.length]
+        return b"Content-Length: %d\r\n" % head.block.length
     if head.length in (CHUNKED, UNTIL_CLOSE) and client_minor == 1:
-        return [b"Transfer-Encoding: chunked"]
-    return []
+        return b"Transfer-Encoding: chunked\r\n"
+    return b""
 
 
 def informational_head(head: ResponseHead, node: bytes, upgrade: bytes = b"") -> bytes:
     """A 1xx answer; with `upgrade`, the 101 that opens a tunnel."""
-    removed = _removed(head.block) | {b"content-length"}
-    kept: list[Field] = [field for field in head.block.fields if field[0] not in removed]
-    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *(b"%b: %b" % (name, value) for _, name, value in kept)]
-    if upgrade:
-        lines.append(b"Connection: upgrade\r\nUpgrade: " + upgrade)
-        lines.append(b"Via: 1.%d %b" % (head.block.minor, node))
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    opening = b"Connection: upgrade\r\nUpgrade: %b\r\nVia: 1.%d %b\r\n" % (upgrade, head.block.minor, node)
+    passed = _passed(head.block)
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (head.status, head.reason, passed, opening if upgrade else b"")
 
 
 def error_reply(

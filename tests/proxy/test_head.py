@@ -12,8 +12,8 @@ from proxy.head import (
     CHUNKED,
     NO_BODY,
     UNTIL_CLOSE,
-    BlockMemory,
     Limits,
+    Memory,
     RequestHead,
     read_request,
     read_response,
@@ -141,7 +141,7 @@ def test_a_request() -> None:
     head = read_request(data + b"hello")
     assert head is not None
     assert (head.method, head.target, head.host, head.size) == (b"POST", b"/a?b=c", b"Example.com:80", len(data))
-    assert head.block.fields == (
+    assert tuple(field[:3] for field in head.block.fields) == (
         (b"host", b"Host", b"Example.com:80"),
         (b"x-a", b"X-a", b"b c"),
         (b"content-length", b"Content-Length", b"5"),
@@ -326,7 +326,7 @@ def test_hostile_answers_are_refused(data: bytes, code: Code) -> None:
 def test_verdicts_are_remembered_and_the_memory_is_bounded() -> None:
     first, second = read(request(b"X: 1\r\n")), read(request(b"X: 1\r\n", b"HEAD /other HTTP/1.1"))
     assert first.block is second.block
-    memory = BlockMemory(limit=2)
+    memory = Memory[object](limit=2)
     for name in (b"a", b"b", b"c"):
         memory.put(name, first.block)
     assert (memory.get(b"a"), memory.get(b"c")) == (None, first.block)
@@ -372,7 +372,7 @@ def test_what_we_accept_h11_reads_the_same(data: bytes) -> None:
     event = other.next_event()
     assert isinstance(event, h11.Request)
     assert (event.method, event.http_version) == (head.method, b"1.%d" % head.block.minor)
-    ours = [(lower, value) for lower, _, value in head.block.fields if lower != b"transfer-encoding"]
+    ours = [(lower, value) for lower, _, value, *_ in head.block.fields if lower != b"transfer-encoding"]
     theirs = [(name, value) for name, value in event.headers if name != b"transfer-encoding"]
     assert list(dict.fromkeys(ours)) == list(dict.fromkeys(theirs))
 
