@@ -200,6 +200,10 @@ class Tables:
         owners = {_reverse_key(end): self._reverse(keys) for end, keys in reverse.items()}
         vips = {address_bytes(vip): struct.pack("=I", n) for vip, n in Counter(key[0] for key in wanted).items()}
         stale |= self._remembered_differs(listeners)
+        vip_filter = self._vip_filter(vips)
+        self.plane.set(
+            vip_filter=[old | new for old, new in zip(self.plane.settings.vip_filter, vip_filter, strict=True)]
+        )
         for mirror, entries in ((self._vips, vips), (self._listeners, listeners), (self._owners, owners)):
             mirror.add(entries)
         for mirror, entries in ((self._owners, owners), (self._listeners, listeners), (self._vips, vips)):
@@ -210,7 +214,9 @@ class Tables:
         self._ring_indexes.keep(set(rings.values()))
         self.services = wanted
         self._generation += stale
-        self.plane.set(gateway_mac=macs.get(CLIENT_GATEWAY, bytes(6)), generation=self._generation)
+        self.plane.set(
+            gateway_mac=macs.get(CLIENT_GATEWAY, bytes(6)), generation=self._generation, vip_filter=vip_filter
+        )
 
     def set_local(self, addresses: Collection[str]) -> None:
         """This node's own addresses: what a real sends there is no client's reply (health checks). At most eight."""
@@ -250,6 +256,14 @@ class Tables:
                     f"{len(keys)} nat listeners share the server {address}:{port} ({names}); at most {most} may: "
                     "use mode dr, or other ports"
                 )
+
+    def _vip_filter(self, vips: Iterable[bytes]) -> list[int]:
+        """select.h: vip_bit."""
+        words = [0] * len(self.plane.settings.vip_filter)
+        for vip in vips:
+            bit = (int.from_bytes(vip, sys.byteorder) * 0x9E3779B1 & 0xFFFFFFFF) >> 21
+            words[bit // 32] |= 1 << bit % 32
+        return words
 
     def _write_reals(self, endpoints: Collection[tuple[str, int]], macs: Mapping[str, bytes]) -> bool:
         """Says whether a MAC address that sessions may remember has changed or gone."""

@@ -258,10 +258,11 @@ int lb(struct xdp_md *ctx)
     if (!settings || !stats)
         return XDP_PASS;
     reason = parse(ctx, settings, &p);
-    if (reason == LB_NEXT)
+    if (reason == LB_NEXT && may_be_vip(settings, p.key.vip)) {
         reason = known_session(&p, settings, stats);
-    if (reason == LB_NEXT)
-        reason = new_flow(&p, settings, stats);
+        if (reason == LB_NEXT)
+            reason = new_flow(&p, settings, stats);
+    }
     if (reason == LB_NEXT)
         reason = reply(&p, settings, stats);
     return leave(stats, reason);

@@ -15,6 +15,8 @@
 #define REVERSE_CANDIDATES 8
 /* Addresses of this node whose traffic is never taken for a reply to a client. */
 #define LOCAL_ADDRESSES 8
+/* 2,048 bits: with 20 VIPs one address in a hundred is taken for a VIP at first. */
+#define VIP_FILTER_BITS 2048
 /* keys and values of 64 bytes a record: 21 of them, a header and an AEAD tag fit a datagram below an MTU of 1500. */
 #define PAGE_RECORDS 21
 
@@ -142,6 +144,7 @@ struct settings {
     __u8 mac[6];              /* this interface's */
     __u8 gateway_mac[6];      /* next hop towards clients; zero: not resolved */
     __be32 local[LOCAL_ADDRESSES];
+    __u32 vip_filter[VIP_FILTER_BITS / 32]; /* a Bloom filter of one hash, vip_bit(): set for every VIP */
 };
 
 /* map `listener_stats` (per CPU) */

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -177,6 +179,15 @@ REPLIES = [
 @pytest.mark.parametrize("case", [pytest.param(c, id=c.description) for c in REPLIES])
 def test_replies(harness: Harness, case: Case) -> None:
     harness.check(case)
+
+
+def test_a_client_that_the_vip_filter_takes_for_a_vip_gets_its_reply(harness: Harness) -> None:
+    def bit(address: str) -> int:
+        return (int.from_bytes(socket.inet_aton(address), sys.byteorder) * 0x9E3779B1 & 0xFFFFFFFF) >> 21
+
+    client = next(address for n in range(1 << 16) if bit(address := f"198.51.{n >> 8}.{n & 255}") == bit(VIP))
+    answer = replace(ANSWER, destination=client)
+    harness.check(row("a reply", answer, "tx_reply", answer.to_client(VIP, 80).frame()))
 
 
 def test_a_reply_to_this_node_is_its_own(harness: Harness) -> None:

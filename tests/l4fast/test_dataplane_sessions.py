@@ -124,6 +124,13 @@ def test_the_handshake_must_be_in_sequence(harness: Harness, sequence: int, stat
     assert state_of(harness, replace(ACKED, port=81)) == state
 
 
+def test_the_half_open_entry_goes_when_its_session_comes(harness: Harness) -> None:
+    half_open = harness.plane.map("half_open")
+    for packet, entries in ((replace(OPENED, port=81), 1), (replace(ACKED, port=81), 0)):
+        harness.run(packet)
+        assert sum(count for _, _, count in half_open.blocks(64)) == entries
+
+
 def test_sequence_numbers_wrap(harness: Harness) -> None:
     harness.run(replace(OPENED, port=81, sequence=0xFFFFFFFF))
     harness.run(replace(ACKED, port=81, sequence=0))
@@ -326,9 +333,9 @@ def test_a_peer_goes_on_with_what_it_was_told(harness: Harness, peer: Peer) -> N
         for packet, real in zip(packets, reals, strict=True):
             reason, after = other.run(packet)
             assert (reason, after) == ("tx_session", packet.to_real(real, 8081).frame())
-        counters = other.tables.counters()
-        assert counters["event_warmed"] == 30
-        assert other.tables.listener_counters()["tcp-81"]["packets_in"] == 30
+            assert other.run(packet)[0] == "tx_session"
+        assert other.tables.counters()["event_warmed"] == 30
+        assert other.tables.listener_counters()["tcp-81"]["packets_in"] == 60
         assert other.tables.listener_counters()["first"]["packets_in"] == 0
     finally:
         other.close()
@@ -358,6 +365,7 @@ def test_a_real_of_weight_0_or_down_keeps_its_sessions_and_gets_no_more(harness:
     weights = [0 if n == index else 100 for n in range(3)]
     for services, down in (
         ([service(80, weights=weights)], set()),
+        ([service(80, scheduler=Scheduler.RR, weights=weights)], set()),
         ([MAGLEV], {(real, 8080, "tcp")}),
     ):
         harness.tables.apply(services, down, harness.macs)
@@ -408,6 +416,28 @@ def test_an_ambiguous_answer_goes_by_its_session_or_half_open_entry(harness: Har
     assert harness.run(replace(first, flags=ACK, sequence=1001))[0] == "tx_new_session"
     assert harness.run(answer) == ("tx_reply", expected)
     assert harness.run(replace(answer, port=40001))[0] == "drop_reply_ambiguous"
+
+
+def test_one_client_port_at_two_listeners_is_told_apart_by_the_real(harness: Harness) -> None:
+    harness.reset(SHARED)
+    ports = range(40000, 40200)
+    for first, second in ((SHARED[0], SHARED[1]), (SHARED[1], SHARED[0])):
+        one = next(
+            packet
+            for packet in (Packet(flags=ACK, source_port=port) for port in ports)
+            if maglev_real(packet, first) != maglev_real(replace(packet, port=second.port), second)
+        )
+        for of in (first, second):
+            packet = replace(one, port=of.port)
+            harness.run(packet)
+            answer = Packet(
+                source=maglev_real(packet, of).address,
+                source_port=8080,
+                destination=CLIENT,
+                port=one.source_port,
+                flags=ACK,
+            )
+            assert harness.run(answer) == ("tx_reply", answer.to_client(packet.destination, of.port).frame())
 
 
 def test_dr_sessions_go_by_mac_only(harness: Harness) -> None:

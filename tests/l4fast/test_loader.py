@@ -57,6 +57,11 @@ def test_every_reason_says_what_becomes_of_the_packet() -> None:
     assert kinds == sorted(kinds, key=["tx", "pass", "drop", "event"].index)
 
 
+def test_every_reason_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[2] / "docs/l4.md").read_text()
+    assert [name for name in reasons() if f"| {name} |" not in manual] == []
+
+
 @pytest.mark.parametrize("before", [None, "/somewhere"])
 def test_the_kernel_tree_is_temporary(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
     monkeypatch.delenv("BCC_KERNEL_SOURCE", raising=False)

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=512, half_open=64, listeners=16, reals=32)
+    harness = Harness(sessions=512, half_open=64, listeners=16, reals=48)
     yield harness
     harness.close()
 
@@ -160,7 +160,7 @@ def test_the_vips_of_a_listener_are_counted_together(harness: Harness) -> None:
     ("services", "message"),
     [
         ([service(1000 + n) for n in range(17)], "17 listeners do not fit"),
-        ([service(80, reals=[f"10.1.0.{n}" for n in range(33)], weights=[1] * 33)], "33 real servers do not fit"),
+        ([service(80, reals=[f"10.1.0.{n}" for n in range(49)], weights=[1] * 49)], "49 real servers do not fit"),
         ([service(1000 + n) for n in range(9)], "9 nat listeners share the server 10.0.1.1:8080 .*at most 8"),
     ],
 )
@@ -200,6 +200,17 @@ def test_the_generation_rises_only_when_sessions_must_look_again(harness: Harnes
         before = generation()
         harness.tables.apply(services, down, macs)
         assert (generation() > before) is rises, (services, down, macs)
+
+
+def test_every_vip_passes_the_filter(harness: Harness) -> None:
+    """However many there are, and none that has gone is left in it."""
+    vips = [f"10.{n}.{n * 7 % 256}.{n * 13 % 256}" for n in range(1, 17)]
+    harness.tables.apply([service(80, vip=vip, real_port=8000 + n) for n, vip in enumerate(vips)], set(), MACS)
+    for vip in vips:
+        assert harness.run(Packet(destination=vip))[0] == "tx_syn"
+    assert 14 <= sum(word.bit_count() for word in harness.plane.settings.vip_filter) <= 16
+    harness.tables.apply([], set(), MACS)
+    assert not any(harness.plane.settings.vip_filter)
 
 
 def test_too_many_local_addresses_are_refused(harness: Harness) -> None:

@@ -1,0 +1,209 @@
+"""The data plane: nanoseconds a packet, against a floor program loaded the same way and run in turns with it.
+
+Every figure is net of the root program that restores the packets. Frames are of 64 bytes; flows differ in address and
+port and come in another order than that in which the tables learnt them. Sessions are made by the packets themselves.
+The floor always knows the flow: what a first packet costs is held against an established one's least.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import random
+import socket
+import statistics
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import Row
+from core.model import Mode, Scheduler
+from core.resolve import L4Service, Real
+from l4fast.bpf import syscall
+from l4fast.loader import DataPlane, Program
+from l4fast.tables import CLIENT_GATEWAY, Tables
+
+SOURCES = Path(__file__).parent / "bpf"
+VIP = "10.0.0.100"
+MAC = bytes.fromhex("020000000001")
+NAT_PORT, DR_PORT, WRR_PORT = 80, 81, 82
+ACK, SYN, FIN = 0x10, 0x02, 0x01
+# As multiples of the floor.
+ESTABLISHED, SYN_GOAL, FIRST_GOAL, SESSION_GOAL = 1.6, 2.0, 3.0, 8.0
+
+
+def checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def frame(client: str, port: int, vip: str, vip_port: int, *, flags: int, protocol: int = socket.IPPROTO_TCP) -> bytes:
+    """64 bytes to a VIP (or, with the roles exchanged, from a real)."""
+    if protocol == socket.IPPROTO_TCP:
+        l4 = struct.pack("!HHIIBBHHH", port, vip_port, 1, 1, 0x50, flags, 512, 0x1234, 0)
+    else:
+        l4 = struct.pack("!HHHH", port, vip_port, 20, 0x1234) + bytes(12)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(l4), 0, 0, 64, protocol, 0)
+    head += socket.inet_aton(client) + socket.inet_aton(vip)
+    head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+    return (MAC + bytes.fromhex("020000000002") + b"\x08\x00" + head + l4).ljust(64, b"\0")
+
+
+def clients(count: int) -> list[tuple[str, int]]:
+    chosen = random.Random(1)
+    taken: set[tuple[int, int]] = set()
+    while len(taken) < count:
+        taken.add((0x0B000000 + chosen.randrange(1 << 24), chosen.randrange(1024, 65536)))
+    return [
+        (socket.inet_ntoa(address.to_bytes(4)), port) for address, port in sorted(taken, key=lambda _: chosen.random())
+    ]
+
+
+class Root:
+    """The root program with its frames; runs one target at a time."""
+
+    def __init__(self, most: int) -> None:
+        self.program = Program(SOURCES / "root.c", ("root",), {"MAX_FRAMES": most})
+        self._frames = self.program.map("frames")
+        self._state = self.program.map("state")
+        self._target = self.program.map("target")
+        self._count = 0
+
+    def load(self, frames: list[bytes]) -> None:
+        keys = b"".join(struct.pack("=I", index) for index in range(len(frames)))
+        self._frames.put_many(keys, b"".join(frames), len(frames))
+        self._count = len(frames)
+
+    def run(self, target: Program | None, function: str, repeat: int) -> int:
+        """Nanoseconds a run."""
+        if target is not None:
+            self._target.put(self._target.key(0), ct.c_int(target.fd(function)))
+        state = self._state.value(next=0, mask=self._count - 1, run=target is not None)
+        self._state.put(self._state.key(0), state)
+        _, _, duration = syscall.run_program(self.program.fd("root"), bytes(64), repeat)
+        return duration
+
+
+class Bench:
+    """The data plane and its floors, with six listeners before ten servers."""
+
+    def __init__(self, quick: bool) -> None:
+        self.flows = (1, 1024, 65536) if quick else (1, 1024, 65536, 1 << 20)
+        self.repeat = 400_000 if quick else 3_000_000
+        self.rounds = 7 if quick else 11
+        most = self.flows[-1]
+        self.root = Root(most)
+        self.plane = DataPlane.load(sessions=2 * most, half_open=2 * most)
+        self.tables = Tables(self.plane)
+        self.floors = {
+            mode: Program(SOURCES / "floor.c", ("floor_xdp",), {"NAT": int(mode is Mode.NAT), "MAX_FLOWS": 4 * most})
+            for mode in Mode
+        }
+        services = [
+            L4Service(
+                f"{protocol}-{port}", VIP, port, protocol, mode, scheduler,
+                tuple(Real(f"10.0.1.{n}", 8000 + port, 100, 80) for n in range(1, 11)), None, 900,
+            )
+            for port, mode, scheduler in (
+                (NAT_PORT, Mode.NAT, Scheduler.MAGLEV), (DR_PORT, Mode.DR, Scheduler.MAGLEV),
+                (WRR_PORT, Mode.DR, Scheduler.WRR),
+            )
+            for protocol in ("tcp", "udp")
+        ]  # fmt: skip
+        macs = {f"10.0.1.{n}": MAC[:5] + bytes([n]) for n in range(1, 11)}
+        self.plane.set(mac=MAC)
+        self.tables.set_epoch(1_000_000)
+        self.tables.apply(services, set(), macs | {CLIENT_GATEWAY: MAC})
+        # The flood guard would refuse most of the sessions that a benchmark makes in one second.
+        self.plane.set(unproven_per_cpu_s=1 << 31)
+
+    def clear(self) -> None:
+        for table in (self.plane.map("sessions"), *(floor.map("flows") for floor in self.floors.values())):
+            for keys, _, count in list(table.blocks(4096)):
+                table.delete_many(keys, count)
+
+    def established(self, frames: list[bytes], mode: Mode) -> tuple[float, float]:
+        """(ours, floor) for flows that both know. Each round fills both tables anew."""
+        floor = self.floors[mode]
+        self.clear()
+        # In another order than that of the measurement, lest the entries stand in memory in the order of their use.
+        self.root.load(random.Random(2).sample(frames, len(frames)))
+        for _ in range(4):
+            self.root.run(floor, "floor_xdp", len(frames))
+            self.root.run(self.plane.program, "lb", len(frames))
+        self.root.load(frames)
+        return self.compare(floor, lambda: None, self.repeat)
+
+    def compare(self, floor: Program, prepare: Callable[[], None], repeat: int) -> tuple[float, float]:
+        """Medians of runs in turns, each net of the root that ran beside it."""
+        ours: list[int] = []
+        floors: list[int] = []
+        for _ in range(self.rounds):
+            floors.append(self.root.run(floor, "floor_xdp", repeat) - self.root.run(None, "", repeat))
+            prepare()
+            ours.append(self.root.run(self.plane.program, "lb", repeat) - self.root.run(None, "", repeat))
+        return statistics.median(ours), statistics.median(floors)
+
+    def first(self, frames: list[bytes], before: list[bytes] | None, repeat: int) -> tuple[float, float]:
+        """(ours without a session, floor with one); `before` are the packets that come first, in each round."""
+        floor = self.floors[Mode.NAT]
+        self.clear()
+        self.root.load(frames)
+        for _ in range(2):
+            self.root.run(floor, "floor_xdp", len(frames))
+
+        def prepare() -> None:
+            for keys, _, count in list(self.tables.session_map.blocks(4096)):
+                self.tables.session_map.delete_many(keys, count)
+            if before is not None:
+                self.root.load(before)
+                self.root.run(self.plane.program, "lb", len(before))
+                self.root.load(frames)
+
+        return self.compare(floor, prepare, repeat)
+
+
+def run(quick: bool) -> list[Row]:
+    """Needs root."""
+    bench = Bench(quick)
+    try:
+        return [*_established(bench), *_first(bench)]
+    finally:
+        bench.plane.close()
+
+
+def _row(name: str, figures: tuple[float, float], goal: float | None) -> Row:
+    return Row(name, "ns/packet", figures[0], "floor, established", figures[1], goal)
+
+
+def _established(bench: Bench) -> list[Row]:
+    rows: list[Row] = []
+    for count in bench.flows:
+        for mode, port in ((Mode.NAT, NAT_PORT), (Mode.DR, DR_PORT)):
+            frames = [frame(client, source, VIP, port, flags=ACK) for client, source in clients(count)]
+            rows.append(_row(f"established tcp {mode}, {count:,} flows", bench.established(frames, mode), ESTABLISHED))
+    answers = [frame("10.0.1.5", 8000 + NAT_PORT, client, port, flags=ACK) for client, port in clients(1024)]
+    rows.append(_row("answer tcp nat, 1,024 flows", bench.established(answers, Mode.NAT), ESTABLISHED))
+    return rows
+
+
+def _first(bench: Bench) -> list[Row]:
+    who = clients(65536)
+
+    def frames(port: int, flags: int) -> list[bytes]:
+        return [frame(client, source, VIP, port, flags=flags) for client, source in who]
+
+    def udp(port: int) -> list[bytes]:
+        return [frame(client, source, VIP, port, flags=0, protocol=socket.IPPROTO_UDP) for client, source in who]
+
+    cases: tuple[tuple[str, list[bytes], list[bytes] | None, int, float], ...] = (
+        ("SYN, maglev", frames(NAT_PORT, SYN), None, bench.repeat, SYN_GOAL),
+        ("SYN, wrr, half-open kept", frames(WRR_PORT, SYN), None, bench.repeat, SYN_GOAL),
+        ("first packet without session, maglev", frames(NAT_PORT, ACK | FIN), None, bench.repeat, FIRST_GOAL),
+        ("session made by an ACK, maglev", frames(NAT_PORT, ACK), None, len(who), SESSION_GOAL),
+        ("session made after a SYN, wrr", frames(WRR_PORT, ACK), frames(WRR_PORT, SYN), len(who), SESSION_GOAL),
+        ("session made by UDP, maglev", udp(NAT_PORT), None, len(who), SESSION_GOAL),
+    )
+    return [_row(f"{name}, 65,536 flows", bench.first(now, before, repeat), goal)
+            for name, now, before, repeat, goal in cases]  # fmt: skip
