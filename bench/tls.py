@@ -8,8 +8,8 @@ process divided by handshakes that the clients completed. CPU time is the proces
 includes accepting and closing the connection. nginx gives two session tickets in TLS 1.3, which is its only setting, we
 give one: see docs/keyless-tls.md.
 
-The rows with the goal count the TLS node alone, which is what nginx's figure stands for; "+ key server" adds the CPU of the key
-server process, and shows what the whole handshake costs.
+The rows with the goal count the TLS node alone, as nginx's figure does; "+keyserver" adds the CPU of the key server
+process, and shows what the whole handshake costs.
 """
 
 from __future__ import annotations
