@@ -70,6 +70,9 @@ def parse(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--listen", metavar="ADDR:PORT", help="listen on TCP with mutual TLS, for nodes of role l7")
     parser.add_argument("--identity", type=Path, metavar="DIR", help="this server's identity, for --listen")
+    parser.add_argument(
+        "--allow-node", action="append", metavar="NAME", help="which nodes may use --listen (default: all of role l7)"
+    )
     parser.add_argument("--audit-log", type=Path, default=Path("-"), metavar="PATH", help="default: standard output")
     parser.add_argument(
         "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
@@ -81,6 +84,8 @@ def parse(arguments: list[str]) -> Settings:
         parser.error("--listen and --identity belong together: TCP is served with mutual TLS only")
     if options.socket is None and (options.allow_uid or options.socket_group):
         parser.error("--allow-uid and --socket-group are for --socket")
+    if options.listen is None and options.allow_node:
+        parser.error("--allow-node is for --listen")
     if options.rate < 1:
         parser.error("--rate: give 1 or more signatures a second")
     listen = None
@@ -94,7 +99,10 @@ def parse(arguments: list[str]) -> Settings:
         passphrase_file=options.passphrase_file,
         socket=options.socket,
         socket_group=options.socket_group,
-        access=Access(frozenset(options.allow_uid or [os.geteuid()])),
+        access=Access(
+            frozenset(options.allow_uid or [os.geteuid()]),
+            frozenset(options.allow_node) if options.allow_node else None,
+        ),
         listen=listen,
         identity=options.identity,
         audit_log=options.audit_log,
@@ -141,7 +149,8 @@ async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) ->
     """Read the keys anew when told to, or when a file has changed."""
     while True:
         try:
-            await asyncio.wait_for(hup.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await hup.wait()
             hup.clear()
             told = True
             audit.reopen()

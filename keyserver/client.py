@@ -133,7 +133,8 @@ class KeyClient:
         for index, endpoint in enumerate(self._endpoints):
             self._tasks.spawn(self._keep_open(index, endpoint), f"key server {endpoint.text}")
         try:
-            await asyncio.wait_for(self._opened.wait(), self._deadline_s)
+            async with asyncio.timeout(self._deadline_s):
+                await self._opened.wait()
         except TimeoutError:
             log.warning("no key server answers yet: %s", ", ".join(e.text for e in self._endpoints))
 
@@ -290,7 +291,8 @@ class KeyClient:
         while True:
             link = _Link(self, index, endpoint)
             try:
-                await asyncio.wait_for(self._connect(link, endpoint), CONNECT_TIMEOUT_S)
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._connect(link, endpoint)
                 log.info("key server %s: connected", endpoint.text)
                 delay_s, reported = BACKOFF_S[0], ""
                 await link.serve()

@@ -91,16 +91,17 @@ def check(key_type: KeyType, scheme: int, content: bytes) -> Shape:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may use the key server, and with it all of its keys: local users by uid, nodes by role."""
+    """Who may use the key server, and with it all of its keys: local users by uid, nodes by role and perhaps name."""
 
     uids: frozenset[int]
+    nodes: frozenset[str] | None = None  # None: every node of the roles
     roles: frozenset[str] = frozenset({"l7"})
 
     def admits_uid(self, uid: int) -> bool:
         return uid in self.uids
 
-    def admits_role(self, role: str) -> bool:
-        return role in self.roles
+    def admits_node(self, role: str, name: str) -> bool:
+        return role in self.roles and (self.nodes is None or name in self.nodes)
 
 
 class TokenBucket:

@@ -134,7 +134,8 @@ class KeyServer:
             connection.reply([Goodbye()])
         self._check_idle()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
         for connection in list(self.connections):
             connection.close()
         self._chains.shutdown(wait=True, cancel_futures=True)
@@ -439,6 +440,7 @@ def _local_peer(access: Access, transport: asyncio.Transport) -> str:
 def _tls_peer(access: Access, transport: asyncio.Transport) -> str:
     """Which node is at the other end, on our CA's word. Raises IdentityError."""
     role, name = peer_of(cast(ssl.SSLObject, transport.get_extra_info("ssl_object")))
-    if not access.admits_role(role):
-        raise IdentityError(f"{name} is of role {role}, not {' or '.join(sorted(access.roles))}")
+    if not access.admits_node(role, name):
+        wanted = " or ".join(sorted(access.roles))
+        raise IdentityError(f"{name} is of role {role}; nodes of role {wanted} get in, and only those of --allow-node")
     return f"{role}:{name}"

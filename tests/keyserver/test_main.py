@@ -129,6 +129,7 @@ def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_di
         (["--keys", "KEYS", "--listen", "8473", "--identity", "X"], "give ADDR:PORT"),
         (["--keys", "KEYS", "--listen", "h:99999", "--identity", "X"], "give ADDR:PORT"),
         (["--keys", "KEYS", "--listen", "h:1", "--identity", "X", "--allow-uid", "1"], "are for --socket"),
+        (["--keys", "KEYS", "--socket", "S", "--allow-node", "a"], "--allow-node is for --listen"),
         (["--keys", "KEYS", "--socket", "S", "--rate", "0"], "--rate: give 1 or more"),
         (["--keys", "KEYS", "--socket", "S", "--bogus"], "unrecognized arguments"),
     ],
@@ -146,7 +147,11 @@ def test_flags() -> None:
     assert settings.access.uids == {33, 34}
     assert settings.audit_log == Path("-")
     assert parse(["--keys", "a", "--socket", "s"]).access.uids == {os.geteuid()}
-    assert parse(["--keys", "a", "--listen", "[::1]:8473", "--identity", "i"]).listen == ("::1", 8473)
+    tcp = parse(["--keys", "a", "--listen", "[::1]:8473", "--identity", "i"])
+    assert tcp.listen == ("::1", 8473)
+    assert tcp.access.nodes is None
+    named = parse(["--keys", "a", "--listen", "h:1", "--identity", "i", "--allow-node", "x", "--allow-node", "y"])
+    assert named.access.nodes == {"x", "y"}
 
 
 def test_mistakes_are_one_line_with_a_remedy(tmp_path: Path, key_dir: Path) -> None:

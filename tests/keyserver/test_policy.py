@@ -137,8 +137,13 @@ def test_access() -> None:
     access = Access(frozenset({33}))
     assert access.admits_uid(33)
     assert not access.admits_uid(0)
-    assert access.admits_role("l7")
-    assert not any(access.admits_role(role) for role in ("l4", "keyserver", "control", ""))
+    assert access.admits_node("l7", "a")
+    assert not any(access.admits_node(role, "a") for role in ("l4", "keyserver", "control", ""))
+    named = Access(frozenset(), frozenset({"a"}))
+    assert named.admits_node("l7", "a")
+    assert not named.admits_node("l7", "b")
+    assert not named.admits_node("l4", "a")
+    assert not Access(frozenset(), frozenset()).admits_node("l7", "a")
 
 
 @pytest.mark.parametrize(

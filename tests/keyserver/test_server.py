@@ -17,6 +17,7 @@ from certs.authority import Authority, private_pem, write_private
 from control.node.identity import Identity
 from keyserver import server as server_module
 from keyserver.errors import ErrorCode, StartError
+from keyserver.policy import Access
 from keyserver.protocol import (
     MAX_CHAIN_BYTES,
     ChainChecked,
@@ -107,6 +108,21 @@ async def test_nodes_of_other_roles_are_refused(start_server: StartServer, ident
         assert "Broken" in type(event).__name__
     assert server.service.counters["refused_client"] == 1
     await client.close()
+
+
+async def test_nodes_that_are_not_named_are_refused(
+    start_server: StartServer, identity: MakeIdentity, ids: dict[str, bytes]
+) -> None:
+    server = await start_server()
+    server.access = Access(frozenset(), frozenset({"good"}))
+    port = await server.listen_tcp("127.0.0.1", 0, identity("keyserver", "k1"))
+    good = await RawClient.tcp(port, identity("l7", "good").client_context())
+    await good.send(Sign(1, ids["p256"], 0x0403, "a.test", TLS13))
+    assert isinstance(await good.receive(), Signed)
+    bad = await RawClient.tcp(port, identity("l7", "bad").client_context(), greet=False)
+    assert await bad.receive() == Failed(0, ErrorCode.REFUSED_CLIENT)
+    for client in (good, bad):
+        await client.close()
 
 
 async def refused_by_tls(port: int, context: ssl.SSLContext) -> None:
