@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import gcd
+from operator import add
 from typing import Protocol
 
 from core.model import Scheduler
 
 TABLE_SIZE = 65537  # prime, as Maglev needs; the paper's own choice for up to about a thousand servers (section 5.3)
+MAX_SKIP = 4096  # the paper allows any skip; short ones let `find` cross the table in few strides, and spread as well
+DENSE = 20  # below a twentieth of free slots, where a server tries twenty on average, searching beats probing
 
 
 def smooth_wrr_ring(weights: Sequence[int], limit: int = TABLE_SIZE) -> array[int]:
@@ -27,27 +30,33 @@ def smooth_wrr_ring(weights: Sequence[int], limit: int = TABLE_SIZE) -> array[in
     The algorithm (ngx_http_upstream_round_robin.c): at each turn every server's score grows by its weight, the highest
     score wins (the first among equals) and loses the sum of all weights. Weights 5, 1, 1 give a a b a c a a.
 
-    Servers of one weight win in the order of the list, again and again, so that a turn needs to compare only the heads
-    of as many queues as there are different weights. The period is the sum of the weights over their greatest common
-    divisor; where that exceeds `limit`, weights are scaled down to it, each server keeping one turn at least. Raises
-    ValueError if more servers than `limit` have a weight.
+    Servers of one weight win in the order of the list, again and again, so it is enough to keep one score for each
+    different weight: that of the server whose turn comes next. The period is the sum of the weights over their
+    greatest common divisor; where that exceeds `limit`, weights are scaled down to it, each server keeping one turn at
+    least. Raises ValueError if more servers than `limit` have a weight.
     """
     divisor = gcd(*weights) or 1
     turns = [weight // divisor for weight in weights]
     if sum(turns) > limit:
         turns = _shares(turns, limit)
     period = sum(turns)
-    queues: dict[int, deque[int]] = {}  # weight -> indexes, the next to win first
-    for index, weight in enumerate(turns):
-        if weight:
-            queues.setdefault(weight, deque()).append(index)
-    taken = [0] * len(turns)
+    growth = sorted({weight for weight in turns if weight})
+    queues = [[index for index, weight in enumerate(turns) if weight == each] for each in growth]
+    heads = [0] * len(queues)
+    scores = [0] * len(queues)
     ring = array("I")
-    for turn in range(1, period + 1):
-        _, winner = max((weight * turn - period * taken[queue[0]], -queue[0]) for weight, queue in queues.items())
-        queues[turns[-winner]].rotate(-1)
-        taken[-winner] += 1
-        ring.append(-winner)
+    for _ in range(period):
+        scores = list(map(add, scores, growth))
+        best = max(scores)
+        winner = scores.index(best)
+        if scores.count(best) > 1:
+            equals = [queue for queue, score in enumerate(scores) if score == best]
+            winner = min(equals, key=lambda queue: queues[queue][heads[queue]])
+        ring.append(queues[winner][heads[winner]])
+        heads[winner] += 1
+        if heads[winner] == len(queues[winner]):  # the next head has won once more than the others ahead of it
+            heads[winner] = 0
+            scores[winner] -= period
     return ring
 
 
@@ -84,28 +93,85 @@ def maglev_table(names: Sequence[str], weights: Sequence[int], size: int = TABLE
     """Maglev's look-up table (Eisenbud et al., NSDI 2016, section 3.4): slot -> index into `names`.
 
     Each name is hashed to an offset and a skip, which make a permutation of the slots; servers in turn take the first
-    free slot of their permutation until all are taken. A server gets its weight's share of the slots. The assignment
-    depends on the set of (name, weight) and not on its order. `size` has to be prime. Raises ValueError if more
-    servers than `size` have a weight; no server with a weight gives an empty table.
+    free slot of their permutation until all are taken. In round r a server of weight w, of at most W, has a turn where
+    ceil(r·w/W) grows: every server with a weight has at least one slot. The table depends on the set of (name, weight)
+    and not on its order. `size` has to be prime. Raises ValueError if more servers than `size` have a weight; where
+    none has, the table is empty.
     """
-    order = sorted((index for index, weight in enumerate(weights) if weight), key=names.__getitem__)
-    if not order:
-        return array("I")
-    quota = _shares([weights[index] for index in order], size)
-    places, skips = [], []
-    for index in order:
-        digest = hashlib.blake2b(names[index].encode(), digest_size=16).digest()
-        places.append(int.from_bytes(digest[:8], "big") % size)
-        skips.append(int.from_bytes(digest[8:], "big") % (size - 1) + 1)
-    ring = smooth_wrr_ring(quota, size)
-    table = [-1] * size
-    for turn in ring if len(ring) == size else list(ring) * (size // len(ring)):
-        place, skip = places[turn], skips[turn]
-        while table[place] >= 0:
-            place = (place + skip) % size
-        table[place] = order[turn]
-        places[turn] = place
-    return array("I", table)
+    by_weight = _permutations(names, weights, size)
+    if sum(len(each.indexes) for each in by_weight) > size:
+        raise ValueError(f"more servers than the {size} slots of the table")
+    owner, taken = [0] * size, bytearray(size)
+    free = size if by_weight else 0
+    probing_ends = size // DENSE
+    while free:
+        for each in by_weight:
+            if each.has_turn():
+                if free > len(each.indexes) + probing_ends:
+                    _take_probing(each, owner, taken)
+                else:
+                    _take_searching(each, owner, taken, free)
+                free -= min(free, len(each.indexes))
+    return array("I", owner if by_weight else [])
+
+
+@dataclass(slots=True)
+class _Permutations:
+    """The servers of one weight in the order of their names: how far each has come in its permutation."""
+
+    weight: int
+    highest: int
+    indexes: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    skips: list[int] = field(default_factory=list)
+    progress: int = 0
+
+    def has_turn(self) -> bool:
+        """Whether the servers have a turn in the next round, which is thereby over."""
+        before = -(-self.progress // self.highest)
+        self.progress += self.weight
+        return -(-self.progress // self.highest) > before
+
+
+def _permutations(names: Sequence[str], weights: Sequence[int], size: int) -> list[_Permutations]:
+    highest = max(weights, default=0)
+    by_weight: dict[int, _Permutations] = {}
+    for name, index in sorted((names[index], index) for index, weight in enumerate(weights) if weight):
+        digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        each = by_weight.setdefault(weights[index], _Permutations(weights[index], highest))
+        each.indexes.append(index)
+        each.places.append(int.from_bytes(digest[:8], "big") % size)
+        each.skips.append(int.from_bytes(digest[8:], "big") % min(size - 1, MAX_SKIP) + 1)
+    return [by_weight[weight] for weight in sorted(by_weight, reverse=True)]
+
+
+def _take_probing(each: _Permutations, owner: list[int], taken: bytearray) -> None:
+    """One turn for each server while slots are plenty: steps along the permutation."""
+    size = len(owner)
+    places = []
+    for index, place, skip in zip(each.indexes, each.places, each.skips, strict=True):
+        while taken[place]:
+            place += skip
+            if place >= size:
+                place -= size
+        taken[place] = 1
+        owner[place] = index
+        places.append(place)
+    each.places = places
+
+
+def _take_searching(each: _Permutations, owner: list[int], taken: bytearray, free: int) -> None:
+    """One turn for each server, up to `free` of them, while slots are few: `find` in strides, at the speed of C."""
+    size = len(owner)
+    for order, (index, place, skip) in enumerate(zip(each.indexes[:free], each.places, each.skips, strict=False)):
+        steps = taken[place::skip].find(0)
+        while steps < 0:
+            place += ((size - 1 - place) // skip + 1) * skip - size  # once past the end, and around
+            steps = taken[place::skip].find(0)
+        place += steps * skip
+        taken[place] = 1
+        owner[place] = index
+        each.places[order] = place
 
 
 class Picker(Protocol):
