@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from enum import Enum, auto
+from enum import IntEnum, auto
 from ipaddress import IPv4Network
 from time import monotonic, time
 from typing import Final, cast
@@ -180,7 +180,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.client.upstream_lost()
 
 
-class _State(Enum):
+class _State(IntEnum):
     IDLE = auto()  # between requests
     HEAD = auto()  # the first bytes of a head are here
     EXCHANGE = auto()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Final
 
 from proxy import headers
@@ -78,7 +78,7 @@ class Abort:
 Command = Assign | SendUpstream | SendClient | ReleaseUpstream | Finish | Abort
 
 
-class Up(Enum):
+class Up(IntEnum):
     """The request on its way to the server."""
 
     ASSIGNING = auto()
@@ -88,7 +88,7 @@ class Up(Enum):
     ENDED = auto()
 
 
-class Down(Enum):
+class Down(IntEnum):
     """The answer on its way to the client."""
 
     WAITING = auto()
@@ -112,7 +112,7 @@ DOWN_MOVES: Final = {
 }
 
 
-class Waits(Enum):
+class Waits(IntEnum):
     """What an exchange is waiting for, which decides its deadline."""
 
     CONNECT = auto()

@@ -24,6 +24,7 @@ from core.model import (
 )
 from proxy.access_log import Record
 from proxy.conn import Hub
+from proxy.tls import TlsServer
 from proxy.worker import Worker
 
 Answer = Callable[["Request"], Awaitable[None]]
@@ -167,13 +168,13 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(configuration: Model, turn: int = 0) -> AsyncIterator[Proxy]:
+async def proxy(configuration: Model, tls: TlsServer | None = None) -> AsyncIterator[Proxy]:
     """A worker that serves this configuration; fails the test when one of its tasks died."""
     failures: list[BaseException] = []
     tasks = Tasks(lambda _, error: failures.append(error))
     records: list[Record] = []
     hub = Hub("l7-1", tasks, records.append)
-    worker = Worker(hub, None, turn)
+    worker = Worker(hub, tls)
     await worker.apply(configuration)
     tasks.spawn(worker.sweep(), "sweep")
     try:

@@ -1,0 +1,120 @@
+"""HTTPS listeners end to end: a worker, keyless TLS with the key held by the test, a real client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from core.model import Certificate, Model, Protocol
+from proxy.tls import TlsServer
+from tests.proxy.support import ANSWER, Backend, Client, Proxy, Request, free_port, model, proxy, until
+from tests.proxy.tls_support import LocalKeys, certificate, client_context, new_key
+
+KEY, OTHER = new_key("P-256"), new_key("P-384")
+
+
+def https(port: int, server: int, *certificates: Certificate) -> Model:
+    base = model(port, [server])
+    names = tuple(each.name for each in certificates)
+    listener = replace(base.listeners["web"], protocol=Protocol.HTTPS, certificates=names)
+    return replace(base, listeners={"web": listener}, certificates={each.name: each for each in certificates})
+
+
+@asynccontextmanager
+async def serving(server: int, *certificates: Certificate) -> AsyncIterator[Proxy]:
+    tls = TlsServer(LocalKeys([KEY, OTHER]))
+    async with proxy(https(free_port(), server, *certificates), tls) as l7:
+        yield l7
+    await tls.close()
+
+
+async def connect(l7: Proxy, name: str = "web.test") -> Client:
+    address = ("127.0.0.1", l7.port)
+    return Client(*await asyncio.open_connection(*address, ssl=client_context(), server_hostname=name))
+
+
+async def test_a_request_over_tls() -> None:
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        client = await connect(l7)
+        for _ in range(2):
+            assert await client.ask("/x", b"", b"body", "POST") == (200, b"ok")
+        record = await l7.record(2)
+        assert (record.tls_version, record.sni, record.client) == ("TLSv1.3", "web.test", "127.0.0.1")
+        await client.close()
+    assert b"\r\nX-Forwarded-Proto: https\r\n" in backend.heads[0]
+    assert backend.connections == 1
+
+
+async def test_certificates_change_in_place() -> None:
+    """A connection goes on; new ones are shown the new certificate."""
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["old.test"])) as l7:
+        old = await connect(l7)
+        assert (await old.ask())[0] == 200
+        await l7.worker.apply(https(l7.port, backend.port, certificate(OTHER, ["new.test"])))
+        new = await connect(l7)
+        subject = new.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        assert b"new.test" in subject
+        assert (await new.ask())[0] == 200
+        assert (await old.ask())[0] == 200
+        await old.close()
+        await new.close()
+
+
+async def test_a_slow_reader_over_tls_costs_little_memory() -> None:
+    size, written = 50 << 20, 0
+
+    async def answer(request: Request) -> None:
+        nonlocal written
+        request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size >> 18):
+            request.writer.write(bytes(1 << 18))
+            await request.writer.drain()
+            written += 1 << 18
+
+    async with Backend(answer).running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        client = await connect(l7)
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.reader.readuntil(b"\r\n\r\n")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        seen = -1
+        while seen != written:
+            seen = written
+            await asyncio.sleep(0.2)
+        assert 0 < written < size // 2
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        got = 0
+        while got < size:
+            got += len(await client.reader.read(1 << 20))
+        assert got == size
+        await client.close()
+
+
+async def test_draining_over_tls() -> None:
+    async def answer(request: Request) -> None:
+        await asyncio.sleep(0.2)
+        request.writer.write(ANSWER)
+
+    async with Backend(answer).running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        client = await connect(l7)
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: bool(backend.heads))
+        draining = asyncio.create_task(l7.worker.drain(10, 0))
+        status, head, _ = await client.whole_answer()
+        assert status == 200
+        assert b"\r\nConnection: close\r\n" in head
+        assert await client.rest() == b""
+        await draining
+        await client.close()
+
+
+async def test_a_refusal_over_tls_lingers_and_closes() -> None:
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        client = await connect(l7)
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n")
+        assert (await client.answer())[0] == 400
+        assert await client.rest() == b""
+        record = await l7.record()
+        assert (record.error_code, record.sni) == ("space_before_colon", "web.test")
+        await client.close()
