@@ -7,6 +7,7 @@ at the end in any case, unless --keep.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,7 @@ from deploy.demo.story import Story
 from deploy.lab import state
 from deploy.lab.client import ClientError
 from deploy.lab.errors import LabError, UsageError
-from deploy.lab.lab import Lab, preflight
+from deploy.lab.lab import Lab, interrupted, preflight
 from deploy.lab.topology import VIP, Topology, lab_name
 
 DEFAULT_LAB = "pfdemo"
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the story")
     parser.add_argument("--xdp", choices=["native", "generic"], default="native", help="as for paifang lab up")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, interrupted)  # so that the lab is taken down then, too
     story = Story(sys.stdout, as_json=options.json, colour=sys.stdout.isatty())
     try:
         preflight()

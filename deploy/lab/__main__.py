@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from deploy.lab import model, namespaces, state
 from deploy.lab.errors import LabError, UsageError
-from deploy.lab.lab import Lab, preflight
+from deploy.lab.lab import Lab, interrupted, preflight
 from deploy.lab.report import readable
 from deploy.lab.topology import MOST, VIP, Role, Topology, lab_name
 
@@ -82,6 +82,7 @@ def _count(most: int) -> Callable[[str], int]:
 
 
 def up(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, interrupted)  # an `up` that is ended takes down what it has built
     topology = Topology(options.name, options.l4, options.l7, options.keyservers, options.backends, options.xdp)
     lab = Lab.up(topology, options.mode, _say)
     if options.json:
@@ -141,13 +142,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _stop(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _stop)  # an `up` that is ended takes down what it has built
     run = {"up": up, "down": down, "status": status, "exec": execute, "kill": kill, "start": start}[options.command]
     try:
         return run(options)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 from control.node.children import Child, ChildError
 from deploy.lab import model, namespaces, processes, provision, state, xdp_pass
@@ -30,6 +30,11 @@ READY_S = 30.0
 GRACE_S = 1.0  # between SIGTERM and SIGKILL on the way down: nobody waits for a lab's L7 nodes to drain
 
 Say = Callable[[str], None]
+
+
+def interrupted(_number: int, _frame: object) -> NoReturn:
+    """A signal handler that makes SIGTERM what Ctrl-C is: what has been built is taken down on the way out."""
+    raise KeyboardInterrupt
 
 
 def preflight() -> None:

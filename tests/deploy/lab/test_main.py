@@ -1,0 +1,57 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploy.lab import __main__ as main
+from deploy.lab import state
+from deploy.lab.topology import MOST
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "STATE_DIR", tmp_path / "labs")
+
+
+def test_defaults_are_the_cluster_of_the_demonstration() -> None:
+    options = main.parser().parse_args(["up"])
+    assert (options.l4, options.l7, options.keyservers, options.backends) == (2, 2, 1, 3)
+    assert (options.mode, options.vip, options.xdp, options.json) == ("both", "static", "native", False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["up", "--l4", str(MOST["l4"] + 1)], ["up", "--l7", "0"], ["up", "--backends", "x"], ["up", "--mode", "tunnel"],
+     ["up", "--name", "A"], ["up", "--name", "a" * 17], ["frobnicate"], []],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main.main(words)
+    assert refused.value.code == 2
+
+
+@pytest.mark.parametrize("command", [["up"], ["down"], ["status"], ["exec", "client", "--", "true"], ["kill", "l4-1"]])
+def test_root_is_needed(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main.main(command) == 2
+    assert "run it as root" in capsys.readouterr().err
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda program: None if program == "ethtool" else "/bin/" + program)
+    assert main.main(["up"]) == 2
+    assert "missing programs: ethtool; install them: apt-get install" in capsys.readouterr().err
+
+
+def test_commands_that_need_a_lab_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda program: "/bin/" + program)
+    assert main.main(["status"]) == 1
+    assert main.main(["down"]) == 0
+    shown = capsys.readouterr()
+    assert "`paifang lab up` makes one" in shown.err
+    assert "nothing to do" in shown.out
