@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -32,13 +33,16 @@ from control.client import NOTE, Api, ApiError, default_state
 from control.node.children import Child, ChildError
 from control.node.files import write_atomic
 from control.node.notify import notify
+from control.ports import free_port
 from control.up_state import State, StateError
 from core.config import to_dict
 from core.errors import ConfigError, ConfigErrors
 from core.model import Model, Protocol
+from core.resolve import l7_listeners
 
 READY_S = 30.0
 POLL_S = 0.1
+IP_FREEBIND = 15  # ip(7): an address that is not here yet
 KEYS_READ_S = 2.0  # the key server looks every second, should it not say that it has read its keys
 RENEW_EVERY_S = 3600.0
 DRAIN_S = 5
@@ -114,6 +118,7 @@ class Up:
     def start(self) -> None:
         """Everything up and FILE served, or UpError."""
         self.source = self._read()
+        self._check_ports(self.source.model)
         model = self._equip(self.source)
         for name in ("keyserver", "control"):
             self._start(self.specs[name])
@@ -205,6 +210,7 @@ class Up:
         before = self.model
         try:
             source = read()
+            self._check_ports(source.model)
             model = self._equip(source)
             if model != before:
                 try:
@@ -223,6 +229,23 @@ class Up:
         self.model = model
         _say("configuration changed")
         self.print_listeners()
+
+    def _check_ports(self, model: Model) -> None:
+        """UpError for a port that another process listens on.
+
+        The node itself cannot tell: its workers share their ports (SO_REUSEPORT), and so would a second node of the
+        same user, each taking a part of the connections.
+        """
+        for host, port in endpoints(model) - endpoints(self.model):
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+                try:
+                    sock.bind((host, port))
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        text = f"{host or '0.0.0.0'}:{port} is in use by another process; `ss -ltnp` shows which"
+                        raise UpError(text) from None
 
     def _put(self, model: Model) -> int:
         """Make `model` the control plane's configuration; its version. Raises ApiError."""
@@ -297,12 +320,9 @@ def unservable(model: Model, file: Path) -> list[ConfigError]:
     return errors
 
 
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def endpoints(model: Model) -> set[tuple[str, int]]:
+    """Where the L7 node listens for a model."""
+    return {(address, each.listener.port) for each in l7_listeners(model) for address in each.addresses}
 
 
 def main(options: argparse.Namespace) -> int:

@@ -78,6 +78,8 @@ class Child:
     def wait_ready(self, timeout_s: float) -> None:
         """Block until the child has said READY=1. Raises ChildError if it ends or is late."""
         deadline = time.monotonic() + timeout_s
+        if (code := self.poll()) is not None:  # its pid may be another process's by now
+            raise ChildError(f"{self.name} ended with code {code}{self._quote()}")
         ended = os.pidfd_open(self.pid)
         try:
             poll = select.poll()

@@ -10,7 +10,7 @@ import pytest
 
 from control import cli
 from control.node.children import Child
-from control.up import free_port
+from control.ports import free_port
 from core.config import from_dict, load
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.authority import Authority, private_pem
-from control.up import Source, Up, UpError, free_port, unservable
+from control.ports import free_port
+from control.up import Source, Up, UpError, unservable
 from control.up_state import State
 from core.config import load
 from core.model import Model
@@ -48,6 +49,7 @@ class Running:
     """One `paifang up`; its output goes to a file."""
 
     def __init__(self, directory: Path, file: Path, *options: str) -> None:
+        directory.mkdir(exist_ok=True)
         self.state, self.file, self.output = directory / "state", file, directory / "output"
         argv = [sys.executable, "-m", "control.cli", "up", str(file), "--state", str(self.state), "--workers", "1"]
         with self.output.open("wb") as output:
@@ -135,6 +137,11 @@ def test_five_lines_make_an_https_front_end(running: tuple[Running, int], backen
     assert f"https-{port}" in up.paifang("get", "listeners").stdout
     got = up.paifang("get", "-o", "toml").stdout
     assert load(got, path="got", format="toml").listeners[f"https-{port}"].port == port
+
+    # nor does another one share its port unseen, as SO_REUSEPORT would allow
+    other = Running(up.file.parent / "other", up.file)
+    assert other.process.wait(60) == 1
+    assert f"paifang: 0.0.0.0:{port} is in use by another process" in other.text
 
     # a second one on the same state directory is refused
     second = subprocess.run(

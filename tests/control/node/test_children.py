@@ -52,6 +52,8 @@ def test_a_child_that_ends_early_is_quoted(nursery: Nursery) -> None:
     with pytest.raises(ChildError, match=r"(?s)c0 ended with code 3.*log ends with:\n    no luck"):
         child.wait_ready(20)
     assert child.terminate(1) == 3
+    with pytest.raises(ChildError, match=r"(?s)c0 ended with code 3.*no luck"):
+        child.wait_ready(20)
 
 
 def test_a_late_child_is_quoted(nursery: Nursery) -> None:

@@ -1,0 +1,78 @@
+"""The control plane's process, from outside: both doors, its token, its end."""
+
+import asyncio
+import signal
+import ssl
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from control.node.children import Child, ChildError
+from control.ports import free_port
+from control.server import ServeError, Settings, ensure_token, serve
+from control.store import SqliteStore
+from tests.control.conftest import Authority
+
+
+def test_both_doors_open_and_sigterm_ends_it_while_a_node_waits(authority: Authority, tmp_path: Path) -> None:
+    api, nodes = free_port(), free_port()
+    argv = [sys.executable, "-m", "control", "--state", str(tmp_path / "state"), "--api", f"127.0.0.1:{api}"]
+    argv += ["--nodes", f"127.0.0.1:{nodes}", "--identity", str(authority.issue("control", "c"))]
+    child = Child.start("control", argv, log=tmp_path / "log", notify_dir=tmp_path)
+    try:
+        child.wait_ready(30)
+        with urllib.request.urlopen(f"http://127.0.0.1:{api}/v1/healthz", timeout=10) as response:
+            assert response.status == 200
+        node = authority.issue("l4", "l4-1")
+        context = ssl.create_default_context(cafile=str(node / "ca.pem"))
+        context.check_hostname = False
+        context.load_cert_chain(node / "cert.pem", node / "key.pem")
+        poll = urllib.request.Request(f"https://127.0.0.1:{nodes}/v1/node/config?after=0")
+
+        async def wait_and_end() -> tuple[int, int]:
+            def long_poll() -> int:
+                with urllib.request.urlopen(poll, context=context, timeout=30) as response:
+                    return int(response.status)
+
+            polling = asyncio.create_task(asyncio.to_thread(long_poll))
+            while "node API" not in (tmp_path / "log").read_text():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            child.signal(signal.SIGTERM)
+            return await polling, await asyncio.to_thread(child.terminate, 10)
+
+        assert asyncio.run(wait_and_end()) == (204, 0)
+    finally:
+        child.terminate(1)
+
+
+def test_the_identity_has_to_be_that_of_the_control_plane(authority: Authority, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "control", "--state", str(tmp_path / "state"), "--api", "127.0.0.1:0"]
+    argv += ["--nodes", "127.0.0.1:0", "--identity", str(authority.issue("l7", "x"))]
+    child = Child.start("control", argv, log=tmp_path / "log", notify_dir=tmp_path)
+    with pytest.raises(ChildError, match="is the identity of a l7, not of the control plane"):
+        child.wait_ready(30)
+    assert child.terminate(1) == 2
+
+
+async def test_the_users_api_stays_on_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="loopback"):
+        await serve(Settings(tmp_path / "state", ("0.0.0.0", 0)))
+
+
+def test_the_token_is_made_once_and_again_where_it_is_lost(tmp_path: Path) -> None:
+    store, file = SqliteStore(tmp_path / "db"), tmp_path / "token"
+    ensure_token(store, file)
+    first = file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    ensure_token(store, file)
+    assert file.read_text() == first
+    file.unlink()
+    ensure_token(store, file)
+    assert store.token_name(first.strip()) is None
+    file.write_text(first)  # of a database that is gone
+    ensure_token(store, file)
+    assert store.token_name(file.read_text().strip()) == "admin"
+    store.close()
