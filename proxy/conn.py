@@ -235,8 +235,10 @@ class ClientConnection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None:
             self._bytes_in += len(data)
+            ahead = exchange.request_complete  # what is sent ahead buys the request before it no time
             self._run(exchange.client_data(data))
-            self._touch()
+            if not ahead:
+                self._touch()
             self.balance()
         elif self._state is not _State.LINGER:
             self._buffer = self._buffer + data if self._buffer else data
@@ -324,24 +326,24 @@ class ClientConnection(asyncio.Protocol):
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
-            match command:
-                case SendClient(data):
-                    self._bytes_out += len(data)
-                    self._transport.write(data)
-                case SendUpstream(data):
-                    assert self._upstream is not None
-                    self._upstream.write(data)
-                case ReleaseUpstream(reuse):
-                    self._release(reuse)
-                case Finish():
-                    self._record()
-                    self._finish(command)
-                case Assign():
-                    self._assign(command)
-                case Abort():
-                    self._record()
-                    self._state = _State.CLOSED
-                    self._transport.abort()
+            if isinstance(command, SendClient):
+                self._bytes_out += len(command.data)
+                self._transport.write(command.data)
+            elif isinstance(command, SendUpstream):
+                assert self._upstream is not None
+                self._upstream.write(command.data)
+            elif isinstance(command, ReleaseUpstream):
+                self._release(command.reuse)
+            elif isinstance(command, Finish):
+                self._record()
+                self._finish(command)
+            elif isinstance(command, Assign):
+                self._assign(command)
+            else:
+                assert isinstance(command, Abort)
+                self._record()
+                self._state = _State.CLOSED
+                self._transport.abort()
 
     def _assign(self, command: Assign) -> None:
         exchange, hub = self._exchange, self._hub
@@ -461,15 +463,15 @@ class ClientConnection(asyncio.Protocol):
         exchange, site = self._exchange, self._site
         if exchange is None:
             return
-        timeout_s = site.request_timeout_s
-        if not self._full:
-            match exchange.waits:
-                case Waits.CONNECT:
-                    timeout_s = NEVER  # the connection attempt has its own deadline
-                case Waits.CLIENT if not self._paused:
-                    timeout_s = site.idle_timeout_s
-                case Waits.TUNNEL:
-                    timeout_s = site.tunnel_timeout_s
+        waits = exchange.waits
+        if self._full or waits is Waits.UPSTREAM:
+            timeout_s = site.request_timeout_s
+        elif waits is Waits.CONNECT:
+            timeout_s = NEVER  # the connection attempt has its own deadline
+        elif waits is Waits.TUNNEL:
+            timeout_s = site.tunnel_timeout_s
+        else:
+            timeout_s = site.request_timeout_s if self._paused else site.idle_timeout_s
         self.deadline = self._hub.now() + timeout_s
 
     def expire(self) -> None:

@@ -81,8 +81,8 @@ def request_head(head: RequestHead, target: bytes, origin: Origin, identifier: b
         lower = each.lower
         if lower == b"via":
             vias.append(each.value)
-        elif lower == b"date" or lower == b"expect":
-            kept.append(each.line)
+        elif lower == b"date" or (lower == b"expect" and block.expects_continue):
+            kept.append(each.line)  # RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored
         elif origin.trusted and lower in _ORIGIN_FIELDS:
             claims.setdefault(lower, []).append(each.value)
         elif origin.trusted and lower.startswith(b"x-forwarded-"):

@@ -85,7 +85,7 @@ class Router:
         """The backend service for a request with a normal target; "" when there is none."""
         if not self._domains:
             return self._default
-        path = target.partition(b"?")[0].decode("ascii")
+        path = "/" if target == b"*" else target.partition(b"?")[0].decode("ascii")
         for domain in _domains_of(host_name(host)):
             for url, service in self._domains.get(domain, ()):
                 if below(path, url):

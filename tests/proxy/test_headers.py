@@ -115,6 +115,13 @@ def test_via_grows_and_finds_loops() -> None:
     assert caught.value.code is Code.LOOP
 
 
+def test_an_expectation_in_http_1_0_is_ignored() -> None:
+    """RFC 9110 §10.1.1."""
+    expect = b"Expect: 100-continue\r\n"
+    assert expect.strip() in up(expect)
+    assert expect.strip() not in up(expect, line=b"GET / HTTP/1.0")
+
+
 def test_upgrades() -> None:
     lines = up(b"Connection: Upgrade\r\nUpgrade: websocket\r\n", upgrade=b"websocket")
     assert lines[2:4] == [b"Connection: upgrade", b"Upgrade: websocket"]

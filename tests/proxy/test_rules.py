@@ -43,7 +43,7 @@ def router(default: str = "default") -> Router:
         (b"bare.example.org", b"/static/x", "static"),
         (b"[::1]:80", b"/", "default"),
         (b"", b"/", "default"),
-        (b"www.example.com", b"*", "default"),
+        (b"www.example.com", b"*", "www"),
     ],
 )
 def test_the_most_specific_rule_wins(host: bytes, target: bytes, service: str) -> None:
