@@ -17,6 +17,7 @@ from core.model import (
     L4_SCHEDULERS,
     L7_SCHEDULERS,
     BackendProtocol,
+    BackendService,
     CheckType,
     HealthCheck,
     Kind,
@@ -45,6 +46,7 @@ CHECKS_OF = {
     BackendProtocol.UDP: (CheckType.UDP, CheckType.TCP, CheckType.HTTP),
     BackendProtocol.HTTP: (CheckType.TCP, CheckType.HTTP),
 }
+_CONNECT_TIMEOUT_S = next(field.default for field in fields(BackendService) if field.name == "connect_timeout_s")
 
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
@@ -148,6 +150,9 @@ def _backend_services(model: Model, places: Places) -> Iterator[Problem]:
             tier = "L7" if service.protocol is BackendProtocol.HTTP else "L4"
             why = f"the {tier} tier, which schedules {service.protocol} services, has no {service.scheduler}"
             yield Problem((*path, "scheduler"), why, f"give {in_words(sorted(allowed), 'or')}")
+        if service.protocol is not BackendProtocol.HTTP and service.connect_timeout_s != _CONNECT_TIMEOUT_S:
+            why = f"connect_timeout_s is for http services, and this one is {service.protocol}"
+            yield Problem((*path, "connect_timeout_s"), why, "remove it")
         if service.health_check is not None:
             yield from _health_check(service.health_check, service.protocol, (*path, "health_check"))
 

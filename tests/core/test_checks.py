@@ -139,6 +139,12 @@ CASES = [
         "backend_services.dns.health_check.codes: codes is for http checks, and this is a udp check; "
         'remove it, or give type = "http"',
     ),
+    (
+        'scheduler = "maglev"',
+        "connect_timeout_s = 1",
+        "backend_services.dns.connect_timeout_s: connect_timeout_s is for http services, and this one is udp; "
+        "remove it",
+    ),
     # references
     (
         'backend_service = "dns"',

@@ -362,7 +362,8 @@ def services(draw: st.DrawFn, name: str, protocol: BackendProtocol, groups: Any,
     target = {"availability_group": draw(st.sampled_from(spread))} if spread and draw(st.booleans()) else {}
     target = target or {"server_group": draw(st.sampled_from(groups))}
     check = draw(health_checks(protocol))
-    scheduler, timeout_s = draw(st.sampled_from(allowed)), draw(st.floats(0.1, 60))
+    scheduler = draw(st.sampled_from(allowed))
+    timeout_s = draw(st.floats(0.1, 60)) if protocol is BackendProtocol.HTTP else 5.0
     return BackendService(
         name, protocol, **target, scheduler=scheduler, health_check=check, connect_timeout_s=timeout_s
     )

@@ -1,0 +1,282 @@
+"""The reference page of the configuration, written from the model itself: docs/configuration.md.
+
+What the page says of a field is what the reader checks and what an error message would say. The prose around the
+tables is here too, so that the page is one thing; `python -m core.reference > docs/configuration.md` writes it, and a
+test compares.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from enum import StrEnum
+from typing import get_args, get_origin
+
+from core.checks import CHECK_OPTIONS
+from core.checks_listeners import OPTIONS
+from core.model import (
+    CLASSES,
+    L4_SCHEDULERS,
+    L7_SCHEDULERS,
+    AvailabilityGroup,
+    BackendService,
+    Certificate,
+    HealthCheck,
+    Instance,
+    Kind,
+    Listener,
+    Node,
+    Ref,
+    Rule,
+    Server,
+    ServerGroup,
+)
+from core.reader import expected, fields, in_words, optional, split
+
+INTRODUCTION = """\
+# Configuration
+
+A configuration is a TOML or JSON document of lists of objects. In TOML each object is a `[[kind]]` table; in JSON the
+document is `{"kind": [{…}, …]}`. Objects refer to each other by name. Whatever the document leaves out has its
+default; whatever it has and nothing reads is an error. `paifang check FILE` reads a configuration and says everything
+that is wrong with it, each with its line and a remedy.
+
+The smallest useful document, a proxy on port 8000 before two servers:
+
+```toml
+[[listeners]]
+protocol = "http"
+port = 8000
+servers = ["127.0.0.1:9000", "127.0.0.1:9001"]
+```
+
+This is short for:
+
+```toml
+[[server_groups]]
+name = "http-8000"
+servers = [
+  { address = "127.0.0.1", port = 9000 },
+  { address = "127.0.0.1", port = 9001 },
+]
+
+[[backend_services]]
+name = "http-8000"
+protocol = "http"
+server_group = "http-8000"
+
+[[instances]]
+name = "default"
+
+[[listeners]]
+name = "http-8000"
+instance = "default"
+protocol = "http"
+port = 8000
+backend_service = "http-8000"
+```
+
+A listener without `name` is named after its protocol and port, one without `instance` belongs to the instance
+`default`, which is made if it is not given. `servers = ["ADDRESS:PORT", …]` stands for `backend_service` and makes a
+backend service and a server group of the listener's name; `domains = ["HOST", …]` stands for `certificates` and makes
+a certificate of its name, issued by the cluster's own CA.
+
+Real servers, load-balanced on layer 4, with a health check of their own:
+
+```toml
+[[server_groups]]
+name = "mail"
+servers = [
+  { address = "10.0.0.31", port = 25 },
+  { address = "10.0.0.32", port = 25, weight = 50 },
+]
+
+[[backend_services]]
+name = "mail"
+protocol = "tcp"
+server_group = "mail"
+scheduler = "maglev"
+health_check = { type = "tcp", interval_s = 5, timeout_s = 2 }
+
+[[instances]]
+name = "fast"
+type = "nlb"
+vips = ["192.0.2.25"]
+
+[[listeners]]
+name = "smtp"
+instance = "fast"
+protocol = "tcp"
+port = 25
+backend_service = "mail"
+mode = "dr"
+```
+"""
+
+# What holds between objects, in the order of the kinds. `core.checks` enforces it.
+RULES = {
+    Kind.NODES: "Two nodes of one role have different addresses.",
+    Kind.CERTIFICATES: "`chain_file` and `chain` exclude each other; `key_file` needs one of them; `domains` stands "
+    "where there is no `chain_file`.",
+    Kind.SERVER_GROUPS: "An address and port stand once in a group.",
+    Kind.AVAILABILITY_GROUPS: "An address and port stand once in a group.",
+    Kind.BACKEND_SERVICES: "The scheduler is one of "
+    f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
+    "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
+    "off: every server then counts as healthy.",
+    Kind.INSTANCES: "A VIP is the address of no server and of no node.",
+    Kind.LISTENERS: "http and https listeners belong to an instance of type alb and forward to backend services of "
+    "protocol http, by `backend_service`, by rules, or both; tcp and udp listeners belong to an instance of type nlb "
+    "with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
+    "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
+    "listener has certificates. In mode dr the servers have the listener's port.",
+    Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
+}
+
+NAME = "what others call it by"
+# What each attribute is for, where its name and the prose do not say it all. A test holds it to the model.
+MEANINGS: Mapping[type, Mapping[str, str]] = {
+    Node: {
+        "name": "as in its certificate",
+        "role": "what runs there",
+        "address": "where its peers, and the L4 tier, reach it",
+        "health_port": "answers `GET /ready`",
+    },
+    Certificate: {
+        "name": NAME,
+        "chain_file": "the leaf and its intermediates, PEM",
+        "chain": "the same as text",
+        "key_file": "the private key, for the key server alone",
+        "domains": "what a development certificate is issued for",
+    },
+    ServerGroup: {"name": NAME, "servers": "where traffic goes"},
+    AvailabilityGroup: {"name": NAME, "members": "where traffic goes"},
+    Server: {
+        "address": "where it is reached",
+        "port": "where it is reached",
+        "weight": "its part of the traffic, relative to the others'; 0 drains it",
+        "zone": "the fault domain, such as a data centre",
+        "rack": "the fault domain within the zone",
+    },
+    BackendService: {
+        "name": NAME,
+        "protocol": "what the servers speak",
+        "server_group": "its servers",
+        "availability_group": "its servers",
+        "scheduler": "who gets the next connection or request: in turn (rr), by weight (wrr), the least busy (lc), the "
+        "least busy for its weight (wlc), by source address (sh), by consistent hash of the flow (maglev)",
+        "health_check": "how servers are checked",
+        "connect_timeout_s": "how long the L7 tier waits for a connection to a server",
+    },
+    HealthCheck: {
+        "type": "how to ask",
+        "interval_s": "from one check to the next",
+        "timeout_s": "after which a check has failed",
+        "rise": "successes in a row that make a server healthy",
+        "fall": "failures in a row that make a server unhealthy",
+        "port": "where to ask; 0: the server's own port",
+        "method": "of the request",
+        "uri": "of the request",
+        "domain": "the request's Host; empty: the server's address",
+        "codes": "statuses that mean healthy",
+        "request": "what is sent",
+        "expect": "what the reply contains",
+    },
+    Instance: {"name": NAME, "type": "layer 7 (alb) or layer 4 (nlb)", "vips": "the addresses that clients know"},
+    Listener: {
+        "name": NAME,
+        "instance": "whose addresses it answers on",
+        "protocol": "what clients speak",
+        "port": "where it answers",
+        "backend_service": "where requests go that no rule matches; all traffic of tcp and udp",
+        "mode": "destination rewritten (nat), or handed over on the LAN with the VIP kept (dr)",
+        "certificates": "the first is for clients that name no domain, or one that none covers",
+        "established_timeout_s": "after which a silent TCP session is forgotten by the L4 tier",
+        "udp_idle_timeout_s": "after which a silent UDP session is forgotten",
+        "idle_timeout_s": "how long a connection may wait for its next request",
+        "request_timeout_s": "how long a server may take to answer; then 504",
+        "trusted_proxies": "whose X-Forwarded-* headers are believed",
+    },
+    Rule: {
+        "name": NAME,
+        "listener": "whose requests it is for",
+        "backend_service": "where they go",
+        "domain": "the request's host: exact, or `*.` and what follows",
+        "url": "what the request's path starts with",
+    },
+}
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    return "\n".join([INTRODUCTION, *(_section(kind) for kind in Kind)])
+
+
+def _section(kind: Kind) -> str:
+    cls = CLASSES[kind]
+    parts = [f"## {kind.value}\n", _prose(cls), f"\n{RULES[kind]}\n", _table(cls)]
+    for inner in (Server, HealthCheck):
+        owner = {Server: Kind.SERVER_GROUPS, HealthCheck: Kind.BACKEND_SERVICES}[inner]
+        if owner is kind:
+            parts += [f"\n### {_words(inner)}\n", _prose(inner), "", _table(inner)]
+    return "\n".join(parts) + "\n"
+
+
+def _prose(cls: type) -> str:
+    """The class's docstring; a class that has none says by its name what it is."""
+    text = cls.__doc__ or ""
+    return "A named list of servers." if text.startswith(f"{cls.__name__}(") else inspect.cleandoc(text)
+
+
+def _table(cls: type) -> str:
+    rows = ["| attribute | meaning | value | default |", "| --- | --- | --- | --- |"]
+    for field in fields(cls):
+        default = "required" if field.required else _default(field.default)
+        value = _value(cls, field.name, field.annotation)
+        rows.append(f"| `{field.name}` | {MEANINGS[cls][field.name]} | {value} | {default} |")
+    return "\n".join(rows)
+
+
+def _value(cls: type, name: str, annotation: object) -> str:
+    bare, _ = split(annotation)
+    item = get_args(bare)[0] if get_origin(bare) is tuple else optional(bare) or annotation
+    inner, constraints = split(item)
+    text = expected(annotation)
+    if isinstance(inner, type) and is_dataclass(inner):
+        link = f"[{_words(inner)}](#{_words(inner).replace(' ', '-')})"
+        text = f"a list of tables, each a {link}" if get_origin(bare) is tuple else f"a {link}, or `false` for none"
+    elif any(isinstance(constraint, Ref) for constraint in constraints):
+        kind = next(constraint.kind for constraint in constraints if isinstance(constraint, Ref))
+        link = f"[{kind.value}](#{kind.value})"
+        text = f"a list of names of {link}" if get_origin(bare) is tuple else f"the name of one of the {link}"
+    elif isinstance(inner, type) and issubclass(inner, StrEnum):
+        text = in_words([f"`{member.value}`" for member in inner], "or")
+    only = ""
+    if cls is Listener and name in OPTIONS:
+        only = f"; {in_words(OPTIONS[name], 'and')} only"
+    if cls is BackendService and name == "connect_timeout_s":
+        only = "; http only"
+    if cls is HealthCheck and name in CHECK_OPTIONS:
+        only = f"; {CHECK_OPTIONS[name]} only"
+    return text.replace("|", "\\|") + only
+
+
+def _default(value: object) -> str:
+    if isinstance(value, StrEnum):
+        return f"`{value.value}`"
+    if isinstance(value, HealthCheck):
+        return "by tcp; udp services: by udp"
+    if value in ("", ()):
+        return "none"
+    return f"`{value:g}`" if isinstance(value, int | float) else f"`{value}`"
+
+
+def _words(cls: type) -> str:
+    """ServerGroup → server group."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", cls.__name__).lower()
+
+
+if __name__ == "__main__":
+    print(page(), end="")

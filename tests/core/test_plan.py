@@ -1,0 +1,103 @@
+"""Plans are minimal, lead from the old model to the new one, and never let a reference dangle on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.model import (
+    BackendProtocol,
+    BackendService,
+    Instance,
+    Kind,
+    Listener,
+    Model,
+    Protocol,
+    Rule,
+    Server,
+    ServerGroup,
+)
+from core.plan import Change, Operation, plan
+
+GROUP = ServerGroup("g", (Server("10.0.0.1", 80),))
+SERVICE = BackendService("b", BackendProtocol.HTTP, server_group="g")
+OLD = Model(
+    server_groups={"g": GROUP},
+    backend_services={"b": SERVICE},
+    instances={"i": Instance("i")},
+    listeners={"l": Listener("l", "i", Protocol.HTTP, 80, "b")},
+)
+
+
+def test_nothing_to_do() -> None:
+    assert plan(OLD, OLD) == plan(Model(), Model()) == ()
+
+
+def test_from_nothing_and_back() -> None:
+    made = [(change.op, change.kind) for change in plan(Model(), OLD)]
+    kinds = [Kind.SERVER_GROUPS, Kind.BACKEND_SERVICES, Kind.INSTANCES, Kind.LISTENERS]
+    assert made == [(Operation.CREATE, kind) for kind in kinds]
+    gone = [(change.op, change.kind) for change in plan(OLD, Model())]
+    assert gone == [(Operation.DELETE, kind) for kind in reversed(kinds)]
+
+
+def test_only_what_differs_is_named_and_deletions_come_last() -> None:
+    group = ServerGroup("g2", ())
+    service = replace(SERVICE, server_group="g2")
+    new = replace(OLD, server_groups={"g2": group}, backend_services={"b": service})
+    assert plan(OLD, new) == (
+        Change(Operation.CREATE, Kind.SERVER_GROUPS, "g2", None, group),
+        Change(Operation.UPDATE, Kind.BACKEND_SERVICES, "b", SERVICE, service),
+        Change(Operation.DELETE, Kind.SERVER_GROUPS, "g", GROUP, None),
+    )
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    """Small models over few names, so that two of them overlap; every reference holds."""
+    some = st.lists(st.sampled_from("abc"), unique=True)
+    groups = draw(some)
+    services = draw(some) if groups else []
+    instances = draw(some)
+    listeners = draw(some) if services and instances else []
+    rules = draw(some) if listeners else []
+
+    def one(names: list[str]) -> str:
+        return draw(st.sampled_from(names))
+
+    return Model(
+        server_groups={n: ServerGroup(n, (Server("10.0.0.1", draw(st.integers(1, 2))),)) for n in groups},
+        backend_services={n: BackendService(n, BackendProtocol.HTTP, one(groups)) for n in services},
+        instances={n: Instance(n) for n in instances},
+        listeners={n: Listener(n, one(instances), Protocol.HTTP, 80, one(services)) for n in listeners},
+        rules={n: Rule(n, one(listeners), one(services)) for n in rules},
+    )
+
+
+def references(kind: Kind, item: Any) -> list[tuple[Kind, str]]:
+    match kind:
+        case Kind.BACKEND_SERVICES:
+            return [(Kind.SERVER_GROUPS, item.server_group)]
+        case Kind.LISTENERS:
+            return [(Kind.INSTANCES, item.instance), (Kind.BACKEND_SERVICES, item.backend_service)]
+        case Kind.RULES:
+            return [(Kind.LISTENERS, item.listener), (Kind.BACKEND_SERVICES, item.backend_service)]
+    return []
+
+
+@given(models(), models())
+def test_steps_lead_from_old_to_new_without_a_dangling_reference(old: Model, new: Model) -> None:
+    state = {(kind, name): item for kind in Kind for name, item in old.of(kind).items()}
+    for change in plan(old, new):
+        assert state.get((change.kind, change.name)) == change.old
+        assert change.old != change.new
+        if change.new is None:
+            del state[change.kind, change.name]
+        else:
+            state[change.kind, change.name] = change.new
+        for (kind, _), item in state.items():
+            assert all(target in state for target in references(kind, item))
+    assert state == {(kind, name): item for kind in Kind for name, item in new.of(kind).items()}
