@@ -53,6 +53,8 @@ UNPROVEN_SHARE = 0.5
 
 # How many computed rings are kept for the next change (a server that fails and returns).
 ORDERS_KEPT = 256
+# Each open ring is a file descriptor until the kernel has it.
+RINGS_AT_ONCE = 256
 LISTENER_FIELDS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
 
 ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
@@ -165,6 +167,7 @@ class Tables:
         self._cpu_page = plane.map("cpu_page")
         self._rings = plane.map("rings")
         self._chunk = plane.map("ring_template").value
+        self._template_fd = plane.program.map_fd("ring_template")
         self._listener_indexes = _Indexes(plane.sizes["MAX_LISTENERS"])
         self._real_indexes = _Indexes(plane.sizes["MAX_REALS"])
         self._ring_indexes = _Indexes(plane.sizes["MAX_RINGS"])
@@ -191,8 +194,7 @@ class Tables:
 
         stale = self._write_reals(endpoints, macs)
         rings = {key: self._ring(service, down) for key, service in wanted.items()}
-        for content in rings.values():
-            self._write_ring(content)
+        self._write_rings(set(rings.values()))
         shared = {key for keys in reverse.values() if len(keys) > 1 for key in keys}
         listeners = {
             _listener_key(key): self._listener(service, rings[key], key in shared) for key, service in wanted.items()
@@ -231,8 +233,11 @@ class Tables:
         self.plane.set(now_s=now_s)
 
     def _settle(self) -> None:
-        for ring in self._ring_indexes.settle():
-            self._rings.delete(self._rings.key(ring))
+        rings = self._ring_indexes.settle()
+        if rings:
+            # Not deleted: the kernel has no batch for that. The template is an inner map of one chunk.
+            template = array("I", [self._template_fd] * len(rings))
+            self._rings.put_many(array("I", rings).tobytes(), template.tobytes(), len(rings))
         self._real_indexes.settle()
         self._listener_indexes.settle()
 
@@ -303,19 +308,28 @@ class Tables:
             self._orders[key] = maglev_table(names, weights, size) if maglev else smooth_wrr_ring(weights, RING_LIMIT)
         return self._orders[key]
 
-    def _write_ring(self, content: bytes) -> None:
-        if not content or content in self._ring_indexes.used:
-            return
-        index, _ = self._ring_indexes.take(content)
+    def _write_rings(self, contents: Set[bytes]) -> None:
+        """Makes those that are new, in few calls: the kernel waits milliseconds (RCU) at the end of each."""
+        new = [content for content in contents if content and content not in self._ring_indexes.used]
+        for at in range(0, len(new), RINGS_AT_ONCE):
+            some = new[at : at + RINGS_AT_ONCE]
+            descriptors: list[int] = []
+            try:
+                descriptors += map(self._new_ring, some)
+                indexes = array("I", (self._ring_indexes.take(content)[0] for content in some))
+                self._rings.put_many(indexes.tobytes(), array("I", descriptors).tobytes(), len(some))
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
+
+    def _new_ring(self, content: bytes) -> int:
+        """An inner map; the caller closes the descriptor."""
         size = ct.sizeof(self._chunk)
         chunks = -(-len(content) // size)
         fd = syscall.create_array(size, chunks, syscall.F_INNER_MAP, "ring")
-        try:
-            keys = array("I", range(chunks)).tobytes()
-            syscall.update_batch(fd, keys, content.ljust(chunks * size, b"\0"), chunks)
-            self._rings.put(self._rings.key(index), self._rings.value(fd))
-        finally:
-            os.close(fd)
+        keys = array("I", range(chunks)).tobytes()
+        syscall.update_batch(fd, keys, content.ljust(chunks * size, b"\0"), chunks)
+        return fd
 
     def _listener(self, service: L4Service, ring: bytes, shared: bool) -> bytes:
         index, new = self._listener_indexes.take(service_key(service))

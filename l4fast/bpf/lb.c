@@ -147,7 +147,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
     struct listener *listener = listeners.lookup(&key);
     enum reason reason = TX_UNTRACKED;
-    struct session s = {};
+    struct session s;
     struct real *real;
     int index, state;
 

@@ -89,6 +89,9 @@ static __always_inline void new_session(struct session *s, const struct packet *
     __builtin_memcpy(s->mac, real->mac, ETH_ALEN);
     s->refresh_s = listener->refresh_s;
     s->mode = listener->mode;
+    s->state = 0;
+    s->learnt = 0;
+    __builtin_memset(s->zero, 0, sizeof(s->zero));
 }
 
 /* Enters the session. Says whether there was room. */

@@ -69,14 +69,13 @@ class Writes:
         for mirror in (tables._listeners, tables._vips, tables._reals, tables._macs, tables._owners):
             for method in ("put_many", "delete"):
                 self._spy(mirror.map, method, monkeypatch)
-        for method in ("put", "delete"):
-            self._spy(tables._rings, method, monkeypatch)
+        self._spy(tables._rings, "put_many", monkeypatch)
 
     def _spy(self, target: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
         call = getattr(target, method)
 
         def spied(*arguments: Any) -> Any:
-            count = arguments[2] if method == "put_many" else 1
+            count = arguments[-1] if method.endswith("_many") else 1
             self.seen += [f"{method.removesuffix('_many')} {target.name}"] * count
             return call(*arguments)
 
@@ -104,9 +103,9 @@ def test_only_the_difference_is_written(harness: Harness, monkeypatch: pytest.Mo
     steps: list[tuple[list[L4Service], set[tuple[str, int, str]], list[str]]] = [
         # Eight listeners share one ring, as they share their servers.
         (many, {(REALS[0], 8080, "tcp")}, ["put rings", *["put listeners"] * 8]),
-        (many, {(REALS[0], 8080, "udp")}, ["delete rings", "put rings", *["put listeners"] * 8]),
+        (many, {(REALS[0], 8080, "udp")}, ["put rings", "put rings", *["put listeners"] * 8]),
         ([*many, service(90, Mode.DR)], set(),
-         ["delete rings", *["put reals"] * 3, "put rings", "put vips", "put listeners"]),
+         ["put rings", *["put reals"] * 3, "put rings", "put vips", "put listeners"]),
         (many, set(), ["delete listeners", "put vips"]),
     ]  # fmt: skip
     for services, down, expected in steps:
@@ -120,8 +119,10 @@ def test_nothing_is_left_of_what_was_removed(harness: Harness) -> None:
     harness.tables.apply([], set(), MACS)
     for name in ("listeners", "vips", "macs", "reverse"):
         assert not list(harness.plane.map(name).blocks(64)), name
-    rings = harness.plane.map("rings")
-    assert not any(rings.get(rings.key(n)) for n in range(3 * 16))
+    rings, template = harness.plane.map("rings"), harness.plane.map("ring_template")
+    ids = [ring.value for n in range(3 * 16) if (ring := rings.get(rings.key(n)))]
+    assert len(set(ids)) <= 1, "only the template is left"
+    assert template.max_entries == 1
 
 
 def test_a_listener_keeps_its_index_while_it_lives(harness: Harness) -> None:
