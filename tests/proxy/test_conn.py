@@ -148,6 +148,24 @@ async def test_a_server_that_does_not_answer_is_504() -> None:
         await client.close()
 
 
+async def test_what_is_sent_ahead_buys_no_time() -> None:
+    async def answer(request: Request) -> None:
+        await asyncio.sleep(30)
+
+    async with (
+        Backend(answer).running() as backend,
+        proxy(model(free_port(), [backend.port], request_timeout_s=1)) as l7,
+    ):
+        client = await l7.connect()
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        for _ in range(6):
+            await asyncio.sleep(0.3)
+            client.writer.write(b"G")
+        assert len(l7.records) == 1
+        assert (await client.answer())[0] == 504
+        await client.close()
+
+
 async def test_nobody_listens() -> None:
     async with proxy(model(free_port(), [free_port(), free_port()])) as l7:
         assert (await l7.get())[0] == 502

@@ -167,24 +167,22 @@ async def test_draining_finishes_what_is_in_flight() -> None:
             await client.close()
 
 
-async def test_draining_serves_the_accept_queue() -> None:
+async def test_closing_a_socket_serves_its_accept_queue() -> None:
     """Connections that wait to be accepted when the socket closes are not reset."""
     async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        (opening,) = l7.worker._openings.values()
         waiting = []
-        for _ in range(5):
+        for _ in range(5):  # blocking: the loop has no turn in which to accept them
             sock = socket.create_connection(("127.0.0.1", l7.port))
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             waiting.append(sock)
-        draining = asyncio.create_task(l7.worker.drain(10, 0))
+        await opening.close()
+        l7.worker._openings.clear()
         for sock in waiting:
-            sock.setblocking(False)
-            loop = asyncio.get_running_loop()
-            data = b""
-            while part := await loop.sock_recv(sock, 4096):
-                data += part
-            assert data.startswith(b"HTTP/1.1 200 OK\r\n")
-            sock.close()
-        await draining
+            reader, writer = await asyncio.open_connection(sock=sock)
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_the_drain_time_ends() -> None:
