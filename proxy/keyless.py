@@ -25,6 +25,7 @@ import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from proxy import keyless_abi as abi
 from proxy.keyless_abi import (
@@ -78,6 +79,7 @@ SCHEMES = {
 }
 
 
+@lru_cache(64)
 def scheme_of(kind: bytes, digest: str, padding: int, salt: int) -> int | None:
     """The SignatureScheme of a signing operation as OpenSSL describes it, or None where TLS has none.
 
