@@ -262,7 +262,7 @@ class Up:
             document = cast(dict[str, Any], api.request("GET", "/v1/status").document)
             node = next((node for node in document["nodes"] if node["name"] == NODE), None)
             if node is not None and node["why"].startswith("refuses"):
-                raise UpError(node["why"])
+                raise UpError(f"the L7 node {node['why']}")
             if node is not None and node["step"] == "in step" and node["version"] == version:
                 for problem in node["facts"].get("problems") or ():
                     _say(f"warning: {problem}")
