@@ -1,9 +1,8 @@
 """Message heads of HTTP/1: bytes in, a checked head or a refusal out (RFC 9110, 9112).
 
 A head is cut strictly: CRLF only, no folding, no control characters. What is ambiguous is refused with the rule and the
-byte offset, because two readers that disagree about where a message ends are how requests are smuggled. A field line of
-the common shape (a token, a colon, printable ASCII) is read here; any other is given to h11, and both have to find it
-sound. Framing and Host are always judged here. A test holds all that passes to what h11 makes of the whole message.
+byte offset, because two readers that disagree about where a message ends are how requests are smuggled. The second
+reader is h11, in the tests: whatever passes here means the same to it (docs/decisions/0021).
 
 Clients and servers repeat themselves byte for byte. So verdicts are remembered under the exact bytes, in two steps: the
 block of everything after the target, and each field line. A head seen before costs one regular expression and one
@@ -15,8 +14,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
-
-import h11
 
 from proxy.errors import Code, Refused
 
@@ -273,8 +270,6 @@ def _read_fields(data: bytes, offset: int, limits: Limits) -> tuple[Field, ...]:
             if match is None:
                 raise _why_not_a_field(lines, len(fields) + 1, offset)
             field = _field(*match.groups())
-            if not line.isascii() and not field.acted_on:
-                _ask_h11(field, offset)
             _lines.put(line, field)
         fields.append(field)
     return tuple(fields)
@@ -301,14 +296,6 @@ def _why_not_a_field(lines: list[bytes], number: int, offset: int) -> Refused:
     if colon and name and name != name.rstrip(b" \t"):
         return Refused(Code.SPACE_COLON, offset)
     return Refused(Code.FIELD_NAME, offset)
-
-
-def _ask_h11(field: Field, offset: int) -> None:
-    """h11's verdict on a line of an uncommon shape."""
-    try:
-        h11.Response(status_code=200, headers=[(field.name, field.value)])
-    except h11.LocalProtocolError:
-        raise Refused(Code.H11, offset) from None
 
 
 def _length(minor: int, fields: tuple[Field, ...], offset: int) -> int:
