@@ -1,6 +1,6 @@
 """Full TLS handshakes: CPU of our TLS node, with the key in a key server, next to nginx with the key in its memory.
 
-    openssl s_time × 4 (second core) ──► server under test (first core) ──► key server on a unix socket (second core)
+    openssl s_time × 16 (second core) ──► server under test (first core) ──► key server on a unix socket (second core)
 
 Ours is the product's `TlsServer` on uvloop with a real key server process. Each turn runs every contender for the same
 time, one after another (A B A B …); a contender's figure is the median over its turns of CPU time used by the server
@@ -37,7 +37,7 @@ from proxy.tls import TlsServer
 from proxy.tls_waiting import GreenletWaiting, ThreadWaiting
 
 GOAL = 1.3
-CLIENTS = 4
+CLIENTS = 16  # so that several handshakes wait at once, as on a busy node
 KINDS = {"P-256": (), "RSA-2048": ("--rsa",)}
 SERVER_CORE, OTHER_CORE = 0, 1
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -40,6 +41,23 @@ from proxy.tls_waiting import Waiting
 log = logging.getLogger(__name__)
 
 TLS_ALERT_INTERNAL_ERROR = 80
+
+
+def _quieten_bad_names() -> None:
+    """A name in SNI that is not ASCII fails its handshake inside the ssl module, which prints a traceback besides.
+
+    It cannot be caught elsewhere than in the hook, and would let any client fill the log.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs, /) -> None:
+        if isinstance(unraisable.exc_value, UnicodeDecodeError) and isinstance(unraisable.object, bytes):
+            log.debug("server name %r is not ASCII", unraisable.object)
+        else:
+            before(unraisable)
+
+    if getattr(before, "__qualname__", "") != hook.__qualname__:
+        sys.unraisablehook = hook
 
 
 class Report(Protocol):
@@ -78,7 +96,8 @@ class TlsServer:
 
     handshake_timeout_s: from the accepted connection to the client's Finished. max_handshakes: in flight at once;
     connections beyond are reset and counted. close_timeout_s: for a client that does not take the last bytes.
-    waiting: how handshakes wait for the key server; greenlets if there are any. Made in a running loop; loop thread only.
+    waiting: how handshakes wait for the key server; greenlets if there are any. To be made in the running loop, and
+    for its thread only.
     """
 
     def __init__(
@@ -91,6 +110,7 @@ class TlsServer:
         waiting: Waiting | None = None,
     ) -> None:
         keyless.load()
+        _quieten_bad_names()
         self.keys = keys
         self.waiting = waiting or tls_waiting.choose()
         self.buffers = Buffers()

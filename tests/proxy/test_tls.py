@@ -342,6 +342,22 @@ def test_what_is_no_handshake_is_counted_and_closed(sent, failure, answer, way) 
     run(main())
 
 
+@pytest.mark.parametrize("name", [b"w\xffb.te\xe9t", b"web\0test"])
+def test_names_that_are_none_fail_the_handshake_and_print_nothing(name, capfd) -> None:
+    def talk(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as raw:
+            raw.sendall(client_hello().replace(b"web.test", name))
+            return raw.recv(100)
+
+    async def main() -> None:
+        async with serving(LocalKeys([P256]), [certificate(P256, ["web.test"])]) as served:
+            assert (await thread(talk, served.port)).startswith(b"\x15\x03\x03\x00\x02\x02")  # a fatal alert
+            assert await served.settled() == {"failed_other": 1}
+
+    run(main())
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_a_client_that_does_not_trust_us_is_counted(version) -> None:
     async def main() -> None:
