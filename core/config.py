@@ -81,7 +81,7 @@ class _Reading:
     """What came of a document: the objects that could be read, and how to speak of the places of the others."""
 
     model: Model = field(default_factory=Model)
-    expansion: shorthand.Expansion = field(default_factory=lambda: shorthand.Expansion({}))
+    expansion: shorthand.Expansion = field(default_factory=shorthand.Expansion)
 
     def object_path(self, path: Path) -> str:
         """A path as messages show it: listeners.web.servers[0]; objects go by name where they have one."""
@@ -164,7 +164,11 @@ def _read_one(
     if not isinstance(name, str):
         return
     if (kind, name) in places:
-        problems.append(Problem((*path, "name"), f"another of the {kind.value} is named {show(name)}", "rename one"))
+        problems.append(
+            Problem(
+                (*path, "name"), f"another of the {kind.value.replace('_', ' ')} is named {show(name)}", "rename one"
+            )
+        )
         return
     places[kind, name] = path
     if item is not INVALID:

@@ -26,6 +26,7 @@ class _Invalid:
 
 
 INVALID: Final = _Invalid()
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # JSON can say them, UTF-8 cannot
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,48 +129,52 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _scalar_fault(bare: object, constraints: tuple[object, ...], value: object) -> tuple[str, str] | None:
     """What is wrong with a scalar, and what would be right; None if nothing is."""
-    remedy = f"give {_scalar_expected(bare, constraints)}"
     if not _has_type(bare, value):
-        return f"{show(value)} is not {_TYPE_NAMES.get(bare, 'a string')}", remedy
+        return f"{show(value)} is not {_TYPE_NAMES.get(bare, 'a string')}", _remedy(bare, constraints)
     if isinstance(value, str):
-        return _text_fault(bare, constraints, value, remedy)
+        return _text_fault(bare, constraints, value)
     for constraint in constraints:
         if isinstance(constraint, Range) and not constraint.low <= value <= constraint.high:  # type: ignore[operator]
-            return f"{show(value)} is out of range", remedy
+            return f"{show(value)} is out of range", _remedy(bare, constraints)
     return None
 
 
-def _text_fault(bare: object, constraints: tuple[object, ...], value: str, remedy: str) -> tuple[str, str] | None:
+def _remedy(bare: object, constraints: tuple[object, ...]) -> str:
+    return f"give {_scalar_expected(bare, constraints)}"
+
+
+def _text_fault(bare: object, constraints: tuple[object, ...], value: str) -> tuple[str, str] | None:
     if isinstance(bare, type) and issubclass(bare, StrEnum):
         choices = [member.value for member in bare]
         if value in choices:
             return None
         near = did_you_mean(value, choices)
-        return f"{show(value)} is not known", f"{near} {remedy}" if near else remedy
-    if any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{show(value)} is not known", f"{near} {_remedy(bare, constraints)}".lstrip()
+    if _SURROGATE.search(value):
         return f"{show(value)} is not valid Unicode", "leave out the lone surrogate"
     for constraint in constraints:
         if isinstance(constraint, Pattern) and not re.fullmatch(constraint.regex, value):
-            return f"{show(value)} does not fit", remedy
+            return f"{show(value)} does not fit", _remedy(bare, constraints)
         if isinstance(constraint, Address):
-            return _address_fault(constraint, value, remedy)
+            why, suggestion = _address_fault(constraint, value)
+            return (why, suggestion or _remedy(bare, constraints)) if why else None
     return None
 
 
-def _address_fault(constraint: Address, value: str, remedy: str) -> tuple[str, str] | None:
-    what = "network" if constraint.network else "address"
+def _address_fault(constraint: Address, value: str) -> tuple[str, str]:
+    """What is wrong with an address, and a remedy where there is a better one than what any address needs."""
     try:
         address = ipaddress.ip_interface(value) if constraint.network else ipaddress.ip_address(value)
     except ValueError:
-        return f"{show(value)} is not an IP {what}", remedy
+        return f"{show(value)} is not an IP {'network' if constraint.network else 'address'}", ""
     if address.version not in constraint.versions:
-        return f"{show(value)} is of IPv{address.version}", remedy
+        return f"{show(value)} is of IPv{address.version}", ""
     if isinstance(address, ipaddress.IPv4Interface | ipaddress.IPv6Interface):
         if address.ip != address.network.network_address:
             return f"{show(value)} has bits set beyond its prefix", f"give {address.network}"
     elif address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address(0xFFFFFFFF):
-        return f"{show(value)} is not the address of one machine", remedy
-    return None
+        return f"{show(value)} is not the address of one machine", ""
+    return "", ""
 
 
 def _has_type(bare: object, value: object) -> bool:

@@ -14,22 +14,24 @@ and remembers where what it makes comes from, so that messages point at what the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from core.errors import Path, Problem
-from core.model import Kind
+from core.model import Kind, Protocol
 from core.reader import show
 
 DEFAULT_INSTANCE = "default"
-KEYS = ("servers", "domains")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Expansion:
-    """A document with every shorthand expanded. `origins` maps the path of what was made to what it was made from."""
+    """A document being expanded. `origins` maps the path of what was made to the path of what it was made from."""
 
-    tables: dict[str, list[object]]
+    tables: dict[str, list[object]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
     origins: dict[Path, Path] = field(default_factory=dict)
 
     def origin(self, path: Path) -> Path:
@@ -40,96 +42,82 @@ class Expansion:
         return path
 
     def add(self, kind: Kind, table: dict[str, object], origin: Path) -> Path:
-        """Appends an object that stands nowhere in the document and gives its path."""
+        """Appends an object that stands nowhere in the document, and gives its path."""
         tables = self.tables.setdefault(kind.value, [])
         tables.append(table)
         path = (kind.value, len(tables) - 1)
         self.origins[path] = origin
         return path
 
-    def has(self, kind: Kind, name: object) -> bool:
-        tables = self.tables.get(kind.value, [])
-        return any(isinstance(table, Mapping) and table.get("name") == name for table in tables)
+    def note(self, path: Path, why: str, suggestion: str) -> None:
+        self.problems.append(Problem(path, why, suggestion))
 
 
 def expand(tables: Mapping[str, list[object]], problems: list[Problem]) -> Expansion:
     """The document without shorthand. `tables` is left as it is."""
-    result = Expansion({kind: list(items) for kind, items in tables.items()})
-    listeners = result.tables.get(Kind.LISTENERS.value, [])
-    for index, table in enumerate(listeners):
+    expansion = Expansion({kind: list(items) for kind, items in tables.items()}, problems)
+    listeners = expansion.tables.get(Kind.LISTENERS.value, [])
+    given = tables.get(Kind.LISTENERS.value, [])
+    for index, table in enumerate(given):
         if isinstance(table, Mapping):
-            listeners[index] = _expand_listener(table, (Kind.LISTENERS.value, index), result, problems)
-    return result
+            listeners[index] = _listener(table, (Kind.LISTENERS.value, index), expansion)
+    instances = [table for table in tables.get(Kind.INSTANCES.value, []) if isinstance(table, Mapping)]
+    homeless = [index for index, table in enumerate(given) if isinstance(table, Mapping) and "instance" not in table]
+    if homeless and all(instance.get("name") != DEFAULT_INSTANCE for instance in instances):
+        expansion.add(Kind.INSTANCES, {"name": DEFAULT_INSTANCE}, (Kind.LISTENERS.value, homeless[0]))
+    return expansion
 
 
-def _expand_listener(
-    table: Mapping[str, object], path: Path, result: Expansion, problems: list[Problem]
-) -> dict[str, object]:
+def _listener(table: Mapping[str, object], path: Path, expansion: Expansion) -> dict[str, object]:
     listener = {key: value for key, value in table.items() if key not in KEYS}
-    if "name" not in listener and isinstance(table.get("protocol"), str) and isinstance(table.get("port"), int):
-        listener = {"name": f"{table['protocol']}-{table['port']}"} | listener
-    if "instance" not in listener:
-        listener["instance"] = DEFAULT_INSTANCE
-        if not result.has(Kind.INSTANCES, DEFAULT_INSTANCE):
-            result.add(Kind.INSTANCES, {"name": DEFAULT_INSTANCE}, path)
+    protocol, port = table.get("protocol"), table.get("port")
+    if "name" not in listener:
+        sound = protocol in list(Protocol) and isinstance(port, int) and 0 < port < 65536
+        # What makes the name unsound is an error by itself; that the name is missing would only confuse.
+        listener = {"name": f"{protocol}-{port}" if sound else str(path[1])} | listener
+    listener.setdefault("instance", DEFAULT_INSTANCE)
     name = listener.get("name")
     if not isinstance(name, str):
-        return listener  # its missing or wrong name is reported; objects named after it would only repeat that
-    if "servers" in table and _free(
-        table, "servers", "backend_service", (Kind.BACKEND_SERVICES, Kind.SERVER_GROUPS), path, result, problems
-    ):
-        listener["backend_service"] = name
-        _add_servers(name, table, path, result, problems)
-    if "domains" in table and _free(table, "domains", "certificates", (Kind.CERTIFICATES,), path, result, problems):
-        listener["certificates"] = [name]
-        made = result.add(Kind.CERTIFICATES, {"name": name, "domains": table["domains"]}, (*path, "domains"))
-        if isinstance(table["domains"], list):
-            for index in range(len(table["domains"])):
-                result.origins[*made, "domains", index] = (*path, "domains", index)
+        return listener  # its name is reported as wrong; objects named after it would only repeat that
+    for short, long, make in SHORTHANDS:
+        if short in table and long in table:
+            expansion.note((*path, short), f"{short} and {long} exclude each other", "give one of them")
+        elif short in table:
+            listener[long] = [name] if long == "certificates" else name
+            make(name, table, (*path, short), expansion)
     return listener
 
 
-def _free(
-    table: Mapping[str, object], short: str, long: str, kinds: tuple[Kind, ...], path: Path, result: Expansion,
-    problems: list[Problem],
-) -> bool:  # fmt: skip
-    """Whether the shorthand `short` may be expanded: `long` is not given too, and its objects' names are free."""
-    if long in table:
-        problems.append(Problem((*path, short), f"{short} and {long} exclude each other", "give one of them"))
-        return False
-    name = table.get("name", f"{table.get('protocol')}-{table.get('port')}")
-    for kind in kinds:
-        if result.has(kind, name):
-            plural = kind.value.replace("_", " ")
-            why = f"{short} would make {show(name)} one of the {plural}, and there is one of that name"
-            problems.append(Problem((*path, short), why, f"give {long} = {show(name)} instead, or rename one"))
-            return False
-    return True
+def _make_certificate(name: str, table: Mapping[str, object], path: Path, expansion: Expansion) -> None:
+    domains = table["domains"]
+    made = expansion.add(Kind.CERTIFICATES, {"name": name, "domains": domains}, path)
+    for index in range(len(domains) if isinstance(domains, list) else 0):
+        expansion.origins[*made, "domains", index] = (*path, index)
 
 
-def _add_servers(
-    name: str, table: Mapping[str, object], path: Path, result: Expansion, problems: list[Problem]
-) -> None:
+def _make_backend(name: str, table: Mapping[str, object], path: Path, expansion: Expansion) -> None:
     protocol = table.get("protocol")
-    service: dict[str, object] = {
-        "name": name,
-        "protocol": protocol if protocol in ("tcp", "udp") else "http",
-        "server_group": name,
-    }
-    result.add(Kind.BACKEND_SERVICES, service, (*path, "servers"))
-    written = table["servers"]
+    spoken = protocol if protocol in ("tcp", "udp") else "http"
+    expansion.add(Kind.BACKEND_SERVICES, {"name": name, "protocol": spoken, "server_group": name}, path)
     servers: list[object] = []
-    group = result.add(Kind.SERVER_GROUPS, {"name": name, "servers": servers}, (*path, "servers"))
+    group = expansion.add(Kind.SERVER_GROUPS, {"name": name, "servers": servers}, path)
+    written = table["servers"]
     if not isinstance(written, list):
-        problems.append(Problem((*path, "servers"), f"{show(written)} is not a list", 'give ["ADDRESS:PORT", …]'))
+        expansion.note(path, f"{show(written)} is not a list", 'give ["ADDRESS:PORT", …]')
         return
     for index, text in enumerate(written):
-        place = (*path, "servers", index)
-        address, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-        if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
-            problems.append(
-                Problem(place, f"{show(text)} is not an address and port", "give a string such as '127.0.0.1:8000'")
-            )
+        match = re.fullmatch(r"(.*):([0-9]{1,5})", text) if isinstance(text, str) else None
+        if match is None:
+            why = f"{show(text)} is not an address and port"
+            expansion.note((*path, index), why, "give a string such as '127.0.0.1:8000'")
             continue
-        result.origins[*group, "servers", len(servers)] = place
-        servers.append({"address": address, "port": int(port)})
+        expansion.origins[*group, "servers", len(servers)] = (*path, index)
+        servers.append({"address": match[1], "port": int(match[2])})
+
+
+# Each key of shorthand, the key that it stands for, and what makes that key's object.
+SHORTHANDS: Final = (
+    ("servers", "backend_service", _make_backend),
+    ("domains", "certificates", _make_certificate),
+)
+KEYS: Final = tuple(short for short, *_ in SHORTHANDS)

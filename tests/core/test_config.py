@@ -109,8 +109,7 @@ SHORTHAND_FAULTS = [
     ),
     (
         'servers = []\n[[server_groups]]\nname = "a"',
-        "servers: servers would make 'a' one of the server groups, and there is one of that name; "
-        "give backend_service = 'a' instead, or rename one",
+        "servers: another of the server groups is named 'a'; rename one",
     ),
     ('servers = []\ndomains = ["no domain"]', "domains[0]: 'no domain' does not fit; give a host name, or '*.' and"),
     ("servers = []\ndomains = []\ncertificates = []", "domains: domains and certificates exclude each other; give one"),
@@ -123,6 +122,14 @@ def test_a_fault_in_shorthand_is_told_where_it_was_written(given: str, message: 
     assert any(f"listeners.a.{message}" in line for line in said(text)), said(text)
     line = 7 if "\ndomains" in given else 6
     assert any(message in each and each.startswith(f"f:{line}: ") for each in said(text))
+
+
+def test_a_listener_without_name_is_not_asked_for_one_when_its_name_cannot_be_made() -> None:
+    text = '[[listeners]]\nprotocol = "htp"\nport = 0x' + "f" * 9000
+    assert said(text) == [
+        "f:2: listeners.0.protocol: 'htp' is not known; did you mean http? give tcp, udp, http or https",
+        "f:3: listeners.0.port: the number is out of range; give a whole number from 1 to 65535",
+    ]
 
 
 def test_several_faults_are_told_at_once_in_the_order_of_the_file() -> None:
@@ -431,7 +438,7 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(models())
 def test_what_is_written_is_read_back(model: Model) -> None:
     document = to_dict(model)
