@@ -22,7 +22,7 @@ import socket
 import struct
 import sys
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ from core.schedule import maglev_table, smooth_wrr_ring
 from l4fast.bpf import syscall
 from l4fast.errors import TablesError
 from l4fast.loader import DataPlane, reasons
+from l4fast.mirror import Indexes, Mirror
 
 log = logging.getLogger(__name__)
 
@@ -85,63 +86,6 @@ class Sweep:
     last_counts: Mapping[str, int] = field(default_factory=dict)
 
 
-class _Mirror:
-    """A map and what was written to it."""
-
-    def __init__(self, plane: DataPlane, name: str) -> None:
-        self.map = plane.map(name)
-        self.held: dict[bytes, bytes] = {}
-
-    def add(self, wanted: Mapping[bytes, bytes]) -> set[bytes]:
-        """Writes what is new or differs; returns the keys whose value has changed."""
-        new = {key: value for key, value in wanted.items() if self.held.get(key) != value}
-        if new:
-            changed = {key for key in new if key in self.held}
-            written = self.map.put_many(b"".join(new), b"".join(new.values()), len(new))
-            assert written == len(new), f"map {self.map.name} is smaller than the check assumes"
-            self.held.update(new)
-            return changed
-        return set()
-
-    def prune(self, wanted: Collection[bytes]) -> set[bytes]:
-        """Deletes what is not wanted; returns the keys."""
-        gone = self.held.keys() - set(wanted)
-        for key in gone:
-            self.map.delete(self.map.key.from_buffer_copy(key))
-            del self.held[key]
-        return gone
-
-
-class _Indexes:
-    """Numbers for things that live a while. A number that came free is given again after one `settle`, oldest first."""
-
-    def __init__(self, size: int) -> None:
-        self.free = deque(range(size))
-        self.used: dict[Any, int] = {}
-        self.released: list[int] = []
-
-    def settle(self) -> list[int]:
-        """Numbers released before come free; returns them."""
-        settled, self.released = self.released, []
-        self.free.extend(settled)
-        return settled
-
-    def room(self, wanted: Iterable[object]) -> bool:
-        return len(set(wanted) - self.used.keys()) <= len(self.free)
-
-    def take(self, thing: object) -> tuple[int, bool]:
-        """The thing's number, and whether it is new. The caller has asked for room."""
-        if thing in self.used:
-            return self.used[thing], False
-        self.used[thing] = self.free.popleft()
-        return self.used[thing], True
-
-    def keep(self, wanted: Set[object]) -> None:
-        """Releases what is not wanted."""
-        for thing in self.used.keys() - wanted:
-            self.released.append(self.used.pop(thing))
-
-
 class Tables:
     """Writes the desired state into a data plane's maps. Not thread-safe: one task calls it.
 
@@ -157,20 +101,20 @@ class Tables:
         self.VALUE_SIZE = ct.sizeof(self.session_map.value)
         self.ring_fd = plane.program.map_fd("sync_ring")
         self._sync_period_s = sync_period_s
-        self._listeners = _Mirror(plane, "listeners")
-        self._vips = _Mirror(plane, "vips")
-        self._reals = _Mirror(plane, "reals")
-        self._macs = _Mirror(plane, "macs")
-        self._owners = _Mirror(plane, "reverse")
+        self._listeners = Mirror(plane, "listeners")
+        self._vips = Mirror(plane, "vips")
+        self._reals = Mirror(plane, "reals")
+        self._macs = Mirror(plane, "macs")
+        self._owners = Mirror(plane, "reverse")
         self._listener_stats = plane.map("listener_stats")
         self._cpu_stats = plane.map("cpu_stats")
         self._cpu_page = plane.map("cpu_page")
         self._rings = plane.map("rings")
         self._chunk = plane.map("ring_template").value
         self._template_fd = plane.program.map_fd("ring_template")
-        self._listener_indexes = _Indexes(plane.sizes["MAX_LISTENERS"])
-        self._real_indexes = _Indexes(plane.sizes["MAX_REALS"])
-        self._ring_indexes = _Indexes(plane.sizes["MAX_RINGS"])
+        self._listener_indexes = Indexes(plane.sizes["MAX_LISTENERS"])
+        self._real_indexes = Indexes(plane.sizes["MAX_REALS"])
+        self._ring_indexes = Indexes(plane.sizes["MAX_RINGS"])
         self._orders: dict[tuple[object, ...], array[int]] = {}
         self._reasons = reasons()
         self._generation = 1

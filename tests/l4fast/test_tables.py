@@ -12,7 +12,7 @@ from core.model import Mode, Scheduler
 from core.resolve import L4Service
 from l4fast.errors import TablesError
 from l4fast.loader import DataPlane
-from l4fast.tables import CLIENT_GATEWAY, Tables, _Indexes
+from l4fast.tables import CLIENT_GATEWAY, Tables
 from tests.packets import (
     ACK,
     GATEWAY_MAC,
@@ -27,18 +27,6 @@ from tests.packets import (
 )
 
 MACS = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC}
-
-
-def test_a_released_index_rests_until_it_is_settled() -> None:
-    indexes = _Indexes(2)
-    assert indexes.take("a") == (0, True)
-    assert indexes.take("a") == (0, False)
-    indexes.keep(set())
-    assert indexes.take("b") == (1, True)
-    assert not indexes.room({"b", "c"})
-    assert indexes.settle() == [0]
-    assert indexes.room({"b", "c"})
-    assert indexes.take("c") == (0, True)
 
 
 pytestmark = pytest.mark.root
