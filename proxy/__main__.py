@@ -16,6 +16,7 @@ from control.node.identity import Identity, IdentityError
 from control.node.link import ControlLink, LinkError
 from control.node.logs import setup
 from control.node.tasks import Tasks
+from keyserver.client import KeyClient
 from proxy.errors import ApplyError
 from proxy.listen import bind
 from proxy.server import ReadyProtocol, Settings, Supervisor
@@ -61,10 +62,21 @@ def endpoint(text: str) -> tuple[str, int]:
     return address, int(port)
 
 
+def _check_for_workers(keyservers: tuple[str, ...], identity: Identity, access_log: str) -> None:
+    """Finds here, once, what every worker would stumble over. Raises ValueError or OSError."""
+    if keyservers:
+        KeyClient(keyservers, identity=identity)
+    if access_log not in ("", "-"):
+        with open(access_log, "ab"):
+            pass
+
+
 async def serve(options: argparse.Namespace) -> int:
     """Runs the node until SIGTERM or SIGINT; a second one ends it at once. Returns the exit code."""
     loop = asyncio.get_running_loop()
     identity = Identity.load(options.identity)
+    keyservers = tuple(each for group in options.keyserver for each in group)
+    _check_for_workers(keyservers, identity, options.access_log)
     ready = bind(*endpoint(options.ready))
     told = asyncio.Event()
     failures: list[str] = []
@@ -75,9 +87,8 @@ async def serve(options: argparse.Namespace) -> int:
 
     tasks = Tasks(on_failure)
     settings = Settings(
-        options.name, options.workers, str(options.identity), tuple(e for group in options.keyserver for e in group),
-        options.access_log, options.drain_time,
-    )  # fmt: skip
+        options.name, options.workers, str(options.identity), keyservers, options.access_log, options.drain_time
+    )
     supervisor = Supervisor(settings, tasks)
     link = ControlLink(
         url=options.control, identity=identity, state=options.state, apply=supervisor.apply, report=supervisor.report
@@ -112,8 +123,11 @@ def main() -> int:
     except (ValueError, IdentityError, LinkError) as error:
         print(f"paifang-l7: {error}", file=sys.stderr)
         return 2
-    except (ApplyError, OSError) as error:
+    except ApplyError as error:
         print(f"paifang-l7: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"paifang-l7: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 

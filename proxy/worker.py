@@ -293,6 +293,7 @@ class Channel:
     def _send_counters(self, writer: asyncio.StreamWriter) -> None:
         counters = dict(self._hub.counters)
         counters["connections_open"] = self._worker.connections
+        counters["requests_open"] = sum(sum(each.pool.active.values()) for each in self._hub.services.values())
         if self._tls is not None:
             counters |= {f"tls_{name}": value for name, value in self._tls.counters().items()}
         _send(writer, {"counters": counters})

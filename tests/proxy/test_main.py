@@ -57,6 +57,7 @@ def test_help_has_examples() -> None:
         (("--workers", "0"), "--workers: give at least 1"),
         (("--control", "http://127.0.0.1:8471"), "node API is reached by https"),
         (("--identity", "/nonexistent"), "certs issue"),
+        (("--keyserver", "nowhere"), "nowhere"),
     ],
 )
 def test_usage_errors_are_one_line(identity: Path, more: tuple[str, ...], says: str) -> None:
@@ -74,6 +75,13 @@ def test_a_ready_port_in_use_is_a_run_time_error(identity: Path) -> None:
         done = subprocess.run(command(identity, ready=address), capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert f"paifang-l7: cannot bind {address}: address already in use; " in done.stderr
+
+
+def test_an_access_log_that_cannot_be_written_is_a_run_time_error(identity: Path) -> None:
+    argv = command(identity, "--access-log", "/nonexistent/log")
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert "paifang-l7: /nonexistent/log: No such file or directory\n" in done.stderr
 
 
 def test_sigterm_drains_and_exits_0(identity: Path) -> None:

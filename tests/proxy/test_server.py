@@ -97,7 +97,7 @@ async def test_a_worker_that_dies_is_started_again() -> None:
         await supervisor.apply(base, 1)
         killed = supervisor.pids[0]
         os.kill(killed, signal.SIGKILL)
-        await until(lambda: killed not in supervisor.pids)
+        await until(lambda: killed not in supervisor.pids and not Path(f"/proc/{killed}").exists())
         assert supervisor.ready
         for _ in range(5):
             assert await ask(base.listeners["web"].port) == (200, b"ok")  # the other one takes them
