@@ -370,6 +370,9 @@ async def test_goodbye(scripted: StartScripted, connect: Connect) -> None:
     assert await asyncio.gather(*both) == [b"late", b"too"]
     assert await client.sign(KEY_ID, 0x0403, b"abc", "") == b"cba"
     assert (len(first.signs), len(second.signs)) == (2, 1)
+    async with asyncio.timeout(2):
+        while first.greetings < 2:  # the old connection was closed after its last answer, and a new one made
+            await asyncio.sleep(0.01)
 
 
 async def test_outstanding_requests_are_bounded(scripted: StartScripted, connect: Connect) -> None:

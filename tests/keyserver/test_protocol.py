@@ -304,9 +304,13 @@ def test_one_changed_byte_only_makes_events(message: Message, place: int, value:
 def test_input_is_kept_in_linear_time_and_within_one_frame() -> None:
     server = opened_server()
     frame = encode(REQUESTS[5])
-    for start in range(0, len(frame), 1000):
-        server.receive_data(frame[start : start + 1000])
-        assert server._buffered <= len(frame)
+    server.receive_data(frame[:100])  # from here on the frame's length is known
+    assert len(server._chunks) == 1
+    for count, start in enumerate(range(100, len(frame) - 1, 1000), 2):
+        server.receive_data(frame[start : min(start + 1000, len(frame) - 1)])
+        assert len(server._chunks) == count, "not joined before it is whole"
+        assert server._buffered < len(frame)
+    server.receive_data(frame[-1:])
     assert server.events() == [REQUESTS[5]]
     assert server._chunks == []
 

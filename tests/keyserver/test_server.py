@@ -330,12 +330,15 @@ async def test_requests_of_a_client_that_left_are_not_served(
 ) -> None:
     server = await start_server(path)
     client = await RawClient.unix(path)
-    await client.send(*(Sign(n, ids["rsa"], 0x0804, "", TLS13) for n in range(1, 801)))
+    await client.send(*(Sign(n, ids["rsa"], 0x0804, "", TLS13) for n in range(1, 301)))
+    (connection,) = server.connections
+    while connection.in_flight < 200:
+        await asyncio.sleep(0)
     client.writer.transport.abort()
     other = await RawClient.unix(path)
     await other.send(Sign(1, ids["rsa"], 0x0804, "", TLS13))
     assert isinstance(await other.receive(), Signed)
-    assert server.service.counters["rsa"] < 700
+    assert server.service.counters["rsa"] < 200
     await other.close()
 
 
@@ -358,6 +361,7 @@ async def test_a_flood_whose_replies_are_not_read_is_bounded(
         await asyncio.sleep(0.005)
     assert stalled == 20, "the server goes on reading what it cannot answer"
     (held,) = [c for c in server.connections if c._choked]
+    assert held._backlog, "it stops serving, too"
     assert held._transport.get_write_buffer_size() < 1 << 20
     assert len(held._backlog) < 1 << 16
     await good.send(Sign(1, ids["p256"], 0x0403, "", TLS13))
@@ -438,6 +442,28 @@ async def test_no_signature_without_its_audit_line(
         assert replies == [Failed(1, ErrorCode.INTERNAL), Pong(3), Failed(2, ErrorCode.INTERNAL)]
     await client.send(Sign(4, ids["p256"], 0x0403, "", TLS13))
     assert isinstance(await client.receive(), Signed)
+    await client.close()
+
+
+async def test_lines_that_are_lost_take_the_waiting_rsa_replies_with_them(
+    path: Path, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(path)
+    client = await RawClient.unix(path)
+    (connection,) = server.connections
+
+    def full() -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.service, "end_turn", full)
+        server._unsent = [(connection, Signed(1, b"signature")), (connection, Failed(2, ErrorCode.BUSY))]
+        assert not server.flush_audit()
+    server._send_slow()
+    assert [await client.receive(), await client.receive()] == [
+        Failed(1, ErrorCode.INTERNAL),
+        Failed(2, ErrorCode.BUSY),
+    ]
     await client.close()
 
 
