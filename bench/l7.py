@@ -17,10 +17,11 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import Row
@@ -28,6 +29,7 @@ from control.node.tasks import Tasks
 from core.model import (
     BackendProtocol,
     BackendService,
+    Certificate,
     Instance,
     Listener,
     Model,
@@ -64,6 +66,8 @@ http {{
   upstream app {{ server 127.0.0.1:{backend}; keepalive 128; keepalive_requests 100000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{tls_port} ssl backlog=4096;
+    ssl_certificate {dir}/chain.pem; ssl_certificate_key {dir}/keys/web.key; ssl_protocols TLSv1.3;
     location / {{
       proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;
@@ -107,11 +111,12 @@ request = function() n = n % 5000 + 1 return requests[n] end
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A proxy under test: the port to ask and the processes whose CPU time counts."""
+    """A proxy under test: the ports to ask and the processes whose CPU time counts."""
 
     name: str
     port: int
     pids: tuple[int, ...]
+    tls_port: int = 0
 
 
 def free_port() -> int:
@@ -165,42 +170,86 @@ def process(argv: list[str], port: int) -> Iterator[int]:
 @contextlib.contextmanager
 def configured(directory: Path, name: str, text: str, argv: list[str], **values: object) -> Iterator[Contender]:
     """A server run from a configuration file, whose worker is its only child (nginx) or itself (HAProxy)."""
-    port = free_port()
+    port, tls_port = free_port(), free_port()
     path = directory / f"{name}.conf"
-    path.write_text(text.format(dir=directory, port=port, **values))
+    path.write_text(text.format(dir=directory, port=port, tls_port=tls_port, **values))
     with process([*argv, str(path)], port) as pid:
-        yield Contender(name, port, children(pid) or (pid,))
+        yield Contender(name, port, children(pid) or (pid,), tls_port)
 
 
-def model(port: int, backend: int) -> Model:
+@contextlib.contextmanager
+def key_server(directory: Path) -> Iterator[str]:
+    """A key server with one P-256 key, its chain in `chain.pem`; its endpoint."""
+    python = [sys.executable, "-m"]
+    for arguments in (
+        ["certs", "init", f"{directory}/ca"],
+        ["certs", "issue", f"{directory}/ca", "--role", "l7", "--name", "l7", "--out", f"{directory}/id"],
+        [
+            "keyserver",
+            "issue",
+            "--keys",
+            f"{directory}/keys",
+            "--ca",
+            f"{directory}/ca",
+            "--name",
+            "web",
+            "--domain",
+            "localhost",
+            "--chain-out",
+            f"{directory}/chain.pem",
+        ],
+    ):
+        subprocess.run([*python, *arguments], check=True, capture_output=True)
+    path = directory / "keys.sock"
+    argv = [*python, "keyserver", "--keys", f"{directory}/keys", "--socket", str(path), "--audit-log", "/dev/null"]
+    started = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not path.exists():
+            if started.poll() is not None:
+                raise RuntimeError("the key server does not start")
+            time.sleep(0.02)
+        yield f"unix:{path}"
+    finally:
+        started.terminate()
+        started.wait(10)
+
+
+def model(port: int, tls_port: int, backend: int, chain: str) -> Model:
+    plain = Listener("web", "main", Protocol.HTTP, port, "app", idle_timeout_s=60)
     return Model(
+        certificates={"web": Certificate("web", chain=chain)},
         server_groups={"app": ServerGroup("app", (Server("127.0.0.1", backend),))},
         backend_services={"app": BackendService("app", BackendProtocol.HTTP, "app", health_check=None)},
         instances={"main": Instance("main")},
-        listeners={"web": Listener("web", "main", Protocol.HTTP, port, "app", idle_timeout_s=60)},
+        listeners={
+            "web": plain,
+            "tls": replace(plain, name="tls", protocol=Protocol.HTTPS, port=tls_port, certificates=("web",)),
+        },
     )
 
 
 @contextlib.asynccontextmanager
-async def paifang(directory: Path, backend: int) -> AsyncIterator[Contender]:
-    """One worker, as in production: with its supervisor and its access log."""
-    tasks, port = Tasks(), free_port()
-    supervisor = Supervisor(Settings("l7", 1, access_log=str(directory / "paifang.log"), drain_s=1.0), tasks)
+async def paifang(directory: Path, backend: int, keys: str) -> AsyncIterator[Contender]:
+    """One worker, as in production: with its supervisor, its access log and a key server."""
+    tasks, port, tls_port = Tasks(), free_port(), free_port()
+    log, chain = str(directory / "paifang.log"), (directory / "chain.pem").read_text()
+    supervisor = Supervisor(Settings("l7", 1, f"{directory}/id", (keys,), log, drain_s=1.0), tasks)
     supervisor.start()
     try:
-        await supervisor.apply(model(port, backend), 1)
-        yield Contender("paifang", port, tuple(supervisor.pids))
+        await supervisor.apply(model(port, tls_port, backend, chain), 1)
+        yield Contender("paifang", port, tuple(supervisor.pids), tls_port)
     finally:
         await supervisor.drain()
         await tasks.close()
 
 
-def load(contender: Contender, seconds: int, connections: int, *, path: str = "/", script: str = "") -> tuple[int, int]:
+def load(
+    contender: Contender, seconds: int, connections: int, *, path: str = "/", script: str = "", tls: bool = False
+) -> tuple[int, int]:
     """Runs wrk; returns requests done and bytes read. Raises RuntimeError on errors: a figure with errors is none."""
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", *(["-s", script] if script else [])]
-    done = subprocess.run(
-        [*argv, f"http://127.0.0.1:{contender.port}{path}"], capture_output=True, text=True, check=True
-    ).stdout
+    url = f"https://127.0.0.1:{contender.tls_port}" if tls else f"http://127.0.0.1:{contender.port}"
+    done = subprocess.run([*argv, url + path], capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in done or "Socket errors" in done:
         raise RuntimeError(f"{contender.name}: {done}")
     match = re.search(r"(\d+) requests in [\d.]+\w+, ([\d.]+)(\w?)B read", done)
@@ -208,15 +257,15 @@ def load(contender: Contender, seconds: int, connections: int, *, path: str = "/
     return int(match[1]), int(float(match[2]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[match[3]])
 
 
-def per_request_us(contender: Contender, seconds: int, script: str) -> float:
+def per_request_us(contender: Contender, seconds: int, script: str, tls: bool = False) -> float:
     before = cpu_s(contender.pids)
-    requests, _ = load(contender, seconds, CONNECTIONS, script=script)
+    requests, _ = load(contender, seconds, CONNECTIONS, script=script, tls=tls)
     return (cpu_s(contender.pids) - before) / requests * 1e6
 
 
-def per_gigabyte_ms(contender: Contender, seconds: int) -> float:
+def per_gigabyte_ms(contender: Contender, seconds: int, tls: bool = False) -> float:
     before = cpu_s(contender.pids)
-    _, size = load(contender, seconds, 4, path="/big")
+    _, size = load(contender, seconds, 4, path="/big", tls=tls)
     return (cpu_s(contender.pids) - before) / size * 1e9 * 1e3
 
 
@@ -271,12 +320,13 @@ async def measure(quick: bool) -> list[Row]:
     haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
     try:
         with contextlib.ExitStack() as stack:
+            keys = stack.enter_context(key_server(directory))
             backend = stack.enter_context(configured(directory, "backend", BACKEND, [nginx, "-c"]))
             peer = stack.enter_context(configured(directory, "nginx", NGINX, [nginx, "-c"], backend=backend.port))
             other = stack.enter_context(
                 configured(directory, "haproxy", HAPROXY, [haproxy, "-f"], backend=backend.port)
             )
-            async with paifang(directory, backend.port) as ours:
+            async with paifang(directory, backend.port, keys) as ours:
                 return await asyncio.to_thread(
                     _rows, [ours, peer, other], seconds, rounds, str(directory / "heads.lua")
                 )
@@ -292,11 +342,15 @@ def _rows(contenders: list[Contender], seconds: int, rounds: int, script: str) -
     stuck = slow_reader_kib(ours, 100)
     small = interleaved(contenders, rounds, per_request_us, seconds, script)
     big = interleaved(contenders, rounds, per_gigabyte_ms, seconds)
+    small_tls = interleaved([ours, peer], rounds, per_request_us, seconds, script, True)
+    big_tls = interleaved([ours, peer], rounds, per_gigabyte_ms, seconds, True)
     best = min(("nginx", "haproxy"), key=lambda name: big[name])
     return [
         Row("HTTP keep-alive, small body", "µs CPU", small["paifang"], "nginx", small["nginx"], 1.0),
         Row("the same, next to HAProxy", "µs CPU", small["paifang"], "haproxy", small["haproxy"]),
         Row("HTTP, 10 MB bodies", "ms CPU/GB", big["paifang"], best, big[best], 1.0),
+        Row("HTTPS keep-alive, small body", "µs CPU", small_tls["paifang"], "nginx", small_tls["nginx"], 1.0),
+        Row("HTTPS, 10 MB bodies", "ms CPU/GB", big_tls["paifang"], "nginx", big_tls["nginx"], 0.85),
         Row("idle keep-alive connection", "KiB", idle["paifang"], "bound", 8.0, 1.0),
         Row("the same, nginx", "KiB", idle["nginx"]),
         Row("client that reads nothing", "KiB", stuck, "bound", 256.0, 1.0),

@@ -95,7 +95,7 @@ class Hub:
         self.buffer = bytearray(READ_BYTES)
         self._second = 0
         self._date = b""
-        self._id_prefix = uuid4().hex[:20]
+        self._id_prefix = uuid4().hex[:20].encode()
         self._id_number = 0
 
     def date(self) -> bytes:
@@ -108,7 +108,7 @@ class Hub:
     def new_request_id(self) -> bytes:
         """Unique over workers and restarts: a random prefix for the process and a number."""
         self._id_number += 1
-        return b"%b%012x" % (self._id_prefix.encode(), self._id_number)
+        return b"%b%012x" % (self._id_prefix, self._id_number)
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
