@@ -14,18 +14,10 @@ second: cheaper than a timer for each, and exact enough for seconds.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from email.utils import formatdate
 from enum import IntEnum, auto
-from ipaddress import IPv4Network
-from time import monotonic, time
+from time import monotonic
 from typing import Final, cast
-from uuid import uuid4
 
-from control.node.tasks import Tasks
 from proxy import headers
 from proxy.access_log import Record
 from proxy.errors import Code, Refused
@@ -42,142 +34,16 @@ from proxy.exchange import (
 )
 from proxy.head import RequestHead, read_request
 from proxy.headers import Origin
-from proxy.pool import Address, Pool, Reuse
-from proxy.rules import Router
+from proxy.hub import Hub, Service, Site
+from proxy.pool import Address, Reuse
+from proxy.upstream import WRITE_HIGH_BYTES, UpstreamConnection
 
-log = logging.getLogger(__name__)
 
 PIPELINE_BYTES: Final = 65_536
-READ_BYTES: Final = 131_072
-# Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
-WRITE_HIGH_BYTES: Final = 16_384
 # RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
 LINGER_S: Final = 2.0
 DRAIN_IDLE_S: Final = 1.0
 NEVER: Final = float("inf")
-
-
-@dataclass(slots=True)
-class Service:
-    """A backend service as its connections see it."""
-
-    pool: Pool[UpstreamConnection]
-    connect_timeout_s: float
-
-
-@dataclass(slots=True)
-class Site:
-    """A listener as its connections see it; changed in place when the configuration changes."""
-
-    name: str
-    scheme: str
-    port: int
-    router: Router
-    idle_timeout_s: float
-    request_timeout_s: float
-    tunnel_timeout_s: float
-    trusted: tuple[IPv4Network, ...] = ()
-    closing: bool = False  # drained or removed: no connection is kept alive
-    connections: set[ClientConnection] = field(default_factory=set)
-
-
-class Hub:
-    """What the connections of a worker share. `now()` is the loop's clock in seconds."""
-
-    def __init__(self, node: str, tasks: Tasks, write_record: Callable[[Record], None]) -> None:
-        self.node = node.encode("ascii")
-        self.tasks = tasks
-        self.write_record = write_record
-        self.loop = asyncio.get_running_loop()
-        self.now = self.loop.time
-        self.services: dict[str, Service] = {}
-        self.counters: Counter[str] = Counter()
-        self.buffer = bytearray(READ_BYTES)
-        self._second = 0
-        self._date = b""
-        self._id_prefix = uuid4().hex[:20].encode()
-        self._id_number = 0
-
-    def date(self) -> bytes:
-        """The Date field's value now (RFC 9110 §5.6.7)."""
-        second = int(time())
-        if second != self._second:
-            self._second, self._date = second, formatdate(second, usegmt=True).encode()
-        return self._date
-
-    def new_request_id(self) -> bytes:
-        """Unique over workers and restarts: a random prefix for the process and a number."""
-        self._id_number += 1
-        return b"%b%012x" % (self._id_prefix, self._id_number)
-
-
-class UpstreamConnection(asyncio.BufferedProtocol):
-    """A connection to a server: in use by one client connection, or idle in its pool.
-
-    `buffer` is what reads go into; all connections of a loop share it, since what is in it is taken at once.
-    """
-
-    __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "server")
-
-    def __init__(self, pool: Pool[UpstreamConnection], server: Address, buffer: bytearray) -> None:
-        self._pool = pool
-        self._buffer = buffer
-        self.server = server
-        self.client: ClientConnection | None = None
-        self.full = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
-    def pause_reading(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    @property
-    def usable(self) -> bool:
-        return not self.full and not self._transport.is_closing()
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(memoryview(self._buffer)[:nbytes])
-        if self.client is None:
-            # An answer that nobody asked for: whatever it is, it must not meet the next request.
-            self._pool.closed(self.server, self)
-            self.abort()
-        else:
-            self.client.upstream_data(data)
-
-    def pause_writing(self) -> None:
-        self.full = True
-        if self.client is not None:
-            self.client.balance()
-
-    def resume_writing(self) -> None:
-        self.full = False
-        if self.client is not None:
-            self.client.balance()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.client is None:
-            self._pool.closed(self.server, self)
-        else:
-            self.client.upstream_lost()
 
 
 class _State(IntEnum):

@@ -39,8 +39,9 @@ from core.model import Model, Protocol
 from core.resolve import L7Listener, l7_listeners, servers
 from keyserver.client import KeyClient
 from proxy.access_log import AccessLog, Record
-from proxy.conn import ClientConnection, Hub, Service, Site
+from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
+from proxy.hub import Hub, Service, Site
 from proxy.listen import BACKLOG, accept_left, bind
 from proxy.pool import Pool
 from proxy.rules import Router

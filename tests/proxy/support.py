@@ -23,7 +23,7 @@ from core.model import (
     ServerGroup,
 )
 from proxy.access_log import Record
-from proxy.conn import Hub
+from proxy.hub import Hub
 from proxy.tls import TlsServer
 from proxy.worker import Worker
 

@@ -1,0 +1,87 @@
+"""What the connections of one worker share: backend services, listeners, counters, clock, request ids."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from ipaddress import IPv4Network
+from time import time
+from typing import Final, Protocol
+from uuid import uuid4
+
+from control.node.tasks import Tasks
+from proxy.access_log import Record
+from proxy.pool import Pool
+from proxy.rules import Router
+from proxy.upstream import UpstreamConnection
+
+READ_BYTES: Final = 131_072
+
+
+class Connection(Protocol):
+    """A client's connection, as its worker sees it."""
+
+    deadline: float
+
+    def expire(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def cut(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Service:
+    """A backend service as its connections see it."""
+
+    pool: Pool[UpstreamConnection]
+    connect_timeout_s: float
+
+
+@dataclass(slots=True)
+class Site:
+    """A listener as its connections see it; changed in place when the configuration changes."""
+
+    name: str
+    scheme: str
+    port: int
+    router: Router
+    idle_timeout_s: float
+    request_timeout_s: float
+    tunnel_timeout_s: float
+    trusted: tuple[IPv4Network, ...] = ()
+    closing: bool = False  # drained or removed: no connection is kept alive
+    connections: set[Connection] = field(default_factory=set)
+
+
+class Hub:
+    """What the connections of a worker share. `now()` is the loop's clock in seconds."""
+
+    def __init__(self, node: str, tasks: Tasks, write_record: Callable[[Record], None]) -> None:
+        self.node = node.encode("ascii")
+        self.tasks = tasks
+        self.write_record = write_record
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
+        self.services: dict[str, Service] = {}
+        self.counters: Counter[str] = Counter()
+        self.buffer = bytearray(READ_BYTES)
+        self._second = 0
+        self._date = b""
+        self._id_prefix = uuid4().hex[:20].encode()
+        self._id_number = 0
+
+    def date(self) -> bytes:
+        """The Date field's value now (RFC 9110 §5.6.7)."""
+        second = int(time())
+        if second != self._second:
+            self._second, self._date = second, formatdate(second, usegmt=True).encode()
+        return self._date
+
+    def new_request_id(self) -> bytes:
+        """Unique over workers and restarts: a random prefix for the process and a number."""
+        self._id_number += 1
+        return b"%b%012x" % (self._id_prefix, self._id_number)

@@ -1,0 +1,90 @@
+"""A connection to a server: bytes to and from whoever uses it now."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol, cast
+
+from proxy.pool import Address, Pool
+
+# Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
+WRITE_HIGH_BYTES: Final = 16_384
+
+
+class User(Protocol):
+    """Who has borrowed the connection: see `ClientConnection`."""
+
+    def upstream_data(self, data: bytes) -> None: ...
+
+    def upstream_lost(self) -> None: ...
+
+    def balance(self) -> None: ...
+
+
+class UpstreamConnection(asyncio.BufferedProtocol):
+    """A connection to a server: in use by one client connection, or idle in its pool.
+
+    `buffer` is what reads go into; all connections of a loop share it, since what is in it is taken at once.
+    """
+
+    __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "server")
+
+    def __init__(self, pool: Pool[UpstreamConnection], server: Address, buffer: bytearray) -> None:
+        self._pool = pool
+        self._buffer = buffer
+        self.server = server
+        self.client: User | None = None
+        self.full = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    @property
+    def usable(self) -> bool:
+        return not self.full and not self._transport.is_closing()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(memoryview(self._buffer)[:nbytes])
+        if self.client is None:
+            # An answer that nobody asked for: whatever it is, it must not meet the next request.
+            self._pool.closed(self.server, self)
+            self.abort()
+        else:
+            self.client.upstream_data(data)
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self.client is not None:
+            self.client.balance()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.client is not None:
+            self.client.balance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.client is None:
+            self._pool.closed(self.server, self)
+        else:
+            self.client.upstream_lost()
