@@ -38,7 +38,6 @@ from proxy.hub import Hub, Service, Site
 from proxy.pool import Address, Reuse
 from proxy.upstream import WRITE_HIGH_BYTES, UpstreamConnection
 
-
 PIPELINE_BYTES: Final = 65_536
 # RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
 LINGER_S: Final = 2.0
