@@ -1,5 +1,24 @@
-"""Every test runs with asyncio's debug mode on: slow callbacks, forgotten awaits and wrong threads are reported."""
+"""Every test runs with asyncio's debug mode on, and leaves logging as it was.
 
+Debug mode reports slow callbacks, forgotten awaits and wrong threads. A test that calls a program's `main` lets it set
+up logging on the stderr of that test, which is gone by the next one.
+"""
+
+import logging
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
+    root.setLevel(level)
