@@ -213,6 +213,12 @@ CASES = [
         'default is of type alb without vips; refer to an instance with type = "nlb" and vips',
     ),
     (
+        'type = "nlb", vips = ["192.0.2.2"]',
+        'type = "nlb"',
+        "listeners.udp.instance: a listener of udp needs an instance of type nlb with vips; "
+        'fast is of type nlb without vips; refer to an instance with type = "nlb" and vips',
+    ),
+    (
         'instance = "local"',
         'instance = "fast"',
         "listeners.dev.instance: a listener of http needs an instance of type alb; fast is of type nlb; "
@@ -334,4 +340,12 @@ def test_servers_on_the_same_machine_are_fine_for_http(given: str) -> None:
 
 def test_the_same_port_on_vips_of_their_own_is_fine() -> None:
     text = SOUND.replace('name = "local"', 'name = "local", vips = ["192.0.2.9"]').replace("port = 8000", "port = 80")
+    assert errors(text) == []
+
+
+def test_the_l7_tier_on_every_address_leaves_the_ports_of_the_l4_tier_alone() -> None:
+    assert errors(SOUND.replace('protocol = "udp", port = 80', 'protocol = "udp", port = 8000')) == []
+    text = SOUND.replace('mode = "dr"', 'mode = "nat"').replace(
+        'protocol = "tcp", port = 80', 'protocol = "tcp", port = 8000'
+    )
     assert errors(text) == []

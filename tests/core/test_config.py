@@ -449,6 +449,14 @@ def test_what_is_written_is_read_back(model: Model) -> None:
     assert load(toml.replace("\n", "\r\n"), path="f", format="toml") == model
 
 
+def test_the_check_of_a_udp_service_is_left_out_when_it_is_the_default() -> None:
+    service: dict[str, Any] = {"name": "b", "protocol": "udp", "server_group": "g"}
+    document = {"server_groups": [{"name": "g"}], "backend_services": [service]}
+    assert to_dict(from_dict(document)) == document
+    service["health_check"] = {"type": "tcp"}
+    assert to_dict(from_dict(document)) == document
+
+
 def test_toml_is_written_for_people() -> None:
     chain = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
     model = from_dict(
