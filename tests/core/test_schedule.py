@@ -135,9 +135,9 @@ def test_slots_follow_the_weights(weights: list[int]) -> None:
         assert (slots[index] > 0) == (weight > 0)
 
 
-@pytest.mark.parametrize(("count", "others_moved"), [(3, 0.0005), (10, 0.006), (100, 0.007), (1000, 0.007)])
+@pytest.mark.parametrize(("count", "others_moved"), [(3, 0.0002), (10, 0.0033), (100, 0.0068), (1000, 0.0073)])
 def test_losing_one_server_moves_few_of_the_others(count: int, others_moved: float) -> None:
-    """Names and hash are fixed, so are these figures; the bounds are 1.2 times and more what was measured.
+    """Names and hash are fixed, so are these figures; the bounds are 1.2 times the largest measured, or a little more.
 
     With Maglev's even filling each freed slot starts a chain of later turns that find a better slot; the paper's own
     unrestricted skips move 0.58 % of the other slots with 1,000 servers.
