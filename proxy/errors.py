@@ -49,6 +49,13 @@ class Code(Enum):
     OBS_FOLD = ("obs_fold", 400, Source.CLIENT, "RFC 9112 §5.2", "field continued on a second line")
     SPACE_COLON = ("space_before_colon", 400, Source.CLIENT, "RFC 9112 §5.1", "white space before the colon")
     FIELD_NAME = ("bad_field_name", 400, Source.CLIENT, "RFC 9110 §5.1", "field name empty or not a token")
+    SECOND_READER = (
+        "readers_disagree",
+        400,
+        Source.CLIENT,
+        "docs/decisions/0021",
+        "h11 does not read the head as we do",
+    )
     # Fields that say where the request goes and how long it is.
     HOST_MISSING = ("host_missing", 400, Source.CLIENT, "RFC 9112 §3.2", "no Host field in HTTP/1.1")
     HOST_REPEATED = ("host_repeated", 400, Source.CLIENT, "RFC 9112 §3.2", "more than one Host field")

@@ -1,8 +1,11 @@
 """Message heads of HTTP/1: bytes in, a checked head or a refusal out (RFC 9110, 9112).
 
 A head is cut strictly: CRLF only, no folding, no control characters. What is ambiguous is refused with the rule and the
-byte offset, because two readers that disagree about where a message ends are how requests are smuggled. The second
-reader is h11, in the tests: whatever passes here means the same to it (docs/decisions/0021).
+byte offset, because two readers that disagree about where a message ends are how requests are smuggled.
+
+There are two paths under this one policy. Fields of the common shape (HTTP/1.1, ASCII, nothing that changes framing
+or protocol) are taken as they were cut. All others, which is where readers differ, are read by h11, and the policy
+judges what h11 has read. Tests hold the two to the same verdicts and the same fields (docs/decisions/0021).
 
 Clients and servers repeat themselves byte for byte. So verdicts are remembered under the exact bytes, in two steps: the
 block of everything after the target, and each field line. A head seen before costs one regular expression and one
@@ -14,6 +17,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
+
+import h11
 
 from proxy.errors import Code, Refused
 
@@ -57,6 +62,9 @@ ACTED_ON: Final = frozenset(
         b"te", b"trailer", b"transfer-encoding", b"upgrade", b"via", b"x-real-ip", b"x-request-id",
     )
 )  # fmt: skip
+# Fields that change where a message ends or what follows it: heads with one of them are read by h11.
+_SPECIAL: Final = frozenset((b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
+_PLAIN_CHUNKED: Final = (b"transfer-encoding", b"chunked")  # what every other answer says
 
 
 class Field(NamedTuple):
@@ -241,6 +249,18 @@ def _read_block(data: bytes, offset: int, limits: Limits, *, request: bool) -> B
         raise Refused(Code.VERSION, offset)
     minor = data[7] - 48
     fields = _read_fields(data, offset, limits)
+    if _is_common(minor, fields, data, request=request):
+        return _judge(minor, fields, offset, request=request)
+    try:
+        fields = _read_by_h11(data, limits, request=request)
+    except h11.RemoteProtocolError as error:
+        _judge(minor, fields, offset, request=request)  # our reason, which names a rule, goes before h11's
+        raise Refused(Code.SECOND_READER, offset) from error
+    return _judge(minor, fields, offset, request=request)
+
+
+def _judge(minor: int, fields: tuple[Field, ...], offset: int, *, request: bool) -> Block:
+    """The policy on what a whole head says."""
     acted_on = tuple(field for field in fields if field.acted_on)
     options = [field.value for field in acted_on if field.lower == b"connection"]
     connection = frozenset(option.strip().lower() for value in options for option in value.split(b","))
@@ -273,6 +293,21 @@ def _read_fields(data: bytes, offset: int, limits: Limits) -> tuple[Field, ...]:
             _lines.put(line, field)
         fields.append(field)
     return tuple(fields)
+
+
+def _is_common(minor: int, fields: tuple[Field, ...], data: bytes, *, request: bool) -> bool:
+    special = [(field.lower, field.value) for field in fields if field.lower in _SPECIAL]
+    return minor == 1 and data.isascii() and (not special or (not request and special == [_PLAIN_CHUNKED]))
+
+
+def _read_by_h11(data: bytes, limits: Limits, *, request: bool) -> tuple[Field, ...]:
+    """The fields as h11 reads them from the same bytes. Raises h11.RemoteProtocolError."""
+    connection = h11.Connection(h11.SERVER if request else h11.CLIENT, limits.head_bytes + 64)
+    version, rest = data[:8], data[8:]
+    connection.receive_data((b"GET / %b" if request else b"%b 200 ") % version + rest + b"\r\n\r\n")
+    event = connection.next_event()
+    assert isinstance(event, h11.Request | h11.Response), event
+    return tuple(_field(bytes(name), bytes(value)) for name, value in event.headers.raw_items())
 
 
 def _field(name: bytes, value: bytes) -> Field:

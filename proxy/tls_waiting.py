@@ -24,7 +24,7 @@ from typing import Protocol
 from proxy import keyless
 
 try:
-    import greenlet  # type: ignore[import-untyped]
+    import greenlet
 except ImportError:  # the thread pool takes its place
     greenlet = None
 

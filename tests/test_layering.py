@@ -29,6 +29,8 @@ PURE = (
     "core",
     "l4fast.sync_codec",
     "l4fast.sync_peer",
+    "proxy.body",
+    "proxy.errors",
     "proxy.head",
     "proxy.rules",
     "proxy.headers",

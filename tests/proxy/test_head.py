@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import proxy.head
 from proxy.errors import Code, Refused
 from proxy.head import (
     CHUNKED,
@@ -375,6 +376,55 @@ def test_what_we_accept_h11_reads_the_same(data: bytes) -> None:
     ours = [(lower, value) for lower, _, value, *_ in head.block.fields if lower != b"transfer-encoding"]
     theirs = [(name, value) for name, value in event.headers if name != b"transfer-encoding"]
     assert list(dict.fromkeys(ours)) == list(dict.fromkeys(theirs))
+
+
+def verdict(data: bytes, *, common: bool | None = None) -> object:
+    """What becomes of a request, on one path (`common`) or on the path that its shape takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proxy.head, "_requests", Memory())
+        if common is not None:
+            patch.setattr(proxy.head, "_is_common", lambda *_args, **_named: common)
+        try:
+            head = read_request(data)
+        except Refused as refused:
+            return refused.code, refused.offset
+    assert head is not None
+    once = tuple(dict.fromkeys(head.block.fields))  # h11 gives a repeated Content-Length once
+    return head._replace(block=head.block._replace(fields=once, acted_on=()))
+
+
+@given(MESSAGES.map(lambda data: b"GET / HTTP/1.1\r\nHost: a\r\n" + data + b"\r\n\r\n"))
+@settings(max_examples=600, deadline=None)
+def test_both_paths_come_to_the_same_verdict(data: bytes) -> None:
+    assert verdict(data, common=True) == verdict(data, common=False)
+
+
+UNCOMMON = [
+    (b"Transfer-Encoding: chunked\r\n", b"GET / HTTP/1.1"),
+    (b"Expect: 100-continue\r\n", b"POST / HTTP/1.1"),
+    (b"Connection: upgrade\r\nUpgrade: h2c\r\n", b"GET / HTTP/1.1"),
+    (b"X-Name: \xe9\r\n", b"GET / HTTP/1.1"),
+    (b"", b"GET / HTTP/1.0"),
+]
+
+
+@pytest.mark.parametrize(("fields", "line"), UNCOMMON)
+def test_what_h11_does_not_read_is_refused(fields: bytes, line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_connection: h11.Connection) -> None:
+        raise h11.RemoteProtocolError("not for me")
+
+    assert isinstance(verdict(request(fields, line)), RequestHead)
+    monkeypatch.setattr(h11.Connection, "next_event", refuse)
+    assert verdict(request(fields, line)) == (Code.SECOND_READER, line.index(b"HTTP"))
+    assert isinstance(verdict(request()), RequestHead)  # the common shape is not its business
+
+
+def test_answers_of_uncommon_shape_are_read_by_h11(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy.head, "_responses", Memory())
+    data = response(b"Upgrade: websocket\r\nConnection: upgrade\r\n", b"HTTP/1.1 101 Switching Protocols")
+    head = read_response(data, b"GET")
+    assert head is not None
+    assert (head.status, head.block.upgrade) == (101, b"websocket")
 
 
 @given(MESSAGES, st.integers(0, 200))
