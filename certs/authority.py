@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import re
 import secrets
 import shutil
@@ -33,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from control.node.files import write_atomic
 from core.model import DOMAIN, NAME
 
 ROLES = ("l4", "l7", "keyserver", "control")
@@ -68,7 +68,7 @@ class NodeIdentity:
                     f"{directory}: holds an identity from another CA; remove it or give another directory"
                 )
             for name, data in (("key.pem", self.key), ("cert.pem", self.certificate), ("ca.pem", self.ca)):
-                write_private(directory / name, data)
+                write_atomic(directory / name, data)
         except OSError as error:
             raise AuthorityError(f"{error.filename or directory}: {error.strerror}") from None
 
@@ -95,8 +95,8 @@ class Authority:
             fresh.mkdir(mode=0o700)
             try:
                 authority = cls._make(now or datetime.now(UTC))
-                write_private(fresh / CA_KEY, private_pem(authority._key))
-                write_private(fresh / CA_CERTIFICATE, authority.ca_pem)
+                write_atomic(fresh / CA_KEY, private_pem(authority._key))
+                write_atomic(fresh / CA_CERTIFICATE, authority.ca_pem)
                 fresh.rename(directory)  # fails where the directory is not empty
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -186,7 +186,7 @@ class Authority:
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
-    """PKCS #8, not encrypted: for files that `write_private` makes."""
+    """PKCS #8, not encrypted: for files of mode 0600."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -195,21 +195,6 @@ def key_id(public_key: PublicKey) -> bytes:
     digest = hashes.Hash(hashes.SHA256())
     digest.update(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     return digest.finalize()
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` whole, readable by its owner only from its first moment. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _builder(

@@ -10,7 +10,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from certs.authority import Authority, AuthorityError, private_pem, write_private
+from certs.authority import Authority, AuthorityError, private_pem
+from control.node.files import write_atomic
 from core.model import NAME
 from keyserver.errors import StartError
 
@@ -31,11 +32,11 @@ def issue(keys: Path, ca: Path, name: str, domains: Sequence[str], chain_out: Pa
         authority = Authority.load(ca)
         keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            write_private(path, private_pem(_generate(use_rsa)))
+            write_atomic(path, private_pem(_generate(use_rsa)))
         key = load_pem_private_key(path.read_bytes(), None)
         if not isinstance(key, rsa.RSAPrivateKey if use_rsa else ec.EllipticCurvePrivateKey):
             raise StartError(f"{path}: a key of another type is there and is never overwritten; give another --name")
-        write_private(chain_out, authority.issue_leaf(key.public_key(), domains))
+        write_atomic(chain_out, authority.issue_leaf(key.public_key(), domains))
         chain_out.chmod(0o644)
     except OSError as error:
         raise StartError(f"{error.filename}: {error.strerror}") from None

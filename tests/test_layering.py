@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "core": (),
     "control.node": ("core",),
     "control": ("core", "certs"),
-    "certs": ("core",),
+    "certs": ("core", "control.node"),
     "keyserver": ("core", "certs", "control.node"),
     "l4fast": ("core", "control.node"),
     "proxy": ("core", "control.node", "keyserver.client", "keyserver.protocol", "keyserver.errors"),

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from certs import authority
+from control.node.files import write_atomic
 from deploy.lab import model, processes
 from deploy.lab.errors import LabError
 from deploy.lab.processes import Process
@@ -37,7 +38,7 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
             ca.issue_node(ROLES[host.role], host.name, [host.address]).write(home / "identity")
             (home / "state").mkdir(mode=0o700)
         if host.role == "l4":
-            authority.write_private(home / "cluster.key", f"{cluster_key}\n".encode())
+            write_atomic(home / "cluster.key", f"{cluster_key}\n".encode())
         if host.role == "keyserver":
             (home / "keys").mkdir(mode=0o700)
         hand_over(process)

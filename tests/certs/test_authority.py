@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from certs.authority import ROLES, Authority, AuthorityError, NodeIdentity, key_id, write_private
+from certs.authority import ROLES, Authority, AuthorityError, NodeIdentity, key_id
+from control.node.files import write_atomic
 from control.node.identity import Identity
 
 NOW = datetime(2026, 11, 20, 5, 0, tzinfo=UTC)
@@ -79,10 +80,10 @@ def test_bad_cas_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "ca-key.pem").chmod(0o640)
     with pytest.raises(AuthorityError, match="others may read it; chmod 600"):
         Authority.load(tmp_path / "a")
-    write_private(tmp_path / "a" / "ca-key.pem", (tmp_path / "b" / "ca-key.pem").read_bytes())
+    write_atomic(tmp_path / "a" / "ca-key.pem", (tmp_path / "b" / "ca-key.pem").read_bytes())
     with pytest.raises(AuthorityError, match="not the key of"):
         Authority.load(tmp_path / "a")
-    write_private(tmp_path / "b" / "ca.pem", b"garbage")
+    write_atomic(tmp_path / "b" / "ca.pem", b"garbage")
     with pytest.raises(AuthorityError, match="not a CA"):
         Authority.load(tmp_path / "b")
     Authority.init(tmp_path / "old", now=datetime(2010, 1, 1, tzinfo=UTC))
@@ -183,11 +184,3 @@ def test_leaves(authority: Authority) -> None:
 def test_leaves_that_are_refused(authority: Authority, domains: list[str]) -> None:
     with pytest.raises(AuthorityError, match="domain"):
         authority.issue_leaf(ec.generate_private_key(ec.SECP256R1()).public_key(), domains)
-
-
-def test_write_private_is_all_or_nothing(tmp_path: Path) -> None:
-    write_private(tmp_path / "a", b"old")
-    with pytest.raises(TypeError):
-        write_private(tmp_path / "a", "text")  # type: ignore[arg-type]
-    assert (tmp_path / "a").read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]

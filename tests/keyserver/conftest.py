@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from certs.authority import Authority, key_id, private_pem, write_private
+from certs.authority import Authority, key_id, private_pem
+from control.node.files import write_atomic
 from control.node.identity import Identity
 from keyserver.audit import AuditLog
 from keyserver.policy import Access
@@ -39,7 +40,7 @@ def key_dir(tmp_path: Path, keys: dict[str, PrivateKey]) -> Path:
     directory = tmp_path / "keys"
     directory.mkdir(mode=0o700)
     for name, key in keys.items():
-        write_private(directory / f"{name}.key", private_pem(key))
+        write_atomic(directory / f"{name}.key", private_pem(key))
     return directory
 
 

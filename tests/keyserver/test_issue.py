@@ -6,8 +6,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from certs.authority import Authority, write_private
+from certs.authority import Authority
 from certs.chain import inspect
+from control.node.files import write_atomic
 from keyserver import issue
 from keyserver.errors import StartError
 from keyserver.store import KeyStore
@@ -62,7 +63,7 @@ def test_what_is_missing_or_broken(tmp_path: Path, ca_dir: Path) -> None:
         issue.issue(tmp_path / "keys", tmp_path / "none", "web", ["a.test"], tmp_path / "web.pem")
     with pytest.raises(StartError, match="No such file or directory"):
         issue.issue(tmp_path / "keys", ca_dir, "web", ["a.test"], tmp_path / "no" / "web.pem")
-    write_private(tmp_path / "keys" / "bad.key", b"garbage")
+    write_atomic(tmp_path / "keys" / "bad.key", b"garbage")
     with pytest.raises(StartError, match=r"."):
         issue.issue(tmp_path / "keys", ca_dir, "bad", ["a.test"], tmp_path / "web.pem")
     assert (tmp_path / "keys" / "bad.key").read_bytes() == b"garbage"

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs.authority import key_id, private_pem, write_private
+from certs.authority import key_id, private_pem
 from control.node.children import Child, ChildError
+from control.node.files import write_atomic
 from control.node.identity import Identity
 from keyserver.__main__ import parse
 from keyserver.client import KeyClient
@@ -90,7 +91,7 @@ async def test_sighup_and_polling(start: Start, tmp_path: Path, key_dir: Path, i
     await client.sign(ids["p256"], 0x0403, TLS13, "a.test")
     fresh = ec.generate_private_key(ec.SECP256R1())
     (tmp_path / "audit").rename(tmp_path / "audit.1")
-    write_private(key_dir / "fresh.key", private_pem(fresh))
+    write_atomic(key_dir / "fresh.key", private_pem(fresh))
     child.signal(signal.SIGHUP)
     await eventually(lambda: "1 added, 0 removed, 5 held" in child.log.read_text())
     await client.sign(key_id(fresh.public_key()), 0x0403, TLS13, "b.test")

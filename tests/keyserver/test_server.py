@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs.authority import Authority, private_pem, write_private
+from certs.authority import Authority, private_pem
+from control.node.files import write_atomic
 from control.node.identity import Identity
 from keyserver import server as server_module
 from keyserver.errors import ErrorCode, StartError
@@ -473,7 +474,7 @@ async def test_keys_change_while_signatures_are_made(
     server = await start_server(path)
     client = await RawClient.unix(path)
     for round_ in range(5):
-        write_private(key_dir / f"{round_}.key", private_pem(ec.generate_private_key(ec.SECP256R1())))
+        write_atomic(key_dir / f"{round_}.key", private_pem(ec.generate_private_key(ec.SECP256R1())))
         await client.send(*(Sign(n, ids["p256"], 0x0403, "", TLS13) for n in range(1, 101)))
         assert await asyncio.to_thread(server.service.store.reload) == (1, 0)
         replies = [await client.receive() for _ in range(100)]

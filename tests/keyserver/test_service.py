@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs.authority import Authority, private_pem, write_private
+from certs.authority import Authority, private_pem
+from control.node.files import write_atomic
 from keyserver.audit import AuditLog
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.policy import KeyType, Shape
@@ -121,14 +122,14 @@ def test_chains(bench: Bench, key_dir: Path, ca: Authority, ids: dict[str, bytes
     stranger = ec.generate_private_key(ec.SECP256R1())
     chain = ca.issue_leaf(stranger.public_key(), ["b.test"], now=NOW).decode()
     assert "holds no private key" in bench.service.check_chain(chain).problems[0]
-    write_private(key_dir / "late.key", private_pem(stranger))
+    write_atomic(key_dir / "late.key", private_pem(stranger))
     assert bench.service.check_chain(chain).problems == (), "a key that was put there a moment ago is found"
 
 
 def test_a_chain_check_survives_bad_key_files(
     bench: Bench, key_dir: Path, ca: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_private(key_dir / "bad.key", b"bad")
+    write_atomic(key_dir / "bad.key", b"bad")
     chain = ca.issue_leaf(ec.generate_private_key(ec.SECP256R1()).public_key(), ["b.test"], now=NOW).decode()
     assert len(bench.service.check_chain(chain).problems) == 1
     assert "bad.key" in caplog.text

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from certs.authority import key_id, private_pem, write_private
+from certs.authority import key_id, private_pem
+from control.node.files import write_atomic
 from keyserver.errors import ErrorCode, KeyFilesError, KeyServerError
 from keyserver.store import KeyStore, PrivateKey, Signer
 
@@ -83,17 +84,17 @@ def test_a_directory(key_dir: Path, ids: dict[str, bytes]) -> None:
 
 
 def test_files_of_all_forms(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
-    write_private(tmp_path / "a", traditional(keys["p256"]))
-    write_private(tmp_path / "b", traditional(keys["rsa"]).replace(b"\n", b"\r\n"))
-    write_private(tmp_path / "c", CERTIFICATE + private_pem(keys["ed25519"]) + private_pem(keys["p384"]))
+    write_atomic(tmp_path / "a", traditional(keys["p256"]))
+    write_atomic(tmp_path / "b", traditional(keys["rsa"]).replace(b"\n", b"\r\n"))
+    write_atomic(tmp_path / "c", CERTIFICATE + private_pem(keys["ed25519"]) + private_pem(keys["p384"]))
     assert len(KeyStore([tmp_path / "a", tmp_path / "b", tmp_path / "c"])) == 4
 
 
 def test_encrypted_keys(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
-    write_private(tmp_path / "a", keys["p256"].private_bytes(Encoding.PEM, PKCS8, BestAvailableEncryption(b"secret")))
-    write_private(tmp_path / "b", private_pem(keys["rsa"]))
-    write_private(tmp_path / "right", b"secret\n")
-    write_private(tmp_path / "wrong", b"Secret\n")
+    write_atomic(tmp_path / "a", keys["p256"].private_bytes(Encoding.PEM, PKCS8, BestAvailableEncryption(b"secret")))
+    write_atomic(tmp_path / "b", private_pem(keys["rsa"]))
+    write_atomic(tmp_path / "right", b"secret\n")
+    write_atomic(tmp_path / "wrong", b"Secret\n")
     paths = [tmp_path / "a", tmp_path / "b"]
     assert len(KeyStore(paths, tmp_path / "right")) == 2
     with pytest.raises(KeyFilesError, match=r"a: not a usable private key"):
@@ -128,7 +129,7 @@ def weak_rsa() -> bytes:
     ],
 )
 def test_files_that_are_refused(key_dir: Path, name: str, data: bytes, why: str) -> None:
-    write_private(key_dir / name, data)
+    write_atomic(key_dir / name, data)
     with pytest.raises(KeyFilesError) as caught:
         KeyStore([key_dir])
     (bad,) = caught.value.files
@@ -151,7 +152,7 @@ def test_a_directory_that_others_can_write_is_refused(key_dir: Path) -> None:
 
 
 def test_every_bad_file_is_named(key_dir: Path, tmp_path: Path) -> None:
-    write_private(key_dir / "x.key", b"x")
+    write_atomic(key_dir / "x.key", b"x")
     (key_dir / "rsa.key").chmod(0o644)
     with pytest.raises(KeyFilesError) as caught:
         KeyStore([key_dir, tmp_path / "missing", Path("/dev/null")])
@@ -163,7 +164,7 @@ def test_reload(key_dir: Path, keys: dict[str, PrivateKey], ids: dict[str, bytes
     assert store.reload(always=False) is None
     assert store.reload() == (0, 0)
     fresh = ec.generate_private_key(ec.SECP256R1())
-    write_private(key_dir / "fresh.pem", private_pem(fresh))
+    write_atomic(key_dir / "fresh.pem", private_pem(fresh))
     (key_dir / "rsa.key").unlink()
     assert store.reload(always=False) == (1, 1)
     assert key_id(fresh.public_key()) in store
@@ -173,14 +174,14 @@ def test_reload(key_dir: Path, keys: dict[str, PrivateKey], ids: dict[str, bytes
 def test_a_bad_file_keeps_the_old_set(key_dir: Path, ids: dict[str, bytes]) -> None:
     store = KeyStore([key_dir])
     good = (key_dir / "p256.key").read_bytes()
-    write_private(key_dir / "p256.key", good[:100])
+    write_atomic(key_dir / "p256.key", good[:100])
     with pytest.raises(KeyFilesError, match=r"p256\.key"):
         store.reload(always=False)
     assert all(key in store for key in ids.values())
     assert store.reload(always=False) is None, "the same mistake is reported once"
     with pytest.raises(KeyFilesError):
         store.reload()
-    write_private(key_dir / "p256.key", good)
+    write_atomic(key_dir / "p256.key", good)
     assert store.reload(always=False) == (0, 0)
 
 
