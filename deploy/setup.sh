@@ -13,6 +13,18 @@ packages=(
     nginx-light haproxy wrk                             # peers and load for the benchmarks
 )
 
+# Runs a command whose output matters only when it fails.
+quietly() {
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1; then
+        tail -30 "$log" >&2
+        echo "setup: '$1' failed; the whole log is in $log" >&2
+        exit 1
+    fi
+    rm -f "$log"
+}
+
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
@@ -25,7 +37,6 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     echo "setup: installing Debian packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    log=$(mktemp)
     # A package's service must not start here: policy-rc.d says no while we install.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
@@ -33,19 +44,15 @@ if [ ${#missing[@]} -gt 0 ]; then
         chmod 755 $policy
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     fi
-    if ! { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
-        tail -30 "$log" >&2
-        echo "setup: apt-get failed; the whole log is in $log" >&2
-        exit 1
-    fi
-    rm -f "$log"
+    quietly apt-get update -q
+    quietly apt-get install -y -q --no-install-recommends "${missing[@]}"
 fi
 
 stamp=$(cat pyproject.toml deploy/setup.sh | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/setup-stamp 2>/dev/null)" != "$stamp" ]; then
     echo "setup: installing Python packages into .venv"
     [ -x .venv/bin/python ] || "$python" -m venv --system-site-packages .venv
-    .venv/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore -e '.[dev]'
+    quietly .venv/bin/python -m pip install --disable-pip-version-check --root-user-action=ignore -e '.[dev]'
     echo "$stamp" >.venv/setup-stamp
 fi
 .venv/bin/python -c 'import bcc' 2>/dev/null || {
