@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=/usr/bin/python3
 packages=(
     python3 python3-venv python3-bpfcc linux-libc-dev   # BPF programs are compiled against the UAPI headers only
-    iproute2 ethtool curl openssl procps                # the lab and the demo
+    iproute2 iputils-ping ethtool curl openssl procps   # the lab and the demo
     nginx-light haproxy wrk                             # peers and load for the benchmarks
 )
 

@@ -145,7 +145,7 @@ def test_five_lines_make_an_https_front_end(running: tuple[Running, int], backen
 
     # a second one on the same state directory is refused
     second = subprocess.run(
-        [sys.executable, "-m", "control.cli", "up", str(up.file), "--state", str(up.state)],
+        [sys.executable, "-m", "control.cli", "up", str(up.file), "--state", str(up.state), "--api", "127.0.0.1:0"],
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert second.returncode == 2
@@ -236,6 +236,7 @@ def test_a_state_path_that_sockets_cannot_have(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
     file.write_text(site(1, 1))
     argv = [sys.executable, "-m", "control.cli", "up", str(file), "--state", str(tmp_path / ("x" * 100))]
+    argv += ["--api", "127.0.0.1:0"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "107 bytes" in done.stderr
