@@ -1,4 +1,4 @@
-"""`python -m l4fast`: reads the command line, runs the node, turns errors into one line and an exit code."""
+"""`python -m l4fast`: reads the command line, runs or asks the node, turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import uvloop
 
 from control.node import logs
-from control.node.admin import AdminError
+from control.node.admin import AdminError, check_path
 from control.node.identity import Identity, IdentityError
 from control.node.link import LinkError
+from l4fast import ask
 from l4fast.errors import L4Error, LoadError
-from l4fast.settings import MakeClusterKey, Settings, SettingsError, make_key, parse
+from l4fast.settings import ADMIN_SOCKET, MakeClusterKey, Parser, Settings, SettingsError, make_key, parse
 
 PROCESS = "paifang-l4"
 
@@ -21,9 +22,12 @@ PROCESS = "paifang-l4"
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 after SIGTERM, 2 for what the command line or its files say, 1 for a failure at run time."""
     try:
+        if argv[:1] == ["ask"]:
+            return _ask(argv[1:])
         command = parse(argv)
         if isinstance(command, MakeClusterKey):
             make_key(command.path)
+            print(f"{command.path}: a new cluster key; every L4 node needs a copy, mode 0600")
             return 0
         logs.setup(PROCESS, command.log_level)
         _run(command)
@@ -36,6 +40,21 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _ask(argv: Sequence[str]) -> int:
+    options = ask.parser(Parser).parse_args(argv)
+    try:
+        ask.run(options)
+    except BrokenPipeError:  # `paifang l4 ask sessions --state DIR | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"{PROCESS}: cannot write the answer: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
 def _run(settings: Settings) -> None:
     if os.geteuid() != 0:
         raise LoadError("XDP needs root; run it with sudo or as a system service")
@@ -45,6 +64,7 @@ def _run(settings: Settings) -> None:
             f"{settings.identity}: the certificate is for {identity.role} {identity.name}, not l4 {settings.name}; "
             f"`paifang certs issue CADIR --role l4 --name {settings.name} --out {settings.identity}` makes it"
         )
+    check_path(settings.state / ADMIN_SOCKET)  # before anything is attached
     from l4fast.node import Node  # after the checks above: it imports pyroute2 and BCC's loader, which take a second
 
     async def run() -> None:

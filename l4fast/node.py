@@ -31,7 +31,7 @@ from l4fast.errors import L4Error
 from l4fast.expiry import expire
 from l4fast.loader import DataPlane
 from l4fast.neighbours import Neighbours
-from l4fast.settings import Settings, load_keys
+from l4fast.settings import ADMIN_SOCKET, Settings, load_keys
 from l4fast.state import StateDirectory
 from l4fast.sync_io import SyncIO, multicast_socket
 from l4fast.sync_peer import Layout, Sync
@@ -157,7 +157,7 @@ class Node:
             expire=partial(_expire, tables), local=links.addresses, own=partial(links.addresses, index),
         )  # fmt: skip
         handlers = {"status": agent.status, "counters": agent.counters, "sessions": agent.sessions}
-        server = await admin.serve(settings.state / "admin.sock", handlers)
+        server = await admin.serve(settings.state / ADMIN_SOCKET, handlers)
         stack.callback(server.close)
         control = ControlLink(
             url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report

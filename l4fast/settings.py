@@ -17,11 +17,13 @@ from l4fast.errors import L4Error
 from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
 
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
+ADMIN_SOCKET = "admin.sock"  # in the state directory
 
 EXAMPLES = """examples:
-  python -m l4fast --make-cluster-key /etc/paifang/cluster.key     once; copy it to every L4 node
-  python -m l4fast --name l4-1 --interface eth0 --control https://10.0.0.9:8471 \\
+  paifang l4 --make-cluster-key /etc/paifang/cluster.key     once; copy it to every L4 node
+  paifang l4 --name l4-1 --interface eth0 --control https://10.0.0.9:8471 \\
       --identity /etc/paifang/identity --state /var/lib/paifang/l4 --cluster-key /etc/paifang/cluster.key
+  paifang l4 ask status --state /var/lib/paifang/l4          what a running node says (ask --help)
 """
 
 
@@ -50,15 +52,17 @@ class MakeClusterKey:
     path: Path
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Errors are exceptions, so that they are printed like all others."""
+
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{message}; --help shows the usage")
 
 
 def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     """Raises SettingsError; SystemExit(0) after --help."""
-    parser = _Parser(
-        prog="paifang-l4",
+    parser = Parser(
+        prog="paifang l4",
         description="One node of the L4 tier: forwards with XDP, keeps sessions in step with its peers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -127,7 +131,9 @@ def make_key(path: Path) -> None:
     except FileExistsError:
         raise SettingsError(f"{path} exists; remove it first if its cluster shall lose its key") from None
     except OSError as error:
-        raise SettingsError(f"{path}: cannot create it: {error.strerror}") from None
+        raise SettingsError(
+            f"{path}: cannot create it: {error.strerror}; give a new file in a directory of yours"
+        ) from None
     with os.fdopen(descriptor, "w") as file:
         file.write("# Paifang cluster key: the same file on every L4 node, readable by its owner only.\n")
         file.write(secrets.token_hex(KEY_BYTES) + "\n")

@@ -63,6 +63,8 @@ def ask(path: Path, command: str, **arguments: object) -> object:
                 line = file.readline(REPLY_LIMIT_BYTES)
     except TimeoutError:
         raise AdminError(f"{path}: no answer within {IDLE_S:.0f} s") from None
+    except PermissionError as error:
+        raise AdminError(f"{path}: {error.strerror}; only the process's own user and root may ask") from None
     except OSError as error:
         raise AdminError(f"{path}: {error.strerror}; is the process running?") from None
     if not line.endswith(b"\n"):

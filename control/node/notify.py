@@ -25,4 +25,6 @@ def notify(state: str) -> None:
             sock.connect(address)
             sock.sendall(state.encode())
         except OSError as error:
-            log.warning("cannot notify %r of %r: %s", address, state, error)
+            # A supervisor that is gone has no use for our end; one that waits for READY=1 in vain has.
+            level = logging.DEBUG if state == "STOPPING=1" else logging.WARNING
+            log.log(level, "cannot notify %r of %r: %s", address, state, error)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from certs.authority import Authority
 from l4fast.__main__ import main
 
 OPTIONS = ["--name", "l4-1", "--control", "https://127.0.0.1:9", "--interface", "lo", "--cluster-key", "none"]
@@ -48,6 +49,17 @@ def test_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main([*OPTIONS, "--identity", str(tmp_path), "--state", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "paifang-l4: XDP needs root; run it with sudo or as a system service\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_a_state_directory_whose_socket_cannot_be_is_refused_before_anything_is_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Authority.init(tmp_path / "ca").issue_node("l4", "l4-1").write(tmp_path / "id")
+    deep = tmp_path / ("x" * 100)
+    assert main([*OPTIONS, "--identity", str(tmp_path / "id"), "--state", str(deep)]) == 1
+    assert "longer than the 107 bytes of a unix socket's path; use a shorter one" in capsys.readouterr().err
+    assert not deep.exists()
 
 
 @pytest.mark.root

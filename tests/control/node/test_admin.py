@@ -81,3 +81,12 @@ async def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
         await admin.serve(path, {})
     with pytest.raises(admin.AdminError, match="107 bytes"):
         admin.ask(path, "x")
+
+
+def test_who_may_not_ask_is_told_who_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_socket: object, _address: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(admin.socket.socket, "connect", refuse)
+    with pytest.raises(admin.AdminError, match="Permission denied; only the process's own user and root may ask"):
+        admin.ask(tmp_path / "admin.sock", "status")

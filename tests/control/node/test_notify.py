@@ -33,3 +33,12 @@ def test_without_a_listener_it_only_warns(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify("READY=1")
     assert "cannot notify" in caplog.text
+
+
+def test_that_nobody_hears_of_the_end_is_not_worth_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    with caplog.at_level("DEBUG"):
+        notify("STOPPING=1")
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]

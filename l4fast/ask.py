@@ -1,0 +1,125 @@
+"""`paifang l4 ask`: what a running node says of itself on its admin socket, for people or as JSON.
+
+`render` is pure: the answer's document in, text out. For people, counters at zero are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from control.node import admin
+from control.node.patience import patience
+from l4fast.settings import ADMIN_SOCKET
+
+COMMANDS = ("status", "sessions", "counters")
+LIMIT = 1000
+
+EXAMPLES = """examples:
+  paifang l4 ask status --state /var/lib/paifang/l4
+  paifang l4 ask sessions --state /var/lib/paifang/l4 --client 192.0.2.7
+  paifang l4 ask counters --state /var/lib/paifang/l4 --json
+"""
+
+Document = Mapping[str, Any]
+
+
+def parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """The command line, by a parser class that handles errors as its caller does."""
+    result = kind(
+        prog="paifang l4 ask",
+        description="Asks the running L4 node of a state directory. Only the node's own user (root) may.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("what", choices=COMMANDS, metavar="WHAT", help="status: node, servers, peers; sessions; counters")
+    add("--state", type=Path, required=True, metavar="DIR", help="the node's state directory, as given to it")
+    add("--client", type=_address, metavar="ADDRESS", help="only this client's sessions")
+    add("--limit", type=_positive, default=LIMIT, metavar="N", help="how many sessions at most (%(default)s)")
+    add("--json", action="store_true", help="print JSON, with everything")
+    return result
+
+
+def run(options: argparse.Namespace) -> None:
+    """Ask and print. Raises AdminError."""
+    arguments = {"client": options.client, "limit": options.limit} if options.what == "sessions" else {}
+    path = options.state / ADMIN_SOCKET
+    with patience(f"paifang-l4: waiting for {path} (at most {admin.IDLE_S:.0f} s)"):
+        document = admin.ask(path, options.what, **arguments)
+    print(json.dumps(document, indent=1) if options.json else render(options.what, document, options.limit))
+    sys.stdout.flush()
+
+
+def render(what: str, document: object, limit: int = LIMIT) -> str:
+    """The text for people."""
+    if what == "sessions":
+        return _sessions(cast(list[Document], document), limit)
+    return {"status": _status, "counters": _counters}[what](cast(Document, document))
+
+
+def _status(node: Document) -> str:
+    lines = [
+        f"{node['name']} on {node['interface']}: {'ready' if node['ready'] else 'NOT READY'}",
+        f"VIPs      {', '.join(node['vips']) or 'none'}",
+        f"sessions  {node['sessions']}",
+        f"sync      {'complete' if node['sync']['complete'] else 'not complete yet'}"
+        + ("; records were dropped here" if node["sync"]["overflowed"] else ""),
+        *(f"problem   {problem}" for problem in node["problems"]),
+    ]
+    peers = [
+        (peer["name"], peer["state"], f"{peer['heard_s']} s ago", peer["sessions"], f"{peer['delay_ms']} ms")
+        for peer in node["sync"]["peers"]
+    ]
+    lines += ["", _table(("PEER", "STATE", "HEARD", "SESSIONS", "DELAY"), peers) if peers else "no peers heard"]
+    servers = [(entry["server"], "up" if entry["healthy"] else "DOWN", entry["why"]) for entry in node["health"]]
+    return "\n".join([*lines, "", _table(("SERVER", "HEALTH", "WHY"), servers) if servers else "no servers"])
+
+
+def _sessions(views: Sequence[Document], limit: int) -> str:
+    rows = [
+        (
+            view["client"], view["vip"], view["real"], view["protocol"], view["state"], view["packets"], view["bytes"],
+            f"{view['idle_s']} s", "a peer" if view["synced"] else "here",
+        )
+        for view in views
+    ]  # fmt: skip
+    header = ("CLIENT", "VIP", "SERVER", "PROTOCOL", "STATE", "PACKETS", "BYTES", "IDLE", "FIRST SEEN BY")
+    more = [f"the first {limit}; --limit N shows more"] if len(views) >= limit else []
+    return "\n".join([_table(header, rows), *more]) if rows else "no sessions"
+
+
+def _counters(counters: Document) -> str:
+    listeners = counters["listeners"]
+    header = ("LISTENER", "PACKETS IN", "BYTES IN", "PACKETS OUT", "BYTES OUT", "SESSIONS MADE", "SESSIONS")
+    rows = [(name, *(row[title.lower().replace(" ", "_")] for title in header[1:])) for name, row in listeners.items()]
+    parts = [_table(header, rows)] if rows else ["no listeners"]
+    for title in ("packets", "sync"):
+        counted = [(name, count) for name, count in counters[title].items() if count]
+        parts.append(_table((title.upper(), "COUNT"), counted) if counted else f"{title}: all counters are zero")
+    return "\n\n".join(parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give an IPv4 address") from None
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: give 1 or more")
+    return int(text)
