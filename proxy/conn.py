@@ -8,7 +8,8 @@ read brought (READ_BYTES from a server, uvloop's 256 KB from a client) and a tra
 connection ever holds.
 
 Deadlines are one attribute per connection, moved on every event, and looked at by the worker's sweep a few times a
-second: cheaper than a timer for each, and exact enough for seconds.
+second: cheaper than a timer for each, and exact enough for seconds. Every state has one: no connection waits for ever
+for an event that was missed.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ from proxy.head import RequestHead, read_request
 from proxy.headers import Origin
 from proxy.hub import Hub, Service, Site
 from proxy.pool import Address, Reuse
-from proxy.upstream import WRITE_HIGH_BYTES, UpstreamConnection
+from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES, UpstreamConnection
 
 PIPELINE_BYTES: Final = 65_536
 # RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
 LINGER_S: Final = 2.0
 DRAIN_IDLE_S: Final = 1.0
+OPEN_SLACK_S: Final = 1.0  # the attempt to connect ends before whoever waits for it gives up
 NEVER: Final = float("inf")
 
 
@@ -50,7 +52,7 @@ class _State(IntEnum):
     HEAD = auto()  # the first bytes of a head are here
     EXCHANGE = auto()
     LINGER = auto()  # the last answer is out; what the client still sends is dropped
-    CLOSED = auto()
+    CLOSED = auto()  # by us; what the client has not taken yet may still be on its way
 
 
 class ClientConnection(asyncio.Protocol):
@@ -207,7 +209,7 @@ class ClientConnection(asyncio.Protocol):
             else:
                 assert isinstance(command, Abort)
                 self._record()
-                self._state = _State.CLOSED
+                self._exchange, self._state = None, _State.CLOSED
                 self._transport.abort()
 
     def _assign(self, command: Assign) -> None:
@@ -218,6 +220,7 @@ class ClientConnection(asyncio.Protocol):
         if service is None:
             self._run(exchange.no_server())
             return
+        self._service = service
         choice = service.pool.assign(
             self._origin.client,
             hub.now(),
@@ -227,33 +230,41 @@ class ClientConnection(asyncio.Protocol):
         )
         if choice is None:
             self._run(exchange.no_server())
-        elif isinstance(choice, Reuse):
-            self._adopt(exchange, service, choice.handle, reused=True)
+        elif isinstance(choice, Reuse) and choice.handle.usable:
+            self._adopt(exchange, choice.handle, reused=True)
         else:
             hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
 
     async def _open(self, exchange: Exchange, service: Service, server: Address) -> None:
+        """Connects for an exchange; one that has ended meanwhile leaves the connection to the pool.
+
+        A connection that the server has ended already is as good as none: nothing was sent on it.
+        """
         loop, pool, buffer = self._hub.loop, service.pool, self._hub.buffer
+        upstream, timed_out = None, False
         try:
             async with asyncio.timeout(service.connect_timeout_s):
                 _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server, buffer), *server)
         except OSError as error:
+            timed_out = isinstance(error, TimeoutError)
+        sound = upstream if upstream is not None and upstream.usable else None
+        if sound is None:
             pool.failed(server)
             self._hub.counters["connect_failures"] += 1
-            if self._exchange is exchange:
-                self._run(exchange.connect_failed(server, isinstance(error, TimeoutError)))
-                self._touch()
+        if self._exchange is not exchange:
+            if sound is not None and not pool.released(server, sound, self._hub.now()):
+                sound.close()
             return
-        if self._exchange is exchange:
-            self._adopt(exchange, service, upstream, reused=False)
-            self._touch()
-            self.balance()
-        elif not pool.released(server, upstream, self._hub.now()):
-            upstream.close()
+        if sound is None:
+            self._run(exchange.connect_failed(server, timed_out))
+        else:
+            self._adopt(exchange, sound, reused=False)
+        self._touch()
+        self.balance()
 
-    def _adopt(self, exchange: Exchange, service: Service, upstream: UpstreamConnection, *, reused: bool) -> None:
+    def _adopt(self, exchange: Exchange, upstream: UpstreamConnection, *, reused: bool) -> None:
         upstream.client = self
-        self._upstream, self._service = upstream, service
+        self._upstream = upstream
         if self._full:
             upstream.pause_reading()
         self._run(exchange.assigned(upstream.server, reused))
@@ -262,7 +273,7 @@ class ClientConnection(asyncio.Protocol):
         upstream, service = self._upstream, self._service
         assert upstream is not None
         assert service is not None
-        self._upstream = self._service = upstream.client = None
+        self._upstream = upstream.client = None
         if self._full:
             upstream.resume_reading()
         if reuse and upstream.usable:
@@ -277,7 +288,7 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not None:
             self._buffer, self._scanned = exchange.rest, 0
         if self._transport.is_closing():
-            self._state = _State.CLOSED
+            self._wait(_State.CLOSED, CLOSE_S)
         elif finish.linger and not self._eof:
             self._buffer = b""
             self._wait(_State.LINGER, LINGER_S)
@@ -288,8 +299,12 @@ class ClientConnection(asyncio.Protocol):
             self._wait(_State.IDLE, self._site.idle_timeout_s)
             self._read_heads()
         else:
-            self._state = _State.CLOSED
-            self._transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Sends what is left to be sent, for a while; then the connection is cut."""
+        self._wait(_State.CLOSED, CLOSE_S)
+        self._transport.close()
 
     # -- what the server does
 
@@ -331,8 +346,8 @@ class ClientConnection(asyncio.Protocol):
         waits = exchange.waits
         if self._full or waits is Waits.UPSTREAM:
             timeout_s = site.request_timeout_s
-        elif waits is Waits.CONNECT:
-            timeout_s = NEVER  # the connection attempt has its own deadline
+        elif waits is Waits.CONNECT and self._service is not None:
+            timeout_s = self._service.connect_timeout_s + OPEN_SLACK_S
         elif waits is Waits.TUNNEL:
             timeout_s = site.tunnel_timeout_s
         else:
@@ -346,9 +361,10 @@ class ClientConnection(asyncio.Protocol):
             self._run(self._exchange.timed_out(client_stalled=self._full))
         elif self._state is _State.HEAD:
             self._refuse(Code.HEAD_TIMEOUT, len(self._buffer))
+        elif self._state is _State.CLOSED or self._full:
+            self._transport.abort()
         else:
-            self._state = _State.CLOSED
-            self._transport.abort() if self._full else self._transport.close()
+            self._close()
 
     def drain(self) -> None:
         """The listener keeps no connection alive any more: a busy one closes after its answer, an idle one soon.
@@ -364,7 +380,7 @@ class ClientConnection(asyncio.Protocol):
         """The drain time is over."""
         if self._exchange is not None:
             self._run(self._exchange.drained())
-        self._transport.close()
+        self._close()
 
     # -- log
 

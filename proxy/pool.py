@@ -124,9 +124,9 @@ class Pool(Generic[Handle]):
             self._counts[index] = max(left, 0)
 
     def closed(self, server: Address, handle: Handle) -> None:
-        """An idle connection was closed by the server."""
-        idle = self._idle.get(server, [])
-        self._idle[server] = [pair for pair in idle if pair[1] != handle]
+        """A connection that nobody uses was closed by the server."""
+        if idle := self._idle.get(server):
+            self._idle[server] = [pair for pair in idle if pair[1] != handle]
 
     def expire(self, now: float) -> list[Handle]:
         """The connections that have been idle for too long, to be closed."""
@@ -138,10 +138,8 @@ class Pool(Generic[Handle]):
         return expired
 
     def drop(self) -> list[Handle]:
-        """Every idle connection, to be closed: the backend service is gone."""
-        handles = [handle for idle in self._idle.values() for _, handle in idle]
-        self._idle.clear()
-        return handles
+        """Every idle connection, to be closed: the backend service is gone. Those in use are not wanted back."""
+        return self.update((), Scheduler.RR)
 
     @property
     def active(self) -> dict[Address, int]:

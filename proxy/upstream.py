@@ -9,6 +9,7 @@ from proxy.pool import Address, Pool
 
 # Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
 WRITE_HIGH_BYTES: Final = 16_384
+CLOSE_S: Final = 10.0  # how long the last bytes of a closed connection may take, in either direction
 
 
 class User(Protocol):
@@ -22,9 +23,12 @@ class User(Protocol):
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
-    """A connection to a server: in use by one client connection, or idle in its pool.
+    """A connection to a server: in use by one client connection, or idle in its pool, or neither while it is opened.
 
     `buffer` is what reads go into; all connections of a loop share it, since what is in it is taken at once.
+
+    Whoever takes a connection has to ask whether it is `usable`: one that has ended tells its user so once, when it
+    ends, and nobody later.
     """
 
     __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "server")
@@ -56,6 +60,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return not self.full and not self._transport.is_closing()
 
     def close(self) -> None:
+        """Sends what is left to be sent, for a while; then the connection is cut."""
+        if self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(CLOSE_S, self._transport.abort)
         self._transport.close()
 
     def abort(self) -> None:
@@ -83,7 +92,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self.client is not None:
             self.client.balance()
 
+    def eof_received(self) -> None:
+        """The end of what the server says is the end, also where we have not said everything yet."""
+        self._lost()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost()
+
+    def _lost(self) -> None:
         if self.client is None:
             self._pool.closed(self.server, self)
         else:

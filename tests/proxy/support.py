@@ -169,9 +169,10 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(configuration: Model, tls: TlsServer | None = None) -> AsyncIterator[Proxy]:
-    """A worker that serves this configuration; fails the test when one of its tasks died."""
-    failures: list[BaseException] = []
+    """A worker that serves this configuration; fails the test when one of its tasks or callbacks died."""
+    failures: list[object] = []
     tasks = Tasks(lambda _, error: failures.append(error))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     records: list[Record] = []
     hub = Hub("l7-1", tasks, records.append)
     worker = Worker(hub, tls)

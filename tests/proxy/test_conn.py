@@ -10,10 +10,13 @@ from contextlib import suppress
 import pytest
 
 from core.model import Scheduler
-from proxy.conn import PIPELINE_BYTES
+from proxy.conn import OPEN_SLACK_S, PIPELINE_BYTES, ClientConnection
+from proxy.upstream import CLOSE_S
 from tests.proxy.support import (
     ANSWER,
     Backend,
+    Client,
+    Proxy,
     Request,
     answer_ok,
     free_port,
@@ -21,6 +24,12 @@ from tests.proxy.support import (
     proxy,
     until,
 )
+
+
+def reset(client: Client) -> None:
+    """A FIN alone would be a client that has said everything and waits for its answer."""
+    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.writer.transport.abort()
 
 
 async def test_a_request_and_its_log() -> None:
@@ -258,8 +267,7 @@ async def test_a_client_that_goes_away_frees_the_server() -> None:
         client = await l7.connect()
         client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: bool(backend.heads))
-        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.writer.transport.abort()
+        reset(client)
         await asyncio.wait_for(gone.wait(), 5)
         record = await l7.record()
         assert (record.status, record.error_code) == (499, "client_closed")
@@ -444,3 +452,188 @@ async def test_least_connections_goes_where_less_is_open() -> None:
         release.set()
         assert (await stuck.answer())[0] == 200
         await stuck.close()
+
+
+# -- servers that end or speak at the wrong moment
+
+
+class LateLoop:
+    """A loop whose `create_connection` returns only when the connection has ended: the worst moment to be adopted.
+
+    Nor does it return before `go`.
+    """
+
+    def __init__(self, go: asyncio.Event | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._go = go
+
+    async def create_connection(self, *arguments: object) -> object:
+        transport, upstream = await self._loop.create_connection(*arguments)  # type: ignore[call-overload]
+        await until(transport.is_closing)
+        await asyncio.sleep(0.01)  # connection_lost has been called, too
+        if self._go is not None:
+            await self._go.wait()
+        return transport, upstream
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("speaks", [False, True])
+async def test_a_connection_that_has_ended_before_its_use_goes_elsewhere(method: str, speaks: bool) -> None:
+    """Nothing was sent on it, so that even a POST may go to the next server."""
+
+    async def gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if speaks:
+            writer.write(ANSWER)
+            await reader.read()
+        writer.transport.abort()
+
+    bad = await asyncio.start_server(gone, "127.0.0.1", 0)
+    port = bad.sockets[0].getsockname()[1]
+    async with proxy(model(free_port(), [port, port + 1])) as l7:
+        l7.hub.loop = LateLoop()  # type: ignore[assignment]
+        client = await l7.connect()
+        assert (await client.ask("/", b"", b"body" if method == "POST" else b"", method))[0] == 502
+        record = await l7.record()
+        assert (record.error_code, record.upstream) == ("connect_failed", f"127.0.0.1:{port + 1}")
+        assert l7.hub.services["app"].pool.active == {}
+        await client.close()
+    bad.close()
+    await bad.wait_closed()
+
+
+async def test_a_client_gone_while_connecting_leaves_no_dead_connection_behind() -> None:
+    """The next request would be given it."""
+
+    async def gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    bad = await asyncio.start_server(gone, "127.0.0.1", 0)
+    async with proxy(model(free_port(), [bad.sockets[0].getsockname()[1]])) as l7:
+        go = asyncio.Event()
+        l7.hub.loop = LateLoop(go)  # type: ignore[assignment]
+        client = await l7.connect()
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        pool = l7.hub.services["app"].pool
+        await until(lambda: bool(pool.active))
+        reset(client)
+        assert (await l7.record()).error_code == "client_closed"
+        go.set()
+        await until(lambda: not pool.active)
+        assert pool.drop() == []
+    bad.close()
+    await bad.wait_closed()
+
+
+async def test_an_idle_connection_that_dies_as_the_request_comes_is_not_used() -> None:
+    """Even where the request may not be sent twice: it has not been sent once."""
+    async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        client = await l7.connect()
+        assert (await client.ask())[0] == 200
+        (((_, idle),),) = l7.hub.services["app"].pool._idle.values()
+        idle.abort()  # its connection_lost comes in the next turn of the loop, the request in this one
+        the_connection(l7).data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+        assert await client.answer() == (200, b"ok")
+        await client.close()
+    assert backend.connections == 2
+
+
+async def test_the_end_of_an_answer_is_seen_while_the_request_is_on_its_way() -> None:
+    """A server that answers early, closes its half and reads no more: its answer ends when it says so."""
+    stuck, done = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        await stuck.wait()
+        request.writer.write(b"HTTP/1.1 200 OK\r\n\r\nenough")
+        request.writer.write_eof()
+        await done.wait()
+
+    async with (
+        Backend(answer).running() as backend,
+        proxy(model(free_port(), [backend.port], request_timeout_s=60)) as l7,
+    ):
+        client = await l7.connect()
+        client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % BIG + bytes(BIG))
+        await until(lambda: bool(backend.heads) and the_connection(l7)._paused)
+        stuck.set()
+        async with asyncio.timeout(5):
+            assert await client.answer() == (200, b"enough")
+        done.set()
+        client.writer.transport.abort()
+
+
+# -- every state has a deadline
+
+
+class Transport(asyncio.Transport):
+    """A client that takes nothing: what happened to its connection is in `done`."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("192.0.2.1", 1)})
+        self.done: list[str] = []
+        self.sent = b""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return bool(self.done)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.done.append("eof")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+
+def the_connection(l7: Proxy) -> ClientConnection:
+    (site,) = l7.worker._all_sites()
+    (connection,) = site.connections
+    assert isinstance(connection, ClientConnection)
+    return connection
+
+
+def made(l7: Proxy) -> tuple[ClientConnection, Transport]:
+    connection, transport = ClientConnection(l7.hub, l7.worker._all_sites()[0]), Transport()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+@pytest.mark.parametrize("how", ["answered", "idle", "drained"])
+async def test_a_client_that_does_not_take_the_last_bytes_is_cut(how: str) -> None:
+    async with proxy(model(free_port(), [])) as l7:
+        connection, transport = made(l7)
+        if how == "answered":
+            connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert transport.sent.startswith(b"HTTP/1.1 503 ")
+        elif how == "idle":
+            connection.expire()
+        else:
+            connection.cut()
+        assert transport.done == ["close"]
+        assert connection.deadline <= l7.hub.now() + CLOSE_S
+        connection.expire()
+        assert transport.done == ["close", "abort"]
+        connection.connection_lost(None)
+
+
+async def test_an_attempt_to_connect_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxy(model(free_port(), [1], connect_timeout_s=2)) as l7:
+        attempts: list[object] = []
+        monkeypatch.setattr(l7.hub.tasks, "spawn", lambda attempt, name: attempts.append(attempt))
+        connection, transport = made(l7)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        (attempt,) = attempts
+        attempt.close()  # type: ignore[attr-defined]
+        assert l7.hub.now() + 2 < connection.deadline <= l7.hub.now() + 2 + OPEN_SLACK_S
+        connection.expire()
+        assert transport.sent.startswith(b"HTTP/1.1 504 ")
+        assert (await l7.record()).error_code == "connect_timeout"
+        connection.connection_lost(None)

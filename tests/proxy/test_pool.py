@@ -113,6 +113,18 @@ def test_idle_connections_expire_and_are_bounded() -> None:
     assert one.drop() == []
 
 
+def test_a_service_that_is_gone_takes_nothing_back() -> None:
+    """Nobody would look after what it kept: requests that were in flight end later than their service."""
+    one = pool(100)
+    one.assign(b"c", 0, repeatable=True)
+    one.assign(b"c", 0, repeatable=True)
+    assert one.released(A, "a", 0)
+    assert one.drop() == ["a"]
+    assert not one.released(A, "in flight", 1)
+    assert one.active == {}
+    assert one.drop() == []
+
+
 def test_workers_begin_with_different_servers() -> None:
     first, second = Pool[str](0), Pool[str](1)
     for each in (first, second):
