@@ -1,6 +1,6 @@
 """A configuration's text ⇄ the model.
 
-Reading goes in four steps, each noting every fault it finds: the text is parsed; shorthand is expanded
+Reading goes in four steps, each noting every fault it finds: the text is parsed (`core.syntax`); shorthand is expanded
 (`core.shorthand`); tables become objects by the types of their fields (`core.reader`); rules across objects are
 checked (`core.checks`). Faults are then given their lines (`core.lines`), which is paid for only when there are any.
 
@@ -12,25 +12,23 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from core import checks, shorthand
 from core.errors import ConfigError, ConfigErrors, Path, Problem
 from core.lines import Lines, scan
 from core.model import CLASSES, BackendProtocol, CheckType, HealthCheck, Kind, Model, Object
 from core.reader import INVALID, did_you_mean, fields, read_object, show
-
-Format = Literal["toml", "json"]
+from core.syntax import Format, parse
 
 
 def load(text: str, *, path: str, format: Format) -> Model:
     """The model that `text` describes. `path` names the file in messages. Raises ConfigErrors with all faults found."""
     repeated: list[str] = []
-    document = _parse(text, path, format, repeated)
+    document = parse(text, path=path, format=format, repeated=repeated)
     problems: list[Problem] = []
     reading = _read(document, problems)
     if not problems and not repeated:
@@ -101,31 +99,6 @@ class _Reading:
 def _key(key: str | int) -> str:
     """A key as a path shows it: quoted where it is not a plain word."""
     return str(key) if re.fullmatch(r"[A-Za-z0-9._-]{1,80}", str(key)) else show(key)
-
-
-def _parse(text: str, path: str, format: Format, repeated: list[str]) -> object:
-    """The document as plain data. JSON lets a key stand twice: such keys are added to `repeated`."""
-
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        table = dict(items)
-        if len(table) < len(items):
-            repeated.extend(key for key, _ in items)
-        return table
-
-    try:
-        return tomllib.loads(text) if format == "toml" else json.loads(text, object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        raise ConfigErrors([ConfigError(path, error.lineno, "", f"not JSON: {error.msg}")]) from None
-    except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
-        line = int(place[1]) if place and place[1] else text.count("\n") + 1
-        why = message[: place.start()] if place else message
-        raise ConfigErrors([ConfigError(path, line, "", f"not TOML: {why}")]) from None
-    except ValueError as error:  # a number of more than 4,300 digits
-        raise ConfigErrors([ConfigError(path, 0, "", f"not {format.upper()}: {error}")]) from None
-    except RecursionError:
-        raise ConfigErrors([ConfigError(path, 0, "", f"not {format.upper()}: it is nested too deeply")]) from None
 
 
 def _read(document: object, problems: list[Problem]) -> _Reading:

@@ -72,7 +72,7 @@ def _listener(table: Mapping[str, object], path: Path, expansion: Expansion) -> 
     listener = {key: value for key, value in table.items() if key not in KEYS}
     protocol, port = table.get("protocol"), table.get("port")
     if "name" not in listener:
-        sound = protocol in list(Protocol) and isinstance(port, int) and 0 < port < 65536
+        sound = protocol in list(Protocol) and type(port) is int and 0 < port < 65536  # not True, which is an int
         # What makes the name unsound is an error by itself; that the name is missing would only confuse.
         listener = {"name": f"{protocol}-{port}" if sound else str(path[1])} | listener
     listener.setdefault("instance", DEFAULT_INSTANCE)
