@@ -26,7 +26,7 @@ from l4fast.tables import CLIENT_GATEWAY, Tables
 SOURCES = Path(__file__).parent / "bpf"
 VIP = "10.0.0.100"
 MAC = bytes.fromhex("020000000001")
-NAT_PORT, DR_PORT, WRR_PORT = 80, 81, 82
+NAT_PORT, DR_PORT, WRR_PORT, TUNNEL_PORT = 80, 81, 82, 83
 ACK, SYN, FIN = 0x10, 0x02, 0x01
 # As multiples of the floor.
 ESTABLISHED, SYN_GOAL, FIRST_GOAL, SESSION_GOAL = 1.6, 2.0, 3.0, 8.0
@@ -87,7 +87,7 @@ class Root:
 
 
 class Bench:
-    """The data plane and its floors, with six listeners before ten servers."""
+    """The data plane and its floors, with eight listeners before ten servers."""
 
     def __init__(self, quick: bool) -> None:
         self.flows = (1, 1024, 65536) if quick else (1, 1024, 65536, 1 << 20)
@@ -98,7 +98,11 @@ class Bench:
         self.plane = DataPlane.load(sessions=2 * most, half_open=2 * most)
         self.tables = Tables(self.plane)
         self.floors = {
-            mode: Program(SOURCES / "floor.c", ("floor_xdp",), {"NAT": int(mode is Mode.NAT), "MAX_FLOWS": 4 * most})
+            mode: Program(
+                SOURCES / "floor.c",
+                ("floor_xdp",),
+                {"NAT": int(mode is Mode.NAT), "TUNNEL": int(mode is Mode.TUNNEL), "MAX_FLOWS": 4 * most},
+            )
             for mode in Mode
         }
         services = [
@@ -108,12 +112,13 @@ class Bench:
             )
             for port, mode, scheduler in (
                 (NAT_PORT, Mode.NAT, Scheduler.MAGLEV), (DR_PORT, Mode.DR, Scheduler.MAGLEV),
-                (WRR_PORT, Mode.DR, Scheduler.WRR),
+                (WRR_PORT, Mode.DR, Scheduler.WRR), (TUNNEL_PORT, Mode.TUNNEL, Scheduler.MAGLEV),
             )
             for protocol in ("tcp", "udp")
         ]  # fmt: skip
         macs = {f"10.0.1.{n}": MAC[:5] + bytes([n]) for n in range(1, 11)}
-        self.plane.set(mac=MAC)
+        self.plane.set(mac=MAC, mtu=1500)
+        self.tables.set_local(("10.0.0.2",))
         self.tables.set_epoch(1_000_000)
         self.tables.apply(services, set(), macs | {CLIENT_GATEWAY: MAC})
         # The flood guard would refuse most of the sessions that a benchmark makes in one second.
@@ -181,7 +186,7 @@ def _row(name: str, figures: tuple[float, float], goal: float | None) -> Row:
 def _established(bench: Bench) -> list[Row]:
     rows: list[Row] = []
     for count in bench.flows:
-        for mode, port in ((Mode.NAT, NAT_PORT), (Mode.DR, DR_PORT)):
+        for mode, port in ((Mode.NAT, NAT_PORT), (Mode.DR, DR_PORT), (Mode.TUNNEL, TUNNEL_PORT)):
             frames = [frame(client, source, VIP, port, flags=ACK) for client, source in clients(count)]
             rows.append(_row(f"established tcp {mode}, {count:,} flows", bench.established(frames, mode), ESTABLISHED))
     answers = [frame("10.0.1.5", 8000 + NAT_PORT, client, port, flags=ACK) for client, port in clients(1024)]

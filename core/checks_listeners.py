@@ -31,6 +31,8 @@ BACKEND_OF = {
     Protocol.HTTP: BackendProtocol.HTTP,
     Protocol.HTTPS: BackendProtocol.HTTP,
 }
+# Modes that leave the packet as the client made it.
+KEEPING_THE_PORT = (Mode.DR, Mode.TUNNEL)
 # Options that only some protocols read. http and https listeners behind VIPs have L4 sessions too, of TCP.
 OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "mode": L4_PROTOCOLS,
@@ -112,8 +114,8 @@ def _servers(
             if ipaddress.ip_address(server.address).is_loopback:
                 why = f"{at} in {service.name} is a loopback address, which the L4 tier cannot reach"
                 yield Problem(where, why, "give the server's address on the network")
-            if listener.mode is Mode.DR and server.port != listener.port:
-                why = f"mode dr keeps the port, {listener.port}, and {at} in {service.name} has another"
+            if listener.mode in KEEPING_THE_PORT and server.port != listener.port:
+                why = f"mode {listener.mode} keeps the port, {listener.port}, and {at} in {service.name} has another"
                 yield Problem(where, why, "give the servers the listener's port, or use mode nat")
         elif server.port == listener.port and (
             server.address in vips or (instance is not None and not vips and server.address.startswith("127."))

@@ -89,10 +89,11 @@ class BackendProtocol(StrEnum):
 
 
 class Mode(StrEnum):
-    """How the L4 tier hands packets to a server (IPVS: masquerading, gatewaying)."""
+    """How the L4 tier hands packets to a server (IPVS: masquerading, gatewaying, ipip)."""
 
     NAT = "nat"
     DR = "dr"
+    TUNNEL = "tunnel"
 
 
 class Scheduler(StrEnum):

@@ -131,7 +131,7 @@ RULES = {
     "protocol http, by `backend_service`, by rules, or both; tcp and udp listeners belong to an instance of type nlb "
     "with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
     "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
-    "listener has certificates. In mode dr the servers have the listener's port.",
+    "listener has certificates. In the modes dr and tunnel the servers have the listener's port.",
     Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
 }
 
@@ -191,7 +191,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "protocol": "what clients speak",
         "port": "where it answers",
         "backend_service": "where requests go that no rule matches; all traffic of tcp and udp",
-        "mode": "destination rewritten (nat), or handed over on the LAN with the VIP kept (dr)",
+        "mode": "destination rewritten (nat), or the VIP kept and the packet handed over on the LAN (dr) or inside "
+        "another one (tunnel)",
         "certificates": "the first is for clients that name no domain, or one that none covers",
         "established_timeout_s": "after which a silent TCP session is forgotten by the L4 tier",
         "udp_idle_timeout_s": "after which a silent UDP session is forgotten",

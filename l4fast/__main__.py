@@ -24,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if argv[:1] == ["ask"]:
             return _ask(argv[1:])
+        if argv[:1] == ["decap"]:
+            return _decap(argv[1:])
         command = parse(argv)
         if isinstance(command, MakeClusterKey):
             make_key(command.path)
@@ -55,9 +57,23 @@ def _ask(argv: Sequence[str]) -> int:
     return 0
 
 
-def _run(settings: Settings) -> None:
+def _decap(argv: Sequence[str]) -> int:
+    from l4fast import decap  # BCC's loader and pyroute2 take a second
+
+    settings = decap.parse(argv)
+    logs.setup(PROCESS)
+    _check_root()
+    decap.run(settings)
+    return 0
+
+
+def _check_root() -> None:
     if os.geteuid() != 0:
         raise LoadError("XDP needs root; run it with sudo or as a system service")
+
+
+def _run(settings: Settings) -> None:
+    _check_root()
     identity = Identity.load(settings.identity)
     if (identity.role, identity.name) != ("l4", settings.name):
         raise IdentityError(

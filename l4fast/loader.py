@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent / "bpf"
 XdpMode = Literal["native", "generic"]
 # From <linux/if_link.h>
-_XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
-_SIOCGIFHWADDR = 0x8927
+XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
+_SIOCGIFMTU, _SIOCGIFHWADDR = 0x8921, 0x8927  # <linux/sockios.h>
 
 # BCC's name for each architecture's directory below arch/ (bcc: frontends/clang/kbuild_helper.cc).
 _ARCHITECTURES = {
@@ -111,18 +111,18 @@ def stitch(path: Path) -> str:
     return "\n".join(lines)
 
 
-def reasons(header: Path = SOURCES / "stats.h") -> dict[str, int]:
+def reasons(header: Path = SOURCES / "stats.h", enum: str = "reason") -> dict[str, int]:
     """The counters' names and numbers, in lower case, from the one place that defines them: `enum reason`."""
-    body = re.search(r"enum reason \{(.*?)\n\};", header.read_text(), re.S)
+    body = re.search(rf"enum {enum} \{{(.*?)\n\}};", header.read_text(), re.S)
     if body is None:
-        raise LoadError(f"{header}: no enum reason; reinstall paifang")
+        raise LoadError(f"{header}: no enum {enum}; reinstall paifang")
     names: dict[str, int] = {}
     for name in re.findall(r"^\s*([A-Z]\w+)\b", body[1], re.M):
-        if name == "REASON_COUNT":
+        if name == f"{enum.upper()}_COUNT":
             return names
         if not name.endswith("_FIRST"):
             names[name.lower()] = len(names)
-    raise LoadError(f"{header}: enum reason has no REASON_COUNT; reinstall paifang")
+    raise LoadError(f"{header}: enum {enum} has no {enum.upper()}_COUNT; reinstall paifang")
 
 
 @contextlib.contextmanager
@@ -197,11 +197,13 @@ def possible_cpus() -> int:
     return int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1].split(",")[-1]) + 1
 
 
-def interface_mac(device: str) -> bytes:
-    """The MAC address of a link. Raises OSError."""
+def interface_mac_mtu(device: str) -> tuple[bytes, int]:
+    """A link's MAC address and MTU (netdevice(7)). Raises OSError."""
     request = struct.pack("256s", device.encode()[:15])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        return fcntl.ioctl(probe.fileno(), _SIOCGIFHWADDR, request)[18:24]
+        mac = fcntl.ioctl(probe.fileno(), _SIOCGIFHWADDR, request)[18:24]
+        (mtu,) = struct.unpack_from("=i", fcntl.ioctl(probe.fileno(), _SIOCGIFMTU, request), 16)
+    return mac, mtu
 
 
 class DataPlane:
@@ -239,7 +241,7 @@ class DataPlane:
         return cls(Program(SOURCES / "lb.c", ("lb", "flush"), sizes), sizes)
 
     def set(self, **fields: int | bytes | list[int]) -> None:
-        """Writes fields of `struct settings`; `mac` is written by `attach`."""
+        """Writes fields of `struct settings`; `mac` and `mtu` are written by `attach`."""
         for name, value in fields.items():
             if isinstance(value, int):
                 setattr(self.settings, name, value)
@@ -250,11 +252,12 @@ class DataPlane:
     def attach(self, device: str, mode: XdpMode) -> None:
         """Attaches to a link, in place of whatever program is there. Raises LoadError."""
         try:
-            self.set(mac=interface_mac(device))
+            mac, mtu = interface_mac_mtu(device)
+            self.set(mac=mac, mtu=mtu)
         except OSError as error:
             raise LoadError(f"interface {device}: {error.strerror}; `ip link` lists the interfaces") from None
         try:
-            self.program.attach(device, "lb", _XDP_FLAGS[mode])
+            self.program.attach(device, "lb", XDP_FLAGS[mode])
         except Exception as error:  # BCC raises bare Exception
             raise LoadError(_attach_advice(device, mode, str(error))) from None
         self._attached = (device, mode)
@@ -266,7 +269,7 @@ class DataPlane:
         device, mode = self._attached
         self._attached = None
         try:
-            self.program.detach(device, _XDP_FLAGS[mode])
+            self.program.detach(device, XDP_FLAGS[mode])
         except Exception as error:
             log.warning("detach from %s: %s", device, error)
 

@@ -21,6 +21,7 @@ ADMIN_SOCKET = "admin.sock"  # in the state directory
 
 EXAMPLES = """examples:
   paifang l4 --make-cluster-key /etc/paifang/cluster.key     once; copy it to every L4 node
+  paifang l4 decap --interface eth0 --vip 192.0.2.25         on a server of mode tunnel (decap --help)
   paifang l4 --name l4-1 --interface eth0 --control https://10.0.0.9:8471 \\
       --identity /etc/paifang/identity --state /var/lib/paifang/l4 --cluster-key /etc/paifang/cluster.key
   paifang l4 ask status --state /var/lib/paifang/l4          what a running node says (ask --help)

@@ -45,7 +45,7 @@ MAGLEV_SMALL, MAGLEV_LARGE, MAGLEV_SMALL_REALS = 4099, 65537, 40
 RING_LIMIT = 65537
 PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 # enum mode, scheduler and state of types.h
-MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1}
+MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2}
 HASH, RING = 0, 1
 STATES = ("established", "unproven", "fin-wait", "closed", "udp")
 # How long an UNPROVEN session lives (expiry), and the share of the table that all of them may take.
@@ -164,13 +164,16 @@ class Tables:
             gateway_mac=macs.get(CLIENT_GATEWAY, bytes(6)), generation=self._generation, vip_filter=vip_filter
         )
 
-    def set_local(self, addresses: Collection[str]) -> None:
-        """This node's own addresses: what a real sends there is no client's reply (health checks). At most eight."""
+    def set_local(self, addresses: Sequence[str]) -> None:
+        """The interface's own addresses, at most eight: what a real sends there is no client's reply (health checks).
+
+        The first is the outer source in tunnel mode.
+        """
         size = len(self.plane.settings.local)
         if len(addresses) > size:
             raise TablesError(f"{len(addresses)} local addresses; at most {size} are supported: give those of one link")
-        words = [_word(address) for address in sorted(addresses)]
-        self.plane.set(local=words + [0] * (size - len(words)))
+        words = [_word(address) for address in addresses]
+        self.plane.set(local=words + [0] * (size - len(words)), address=words[0] if words else 0)
 
     def set_epoch(self, now_s: int) -> None:
         """The wall clock in seconds, called a few times a second: it stamps and ages sessions."""

@@ -20,7 +20,8 @@ from l4fast.tables import CLIENT_GATEWAY, MAGLEV_SMALL, Tables
 NODE_MAC = bytes.fromhex("02000000000a")
 ROUTER_MAC = bytes.fromhex("020000000001")
 GATEWAY_MAC = bytes.fromhex("0200000000fe")
-VIP, CLIENT = "10.0.0.100", "198.51.100.7"
+NODE, VIP, CLIENT = "10.0.0.2", "10.0.0.100", "198.51.100.7"
+MTU = 1500
 REALS = ("10.0.1.1", "10.0.1.2", "10.0.1.3")
 REAL_MACS: Mapping[str, bytes] = {address: bytes.fromhex("0200000001") + bytes([n]) for n, address in enumerate(REALS)}
 NOW_S = 1_700_000_000
@@ -39,6 +40,13 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def ipv4_header(source: str, destination: str, protocol: int, length: int, *, tos: int = 0) -> bytes:
+    """A header before `length` bytes, as a host makes it that forbids fragments: identification 0."""
+    head = struct.pack("!BBHHHBBH", 0x45, tos, 20 + length, 0, 0x4000, 64, protocol, 0)
+    head += socket.inet_aton(source) + socket.inet_aton(destination)
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+
+
 @dataclass(frozen=True)
 class Packet:
     """An IPv4 packet in an Ethernet frame. `None` for a length or checksum means the right one."""
@@ -52,6 +60,7 @@ class Packet:
     sequence: int = 1000
     payload: bytes = b""
     ttl: int = 64
+    tos: int = 0
     eth_source: bytes = ROUTER_MAC
     eth_destination: bytes = NODE_MAC
     eth_type: int = 0x0800
@@ -67,7 +76,9 @@ class Packet:
     def frame(self) -> bytes:
         l4 = self._l4()
         length = 20 + len(self.options) + len(l4) if self.total_length is None else self.total_length
-        head = struct.pack("!BBHHHBBH", self.version_length, 0, length, 7, self.fragment, self.ttl, self.protocol, 0)
+        head = struct.pack(
+            "!BBHHHBBH", self.version_length, self.tos, length, 7, self.fragment, self.ttl, self.protocol, 0
+        )
         head += socket.inet_aton(self.source) + socket.inet_aton(self.destination)
         head = head[:10] + struct.pack("!H", checksum(head + self.options)) + head[12:] + self.options
         eth = self.eth_destination + self.eth_source + struct.pack("!H", self.eth_type)
@@ -102,6 +113,22 @@ class Packet:
     def to_mac(self, mac: bytes) -> Packet:
         """As dr forwards it."""
         return replace(self, eth_source=self.eth_destination, eth_destination=mac)
+
+    def in_tunnel(self, address: str, *, mac: bytes | None = None, tos: int | None = None) -> bytes:
+        """As tunnel forwards it: one hop older, inside a packet from the node."""
+        inner = replace(self, ttl=self.ttl - 1).frame()[14:]
+        length = len(inner) - len(self.padding)
+        outer = ipv4_header(NODE, address, 4, length, tos=self.tos if tos is None else tos)
+        real_mac = REAL_MACS[address] if mac is None else mac
+        return real_mac + self.eth_destination + b"\x08\x00" + outer + inner
+
+    def too_big(self, mtu: int) -> bytes:
+        """The ICMP error that the sender gets (RFC 1191)."""
+        packet = self.frame()
+        icmp = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + packet[14:42]
+        icmp = icmp[:2] + struct.pack("!H", checksum(icmp)) + icmp[4:]
+        head = ipv4_header(self.destination, self.source, 1, len(icmp), tos=0xC0)
+        return self.eth_source + self.eth_destination + b"\x08\x00" + head + icmp
 
     def to_client(self, vip: str, port: int) -> Packet:
         """As nat hands a real's answer back."""
@@ -168,7 +195,7 @@ class Harness:
 
     def __init__(self, **sizes: int) -> None:
         self.plane = DataPlane.load(**sizes)
-        self.plane.set(mac=NODE_MAC)
+        self.plane.set(mac=NODE_MAC, mtu=MTU)
         self.tables = Tables(self.plane)
         self.macs: dict[str, bytes] = {}
 
@@ -180,7 +207,7 @@ class Harness:
                 table.delete_many(keys, count)
         self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC}
         self.tables.set_epoch(NOW_S)
-        self.tables.set_local(())
+        self.tables.set_local((NODE,))
         self.plane.set(unproven_per_cpu_s=1 << 30)
         self.tables.apply(list(services), set(), self.macs)
 

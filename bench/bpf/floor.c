@@ -1,5 +1,5 @@
-/* The least that a balancer with sessions does: parse, one LRU look-up, rewrite the MAC addresses (and with NAT the
- * destination and its checksums), count in the session. No listeners, states, ageing, sync or counters.
+/* The least that a balancer with sessions does: parse, one LRU look-up, rewrite the MAC addresses (with NAT the
+ * destination and its checksums; with TUNNEL an outer header goes in front), count in the session. No listeners, states, ageing, sync or counters.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -76,5 +76,21 @@ int floor_xdp(struct xdp_md *ctx)
 #endif
     flow->packets++;
     flow->bytes += end - data;
+#if TUNNEL
+    struct iphdr outer = {.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_IPIP, .saddr = 0x0a0a0a0b};
+    struct ethhdr moved = *eth;
+
+    outer.tot_len = bpf_htons(bpf_ntohs(ip->tot_len) + sizeof(outer));
+    outer.daddr = flow->real;
+    outer.check = adjusted(0xffff, (flow->delta + outer.tot_len) & 0xffff);
+    if (bpf_xdp_adjust_head(ctx, -(int)sizeof(outer)))
+        return XDP_DROP;
+    data = (void *)(long)ctx->data;
+    end = (void *)(long)ctx->data_end;
+    if (data + sizeof(moved) + sizeof(outer) > end)
+        return XDP_DROP;
+    *(struct ethhdr *)data = moved;
+    *(struct iphdr *)(data + sizeof(moved)) = outer;
+#endif
     return XDP_TX;
 }

@@ -1,10 +1,11 @@
 /* The data plane of an L4 node, read from top to bottom: parse, a known session, a new flow, a reply.
  *
- * One-armed: what is forwarded leaves by the interface it came in. IPv4, TCP and UDP, nat and dr. Everything else, and
- * whatever is for no VIP, goes to the kernel. docs/l4.md says more.
+ * One-armed: what is forwarded leaves by the interface it came in. IPv4, TCP and UDP; nat, dr and tunnel. Everything
+ * else, and whatever is for no VIP, goes to the kernel. docs/l4.md says more.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/icmp.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/tcp.h>
@@ -15,6 +16,9 @@
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "icmp.h"
+#include "tunnel.h"
+#include "forward.h"
 #include "sync.h"
 #include "select.h"
 
@@ -108,7 +112,7 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
     s->last_s = settings->now_s;
     if (changed | (s->packets == SYNC_PACKETS) | (settings->now_s >= s->sync_due_s))
         tell(&p->key, s, stats, settings->now_s);
-    return to_real(p, s, TX_SESSION);
+    return to_real(p, s, settings, TX_SESSION);
 }
 
 /* A packet of a TCP flow that has no session. `state`: the session's that it makes, or -1 for none. */
@@ -179,7 +183,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         if (listener->track)
             half_open.delete(&p->key);
     }
-    return to_real(p, &s, reason);
+    return to_real(p, &s, settings, reason);
 }
 
 /* Whether the client's flow through this candidate goes to the real that has answered. */

@@ -1,6 +1,7 @@
 /* What the program has to know of a packet. The pointers lead into the frame and were checked against its end. `check`
  * is found while parsing since the verifier (6.18) does not remember later that a TCP packet is longer than a UDP one. */
 struct packet {
+    struct xdp_md *ctx;
     struct ethhdr *eth;
     struct iphdr *ip;
     void *l4;
@@ -94,6 +95,7 @@ static __always_inline enum reason parse(struct xdp_md *ctx, const struct settin
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
 
+    p->ctx = ctx;
     p->eth = data;
     p->ip = data + sizeof(struct ethhdr);
     if (data + sizeof(struct ethhdr) > end)

@@ -5,7 +5,7 @@
  *            neither session nor half-open entry is forwarded by hash over the ring, as good a guess as any
  *
  * TCP sessions. A SYN makes none. A non-SYN packet that follows a half-open SYN in sequence makes an ESTABLISHED one. In
- * maglev there is no such entry, and in dr no answer to see: a bare ACK makes an UNPROVEN session, of which there are
+ * maglev there is no such entry, and in dr and tunnel no answer to see: a bare ACK makes an UNPROVEN session, of which there are
  * so many a second and which live for seconds; the client's next packet establishes it. Two forged packets can do that,
  * here as in any balancer that does not see the answers; what they cannot do is evict a session: when the table is full,
  * flows are forwarded by hash. UDP sessions are made by the first packet.

@@ -8,6 +8,7 @@ enum reason {
     TX_NEW_SESSION,         /* the packet that made a session */
     TX_UNTRACKED,           /* no session and none made: forwarded by hash */
     TX_REPLY,               /* nat: from a real to a client */
+    TX_TOO_BIG,             /* tunnel: the sender was told the largest packet that passes (ICMP) */
 
     PASS_FIRST,
     PASS_NOT_IPV4 = PASS_FIRST, /* ARP, IPv6, VLAN */
@@ -26,7 +27,9 @@ enum reason {
     DROP_BAD_L4,            /* to a VIP: TCP or UDP header truncated, or its lengths are wrong */
     DROP_BAD_FLAGS,         /* of a flow without session: a combination that no TCP sends to a server */
     DROP_BAD_SOURCE,        /* of a flow without session: no client may have this address */
-    DROP_TTL,               /* nat: it would reach zero */
+    DROP_TTL,               /* nat, tunnel: it would reach zero */
+    DROP_TOO_BIG,           /* tunnel: it would exceed the MTU, and its sender counts on fragments */
+    DROP_NO_ADDRESS,        /* tunnel: the interface has no address for the outer header */
     DROP_NO_REAL,           /* the listener has no real that takes new flows */
     DROP_NO_NEIGHBOUR,      /* the real's MAC address is not known */
     DROP_NO_GATEWAY,        /* the MAC address towards clients is not known */

@@ -20,7 +20,7 @@
 /* keys and values of 64 bytes a record: 21 of them, a header and an AEAD tag fit a datagram below an MTU of 1500. */
 #define PAGE_RECORDS 21
 
-enum mode { MODE_NAT, MODE_DR };
+enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL };
 enum scheduler { SCHEDULER_HASH, SCHEDULER_RING };
 
 /* STATE_ESTABLISHED and STATE_UDP are steady: their two low bits are zero, which the hot path tests.
@@ -143,6 +143,8 @@ struct settings {
     __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
     __u8 mac[6];              /* this interface's */
     __u8 gateway_mac[6];      /* next hop towards clients; zero: not resolved */
+    __be32 address;           /* this interface's: the outer source in tunnel mode; zero: it has none */
+    __u32 mtu;                /* this interface's */
     __be32 local[LOCAL_ADDRESSES];
     __u32 vip_filter[VIP_FILTER_BITS / 32]; /* a Bloom filter of one hash, vip_bit(): set for every VIP */
 };

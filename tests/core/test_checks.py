@@ -231,6 +231,12 @@ CASES = [
         "give the servers the listener's port, or use mode nat",
     ),
     (
+        'protocol = "tcp", port = 80, backend_service = "stream", mode = "dr"',
+        'protocol = "tcp", port = 81, backend_service = "stream", mode = "tunnel"',
+        "listeners.tcp.backend_service: mode tunnel keeps the port, 81, and 10.0.0.31:80 in stream has another; "
+        "give the servers the listener's port, or use mode nat",
+    ),
+    (
         'servers = [{ address = "10.0.0.31", port = 80 }',
         'servers = [{ address = "127.0.0.1", port = 8000 }',
         "listeners.dev.backend_service: 127.0.0.1:8000 in web is where this listener answers itself; "

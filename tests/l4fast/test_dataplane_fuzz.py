@@ -19,6 +19,7 @@ from core.model import Mode, Scheduler
 from tests.packets import (
     ACK,
     GATEWAY_MAC,
+    NODE,
     NODE_MAC,
     REAL_MACS,
     REALS,
@@ -44,8 +45,11 @@ SERVICES = (
     service(83, name="shared", real_port=8080),
     service(53, protocol="udp", real_port=5353),
     service(54, Mode.DR, protocol="udp"),
+    service(84, Mode.TUNNEL),
+    service(55, Mode.TUNNEL, Scheduler.WRR, protocol="udp"),
 )
-PORTS = (80, 81, 82, 83, 53, 54, 8080, 8081, 5353, 9)
+PORTS = (80, 81, 82, 83, 84, 53, 54, 55, 8080, 8081, 5353, 9)
+MTU = 400  # so that some of the larger packets do not fit into a tunnel
 ADDRESSES = (VIP, *REALS, "198.51.100.7", "203.0.113.9", "0.0.0.0", "127.0.0.1", "255.255.255.255", "10.0.0.10")
 
 
@@ -53,6 +57,7 @@ ADDRESSES = (VIP, *REALS, "198.51.100.7", "203.0.113.9", "0.0.0.0", "127.0.0.1",
 def harness() -> Iterator[Harness]:
     harness = Harness(sessions=512, half_open=256)
     harness.reset(SERVICES)
+    harness.plane.set(mtu=MTU)
     yield harness
     harness.close()
 
@@ -60,13 +65,13 @@ def harness() -> Iterator[Harness]:
 def random_packet(dice: random.Random) -> bytes:
     """A sound packet towards a VIP or back; in half of the cases one to three things are wrong; a few are cut short."""
     towards = dice.random() < 0.75
-    port = dice.choice(PORTS[:6])
+    port = dice.choice(PORTS[:8])
     packet = Packet(
         source="198.51.100.7" if towards else dice.choice(REALS),
         destination=VIP if towards else "198.51.100.7",
-        source_port=dice.randrange(1024, 1400) if towards else dice.choice(PORTS[6:9]),
+        source_port=dice.randrange(1024, 1400) if towards else dice.choice(PORTS[8:11]),
         port=port if towards else dice.randrange(1024, 1400),
-        protocol=UDP if port in (53, 54) else TCP,
+        protocol=UDP if port in (53, 54, 55) else TCP,
         flags=dice.choice((0x02, ACK, ACK, 0x18, 0x11, 0x04)),
         sequence=dice.choice((1000, 1001)),
         payload=dice.randbytes(dice.choice((0, 0, 1, 2, 7, 8, 40, 400))),
@@ -104,7 +109,43 @@ def l4_sum(frame: bytes) -> int:
     return checksum(frame[26:34] + struct.pack("!BBH", 0, frame[23], len(l4)) + l4)
 
 
+def assert_answered(before: bytes, after: bytes) -> None:
+    """An ICMP error about `before`, for its sender."""
+    assert after[:14] == before[6:12] + NODE_MAC + b"\x08\x00"
+    assert struct.unpack("!H", after[16:18]) == (56,)
+    assert checksum(after[14:34]) == checksum(after[34:]) == 0
+    assert after[26:34] == before[30:34] + before[26:30]
+    assert after[34:36] == b"\3\4"
+    assert after[40:42] == (MTU - 20).to_bytes(2)
+    assert after[42:] == before[14:42]
+    assert struct.unpack("!H", before[16:18])[0] + 20 > MTU
+
+
+def assert_tunnelled(before: bytes, after: bytes) -> None:
+    """The whole packet, one hop older, in another one."""
+    assert after[:6] in REAL_MACS.values()
+    assert after[6:15] == NODE_MAC + b"\x08\x00\x45"
+    assert checksum(after[14:34]) == 0
+    assert after[23] == 4
+    assert after[26:30] == socket.inet_aton(NODE)
+    assert REAL_MACS[socket.inet_ntoa(after[30:34])] == after[:6]
+    lengths = struct.unpack("!H", after[16:18])[0], struct.unpack("!H", before[16:18])[0]
+    assert lengths[0] == lengths[1] + 20 <= MTU
+    aged = bytearray(before[14:])
+    aged[8] -= 1
+    assert aged[8] > 0
+    assert after[34:44] + after[46:] == aged[:10] + aged[12:]
+    if checksum(before[14:34]) == 0:
+        assert checksum(after[34:54]) == 0
+
+
 def assert_sound(before: bytes, after: bytes) -> None:
+    if after[23] == 1:
+        assert_answered(before, after)
+        return
+    if after[23] == 4:
+        assert_tunnelled(before, after)
+        return
     assert len(after) == len(before)
     assert after[6:12] == NODE_MAC
     assert after[:6] in REAL_MACS.values() or after[:6] == GATEWAY_MAC
@@ -153,6 +194,8 @@ def test_random_packets(harness: Harness) -> None:
     assert verdicts[XDP_ABORTED] == 0
     assert min(verdicts[action] for action in (XDP_DROP, XDP_PASS, XDP_TX)) > 2000
     gained = {name: n - counters[name] for name, n in harness.tables.counters().items()}
+    assert gained["tx_too_big"] > 10
+    assert gained["drop_too_big"] > 10
     assert gained["drop_internal"] == 0
     assert sum(n for name, n in gained.items() if not name.startswith("event_")) == 50_000
 
@@ -172,6 +215,9 @@ def test_the_check_can_fail() -> None:
         after.frame()[:-1],
         after.to_mac(b"\2\0\0\0\7\7").frame(),
         after.frame()[:50] + b"\1\1" + after.frame()[52:],
+        before.in_tunnel(REALS[0], mac=b"\2\0\0\0\7\7"),
+        before.in_tunnel(REALS[0])[:-1],
+        before.too_big(MTU - 20),
     ):
         with pytest.raises(AssertionError):
             assert_sound(before.frame(), broken)

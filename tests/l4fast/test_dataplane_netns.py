@@ -26,7 +26,8 @@ from pyroute2 import netns
 
 from core.model import Mode, Scheduler
 from core.resolve import L4Service, Real
-from l4fast.loader import DataPlane, Program
+from l4fast.decap import Decap
+from l4fast.loader import XDP_FLAGS, DataPlane, Program
 from l4fast.neighbours import Neighbours
 from l4fast.tables import Tables
 
@@ -35,7 +36,10 @@ pytestmark = pytest.mark.root
 VIP = "10.77.0.100"
 NODE, SERVERS = "10.77.0.2", ("10.77.0.11", "10.77.0.12")
 VIA_NODE, DIRECT = "198.51.100.1", "198.51.100.2"
-NAT_PORT, DR_PORT, REAL_PORT = 80, 81, 8080
+NAT_PORT, DR_PORT, TUNNEL_PORT, REAL_PORT = 80, 81, 82, 8080
+WAYS = [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT), (DIRECT, TUNNEL_PORT)]
+IDS = ["nat", "dr", "tunnel"]
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14  # <linux/in.h>
 _serial = itertools.count()
 
 
@@ -86,6 +90,7 @@ class Lan:
     switch: str
     plane: DataPlane
     tables: Tables
+    decap: Decap
 
 
 def link(host: str, switch: str, address: str) -> None:
@@ -131,6 +136,8 @@ def services() -> list[L4Service]:
         of(NAT_PORT, Mode.NAT, "udp", Scheduler.MAGLEV, REAL_PORT),
         of(DR_PORT, Mode.DR, "tcp", Scheduler.MAGLEV, DR_PORT),
         of(DR_PORT, Mode.DR, "udp", Scheduler.RR, DR_PORT),
+        of(TUNNEL_PORT, Mode.TUNNEL, "tcp", Scheduler.WRR, TUNNEL_PORT),
+        of(TUNNEL_PORT, Mode.TUNNEL, "udp", Scheduler.MAGLEV, TUNNEL_PORT),
     ]
 
 
@@ -139,7 +146,7 @@ def serving(servers: tuple[str, ...]) -> Iterator[None]:
     running: list[socketserver.BaseServer] = []
     try:
         for name in servers:
-            for port, address in ((REAL_PORT, ""), (DR_PORT, VIP)):
+            for port, address in ((REAL_PORT, ""), (DR_PORT, VIP), (TUNNEL_PORT, VIP)):
                 with within(name):
                     for server in (TcpServer((address, port), TcpEcho), UdpServer((address, port), UdpEcho)):
                         server.name = name  # type: ignore[union-attr]
@@ -179,6 +186,12 @@ def lan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         with within(switch):
             other_end.attach("to--n", "pass", 1 << 2 if mode == "native" else 1 << 1)
         tables = Tables(plane)
+        decap = Decap([VIP], [NODE])
+        stack.callback(decap.program.close)
+        for server in (one, two):
+            with within(server):
+                decap.attach("e0", mode)
+                stack.callback(detach, decap, server, mode)
         with within(node):
             plane.attach("e0", mode)
             hops = Neighbours("e0")
@@ -187,9 +200,14 @@ def lan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         tables.set_local([NODE])
         tables.apply(services(), set(), hops.macs())
         stack.enter_context(serving((one, two)))
-        yield Lan(client, node, (one, two), switch, plane, tables)
+        yield Lan(client, node, (one, two), switch, plane, tables, decap)
         with within(node):
             plane.detach()
+
+
+def detach(decap: Decap, server: str, mode: Literal["native", "generic"]) -> None:
+    with within(server):
+        decap.program.detach("e0", XDP_FLAGS[mode])
 
 
 def connect(lan: Lan, source: str, port: int) -> socket.socket:
@@ -209,7 +227,7 @@ def checksum_errors(lan: Lan) -> int:
     return total
 
 
-@pytest.mark.parametrize(("source", "port"), [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT)], ids=["nat", "dr"])
+@pytest.mark.parametrize(("source", "port"), WAYS, ids=IDS)
 def test_tcp(lan: Lan, source: str, port: int) -> None:
     seen = set()
     for _ in range(16):
@@ -228,7 +246,7 @@ def test_tcp(lan: Lan, source: str, port: int) -> None:
     assert checksum_errors(lan) == 0
 
 
-@pytest.mark.parametrize(("source", "port"), [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT)], ids=["nat", "dr"])
+@pytest.mark.parametrize(("source", "port"), WAYS, ids=IDS)
 def test_a_megabyte_each_way(lan: Lan, source: str, port: int) -> None:
     payload = os.urandom(1 << 20)
     with connect(lan, source, port) as sock:
@@ -238,9 +256,10 @@ def test_a_megabyte_each_way(lan: Lan, source: str, port: int) -> None:
         sender.join()
     assert received.partition(b"\n")[2] == payload
     assert checksum_errors(lan) == 0
+    assert lan.tables.counters()["drop_too_big"] == 0
 
 
-@pytest.mark.parametrize(("source", "port"), [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT)], ids=["nat", "dr"])
+@pytest.mark.parametrize(("source", "port"), WAYS, ids=IDS)
 def test_udp(lan: Lan, source: str, port: int) -> None:
     seen = set()
     for _ in range(16):
@@ -259,6 +278,28 @@ def test_udp(lan: Lan, source: str, port: int) -> None:
             assert len(names) == 1
             seen |= names
     assert seen == set(lan.servers)
+    assert checksum_errors(lan) == 0
+
+
+def test_a_tunnel_tells_the_largest_packet_to_clients(lan: Lan) -> None:
+    """Path MTU discovery: the kernel believes the answer and cuts its packets to it."""
+    before = lan.tables.counters()["tx_too_big"], lan.decap.counters()["pass_opened"]
+    with within(lan.client):
+        sh("ip route flush cache")
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.bind((DIRECT, 0))
+        sock.settimeout(5)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        sock.connect((VIP, TUNNEL_PORT))
+        sock.send(bytes(1472))
+        with pytest.raises(OSError, match="Message too long"):
+            sock.recv(2048)
+        assert sock.getsockopt(socket.IPPROTO_IP, IP_MTU) == 1480
+        sock.send(bytes(1452))
+        assert sock.recv(2048).endswith(bytes(1452))
+    assert lan.tables.counters()["tx_too_big"] == before[0] + 1
+    assert lan.decap.counters()["pass_opened"] > before[1]
     assert checksum_errors(lan) == 0
 
 

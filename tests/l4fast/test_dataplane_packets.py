@@ -15,6 +15,8 @@ from tests.packets import (
     ACK,
     CLIENT,
     FIN,
+    MTU,
+    NODE,
     NODE_MAC,
     REAL_MACS,
     REALS,
@@ -25,6 +27,7 @@ from tests.packets import (
     Case,
     Harness,
     Packet,
+    checksum,
     maglev_real,
     service,
 )
@@ -36,13 +39,20 @@ DR = service(81, Mode.DR)
 ONE = service(82, reals=REALS[:1], real_port=9000)
 UDP_NAT = service(53, protocol="udp", real_port=5353)
 UDP_DR = service(54, Mode.DR, protocol="udp")
+TUNNEL = service(83, Mode.TUNNEL)
+UDP_TUNNEL = service(55, Mode.TUNNEL, protocol="udp")
 DEAD = service(90, weights=(0, 0, 0), real_port=9090)
-SERVICES = (NAT, DR, ONE, UDP_NAT, UDP_DR, DEAD)
+SERVICES = (NAT, DR, ONE, UDP_NAT, UDP_DR, TUNNEL, UDP_TUNNEL, DEAD)
 
 TO_NAT = Packet()
 TO_DR = Packet(port=81)
+TO_TUNNEL = Packet(port=83)
 QUERY = Packet(protocol=UDP, port=53, payload=b"question")
 OTHER_VIP = "10.0.0.99"
+DF = 0x4000  # flag of the fragment field
+FULL = replace(TO_TUNNEL, flags=ACK, fragment=DF, payload=b"x" * (MTU - 60))  # with the outer header it just fits
+TOO_BIG = replace(FULL, payload=b"x" * (MTU - 59))
+BIG_QUERY = replace(QUERY, port=55, fragment=DF, payload=b"x" * (MTU - 47))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +79,11 @@ def dr(packet: Packet) -> bytes:
     return packet.to_mac(REAL_MACS[maglev_real(packet, of).address]).frame()
 
 
+def tunnel(packet: Packet, **changed: int) -> bytes:
+    of = next(s for s in SERVICES if s.port == packet.port)
+    return packet.in_tunnel(maglev_real(packet, of).address, **changed)  # type: ignore[arg-type]
+
+
 def row(description: str, packet: Packet, verdict: str, after: bytes | None = None) -> Case:
     return Case(description, packet.frame(), verdict, after)
 
@@ -92,6 +107,22 @@ FORWARDED = [
     row("an empty datagram", replace(QUERY, payload=b""), "tx_new_session", nat(replace(QUERY, payload=b""))),
     row("TTL 2 is the last that nat forwards", replace(TO_NAT, ttl=2), "tx_syn", nat(replace(TO_NAT, ttl=2))),
     row("dr does not touch the TTL", replace(TO_DR, ttl=1), "tx_syn", dr(replace(TO_DR, ttl=1))),
+    row("a SYN, tunnel", TO_TUNNEL, "tx_syn", tunnel(TO_TUNNEL)),
+    row("an ACK of an unknown flow, tunnel", replace(TO_TUNNEL, flags=ACK), "tx_new_session",
+        tunnel(replace(TO_TUNNEL, flags=ACK))),
+    row("UDP, tunnel", replace(QUERY, port=55), "tx_new_session", tunnel(replace(QUERY, port=55))),
+    row("tunnel keeps padding out of the outer length", replace(TO_TUNNEL, padding=b"x" * 6), "tx_syn",
+        tunnel(replace(TO_TUNNEL, padding=b"x" * 6))),
+    row("tunnel copies class and ECN bits", replace(TO_TUNNEL, tos=0xBB), "tx_syn",
+        tunnel(replace(TO_TUNNEL, tos=0xBB))),
+    row("TTL 2 is the last that tunnel forwards", replace(TO_TUNNEL, ttl=2), "tx_syn",
+        tunnel(replace(TO_TUNNEL, ttl=2))),
+    row("as large as the MTU allows, tunnel", FULL, "tx_new_session", tunnel(FULL)),
+    row("the same without DF", replace(FULL, fragment=0), "tx_new_session", tunnel(replace(FULL, fragment=0))),
+    row("one byte more is answered", TOO_BIG, "tx_too_big", TOO_BIG.too_big(MTU - 20)),
+    row("a datagram as well", BIG_QUERY, "tx_too_big", BIG_QUERY.too_big(MTU - 20)),
+    row("dr takes what the interface takes", replace(TOO_BIG, port=81), "tx_new_session",
+        dr(replace(TOO_BIG, port=81))),
 ]  # fmt: skip
 
 PASSED = [
@@ -140,6 +171,8 @@ DROPPED = [
     row("from the VIP itself", replace(TO_NAT, source=VIP), "drop_bad_source"),
     row("TTL 1, nat", replace(TO_NAT, ttl=1), "drop_ttl"),
     row("TTL 0, nat", replace(TO_NAT, ttl=0), "drop_ttl"),
+    row("TTL 1, tunnel", replace(TO_TUNNEL, ttl=1), "drop_ttl"),
+    row("too big for the tunnel, fragments allowed", replace(TOO_BIG, fragment=0), "drop_too_big"),
     row("no real takes new flows", replace(TO_NAT, port=90), "drop_no_real"),
 ]  # fmt: skip
 
@@ -198,6 +231,52 @@ def test_a_reply_to_this_node_is_its_own(harness: Harness) -> None:
 def test_replies_need_the_gateway(harness: Harness) -> None:
     harness.tables.apply(SERVICES, set(), REAL_MACS)
     harness.check(row("no gateway", ANSWER, "drop_no_gateway"))
+
+
+def test_a_tunnel_needs_an_address_of_its_own(harness: Harness) -> None:
+    harness.tables.set_local(())
+    harness.check(row("no address", TO_TUNNEL, "drop_no_address"))
+    harness.tables.set_local((NODE, "10.0.0.3"))
+    harness.check(row("the first address", TO_TUNNEL, "tx_syn", tunnel(TO_TUNNEL)))
+
+
+@pytest.mark.parametrize("mtu", [1400, 3000])
+def test_the_mtu_is_the_interfaces(harness: Harness, mtu: int) -> None:
+    full = replace(FULL, payload=b"x" * (mtu - 60))
+    over = replace(FULL, payload=b"x" * (mtu - 59))
+    harness.plane.set(mtu=mtu)
+    try:
+        harness.check(row("fits", full, "tx_new_session", tunnel(full)))
+        harness.check(row("one byte more", over, "tx_too_big", over.too_big(mtu - 20)))
+    finally:
+        harness.plane.set(mtu=MTU)
+
+
+def test_a_tunnels_session_goes_on_inside_the_tunnel(harness: Harness) -> None:
+    ack = replace(TO_TUNNEL, flags=ACK)
+    harness.run(ack)
+    for n in range(3):
+        data = replace(ack, payload=b"y" * n)
+        harness.check(row("data", data, "tx_session", tunnel(data)))
+    session = harness.session(ack)
+    assert session
+    assert session["mode"] == 2
+    counters = harness.tables.listener_counters()["tcp-83"]
+    before = counters["packets_in"], counters["bytes_in"]
+    harness.check(row("not forwarded", TOO_BIG, "tx_too_big", TOO_BIG.too_big(MTU - 20)))
+    harness.run(replace(ack, payload=b"z"))
+    counters = harness.tables.listener_counters()["tcp-83"]
+    assert (counters["packets_in"], counters["bytes_in"]) == (before[0] + 1, before[1] + 41)
+
+
+@pytest.mark.parametrize("node", ["0.0.0.1", "255.255.255.254", "10.0.255.255", "192.168.0.0"])
+def test_the_outer_checksum_at_the_edges_of_ones_complement(harness: Harness, node: str) -> None:
+    harness.tables.set_local((node,))
+    for length in (0, 1, 215, 1000):
+        reason, after = harness.run(replace(TO_TUNNEL, payload=b"x" * length))
+        assert reason == "tx_syn"
+        assert after[26:30] == socket.inet_aton(node)
+        assert checksum(after[14:34]) == checksum(after[34:54]) == 0
 
 
 def test_an_unresolved_real_is_named(harness: Harness) -> None:

@@ -134,7 +134,7 @@ def test_the_verifier_is_quoted(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def device() -> Iterator[str]:
     name = f"pftb{os.getpid()}"
     subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p"], check=True)
-    subprocess.run(["ip", "link", "set", name, "address", "02:00:00:00:00:77", "up"], check=True)
+    subprocess.run(["ip", "link", "set", name, "address", "02:00:00:00:00:77", "mtu", "1400", "up"], check=True)
     try:
         yield name
     finally:
@@ -153,6 +153,7 @@ def test_attach_and_detach(device: str) -> None:
             plane.attach(device, mode)  # type: ignore[arg-type]
             assert word in attached(device)
             assert bytes(plane.settings.mac) == bytes.fromhex("020000000077")
+            assert plane.settings.mtu == 1400
             plane.detach()
             assert "xdp" not in attached(device)
         plane.detach()
@@ -190,4 +191,5 @@ def test_attaching_where_it_cannot_be_says_what_to_do(device: str) -> None:
 
 def test_the_sources_are_packaged() -> None:
     names = {path.name for path in SOURCES.iterdir()}
+    assert {"tunnel.h", "icmp.h", "forward.h", "decap.c", "decap.h"} <= names
     assert {"lb.c", "types.h", "maps.h", "parse.h", "select.h", "rewrite.h", "sync.h", "stats.h"} <= names

@@ -51,6 +51,19 @@ def test_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_decap_without_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(["decap", "--interface", "lo", "--vip", "192.0.2.1"]) == 1
+    assert capsys.readouterr().err == "paifang-l4: XDP needs root; run it with sudo or as a system service\n"
+
+
+def test_decap_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decap", "--interface", "lo"]) == 2
+    assert (
+        capsys.readouterr().err == "paifang-l4: the following arguments are required: --vip; --help shows the usage\n"
+    )
+
+
 @pytest.mark.root
 def test_a_state_directory_whose_socket_cannot_be_is_refused_before_anything_is_touched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
