@@ -59,9 +59,9 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection to a listener."""
 
     __slots__ = (
-        "_assigned_at", "_buffer", "_bytes_in", "_bytes_out", "_client", "_eof", "_exchange", "_full", "_head", "_hub",
-        "_origin", "_paused", "_reading_heads", "_scanned", "_service", "_site", "_sni", "_started_at", "_state",
-        "_tls_version", "_transport", "_upstream", "deadline",
+        "_assigned_at", "_attempt", "_buffer", "_bytes_in", "_bytes_out", "_client", "_eof", "_exchange", "_full",
+        "_head", "_hub", "_origin", "_paused", "_reading_heads", "_scanned", "_service", "_site", "_sni",
+        "_started_at", "_state", "_tls_version", "_transport", "_upstream", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -72,7 +72,8 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._head: RequestHead | None = None
         self._upstream: UpstreamConnection | None = None
-        self._service: Service | None = None
+        self._service: Service | None = None  # the one that was asked last
+        self._attempt: tuple[Address, asyncio.Timeout] | None = None  # to connect
         self._full = False  # our transport towards the client is
         self._paused = False  # we do not read from the client
         self._eof = False
@@ -243,10 +244,14 @@ class ClientConnection(asyncio.Protocol):
         loop, pool, buffer = self._hub.loop, service.pool, self._hub.buffer
         upstream, timed_out = None, False
         try:
-            async with asyncio.timeout(service.connect_timeout_s):
+            async with asyncio.timeout(service.connect_timeout_s) as timeout:
+                self._attempt = attempt = server, timeout
                 _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server, buffer), *server)
         except OSError as error:
             timed_out = isinstance(error, TimeoutError)
+        finally:
+            if self._attempt is attempt:
+                self._attempt = None
         sound = upstream if upstream is not None and upstream.usable else None
         if sound is None:
             pool.failed(server)
@@ -365,6 +370,23 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
         else:
             self._close()
+
+    def leave_dead_server(self) -> None:
+        """Does not wait for a server that is unhealthy and has gone silent, as a machine does that lost its power.
+
+        To be asked now and then while a server is unhealthy. One that still acknowledges what it gets may be about to
+        answer, and is waited for.
+        """
+        service = self._service
+        if service is None:
+            return
+        if self._upstream is not None:
+            if service.pool.is_down(self._upstream.server) and self._upstream.silent:
+                self._upstream.abort()
+        elif self._attempt is not None:
+            server, timeout = self._attempt
+            if service.pool.is_down(server) and not timeout.expired():
+                timeout.reschedule(self._hub.now())
 
     def drain(self) -> None:
         """The listener keeps no connection alive any more: a busy one closes after its answer, an idle one soon.

@@ -75,6 +75,13 @@ class Pool(Generic[Handle]):
         gone = [address for address in self._idle if address in down]
         return [handle for address in gone for _, handle in self._idle.pop(address)]
 
+    def is_down(self, server: Address) -> bool:
+        return server in self._down
+
+    @property
+    def any_down(self) -> bool:
+        return bool(self._down)
+
     def assign(
         self, source: bytes, now: float, *, repeatable: bool, tried: Iterable[Address] = (), fresh: bool = False
     ) -> Reuse[Handle] | Open | None:

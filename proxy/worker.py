@@ -200,6 +200,10 @@ class Worker:
             for site in self._all_sites():
                 for connection in [each for each in site.connections if each.deadline <= now]:
                     connection.expire()
+            if any(service.pool.any_down for service in self._hub.services.values()):
+                for site in self._all_sites():
+                    for connection in list(site.connections):
+                        connection.leave_dead_server()
             for until, site in self._retired:
                 if until <= now:
                     self._cut(site)

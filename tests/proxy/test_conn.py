@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
 import struct
 from contextlib import suppress
@@ -24,6 +25,8 @@ from tests.proxy.support import (
     proxy,
     until,
 )
+
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 
 def reset(client: Client) -> None:
@@ -559,6 +562,75 @@ async def test_the_end_of_an_answer_is_seen_while_the_request_is_on_its_way() ->
             assert await client.answer() == (200, b"enough")
         done.set()
         client.writer.transport.abort()
+
+
+# -- machines that lose their power
+
+
+def blackhole(writer: asyncio.StreamWriter) -> None:
+    """Nothing that comes for this connection reaches TCP any more: a socket filter takes 0 bytes of each packet."""
+    take_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K
+    program = struct.pack("HL", 1, ctypes.addressof(take_nothing))
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 502)])
+async def test_a_request_on_its_way_to_a_dead_machine_does_not_wait_for_it(method: str, status: int) -> None:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def answer(request: Request) -> None:
+        writers.append(request.writer)
+        await answer_ok(request)
+
+    async with (
+        Backend(answer).running() as dying,
+        Backend().running() as other,
+        proxy(model(free_port(), [dying.port, other.port], request_timeout_s=60)) as l7,
+    ):
+        l7.worker.set_down({"app": [("127.0.0.1", other.port)]})
+        client = await l7.connect()
+        assert (await client.ask())[0] == 200
+        blackhole(writers[0])
+        asking = asyncio.create_task(client.ask("/", b"", b"x" if method == "POST" else b"", method))
+        await until(lambda: the_connection(l7)._upstream is not None)
+        l7.worker.set_down({"app": [("127.0.0.1", dying.port)]})
+        async with asyncio.timeout(5):
+            assert (await asking)[0] == status
+        await client.close()
+    assert len(dying.heads) == 1
+
+
+async def test_an_unhealthy_server_that_is_alive_may_answer() -> None:
+    async def answer(request: Request) -> None:
+        await asyncio.sleep(1)
+        await answer_ok(request)
+
+    async with Backend(answer).running() as slow, proxy(model(free_port(), [slow.port])) as l7:
+        client = await l7.connect()
+        asking = asyncio.create_task(client.ask())
+        await until(lambda: bool(slow.heads))
+        l7.worker.set_down({"app": [("127.0.0.1", slow.port)]})
+        assert (await asking)[0] == 200
+        await client.close()
+
+
+async def test_an_attempt_to_connect_ends_when_its_server_is_found_unhealthy() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as waiting:
+        waiting.connect(full.getsockname())  # fills the queue: Linux drops further SYNs
+        async with (
+            Backend().running() as other,
+            proxy(model(free_port(), [full.getsockname()[1], other.port], connect_timeout_s=60)) as l7,
+        ):
+            l7.worker.set_down({"app": [("127.0.0.1", other.port)]})
+            client = await l7.connect()
+            asking = asyncio.create_task(client.ask("/", b"", b"body", "POST"))
+            await until(lambda: the_connection(l7)._attempt is not None)
+            await asyncio.sleep(0.05)
+            l7.worker.set_down({"app": [full.getsockname()]})
+            async with asyncio.timeout(5):
+                assert (await asking)[0] == 200
+            assert the_connection(l7)._attempt is None
+            await client.close()
 
 
 # -- every state has a deadline
