@@ -17,7 +17,7 @@ from control.node import logs
 from control.node.identity import Identity, IdentityError
 from control.node.notify import notify
 from control.node.tasks import Tasks
-from keyserver import harden, issue
+from keyserver import check, harden, issue
 from keyserver.audit import AuditLog
 from keyserver.errors import KeyFilesError, StartError
 from keyserver.policy import Access
@@ -32,10 +32,13 @@ SUMMARY_S = 60.0
 DRAIN_S = 5.0  # clients close by themselves after a GOODBYE; this is for those that do not
 DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
 
+ROLE = "keyserver"
+
 EXAMPLES = """examples:
-  python -m keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33
-  python -m keyserver --keys ./keys --listen 10.0.0.5:8473 --identity ./key-1
-  python -m keyserver issue --help        make a development certificate
+  paifang keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33
+  paifang keyserver --keys ./keys --listen 10.0.0.5:8473 --identity ./key-1
+  paifang keyserver issue --help        make a development certificate
+  paifang keyserver check --help        do a chain and a key fit?
 SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
 """
 
@@ -56,7 +59,7 @@ class Settings:
 def parse(arguments: list[str]) -> Settings:
     """Settings from the command line; exits with code 2 and a message for what does not fit together."""
     parser = argparse.ArgumentParser(
-        prog="python -m keyserver",
+        prog="paifang keyserver",
         description="Holds private keys and signs TLS handshakes, and nothing else, for the nodes that serve TLS.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,7 +69,7 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--socket", type=Path, metavar="PATH", help="listen on a unix socket (mode 0660)")
     parser.add_argument("--socket-group", metavar="GROUP", help="the socket's group (default: the process's)")
     parser.add_argument(
-        "--allow-uid", type=int, action="append", metavar="N", help="who may use the socket (default: the same user)"
+        "--allow-uid", type=_uid, action="append", metavar="N", help="who may use the socket (default: the same user)"
     )
     parser.add_argument("--listen", metavar="ADDR:PORT", help="listen on TCP with mutual TLS, for nodes of role l7")
     parser.add_argument("--identity", type=Path, metavar="DIR", help="this server's identity, for --listen")
@@ -77,6 +80,8 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
     )
+    if arguments and not arguments[0].startswith("-"):
+        parser.error(f"{arguments[0]!r} is unknown; give options, or issue, or check")
     options = parser.parse_args(arguments)
     if options.socket is None and options.listen is None:
         parser.error("nothing to listen on: give --socket PATH, --listen ADDR:PORT or both")
@@ -110,6 +115,12 @@ def parse(arguments: list[str]) -> Settings:
     )
 
 
+def _uid(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number; `id -u {text}` shows a user's")
+    return int(text)
+
+
 async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code. Raises StartError."""
     stop = asyncio.Event()
@@ -127,7 +138,7 @@ async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
         await server.listen_unix(settings.socket, settings.socket_group)
         log.info("listening on %s for uid %s", settings.socket, ", ".join(map(str, sorted(settings.access.uids))))
     if settings.listen is not None and settings.identity is not None:
-        port = await server.listen_tcp(*settings.listen, Identity.load(settings.identity))
+        port = await server.listen_tcp(*settings.listen, _identity(settings.identity))
         log.info("listening on %s:%d for nodes of role %s", settings.listen[0], port, ", ".join(settings.access.roles))
     hup = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -143,6 +154,15 @@ async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
     await tasks.close()
     audit.close()
     return 1 if failures else 0
+
+
+def _identity(directory: Path) -> Identity:
+    """Our identity. Raises IdentityError, also where it is another role's: nodes would refuse it at every handshake."""
+    identity = Identity.load(directory)
+    if identity.role != ROLE:
+        remedy = f"`paifang certs issue CADIR --role {ROLE} --name NAME --out DIR` makes one"
+        raise IdentityError(f"{directory}: the certificate is for {identity.role} {identity.name}; {remedy}")
+    return identity
 
 
 async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) -> None:
@@ -196,17 +216,22 @@ def start(settings: Settings) -> int:
     try:
         audit = AuditLog(settings.audit_log)
     except OSError as error:
-        raise StartError(f"cannot open the audit log {settings.audit_log}: {error.strerror}") from None
+        remedy = "give a file in a directory of this user, or - for standard output"
+        raise StartError(f"cannot open the audit log {settings.audit_log}: {error.strerror}; {remedy}") from None
     return uvloop.run(serve(settings, store, audit))
 
 
 def main() -> int:
     logs.setup("keyserver")
     try:
-        if sys.argv[1:2] == ["issue"]:
-            issue.main(sys.argv[2:])
-            return 0
-        return start(parse(sys.argv[1:]))
+        match sys.argv[1:]:
+            case ["issue", *arguments]:
+                issue.main(arguments)
+                return 0
+            case ["check", *arguments]:
+                return check.main(arguments)
+            case arguments:
+                return start(parse(arguments))
     except (StartError, KeyFilesError, IdentityError) as error:
         for line in str(error).splitlines():
             print(f"paifang-keyserver: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`python -m keyserver issue`: a development certificate whose key is made where it will be used, and stays there."""
+"""`paifang keyserver issue`: a development certificate whose key is made where it will be used, and stays there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyserver.errors import StartError
 RSA_BITS = 2048
 
 EXAMPLES = """examples:
-  python -m keyserver issue --keys ./keys --ca ./ca --name web --domain example.test --domain '*.example.test' \\
+  paifang keyserver issue --keys ./keys --ca ./ca --name web --domain example.test --domain '*.example.test' \\
       --chain-out ./web.pem
 """
 
@@ -39,7 +39,7 @@ def issue(keys: Path, ca: Path, name: str, domains: Sequence[str], chain_out: Pa
         write_atomic(chain_out, authority.issue_leaf(key.public_key(), domains))
         chain_out.chmod(0o644)
     except OSError as error:
-        raise StartError(f"{error.filename}: {error.strerror}") from None
+        raise StartError(f"{error.filename}: {error.strerror}; give a place that this user may write to") from None
     except (AuthorityError, ValueError, TypeError) as error:
         raise StartError(str(error)) from None
     return path
@@ -52,13 +52,13 @@ def _generate(use_rsa: bool) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
 def main(arguments: Sequence[str]) -> None:
     """Raises StartError."""
     parser = argparse.ArgumentParser(
-        prog="python -m keyserver issue",
+        prog="paifang keyserver issue",
         description="Make a development certificate: the private key stays in --keys, the public chain goes out.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="where the key server reads its keys")
-    parser.add_argument("--ca", type=Path, required=True, metavar="CADIR", help="made by `python -m certs init`")
+    parser.add_argument("--ca", type=Path, required=True, metavar="CADIR", help="made by `paifang certs init`")
     parser.add_argument("--name", required=True, help="the key's file name, without .key")
     parser.add_argument("--domain", action="append", required=True, help="DNS name, *.name or IP; may be repeated")
     parser.add_argument("--chain-out", type=Path, required=True, metavar="FILE")

@@ -27,6 +27,7 @@ from typing import cast
 
 from certs.report import ChainReport
 from control.node.identity import Identity, IdentityError, peer_of
+from control.node.tcp import cannot_bind
 from keyserver.errors import ErrorCode, KeyServerError, StartError
 from keyserver.policy import Access, Shape
 from keyserver.protocol import (
@@ -117,7 +118,7 @@ class KeyServer:
                 backlog=BACKLOG,
             )
         except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            raise StartError(f"cannot listen on {host}:{port}: {cannot_bind(error)}") from None
         self._servers.append(server)
         return cast(int, server.sockets[0].getsockname()[1])
 
@@ -423,9 +424,16 @@ def _bind_unix(path: Path, group: str | None) -> tuple[socket.socket, int]:
         beside.unlink(missing_ok=True)
         if isinstance(error, StartError):
             raise
-        why = f"no group {group}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
-        raise StartError(f"cannot listen on {path}: {why}; is its directory there, and ours to write?") from None
+        raise StartError(f"cannot listen on {path}: {_why_not(error, group)}") from None
     return listener, inode
+
+
+def _why_not(error: OSError | KeyError, group: str | None) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no group {group}; `getent group` lists them"
+    if error.errno is None:  # Python's own check
+        return f"{error}; use a shorter one"
+    return f"{error.strerror}; is its directory there, and ours to write?"
 
 
 def _local_peer(access: Access, transport: asyncio.Transport) -> str:

@@ -154,6 +154,9 @@ def _signers_in(path: Path, must: bool, passphrase: bytes | None) -> list[Signer
     blocks = _private_blocks(data)
     if not blocks and must:
         return BadFile(str(path), "no private key in it", "give a PEM file with a private key, or remove it")
+    if passphrase is None and any(b"ENCRYPTED" in block for block in blocks):
+        remedy = f"give --passphrase-file, or decrypt it: `openssl pkey -in {path} -out NEW; chmod 600 NEW`"
+        return BadFile(str(path), "it is encrypted", remedy)
     try:
         return [Signer(_load(block, passphrase)) for block in blocks]
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -172,7 +175,9 @@ def _read_private(path: Path, *, certificates_may_be_public: bool = False) -> by
                 return BadFile(str(path), "not a regular file", "give a PEM file or a directory of them")
             data = file.read(MAX_KEY_FILE_BYTES + 1)
     except OSError as error:
-        remedy = "make it readable for the key server's user" if isinstance(error, PermissionError) else "check --keys"
+        remedy = (
+            "make it readable for the key server's user" if isinstance(error, PermissionError) else "check the path"
+        )
         return BadFile(str(path), error.strerror or "cannot be read", remedy)
     if len(data) > MAX_KEY_FILE_BYTES:
         return BadFile(str(path), f"longer than {MAX_KEY_FILE_BYTES} bytes", "a key file is a few kilobytes")
@@ -200,10 +205,7 @@ def _private_blocks(data: bytes) -> list[bytes]:
 
 
 def _load(block: bytes, passphrase: bytes | None) -> PrivateKey:
-    encrypted = b"ENCRYPTED" in block
-    if encrypted and passphrase is None:
-        raise ValueError("it is encrypted and no --passphrase-file is given")
-    key = load_pem_private_key(block, passphrase if encrypted else None)
+    key = load_pem_private_key(block, passphrase if b"ENCRYPTED" in block else None)
     if not isinstance(key, PrivateKey):
         raise TypeError("keys of its type are not used here")
     return key

@@ -133,6 +133,8 @@ def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_di
         (["--keys", "KEYS", "--socket", "S", "--allow-node", "a"], "--allow-node is for --listen"),
         (["--keys", "KEYS", "--socket", "S", "--rate", "0"], "--rate: give 1 or more"),
         (["--keys", "KEYS", "--socket", "S", "--bogus"], "unrecognized arguments"),
+        (["--keys", "KEYS", "--socket", "S", "--allow-uid", "ann"], "'ann': give a number; `id -u ann`"),
+        (["isue", "--keys", "KEYS"], "'isue' is unknown; give options, or issue, or check"),
     ],
 )
 def test_flags_that_do_not_fit(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +157,9 @@ def test_flags() -> None:
     assert named.access.nodes == {"x", "y"}
 
 
-def test_mistakes_are_one_line_with_a_remedy(tmp_path: Path, key_dir: Path) -> None:
+def test_mistakes_are_one_line_with_a_remedy(
+    tmp_path: Path, key_dir: Path, identity: Callable[[str, str], Identity]
+) -> None:
     socket = ("--socket", tmp_path / "sock")
     (key_dir / "rsa.key").chmod(0o640)
     code, text = run("--keys", key_dir, *socket)
@@ -168,10 +172,15 @@ def test_mistakes_are_one_line_with_a_remedy(tmp_path: Path, key_dir: Path) -> N
     keys, missing = ("--keys", key_dir), tmp_path / "no"
     issue = ("issue", *keys, "--ca", missing, "--name", "a", "--domain", "a.test", "--chain-out", missing)
     for arguments, why in {
-        ("--keys", missing, *socket): "no: No such file or directory; check --keys",
+        ("--keys", missing, *socket): "no: No such file or directory; check the path",
         (*keys, "--socket", missing / "sock"): "cannot listen on",
         (*keys, *socket, "--audit-log", missing / "log"): "cannot open the audit log",
         (*keys, "--listen", "127.0.0.1:0", "--identity", missing): "makes an identity",
+        (*keys, "--listen", "127.0.0.1:0", "--identity", identity("l7", "l7-1").directory): "is for l7 l7-1; `paifang",
+        (*keys, "--listen", "192.0.2.1:0", "--identity", identity("keyserver", "k").directory): "`ip address` lists",
+        (*keys, "--socket", tmp_path / ("x" * 100)): "AF_UNIX path too long; use a shorter one",
+        (*keys, *socket, "--socket-group", "nobodies"): "there is no group nobodies; `getent group` lists them",
+        (*keys, *socket, "--passphrase-file", missing): "no: No such file or directory; check the path",
         issue: "python -m certs init",
     }.items():
         code, text = run(*arguments)

@@ -27,3 +27,9 @@ def test_a_failure_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatc
         write_atomic(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_and_not_its_draft(tmp_path: Path) -> None:
+    for path in (tmp_path / "none" / "f", tmp_path):
+        with pytest.raises(OSError, match=f"directory: '{path}'$"):
+            write_atomic(path, b"new")

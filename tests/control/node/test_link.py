@@ -139,6 +139,9 @@ async def test_versions_are_followed_kept_and_reported(control: Control, l7: Ide
         report = await control.wait_report(lambda report: report["version"] == 4)
         assert link.version == 4
         assert link.connected
+        async with asyncio.timeout(10):
+            while json.loads((node.state / "config.json").read_text())["version"] != 4:  # kept after it is reported
+                await asyncio.sleep(0.01)
     assert node.applied == [(3, model("a")), (4, model("a", "b"))]
     assert report == {"version": 4, "rejected": None, "report": {"up": 1}}
     assert control.peers == {("l7", "l7-1")}
