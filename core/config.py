@@ -89,7 +89,8 @@ class _Reading:
             tables = self.expansion.tables.get(text, [])
             table = tables[parts[1]] if parts[1] < len(tables) else None
             name = table.get("name") if isinstance(table, Mapping) else None
-            text += f".{_key(name)}" if isinstance(name, str) else f"[{parts[1]}]"
+            named = isinstance(name, str) and name != str(parts[1])  # what cannot be named is called by its number
+            text += f".{_key(str(name))}" if named else f"[{parts[1]}]"
             parts = parts[1:]
         for part in parts[1:]:
             text += f"[{part}]" if isinstance(part, int) else f".{_key(part)}"

@@ -127,8 +127,8 @@ def test_a_fault_in_shorthand_is_told_where_it_was_written(given: str, message: 
 def test_a_listener_without_name_is_not_asked_for_one_when_its_name_cannot_be_made() -> None:
     text = '[[listeners]]\nprotocol = "htp"\nport = 0x' + "f" * 9000
     assert said(text) == [
-        "f:2: listeners.0.protocol: 'htp' is not known; did you mean http? give tcp, udp, http or https",
-        "f:3: listeners.0.port: the number is out of range; give a whole number from 1 to 65535",
+        "f:2: listeners[0].protocol: 'htp' is not known; did you mean http? give tcp, udp, http or https",
+        "f:3: listeners[0].port: the number is out of range; give a whole number from 1 to 65535",
     ]
 
 
