@@ -12,10 +12,11 @@ from control.node import logs
 from control.node.identity import IdentityError
 from control.server import ServeError, Settings, serve
 from control.store import StoreError
+from core.errors import ConfigErrors
 
 EXAMPLES = """examples:
-  python -m control --state /var/lib/paifang/control
-  python -m control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id
+  paifang control --state /var/lib/paifang/control
+  paifang control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id
 """
 
 
@@ -43,7 +44,7 @@ def main() -> int:
     arguments = parser()
     options = arguments.parse_args()
     if options.nodes is not None and options.identity is None:
-        arguments.error("--nodes needs --identity DIR (python -m certs issue CADIR --role control …)")
+        arguments.error("--nodes needs --identity DIR (`paifang certs issue CADIR --role control …` makes one)")
     logs.setup("control", options.log_level)
     settings = Settings(options.state, options.api, options.nodes, options.identity, options.token_file)
     try:
@@ -51,6 +52,10 @@ def main() -> int:
     except (ServeError, IdentityError) as error:
         print(f"paifang-control: {error}", file=sys.stderr)
         return 2
+    except ConfigErrors as error:
+        print(f"paifang-control: what {options.state}/control.db holds is not valid here:\n{error}", file=sys.stderr)
+        print("paifang-control: start the release that wrote it, or give an empty --state", file=sys.stderr)
+        return 1
     except (StoreError, OSError) as error:
         print(f"paifang-control: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import NoReturn
 
 from control import commands, up
 from control.client import ApiError, default_state
+from control.keyfiles import KeyCheckError
 from core.errors import ConfigErrors
 from core.model import Kind
 
@@ -31,20 +33,60 @@ PROCESSES = {
     "demo": ("deploy.demo", "the cluster on real traffic, step by step (root)"),
     "bench": ("bench", "benchmarks next to their peers"),
 }
+WORKERS_LIMIT = 1024
 NEED_BCC = frozenset({"l4", "lab", "demo"})
 
-EXAMPLES = """examples:
+EXAMPLES = """
   paifang up site.toml                 HTTPS front end on this machine; Ctrl-C ends it
   paifang check site.toml              is it valid, and if not, what would be right
   paifang apply site.toml --dry-run    what would change
   paifang status --watch               which node runs what
   paifang history; paifang rollback 7  versions of the configuration
-
+"""
+CHECK_EXAMPLES = """
+  paifang check site.toml
+  paifang check site.json --json       for programs: {"valid": false, "errors": [{"line": 3, …}]}
+"""
+APPLY_EXAMPLES = """
+  paifang apply site.toml --dry-run
+  paifang apply site.toml --comment "two more servers"
+  PAIFANG_API=http://127.0.0.1:8470 PAIFANG_TOKEN=$(cat /var/lib/paifang/control/token) paifang apply site.toml
+"""
+GET_EXAMPLES = """
+  paifang get                          everything, as tables
+  paifang get listeners web -o json    one object
+  paifang get -o toml > site.toml      a file for `paifang apply`
+"""
+DELETE_EXAMPLES = """
+  paifang delete rules old --dry-run
+  paifang delete listeners web
+"""
+STATUS_EXAMPLES = """
+  paifang status                       exit code 0 if all nodes are in step, else 1
+  paifang status --watch
+  paifang status --json
+"""
+HISTORY_EXAMPLES = """
+  paifang history --limit 5
+  paifang history 7                    what version 7 changed
+"""
+ROLLBACK_EXAMPLES = """
+  paifang rollback 7 --dry-run
+  paifang rollback 7 --comment "the new servers fail"
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Suggests the nearest word where a choice is wrong."""
+    """Suggests the nearest word where a subcommand, a choice or an option is wrong, and says where help is."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As its parent does, but unknown options are the error of the subcommand that they were given to."""
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            options = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(rest[0].partition("=")[0], options, n=1)
+            self.error(f"{rest[0]!r} is unknown" + (f"; did you mean {near[0]}?" if near else ""))
+        return known, rest
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, exit 2."""
@@ -55,7 +97,15 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(word, map(str, known), n=1)
             if near:
                 message = f"{word!r} is unknown; did you mean {near[0]!r}?"
-        super().error(message)
+        super().error(f"{message}\n{self.prog} --help tells more")
+
+
+class _Version(argparse.Action):
+    """Reads the version of what is installed, when asked."""
+
+    def __call__(self, *_: object) -> None:
+        print(f"paifang {importlib.metadata.version('paifang')}")
+        sys.exit(0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,9 +114,10 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="paifang",
         description="A load-balancer cluster that one can run oneself.",
-        epilog=f"processes (paifang NAME --help):\n{processes}\n\n{EXAMPLES}",
+        epilog=f"processes (paifang NAME --help):\n{processes}\n\nexamples:{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
     subcommands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     state = Parser(add_help=False)
     state.add_argument(
@@ -83,8 +134,14 @@ def parser() -> argparse.ArgumentParser:
     comment.add_argument("--comment", default="", metavar="TEXT", help="kept with the version")
     kinds = [kind.value for kind in Kind]
 
-    check = subcommands.add_parser("check", parents=[as_json], help="validate a configuration file")
-    check.add_argument("file", type=Path, metavar="FILE")
+    def add(name: str, help: str, examples: str, *parents: Parser) -> Parser:
+        return subcommands.add_parser(
+            name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"examples:{examples}",
+            parents=parents, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    check = add("check", "validate a configuration file", CHECK_EXAMPLES, as_json)
+    check.add_argument("file", type=Path, metavar="FILE", help="TOML, or JSON if its name ends in .json")
     check.set_defaults(run=commands.check)
     _add_up(
         subcommands.add_parser(
@@ -92,27 +149,27 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )  # fmt: skip
-    apply = subcommands.add_parser("apply", parents=[remote, dry, comment], help="make FILE the configuration")
-    apply.add_argument("file", type=Path, metavar="FILE")
+    apply = add("apply", "make FILE the configuration", APPLY_EXAMPLES, remote, dry, comment)
+    apply.add_argument("file", type=Path, metavar="FILE", help="TOML, or JSON if its name ends in .json")
     apply.set_defaults(run=commands.apply)
-    get = subcommands.add_parser("get", parents=[remote], help="print the configuration, a kind or an object")
+    get = add("get", "print the configuration, a kind or an object", GET_EXAMPLES, remote)
     get.add_argument("kind", nargs="?", choices=kinds, metavar="KIND", help=", ".join(kinds))
-    get.add_argument("name", nargs="?", metavar="NAME")
-    get.add_argument("-o", "--output", choices=("table", "toml", "json"), default="table")
+    get.add_argument("name", nargs="?", metavar="NAME", help="of one object")
+    get.add_argument("-o", "--output", choices=("table", "toml", "json"), default="table", help="(%(default)s)")
     get.set_defaults(run=commands.get)
-    delete = subcommands.add_parser("delete", parents=[remote, dry], help="delete an object that nothing refers to")
+    delete = add("delete", "delete an object that nothing refers to", DELETE_EXAMPLES, remote, dry)
     delete.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
     delete.add_argument("name", metavar="NAME")
     delete.set_defaults(run=commands.delete)
-    status = subcommands.add_parser("status", parents=[remote, as_json], help="which node runs what; 1 unless in step")
-    status.add_argument("--watch", action="store_true", help="again every second")
+    status = add("status", "which node runs what; 1 unless in step", STATUS_EXAMPLES, remote, as_json)
+    status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     status.set_defaults(run=commands.status)
-    history = subcommands.add_parser("history", parents=[remote, as_json], help="versions of the configuration")
-    history.add_argument("version", nargs="?", type=int, metavar="N", help="what this version changed")
-    history.add_argument("--limit", type=int, default=20, metavar="N", help="how many (%(default)s)")
+    history = add("history", "versions of the configuration", HISTORY_EXAMPLES, remote, as_json)
+    history.add_argument("version", nargs="?", type=_number, metavar="N", help="what this version changed")
+    history.add_argument("--limit", type=_number, default=20, metavar="N", help="how many (%(default)s)")
     history.set_defaults(run=commands.history)
-    rollback = subcommands.add_parser("rollback", parents=[remote, dry, comment], help="back to an old version")
-    rollback.add_argument("version", type=int, metavar="N")
+    rollback = add("rollback", "back to an old version, as a new one", ROLLBACK_EXAMPLES, remote, dry, comment)
+    rollback.add_argument("version", type=_number, metavar="N", help="as `paifang history` shows it")
     rollback.set_defaults(run=commands.rollback)
     for name in PROCESSES:
         subcommands.add_parser(name, add_help=False)
@@ -120,22 +177,39 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--workers", type=int, metavar="N", help="L7 processes (one a core)")
+    parser.add_argument("file", type=Path, metavar="FILE", help="TOML, or JSON if its name ends in .json")
+    parser.add_argument("--workers", type=_workers, metavar="N", help="L7 processes (one a core)")
     parser.add_argument(
         "--api", default="127.0.0.1:8470", metavar="HOST:PORT", help="REST API (%(default)s; port 0: any)"
     )
     parser.set_defaults(run=up.main)
 
 
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    if not 1 <= (number := _number(text)) <= WORKERS_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to {WORKERS_LIMIT}")
+    return number
+
+
 def run_process(name: str, arguments: Sequence[str]) -> NoReturn:
     """Become `python -m …`; exits with 1 where that cannot work."""
     module, _ = PROCESSES[name]
-    wants_help = "-h" in arguments or "--help" in arguments
-    if name in NEED_BCC and not wants_help and (missing := missing_for_xdp()):
+    if name in NEED_BCC and not needs_no_bcc(arguments) and (missing := missing_for_xdp()):
         print(f"paifang {name}: {missing}", file=sys.stderr)
         sys.exit(1)
+    os.environ["PYTHONSAFEPATH"] = "1"  # `-m` would look for modules in the current directory first
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+def needs_no_bcc(arguments: Sequence[str]) -> bool:
+    """Whether a node or the lab is not to be run, but asked or explained."""
+    return arguments[:1] == ["ask"] or any(each in ("-h", "--help", "--make-cluster-key") for each in arguments)
 
 
 def missing_for_xdp() -> str:
@@ -157,15 +231,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_process(arguments[0], arguments[1:])
     options = parser().parse_args(arguments)
     try:
-        return int(options.run(options))
-    except (ApiError, ConfigErrors) as error:
+        code = int(options.run(options))
+        sys.stdout.flush()
+    except ConfigErrors as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (ApiError, KeyCheckError) as error:
         print(f"paifang: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `paifang get | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 1
+    except OSError as error:
+        _drop_output()
+        print(f"paifang: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    return code
+
+
+def _drop_output() -> None:
+    """What is still to be printed goes nowhere; Python would try again at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line's side of the REST API: blocking, standard library only, so that `paifang get` starts at once.
+"""The command line's side of the REST API: blocking, without aiohttp, so that `paifang get` starts at once.
 
 Where the API is and with which token is found in this order: options, $PAIFANG_API and $PAIFANG_TOKEN, then what
 `paifang up` has noted in its state directory, last the default address and token file of a control plane started there.
@@ -9,12 +9,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+
+from control.node.patience import patience
 
 DEFAULT_API = "http://127.0.0.1:8470"
 NOTE = "up.json"
@@ -42,9 +47,11 @@ class Answer:
 class Api:
     """A control plane's REST API. Methods raise ApiError."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, origin: str = "that was given") -> None:
+        """`origin` tells the user where the token is from, should it be refused."""
         self.url = url.rstrip("/")
         self._token = token
+        self._origin = origin
         # Never by a proxy of the environment: the token is for the control plane alone.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -65,15 +72,30 @@ class Api:
             headers["If-Match"] = f'"{if_version}"'
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - checked by `connect`
         try:
-            with self._opener.open(request, timeout=TIMEOUT_S) as response:
+            with (
+                patience(f"paifang: waiting for {self.url} ({TIMEOUT_S:.0f} s at most)"),
+                self._opener.open(request, timeout=TIMEOUT_S) as response,
+            ):
                 document = json.loads(response.read(ANSWER_LIMIT_BYTES))
                 etag = response.headers.get("ETag", '"0"').strip('"')
         except urllib.error.HTTPError as error:
-            raise _refusal(error) from None
+            with error:
+                raise self._refusal(error) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise ApiError(f"{self.url}: {reason}; is the control plane running? (--api, $PAIFANG_API)") from None
+            raise ApiError(f"{self.url}: {_unreachable(error)} (--api, $PAIFANG_API)") from None
         return Answer(document, int(etag) if etag.isdigit() else 0)
+
+    def _refusal(self, error: urllib.error.HTTPError) -> ApiError:
+        try:
+            problem = json.loads(error.read(1 << 20))
+            detail = str(problem["detail"])
+        except (ValueError, KeyError, TypeError, OSError):
+            why = f"{error.code} {error.reason}, as no control plane does; is this its REST API?"
+            return ApiError(f"{self.url} answers {why} (--api, $PAIFANG_API)", error.code)
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            return ApiError(f"{self.url} does not know the token {self._origin}", error.code, problem)
+        listed = [str(entry.get("text")) for entry in problem.get("errors", ())]
+        return ApiError("\n".join([*listed, detail]), error.code, problem)
 
 
 def connect(url: str | None, token: str | None, state: Path) -> Api:
@@ -81,15 +103,24 @@ def connect(url: str | None, token: str | None, state: Path) -> Api:
     note = _note(state)
     url = url or os.environ.get("PAIFANG_API") or note.get("api") or DEFAULT_API
     if not url.startswith(("http://", "https://")):
-        raise ApiError(f"{url}: give http://HOST:PORT")
-    token = token or os.environ.get("PAIFANG_TOKEN")
-    if token is None:
-        file = Path(note.get("token_file") or state / "control" / "token")
-        try:
-            token = file.read_text().strip()
-        except OSError as error:
-            raise ApiError(f"no token: {file}: {error.strerror}; give --token or $PAIFANG_TOKEN") from None
-    return Api(url, token)
+        host = url.rpartition("://")[2]
+        raise ApiError(f"{url}: give a URL, such as {f'http://{host}' if ':' in host else DEFAULT_API}")
+    token, origin = _token(token, Path(note.get("token_file") or state / "control" / "token"))
+    if not re.fullmatch("[!-~]+", token):
+        raise ApiError(f"the token {origin} is not one word of ASCII")
+    return Api(url, token, origin)
+
+
+def _token(option: str | None, file: Path) -> tuple[str, str]:
+    """The token, and where it is from. Raises ApiError."""
+    if option:
+        return option, "of --token"
+    if token := os.environ.get("PAIFANG_TOKEN"):
+        return token, "of $PAIFANG_TOKEN"
+    try:
+        return file.read_text(errors="replace").strip(), f"of {file}; give its own by --token or $PAIFANG_TOKEN"
+    except OSError as error:
+        raise ApiError(f"no token: {file}: {error.strerror}; give --token or $PAIFANG_TOKEN") from None
 
 
 def default_state() -> Path:
@@ -104,14 +135,16 @@ def _note(state: Path) -> dict[str, str]:
         note: dict[str, str] = json.loads((state / NOTE).read_text())
     except (OSError, ValueError):
         return {}
-    return note
+    return note if isinstance(note, dict) else {}
 
 
-def _refusal(error: urllib.error.HTTPError) -> ApiError:
-    try:
-        problem = json.loads(error.read(1 << 20))
-        detail = str(problem["detail"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return ApiError(f"the control plane answers {error.code} {error.reason}", error.code)
-    listed = [str(entry.get("text")) for entry in problem.get("errors", ())]
-    return ApiError("\n".join([*listed, detail]), error.code, problem)
+def _unreachable(error: Exception) -> str:
+    """What went wrong on the way to the API, and what may help."""
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLError):
+        return f"{reason.reason or reason}; the control plane itself speaks plain HTTP: give http://HOST:PORT"
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {TIMEOUT_S:.0f} s; is the control plane running?"
+    if isinstance(reason, OSError) and reason.strerror:
+        return f"{reason.strerror}; is the control plane running?"
+    return f"{reason}; is the control plane running?"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from control import prepare, show
+from control import keyfiles, prepare, show
 from control.client import Answer, Api, ApiError, connect
 from core.config import from_dict, to_dict, to_toml
 from core.errors import ConfigErrors
@@ -24,9 +24,9 @@ WATCH_S = 1.0
 
 
 def check(options: argparse.Namespace) -> int:
-    """Validate a file without a control plane."""
+    """Validate a file without a control plane: what `up` would refuse or not serve, where it can be known."""
     try:
-        model, _ = prepare.inline(prepare.read(options.file), options.file)
+        model = _checked(prepare.read(options.file))
     except ConfigErrors as errors:
         if options.json:
             fields = ("path", "line", "object_path", "why", "suggestion")
@@ -43,19 +43,30 @@ def check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _checked(document: prepare.Document) -> Model:
+    """The model, if every chain and every key that is here may be served now. Raises ConfigErrors."""
+    prepared = prepare.inline(document)
+    away = keyfiles.elsewhere(prepared.keys)
+    for name, path in away.items():
+        note = f"{path} is not readable here: `paifang up` needs it, a cluster's key server has it itself"
+        print(document.error(Kind.CERTIFICATES, name, "key_file", note), file=sys.stderr)
+    errors = [*prepared.warnings, *keyfiles.errors(document, prepared, without=away)]
+    if errors:
+        raise ConfigErrors(errors)
+    return prepared.model
+
+
 def apply(options: argparse.Namespace) -> int:
     """Make the file the configuration."""
-    try:
-        model, keys = prepare.inline(prepare.read(options.file), options.file)
-    except ConfigErrors as errors:
-        print(errors, file=sys.stderr)
-        return 1
-    for name, path in keys.items():
+    prepared = prepare.inline(prepare.read(options.file))
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for name, path in prepared.keys.items():
         text = f"certificates.{name}.key_file is not sent; the key server has to hold {path}"
-        print(f"paifang: {text} (python -m keyserver --keys {path})", file=sys.stderr)
+        print(f"paifang: {text} (paifang keyserver --keys {path})", file=sys.stderr)
     api = _api(options)
     before = api.request("GET", "/v1/config")
-    answer = _put_config(api, to_dict(model), before.version, options)
+    answer = _put_config(api, to_dict(prepared.model), before.version, options)
     return _print_change(answer, options.dry_run)
 
 
@@ -80,7 +91,8 @@ def get(options: argparse.Namespace) -> int:
         print(json.dumps(chosen, indent=2, ensure_ascii=False))
     else:
         parts = [f"{kind}\n{show.objects(tables)}" for kind, tables in document.items()]
-        print("\n\n".join(parts) or "nothing is configured")
+        none = f"no {options.kind} are configured" if options.kind else "nothing is configured"
+        print("\n\n".join(parts) or none)
     return 0
 
 
@@ -100,7 +112,8 @@ def status(options: argparse.Namespace) -> int:
         if not options.watch:
             print(text)
             return 0 if all(node["step"] == "in step" for node in document["nodes"]) else 1
-        print(text if options.json else f"\x1b[H\x1b[2J{text}", flush=True)
+        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() and not options.json else ""
+        print(f"{clear}{text}", flush=True)
         time.sleep(WATCH_S)
 
 

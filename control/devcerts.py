@@ -60,7 +60,7 @@ def fill(model: Model, *, ca: Path, keys: Path, chains: Path) -> Model:
 
 
 def _issue(name: str, domains: Sequence[str], ca: Path, keys: Path, out: Path) -> None:
-    argv: list[str | Path] = [sys.executable, "-m", "keyserver", "issue", "--name", name]
+    argv: list[str | Path] = [sys.executable, "-P", "-m", "keyserver", "issue", "--name", name]
     argv += ["--keys", keys, "--ca", ca, "--chain-out", out]
     argv += [part for domain in domains for part in ("--domain", domain)]
     try:

@@ -15,16 +15,15 @@ from core.errors import ConfigError
 from core.model import Model
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
-_PUT_IT = "keep it from here and give it to the key server (`python -m keyserver --keys PATH`)"
+_PUT_IT = "keep it from here and give it to the key server (`paifang keyserver --keys PATH`)"
+INLINE_KEY = ("holds a private key", _PUT_IT)
 _INLINE = "give the chain's PEM text as `chain`; `paifang apply FILE` does so by itself"
 
 
 def key_errors(data: object, path: str = "request") -> tuple[ConfigError, ...]:
     """An error for every string of a parsed document that holds a private key."""
     return tuple(
-        ConfigError(path, 0, place, "holds a private key", _PUT_IT)
-        for place, text in _strings(data, "")
-        if _PRIVATE_KEY.search(text)
+        ConfigError(path, 0, place, *INLINE_KEY) for place, text in _strings(data, "") if _PRIVATE_KEY.search(text)
     )
 
 

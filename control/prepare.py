@@ -1,69 +1,139 @@
 """A configuration file made ready for the control plane: chains inlined, paths of keys taken out.
 
 Paths in a file are relative to the file. The control plane gets public text only; which key files there were is told to
-the caller, who may own a key server (`paifang up`) or tell the user to look after one (`paifang apply`).
+the caller, who may own a key server (`paifang up`) or tell the user to look after one (`paifang apply`). A chain that
+no node would ever serve is an error here, with its line; one that has expired, or is not valid yet, is a warning: it is
+no reason to refuse a change to anything else.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from control.material import chain_errors, key_errors
+from cryptography import x509
+
+from certs.chain import inspect
+from control.material import INLINE_KEY, key_errors
 from core.config import load, to_dict
 from core.errors import ConfigError, ConfigErrors
-from core.model import Model
+from core.lines import scan
+from core.model import Certificate, Kind, Model
+from core.syntax import Format
 
 FILE_LIMIT_BYTES = 1 << 24
 
 
-def read(file: Path) -> Model:
-    """The model of a TOML file, or of a JSON file if its name says so. Raises ConfigErrors with all that is wrong."""
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A configuration file that has been read, and its text, which gives messages their lines."""
+
+    file: Path
+    model: Model
+    text: str
+    format: Format
+
+    def error(self, kind: Kind, name: str, field: str, why: str, remedy: str = "") -> ConfigError:
+        """A fault of a field of an object of the model; without a field, of the object."""
+        # The model has the file's order; what shorthand has made comes after it.
+        index = list(self.model.of(kind)).index(name)
+        line = scan(self.text, self.format).line((kind.value, index, field) if field else (kind.value, index))
+        return ConfigError(str(self.file), line, f"{kind.value}.{name}" + (f".{field}" if field else ""), why, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model for the control plane, the key file of each certificate that had one, and what is wrong for now only."""
+
+    model: Model
+    keys: Mapping[str, Path]
+    warnings: tuple[ConfigError, ...] = ()
+
+
+def read(file: Path) -> Document:
+    """A TOML file, or a JSON file if its name says so. Raises ConfigErrors with all that is wrong."""
+    data = b""
     try:
-        data = file.read_bytes()
-        if len(data) > FILE_LIMIT_BYTES:
-            raise _error(file, "", f"is longer than {FILE_LIMIT_BYTES} bytes")
-        text = data.decode()
+        with file.open("rb") as stream:
+            data = stream.read(FILE_LIMIT_BYTES + 1)  # bounded: it might be a device
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
-        raise _error(file, "", error.strerror or "cannot be read") from None
+        remedy = "make it readable for this user" if isinstance(error, PermissionError) else "give a TOML or JSON file"
+        raise _error(file, 0, error.strerror or "cannot be read", remedy) from None
     except UnicodeDecodeError as error:
-        raise _error(file, "", f"is not UTF-8 (byte {error.start})") from None
-    model = load(text, path=str(file), format="json" if file.suffix == ".json" else "toml")
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _error(file, line, f"byte {data[error.start]:#04x} is not UTF-8", "save it as UTF-8 text") from None
+    if len(data) > FILE_LIMIT_BYTES:
+        raise _error(file, 0, f"is longer than {FILE_LIMIT_BYTES} bytes", "give a TOML or JSON file")
+    format: Format = "json" if file.suffix == ".json" else "toml"
+    model = load(text, path=str(file), format=format)
     errors = key_errors(json.loads(json.dumps(to_dict(model))), str(file))
     if errors:
-        raise ConfigErrors(errors)
-    return model
+        line = text.count("\n", 0, text.index("PRIVATE KEY")) + 1
+        raise ConfigErrors(replace(error, line=line) for error in errors)
+    return Document(file, model, text, format)
 
 
-def inline(model: Model, file: Path) -> tuple[Model, Mapping[str, Path]]:
-    """(the model with each `chain_file` as `chain` and no `key_file`, the key file of each certificate that had one).
-
-    Raises ConfigErrors for chains that cannot be read.
-    """
+def inline(document: Document) -> Prepared:
+    """The file's model with each `chain_file` as `chain` and no `key_file`. Raises ConfigErrors for useless chains."""
     errors: list[ConfigError] = []
+    warnings: list[ConfigError] = []
     keys: dict[str, Path] = {}
-    certificates = dict(model.certificates)
-    for name, certificate in model.certificates.items():
-        chain = certificate.chain
-        if certificate.chain_file:
-            path = file.parent / certificate.chain_file
-            try:
-                chain = path.read_text("ascii")
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", None) or "is not PEM text"
-                errors.append(ConfigError(str(file), 0, f"certificates.{name}.chain_file", f"{path}: {why}"))
+    certificates = dict(document.model.certificates)
+    for name, certificate in document.model.certificates.items():
+        field = "chain_file" if certificate.chain_file else "chain"
+        chain, why = _chain(certificate, document.file.parent)
+        problems = [(why, "give a file of PEM certificates, the leaf first")] if why else list(_problems(chain))
+        errors += [document.error(Kind.CERTIFICATES, name, field, why, remedy) for why, remedy in problems]
+        if not problems:
+            warnings += [document.error(Kind.CERTIFICATES, name, field, text) for text in _for_now(chain)]
         if certificate.key_file:
-            keys[name] = file.parent / certificate.key_file
+            keys[name] = document.file.parent / certificate.key_file
         certificates[name] = replace(certificate, chain=chain, chain_file="", key_file="")
-    inlined = replace(model, certificates=certificates)
-    errors += key_errors(to_dict(inlined), str(file))
-    errors += chain_errors(inlined, str(file))
     if errors:
         raise ConfigErrors(errors)
-    return inlined, keys
+    return Prepared(replace(document.model, certificates=certificates), keys, tuple(warnings))
 
 
-def _error(file: Path, place: str, why: str) -> ConfigErrors:
-    return ConfigErrors([ConfigError(str(file), 0, place, why)])
+def _chain(certificate: Certificate, directory: Path) -> tuple[str, str]:
+    """The certificate's chain as text, and why it cannot be read."""
+    if not certificate.chain_file:
+        return certificate.chain, ""
+    path = directory / certificate.chain_file
+    try:
+        chain = path.read_text("ascii")
+    except OSError as error:
+        return "", f"{path}: {error.strerror}"
+    except UnicodeDecodeError:
+        return "", f"{path}: is not PEM text"
+    return chain, "" if "-----BEGIN" in chain else f"{path}: holds no certificate"
+
+
+def _problems(chain: str) -> Iterator[tuple[str, str]]:
+    """Why no node will ever serve a chain, and what to do about it."""
+    if "PRIVATE KEY-----" in chain:
+        yield INLINE_KEY
+    elif chain:
+        yield from ((problem, "no node serves it like this") for problem in inspect(chain, _within(chain)).problems)
+
+
+def _for_now(chain: str) -> Iterator[str]:
+    """Why nodes do not serve a sound chain today."""
+    if chain:
+        for problem in inspect(chain, datetime.now(UTC)).problems:
+            yield f"{problem}; no node serves it while that is so"
+
+
+def _within(chain: str) -> datetime:
+    """A time at which all certificates of a chain are valid, if there is one."""
+    try:
+        return max(each.not_valid_before_utc for each in x509.load_pem_x509_certificates(chain.encode()))
+    except ValueError:
+        return datetime.now(UTC)  # it cannot be read at all, as `inspect` will say
+
+
+def _error(file: Path, line: int, why: str, remedy: str) -> ConfigErrors:
+    return ConfigErrors([ConfigError(str(file), line, "", why, remedy)])

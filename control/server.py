@@ -7,7 +7,9 @@ stand before it.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from control.addresses import is_loopback
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from control.node.notify import notify
+from control.node.tcp import cannot_bind
 from control.service import ControlPlane
 from control.store import SqliteStore, Store
 
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 3.0
 ADMIN = "admin"
+ROLE = "control"
 
 
 class ServeError(Exception):
@@ -47,7 +51,8 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ServeError, StoreError, IdentityError."""
     if not is_loopback(settings.api[0]):
         raise ServeError(f"--api {settings.api[0]}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
-    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    identity = None if settings.identity is None else _identity(settings.identity)
+    lock = _lock(settings.state)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -58,10 +63,7 @@ async def serve(settings: Settings) -> None:
         plane = ControlPlane(store)
         runners.append(await _listen(api.application(plane), settings.api, None))
         if settings.nodes is not None:
-            assert settings.identity is not None
-            identity = Identity.load(settings.identity)
-            if identity.role != "control":
-                raise ServeError(f"{settings.identity}: is the identity of a {identity.role}, not of the control plane")
+            assert identity is not None
             runners.append(await _listen(node_api.application(plane), settings.nodes, identity))
         notify("READY=1")
         await stop.wait()
@@ -72,14 +74,48 @@ async def serve(settings: Settings) -> None:
         for runner in runners:
             await runner.cleanup()
         store.close()
+        os.close(lock)
 
 
 def ensure_token(store: Store, path: Path) -> None:
-    """Make the administrator's token, unless its file holds one that is valid: whoever may write there may have it."""
-    if path.exists() and store.token_name(path.read_text().strip()) == ADMIN:
-        return
-    write_atomic(path, store.set_token(ADMIN).encode() + b"\n")
+    """Make the administrator's token, unless its file holds one that is valid: whoever may write there may have it.
+
+    Raises ServeError where the file cannot be read or written.
+    """
+    try:
+        if path.exists() and store.token_name(path.read_text(errors="replace").strip()) == ADMIN:
+            return
+        write_atomic(path, store.set_token(ADMIN).encode() + b"\n")
+    except OSError as error:
+        raise ServeError(f"the token file {path}: {error.strerror}; give a file of this user by --token-file") from None
     log.info("the administrator's token is in %s", path)
+
+
+def _identity(directory: Path) -> Identity:
+    """Raises IdentityError; ServeError for another role's."""
+    identity = Identity.load(directory)
+    if identity.role != ROLE:
+        remedy = f"`paifang certs issue CADIR --role {ROLE} --name NAME --out DIR` makes one"
+        raise ServeError(f"{directory}: is the identity of the {identity.role} {identity.name}; {remedy}")
+    return identity
+
+
+def _lock(state: Path) -> int:
+    """Make the state directory and hold it until the descriptor is closed: a second process would not see our changes.
+
+    Raises ServeError.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(state / "control.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ServeError(f"--state {state}: {error.strerror}; give a directory that this user may write to") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ServeError(f"--state {state}: another control plane uses it; stop that one, or give another") from None
+    return descriptor
 
 
 async def _listen(app: web.Application, address: tuple[str, int], identity: Identity | None) -> web.AppRunner:
@@ -91,7 +127,6 @@ async def _listen(app: web.Application, address: tuple[str, int], identity: Iden
         await web.TCPSite(runner, host, port, ssl_context=context).start()
     except OSError as error:
         await runner.cleanup()
-        remedy = "another process listens there" if error.errno == 98 else "is this an address of this machine?"
-        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}; {remedy}") from None
+        raise ServeError(f"cannot listen on {host}:{port}: {cannot_bind(error)}") from None
     log.info("%s API on %s:%d", "node" if identity else "user", host, runner.addresses[0][1])
     return runner

@@ -99,8 +99,12 @@ class SqliteStore:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._migrate(path)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path}: {error}") from None
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}; give a directory that this user may write to") from None
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{path}: {error}; see that nothing else uses it and that its disk has room") from None
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{path}: {error}; move it away, or bring it back from a backup") from None
 
     def put(self, model: Model, author: str, comment: str, expected_version: int | None) -> int:
         config = json.dumps(to_dict(model))

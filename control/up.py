@@ -27,17 +27,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from control import devcerts, prepare, show
+from control import devcerts, keyfiles, prepare, show
 from control.addresses import address, is_loopback
 from control.client import NOTE, Api, ApiError, default_state
+from control.keyfiles import KeyCheckError
 from control.node.children import Child, ChildError
 from control.node.files import write_atomic
 from control.node.notify import notify
+from control.node.patience import patience
 from control.ports import free_port
+from control.stopping import Stop, Stopping
 from control.up_state import State, StateError
 from core.config import to_dict
 from core.errors import ConfigError, ConfigErrors
-from core.model import Model, Protocol
+from core.model import Kind, Model, Protocol
 from core.resolve import l7_listeners
 
 READY_S = 30.0
@@ -56,8 +59,8 @@ class UpError(Exception):
     """Why it cannot serve; the text has the remedy."""
 
 
-class _Stop(BaseException):
-    """SIGINT or SIGTERM."""
+class UsageError(Exception):
+    """An option that cannot be; the text has the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,9 @@ class Spec:
 class Up:
     """The children and the configuration of one `paifang up`."""
 
-    def __init__(self, options: argparse.Namespace, state: State, host: str, api_port: int) -> None:
+    def __init__(
+        self, options: argparse.Namespace, state: State, host: str, api_port: int, check_stop: Callable[[], None]
+    ) -> None:
         root = state.root
         nodes_port, ready_port = free_port(), free_port()
         self.file: Path = options.file
@@ -92,6 +97,7 @@ class Up:
         self.token_file = root / "control" / "token"
         self.model = Model()
         self.source = Source(Model())
+        self._check_stop = check_stop
         self._reload = False
         self._renew_at = time.monotonic() + RENEW_EVERY_S
         workers = ["--workers", str(options.workers)] if options.workers else []
@@ -115,17 +121,18 @@ class Up:
 
     # --- start and end
 
-    def start(self) -> None:
-        """Everything up and FILE served, or UpError."""
-        self.source = self._read()
-        self._check_ports(self.source.model)
-        model = self._equip(self.source)
+    def start(self, source: Source) -> None:
+        """Everything up and `source` served, or UpError."""
+        self.source = source
+        self._check_ports(source.model)
+        model = self._equip(source)
         for name in ("keyserver", "control"):
             self._start(self.specs[name])
         for name in ("keyserver", "control"):
             child = self.specs[name].child
             assert child is not None
-            child.wait_ready(READY_S)
+            with patience(f"paifang: waiting for {name} ({READY_S:.0f} s at most); see {child.log}"):
+                child.wait_ready(READY_S)
         note = {"api": self.api_url, "token_file": str(self.token_file), "pid": os.getpid()}
         write_atomic(self.state.root / NOTE, json.dumps(note).encode())
         self._start(self.specs["l7"])
@@ -137,19 +144,21 @@ class Up:
         running = [self.specs[name].child for name in ("l7", "control", "keyserver")]
         for child in running:
             if child is not None:
+                failed = child.poll() is not None  # which has been said already
                 code = child.terminate(DRAIN_S + 5)
-                if code not in (0, -signal.SIGTERM):
+                if not failed and code not in (0, -signal.SIGTERM):
                     _say(f"{child.name} ended with code {code}; see {child.log}")
 
     def follow(self) -> None:
-        """Keep the children running and follow FILE until _Stop."""
+        """Keep the children running and follow FILE until Stop."""
         while True:
+            self._check_stop()
             time.sleep(POLL_S)
             for spec in self.specs.values():
                 self._keep(spec)
             if self._reload:
                 self._reload = False
-                self._change_to(self._read)
+                self._change_to(lambda: read(self.file), asked=True)
             elif time.monotonic() >= self._renew_at:
                 self._change_to(lambda: self.source)  # for certificates near their end; FILE is read on SIGHUP only
 
@@ -182,15 +191,6 @@ class Up:
 
     # --- configuration
 
-    def _read(self) -> Source:
-        """FILE as it is now. Raises ConfigErrors."""
-        wanted = prepare.read(self.file)
-        errors = unservable(wanted, self.file)
-        if errors:
-            raise ConfigErrors(errors)
-        model, key_files = prepare.inline(wanted, self.file)
-        return Source(model, tuple(key_files.values()))
-
     def _equip(self, source: Source) -> Model:
         """The model with all its chains; their keys, and those of what runs now, with the key server. IssueError."""
         root = self.state.root
@@ -204,12 +204,15 @@ class Up:
             _wait(keyserver.said_ready, KEYS_READ_S)
         return model
 
-    def _change_to(self, read: Callable[[], Source]) -> None:
-        """Serve another source; whatever is wrong with it is printed and leaves everything as it was."""
+    def _change_to(self, find: Callable[[], Source], *, asked: bool = False) -> None:
+        """Serve another source; whatever is wrong with it is printed and leaves everything as it was.
+
+        If somebody has `asked`, then that nothing has changed is printed as well.
+        """
         self._renew_at = time.monotonic() + RENEW_EVERY_S
         before = self.model
         try:
-            source = read()
+            source = find()
             self._check_ports(source.model)
             model = self._equip(source)
             if model != before:
@@ -219,12 +222,17 @@ class Up:
                     self._put(before)  # or a node that starts again would have nothing that it can run
                     raise
             self.source = source
-        except (ConfigErrors, devcerts.IssueError, UpError, ChildError, ApiError, OSError) as error:
+        except ConfigErrors as error:
+            print(f"{error}\npaifang: the configuration before stays", file=sys.stderr, flush=True)
+            return
+        except (KeyCheckError, devcerts.IssueError, UpError, ChildError, ApiError, OSError) as error:
             _say(f"{error}\npaifang: the configuration before stays")
             return
         finally:
             self.state.link_keys(self.source.key_files)
         if model == before:
+            if asked:
+                _say(f"{self.file} asks for what is served already")
             return
         self.model = model
         _say("configuration changed")
@@ -254,8 +262,13 @@ class Up:
 
     def _await(self, version: int) -> None:
         """Wait until the node runs a version. Raises UpError where it refuses or is late, ChildError where it ends."""
+        with patience(f"paifang: waiting for the L7 node ({READY_S:.0f} s at most); see {self.state.root}/log/l7.log"):
+            self._await_silently(version)
+
+    def _await_silently(self, version: int) -> None:
         api, deadline = self.api(), time.monotonic() + READY_S
         while time.monotonic() < deadline:
+            self._check_stop()
             child = self.specs["l7"].child
             if child is not None and child.poll() is not None:
                 child.wait_ready(0)  # raises, quoting its log
@@ -305,18 +318,35 @@ class Up:
         print(f"paifang status{state}; kill -HUP {os.getpid()} reads {self.file} again; Ctrl-C ends it", flush=True)
 
 
-def unservable(model: Model, file: Path) -> list[ConfigError]:
+def read(file: Path) -> Source:
+    """FILE as it is now, fit to be served here. Raises ConfigErrors, KeyCheckError."""
+    document = prepare.read(file)
+    errors = unservable(document)
+    if errors:
+        raise ConfigErrors(errors)
+    prepared = prepare.inline(document)
+    errors = keyfiles.errors(document, prepared)
+    if errors:
+        raise ConfigErrors(errors)
+    return Source(prepared.model, tuple(prepared.keys.values()))
+
+
+def unservable(document: prepare.Document) -> list[ConfigError]:
     """What a single machine without root cannot serve, and keys that the key server would miss."""
     errors = []
+    model = document.model
+    if not model.listeners:
+        remedy = "add [[listeners]] with protocol, port and servers"
+        errors.append(ConfigError(str(document.file), 0, "", "has no listeners, so nothing would be served", remedy))
     for listener in model.listeners.values():
         if listener.protocol in (Protocol.TCP, Protocol.UDP):
             why = f"{listener.protocol.value} listeners need the L4 tier, which `paifang up` does not start"
             remedy = "take it out here, and run `paifang l4` (root, XDP) on a node, or try `paifang lab up`"
-            errors.append(ConfigError(str(file), 0, f"listeners.{listener.name}.protocol", why, remedy))
+            errors.append(document.error(Kind.LISTENERS, listener.name, "protocol", why, remedy))
     for certificate in model.certificates.values():
         if (certificate.chain or certificate.chain_file) and not certificate.key_file:
             why, remedy = "has a chain without key_file", "name the key's file: only the key server will read it"
-            errors.append(ConfigError(str(file), 0, f"certificates.{certificate.name}", why, remedy))
+            errors.append(document.error(Kind.CERTIFICATES, certificate.name, "", why, remedy))
     return errors
 
 
@@ -327,20 +357,17 @@ def endpoints(model: Model) -> set[tuple[str, int]]:
 
 def main(options: argparse.Namespace) -> int:
     """`paifang up`; 0 after Ctrl-C or SIGTERM, 2 for what the user has to change, 1 for what failed."""
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
+    os.environ["PYTHONSAFEPATH"] = "1"  # children import nothing from the directory that the user stands in
+    stopping = Stopping()
+    state = up = None
     try:
-        host, port = _api_address(options.api)
+        source = read(options.file)
         state = State(options.state)
-    except (UpError, StateError, argparse.ArgumentTypeError) as error:
-        _say(str(error))
-        return 2
-    up = None
-    try:
+        host, port = _api_address(options.api)
         state.make_identities()
-        up = Up(options, state, host, port)
+        up = Up(options, state, host, port, stopping.check)
         signal.signal(signal.SIGHUP, up.on_hangup)
-        up.start()
+        up.start(source)
         up.print_listeners()
         up.print_help()
         notify("READY=1")
@@ -348,40 +375,40 @@ def main(options: argparse.Namespace) -> int:
     except ConfigErrors as error:
         print(error, file=sys.stderr)
         return 2
-    except (StateError, devcerts.IssueError) as error:
+    except (StateError, UsageError, devcerts.IssueError) as error:
         _say(str(error))
         return 2
-    except (UpError, ChildError, ApiError, OSError) as error:
+    except (UpError, KeyCheckError, ChildError, ApiError, OSError) as error:
         _say(str(error))
         return 1
-    except _Stop:
+    except Stop:
         print("ending", flush=True)
         notify("STOPPING=1")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        stopping.ignore()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if up is not None:
             up.stop()
-        state.close()
+        if state is not None:
+            state.close()
     return 0
 
 
 def _api_address(text: str) -> tuple[str, int]:
-    """The API's address, checked to be free now. Raises UpError."""
-    host, port = address(text)
+    """The API's address, checked to be free now. Raises UsageError."""
+    try:
+        host, port = address(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--api {error}; give an address such as 127.0.0.1:8470") from None
     if not is_loopback(host):
-        raise UpError(f"--api {text}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
+        raise UsageError(f"--api {text}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
         except OSError as error:
-            raise UpError(f"--api {text}: {error.strerror}; --api 127.0.0.1:0 takes any free port") from None
+            raise UsageError(f"--api {text}: {error.strerror}; --api 127.0.0.1:0 takes any free port") from None
         return host, int(sock.getsockname()[1])
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Stop
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -35,9 +35,8 @@ class State:
             check_path(self.root / LONGEST_SOCKET)
         except AdminError as error:
             raise StateError(f"--state {error}") from None
-        if self.root.is_dir() and any(self.root.iterdir()) and not (self.root / "lock").exists():
-            raise StateError(f"--state {self.root}: holds other files; give a new or an empty directory")
         try:
+            self._check_owner()
             self.root.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)
             for name in ("identities", "keys", "chains", "control", "l7", "run", "log"):
@@ -54,6 +53,15 @@ class State:
             raise StateError(text) from None
         os.truncate(self._lock, 0)
         os.write(self._lock, f"{os.getpid()}\n".encode())
+
+    def _check_owner(self) -> None:
+        """Leave alone what is not ours: its mode would change, and its owner could not use it any more."""
+        if not self.root.is_dir() or not any(self.root.iterdir()):
+            return
+        if not (self.root / "lock").exists():
+            raise StateError(f"--state {self.root}: holds other files; give a new or an empty directory")
+        if (owner := (self.root / "lock").stat().st_uid) != os.geteuid():
+            raise StateError(f"--state {self.root}: belongs to uid {owner}; run it as that user, or give another one")
 
     def close(self) -> None:
         """Let go of the lock."""

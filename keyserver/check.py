@@ -27,6 +27,8 @@ EXAMPLES = """examples:
 def problems(chain: str, key: Path) -> tuple[list[str], list[str]]:
     """What is wrong with a PEM chain by itself, and what with the file of its private key."""
     report = inspect(chain, datetime.now(UTC))
+    if key.is_dir():
+        return list(report.problems), ["is a directory; give the file of its private key"]
     try:
         store = KeyStore([key])
     except KeyFilesError as error:

@@ -28,10 +28,13 @@ class ChildError(Exception):
 class Child:
     """One child process. Made by `start`; ended by `terminate`, which has to be called in any case."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, ready: socket.socket) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], log: Path, log_begins: int, ready: socket.socket
+    ) -> None:
         self.name = name
         self.pid = process.pid
         self.log = log
+        self._log_begins = log_begins  # what stands before it in the file is of earlier lives
         self._process = process
         self._ready = ready
 
@@ -61,6 +64,7 @@ class Child:
             if notify_uid is not None:
                 os.chown(address, notify_uid, -1)
             with log.open("ab") as output:
+                log_begins = output.tell()
                 process = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,
@@ -70,10 +74,10 @@ class Child:
                     env={**os.environ, **(env or {}), "NOTIFY_SOCKET": str(address)},
                     preexec_fn=_die_with_parent if die_with_parent else None,
                 )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             ready.close()
             raise ChildError(f"{name}: cannot start {argv[0]}: {error}") from None
-        return cls(name, process, log, ready)
+        return cls(name, process, log, log_begins, ready)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Block until the child has said READY=1. Raises ChildError if it ends or is late."""
@@ -127,9 +131,11 @@ class Child:
                 self._ready.close()
 
     def _quote(self) -> str:
-        """The last lines of the log, indented, as the tail of a message."""
+        """The last lines that it has logged, indented, as the tail of a message."""
         try:
-            lines = self.log.read_text(errors="replace").splitlines()[-QUOTED_LINES:]
+            with self.log.open("rb") as file:
+                file.seek(self._log_begins)
+                lines = file.read().decode(errors="replace").splitlines()[-QUOTED_LINES:]
         except OSError:
             lines = []
         return f"; {self.log} ends with:\n" + "\n".join(f"    {line}" for line in lines or ["(nothing)"])

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from control import cli
+from control.client import Api
 from control.node.children import Child
 from control.ports import free_port
+from control.store import SqliteStore
 from core.config import from_dict, load
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
@@ -152,13 +156,44 @@ def test_no_control_plane_and_no_token_are_clear_errors(
     assert cli.main(["get", "--api", api, "--state", str(tmp_path)]) == 1
     assert "give --token or $PAIFANG_TOKEN" in capsys.readouterr().err
     assert cli.main(["get", "--api", "ftp://x", "--token", "x", "--state", str(tmp_path)]) == 1
-    assert "give http://HOST:PORT" in capsys.readouterr().err
+    assert "give a URL, such as http://127.0.0.1:8470" in capsys.readouterr().err
+    assert cli.main(["get", "--api", "127.0.0.1:8470", "--token", "x", "--state", str(tmp_path)]) == 1
+    assert "127.0.0.1:8470: give a URL, such as http://127.0.0.1:8470" in capsys.readouterr().err
 
 
 def test_a_wrong_token(paifang: Paifang, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAIFANG_TOKEN", "wrong")
     paifang("get", code=1)
-    assert "give a token" in paifang.err
+    assert f"{paifang.api} does not know the token of $PAIFANG_TOKEN" in paifang.err
+    paifang("get", "--token", "wrong", code=1)
+    assert "does not know the token of --token" in paifang.err
+    monkeypatch.setenv("PAIFANG_TOKEN", "")
+    paifang("get")
+
+
+def test_the_wrong_door(paifang: Paifang) -> None:
+    paifang.api = paifang.api.replace("http:", "https:")
+    paifang("get", code=1)
+    assert "the control plane itself speaks plain HTTP: give http://HOST:PORT" in paifang.err
+
+
+def test_a_kind_of_which_there_is_none(paifang: Paifang) -> None:
+    assert paifang("get", "rules") == "no rules are configured\n"
+
+
+def test_status_again_and_again_without_a_terminal_is_plain_text(
+    paifang: Paifang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def enough(_seconds: float) -> None:
+        raise Enough
+
+    monkeypatch.setattr(cli.commands.time, "sleep", enough)
+    with pytest.raises(Enough):
+        cli.main(["status", "--watch", "--api", paifang.api, "--state", str(paifang.state)])
+    assert re.fullmatch(r"version \d+\nno nodes\n", paifang.capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("statsu", "status"), ("keysever", "keyserver"), ("chek", "check")])
@@ -171,12 +206,52 @@ def test_an_unknown_command_is_answered_with_the_nearest(
     assert f"did you mean '{meant}'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "the following arguments are required: COMMAND\npaifang --help tells more"),
+        (["check"], "the following arguments are required: FILE\npaifang check --help tells more"),
+        (["check", "--jsn", "f"], "paifang check: error: '--jsn' is unknown; did you mean --json?"),
+        (["check", "f", "--nonsense"], "paifang check: error: '--nonsense' is unknown\n"),
+        (["status", "extra"], "paifang status: error: 'extra' is unknown"),
+        (["up", "f", "--api"], "argument --api: expected one argument"),
+        (["up", "f", "--workers", "0"], "argument --workers: 0: give 1 to 1024"),
+        (["up", "f", "--workers", "many"], "argument --workers: 'many': give a number"),
+        (["rollback", "last"], "argument N: 'last': give a number"),
+        (["history", "--limit", "-1"], "argument --limit: "),
+        (["get", "listener"], "'listener' is unknown; did you mean 'listeners'?"),
+        (["delete", "foo", "x"], "invalid choice: 'foo' (choose from"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert why in err
+    assert err.endswith("--help tells more\n")
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"paifang \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("command", ["check", "up", "apply", "get", "delete", "status", "history", "rollback"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])
     assert caught.value.code == 0
-    assert "usage: paifang" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"usage: paifang {command}" in out
+    examples = [
+        line.split() for line in out.partition("examples:\n")[2].partition("\n\n")[0].splitlines() if "paifang " in line
+    ]
+    assert examples, "help without an example"
+    assert all(command in words for words in examples)
 
 
 def test_processes_become_python_modules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +265,13 @@ def test_processes_become_python_modules(monkeypatch: pytest.MonkeyPatch) -> Non
         raise Replaced
 
     monkeypatch.setattr(cli.os, "execv", execv)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.setattr(cli, "missing_for_xdp", lambda: "")
     for name, module in [("l7", "proxy"), ("l4", "l4fast"), ("lab", "deploy.lab"), ("certs", "certs")]:
         with pytest.raises(Replaced):
             cli.main([name, "--name", "x", "--", "y"])
         assert seen[-1] == [sys.executable, "-m", module, "--name", "x", "--", "y"]
+        assert cli.os.environ["PYTHONSAFEPATH"] == "1", "or a module of the current directory might be run"
 
 
 def test_what_is_missing_for_xdp_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,8 +289,20 @@ def test_what_is_missing_for_xdp_is_said(monkeypatch: pytest.MonkeyPatch, capsys
     assert "need root" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["l4", "ask", "status"], ["l4", "--make-cluster-key", "f"], ["lab", "up", "--help"]])
+def test_what_needs_no_bcc_and_no_root_runs_without(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli, "missing_for_xdp", lambda: "everything")
+    monkeypatch.setattr(cli.os, "execv", lambda path, argv: seen.append(argv))
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    with pytest.raises(SystemExit):  # of what comes after an exec that did not happen
+        cli.main(words)
+    assert [argv[3:] for argv in seen] == [words[1:]]
+
+
 def test_apply_warns_of_key_files_and_sends_no_key(paifang: Paifang, tmp_path: Path, authority_chain: str) -> None:
     (tmp_path / "c.pem").write_text(authority_chain)
+    (tmp_path / "c.key").write_text("is nobody's business here")
     file = tmp_path / "cert.toml"
     file.write_text('[[certificates]]\nname = "c"\nchain_file = "c.pem"\nkey_file = "c.key"\n')
     paifang("apply", file)
@@ -265,12 +354,54 @@ def test_the_control_process_on_a_port_in_use(
     assert "another process listens there" in capsys.readouterr().err
 
 
+def test_the_control_process_with_a_configuration_of_another_release(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from control import __main__ as process
+
+    store = SqliteStore(tmp_path / "control.db")
+    store.put(from_dict({"instances": [{"name": "i"}]}), "ann", "", None)
+    store._db.execute("UPDATE versions SET config = ?", ('{"instances": [{"name": "i", "colour": "red"}]}',))
+    store.close()
+    monkeypatch.setattr(sys, "argv", ["control", "--state", str(tmp_path), "--api", "127.0.0.1:0"])
+    monkeypatch.setattr(process.logs, "setup", lambda *_: None)
+    assert process.main() == 1
+    err = capsys.readouterr().err
+    assert f"paifang-control: what {tmp_path}/control.db holds is not valid here:\nversion 1: instances.i.colour" in err
+    assert "start the release that wrote it, or give an empty --state" in err
+
+
 def test_the_first_token_is_made_once_and_private(control: tuple[str, Path]) -> None:
     _, state = control
     token = state / "control" / "token"
     assert token.stat().st_mode & 0o777 == 0o600
     assert len(token.read_text().strip()) >= 43
     assert token.read_text().strip() not in (state / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "err"), [("| true", 0, ""), ("> /dev/full", 1, "paifang: No space left on device\n")]
+)
+def test_output_that_goes_nowhere_is_no_traceback(paifang: Paifang, redirection: str, code: int, err: str) -> None:
+    command = f"{sys.executable} -m control.cli status --api {paifang.api} --state {paifang.state} {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (code, err)
+
+
+def test_a_change_that_came_in_between_is_not_overwritten(paifang: Paifang, tmp_path: Path) -> None:
+    """What `apply` prints when another has applied since it looked."""
+    request = Api.request
+
+    def late(api: Api, method: str, path: str, *arguments: object, **options: object) -> object:
+        if method == "PUT":
+            request(api, "PUT", "/v1/instances/other", {"vips": []})
+        return request(api, method, path, *arguments, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Api, "request", late)
+        paifang("apply", tmp_path / "site.toml", code=1)
+    assert "not " in paifang.err
+    assert list(from_dict(json.loads(paifang("get", "-o", "json"))).instances) == ["other"]
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(paifang: Paifang, monkeypatch: pytest.MonkeyPatch) -> None:

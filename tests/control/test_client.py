@@ -1,13 +1,16 @@
 """The REST client: where it finds the API, and what it makes of bad answers."""
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from control import client
 from control.client import DEFAULT_API, Api, ApiError, connect, default_state
 
 
@@ -76,7 +79,12 @@ def test_a_refusal_lists_all_errors(server: tuple[type[Canned], str]) -> None:
 
 @pytest.mark.parametrize(
     ("status", "content", "message"),
-    [(500, b"<html>", "answers 500"), (502, b"[]", "answers 502"), (200, b"<html>", "is the control plane running")],
+    [
+        (500, b"<html>", "answers 500 .*, as no control plane does; is this its REST API?"),
+        (502, b"[]", "answers 502"),
+        (200, b"<html>", "is the control plane running"),
+        (401, b'{"detail": "give a token"}', "does not know the token that was given"),
+    ],
 )
 def test_answers_that_are_none(server: tuple[type[Canned], str], status: int, content: bytes, message: str) -> None:
     handler, url = server
@@ -96,6 +104,33 @@ def test_where_the_api_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert connect("http://127.0.0.1:3333", None, tmp_path).url == "http://127.0.0.1:3333"
     (tmp_path / "up.json").write_text("torn")
     assert connect(None, "x", tmp_path).url == "http://127.0.0.1:2222"
+
+
+@pytest.mark.parametrize("token", ["two words", "schlüssel", "a\nb"])
+def test_a_token_that_no_header_can_carry_is_not_printed(token: str, tmp_path: Path) -> None:
+    with pytest.raises(ApiError, match="the token of --token is not one word of ASCII") as caught:
+        connect(None, token, tmp_path)
+    assert token not in str(caught.value)
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "token").write_bytes(b"\xff\xfe")
+    with pytest.raises(ApiError, match=r"control/token; give its own by --token or .* is not one word of ASCII"):
+        connect(None, None, tmp_path)
+
+
+def test_a_control_plane_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ApiError, match=f"{url}: no answer within 0 s; is the control plane running"):
+            Api(url, "t").request("GET", "/")
+
+
+def test_who_waits_is_told_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(client, "patience", lambda text: said.append(text) or contextlib.nullcontext())
+    with pytest.raises(ApiError, match="Connection refused"):
+        Api("http://127.0.0.1:1", "t").request("GET", "/")
+    assert said == ["paifang: waiting for http://127.0.0.1:1 (30 s at most)"]
 
 
 def test_the_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:

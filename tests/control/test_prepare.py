@@ -1,56 +1,137 @@
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from control.prepare import FILE_LIMIT_BYTES, inline, read
+from certs.authority import Authority
+from control.prepare import FILE_LIMIT_BYTES, Document, inline, read
 from core.errors import ConfigErrors
-from core.model import Certificate, Model
+from core.model import Certificate, Kind
+
+NOW = datetime.now(UTC)
+CERTIFICATE = """# mine
+[[certificates]]
+name = "c"
+chain_file = "c.pem"
+"""
 
 
-def test_chains_are_inlined_relative_to_the_file_and_keys_taken_out(tmp_path: Path, authority_chain: str) -> None:
+def leaf(directory: Path, now: datetime = NOW) -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return Authority.init(directory / "ca").issue_leaf(key.public_key(), ["a.test"], now).decode()
+
+
+def document(directory: Path, text: str) -> Document:
+    (directory / "site.toml").write_text(text)
+    return read(directory / "site.toml")
+
+
+def test_chains_are_inlined_relative_to_the_file_and_keys_taken_out(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "c.pem").write_text(authority_chain)
-    model = Model(
-        certificates={
-            "c": Certificate("c", chain_file="sub/c.pem", key_file="k.pem"),
-            "dev": Certificate("dev", domains=("a.example",)),
-        }
-    )
-    inlined, keys = inline(model, tmp_path / "site.toml")
-    assert inlined.certificates["c"] == Certificate("c", chain=authority_chain)
-    assert inlined.certificates["dev"] == model.certificates["dev"]
-    assert keys == {"c": tmp_path / "k.pem"}
+    (tmp_path / "sub" / "c.pem").write_text(chain := leaf(tmp_path))
+    text = CERTIFICATE.replace("c.pem", "sub/c.pem") + 'key_file = "k.pem"\n'
+    text += '[[certificates]]\nname = "dev"\ndomains = ["a.example"]\n'
+    text += f'[[certificates]]\nname = "pasted"\nchain = """\n{chain}"""\n'
+    prepared = inline(document(tmp_path, text))
+    assert prepared.model.certificates == {
+        "c": Certificate("c", chain=chain),
+        "dev": Certificate("dev", domains=("a.example",)),
+        "pasted": Certificate("pasted", chain=chain),
+    }
+    assert prepared.keys == {"c": tmp_path / "k.pem"}
+    assert prepared.warnings == ()
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "No such file"),
-        ("garbage", "not a chain of X.509"),
-        ("-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----\n", "holds a private key"),
-        ("schlüssel", "not PEM text"),
+        (None, "c.pem: No such file or directory; give a file of PEM certificates, the leaf first"),
+        ("", "c.pem: holds no certificate; give a file of PEM"),
+        ("garbage", "c.pem: holds no certificate; give a file of PEM"),
+        ("schlüssel", "c.pem: is not PEM text; give a file of PEM"),
+        ("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "not a chain of PEM certificates"),
+        ("-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----\n", "holds a private key; keep it"),
     ],
 )
 def test_chains_that_cannot_be_used(tmp_path: Path, content: str | None, why: str) -> None:
     if content is not None:
         (tmp_path / "c.pem").write_text(content)
-    model = Model(certificates={"c": Certificate("c", chain_file="c.pem")})
-    with pytest.raises(ConfigErrors, match=why) as caught:
-        inline(model, tmp_path / "site.toml")
-    assert caught.value.errors[0].path == str(tmp_path / "site.toml")
-    assert caught.value.errors[0].object_path.startswith("certificates")
+    with pytest.raises(ConfigErrors) as caught:
+        inline(document(tmp_path, CERTIFICATE))
+    (error,) = caught.value.errors
+    assert str(error).startswith(f"{tmp_path}/site.toml:4: certificates.c.chain_file: ")
+    assert why in str(error)
+    assert "MHc" not in str(error)
+
+
+def test_a_chain_in_the_wrong_order_is_refused_at_any_time(tmp_path: Path) -> None:
+    chain = leaf(tmp_path)
+    (tmp_path / "c.pem").write_text(Authority.load(tmp_path / "ca").ca_pem.decode() + chain)
+    with pytest.raises(ConfigErrors, match="the leaf is certificate 2: it has to come first; no node serves it"):
+        inline(document(tmp_path, CERTIFICATE))
+
+
+@pytest.mark.parametrize(("days", "why"), [(-400, "expired on"), (40, "is not valid before")])
+def test_a_chain_whose_time_is_not_now_is_worth_a_warning(tmp_path: Path, days: int, why: str) -> None:
+    (tmp_path / "c.pem").write_text(chain := leaf(tmp_path, NOW + timedelta(days=days)))
+    prepared = inline(document(tmp_path, CERTIFICATE))
+    assert prepared.model.certificates["c"].chain == chain
+    (warning,) = prepared.warnings
+    assert str(warning).startswith(f"{tmp_path}/site.toml:4: certificates.c.chain_file: ")
+    assert why in str(warning)
+    assert "no node serves it while that is so" in str(warning)
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"\xff", r"is not UTF-8 \(byte 0\)"),
+        (b"#\n# \xff", r"f.toml:2: byte 0xff is not UTF-8; save it as UTF-8 text"),
         (b"#" * (FILE_LIMIT_BYTES + 1), "is longer than"),
         (b"x = ", "not TOML"),
-        (b'[[certificates]]\nname = "c"\nchain = "-----BEGIN PRIVATE KEY-----"\n', "private key"),
+        (
+            b'[[certificates]]\nname = "c"\nchain = "-----BEGIN PRIVATE KEY-----"\n',
+            r"f\.toml:3: .* a private key; keep",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "f.toml").write_bytes(content)
     with pytest.raises(ConfigErrors, match=why):
         read(tmp_path / "f.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("none.toml", "none.toml: No such file or directory; give a TOML or JSON file"),
+        (".", "Is a directory; give a TOML or JSON file"),
+        ("/dev/zero", "is longer than"),
+    ],
+)
+def test_what_is_no_file(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(ConfigErrors, match=why):
+        read(tmp_path / name)
+
+
+def test_a_file_that_we_may_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path, _mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigErrors, match="Permission denied; make it readable for this user"):
+        read(tmp_path / "f.toml")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_bytes(b'\xef\xbb\xbf[[instances]]\r\nname = "i"\r\n')
+    assert list(read(tmp_path / "f.toml").model.instances) == ["i"]
+    (tmp_path / "f.json").write_bytes(b'\xef\xbb\xbf{"instances": [{"name": "i"}]}')
+    assert list(read(tmp_path / "f.json").model.instances) == ["i"]
+
+
+def test_faults_have_lines_in_json_as_well(tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text('{"instances":\n[{"name": "i"},\n{"name": "j",\n"vips": []}]}')
+    found = read(tmp_path / "f.json")
+    assert str(found.error(Kind.INSTANCES, "j", "vips", "why", "remedy")).endswith("4: instances.j.vips: why; remedy")
+    assert str(found.error(Kind.INSTANCES, "j", "", "why")).endswith("f.json:3: instances.j: why")

@@ -1,6 +1,7 @@
 """The control plane's process, from outside: both doors, its token, its end."""
 
 import asyncio
+import os
 import signal
 import ssl
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from control.node.children import Child, ChildError
 from control.ports import free_port
-from control.server import ServeError, Settings, ensure_token, serve
+from control.server import ServeError, Settings, _lock, ensure_token, serve
 from control.store import SqliteStore
 from tests.control.conftest import Authority
 
@@ -52,9 +53,32 @@ def test_the_identity_has_to_be_that_of_the_control_plane(authority: Authority, 
     argv = [sys.executable, "-m", "control", "--state", str(tmp_path / "state"), "--api", "127.0.0.1:0"]
     argv += ["--nodes", "127.0.0.1:0", "--identity", str(authority.issue("l7", "x"))]
     child = Child.start("control", argv, log=tmp_path / "log", notify_dir=tmp_path)
-    with pytest.raises(ChildError, match="is the identity of a l7, not of the control plane"):
+    with pytest.raises(ChildError, match="is the identity of the l7 x; `paifang certs issue CADIR --role control"):
         child.wait_ready(30)
     assert child.terminate(1) == 2
+
+
+async def test_one_process_at_a_time_has_the_state(tmp_path: Path) -> None:
+    """A second one would hand out configurations that know nothing of the changes made by the first."""
+    first = _lock(tmp_path)
+    with pytest.raises(ServeError, match="another control plane uses it; stop that one, or give another"):
+        await serve(Settings(tmp_path, ("127.0.0.1", 0)))
+    os.close(first)
+    os.close(_lock(tmp_path))
+
+
+@pytest.mark.parametrize("state", ["file", "file/below", "/proc/none"])
+async def test_a_state_directory_that_cannot_be(state: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ServeError, match=f"--state .*{state}: .*; give a directory that this user may write to"):
+        await serve(Settings(tmp_path / state, ("127.0.0.1", 0)))
+
+
+@pytest.mark.parametrize("token", [".", "none/token"])
+async def test_a_token_file_that_cannot_be(token: str, tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "state", ("127.0.0.1", 0), token_file=tmp_path / token)
+    with pytest.raises(ServeError, match=r"the token file .*: .*; give a file of this user by --token-file"):
+        await serve(settings)
 
 
 async def test_the_users_api_stays_on_this_machine(tmp_path: Path) -> None:

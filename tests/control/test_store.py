@@ -98,5 +98,13 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "control.db").write_bytes(b"garbage" * 1000)
-    with pytest.raises(StoreError, match=r"control\.db"):
+    with pytest.raises(StoreError, match=r"control\.db: file is not a database; move it away, or bring it back"):
         SqliteStore(tmp_path / "control.db")
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "control.db").mkdir()
+    with pytest.raises(StoreError, match=r"control\.db: unable to open database file; see that nothing else uses it"):
+        SqliteStore(tmp_path / "control.db")
+    with pytest.raises(StoreError, match=r"control\.db: No such file or directory; give a directory that"):
+        SqliteStore(tmp_path / "none" / "control.db")

@@ -19,10 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.authority import Authority, private_pem
+from control import prepare
+from control.node.files import write_atomic
 from control.ports import free_port
-from control.up import Source, Up, UpError, unservable
+from control.up import Source, Up, UpError, read, unservable
 from control.up_state import State
 from core.config import load
+from core.errors import ConfigErrors
 from core.model import Model
 
 pytestmark = pytest.mark.timeout(90)
@@ -51,10 +54,11 @@ class Running:
     def __init__(self, directory: Path, file: Path, *options: str) -> None:
         directory.mkdir(exist_ok=True)
         self.state, self.file, self.output = directory / "state", file, directory / "output"
+        (directory / "proxy.py").write_text("raise SystemExit('a module of the current directory was run')")
         argv = [sys.executable, "-m", "control.cli", "up", str(file), "--state", str(self.state), "--workers", "1"]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*argv, *(options or ("--api", "127.0.0.1:0"))], stdout=output, stderr=output
+                [*argv, *(options or ("--api", "127.0.0.1:0"))], stdout=output, stderr=output, cwd=directory
             )
 
     @property
@@ -165,11 +169,15 @@ def test_five_lines_make_an_https_front_end(running: tuple[Running, int], backen
     with socket.socket() as sock:
         assert sock.connect_ex(("127.0.0.1", port)) != 0
 
+    # a signal without a change is answered too
+    up.process.send_signal(signal.SIGHUP)
+    up.wait_for("site.toml asks for what is served already")
+
     # a file with an error changes nothing and is explained
     up.file.write_text(site(second_port, backend).replace("https", "htps"))
     up.process.send_signal(signal.SIGHUP)
     up.wait_for("the configuration before stays")
-    assert re.search(r"site\.toml:2: listeners\.\S+protocol: .*https", up.text), up.text
+    assert re.search(r"site\.toml:2: listeners\S+protocol: .*https", up.text), up.text
     assert up.curl(f"https://localhost:{second_port}/") == "behind the arch\n"
 
     # Ctrl-C ends everything
@@ -234,7 +242,7 @@ def test_layer_4_listeners_are_refused_with_an_explanation(tmp_path: Path, proto
 
 def test_a_state_path_that_sockets_cannot_have(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
-    file.write_text(site(1, 1))
+    file.write_text(site(2, 1))
     argv = [sys.executable, "-m", "control.cli", "up", str(file), "--state", str(tmp_path / ("x" * 100))]
     argv += ["--api", "127.0.0.1:0"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
@@ -266,10 +274,61 @@ def test_a_key_file_goes_to_the_key_server_and_its_chain_is_served(running: tupl
 
 
 def test_a_chain_without_its_key_cannot_be_served(tmp_path: Path) -> None:
-    model = load('[[certificates]]\nname = "c"\nchain_file = "c.pem"\n', path="f", format="toml")
-    (error,) = unservable(model, tmp_path / "f")
-    assert error.object_path == "certificates.c"
-    assert "key_file" in error.why
+    text = site(2, 1).replace('domains = ["localhost"]', 'certificates = ["c"]')
+    (tmp_path / "f.toml").write_text(text + '[[certificates]]\nname = "c"\nchain_file = "c.pem"\n')
+    (error,) = unservable(prepare.read(tmp_path / "f.toml"))
+    assert str(error).startswith(f"{tmp_path}/f.toml:6: certificates.c: has a chain without key_file; name the key's")
+
+
+@pytest.mark.parametrize("text", ["", '[[instances]]\nname = "i"\n'])
+def test_a_file_without_listeners_would_serve_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text(text)
+    with pytest.raises(ConfigErrors, match=r"f\.toml: has no listeners, so nothing would be served; add \[\[listeners"):
+        read(tmp_path / "f.toml")
+
+
+def test_a_key_of_another_chain_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    authority = Authority.init(tmp_path / "ca")
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    (tmp_path / "c.pem").write_bytes(authority.issue_leaf(key.public_key(), ["a.test"]))
+    write_atomic(tmp_path / "c.key", private_pem(other))
+    text = site(2, 1).replace('domains = ["localhost"]', 'certificates = ["c"]')
+    text += '[[certificates]]\nname = "c"\nchain_file = "c.pem"\nkey_file = "c.key"\n'
+    (tmp_path / "f.toml").write_text(text)
+    up = Running(tmp_path, tmp_path / "f.toml")
+    assert up.process.wait(60) == 2
+    where = f"{tmp_path}/f.toml:9: certificates.c.key_file: {tmp_path}/c.key"
+    assert up.text.startswith(f"{where}: not the private key of this chain; give the one")
+    assert not up.state.exists()
+    write_atomic(tmp_path / "c.key", private_pem(key))
+    assert read(tmp_path / "f.toml").key_files == (tmp_path / "c.key",)
+
+
+def test_a_state_directory_in_use_is_told_of_before_the_port_that_its_owner_has(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text(site(2, 1))
+    state = State(tmp_path / "state")
+    with socket.create_server(("127.0.0.1", 0)) as api:
+        up = Running(tmp_path, tmp_path / "f.toml", "--api", f"127.0.0.1:{api.getsockname()[1]}")
+        assert up.process.wait(60) == 2
+    assert f"is in use by another `paifang up` (pid {os.getpid()}); stop it, or give another --state" in up.text
+    state.close()
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8])
+def test_an_interrupt_at_any_moment_of_the_start_ends_it(delay_s: float, tmp_path: Path, backend: int) -> None:
+    (tmp_path / "f.toml").write_text(site(free_port(), backend))
+    up = Running(tmp_path, tmp_path / "f.toml")
+    eventually(lambda: catches(up.process.pid, signal.SIGTERM), "no handlers")
+    time.sleep(delay_s)
+    assert up.end(signal.SIGINT) == 0, up.text
+    assert up.text.endswith("ending\n")
+    assert "Traceback" not in up.text
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    mask = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    return mask is not None and bool(int(mask[1], 16) & 1 << (number - 1))
 
 
 def test_a_refused_change_puts_the_old_configuration_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +336,7 @@ def test_a_refused_change_puts_the_old_configuration_back(tmp_path: Path, monkey
     put: list[object] = []
     state = State(tmp_path / "state")
     state.make_identities()
-    up = Up(argparse.Namespace(file=tmp_path / "site.toml", workers=1), state, "127.0.0.1", 1)
+    up = Up(argparse.Namespace(file=tmp_path / "site.toml", workers=1), state, "127.0.0.1", 1, lambda: None)
     up.source = Source(Model(), (tmp_path / "old.key",))
     good, bad = (load(f'[[listeners]]\nprotocol="http"\nport={port}\nservers=["127.0.0.1:1"]', path="f", format="toml")
                  for port in (81, 82))  # fmt: skip
@@ -299,14 +358,14 @@ def test_a_refused_change_puts_the_old_configuration_back(tmp_path: Path, monkey
 def test_renewing_certificates_does_not_read_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half an edit must not be served because an hour has passed."""
     state = State(tmp_path / "state")
-    up = Up(argparse.Namespace(file=tmp_path / "nonexistent.toml", workers=1), state, "127.0.0.1", 1)
+    up = Up(argparse.Namespace(file=tmp_path / "nonexistent.toml", workers=1), state, "127.0.0.1", 1, lambda: None)
     seen: list[Source] = []
 
     class Turn(BaseException):
         pass
 
-    def change_to(read: Callable[[], Source]) -> None:
-        seen.append(read())
+    def change_to(find: Callable[[], Source]) -> None:
+        seen.append(find())
         raise Turn
 
     monkeypatch.setattr(up, "_keep", lambda spec: None)

@@ -26,6 +26,22 @@ def test_somebody_elses_directory_is_left_alone(tmp_path: Path) -> None:
         State(tmp_path / "letters" / "state")
 
 
+def test_a_directory_that_we_may_not_look_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(StateError, match="Permission denied; give a directory of your own"):
+        State(tmp_path)
+
+
+def test_another_users_state_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    State(tmp_path / "state").close()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(StateError, match=rf"belongs to uid {os.getuid()}; run it as that user, or give another one"):
+        State(tmp_path / "state")
+
+
 def test_a_path_too_long_for_sockets(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="107 bytes"):
         State(tmp_path / ("x" * 90))

@@ -56,6 +56,14 @@ def test_a_child_that_ends_early_is_quoted(nursery: Nursery) -> None:
         child.wait_ready(20)
 
 
+def test_what_an_earlier_child_has_logged_is_not_quoted(nursery: Nursery) -> None:
+    with pytest.raises(ChildError, match="old news"):
+        nursery.start("raise SystemExit('old news')").wait_ready(20)
+    with pytest.raises(ChildError, match="no luck") as caught:
+        nursery.start("raise SystemExit('no luck')").wait_ready(20)
+    assert "old news" not in str(caught.value)
+
+
 def test_a_late_child_is_quoted(nursery: Nursery) -> None:
     child = nursery.start(SLEEP)
     with pytest.raises(ChildError, match=r"(?s)not ready after 0 s.*\(nothing\)"):
