@@ -102,6 +102,7 @@ class Scheduler(StrEnum):
     LC = "lc"
     WLC = "wlc"
     SH = "sh"
+    TCH = "tch"
     MAGLEV = "maglev"
 
 
@@ -117,7 +118,9 @@ class CheckMethod(StrEnum):
 
 
 # Which schedulers each tier runs: the L4 tier schedules tcp and udp backend services, the L7 tier http ones.
-L4_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.MAGLEV})
+# Consistent hashes choose without state: a flow finds its server again on every node.
+HASH_SCHEDULERS = frozenset({Scheduler.SH, Scheduler.TCH, Scheduler.MAGLEV})
+L4_SCHEDULERS = HASH_SCHEDULERS | {Scheduler.RR, Scheduler.WRR}
 L7_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH})
 
 NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", "a name: letters, digits, '.', '_', '-', at most 80")

@@ -166,7 +166,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "server_group": "its servers",
         "availability_group": "its servers",
         "scheduler": "who gets the next connection or request: in turn (rr), by weight (wrr), the least busy (lc), the "
-        "least busy for its weight (wlc), by source address (sh), by consistent hash of the flow (maglev)",
+        "least busy for its weight (wlc), by consistent hash of the client's address (sh), of both addresses and ports "
+        "(tch), of these and the protocol (maglev)",
         "health_check": "how servers are checked",
         "connect_timeout_s": "how long the L7 tier waits for a connection to a server",
     },

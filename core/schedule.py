@@ -283,5 +283,5 @@ def picker(
             return WeightedLeastConnections(weights, start)
         case Scheduler.SH:
             return SourceHash(weights, names)
-        case Scheduler.MAGLEV:
-            raise ValueError("maglev is a scheduler of the L4 tier")
+        case Scheduler.TCH | Scheduler.MAGLEV:
+            raise ValueError(f"{scheduler} is a scheduler of the L4 tier")

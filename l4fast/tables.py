@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.model import Mode, Scheduler
+from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service
 from core.schedule import maglev_table, smooth_wrr_ring
 from l4fast.bpf import syscall
@@ -47,6 +47,14 @@ PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO
 # enum mode, scheduler and state of types.h
 MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2}
 HASH, RING = 0, 1
+# What the hash of a flow is of (listener.hash_flow: client address, ports; listener.hash_service: VIP, protocol). The
+# schedulers that do not hash use it for the packets of flows that nobody knows.
+_ALL = (1 << 64) - 1
+HASHED: Mapping[Scheduler, tuple[int, int]] = {
+    Scheduler.SH: (0xFFFFFFFF << 32, 0),
+    Scheduler.TCH: (_ALL, 0xFFFFFFFF << 8),
+    Scheduler.MAGLEV: (_ALL, _ALL),
+}
 STATES = ("established", "unproven", "fin-wait", "closed", "udp")
 # How long an UNPROVEN session lives (expiry), and the share of the table that all of them may take.
 UNPROVEN_TIMEOUT_S = 10
@@ -247,12 +255,12 @@ class Tables:
         return array("H", map(indexes.__getitem__, order)).tobytes()
 
     def _order(self, scheduler: Scheduler, names: tuple[str, ...], weights: tuple[int, ...], size: int) -> array[int]:
-        key = (scheduler, names, weights, size)
+        key = (scheduler in HASH_SCHEDULERS, names, weights, size)
         if key not in self._orders:
             if len(self._orders) >= ORDERS_KEPT:
                 self._orders.clear()
-            maglev = scheduler is Scheduler.MAGLEV
-            self._orders[key] = maglev_table(names, weights, size) if maglev else smooth_wrr_ring(weights, RING_LIMIT)
+            hashed = scheduler in HASH_SCHEDULERS
+            self._orders[key] = maglev_table(names, weights, size) if hashed else smooth_wrr_ring(weights, RING_LIMIT)
         return self._orders[key]
 
     def _write_rings(self, contents: Set[bytes]) -> None:
@@ -283,7 +291,8 @@ class Tables:
         if new:
             zero = self._listener_stats.value()
             self._listener_stats.put_per_cpu(self._listener_stats.key(index), [zero] * self.plane.cpus)
-        scheduler = HASH if service.scheduler is Scheduler.MAGLEV else RING
+        scheduler = HASH if service.scheduler in HASH_SCHEDULERS else RING
+        hash_flow, hash_service = HASHED.get(service.scheduler, HASHED[Scheduler.MAGLEV])
         value = self._listeners.map.value(
             ring=self._ring_indexes.used.get(ring, 0),
             ring_size=len(ring) // 2,
@@ -292,6 +301,8 @@ class Tables:
             scheduler=scheduler,
             refresh_s=max(1, min(self._sync_period_s, service.idle_timeout_s // 3, 255)),
             track=shared or (scheduler == RING and service.protocol == "tcp"),
+            hash_flow=hash_flow,
+            hash_service=hash_service,
         )
         return bytes(value)
 

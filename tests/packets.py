@@ -165,15 +165,19 @@ def service(
     return L4Service(name or f"{protocol}-{port}", vip, port, protocol, mode, scheduler, members, None, idle_timeout_s)
 
 
-def flow_slot(client: str, client_port: int, vip: str, port: int, protocol: int, slots: int) -> int:
+def flow_slot(packet: Packet, scheduler: Scheduler, slots: int) -> int:
     """select.h's flow_slot on a little-endian machine: murmur3's fmix64 over the key, scaled to the table."""
 
     def word(address: str) -> int:
         return int.from_bytes(socket.inet_aton(address), "little")
 
-    ports = socket.htons(client_port) | socket.htons(port) << 16
+    ports = socket.htons(packet.source_port) | socket.htons(packet.port) << 16
     mask = (1 << 64) - 1
-    h = (word(client) << 32 | ports) ^ (word(vip) << 8 | protocol)
+    h = word(packet.source) << 32
+    if scheduler is not Scheduler.SH:
+        h = (h | ports) ^ word(packet.destination) << 8
+    if scheduler is not Scheduler.SH and scheduler is not Scheduler.TCH:
+        h ^= packet.protocol
     h ^= h >> 33
     h = h * 0xFF51AFD7ED558CCD & mask
     h ^= h >> 33
@@ -183,11 +187,11 @@ def flow_slot(client: str, client_port: int, vip: str, port: int, protocol: int,
 
 
 def maglev_real(packet: Packet, of: L4Service) -> Real:
-    """Where core.schedule sends this flow."""
+    """Where core.schedule sends this flow, for schedulers that hash."""
     reals = [real for real in of.reals if real.weight]
     table = maglev_table([f"{r.address}:{r.port}" for r in reals], [r.weight for r in reals], MAGLEV_SMALL)
-    slot = flow_slot(packet.source, packet.source_port, of.vip, of.port, packet.protocol, len(table))
-    return reals[table[slot]]
+    flow = replace(packet, destination=of.vip, port=of.port)
+    return reals[table[flow_slot(flow, of.scheduler, len(table))]]
 
 
 class Harness:

@@ -128,8 +128,7 @@ static __always_inline int new_tcp_flow(struct packet *p, const struct listener 
 
         if (syn && syn->sequence == entry.sequence)
             return syn->real;
-        real = ring_real(listener, listener->scheduler == SCHEDULER_HASH ? flow_slot(&p->key, listener->ring_size)
-                                                                         : next_slot(listener));
+        real = ring_real(listener, new_flow_slot(&p->key, listener));
         if (listener->track && real >= 0) {
             entry.real = real;
             half_open.update(&p->key, &entry);
@@ -143,7 +142,7 @@ static __always_inline int new_tcp_flow(struct packet *p, const struct listener 
     }
     if (listener->scheduler == SCHEDULER_HASH && !(p->tcp_flags & TCP_CONTROL) && unproven_allowed(stats, settings))
         *state = STATE_UNPROVEN;
-    return ring_real(listener, flow_slot(&p->key, listener->ring_size));
+    return ring_real(listener, flow_slot(&p->key, listener));
 }
 
 static __always_inline enum reason new_flow(struct packet *p, const struct settings *settings, struct stats *stats)
@@ -166,8 +165,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
             reason = TX_SYN;
         index = new_tcp_flow(p, listener, settings, stats, &state);
     } else {
-        index = ring_real(listener, listener->scheduler == SCHEDULER_HASH ? flow_slot(&p->key, listener->ring_size)
-                                                                          : next_slot(listener));
+        index = ring_real(listener, new_flow_slot(&p->key, listener));
         state = STATE_UDP;
     }
     if (index < 0)

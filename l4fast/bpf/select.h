@@ -1,6 +1,7 @@
 /* Which real a flow goes to, and when it becomes a session.
  *
  * maglev     the flow's hash picks the slot: every packet of a flow finds the same real, on every node, without state
+ * sh, tch    the same with a hash of less: the client's address alone; addresses and ports without the protocol
  * rr, wrr    the listener's cursor walks the ring; the choice of a SYN is kept in `half_open`, and a packet that finds
  *            neither session nor half-open entry is forwarded by hash over the ring, as good a guess as any
  *
@@ -27,16 +28,18 @@ static __always_inline int may_be_vip(const struct settings *settings, __be32 ad
 }
 
 /* A 64-bit mix of murmur3's finaliser (fmix64); the table's size is reached by multiplication and not by modulo. */
-static __always_inline __u32 flow_slot(const struct session_key *key, __u32 slots)
+static __always_inline __u32 flow_slot(const struct session_key *key, const struct listener *listener)
 {
-    __u64 h = ((__u64)key->client << 32 | *(__u32 *)&key->client_port) ^ ((__u64)key->vip << 8 | key->protocol);
+    __u64 flow = (__u64)key->client << 32 | *(__u32 *)&key->client_port;
+    __u64 service = (__u64)key->vip << 8 | key->protocol;
+    __u64 h = (flow & listener->hash_flow) ^ (service & listener->hash_service);
 
     h ^= h >> 33;
     h *= 0xff51afd7ed558ccdULL;
     h ^= h >> 33;
     h *= 0xc4ceb9fe1a85ec53ULL;
     h ^= h >> 33;
-    return (h & 0xffffffff) * slots >> 32;
+    return (h & 0xffffffff) * listener->ring_size >> 32;
 }
 
 static __always_inline __u32 next_slot(const struct listener *listener)
@@ -52,6 +55,11 @@ static __always_inline __u32 next_slot(const struct listener *listener)
         slot = 0;
     stats->cursor = slot + 1;
     return slot;
+}
+
+static __always_inline __u32 new_flow_slot(const struct session_key *key, const struct listener *listener)
+{
+    return listener->scheduler == SCHEDULER_HASH ? flow_slot(key, listener) : next_slot(listener);
 }
 
 /* The real in a slot of the listener's ring, as an index; negative: there is none. */

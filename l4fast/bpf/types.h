@@ -93,8 +93,10 @@ struct listener {
     __u8 refresh_s;     /* of the sessions made here */
     __u8 track;         /* a SYN leaves a half_open entry: its choice cannot be repeated, or its reply is ambiguous */
     __u16 zero;
+    __u64 hash_flow;    /* mask: which of client address (high half) and ports (low half) the flow's hash is of … */
+    __u64 hash_service; /* … and which of VIP (<< 8) and protocol */
 };
-ASSERT_SIZE(struct listener, 16);
+ASSERT_SIZE(struct listener, 32);
 
 /* map `reals` (array) */
 struct real {

@@ -113,7 +113,8 @@ CASES = [
     (
         'scheduler = "maglev"',
         'scheduler = "lc"',
-        "backend_services.dns.scheduler: the L4 tier, which schedules udp services, has no lc; give maglev, rr or wrr",
+        "backend_services.dns.scheduler: the L4 tier, which schedules udp services, has no lc; "
+        "give maglev, rr, sh, tch or wrr",
     ),
     (
         '"web", protocol = "http"',

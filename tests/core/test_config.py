@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from core.config import from_dict, load, to_dict, to_toml
 from core.errors import ConfigErrors
 from core.model import (
+    L4_SCHEDULERS,
+    L7_SCHEDULERS,
     AvailabilityGroup,
     BackendProtocol,
     BackendService,
@@ -28,7 +30,6 @@ from core.model import (
     Protocol,
     Role,
     Rule,
-    Scheduler,
     Server,
     ServerGroup,
 )
@@ -365,7 +366,7 @@ def health_checks(draw: st.DrawFn, protocol: BackendProtocol) -> HealthCheck | N
 
 @st.composite
 def services(draw: st.DrawFn, name: str, protocol: BackendProtocol, groups: Any, spread: Any) -> BackendService:
-    allowed = [Scheduler.RR, Scheduler.WRR] + [Scheduler.MAGLEV] * (protocol is not BackendProtocol.HTTP)
+    allowed = sorted(L7_SCHEDULERS if protocol is BackendProtocol.HTTP else L4_SCHEDULERS)
     target = {"availability_group": draw(st.sampled_from(spread))} if spread and draw(st.booleans()) else {}
     target = target or {"server_group": draw(st.sampled_from(groups))}
     check = draw(health_checks(protocol))

@@ -240,6 +240,7 @@ def test_source_hash_by_name_does_not_depend_on_the_order() -> None:
         assert second == 2 - first
 
 
-def test_maglev_has_no_picker() -> None:
-    with pytest.raises(ValueError, match="L4"):
-        picker(Scheduler.MAGLEV, [1])
+@pytest.mark.parametrize("scheduler", sorted(set(Scheduler) - set(ALL)))
+def test_the_l7_tier_has_no_picker_for_the_hash_of_a_flow(scheduler: Scheduler) -> None:
+    with pytest.raises(ValueError, match=f"{scheduler} is a scheduler of the L4 tier"):
+        picker(scheduler, [1])

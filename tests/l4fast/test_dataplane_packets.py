@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.model import Mode, Scheduler
+from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from tests.packets import (
     ACK,
     CLIENT,
@@ -22,6 +22,7 @@ from tests.packets import (
     REALS,
     RST,
     SYN,
+    TCP,
     UDP,
     VIP,
     Case,
@@ -317,6 +318,59 @@ def test_flows_are_spread_as_the_maglev_table_says(harness: Harness) -> None:
         chosen.add(harness.real_of(packet))
         assert harness.real_of(packet) == maglev_real(packet, NAT).address
     assert chosen == set(REALS)
+
+
+SPREAD = [
+    Packet(source=f"203.0.{n % 7}.{n % 251 + 1}", source_port=1024 + n % 13, protocol=UDP if n % 2 else TCP, flags=SYN)
+    for n in range(400)
+]
+
+
+@pytest.mark.parametrize("scheduler", sorted(HASH_SCHEDULERS))
+def test_a_hash_is_of_what_its_scheduler_says(harness: Harness, scheduler: Scheduler) -> None:
+    """On two ports, TCP and UDP, SYN and what follows it: always where core.schedule's table sends the hash."""
+    services = [
+        service(port, scheduler=scheduler, protocol=protocol, real_port=port * 100, name=f"{protocol}-{port}")
+        for port in (80, 81)
+        for protocol in ("tcp", "udp")
+    ]
+    harness.reset(services)
+    by_listener = {(of.port, of.protocol): of for of in services}
+    chosen = set()
+    for packet in (replace(packet, port=port) for packet in SPREAD for port in (80, 81)):
+        of = by_listener[packet.port, "udp" if packet.protocol == UDP else "tcp"]
+        real = maglev_real(packet, of).address
+        assert {harness.real_of(packet), harness.real_of(replace(packet, flags=ACK))} == {real}
+        chosen.add(real)
+    assert chosen == set(REALS)
+
+
+def test_a_client_has_one_server_by_sh_whatever_its_port(harness: Harness) -> None:
+    of = service(80, scheduler=Scheduler.SH)
+    harness.reset([of])
+    for client in ("203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4", "203.0.113.5"):
+        packets = [Packet(source=client, source_port=1024 + 17 * n) for n in range(20)]
+        assert len({harness.real_of(packet) for packet in packets}) == 1
+
+
+def test_a_four_tuple_has_one_server_by_tch_for_tcp_and_udp(harness: Harness) -> None:
+    harness.reset([service(443, scheduler=Scheduler.TCH), service(443, scheduler=Scheduler.TCH, protocol="udp")])
+    flows = [Packet(port=443, source_port=1024 + n) for n in range(60)]
+    assert {harness.real_of(flow) for flow in flows} == set(REALS)
+    assert all(harness.real_of(flow) == harness.real_of(replace(flow, protocol=UDP)) for flow in flows)
+
+
+@pytest.mark.parametrize("scheduler", sorted(HASH_SCHEDULERS))
+def test_a_server_that_fails_disturbs_only_its_own_flows(harness: Harness, scheduler: Scheduler) -> None:
+    of = service(80, scheduler=scheduler)
+    harness.reset([of])
+    flows = [replace(packet, protocol=TCP) for packet in SPREAD]
+    before = [harness.real_of(flow) for flow in flows]
+    harness.tables.apply([of], {(REALS[1], 8080, "tcp")}, harness.macs)
+    after = [harness.real_of(flow) for flow in flows]
+    assert REALS[1] not in after
+    stayed = [old == new for old, new in zip(before, after, strict=True) if old != REALS[1]]
+    assert sum(stayed) >= 0.97 * len(stayed)
 
 
 def test_wrr_takes_turns_by_weight(harness: Harness) -> None:
