@@ -27,9 +27,11 @@ SOURCES = Path(__file__).parent / "bpf"
 VIP = "10.0.0.100"
 MAC = bytes.fromhex("020000000001")
 NAT_PORT, DR_PORT, WRR_PORT, TUNNEL_PORT = 80, 81, 82, 83
+STATELESS_VIP = "10.0.0.101"
+STATELESS = {Mode.NAT: 84, Mode.DR: 85}
 ACK, SYN, FIN = 0x10, 0x02, 0x01
 # As multiples of the floor.
-ESTABLISHED, SYN_GOAL, FIRST_GOAL, SESSION_GOAL = 1.6, 2.0, 3.0, 8.0
+ESTABLISHED, SYN_GOAL, FIRST_GOAL, SESSION_GOAL, STATELESS_GOAL = 1.6, 2.0, 3.0, 8.0, 2.0
 
 
 def checksum(data: bytes) -> int:
@@ -87,7 +89,7 @@ class Root:
 
 
 class Bench:
-    """The data plane and its floors, with eight listeners before ten servers."""
+    """The data plane and its floors, with ten listeners before ten servers."""
 
     def __init__(self, quick: bool) -> None:
         self.flows = (1, 1024, 65536) if quick else (1, 1024, 65536, 1 << 20)
@@ -115,6 +117,13 @@ class Bench:
                 (WRR_PORT, Mode.DR, Scheduler.WRR), (TUNNEL_PORT, Mode.TUNNEL, Scheduler.MAGLEV),
             )
             for protocol in ("tcp", "udp")
+        ]  # fmt: skip
+        services += [
+            L4Service(
+                f"stateless-{mode}", STATELESS_VIP, port, "tcp", mode, Scheduler.MAGLEV,
+                tuple(Real(f"10.0.1.{n}", 8000 + port, 100, 80) for n in range(1, 11)), None, 900, stateless=True,
+            )
+            for mode, port in STATELESS.items()
         ]  # fmt: skip
         macs = {f"10.0.1.{n}": MAC[:5] + bytes([n]) for n in range(1, 11)}
         self.plane.set(mac=MAC, mtu=1500)
@@ -189,6 +198,9 @@ def _established(bench: Bench) -> list[Row]:
         for mode, port in ((Mode.NAT, NAT_PORT), (Mode.DR, DR_PORT), (Mode.TUNNEL, TUNNEL_PORT)):
             frames = [frame(client, source, VIP, port, flags=ACK) for client, source in clients(count)]
             rows.append(_row(f"established tcp {mode}, {count:,} flows", bench.established(frames, mode), ESTABLISHED))
+        for mode, port in STATELESS.items():
+            frames = [frame(client, source, STATELESS_VIP, port, flags=ACK) for client, source in clients(count)]
+            rows.append(_row(f"stateless tcp {mode}, {count:,} flows", bench.established(frames, mode), STATELESS_GOAL))
     answers = [frame("10.0.1.5", 8000 + NAT_PORT, client, port, flags=ACK) for client, port in clients(1024)]
     rows.append(_row("answer tcp nat, 1,024 flows", bench.established(answers, Mode.NAT), ESTABLISHED))
     return rows

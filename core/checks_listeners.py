@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from core.errors import Path, Problem
 from core.model import (
+    HASH_SCHEDULERS,
     BackendProtocol,
     BackendService,
     Instance,
@@ -25,6 +26,7 @@ Places = Mapping[tuple[Kind, str], Path]
 
 L4_PROTOCOLS = (Protocol.TCP, Protocol.UDP)
 L7_PROTOCOLS = (Protocol.HTTP, Protocol.HTTPS)
+L4_INSTANCES = (InstanceType.NLB, InstanceType.DNLB)
 BACKEND_OF = {
     Protocol.TCP: BackendProtocol.TCP,
     Protocol.UDP: BackendProtocol.UDP,
@@ -56,10 +58,13 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         yield from _target(listener, listener.name in with_rules, service, path)
         if instance is not None:
             yield from _instance(listener, instance, path)
+            if service is not None and instance.type is InstanceType.DNLB:
+                yield from _stateless(listener, service, path)
         if service is not None:
             yield from _servers(listener, instance, service, model, (*path, "backend_service"))
     yield from _rules(model, places)
     yield from _clashes(model, places)
+    yield from _answers(model, places)
     yield from _vips(model, places)
 
 
@@ -93,14 +98,47 @@ def _target(listener: Listener, has_rules: bool, service: BackendService | None,
 
 def _instance(listener: Listener, instance: Instance, path: Path) -> Iterator[Problem]:
     is_l4 = listener.protocol in L4_PROTOCOLS
-    wanted = InstanceType.NLB if is_l4 else InstanceType.ALB
-    if instance.type is not wanted or (is_l4 and not instance.vips):
+    wanted = L4_INSTANCES if is_l4 else (InstanceType.ALB,)
+    if instance.type not in wanted or (is_l4 and not instance.vips):
         has = f"type {instance.type}" + ("" if instance.vips else " without vips")
-        need = f"type {wanted}" + (" with vips" if is_l4 else "")
+        need = f"type {in_words(wanted, 'or')}" + (" with vips" if is_l4 else "")
         why = f"a listener of {listener.protocol} needs an instance of {need}; {instance.name} is of {has}"
-        yield Problem((*path, "instance"), why, f'refer to an instance with type = "{wanted}"' + (" and vips" * is_l4))
+        one = in_words(wanted, "or")
+        yield Problem((*path, "instance"), why, f"refer to an instance of type {one}" + (" with vips" * is_l4))
     elif is_l4 and any(ipaddress.ip_address(vip).is_loopback for vip in instance.vips):
         yield Problem((*path, "instance"), f"{instance.name} has a loopback VIP, which no packet reaches", "change it")
+
+
+def _stateless(listener: Listener, service: BackendService, path: Path) -> Iterator[Problem]:
+    if listener.protocol in L4_PROTOCOLS and service.scheduler not in HASH_SCHEDULERS:
+        why = f"an instance of type dnlb keeps no sessions, and {service.name} is scheduled by {service.scheduler}"
+        hashes = in_words(sorted(HASH_SCHEDULERS), "or")
+        yield Problem((*path, "backend_service"), why, f"give the service the scheduler {hashes}")
+
+
+def _answers(model: Model, places: Places) -> Iterator[Problem]:
+    """Without sessions, a server's answer belongs to a nat listener by the server's address and port alone."""
+    owners: dict[tuple[str, int, Protocol], list[tuple[Listener, Instance]]] = {}
+    for listener in model.listeners.values():
+        instance = model.instances.get(listener.instance)
+        service = model.backend_services.get(listener.backend_service)
+        if listener.protocol not in L4_PROTOCOLS or listener.mode is not Mode.NAT or not (instance and service):
+            continue
+        if instance.type is InstanceType.DNLB and len(instance.vips) > 1:
+            why = f"{instance.name} has {len(instance.vips)} VIPs and keeps no sessions: an answer may be any VIP's"
+            yield Problem((*places[Kind.LISTENERS, listener.name], "mode"), why, "give it one VIP, or use mode dr")
+        for server in _servers_of(model, service):
+            owners.setdefault((server.address, server.port, listener.protocol), []).append((listener, instance))
+    said = set()
+    for (address, port, _), sharing in owners.items():
+        stateless = [listener for listener, instance in sharing if instance.type is InstanceType.DNLB]
+        for listener in stateless:
+            others = [other.name for other, _ in sharing if other is not listener]
+            if others and listener.name not in said:
+                said.add(listener.name)
+                why = f"{address}:{port} answers for {in_words(others, 'and')} too, and no session tells whose it is"
+                remedy = "use mode dr, or servers of another port"
+                yield Problem((*places[Kind.LISTENERS, listener.name], "backend_service"), why, remedy)
 
 
 def _servers(

@@ -71,8 +71,11 @@ class Role(StrEnum):
 
 
 class InstanceType(StrEnum):
+    """Layer 7; layer 4 with sessions; layer 4 without any, where the hash of each packet alone decides."""
+
     ALB = "alb"
     NLB = "nlb"
+    DNLB = "dnlb"
 
 
 class Protocol(StrEnum):

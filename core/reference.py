@@ -18,6 +18,7 @@ from core.checks import CHECK_OPTIONS
 from core.checks_listeners import OPTIONS
 from core.model import (
     CLASSES,
+    HASH_SCHEDULERS,
     L4_SCHEDULERS,
     L7_SCHEDULERS,
     AvailabilityGroup,
@@ -126,10 +127,12 @@ RULES = {
     f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
     "off: every server then counts as healthy.",
-    Kind.INSTANCES: "A VIP is the address of no server and of no node.",
+    Kind.INSTANCES: "A VIP is the address of no server and of no node. An instance of type dnlb keeps no sessions: its "
+    f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP, and no other "
+    "nat listener of its protocol shares its servers' ports.",
     Kind.LISTENERS: "http and https listeners belong to an instance of type alb and forward to backend services of "
     "protocol http, by `backend_service`, by rules, or both; tcp and udp listeners belong to an instance of type nlb "
-    "with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
+    "or dnlb with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
     "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
     "listener has certificates. In the modes dr and tunnel the servers have the listener's port.",
     Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
@@ -185,7 +188,11 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "request": "what is sent",
         "expect": "what the reply contains",
     },
-    Instance: {"name": NAME, "type": "layer 7 (alb) or layer 4 (nlb)", "vips": "the addresses that clients know"},
+    Instance: {
+        "name": NAME,
+        "type": "layer 7 (alb), layer 4 (nlb), layer 4 without sessions (dnlb)",
+        "vips": "the addresses that clients know",
+    },
     Listener: {
         "name": NAME,
         "instance": "whose addresses it answers on",

@@ -12,6 +12,7 @@ from core.model import (
     Certificate,
     CheckType,
     HealthCheck,
+    InstanceType,
     Listener,
     Mode,
     Model,
@@ -54,6 +55,7 @@ class L4Service:
     reals: tuple[Real, ...]
     check: HealthCheck | None
     idle_timeout_s: int
+    stateless: bool = False  # keeps no session: an instance of type dnlb
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _l4_service(model: Model, listener: Listener, vip: str, l7_reals: tuple[Real
     timeout_s = listener.established_timeout_s if listener.protocol is Protocol.TCP else listener.udp_idle_timeout_s
     return L4Service(
         listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
-        service.health_check, timeout_s,
+        service.health_check, timeout_s, model.instances[listener.instance].type is InstanceType.DNLB,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Which server gets the next connection: the tables of the L4 tier and the pickers of the L7 tier.
 
 The L4 tier runs on tables, made here and written to BPF maps: `smooth_wrr_ring` (a position advances with each new
-connection) and `maglev_table` (the flow's hash is the position). The C code only indexes them.
+connection) and `flow_table` (the flow's hash is the position). The C code only indexes them.
 
 The L7 tier asks a `Picker` per request. A server of weight 0 takes nothing new anywhere. Ineligible servers (down,
 draining, already tried) are skipped without forgetting the order, so that the others keep their proportions.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from operator import add
@@ -21,6 +21,7 @@ from core.model import Scheduler
 
 TABLE_SIZE = 65537  # prime, as Maglev needs; the paper's own choice for up to about a thousand servers (section 5.3)
 MAX_SKIP = 4096  # the paper allows any skip; short ones let `find` cross the table in few strides, and spread as well
+STRIDES = 0x9E3779B1  # 2^32 / golden ratio (Knuth): neighbouring slots walk in unlike strides
 DENSE = 20  # below a twentieth of free slots, where a server tries twenty on average, searching beats probing
 
 
@@ -113,6 +114,29 @@ def maglev_table(names: Sequence[str], weights: Sequence[int], size: int = TABLE
                     _take_searching(each, owner, taken, free)
                 free -= min(free, len(each.indexes))
     return array("I", owner if by_weight else [])
+
+
+def flow_table(names: Sequence[str], weights: Sequence[int], down: Collection[int], size: int) -> array[int]:
+    """Maglev's table with the servers that are `down` or of weight 0 passed over: nobody else's slots change.
+
+    Maglev alone moves a few of the others' slots when a server goes, and flows that have no session move with them.
+    So servers that take nothing keep their place in the table (of weight 0: as if of the highest weight), and each of
+    their slots goes by a walk over the table, a stride of its own, to the first server that takes something. Empty if
+    none does.
+    """
+    gone = frozenset(down) | {index for index, weight in enumerate(weights) if not weight}
+    if len(gone) == len(weights):
+        return array("I")
+    highest = max(weights)
+    table = maglev_table(names, [weight or highest for weight in weights], size)
+    passed_over = array("I", table)
+    for slot, index in enumerate(table):
+        place, stride = slot, slot * STRIDES % (size - 1) + 1  # `size` is prime: every stride comes by every slot
+        while index in gone:
+            place = (place + stride) % size
+            index = table[place]
+        passed_over[slot] = index
+    return passed_over
 
 
 @dataclass(slots=True)

@@ -42,6 +42,7 @@ def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
 @dataclass(frozen=True, slots=True)
 class _Listener:
     name: str
+    stateless: bool  # its sessions are of the time before it became so
     timeouts: tuple[int, ...]
     reals: frozenset[bytes]  # address and port, as a session has them
 
@@ -51,6 +52,7 @@ def _listeners(tables: Tables) -> dict[bytes, _Listener]:
     return {
         address_bytes(vip) + struct.pack("!HB", port, PROTOCOLS[protocol]): _Listener(
             service.listener,
+            service.stateless,
             timeouts(service.idle_timeout_s),
             frozenset(address_bytes(real.address) + struct.pack("!H", real.port) for real in service.reals),
         )
@@ -105,7 +107,7 @@ def _expired(
             goes = not learnt or idle_s >= UNKNOWN_TIMEOUT_S
         else:
             known = learnt or values[at + real_at : at + real_at + 6] in listener.reals
-            goes = not known or idle_s >= listener.timeouts[values[at + state_at]]
+            goes = listener.stateless or not known or idle_s >= listener.timeouts[values[at + state_at]]
         if goes:
             gone.append(keys[key_at : key_at + tables.KEY_SIZE])
         elif listener is not None:

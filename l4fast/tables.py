@@ -23,13 +23,13 @@ import struct
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service
-from core.schedule import maglev_table, smooth_wrr_ring
+from core.schedule import flow_table, smooth_wrr_ring
 from l4fast.bpf import syscall
 from l4fast.errors import TablesError
 from l4fast.loader import DataPlane, reasons
@@ -47,6 +47,8 @@ PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO
 # enum mode, scheduler and state of types.h
 MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2}
 HASH, RING = 0, 1
+# VIP_* of types.h
+VIP_ANY, VIP_STATELESS = 1, 2
 # What the hash of a flow is of (listener.hash_flow: client address, ports; listener.hash_service: VIP, protocol). The
 # schedulers that do not hash use it for the packets of flows that nobody knows.
 _ALL = (1 << 64) - 1
@@ -151,10 +153,10 @@ class Tables:
         listeners = {
             _listener_key(key): self._listener(service, rings[key], key in shared) for key, service in wanted.items()
         }
-        owners = {_reverse_key(end): self._reverse(keys) for end, keys in reverse.items()}
+        owners = {_reverse_key(end): self._reverse(keys, wanted) for end, keys in reverse.items()}
         vips = {address_bytes(vip): struct.pack("=I", n) for vip, n in Counter(key[0] for key in wanted).items()}
         stale |= self._remembered_differs(listeners)
-        vip_filter = self._vip_filter(vips)
+        vip_filter = self._vip_filter(wanted)
         self.plane.set(
             vip_filter=[old | new for old, new in zip(self.plane.settings.vip_filter, vip_filter, strict=True)]
         )
@@ -217,12 +219,12 @@ class Tables:
                     "use mode dr, or other ports"
                 )
 
-    def _vip_filter(self, vips: Iterable[bytes]) -> list[int]:
-        """select.h: vip_bit."""
+    def _vip_filter(self, services: Mapping[ServiceKey, L4Service]) -> list[int]:
+        """select.h: vip_slot."""
         words = [0] * len(self.plane.settings.vip_filter)
-        for vip in vips:
-            bit = (int.from_bytes(vip, sys.byteorder) * 0x9E3779B1 & 0xFFFFFFFF) >> 21
-            words[bit // 32] |= 1 << bit % 32
+        for service in services.values():
+            slot = (_word(service.vip) * 0x9E3779B1 & 0xFFFFFFFF) >> 21
+            words[slot // 16] |= (VIP_ANY | VIP_STATELESS * service.stateless) << slot % 16 * 2
         return words
 
     def _write_reals(self, endpoints: Collection[tuple[str, int]], macs: Mapping[str, bytes]) -> bool:
@@ -240,27 +242,27 @@ class Tables:
 
     def _ring(self, service: L4Service, down: Set[tuple[str, int, str]]) -> bytes:
         """The listener's ring: indexes of reals, slot by slot, 16 bits each. Empty if no real takes new flows."""
-        reals = [
-            real
-            for real in service.reals
-            if real.weight > 0 and (real.address, real.port, service.protocol) not in down
-        ]
-        if not reals:
-            return b""
+        reals = service.reals
         names = tuple(f"{real.address}:{real.port}" for real in reals)
-        weights = tuple(1 if service.scheduler is Scheduler.RR else real.weight for real in reals)
-        size = MAGLEV_SMALL if len(service.reals) <= MAGLEV_SMALL_REALS else MAGLEV_LARGE
+        weights = tuple(min(real.weight, 1) if service.scheduler is Scheduler.RR else real.weight for real in reals)
+        unhealthy = tuple(n for n, real in enumerate(reals) if (real.address, real.port, service.protocol) in down)
         indexes = [self._real_indexes.used[real.address, real.port] for real in reals]
-        order = self._order(service.scheduler, names, weights, size)
+        order = self._order(service.scheduler in HASH_SCHEDULERS, names, weights, unhealthy)
         return array("H", map(indexes.__getitem__, order)).tobytes()
 
-    def _order(self, scheduler: Scheduler, names: tuple[str, ...], weights: tuple[int, ...], size: int) -> array[int]:
-        key = (scheduler in HASH_SCHEDULERS, names, weights, size)
+    def _order(
+        self, hashed: bool, names: tuple[str, ...], weights: tuple[int, ...], unhealthy: tuple[int, ...]
+    ) -> array[int]:
+        key = (hashed, names, weights, unhealthy)
         if key not in self._orders:
             if len(self._orders) >= ORDERS_KEPT:
                 self._orders.clear()
-            hashed = scheduler in HASH_SCHEDULERS
-            self._orders[key] = maglev_table(names, weights, size) if hashed else smooth_wrr_ring(weights, RING_LIMIT)
+            if hashed:
+                size = MAGLEV_SMALL if len(names) <= MAGLEV_SMALL_REALS else MAGLEV_LARGE
+                self._orders[key] = flow_table(names, weights, unhealthy, size)
+            else:
+                healthy = [0 if n in unhealthy else weight for n, weight in enumerate(weights)]
+                self._orders[key] = smooth_wrr_ring(healthy, RING_LIMIT)
         return self._orders[key]
 
     def _write_rings(self, contents: Set[bytes]) -> None:
@@ -301,6 +303,7 @@ class Tables:
             scheduler=scheduler,
             refresh_s=max(1, min(self._sync_period_s, service.idle_timeout_s // 3, 255)),
             track=shared or (scheduler == RING and service.protocol == "tcp"),
+            stateless=service.stateless,
             hash_flow=hash_flow,
             hash_service=hash_service,
         )
@@ -318,8 +321,8 @@ class Tables:
             for key, entry in self._listeners.held.items()
         )
 
-    def _reverse(self, keys: Sequence[ServiceKey]) -> bytes:
-        value = self._owners.map.value(count=len(keys))
+    def _reverse(self, keys: Sequence[ServiceKey], services: Mapping[ServiceKey, L4Service]) -> bytes:
+        value = self._owners.map.value(count=len(keys), stateless=len(keys) == 1 and services[keys[0]].stateless)
         for candidate, (vip, port, protocol) in zip(value.candidates, keys, strict=False):
             candidate.vip = _word(vip)
             candidate.port = socket.htons(port)

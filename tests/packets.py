@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from core.model import Mode, Scheduler
 from core.resolve import L4Service, Real
-from core.schedule import maglev_table
+from core.schedule import flow_table
 from l4fast.loader import DataPlane
 from l4fast.tables import CLIENT_GATEWAY, MAGLEV_SMALL, Tables
 
@@ -157,12 +157,15 @@ def service(
     real_port: int = 8080,
     reals: Sequence[str] = REALS,
     idle_timeout_s: int = 900,
+    stateless: bool = False,
 ) -> L4Service:
     real_port = real_port if mode is Mode.NAT else port
     members = tuple(
         Real(address, real_port, weight, real_port) for address, weight in zip(reals, weights, strict=False)
     )
-    return L4Service(name or f"{protocol}-{port}", vip, port, protocol, mode, scheduler, members, None, idle_timeout_s)
+    return L4Service(
+        name or f"{protocol}-{port}", vip, port, protocol, mode, scheduler, members, None, idle_timeout_s, stateless
+    )
 
 
 def flow_slot(packet: Packet, scheduler: Scheduler, slots: int) -> int:
@@ -188,10 +191,9 @@ def flow_slot(packet: Packet, scheduler: Scheduler, slots: int) -> int:
 
 def maglev_real(packet: Packet, of: L4Service) -> Real:
     """Where core.schedule sends this flow, for schedulers that hash."""
-    reals = [real for real in of.reals if real.weight]
-    table = maglev_table([f"{r.address}:{r.port}" for r in reals], [r.weight for r in reals], MAGLEV_SMALL)
+    table = flow_table([f"{r.address}:{r.port}" for r in of.reals], [r.weight for r in of.reals], (), MAGLEV_SMALL)
     flow = replace(packet, destination=of.vip, port=of.port)
-    return reals[table[flow_slot(flow, of.scheduler, len(table))]]
+    return of.reals[table[flow_slot(flow, of.scheduler, len(table))]]
 
 
 class Harness:

@@ -1,5 +1,7 @@
 /* The data plane of an L4 node, read from top to bottom: parse, a known session, a new flow, a reply.
  *
+ * A listener that keeps no session has a stage of its own before these.
+ *
  * One-armed: what is forwarded leaves by the interface it came in. IPv4, TCP and UDP; nat, dr and tunnel. Everything
  * else, and whatever is for no VIP, goes to the kernel. docs/l4.md says more.
  */
@@ -85,6 +87,33 @@ static __always_inline enum reason warm(const struct session_key *key, struct se
     s->generation = settings->generation;
     stats->count[EVENT_WARMED]++;
     return LB_NEXT;
+}
+
+/* A packet to a listener that keeps no session: its hash says where it goes, whatever came before it. */
+static __always_inline enum reason stateless(struct packet *p, const struct settings *settings)
+{
+    struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
+    struct listener *listener = listeners.lookup(&key);
+    struct session s;
+    struct real *real;
+    int index;
+
+    if (!listener || !listener->stateless)
+        return LB_NEXT;
+    if (bad_source(&p->key))
+        return DROP_BAD_SOURCE;
+    if (p->key.protocol == IPPROTO_TCP && bad_flags(p->tcp_flags))
+        return DROP_BAD_FLAGS;
+    index = ring_real(listener, flow_slot(&p->key, listener));
+    if (index < 0)
+        return DROP_NO_REAL;
+    real = reals.lookup(&index);
+    if (!real)
+        return DROP_INTERNAL;
+    if (!resolved(real))
+        return DROP_NO_NEIGHBOUR;
+    new_session(&s, p, listener, real, settings);
+    return to_real(p, &s, settings, TX_STATELESS);
 }
 
 static __always_inline enum reason known_session(struct packet *p, const struct settings *settings, struct stats *stats)
@@ -173,7 +202,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     real = reals.lookup(&index);
     if (!real)
         return DROP_INTERNAL;
-    if (!(*(__u32 *)real->mac | *(__u16 *)(real->mac + 4)))
+    if (!resolved(real))
         return DROP_NO_NEIGHBOUR;
     new_session(&s, p, listener, real, settings);
     if (state >= 0 && enter(p, &s, state, stats)) {
@@ -238,7 +267,7 @@ static __always_inline enum reason reply(struct packet *p, const struct settings
         key.vip = as->vip;
         key.vip_port = as->port;
     }
-    if (p->key.protocol == IPPROTO_UDP || p->tcp_flags & (TCP_FIN | TCP_RST)) {
+    if (!owners->stateless && (p->key.protocol == IPPROTO_UDP || p->tcp_flags & (TCP_FIN | TCP_RST))) {
         s = sessions.lookup(&key);
         if (s) {
             s->last_s = settings->now_s;
@@ -256,11 +285,15 @@ int lb(struct xdp_md *ctx)
     struct stats *stats = cpu_stats.lookup(&zero);
     struct packet p = {};
     enum reason reason;
+    __u32 vip;
 
     if (!settings || !stats)
         return XDP_PASS;
     reason = parse(ctx, settings, &p);
-    if (reason == LB_NEXT && may_be_vip(settings, p.key.vip)) {
+    vip = reason == LB_NEXT ? may_be_vip(settings, p.key.vip) : 0;
+    if (vip & VIP_STATELESS)
+        reason = stateless(&p, settings);
+    if (reason == LB_NEXT && vip) {
         reason = known_session(&p, settings, stats);
         if (reason == LB_NEXT)
             reason = new_flow(&p, settings, stats);

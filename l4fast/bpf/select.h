@@ -13,18 +13,19 @@
  */
 #define SEQUENCE_WINDOW 0x10000 /* how far from its SYN a flow's next packet may be: a first, unscaled window */
 
-/* Knuth's multiplicative hash (2^32 / golden ratio); the high eleven bits are the best. Python sets the same bit. */
-static __always_inline __u32 vip_bit(__be32 address)
+/* Knuth's multiplicative hash (2^32 / golden ratio); the high eleven bits are the best. Python takes the same slot. */
+static __always_inline __u32 vip_slot(__be32 address)
 {
     return address * 0x9e3779b1u >> 21;
 }
 
-/* Answers and the node's own traffic, whose destination is no VIP, are spared two look-ups. Rarely says yes for them. */
-static __always_inline int may_be_vip(const struct settings *settings, __be32 address)
+/* Answers and the node's own traffic, whose destination is no VIP, are spared two look-ups: rarely is it not 0 for them.
+ * Otherwise VIP_ANY, and VIP_STATELESS for the VIP of a listener that keeps no session (and rarely for another). */
+static __always_inline __u32 may_be_vip(const struct settings *settings, __be32 address)
 {
-    __u32 bit = vip_bit(address);
+    __u32 slot = vip_slot(address);
 
-    return settings->vip_filter[bit / 32] >> bit % 32 & 1;
+    return settings->vip_filter[slot / 16] >> slot % 16 * 2 & (VIP_ANY | VIP_STATELESS);
 }
 
 /* A 64-bit mix of murmur3's finaliser (fmix64); the table's size is reached by multiplication and not by modulo. */
@@ -79,6 +80,12 @@ static __always_inline int ring_real(const struct listener *listener, __u32 slot
     if (!chunk)
         return -1;
     return chunk->real[slot % RING_CHUNK];
+}
+
+/* Whether the MAC address on the way to it is known. */
+static __always_inline int resolved(const struct real *real)
+{
+    return *(__u32 *)real->mac | *(__u16 *)(real->mac + 4);
 }
 
 static __always_inline void new_session(struct session *s, const struct packet *p, const struct listener *listener,

@@ -7,6 +7,7 @@ enum reason {
     TX_SYN,                 /* a new TCP flow's SYN: no session */
     TX_NEW_SESSION,         /* the packet that made a session */
     TX_UNTRACKED,           /* no session and none made: forwarded by hash */
+    TX_STATELESS,           /* of a listener that keeps no session: forwarded by hash */
     TX_REPLY,               /* nat: from a real to a client */
     TX_TOO_BIG,             /* tunnel: the sender was told the largest packet that passes (ICMP) */
 

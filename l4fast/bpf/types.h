@@ -15,12 +15,16 @@
 #define REVERSE_CANDIDATES 8
 /* Addresses of this node whose traffic is never taken for a reply to a client. */
 #define LOCAL_ADDRESSES 8
-/* 2,048 bits: with 20 VIPs one address in a hundred is taken for a VIP at first. */
-#define VIP_FILTER_BITS 2048
+/* Two bits each: with 20 VIPs one address in a hundred is taken for a VIP at first. */
+#define VIP_FILTER_SLOTS 2048
 /* keys and values of 64 bytes a record: 21 of them, a header and an AEAD tag fit a datagram below an MTU of 1500. */
 #define PAGE_RECORDS 21
 
 enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL };
+/* In the filter of VIPs: an address that may be a VIP, one that may be a VIP with listeners that keep no session. */
+#define VIP_ANY 1
+#define VIP_STATELESS 2
+
 enum scheduler { SCHEDULER_HASH, SCHEDULER_RING };
 
 /* STATE_ESTABLISHED and STATE_UDP are steady: their two low bits are zero, which the hot path tests.
@@ -92,7 +96,8 @@ struct listener {
     __u8 scheduler;
     __u8 refresh_s;     /* of the sessions made here */
     __u8 track;         /* a SYN leaves a half_open entry: its choice cannot be repeated, or its reply is ambiguous */
-    __u16 zero;
+    __u8 stateless;     /* keeps no session */
+    __u8 zero;
     __u64 hash_flow;    /* mask: which of client address (high half) and ports (low half) the flow's hash is of … */
     __u64 hash_service; /* … and which of VIP (<< 8) and protocol */
 };
@@ -129,7 +134,8 @@ struct reverse_key {
 
 /* map `reverse`, value: the listeners whose replies these may be */
 struct reverse {
-    __u32 count;
+    __u16 count;
+    __u16 stateless;    /* the listener keeps no session; it is the only one then */
     struct candidate {
         __be32 vip;
         __be16 port;
@@ -148,7 +154,7 @@ struct settings {
     __be32 address;           /* this interface's: the outer source in tunnel mode; zero: it has none */
     __u32 mtu;                /* this interface's */
     __be32 local[LOCAL_ADDRESSES];
-    __u32 vip_filter[VIP_FILTER_BITS / 32]; /* a Bloom filter of one hash, vip_bit(): set for every VIP */
+    __u32 vip_filter[VIP_FILTER_SLOTS / 16]; /* a Bloom filter of one hash, vip_slot(): VIP_* of every VIP */
 };
 
 /* map `listener_stats` (per CPU) */

@@ -204,26 +204,26 @@ CASES = [
     (
         'instance = "fast", protocol = "udp"',
         'instance = "site", protocol = "udp"',
-        "listeners.udp.instance: a listener of udp needs an instance of type nlb with vips; site is of type alb; "
-        'refer to an instance with type = "nlb" and vips',
+        "listeners.udp.instance: a listener of udp needs an instance of type nlb or dnlb with vips; "
+        "site is of type alb; refer to an instance of type nlb or dnlb with vips",
     ),
     (
         'instance = "fast", protocol = "udp"',
         'protocol = "udp"',
-        "listeners.udp.instance: a listener of udp needs an instance of type nlb with vips; "
-        'default is of type alb without vips; refer to an instance with type = "nlb" and vips',
+        "listeners.udp.instance: a listener of udp needs an instance of type nlb or dnlb with vips; "
+        "default is of type alb without vips; refer to an instance of type nlb or dnlb with vips",
     ),
     (
         'type = "nlb", vips = ["192.0.2.2"]',
         'type = "nlb"',
-        "listeners.udp.instance: a listener of udp needs an instance of type nlb with vips; "
-        'fast is of type nlb without vips; refer to an instance with type = "nlb" and vips',
+        "listeners.udp.instance: a listener of udp needs an instance of type nlb or dnlb with vips; "
+        "fast is of type nlb without vips; refer to an instance of type nlb or dnlb with vips",
     ),
     (
         'instance = "local"',
         'instance = "fast"',
         "listeners.dev.instance: a listener of http needs an instance of type alb; fast is of type nlb; "
-        'refer to an instance with type = "alb"',
+        "refer to an instance of type alb",
     ),
     (
         'protocol = "tcp", port = 80',
@@ -248,6 +248,19 @@ CASES = [
         'servers = [{ address = "127.0.0.1", port = 80 }',
         "listeners.udp.backend_service: 127.0.0.1:80 in dns is a loopback address, which the L4 tier cannot reach; "
         "give the server's address on the network",
+    ),
+    # stateless instances
+    (
+        'type = "nlb"',
+        'type = "dnlb"',
+        "listeners.tcp.backend_service: an instance of type dnlb keeps no sessions, and stream is scheduled by wrr; "
+        "give the service the scheduler maglev, sh or tch",
+    ),
+    (
+        'type = "nlb", vips = ["192.0.2.2"]',
+        'type = "dnlb", vips = ["192.0.2.2", "192.0.2.3"]',
+        "listeners.udp.mode: fast has 2 VIPs and keeps no sessions: an answer may be any VIP's; "
+        "give it one VIP, or use mode dr",
     ),
     # rules
     (
@@ -321,6 +334,33 @@ def test_what_is_said_of_a_broken_rule(right: str, wrong: str, message: str) -> 
     said = errors(SOUND.replace(right, wrong))
     assert message in said
     assert len(said) <= 4, said  # one fault is not reported from every side
+
+
+STATELESS = SOUND.replace('type = "nlb"', 'type = "dnlb"').replace('"spread" }', '"spread", scheduler = "sh" }')
+SECOND = '{ name = "dns2", instance = "%s", protocol = "udp", port = 53, backend_service = "dns"%s },\n]\nrules'
+
+
+def test_a_stateless_instance_with_hashes_is_sound() -> None:
+    assert errors(STATELESS) == []
+
+
+@pytest.mark.parametrize(
+    ("instance", "mode", "shared"), [("fast", "", 2), ("kept", "", 1), ("kept", ', mode = "dr"', 0)]
+)
+def test_stateless_answers_must_be_told_apart_by_the_server_alone(instance: str, mode: str, shared: int) -> None:
+    """Whether the other listener keeps sessions or not, unless its answers do not come this way."""
+    text = STATELESS.replace("]\nrules", SECOND % (instance, mode)).replace(
+        '  { name = "local" },', '  { name = "local" }, { name = "kept", type = "nlb", vips = ["192.0.2.9"] },'
+    )
+    said = [
+        error for error in errors(text.replace("port = 53", "port = 80" if mode else "port = 53")) if "answers" in error
+    ]
+    why = "10.0.0.31:80 answers for {} too, and no session tells whose it is; use mode dr, or servers of another port"
+    both = [
+        f"listeners.udp.backend_service: {why.format('dns2')}",
+        f"listeners.dns2.backend_service: {why.format('udp')}",
+    ]
+    assert said == both[:shared]
 
 
 def test_a_member_without_zone_is_named() -> None:

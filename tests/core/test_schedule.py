@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.model import Scheduler
-from core.schedule import MAX_SKIP, TABLE_SIZE, Picker, maglev_table, picker, smooth_wrr_ring
+from core.schedule import MAX_SKIP, TABLE_SIZE, Picker, flow_table, maglev_table, picker, smooth_wrr_ring
 
 WEIGHTS = st.lists(st.integers(0, 100), max_size=12)
 
@@ -172,6 +172,39 @@ def test_tables_without_servers_and_with_too_many() -> None:
 
 def picks(chosen: Picker, number: int, eligible: Sequence[int], active: Sequence[int] = (0,) * 12) -> list[int | None]:
     return [chosen.pick(eligible.__contains__, active, b"\x0a\0\0\1") for _ in range(number)]
+
+
+# --- maglev's table without those that are down
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
+def test_only_the_slots_of_who_is_gone_change(weights: list[int], data: st.DataObject) -> None:
+    size = 251
+    names = NAMES[: len(weights)]
+    indexes = st.sets(st.integers(0, len(weights) - 1))
+    down = data.draw(indexes)
+    further = down | data.draw(indexes)
+    able = {n for n, weight in enumerate(weights) if weight}
+    first, second = (list(flow_table(names, weights, gone, size)) for gone in (down, further))
+    assert set(first) <= able - down
+    assert len(first) == (size if able - down else 0)
+    if able - further:
+        assert set(second) <= able - further
+        assert all(old == new or old in further for old, new in zip(first, second, strict=True))
+
+
+def test_weight_0_leaves_the_others_where_they_are() -> None:
+    every, drained = (flow_table(NAMES[:10], [100] * 9 + [last], (), 1009) for last in (100, 0))
+    assert list(every) == list(maglev_table(NAMES[:10], [100] * 10, 1009))
+    assert all(old == new for old, new in zip(every, drained, strict=True) if old != 9)
+    assert list(flow_table(NAMES[:10], [100] * 10, {9}, 1009)) == list(drained)
+
+
+def test_who_is_gone_is_replaced_by_all_the_others() -> None:
+    every, left = (flow_table(NAMES[:20], [100] * 20, gone, TABLE_SIZE) for gone in ((), {4}))
+    heirs = Counter(new for old, new in zip(every, left, strict=True) if old == 4)
+    assert heirs.keys() == set(range(20)) - {4}
+    assert max(heirs.values()) < 1.5 * sum(heirs.values()) / 19
 
 
 ALL = [Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH]
