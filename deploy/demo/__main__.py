@@ -7,6 +7,7 @@ at the end in any case, unless --keep.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,11 @@ from deploy.lab.lab import Lab, interrupted, preflight
 from deploy.lab.topology import VIP, Topology, lab_name
 
 DEFAULT_LAB = "pfdemo"
+EXAMPLES = f"""examples:
+  paifang demo                 the story, about a minute
+  paifang demo --json          one JSON object at its end
+  paifang demo --keep          then look around: paifang lab status --name {DEFAULT_LAB}
+"""
 STEPS: tuple[Callable[[Lab, Story], None], ...] = (
     steps.transport,
     steps.web,
@@ -32,7 +38,9 @@ STEPS: tuple[Callable[[Lab, Story], None], ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="paifang demo", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="paifang demo", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--name", type=lab_name, default=DEFAULT_LAB, help="the lab's name (default %(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave the lab up (paifang lab down --name NAME)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the story")
@@ -43,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         preflight()
         return 0 if tell(Topology(options.name, xdp=options.xdp), story, keep=options.keep) else 1
+    except BrokenPipeError:  # `make demo | head`; the lab is down by now
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
         print(f"paifang-demo: {error}", file=sys.stderr)
         return 2

@@ -13,11 +13,10 @@ from typing import NoReturn
 
 from deploy.lab import model, namespaces, state
 from deploy.lab.errors import LabError, UsageError
-from deploy.lab.lab import Lab, interrupted, preflight
+from deploy.lab.lab import Lab, command_of, interrupted, preflight
 from deploy.lab.report import readable
-from deploy.lab.topology import MOST, VIP, Role, Topology, lab_name
+from deploy.lab.topology import DEFAULT_LAB, MOST, VIP, Role, Topology, lab_name
 
-DEFAULT_LAB = "pf"
 COUNTS: tuple[tuple[str, Role, int], ...] = (
     ("l4", "l4", 2), ("l7", "l7", 2), ("keyservers", "keyserver", 1), ("backends", "backend", 3),
 )  # fmt: skip
@@ -30,6 +29,7 @@ EXAMPLES = f"""examples:
   paifang lab exec client -- python -m deploy.lab.client tcp {VIP}:{model.TCP_NAT_PORT} --bytes 50000000
   paifang lab exec l4-1 -- tcpdump -ni eth0 udp port 8848
   paifang lab exec control -- paifang status
+  paifang lab exec l4-1 -- paifang l4 ask sessions --state /run/paifang-lab/pf/l4-1/state
   paifang lab kill l4-1 && paifang lab start l4-1
   paifang lab down
 
@@ -65,10 +65,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("down", parents=[common], help="end everything and remove all traces")
     commands.add_parser("status", parents=[common, as_json], help="hosts, processes, health")
     run = commands.add_parser("exec", parents=[common], help="run a command on a host")
-    run.add_argument("host")
+    run.add_argument("host", metavar="HOST")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run there")
     for name, text in (("kill", "the death of a host: no link, no processes"), ("start", "bring a killed host back")):
-        commands.add_parser(name, parents=[common], help=text).add_argument("host")
+        commands.add_parser(name, parents=[common], help=text).add_argument("host", metavar="HOST")
     return top
 
 
@@ -88,7 +88,8 @@ def up(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(lab.status()))
     else:
-        print(readable(lab.status()))
+        print(f"{readable(lab.status())}\n\ntry: {command_of(options.name, 'exec')} client -- curl -s http://{VIP}/")
+        print(f"end: {command_of(options.name, 'down')}")
     return 0
 
 
@@ -113,11 +114,13 @@ def status(options: argparse.Namespace) -> int:
 def execute(options: argparse.Namespace) -> NoReturn:
     """Become the command, inside the host's namespace: its exit code is ours."""
     preflight()
+    if options.words[:1] and options.words[0].startswith("-") and options.words[0] != "--":
+        raise UsageError(f"{options.words[0]} stands before the host: paifang lab exec --name NAME HOST -- COMMAND …")
     lab = Lab.find(options.name)
     host = lab.host(options.host)
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     if not words:
-        raise UsageError("what should run there? paifang lab exec HOST -- COMMAND …")
+        raise UsageError(f"what should run there? {command_of(options.name, 'exec')} {host.name} -- COMMAND …")
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
     if host.role == "control":
@@ -129,12 +132,14 @@ def execute(options: argparse.Namespace) -> NoReturn:
 def kill(options: argparse.Namespace) -> int:
     preflight()
     Lab.find(options.name).kill(options.host)
+    print(f"{options.host} is dead: no link, no processes; {command_of(options.name, 'start')} {options.host}")
     return 0
 
 
 def start(options: argparse.Namespace) -> int:
     preflight()
     Lab.find(options.name).start(options.host)
+    print(f"{options.host} is back")
     return 0
 
 
@@ -146,7 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     run = {"up": up, "down": down, "status": status, "exec": execute, "kill": kill, "start": start}[options.command]
     try:
-        return run(options)
+        code = run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `paifang lab status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
         print(f"paifang-lab: {error}", file=sys.stderr)
         return 2
@@ -156,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("paifang-lab: interrupted", file=sys.stderr)
         return 130
+    return code
 
 
 if __name__ == "__main__":

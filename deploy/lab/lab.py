@@ -23,7 +23,7 @@ from deploy.lab.api import Api, Json
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.processes import Process
 from deploy.lab.state import Started, State
-from deploy.lab.topology import Host, Topology, cables, port_of, scripts
+from deploy.lab.topology import DEFAULT_LAB, Host, Topology, cables, port_of, scripts
 
 PROGRAMS = ("ip", "ethtool", "nsenter", "setpriv", "sysctl")
 READY_S = 30.0
@@ -46,6 +46,11 @@ def preflight() -> None:
         raise UsageError(f"missing programs: {', '.join(missing)}; install them: apt-get install {packages}")
 
 
+def command_of(lab: str, command: str) -> str:
+    """How a user calls a command on a lab."""
+    return f"paifang lab {command}" + ("" if lab == DEFAULT_LAB else f" --name {lab}")
+
+
 class Lab:
     """A lab that exists. Made by `up` or `find`."""
 
@@ -61,7 +66,7 @@ class Lab:
         """The lab called `name`. Raises LabError if there is none."""
         current = state.load(name)
         if current is None:
-            raise LabError(f"there is no lab {name!r}; `paifang lab up` makes one")
+            raise LabError(f"there is no lab {name!r}; `{command_of(name, 'up')}` makes one")
         return cls(current)
 
     @classmethod
@@ -114,7 +119,7 @@ class Lab:
         self._reap([name])
 
     def kill(self, name: str) -> None:
-        """The death of a machine: its cable is dead, all its processes are gone, nobody said goodbye."""
+        """The death of a machine: its cable is dead, all its processes are gone, nobody said goodbye; once or more."""
         host = self.host(name)
         self._cable(host, "down")
         with contextlib.suppress(LabError):
@@ -236,6 +241,7 @@ def clean_up_after_crash(name: str, say: Say) -> None:
     if current is None:
         return
     if current.phase == "up" and any(started.alive() for started in current.started):
-        raise LabError(f"the lab {name!r} is up already; `paifang lab status` shows it, `paifang lab down` ends it")
+        show, end = command_of(name, "status"), command_of(name, "down")
+        raise LabError(f"the lab {name!r} is up already; `{show}` shows it, `{end}` ends it")
     say("cleaning up after a lab that did not end properly")
     Lab(current)._tear_down()

@@ -51,6 +51,7 @@ BUCKETS = 128
 BUCKET_IDLE_S = 2
 
 
+DEFAULT_LAB = "pf"
 _LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 
 

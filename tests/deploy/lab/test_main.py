@@ -6,6 +6,7 @@ import pytest
 
 from deploy.lab import __main__ as main
 from deploy.lab import state
+from deploy.lab.lab import command_of
 from deploy.lab.topology import MOST
 
 
@@ -47,11 +48,52 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "missing programs: ethtool; install them: apt-get install" in capsys.readouterr().err
 
 
-def test_commands_that_need_a_lab_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine and user could carry a lab."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda program: "/bin/" + program)
+
+
+@pytest.mark.usefixtures("able")
+def test_commands_that_need_a_lab_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["status"]) == 1
     assert main.main(["down"]) == 0
     shown = capsys.readouterr()
     assert "`paifang lab up` makes one" in shown.err
     assert "nothing to do" in shown.out
+    assert main.main(["kill", "--name", "mine", "l4-1"]) == 1
+    assert "`paifang lab up --name mine` makes one" in capsys.readouterr().err
+
+
+def test_the_command_for_a_lab() -> None:
+    assert command_of("pf", "down") == "paifang lab down"
+    assert command_of("mine", "exec") == "paifang lab exec --name mine"
+
+
+@pytest.mark.usefixtures("able")
+def test_an_option_behind_the_host_is_not_taken_for_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["exec", "client", "--name", "mine", "--", "true"]) == 2
+    assert "--name stands before the host: paifang lab exec --name NAME HOST -- COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("able")
+def test_a_closed_pipe_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_options: object) -> int:
+        raise BrokenPipeError
+
+    replaced: list[int] = []
+    monkeypatch.setattr(main, "status", closed)
+    monkeypatch.setattr(os, "dup2", lambda source, target: replaced.append(target))
+    with open(os.devnull, "w") as nobody:
+        monkeypatch.setattr("sys.stdout", nobody)
+        assert main.main(["status"]) == 1
+        assert replaced == [nobody.fileno()]
+
+
+@pytest.mark.parametrize("command", ["", "up", "exec"])
+def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    assert f"paifang lab {command}".strip() in capsys.readouterr().out
