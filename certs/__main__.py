@@ -1,4 +1,4 @@
-"""`python -m certs`: the cluster's CA and its nodes' identities."""
+"""`paifang certs` (`python -m certs`): the cluster's CA and its nodes' identities."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from pathlib import Path
 
 from certs.authority import ROLES, Authority, AuthorityError
 
-EXAMPLES = """examples:
-  python -m certs init ./ca
-  python -m certs issue ./ca --role l7 --name l7-1 --ip 10.0.0.11 --out ./l7-1
-"""
+INIT_EXAMPLE = "  paifang certs init ./ca\n"
+ISSUE_EXAMPLE = "  paifang certs issue ./ca --role l7 --name l7-1 --ip 10.0.0.11 --out ./l7-1\n"
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m certs",
+        prog="paifang certs",
         description="The cluster's own CA, and the identities of its nodes.",
-        epilog=EXAMPLES,
+        epilog=f"examples:\n{INIT_EXAMPLE}{ISSUE_EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True)
-    init = commands.add_parser("init", help="make a CA, or check the one that is there")
-    init.add_argument("directory", type=Path, metavar="CADIR")
-    issue = commands.add_parser("issue", help="make a node's identity: DIR/{ca,cert,key}.pem")
-    issue.add_argument("directory", type=Path, metavar="CADIR")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    init = commands.add_parser(
+        "init", help="make a CA, or check the one that is there", epilog=f"example:\n{INIT_EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    init.add_argument("directory", type=Path, metavar="CADIR", help="missing or empty, or the CA's")
+    issue = commands.add_parser(
+        "issue", help="make a node's identity: DIR/{ca,cert,key}.pem", epilog=f"example:\n{ISSUE_EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    issue.add_argument("directory", type=Path, metavar="CADIR", help="made by `paifang certs init`")
     issue.add_argument("--role", required=True, choices=ROLES)
     issue.add_argument("--name", required=True, help="the node's name in the configuration")
     issue.add_argument("--ip", action="append", default=[], metavar="A", help="an address of it; may be repeated")
-    issue.add_argument("--out", required=True, type=Path, metavar="DIR")
+    issue.add_argument("--out", required=True, type=Path, metavar="DIR", help="an identity that is there is replaced")
     return top
 
 

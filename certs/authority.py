@@ -70,7 +70,8 @@ class NodeIdentity:
             for name, data in (("key.pem", self.key), ("cert.pem", self.certificate), ("ca.pem", self.ca)):
                 write_atomic(directory / name, data)
         except OSError as error:
-            raise AuthorityError(f"{error.filename or directory}: {error.strerror}") from None
+            remedy = "give a directory that this user may write to"
+            raise AuthorityError(f"{error.filename or directory}: {error.strerror}; {remedy}") from None
 
 
 class Authority:
@@ -87,10 +88,10 @@ class Authority:
     @classmethod
     def init(cls, directory: Path, now: datetime | None = None) -> Authority:
         """The CA of `directory`, made there if the directory is missing or empty. Raises AuthorityError."""
-        if (directory / CA_CERTIFICATE).exists() or (directory / CA_KEY).exists():
-            return cls.load(directory)
         fresh = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
         try:
+            if (directory / CA_CERTIFICATE).exists() or (directory / CA_KEY).exists():
+                return cls.load(directory)
             directory.parent.mkdir(parents=True, exist_ok=True)
             fresh.mkdir(mode=0o700)
             try:
@@ -101,17 +102,16 @@ class Authority:
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
         except OSError as error:
-            if (directory / CA_CERTIFICATE).exists():  # another process was faster
-                return cls.load(directory)
-            raise AuthorityError(
-                f"{directory}: cannot make a CA here: {error.strerror}; give a directory that is missing or empty"
-            ) from None
+            if not isinstance(error, PermissionError) and (directory / CA_CERTIFICATE).exists():
+                return cls.load(directory)  # another process was faster
+            remedy = "give a directory that is missing or empty, in a place that this user may write to"
+            raise AuthorityError(f"{directory}: cannot make a CA here: {error.strerror}; {remedy}") from None
         return authority
 
     @classmethod
     def load(cls, directory: Path) -> Authority:
         """The CA of `directory`. Raises AuthorityError."""
-        remedy = f"`python -m certs init {directory}` makes a CA, or restore the file from a backup"
+        remedy = f"`paifang certs init {directory}` makes a CA, or restore the file from a backup"
         try:
             certificate_pem, key_pem = ((directory / name).read_bytes() for name in (CA_CERTIFICATE, CA_KEY))
             if (directory / CA_KEY).stat().st_mode & 0o077:
@@ -234,7 +234,7 @@ def _ip(text: str) -> x509.IPAddress:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
-        raise AuthorityError(f"{text!r}: not an IP address") from None
+        raise AuthorityError(f"{text!r} is not an IP address; give one such as 10.0.0.11") from None
 
 
 def _host(text: str) -> x509.GeneralName:

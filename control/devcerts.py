@@ -1,7 +1,7 @@
 """Development certificates for `paifang up`: when one is needed, and how the key server's tool makes it.
 
 A certificate object with domains and no chain gets a leaf from the CA in the state directory. The key is made by
-`python -m keyserver issue` where the key server reads its keys; this process sees the public chain only.
+`paifang keyserver issue` where the key server reads its keys; this process sees the public chain only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who a process of the cluster is, and how it knows its peers: mutual TLS 1.3 under the cluster's own CA.
 
-A directory holds `ca.pem`, `cert.pem` and `key.pem`, as `python -m certs issue` writes them. The certificate's URI name
+A directory holds `ca.pem`, `cert.pem` and `key.pem`, as `paifang certs issue` writes them. The certificate's URI name
 `paifang://node/<role>/<name>` says who its bearer is. Host names are not checked, since nodes are reached by addresses
 that change: what counts is that the CA signed the certificate, and which role it names. `client_context(role)` and
 `server_context(roles)` check the role inside the handshake, so that no byte is exchanged with a peer of another role.
@@ -18,7 +18,7 @@ from cryptography import x509
 
 ROLES = frozenset({"l4", "l7", "keyserver", "control"})
 _URI = re.compile(r"paifang://node/([a-z0-9]+)/([A-Za-z0-9][A-Za-z0-9._-]{0,79})")
-_REMEDY = "`python -m certs issue CADIR --role ROLE --name NAME --out {directory}` makes an identity"
+_REMEDY = "`paifang certs issue CADIR --role ROLE --name NAME --out {directory}` makes an identity"
 
 
 class IdentityError(Exception):

@@ -184,3 +184,12 @@ def test_leaves(authority: Authority) -> None:
 def test_leaves_that_are_refused(authority: Authority, domains: list[str]) -> None:
     with pytest.raises(AuthorityError, match="domain"):
         authority.issue_leaf(ec.generate_private_key(ec.SECP256R1()).public_key(), domains)
+
+
+def test_a_place_that_we_may_not_look_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(AuthorityError, match="cannot make a CA here: Permission denied; give a directory"):
+        Authority.init(tmp_path / "ca")

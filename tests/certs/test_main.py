@@ -33,6 +33,7 @@ def test_init_and_issue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     [
         (["issue", "CA", "--role", "l7", "--name", "a", "--out", "OUT"], "paifang-certs: "),
         (["issue", "CA", "--role", "boss", "--name", "a", "--out", "OUT"], "invalid choice"),
+        (["init", "/dev/null/ca"], "/dev/null/ca: cannot make a CA here: File exists; give a directory that is"),
         (["issue", "CA"], "required"),
         ([], "required"),
     ],
@@ -49,5 +50,6 @@ def test_mistakes_exit_with_2(
 
 
 def test_help_has_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "--help") == 0
-    assert "python -m certs issue ./ca --role l7" in capsys.readouterr().out
+    for words in ((), ("init",), ("issue",)):
+        assert run(monkeypatch, *words, "--help") == 0
+        assert f"  paifang certs {words[0] if words else 'init'} ./ca" in capsys.readouterr().out

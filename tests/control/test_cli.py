@@ -321,7 +321,7 @@ def test_apply_warns_of_key_files_and_sends_no_key(paifang: Paifang, tmp_path: P
         (["--api", "0.0.0.0:1"], "is plain HTTP and has to be a loopback address"),
         (["--api", "nonsense"], "is not HOST:PORT"),
         (["--nodes", "127.0.0.1:0"], "--nodes needs --identity"),
-        (["--nodes", "127.0.0.1:0", "--identity", "/nonexistent"], "python -m certs issue"),
+        (["--nodes", "127.0.0.1:0", "--identity", "/nonexistent"], "paifang certs issue"),
     ],
 )
 def test_the_control_process_explains_wrong_options(

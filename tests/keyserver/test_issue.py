@@ -59,7 +59,7 @@ def test_mistakes(tmp_path: Path, ca_dir: Path, name: str, domains: list[str], w
 
 
 def test_what_is_missing_or_broken(tmp_path: Path, ca_dir: Path) -> None:
-    with pytest.raises(StartError, match="python -m certs init"):
+    with pytest.raises(StartError, match="paifang certs init"):
         issue.issue(tmp_path / "keys", tmp_path / "none", "web", ["a.test"], tmp_path / "web.pem")
     with pytest.raises(StartError, match=r"/no/web\.pem: No such file or directory; give"):
         issue.issue(tmp_path / "keys", ca_dir, "web", ["a.test"], tmp_path / "no" / "web.pem")

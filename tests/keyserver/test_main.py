@@ -181,7 +181,7 @@ def test_mistakes_are_one_line_with_a_remedy(
         (*keys, "--socket", tmp_path / ("x" * 100)): "AF_UNIX path too long; use a shorter one",
         (*keys, *socket, "--socket-group", "nobodies"): "there is no group nobodies; `getent group` lists them",
         (*keys, *socket, "--passphrase-file", missing): "no: No such file or directory; check the path",
-        issue: "python -m certs init",
+        issue: "paifang certs init",
     }.items():
         code, text = run(*arguments)
         assert code == 2, text

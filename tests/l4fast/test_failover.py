@@ -279,7 +279,7 @@ def test_hostile_datagrams_are_counted_and_the_nodes_carry_on(cluster: Cluster) 
         ({}, 1, "another L4 agent (pid "),
         ({"state": "{tmp}/other"}, 1, "eth0 carries another XDP program (id "),
         ({"interface": "eth9", "state": "{tmp}/other"}, 1, "no interface eth9; `ip link` lists those"),
-        ({"identity": "{tmp}/none"}, 2, "No such file or directory; `python -m certs issue"),
+        ({"identity": "{tmp}/none"}, 2, "No such file or directory; `paifang certs issue"),
         ({"name": "l4-9"}, 2, "the certificate is for l4 l4-1, not l4 l4-9"),
         (
             {"cluster_key": "{tmp}/none"},

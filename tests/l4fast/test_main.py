@@ -78,4 +78,4 @@ def test_a_state_directory_whose_socket_cannot_be_is_refused_before_anything_is_
 @pytest.mark.root
 def test_without_an_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OPTIONS, "--identity", str(tmp_path), "--state", str(tmp_path)]) == 2
-    assert f"paifang-l4: {tmp_path / 'ca.pem'}: No such file or directory; `python -m certs" in capsys.readouterr().err
+    assert f"paifang-l4: {tmp_path / 'ca.pem'}: No such file or directory; `paifang certs" in capsys.readouterr().err

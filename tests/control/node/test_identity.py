@@ -82,7 +82,7 @@ def test_contexts_speak_tls_1_3_only(authority: Authority) -> None:
 def test_a_missing_file_is_named_with_the_remedy(authority: Authority, file: str) -> None:
     directory = authority.issue("l7", "l7-1")
     (directory / file).unlink()
-    with pytest.raises(IdentityError, match=rf"{file}: No such file.*python -m certs issue"):
+    with pytest.raises(IdentityError, match=rf"{file}: No such file.*paifang certs issue"):
         Identity.load(directory)
 
 
