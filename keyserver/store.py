@@ -155,7 +155,7 @@ def _signers_in(path: Path, must: bool, passphrase: bytes | None) -> list[Signer
     if not blocks and must:
         return BadFile(str(path), "no private key in it", "give a PEM file with a private key, or remove it")
     if passphrase is None and any(b"ENCRYPTED" in block for block in blocks):
-        remedy = f"give --passphrase-file, or decrypt it: `openssl pkey -in {path} -out NEW; chmod 600 NEW`"
+        remedy = f"`openssl pkey -in {path} -out NEW; chmod 600 NEW`, or a key server with --passphrase-file"
         return BadFile(str(path), "it is encrypted", remedy)
     try:
         return [Signer(_load(block, passphrase)) for block in blocks]

@@ -58,7 +58,7 @@ def test_keys_that_cannot_be_used(tmp_path: Path, authority: Authority) -> None:
     assert check.problems(chain, key)[1][0].startswith("no private key in it")
     secret = ec.generate_private_key(ec.SECP256R1())
     write_atomic(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
-    assert check.problems(chain, key)[1][0].startswith("it is encrypted; give --passphrase-file, or decrypt it")
+    assert check.problems(chain, key)[1][0].startswith("it is encrypted; `openssl pkey -in")
     assert check.problems(chain, tmp_path)[1] == ["is a directory; give the file of its private key"]
     key.unlink()
     assert check.problems(chain, key)[1] == ["No such file or directory; check the path"]
