@@ -43,8 +43,8 @@ class Api:
 
     def request(self, method: str, path: str, body: object = None) -> object:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
-        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
         try:
+            headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
             with inside(self.netns):
                 connection.connect()
             data = None if body is None else json.dumps(body).encode()
@@ -53,7 +53,7 @@ class Api:
             connection.request(method, path, data, headers)
             response = connection.getresponse()
             answer = response.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise LabError(f"the control plane does not answer: {error}") from None
         finally:
             connection.close()

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from control.node.children import Child, ChildError
+from control.node.patience import patience
 from deploy.lab import model, namespaces, processes, provision, state, xdp_pass
-from deploy.lab.api import Api, Json
+from deploy.lab.api import TIMEOUT_S, Api, Json
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.processes import Process
 from deploy.lab.state import Started, State
@@ -157,8 +158,9 @@ class Lab:
     def _cluster(self) -> tuple[Json, list[Json]]:
         """What the control plane says about nodes and listeners; an error in place of the nodes if it is away."""
         try:
-            return self.api.status(), self.api.listeners()
-        except (LabError, OSError) as error:
+            with patience(f"paifang-lab: waiting for the control plane ({TIMEOUT_S:.0f} s at most)"):
+                return self.api.status(), self.api.listeners()
+        except LabError as error:
             return {"error": str(error)}, []
 
     def _build(self, say: Say) -> None:

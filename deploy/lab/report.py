@@ -26,7 +26,7 @@ def _listeners(listeners: list[Row]) -> list[str]:
 def _nodes(cluster: Row) -> list[str]:
     """What each node reports to the control plane."""
     if "error" in cluster:
-        return [f"control plane: {cluster['error']}"]
+        return [str(cluster["error"])]
     lines = [f"configuration {cluster['version']}"]
     for node in cast(list[Row], cluster["nodes"]):
         lines.append(f"{node['name']!s:<8} {node['step']}" + (f": {node['why']}" if node["why"] else ""))

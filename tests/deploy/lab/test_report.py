@@ -28,4 +28,4 @@ def test_a_line_for_each_host_listener_and_node() -> None:
 
 
 def test_a_control_plane_that_is_away() -> None:
-    assert readable(status({"error": "it does not answer"})).endswith("control plane: it does not answer")
+    assert readable(status({"error": "it does not answer"})).endswith("\n\n  it does not answer")
