@@ -26,7 +26,7 @@ from l4fast.tables import CLIENT_GATEWAY, Tables
 SOURCES = Path(__file__).parent / "bpf"
 VIP = "10.0.0.100"
 MAC = bytes.fromhex("020000000001")
-NAT_PORT, DR_PORT, WRR_PORT, TUNNEL_PORT = 80, 81, 82, 83
+NAT_PORT, DR_PORT, WRR_PORT, TUNNEL_PORT, FULLNAT_PORT = 80, 81, 82, 83, 86
 STATELESS_VIP = "10.0.0.101"
 STATELESS = {Mode.NAT: 84, Mode.DR: 85}
 ACK, SYN, FIN = 0x10, 0x02, 0x01
@@ -44,7 +44,8 @@ def checksum(data: bytes) -> int:
 def frame(client: str, port: int, vip: str, vip_port: int, *, flags: int, protocol: int = socket.IPPROTO_TCP) -> bytes:
     """64 bytes to a VIP (or, with the roles exchanged, from a real)."""
     if protocol == socket.IPPROTO_TCP:
-        l4 = struct.pack("!HHIIBBHHH", port, vip_port, 1, 1, 0x50, flags, 512, 0x1234, 0)
+        sequence = 1 if flags & SYN else 2
+        l4 = struct.pack("!HHIIBBHHH", port, vip_port, sequence, 1, 0x50, flags, 512, 0x1234, 0)
     else:
         l4 = struct.pack("!HHHH", port, vip_port, 20, 0x1234) + bytes(12)
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(l4), 0, 0, 64, protocol, 0)
@@ -97,13 +98,17 @@ class Bench:
         self.rounds = 7 if quick else 11
         most = self.flows[-1]
         self.root = Root(most)
-        self.plane = DataPlane.load(sessions=2 * most, half_open=2 * most)
+        self.plane = DataPlane.load(sessions=4 * most, half_open=2 * most)
         self.tables = Tables(self.plane)
         self.floors = {
             mode: Program(
                 SOURCES / "floor.c",
                 ("floor_xdp",),
-                {"NAT": int(mode is Mode.NAT), "TUNNEL": int(mode is Mode.TUNNEL), "MAX_FLOWS": 4 * most},
+                {
+                    "NAT": int(mode in (Mode.NAT, Mode.FULLNAT)),
+                    "TUNNEL": int(mode is Mode.TUNNEL),
+                    "MAX_FLOWS": 4 * most,
+                },
             )
             for mode in Mode
         }
@@ -115,6 +120,7 @@ class Bench:
             for port, mode, scheduler in (
                 (NAT_PORT, Mode.NAT, Scheduler.MAGLEV), (DR_PORT, Mode.DR, Scheduler.MAGLEV),
                 (WRR_PORT, Mode.DR, Scheduler.WRR), (TUNNEL_PORT, Mode.TUNNEL, Scheduler.MAGLEV),
+                (FULLNAT_PORT, Mode.FULLNAT, Scheduler.MAGLEV),
             )
             for protocol in ("tcp", "udp")
         ]  # fmt: skip
@@ -128,6 +134,7 @@ class Bench:
         macs = {f"10.0.1.{n}": MAC[:5] + bytes([n]) for n in range(1, 11)}
         self.plane.set(mac=MAC, mtu=1500)
         self.tables.set_local(("10.0.0.2",))
+        self.tables.set_pools([f"10.0.9.{n}" for n in range(16)], ())
         self.tables.set_epoch(1_000_000)
         self.tables.apply(services, set(), macs | {CLIENT_GATEWAY: MAC})
         # The flood guard would refuse most of the sessions that a benchmark makes in one second.
@@ -138,10 +145,13 @@ class Bench:
             for keys, _, count in list(table.blocks(4096)):
                 table.delete_many(keys, count)
 
-    def established(self, frames: list[bytes], mode: Mode) -> tuple[float, float]:
-        """(ours, floor) for flows that both know. Each round fills both tables anew."""
+    def established(self, frames: list[bytes], mode: Mode, before: list[bytes] | None = None) -> tuple[float, float]:
+        """(ours, floor) for flows that both know; `before` are the packets that come first."""
         floor = self.floors[mode]
         self.clear()
+        if before is not None:
+            self.root.load(before)
+            self.root.run(self.plane.program, "lb", len(before))
         # In another order than that of the measurement, lest the entries stand in memory in the order of their use.
         self.root.load(random.Random(2).sample(frames, len(frames)))
         for _ in range(4):
@@ -201,6 +211,12 @@ def _established(bench: Bench) -> list[Row]:
         for mode, port in STATELESS.items():
             frames = [frame(client, source, STATELESS_VIP, port, flags=ACK) for client, source in clients(count)]
             rows.append(_row(f"stateless tcp {mode}, {count:,} flows", bench.established(frames, mode), STATELESS_GOAL))
+        frames, opened = (
+            [frame(client, source, VIP, FULLNAT_PORT, flags=flags) for client, source in clients(count)]
+            for flags in (ACK, SYN)
+        )
+        figures = bench.established(frames, Mode.FULLNAT, opened)
+        rows.append(_row(f"established tcp fullnat, {count:,} flows", figures, ESTABLISHED))
     answers = [frame("10.0.1.5", 8000 + NAT_PORT, client, port, flags=ACK) for client, port in clients(1024)]
     rows.append(_row("answer tcp nat, 1,024 flows", bench.established(answers, Mode.NAT), ESTABLISHED))
     return rows

@@ -16,6 +16,7 @@ from core.errors import Path, Problem
 from core.model import (
     L4_SCHEDULERS,
     L7_SCHEDULERS,
+    MOST_POOL_ADDRESSES,
     BackendProtocol,
     BackendService,
     CheckType,
@@ -94,6 +95,28 @@ def _nodes(model: Model, places: Places) -> Iterator[Problem]:
         if other != node.name:
             path = (*places[Kind.NODES, node.name], "address")
             yield Problem(path, f"{node.address} is the address of the {node.role} node {other} too", "remove one")
+    yield from _pools(model, places)
+
+
+def _pools(model: Model, places: Places) -> Iterator[Problem]:
+    """A pool's address belongs to one l4 node, and to nothing else."""
+    owners = {vip: f"a VIP of {instance.name}" for instance in model.instances.values() for vip in instance.vips}
+    owners |= {node.address: f"the address of node {node.name}" for node in model.nodes.values()}
+    groups = [(group.name, group.servers) for group in model.server_groups.values()]
+    groups += [(group.name, group.members) for group in model.availability_groups.values()]
+    owners |= {server.address: f"a server in {name}" for name, servers in groups for server in servers}
+    for node in model.nodes.values():
+        path = (*places[Kind.NODES, node.name], "source_pool")
+        if node.source_pool and node.role is not Role.L4:
+            yield Problem(path, f"source_pool is for l4 nodes, and this one is {node.role}", "remove it")
+        if len(node.source_pool) > MOST_POOL_ADDRESSES:
+            why = f"{len(node.source_pool)} addresses; at most {MOST_POOL_ADDRESSES} are supported"
+            yield Problem(path, why, "add nodes if so many connections are needed")
+        for index, address in enumerate(node.source_pool):
+            if address in owners:
+                why = f"{address} is {owners[address]}"
+                yield Problem((*path, index), why, "give an address that nothing else has")
+            owners[address] = f"in the source_pool of {node.name} already"
 
 
 def _certificates(model: Model, places: Places) -> Iterator[Problem]:

@@ -66,6 +66,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
     yield from _clashes(model, places)
     yield from _answers(model, places)
     yield from _vips(model, places)
+    yield from _without_pool(model, places)
 
 
 def _options(listener: Listener, path: Path) -> Iterator[Problem]:
@@ -114,6 +115,9 @@ def _stateless(listener: Listener, service: BackendService, path: Path) -> Itera
         why = f"an instance of type dnlb keeps no sessions, and {service.name} is scheduled by {service.scheduler}"
         hashes = in_words(sorted(HASH_SCHEDULERS), "or")
         yield Problem((*path, "backend_service"), why, f"give the service the scheduler {hashes}")
+    if listener.mode is Mode.FULLNAT:
+        why = "an instance of type dnlb keeps no sessions, without which fullnat cannot tell whose an answer is"
+        yield Problem((*path, "mode"), why, "use another mode, or an instance of type nlb")
 
 
 def _answers(model: Model, places: Places) -> Iterator[Problem]:
@@ -160,6 +164,15 @@ def _servers(
         ):
             why = f"{at} in {service.name} is where this listener answers itself"
             yield Problem(where, why, "change the listener's port or the server's")
+
+
+def _without_pool(model: Model, places: Places) -> Iterator[Problem]:
+    """Every L4 node gets every listener's traffic, and fullnat needs addresses to put in the clients' place."""
+    poolless = [node.name for node in model.nodes.values() if node.role is Role.L4 and not node.source_pool]
+    for listener in model.listeners.values():
+        if poolless and listener.mode is Mode.FULLNAT:
+            why = f"mode fullnat takes its source addresses from each node's pool, and {poolless[0]} has none"
+            yield Problem((*places[Kind.LISTENERS, listener.name], "mode"), why, "give the node source_pool")
 
 
 def _servers_of(model: Model, service: BackendService) -> tuple[Server, ...]:

@@ -92,9 +92,10 @@ class BackendProtocol(StrEnum):
 
 
 class Mode(StrEnum):
-    """How the L4 tier hands packets to a server (IPVS: masquerading, gatewaying, ipip)."""
+    """How the L4 tier hands packets to a server (IPVS: masquerading, gatewaying, ipip; fullnat is LVS's)."""
 
     NAT = "nat"
+    FULLNAT = "fullnat"
     DR = "dr"
     TUNNEL = "tunnel"
 
@@ -126,6 +127,9 @@ HASH_SCHEDULERS = frozenset({Scheduler.SH, Scheduler.TCH, Scheduler.MAGLEV})
 L4_SCHEDULERS = HASH_SCHEDULERS | {Scheduler.RR, Scheduler.WRR}
 L7_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH})
 
+# How many addresses a node's pool may have, each good for 64,512 connections to each server and port.
+MOST_POOL_ADDRESSES = 16
+
 NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", "a name: letters, digits, '.', '_', '-', at most 80")
 HOST_NAME = (
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
@@ -145,12 +149,16 @@ IPv4Network = Annotated[str, Address(network=True)]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the cluster. `address` is where its peers reach it; `health_port` answers whether it is ready."""
+    """A machine of the cluster. `address` is where its peers reach it; `health_port` answers whether it is ready.
+
+    `source_pool` is for l4: the addresses that listeners of mode fullnat put in the clients' place, on this node alone.
+    """
 
     name: Name
     role: Role
     address: IPv4
     health_port: Port = 8472
+    source_pool: tuple[IPv4, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

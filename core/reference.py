@@ -118,7 +118,7 @@ mode = "dr"
 
 # What holds between objects, in the order of the kinds. `core.checks` enforces it.
 RULES = {
-    Kind.NODES: "Two nodes of one role have different addresses.",
+    Kind.NODES: "Two nodes of one role have different addresses. An address in a `source_pool` stands nowhere else.",
     Kind.CERTIFICATES: "`chain_file` and `chain` exclude each other; `key_file` needs one of them; `domains` stands "
     "where there is no `chain_file`.",
     Kind.SERVER_GROUPS: "An address and port stand once in a group.",
@@ -134,7 +134,8 @@ RULES = {
     "protocol http, by `backend_service`, by rules, or both; tcp and udp listeners belong to an instance of type nlb "
     "or dnlb with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
     "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
-    "listener has certificates. In the modes dr and tunnel the servers have the listener's port.",
+    "listener has certificates. In the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
+    "an instance of type nlb and a `source_pool` on every l4 node.",
     Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
 }
 
@@ -146,6 +147,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "role": "what runs there",
         "address": "where its peers, and the L4 tier, reach it",
         "health_port": "answers `GET /ready`",
+        "source_pool": "what mode fullnat puts in the clients' place on this l4 node; routed to it",
     },
     Certificate: {
         "name": NAME,
@@ -199,8 +201,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "protocol": "what clients speak",
         "port": "where it answers",
         "backend_service": "where requests go that no rule matches; all traffic of tcp and udp",
-        "mode": "destination rewritten (nat), or the VIP kept and the packet handed over on the LAN (dr) or inside "
-        "another one (tunnel)",
+        "mode": "destination rewritten (nat), source too (fullnat), or the VIP kept and the packet handed over on the "
+        "LAN (dr) or inside another one (tunnel)",
         "certificates": "the first is for clients that name no domain, or one that none covers",
         "established_timeout_s": "after which a silent TCP session is forgotten by the L4 tier",
         "udp_idle_timeout_s": "after which a silent UDP session is forgotten",

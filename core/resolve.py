@@ -107,6 +107,11 @@ def _l4_service(model: Model, listener: Listener, vip: str, l7_reals: tuple[Real
     )  # fmt: skip
 
 
+def source_pools(model: Model) -> dict[str, tuple[str, ...]]:
+    """The source addresses of mode fullnat, by L4 node."""
+    return {node.name: node.source_pool for node in model.nodes.values() if node.role is Role.L4}
+
+
 def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
     """Every http and https listener, with what an L7 node needs to serve it."""
     return tuple(

@@ -21,8 +21,8 @@ from typing import Final, Protocol, cast
 
 from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
-from core.model import Model
-from core.resolve import L4Service, l4_services
+from core.model import Mode, Model
+from core.resolve import L4Service, l4_services, source_pools
 from l4fast import health, vip
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
 from l4fast.tables import SessionView
@@ -57,6 +57,7 @@ class Forwarder(Protocol):
         self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], macs: Mapping[str, bytes]
     ) -> None: ...
     def set_local(self, addresses: Sequence[str]) -> None: ...
+    def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None: ...
     def set_epoch(self, now_s: int) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def listener_counters(self) -> dict[str, dict[str, int]]: ...
@@ -98,6 +99,8 @@ class Agent:
         self._error = ""
         self._misplaced: tuple[str, ...] = ()
         self._routes: tuple[str, ...] = ()
+        self._pools: Mapping[str, Sequence[str]] = {}
+        self._poolless: tuple[str, ...] = ()
         self._refusals: dict[str, tuple[int, float]] = {}  # counter → its value, until when it is a problem
 
     # Changes
@@ -106,18 +109,23 @@ class Agent:
         """Puts a configuration into force as a whole, or raises and keeps the one before."""
         services = l4_services(model)
         await self._hops.watch({real.address for service in services for real in service.reals})
+        pools = source_pools(model)
         own, local = await asyncio.to_thread(self._own), await asyncio.to_thread(self._local)
         try:
             self._tables.set_local(own)
+            self._set_pools(pools)
             self._push(services)
         except Exception:
             self.refused = True
+            self._set_pools(self._pools)
             self._push(self._services)
             raise
         self.refused = False
-        self._services = services
+        self._services, self._pools = services, pools
+        pool = pools.get(self._name, ())
+        self._poolless = tuple(s.listener for s in services if s.mode is Mode.FULLNAT and not pool)
         self._monitor.watch(health.targets(services))
-        self._routes = vip.routes(services, own[0]) if own else ()
+        self._routes = vip.routes(services, pool, own[0]) if own else ()
         self._misplaced = vip.misplaced(services, local)
         for address in self._misplaced:
             log.error("%s", _misplaced(address))
@@ -125,6 +133,10 @@ class Agent:
         log.info(
             "configuration %d: %d services on %s", version, len(services), ", ".join(vip.vips(services)) or "no VIP"
         )
+
+    def _set_pools(self, pools: Mapping[str, Sequence[str]]) -> None:
+        everyones = frozenset(address for pool in pools.values() for address in pool)
+        self._tables.set_pools(pools.get(self._name, ()), everyones)
 
     def changed(self) -> None:
         """A real has changed its health or a next hop its address: the tables are brought up to date shortly."""
@@ -210,7 +222,8 @@ class Agent:
         now = self._loop.time()
         tables = [self._error] if self._error else []
         refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
-        return [*tables, *map(_misplaced, self._misplaced), *refusals]
+        poolless = [_without_pool(listener, self._name) for listener in self._poolless]
+        return [*tables, *poolless, *map(_misplaced, self._misplaced), *refusals]
 
     def status(self, _arguments: dict[str, object]) -> object:
         """The admin command `status`."""
@@ -235,6 +248,10 @@ class Agent:
 
 def _misplaced(address: str) -> str:
     return f"the VIP {address} is configured on this node; remove it there: its traffic has to come by a route"
+
+
+def _without_pool(listener: str, node: str) -> str:
+    return f"{listener} is of mode fullnat and takes no new connections here: give the node {node} a source_pool"
 
 
 def _refusal(counter: str) -> str:

@@ -4,6 +4,9 @@ Exact: a session goes in the first sweep that finds `now - last packet` at or ab
 whose listener or real has been removed goes at once; one learnt from a peer and not yet used here (generation 0) stays
 its time even so, for the peers may know a newer configuration than we do.
 
+A fullnat session takes the entry of its answers along. Such an entry goes by itself only when it has been idle for the
+listener's time and its session has gone, which happens where a new connection took the session's place.
+
 A sweep spans several calls, each of which looks at no more than its budget, so that the daemon's loop stays responsive.
 The table is read by BPF_MAP_LOOKUP_BATCH and cleaned by BPF_MAP_DELETE_BATCH, one system call a block. A packet that
 arrives between the two, after the whole idle time, loses its session and makes a new one like any first packet.
@@ -14,8 +17,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from l4fast.tables import PROTOCOLS, STATES, UNPROVEN_TIMEOUT_S, Tables, address_bytes
+from core.model import Mode
+from l4fast.tables import ANSWER, MODES, PROTOCOLS, STATES, UNPROVEN_TIMEOUT_S, Tables, address_bytes
 
 # Linux conntrack's nf_conntrack_tcp_timeout_fin_wait and _close.
 FIN_WAIT_TIMEOUT_S = 120
@@ -24,7 +29,8 @@ CLOSED_TIMEOUT_S = 10
 UNKNOWN_TIMEOUT_S = 120
 BATCH = 2048
 
-_ESTABLISHED, _UNPROVEN, _FIN_WAIT, _CLOSED, _UDP = range(len(STATES))
+_ESTABLISHED, _UNPROVEN, _FIN_WAIT, _CLOSED, _UDP, _ANSWER = range(len(STATES))
+_FULLNAT = MODES[Mode.FULLNAT]
 
 
 def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
@@ -35,6 +41,7 @@ def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
         _FIN_WAIT: FIN_WAIT_TIMEOUT_S,
         _CLOSED: CLOSED_TIMEOUT_S,
         _UDP: idle_timeout_s,
+        _ANSWER: idle_timeout_s,
     }
     return tuple(min(limits[state], idle_timeout_s) for state in range(len(STATES)))
 
@@ -94,6 +101,7 @@ def _expired(
     real_at, last_at, generation_at = value_type.real.offset, value_type.last_s.offset, value_type.generation.offset
     state_at = value_type.state.offset
     word = struct.Struct("=I").unpack_from
+    mode_at = value_type.mode.offset
     counts = tables.sweep.counts
     gone: list[bytes] = []
     at = 0
@@ -102,6 +110,14 @@ def _expired(
             keys[key_at + vip_at : key_at + vip_at + 4] + keys[key_at + port_at : key_at + port_at + 3]
         )
         idle_s = now_s - word(values, at + last_at)[0]
+        if values[at + mode_at] == _FULLNAT:
+            key = keys[key_at : key_at + tables.KEY_SIZE]
+            value = value_type.from_buffer_copy(values, at)
+            if value.state == ANSWER:
+                if _left_alone(tables, listeners, key, value, idle_s):
+                    gone.append(key)
+                at += tables.VALUE_SIZE
+                continue
         learnt = not word(values, at + generation_at)[0]
         if listener is None:
             goes = not learnt or idle_s >= UNKNOWN_TIMEOUT_S
@@ -110,7 +126,23 @@ def _expired(
             goes = listener.stateless or not known or idle_s >= listener.timeouts[values[at + state_at]]
         if goes:
             gone.append(keys[key_at : key_at + tables.KEY_SIZE])
+            if values[at + mode_at] == _FULLNAT:
+                gone.append(bytes(tables.other_direction(key_type.from_buffer_copy(gone[-1]), value)))
         elif listener is not None:
             counts[listener.name] += 1
         at += tables.VALUE_SIZE
     return gone
+
+
+def _left_alone(tables: Tables, listeners: Mapping[bytes, _Listener], key: bytes, value: Any, idle_s: int) -> bool:
+    """Whether an entry of answers, idle long enough, belongs to no session any more."""
+    of_answers = tables.session_map.key.from_buffer_copy(key)
+    of_session = tables.other_direction(of_answers, value)
+    at = type(of_session).vip.offset
+    port_at = type(of_session).vip_port.offset
+    raw = bytes(of_session)
+    listener = listeners.get(raw[at : at + 4] + raw[port_at : port_at + 3])
+    if idle_s < (listener.timeouts[_ANSWER] if listener else UNKNOWN_TIMEOUT_S):
+        return False
+    session = tables.session_map.get(of_session)
+    return session is None or bytes(tables.other_direction(of_session, session)) != key

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "bpf"
 XdpMode = Literal["native", "generic"]
+# Addresses of all the nodes' fullnat pools together.
+POOL_ADDRESSES_MOST = 1024
 # From <linux/if_link.h>
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
 _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8921, 0x8927  # <linux/sockios.h>
@@ -234,6 +236,7 @@ class DataPlane:
             "MAX_SESSIONS": sessions,
             "MAX_HALF_OPEN": half_open,
             "MAX_LISTENERS": listeners,
+            "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,
             "MAX_REALS": reals,
             "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),

@@ -32,7 +32,7 @@ from core.resolve import L4Service
 from core.schedule import flow_table, smooth_wrr_ring
 from l4fast.bpf import syscall
 from l4fast.errors import TablesError
-from l4fast.loader import DataPlane, reasons
+from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane, reasons
 from l4fast.mirror import Indexes, Mirror
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ MAGLEV_SMALL, MAGLEV_LARGE, MAGLEV_SMALL_REALS = 4099, 65537, 40
 RING_LIMIT = 65537
 PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 # enum mode, scheduler and state of types.h
-MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2}
+MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2, Mode.FULLNAT: 3}
 HASH, RING = 0, 1
 # VIP_* of types.h
 VIP_ANY, VIP_STATELESS = 1, 2
@@ -57,7 +57,8 @@ HASHED: Mapping[Scheduler, tuple[int, int]] = {
     Scheduler.TCH: (_ALL, 0xFFFFFFFF << 8),
     Scheduler.MAGLEV: (_ALL, _ALL),
 }
-STATES = ("established", "unproven", "fin-wait", "closed", "udp")
+STATES = ("established", "unproven", "fin-wait", "closed", "udp", "answer")
+ANSWER = STATES.index("answer")  # fullnat: no session, but the other direction of one
 # How long an UNPROVEN session lives (expiry), and the share of the table that all of them may take.
 UNPROVEN_TIMEOUT_S = 10
 UNPROVEN_SHARE = 0.5
@@ -85,6 +86,7 @@ class SessionView:
     bytes: int
     idle_s: int
     synced: bool
+    source: str = ""  # fullnat: whom the real sees
 
 
 @dataclass(slots=True)
@@ -129,6 +131,8 @@ class Tables:
         self._reasons = reasons()
         self._generation = 1
         self._unpinnable: set[int] = set()
+        self._pool: tuple[str, ...] = ()
+        self._pools: frozenset[str] = frozenset()
         per_s = plane.sizes["MAX_SESSIONS"] * UNPROVEN_SHARE / UNPROVEN_TIMEOUT_S
         plane.set(generation=1, unproven_per_cpu_s=max(1, int(per_s / plane.cpus)))
 
@@ -155,10 +159,14 @@ class Tables:
         }
         owners = {_reverse_key(end): self._reverse(keys, wanted) for end, keys in reverse.items()}
         vips = {address_bytes(vip): struct.pack("=I", n) for vip, n in Counter(key[0] for key in wanted).items()}
-        stale |= self._remembered_differs(listeners)
+        vips |= {address_bytes(address): struct.pack("=I", 0) for address in self._pools}
+        gateway = macs.get(CLIENT_GATEWAY, bytes(6))
+        stale |= self._remembered_differs(listeners) | (gateway != bytes(self.plane.settings.gateway_mac))
         vip_filter = self._vip_filter(wanted)
+        self._vips.add(vips)
         self.plane.set(
-            vip_filter=[old | new for old, new in zip(self.plane.settings.vip_filter, vip_filter, strict=True)]
+            vip_filter=[old | new for old, new in zip(self.plane.settings.vip_filter, vip_filter, strict=True)],
+            pool=self._pool_slots(),
         )
         for mirror, entries in ((self._vips, vips), (self._listeners, listeners), (self._owners, owners)):
             mirror.add(entries)
@@ -170,9 +178,7 @@ class Tables:
         self._ring_indexes.keep(set(rings.values()))
         self.services = wanted
         self._generation += stale
-        self.plane.set(
-            gateway_mac=macs.get(CLIENT_GATEWAY, bytes(6)), generation=self._generation, vip_filter=vip_filter
-        )
+        self.plane.set(gateway_mac=gateway, generation=self._generation, vip_filter=vip_filter)
 
     def set_local(self, addresses: Sequence[str]) -> None:
         """The interface's own addresses, at most eight: what a real sends there is no client's reply (health checks).
@@ -184,6 +190,21 @@ class Tables:
             raise TablesError(f"{len(addresses)} local addresses; at most {size} are supported: give those of one link")
         words = [_word(address) for address in addresses]
         self.plane.set(local=words + [0] * (size - len(words)), address=words[0] if words else 0)
+
+    def set_pools(self, own: Sequence[str], everyones: Collection[str]) -> None:
+        """The source addresses of fullnat, this node's and all nodes' (those of `own` may be left out), from the next
+        `apply` on. Raises TablesError."""
+        size = len(self.plane.settings.pool)
+        if len(own) > size:
+            raise TablesError(f"{len(own)} source addresses; at most {size} are supported")
+        if len(everyones) > POOL_ADDRESSES_MOST - size:
+            raise TablesError(f"{len(everyones)} source addresses of all nodes; too many for the tables")
+        self._pool, self._pools = tuple(own), frozenset(everyones) | frozenset(own)
+
+    def _pool_slots(self) -> list[int]:
+        size = len(self.plane.settings.pool)
+        words = [_word(address) for address in self._pool]
+        return [words[slot % len(words)] for slot in range(size)] if words else [0] * size
 
     def set_epoch(self, now_s: int) -> None:
         """The wall clock in seconds, called a few times a second: it stamps and ages sessions."""
@@ -222,9 +243,10 @@ class Tables:
     def _vip_filter(self, services: Mapping[ServiceKey, L4Service]) -> list[int]:
         """select.h: vip_slot."""
         words = [0] * len(self.plane.settings.vip_filter)
-        for service in services.values():
-            slot = (_word(service.vip) * 0x9E3779B1 & 0xFFFFFFFF) >> 21
-            words[slot // 16] |= (VIP_ANY | VIP_STATELESS * service.stateless) << slot % 16 * 2
+        marks = [(service.vip, VIP_ANY | VIP_STATELESS * service.stateless) for service in services.values()]
+        for address, mark in (*marks, *((address, VIP_ANY) for address in self._pools)):
+            slot = (_word(address) * 0x9E3779B1 & 0xFFFFFFFF) >> 21
+            words[slot // 16] |= mark << slot % 16 * 2
         return words
 
     def _write_reals(self, endpoints: Collection[tuple[str, int]], macs: Mapping[str, bytes]) -> bool:
@@ -363,12 +385,19 @@ class Tables:
             for key, value in zip(
                 (key_type * count).from_buffer_copy(keys), (value_type * count).from_buffer_copy(values), strict=True
             ):
-                if word is not None and key.client != word:
+                if value.state == ANSWER or (word is not None and key.client != word):
                     continue
                 if len(views) >= limit:
                     return views
                 views.append(_view(key, value, now_s))
         return views
+
+    def other_direction(self, key: Any, value: Any) -> Any:
+        """The key of a fullnat session's answers, or of the session that an answer's entry belongs to."""
+        return self.session_map.key(
+            client=value.real, vip=value.source, client_port=value.real_port, vip_port=value.source_port,
+            protocol=key.protocol,
+        )  # fmt: skip
 
     # Session sync
 
@@ -469,4 +498,5 @@ def _view(key: Any, value: Any, now_s: int) -> SessionView:
         bytes=value.bytes,
         idle_s=max(0, now_s - value.last_s),
         synced=bool(value.learnt),
+        source=end(value.source, value.source_port) if value.mode == MODES[Mode.FULLNAT] else "",
     )

@@ -17,9 +17,10 @@ def vips(services: Sequence[L4Service]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(service.vip for service in services))
 
 
-def routes(services: Sequence[L4Service], node: str) -> tuple[str, ...]:
-    """What an operator enters on a Linux router so that the VIPs' traffic comes to the address `node`."""
-    return tuple(f"ip route replace {vip}/32 via {node}" for vip in vips(services))
+def routes(services: Sequence[L4Service], pool: Sequence[str], node: str) -> tuple[str, ...]:
+    """What an operator enters on a Linux router so that the VIPs' traffic comes to the address `node`, and that to the
+    source addresses of its pool."""
+    return tuple(f"ip route replace {address}/32 via {node}" for address in (*vips(services), *pool))
 
 
 def misplaced(services: Sequence[L4Service], local: Collection[str]) -> tuple[str, ...]:

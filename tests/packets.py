@@ -31,6 +31,15 @@ FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
 
+End = tuple[str, int]  # address and port
+
+
+def ends(frame: bytes) -> tuple[End, End]:
+    """Source and destination of an IPv4 frame."""
+    ports = struct.unpack("!HH", frame[34:38])
+    return (socket.inet_ntoa(frame[26:30]), ports[0]), (socket.inet_ntoa(frame[30:34]), ports[1])
+
+
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     data += b"\0" * (len(data) % 2)
@@ -130,6 +139,13 @@ class Packet:
         head = ipv4_header(self.destination, self.source, 1, len(icmp), tos=0xC0)
         return self.eth_source + self.eth_destination + b"\x08\x00" + head + icmp
 
+    def translated(self, source: End, destination: End, *, mac: bytes | None = None) -> Packet:
+        """As fullnat forwards it, in either direction."""
+        return replace(
+            self.to_mac(REAL_MACS.get(destination[0], GATEWAY_MAC) if mac is None else mac),
+            source=source[0], source_port=source[1], destination=destination[0], port=destination[1], ttl=self.ttl - 1,
+        )  # fmt: skip
+
     def to_client(self, vip: str, port: int) -> Packet:
         """As nat hands a real's answer back."""
         return replace(self.to_mac(GATEWAY_MAC), source=vip, source_port=port, ttl=self.ttl - 1)
@@ -159,7 +175,7 @@ def service(
     idle_timeout_s: int = 900,
     stateless: bool = False,
 ) -> L4Service:
-    real_port = real_port if mode is Mode.NAT else port
+    real_port = real_port if mode in (Mode.NAT, Mode.FULLNAT) else port
     members = tuple(
         Real(address, real_port, weight, real_port) for address, weight in zip(reals, weights, strict=False)
     )
@@ -205,15 +221,16 @@ class Harness:
         self.tables = Tables(self.plane)
         self.macs: dict[str, bytes] = {}
 
-    def reset(self, services: Iterable[L4Service] = ()) -> None:
+    def reset(self, services: Iterable[L4Service] = (), pool: Sequence[str] = ()) -> None:
         """No sessions, no half-open entries, no limit to unproven ones, these services, all reals up and resolved."""
-        for name in ("sessions", "half_open"):
+        for name in ("sessions", "half_open", "half_open_answers"):
             table = self.plane.map(name)
             for keys, _, count in list(table.blocks(1024)):
                 table.delete_many(keys, count)
         self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC}
         self.tables.set_epoch(NOW_S)
         self.tables.set_local((NODE,))
+        self.tables.set_pools(pool, ())
         self.plane.set(unproven_per_cpu_s=1 << 30)
         self.tables.apply(list(services), set(), self.macs)
 

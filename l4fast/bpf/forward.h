@@ -6,6 +6,8 @@ static __always_inline enum reason to_real(struct packet *p, const struct sessio
 {
     if (s->mode == MODE_TUNNEL)
         return encapsulate(p, s, settings, reason);
+    if (s->mode == MODE_FULLNAT)
+        return translate(p, s, reason);
     if (s->mode == MODE_NAT) {
         if (p->ip->ttl <= 1)
             return DROP_TTL;

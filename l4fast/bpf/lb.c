@@ -2,10 +2,11 @@
  *
  * A listener that keeps no session has a stage of its own before these.
  *
- * One-armed: what is forwarded leaves by the interface it came in. IPv4, TCP and UDP; nat, dr and tunnel. Everything
- * else, and whatever is for no VIP, goes to the kernel. docs/l4.md says more.
+ * One-armed: what is forwarded leaves by the interface it came in. IPv4, TCP and UDP; nat, fullnat, dr and tunnel.
+ * Everything else, and whatever is for no VIP, goes to the kernel. docs/l4.md says more.
  */
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/if_ether.h>
 #include <linux/icmp.h>
 #include <linux/in.h>
@@ -20,9 +21,11 @@
 #include "rewrite.h"
 #include "icmp.h"
 #include "tunnel.h"
+#include "fullnat.h"
 #include "forward.h"
 #include "sync.h"
 #include "select.h"
+#include "ports.h"
 
 /* TCP events, and the next state for each. A nibble is a state; RESTART: a SYN opens a new connection on the same ports.
  *
@@ -71,18 +74,29 @@ static __always_inline enum reason warm(const struct session_key *key, struct se
                                         const struct settings *settings, struct stats *stats)
 {
     struct listener_key listener_key = {.vip = key->vip, .port = key->vip_port, .protocol = key->protocol};
-    struct listener *listener = listeners.lookup(&listener_key);
+    struct listener *listener;
     struct mac *mac;
 
+    if (s->state == STATE_ANSWER) {
+        listener_key.vip = s->source;
+        listener_key.port = s->source_port;
+    }
+    listener = listeners.lookup(&listener_key);
     if (!listener)
         return PASS_NO_LISTENER;
-    mac = macs.lookup(&s->real);
-    if (!mac)
-        return DROP_NO_NEIGHBOUR;
-    __builtin_memcpy(s->mac, mac->bytes, ETH_ALEN);
+    if (s->state == STATE_ANSWER) {
+        if (!known_mac(settings->gateway_mac))
+            return DROP_NO_GATEWAY;
+        __builtin_memcpy(s->mac, settings->gateway_mac, ETH_ALEN);
+    } else {
+        mac = macs.lookup(&s->real);
+        if (!mac)
+            return DROP_NO_NEIGHBOUR;
+        __builtin_memcpy(s->mac, mac->bytes, ETH_ALEN);
+    }
     s->listener = listener->index;
     s->refresh_s = listener->refresh_s;
-    if (s->sync_due_s == SYNC_NOT_YET)
+    if (s->sync_due_s == SYNC_NOT_YET && s->state != STATE_ANSWER)
         s->sync_due_s = settings->now_s + listener->refresh_s;
     s->generation = settings->generation;
     stats->count[EVENT_WARMED]++;
@@ -116,6 +130,36 @@ static __always_inline enum reason stateless(struct packet *p, const struct sett
     return to_real(p, &s, settings, TX_STATELESS);
 }
 
+/* What an answer tells of its session: FIN and RST move its state, a datagram renews it. */
+static __always_inline void answered(const struct packet *p, const struct session *answer,
+                                     const struct settings *settings, struct stats *stats)
+{
+    struct session_key key = answer_key(answer, p->key.protocol);
+    struct session *s;
+
+    if (p->key.protocol == IPPROTO_TCP && !(p->tcp_flags & (TCP_FIN | TCP_RST)))
+        return;
+    s = sessions.lookup(&key);
+    if (!s)
+        return;
+    s->last_s = settings->now_s;
+    if (p->key.protocol == IPPROTO_TCP && advance(s, p->tcp_flags) == 1)
+        tell(&key, s, stats, settings->now_s);
+}
+
+/* The session goes, with the other direction of one in fullnat. */
+static __always_inline void forget(const struct session_key *key, const struct session *s)
+{
+    struct session_key session = *key;
+
+    if (s->mode == MODE_FULLNAT) {
+        struct session_key answers = answer_key(s, key->protocol);
+
+        sessions.delete(&answers);
+    }
+    sessions.delete(&session);
+}
+
 static __always_inline enum reason known_session(struct packet *p, const struct settings *settings, struct stats *stats)
 {
     struct session *s = sessions.lookup(&p->key);
@@ -130,9 +174,12 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
             return reason;
     }
     if ((p->tcp_flags & TCP_CONTROL) | (s->state & STATE_UNSTEADY)) {
-        changed = advance(s, p->tcp_flags);
+        if (s->state == STATE_ANSWER)
+            answered(p, s, settings, stats);
+        else
+            changed = advance(s, p->tcp_flags);
         if (changed == RESTART) {
-            sessions.delete(&p->key);
+            forget(&p->key, s);
             return LB_NEXT;
         }
     }
@@ -192,8 +239,12 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
             return DROP_BAD_FLAGS;
         if (p->tcp_flags & TCP_SYN)
             reason = TX_SYN;
+        if (listener->mode == MODE_FULLNAT)
+            return fullnat_tcp(p, &s, listener, settings, stats);
         index = new_tcp_flow(p, listener, settings, stats, &state);
     } else {
+        if (listener->mode == MODE_FULLNAT)
+            return fullnat_udp(p, &s, listener, settings, stats);
         index = ring_real(listener, new_flow_slot(&p->key, listener));
         state = STATE_UDP;
     }
@@ -229,6 +280,14 @@ static __always_inline int answers(struct session_key *key, const struct reverse
     index = syn->real;
     real = reals.lookup(&index);
     return real && real->address == from->real && real->port == from->port;
+}
+
+/* fullnat: to a pool's address, and no session's. */
+static __always_inline enum reason to_pool(struct packet *p, const struct settings *settings)
+{
+    __u32 *listening = vips.lookup(&p->key.vip);
+
+    return listening && !*listening ? half_open_answer(p, settings) : LB_NEXT;
 }
 
 /* nat: a real's answer. It belongs to the one listener that uses this real's port, session or not; where several do,
@@ -297,6 +356,8 @@ int lb(struct xdp_md *ctx)
         reason = known_session(&p, settings, stats);
         if (reason == LB_NEXT)
             reason = new_flow(&p, settings, stats);
+        if (reason == LB_NEXT)
+            reason = to_pool(&p, settings);
     }
     if (reason == LB_NEXT)
         reason = reply(&p, settings, stats);

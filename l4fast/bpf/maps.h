@@ -8,11 +8,15 @@ BPF_TABLE("hash", struct session_key, struct session, sessions, MAX_SESSIONS);
  * evict. */
 BPF_TABLE("lru_hash", struct session_key, struct half_open, half_open, MAX_HALF_OPEN);
 
+/* fullnat, key of the answer → key of the half-open flow that has this port. Written by the program. Full: as above. */
+BPF_TABLE("lru_hash", struct session_key, struct session_key, half_open_answers, MAX_HALF_OPEN);
+
 /* listener_key → listener. Written by Python, read here. Full: Python refuses the configuration. */
 BPF_TABLE("hash", struct listener_key, struct listener, listeners, MAX_LISTENERS);
 
-/* VIP → number of its listeners. Written by Python; asked about irregular packets only. */
-BPF_TABLE("hash", __be32, __u32, vips, MAX_LISTENERS);
+/* VIP → number of its listeners; 0 for an address of any node's pool. Written by Python; asked about irregular packets
+ * and those of no session. */
+BPF_TABLE("hash", __be32, __u32, vips, MAX_VIPS);
 
 /* real index → real. Written by Python; an index is not reused before the rings that held it are gone. */
 BPF_TABLE("array", int, struct real, reals, MAX_REALS);

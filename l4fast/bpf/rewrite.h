@@ -69,6 +69,11 @@ static __always_inline void count_out(__u16 listener, __u32 length)
     }
 }
 
+static __always_inline int known_mac(const __u8 *mac)
+{
+    return *(__u32 *)mac | *(__u16 *)(mac + 4);
+}
+
 static __always_inline void send_to(struct packet *p, const __u8 *mac)
 {
     __builtin_memcpy(p->eth->h_source, p->eth->h_dest, ETH_ALEN);

@@ -85,7 +85,7 @@ static __always_inline int ring_real(const struct listener *listener, __u32 slot
 /* Whether the MAC address on the way to it is known. */
 static __always_inline int resolved(const struct real *real)
 {
-    return *(__u32 *)real->mac | *(__u16 *)(real->mac + 4);
+    return known_mac(real->mac);
 }
 
 static __always_inline void new_session(struct session *s, const struct packet *p, const struct listener *listener,
@@ -106,7 +106,7 @@ static __always_inline void new_session(struct session *s, const struct packet *
     s->mode = listener->mode;
     s->state = 0;
     s->learnt = 0;
-    __builtin_memset(s->zero, 0, sizeof(s->zero));
+    s->source_port = 0;
 }
 
 /* Enters the session. Says whether there was room. */

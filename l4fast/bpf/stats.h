@@ -8,7 +8,7 @@ enum reason {
     TX_NEW_SESSION,         /* the packet that made a session */
     TX_UNTRACKED,           /* no session and none made: forwarded by hash */
     TX_STATELESS,           /* of a listener that keeps no session: forwarded by hash */
-    TX_REPLY,               /* nat: from a real to a client */
+    TX_REPLY,               /* nat, fullnat: from a real to a client */
     TX_TOO_BIG,             /* tunnel: the sender was told the largest packet that passes (ICMP) */
 
     PASS_FIRST,
@@ -28,9 +28,11 @@ enum reason {
     DROP_BAD_L4,            /* to a VIP: TCP or UDP header truncated, or its lengths are wrong */
     DROP_BAD_FLAGS,         /* of a flow without session: a combination that no TCP sends to a server */
     DROP_BAD_SOURCE,        /* of a flow without session: no client may have this address */
-    DROP_TTL,               /* nat, tunnel: it would reach zero */
+    DROP_TTL,               /* nat, tunnel, fullnat: it would reach zero */
     DROP_TOO_BIG,           /* tunnel: it would exceed the MTU, and its sender counts on fragments */
     DROP_NO_ADDRESS,        /* tunnel: the interface has no address for the outer header */
+    DROP_NO_PORT,           /* fullnat: no source port was found free, or no room for a UDP session */
+    DROP_NO_SESSION,        /* fullnat: of a flow that nobody here knows */
     DROP_NO_REAL,           /* the listener has no real that takes new flows */
     DROP_NO_NEIGHBOUR,      /* the real's MAC address is not known */
     DROP_NO_GATEWAY,        /* the MAC address towards clients is not known */
@@ -40,6 +42,7 @@ enum reason {
     EVENT_FIRST,
     EVENT_TABLE_FULL = EVENT_FIRST, /* no room for a session; its flow is forwarded by hash */
     EVENT_UNPROVEN_LIMIT,   /* a session was not made: see settings.unproven_per_cpu_s */
+    EVENT_NO_PORT,          /* fullnat: so many tries, and every port was a session's */
     EVENT_WARMED,           /* a cold session met its first packet here */
     EVENT_SYNC_STAGED,      /* a record for the peers */
     EVENT_SYNC_LOST,        /* records that the full ring did not take */

@@ -5,7 +5,6 @@
  * interrupted between its output and its reset (kernels before 6.11), the records appended then are lost until their
  * refresh.
  */
-#define SYNC_NOT_YET 0xffffffff
 
 static __always_inline void emit(struct page *page, struct stats *stats)
 {
@@ -46,6 +45,15 @@ static __always_inline void tell(const struct session_key *key, struct session *
 {
     if (s->packets < SYNC_PACKETS)
         return;
+    if (s->state == STATE_ANSWER)
+        return;
     s->sync_due_s = now_s + s->refresh_s;
     stage(key, s, stats);
+    if (s->mode == MODE_FULLNAT) {
+        struct session_key answers = answer_key(s, key->protocol);
+        struct session answer;
+
+        answer_entry(&answer, key, s);
+        stage(&answers, &answer, stats);
+    }
 }

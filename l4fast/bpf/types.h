@@ -9,18 +9,23 @@
 
 /* A session is known to its peers after this many packets: most flows of a scan or a flood never get there. */
 #define SYNC_PACKETS 3
+/* session.sync_due_s: the peers have not been told. */
+#define SYNC_NOT_YET 0xffffffff
 /* Ring slots travel in chunks of one cache line: an array map spends at least eight bytes on each element. */
 #define RING_CHUNK 32
 /* How many listeners may share one real server's address, port and protocol in nat mode. */
 #define REVERSE_CANDIDATES 8
 /* Addresses of this node whose traffic is never taken for a reply to a client. */
 #define LOCAL_ADDRESSES 8
+/* Source addresses of fullnat on one node, each with 64,512 ports towards each real. A power of two. */
+#define POOL_ADDRESSES 16
 /* Two bits each: with 20 VIPs one address in a hundred is taken for a VIP at first. */
 #define VIP_FILTER_SLOTS 2048
 /* keys and values of 64 bytes a record: 21 of them, a header and an AEAD tag fit a datagram below an MTU of 1500. */
 #define PAGE_RECORDS 21
 
-enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL };
+enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL, MODE_FULLNAT };
+
 /* In the filter of VIPs: an address that may be a VIP, one that may be a VIP with listeners that keep no session. */
 #define VIP_ANY 1
 #define VIP_STATELESS 2
@@ -32,8 +37,9 @@ enum scheduler { SCHEDULER_HASH, SCHEDULER_RING };
  *   ESTABLISHED  a handshake was seen here, or the client went on sending
  *   FIN_WAIT     a FIN was seen from one side; the other may still send
  *   CLOSED       an RST was seen, which the server may have found out of window: packets that follow revive it
+ *   ANSWER       fullnat: no session, but the other direction of one
  */
-enum state { STATE_ESTABLISHED, STATE_UNPROVEN, STATE_FIN_WAIT, STATE_CLOSED, STATE_UDP };
+enum state { STATE_ESTABLISHED, STATE_UNPROVEN, STATE_FIN_WAIT, STATE_CLOSED, STATE_UDP, STATE_ANSWER };
 #define STATE_UNSTEADY 3 /* mask */
 
 /* map `sessions`, key: the client's direction of a flow. */
@@ -55,10 +61,15 @@ struct session {
     __u64 bytes;        /* from the client: IP total lengths */
     __u32 packets;      /* from the client; wraps */
     __u32 last_s;       /* wall clock of the last packet */
+    union {
+        struct {
+            __u16 l3_delta; /* nat, one's complement, wire order: what rewriting adds to the sum of the IP header … */
+            __u16 l4_delta; /* … and of the TCP or UDP checksum's words */
+        };
+        __be32 source;  /* fullnat: what the client's address becomes */
+    };
     __be32 real;
     __be16 real_port;
-    __u16 l3_delta;     /* one's complement, wire order: what rewriting adds to the sum of the IP header … */
-    __u16 l4_delta;     /* … and of the TCP or UDP checksum's words */
     __u16 listener;     /* (node) index into listener_stats */
     __u32 generation;   /* (node) */
     __u32 sync_due_s;   /* (node) when to tell the peers again; all ones: not yet told */
@@ -67,15 +78,16 @@ struct session {
     __u8 mode;          /* enum mode */
     __u8 state;         /* enum state */
     __u8 learnt;        /* from a peer */
-    __u8 zero[2];
+    __be16 source_port; /* fullnat: what the client's port becomes */
 };
 ASSERT_SIZE(struct session, 48);
 
-/* map `half_open`: key struct session_key. What a SYN chose, for schedulers that a hash cannot repeat. */
+/* map `half_open`: key struct session_key. What a SYN chose, for schedulers that a hash cannot repeat and for fullnat. */
 struct half_open {
     __u16 real;         /* index into `reals` */
-    __u16 zero;
+    __be16 source_port; /* fullnat */
     __u32 sequence;     /* host order: the SYN's */
+    __be32 source;      /* fullnat */
 };
 
 /* map `listeners`, key */
@@ -153,6 +165,7 @@ struct settings {
     __u8 gateway_mac[6];      /* next hop towards clients; zero: not resolved */
     __be32 address;           /* this interface's: the outer source in tunnel mode; zero: it has none */
     __u32 mtu;                /* this interface's */
+    __be32 pool[POOL_ADDRESSES]; /* this node's source addresses of fullnat, repeated to fill it; zero: none */
     __be32 local[LOCAL_ADDRESSES];
     __u32 vip_filter[VIP_FILTER_SLOTS / 16]; /* a Bloom filter of one hash, vip_slot(): VIP_* of every VIP */
 };

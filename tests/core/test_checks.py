@@ -63,6 +63,35 @@ CASES = [
         'name = "l4-1", role = "l7", address = "10.0.0.21"',
         "nodes.l7-1.address: 10.0.0.21 is the address of the l7 node l4-1 too; remove one",
     ),
+    (
+        'name = "l7-1", role = "l7"',
+        'name = "l7-1", source_pool = ["10.0.9.1"], role = "l7"',
+        "nodes.l7-1.source_pool: source_pool is for l4 nodes, and this one is l7; remove it",
+    ),
+    (
+        'name = "l4-1", role = "l4"',
+        f'name = "l4-1", source_pool = {[f"10.0.9.{n}" for n in range(17)]}, role = "l4"',
+        "nodes.l4-1.source_pool: 17 addresses; at most 16 are supported; add nodes if so many connections are needed",
+    ),
+    *(
+        (
+            'name = "l4-1", role = "l4"',
+            f'name = "l4-1", source_pool = ["10.0.9.1", "{address}"], role = "l4"',
+            f"nodes.l4-1.source_pool[1]: {address} is {what}; give an address that nothing else has",
+        )
+        for address, what in (
+            ("10.0.9.1", "in the source_pool of l4-1 already"),
+            ("192.0.2.2", "a VIP of fast"),
+            ("10.0.0.21", "the address of node l7-1"),
+            ("10.0.0.31", "a server in spread"),
+        )
+    ),
+    (
+        'backend_service = "stream", mode = "dr"',
+        'backend_service = "stream", mode = "fullnat"',
+        "listeners.tcp.mode: mode fullnat takes its source addresses from each node's pool, and l4-1 has none; "
+        "give the node source_pool",
+    ),
     # certificates
     (
         'domains = ["example.com"]',
@@ -396,3 +425,17 @@ def test_the_l7_tier_on_every_address_leaves_the_ports_of_the_l4_tier_alone() ->
         'protocol = "tcp", port = 80', 'protocol = "tcp", port = 8000'
     )
     assert errors(text) == []
+
+
+def test_full_nat_needs_sessions() -> None:
+    text = STATELESS.replace('role = "l4"', 'role = "l4", source_pool = ["10.0.9.1"]')
+    (error,) = errors(text.replace('mode = "dr"', 'mode = "fullnat"'))
+    assert error == (
+        "listeners.tcp.mode: an instance of type dnlb keeps no sessions, without which fullnat cannot tell whose an "
+        "answer is; use another mode, or an instance of type nlb"
+    )
+
+
+def test_full_nat_with_a_pool_is_sound() -> None:
+    text = SOUND.replace('role = "l4"', 'role = "l4", source_pool = ["10.0.9.1"]')
+    assert errors(text.replace('mode = "dr"', 'mode = "fullnat"')) == []

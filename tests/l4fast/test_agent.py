@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 import pytest
 
@@ -19,8 +20,11 @@ from core.model import (
     Instance,
     InstanceType,
     Listener,
+    Mode,
     Model,
+    Node,
     Protocol,
+    Role,
     Server,
     ServerGroup,
 )
@@ -48,6 +52,7 @@ class FakeTables:
         self.pushes: list[tuple[list[str], set[tuple[str, int, str]], dict[str, bytes]]] = []
         self.fail: Callable[[Sequence[L4Service]], bool] = lambda services: False
         self.epochs: list[int] = []
+        self.pools: list[tuple[tuple[str, ...], set[str]]] = []
         self.asked: list[tuple[str | None, int]] = []
 
     def apply(
@@ -56,6 +61,9 @@ class FakeTables:
         if self.fail(services):
             raise RuntimeError("too many listeners; give fewer")
         self.pushes.append(([service.vip for service in services], set(down), dict(macs)))
+
+    def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None:
+        self.pools.append((tuple(own), set(everyones)))
 
     def set_local(self, addresses: Sequence[str]) -> None:
         self.local = list(addresses)
@@ -137,6 +145,34 @@ async def test_a_configuration_becomes_tables(rig: Rig, server: socket.socket) -
     assert status["routes"] == ("ip route replace 10.1.0.1/32 via 10.0.0.5",)
     assert status["problems"] == []
     assert rig.tables.local == ["10.0.0.5"]
+
+
+async def test_fullnat_gets_the_pools_of_all_nodes(rig: Rig, server: socket.socket) -> None:
+    plain = model(port_of(server))
+    nodes = {
+        "l4-1": Node("l4-1", Role.L4, "10.0.0.5", source_pool=("10.0.9.1",)),
+        "l4-2": Node("l4-2", Role.L4, "10.0.0.6", source_pool=("10.0.9.2",)),
+    }
+    listener = replace(plain.listeners["l"], mode=Mode.FULLNAT)
+    await rig.agent.apply(replace(plain, nodes=nodes, listeners={"l": listener}), 1)
+    assert rig.tables.pools == [(("10.0.9.1",), {"10.0.9.1", "10.0.9.2"})]
+    status = rig.agent.status({})
+    assert isinstance(status, dict)
+    assert status["routes"][1:] == ("ip route replace 10.0.9.1/32 via 10.0.0.5",)
+    assert status["problems"] == []
+    await rig.agent.apply(replace(plain, listeners={"l": listener}), 2)
+    assert rig.agent.report()["problems"] == [
+        "l is of mode fullnat and takes no new connections here: give the node l4-1 a source_pool"
+    ]
+
+
+async def test_a_refused_configuration_leaves_the_pools(rig: Rig, server: socket.socket) -> None:
+    nodes = {"l4-1": Node("l4-1", Role.L4, "10.0.0.5", source_pool=("10.0.9.1",))}
+    await rig.agent.apply(replace(model(port_of(server)), nodes=nodes), 1)
+    rig.tables.fail = lambda services: services[0].vip == "10.1.0.9"
+    with pytest.raises(RuntimeError):
+        await rig.agent.apply(model(port_of(server), vip="10.1.0.9"), 2)
+    assert [own for own, _ in rig.tables.pools] == [("10.0.9.1",), (), ("10.0.9.1",)]
 
 
 async def test_a_real_that_fails_goes_down_and_comes_back(rig: Rig) -> None:

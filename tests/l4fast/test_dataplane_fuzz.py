@@ -47,16 +47,19 @@ SERVICES = (
     service(54, Mode.DR, protocol="udp"),
     service(84, Mode.TUNNEL),
     service(55, Mode.TUNNEL, Scheduler.WRR, protocol="udp"),
+    service(85, Mode.FULLNAT, real_port=8085),
+    service(56, Mode.FULLNAT, Scheduler.WRR, protocol="udp", real_port=8056),
 )
-PORTS = (80, 81, 82, 83, 84, 53, 54, 55, 8080, 8081, 5353, 9)
+POOL = ("10.0.9.1", "10.0.9.2")
+PORTS = (80, 81, 82, 83, 84, 85, 53, 54, 55, 56, 8080, 8081, 5353, 8085, 8056, 9)
 MTU = 400  # so that some of the larger packets do not fit into a tunnel
-ADDRESSES = (VIP, *REALS, "198.51.100.7", "203.0.113.9", "0.0.0.0", "127.0.0.1", "255.255.255.255", "10.0.0.10")
+ADDRESSES = (VIP, *REALS, *POOL, "198.51.100.7", "203.0.113.9", "0.0.0.0", "127.0.0.1", "255.255.255.255", "10.0.0.10")
 
 
 @pytest.fixture(scope="module")
 def harness() -> Iterator[Harness]:
     harness = Harness(sessions=512, half_open=256)
-    harness.reset(SERVICES)
+    harness.reset(SERVICES, POOL)
     harness.plane.set(mtu=MTU)
     yield harness
     harness.close()
@@ -65,13 +68,13 @@ def harness() -> Iterator[Harness]:
 def random_packet(dice: random.Random) -> bytes:
     """A sound packet towards a VIP or back; in half of the cases one to three things are wrong; a few are cut short."""
     towards = dice.random() < 0.75
-    port = dice.choice(PORTS[:8])
+    port = dice.choice(PORTS[:10])
     packet = Packet(
         source="198.51.100.7" if towards else dice.choice(REALS),
         destination=VIP if towards else "198.51.100.7",
-        source_port=dice.randrange(1024, 1400) if towards else dice.choice(PORTS[8:11]),
+        source_port=dice.randrange(1024, 1400) if towards else dice.choice(PORTS[10:15]),
         port=port if towards else dice.randrange(1024, 1400),
-        protocol=UDP if port in (53, 54, 55) else TCP,
+        protocol=UDP if port in (53, 54, 55, 56) else TCP,
         flags=dice.choice((0x02, ACK, ACK, 0x18, 0x11, 0x04)),
         sequence=dice.choice((1000, 1001)),
         payload=dice.randbytes(dice.choice((0, 0, 1, 2, 7, 8, 40, 400))),
@@ -196,6 +199,7 @@ def test_random_packets(harness: Harness) -> None:
     gained = {name: n - counters[name] for name, n in harness.tables.counters().items()}
     assert gained["tx_too_big"] > 10
     assert gained["drop_too_big"] > 10
+    assert gained["drop_no_session"] > 100
     assert gained["drop_internal"] == 0
     assert sum(n for name, n in gained.items() if not name.startswith("event_")) == 50_000
 

@@ -36,9 +36,10 @@ pytestmark = pytest.mark.root
 VIP = "10.77.0.100"
 NODE, SERVERS = "10.77.0.2", ("10.77.0.11", "10.77.0.12")
 VIA_NODE, DIRECT = "198.51.100.1", "198.51.100.2"
-NAT_PORT, DR_PORT, TUNNEL_PORT, REAL_PORT = 80, 81, 82, 8080
-WAYS = [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT), (DIRECT, TUNNEL_PORT)]
-IDS = ["nat", "dr", "tunnel"]
+NAT_PORT, DR_PORT, TUNNEL_PORT, FULLNAT_PORT, REAL_PORT = 80, 81, 82, 83, 8080
+POOL = "10.77.9.1"
+WAYS = [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT), (DIRECT, TUNNEL_PORT), (DIRECT, FULLNAT_PORT)]
+IDS = ["nat", "dr", "tunnel", "fullnat"]
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14  # <linux/in.h>
 _serial = itertools.count()
 
@@ -122,6 +123,7 @@ def wire(client: str, node: str, servers: tuple[str, ...], switch: str) -> None:
         sh(
             f"ip -n {server} addr add {VIP}/32 dev lo",
             f"ip -n {server} route add {VIA_NODE}/32 via {NODE}",
+            f"ip -n {server} route add {POOL}/32 via {NODE}",
             f"ip -n {server} route add default via 10.77.0.1",
         )
 
@@ -138,6 +140,8 @@ def services() -> list[L4Service]:
         of(DR_PORT, Mode.DR, "udp", Scheduler.RR, DR_PORT),
         of(TUNNEL_PORT, Mode.TUNNEL, "tcp", Scheduler.WRR, TUNNEL_PORT),
         of(TUNNEL_PORT, Mode.TUNNEL, "udp", Scheduler.MAGLEV, TUNNEL_PORT),
+        of(FULLNAT_PORT, Mode.FULLNAT, "tcp", Scheduler.MAGLEV, REAL_PORT),
+        of(FULLNAT_PORT, Mode.FULLNAT, "udp", Scheduler.WRR, REAL_PORT),
     ]
 
 
@@ -198,6 +202,7 @@ def lan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             asyncio.run(hops.watch(set(SERVERS)))
         tables.set_epoch(1_000_000)
         tables.set_local([NODE])
+        tables.set_pools([POOL], ())
         tables.apply(services(), set(), hops.macs())
         stack.enter_context(serving((one, two)))
         yield Lan(client, node, (one, two), switch, plane, tables, decap)
@@ -234,7 +239,7 @@ def test_tcp(lan: Lan, source: str, port: int) -> None:
         with connect(lan, source, port) as sock, sock.makefile("rwb") as stream:
             name, address = stream.readline().decode().split()
             seen.add(name)
-            assert address == source
+            assert address == (POOL if port == FULLNAT_PORT else source)
             for word in (b"one\n", b"two\n", b"three\n"):
                 stream.write(word)
                 stream.flush()
@@ -273,7 +278,7 @@ def test_udp(lan: Lan, source: str, port: int) -> None:
                 sock.sendto(b"%d" % n, (VIP, port))
                 answer, sender = sock.recvfrom(2048)
                 name, address, data = answer.decode().split()
-                assert (address, data, sender) == (source, str(n), (VIP, port))
+                assert (address, data, sender) == (POOL if port == FULLNAT_PORT else source, str(n), (VIP, port))
                 names.add(name)
             assert len(names) == 1
             seen |= names

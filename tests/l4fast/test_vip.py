@@ -18,9 +18,10 @@ def test_vips_once_in_order() -> None:
 
 
 def test_routes() -> None:
-    assert routes(SERVICES, "10.0.0.5") == (
+    assert routes(SERVICES, ["10.0.9.1"], "10.0.0.5") == (
         "ip route replace 10.1.0.2/32 via 10.0.0.5",
         "ip route replace 10.1.0.1/32 via 10.0.0.5",
+        "ip route replace 10.0.9.1/32 via 10.0.0.5",
     )
 
 

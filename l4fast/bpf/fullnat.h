@@ -1,0 +1,60 @@
+/* fullnat: the client's address and port are exchanged too, for ones of this node's pool, so that the answer comes back
+ * from any network. A flow has two entries: its session, and under the key of the answer (from the real to the pool) a
+ * second one that says how to undo it. A port belongs to a flow towards one real while the answer's entry exists, which
+ * is what makes allocation free of clashes: an entry is made by one flow only (BPF_NOEXIST). Pools differ between nodes.
+ *
+ * UDP enters both at the first packet. TCP keeps both half open until the handshake's last ACK: a flood of SYNs evicts,
+ * and in want of ports takes from, half-open flows only. So a flow may find its port gone; it is dropped then, never
+ * mixed up with another's.
+ */
+/* The key of the answers: where they come from and the pool's address and port that they go to. */
+static __always_inline struct session_key answer_key(const struct session *s, __u8 protocol)
+{
+    return (struct session_key){.client = s->real, .vip = s->source, .client_port = s->real_port,
+                                .vip_port = s->source_port, .protocol = protocol};
+}
+
+/* The other direction of a session: its real is the client, its source the VIP. */
+static __always_inline void answer_entry(struct session *answer, const struct session_key *key, const struct session *s)
+{
+    *answer = *s;
+    answer->bytes = 0;
+    answer->packets = 0;
+    answer->source = key->vip;
+    answer->source_port = key->vip_port;
+    answer->real = key->client;
+    answer->real_port = key->client_port;
+    answer->state = STATE_ANSWER;
+    answer->sync_due_s = SYNC_NOT_YET; /* it is told with its session */
+}
+
+/* Whether two flows are the same. */
+static __always_inline int same_key(const struct session_key *a, const struct session_key *b)
+{
+    return a->client == b->client && a->vip == b->vip &&
+           *(__u32 *)&a->client_port == *(__u32 *)&b->client_port && a->protocol == b->protocol;
+}
+
+/* Both addresses and ports, in either direction. */
+static __always_inline enum reason translate(struct packet *p, const struct session *s, enum reason reason)
+{
+    __be16 *ports = p->l4;
+    __u16 addresses = fold((__u32)address_delta(p->ip->saddr, s->source) + address_delta(p->ip->daddr, s->real));
+
+    if (p->ip->ttl <= 1)
+        return DROP_TTL;
+    rewrite_l4(p, fold((__u32)addresses + (__u16)~ports[0] + s->source_port + (__u16)~ports[1] + s->real_port));
+    p->ip->check = adjusted(p->ip->check, fold((__u32)addresses + bpf_htons(0xfeff)));
+    p->ip->ttl--;
+    p->ip->saddr = s->source;
+    p->ip->daddr = s->real;
+    ports[0] = s->source_port;
+    ports[1] = s->real_port;
+    send_to(p, s->mac);
+    if (s->state == STATE_ANSWER) {
+        count_out(s->listener, p->length);
+        return TX_REPLY;
+    }
+    count_in(s->listener, p->length);
+    return reason;
+}

@@ -1,0 +1,203 @@
+/* fullnat: a new flow gets its port, and keeps it while it is half open; fullnat.h has the theory. */
+#define PORT_FIRST 1024   /* up to 65,535; the lower ones are for servers */
+#define PORT_COUNT 64512
+/* With 80 % of a real's ports in use one allocation in a thousand fails, with 90 % one in thirty. */
+#define PORT_TRIES 32
+#define PORT_THEFTS 8     /* so many of them, the last, take a port from a half-open flow, but from no session */
+
+/* Finds a port for the flow towards the session's real and enters the answer: UDP among the sessions, TCP half open. */
+static __always_inline int take_port(struct packet *p, struct session *s, const struct settings *settings,
+                                     struct stats *stats)
+{
+    struct session answer;
+    int i;
+
+    if (!settings->pool[0])
+        return -1;
+    answer_entry(&answer, &p->key, s);
+    __builtin_memcpy(answer.mac, settings->gateway_mac, ETH_ALEN);
+    for (i = 0; i < PORT_TRIES; i++) {
+        __u32 dice = bpf_get_prandom_u32();
+        struct session_key key;
+
+        s->source = settings->pool[dice % POOL_ADDRESSES];
+        s->source_port = bpf_htons(PORT_FIRST + ((dice >> 16) * PORT_COUNT >> 16));
+        key = answer_key(s, p->key.protocol);
+        if (p->key.protocol == IPPROTO_UDP) {
+            int error = sessions.insert(&key, &answer);
+
+            if (!error)
+                return 0;
+            if (error == -EEXIST)
+                continue;
+            stats->count[EVENT_TABLE_FULL]++;
+            return -1;
+        }
+        /* Entered first and looked for afterwards: a flow that is being established goes the other way round. */
+        if (i < PORT_TRIES - PORT_THEFTS ? half_open_answers.insert(&key, &p->key)
+                                         : half_open_answers.update(&key, &p->key))
+            continue;
+        if (!sessions.lookup(&key))
+            return 0;
+        half_open_answers.delete(&key);
+    }
+    stats->count[EVENT_NO_PORT]++;
+    return -1;
+}
+
+/* Whether the half-open flow still has its port. */
+static __always_inline int keeps_port(const struct packet *p, struct session_key *answer)
+{
+    struct session_key *owner = half_open_answers.lookup(answer);
+
+    return owner && same_key(owner, &p->key);
+}
+
+/* Both entries; the answer's first, since packets must not find a session without it. */
+static __always_inline int establish(struct packet *p, struct session *s, struct session_key *answer,
+                                     const struct settings *settings, struct stats *stats)
+{
+    struct session entry;
+    int error;
+
+    answer_entry(&entry, &p->key, s);
+    __builtin_memcpy(entry.mac, settings->gateway_mac, ETH_ALEN);
+    error = sessions.insert(answer, &entry);
+    if (error) {
+        stats->count[EVENT_TABLE_FULL] += error != -EEXIST;
+        return 0;
+    }
+    if (!enter(p, s, STATE_ESTABLISHED, stats)) {
+        sessions.delete(answer);
+        return 0;
+    }
+    half_open.delete(&p->key);
+    half_open_answers.delete(answer);
+    return 1;
+}
+
+/* The real of index `index` becomes the session's. */
+static __always_inline enum reason towards(struct packet *p, struct session *s, const struct listener *listener,
+                                           int index, const struct settings *settings)
+{
+    struct real *real;
+
+    if (index < 0)
+        return DROP_NO_REAL;
+    real = reals.lookup(&index);
+    if (!real)
+        return DROP_INTERNAL;
+    if (!resolved(real))
+        return DROP_NO_NEIGHBOUR;
+    new_session(s, p, listener, real, settings);
+    return LB_NEXT;
+}
+
+/* A SYN gets a real and a port, or finds those that it got before. */
+static __always_inline enum reason fullnat_syn(struct packet *p, struct session *s, const struct listener *listener,
+                                               const struct settings *settings, struct stats *stats)
+{
+    struct half_open *syn = half_open.lookup(&p->key);
+    struct half_open entry = {.sequence = bpf_ntohl(p->sequence)};
+    struct session_key answer;
+    enum reason reason;
+    int index;
+
+    if (syn) {
+        reason = towards(p, s, listener, syn->real, settings);
+        if (reason != LB_NEXT)
+            return reason;
+        s->source = syn->source;
+        s->source_port = syn->source_port;
+        answer = answer_key(s, p->key.protocol);
+        if (keeps_port(p, &answer)) {
+            if (syn->sequence == entry.sequence)
+                return translate(p, s, TX_SYN);
+            half_open_answers.delete(&answer);
+        }
+    }
+    index = ring_real(listener, new_flow_slot(&p->key, listener));
+    reason = towards(p, s, listener, index, settings);
+    if (reason != LB_NEXT)
+        return reason;
+    if (take_port(p, s, settings, stats))
+        return DROP_NO_PORT;
+    entry.real = index;
+    entry.source = s->source;
+    entry.source_port = s->source_port;
+    half_open.update(&p->key, &entry);
+    return translate(p, s, TX_SYN);
+}
+
+static __always_inline enum reason fullnat_tcp(struct packet *p, struct session *s, const struct listener *listener,
+                                               const struct settings *settings, struct stats *stats)
+{
+    struct half_open *syn;
+    struct session_key answer;
+    enum reason reason;
+
+    if (p->tcp_flags & TCP_SYN)
+        return fullnat_syn(p, s, listener, settings, stats);
+    syn = half_open.lookup(&p->key);
+    if (!syn)
+        return DROP_NO_SESSION;
+    reason = towards(p, s, listener, syn->real, settings);
+    if (reason != LB_NEXT)
+        return reason;
+    s->source = syn->source;
+    s->source_port = syn->source_port;
+    answer = answer_key(s, p->key.protocol);
+    if (!keeps_port(p, &answer))
+        return DROP_NO_SESSION;
+    reason = TX_UNTRACKED;
+    if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p) && establish(p, s, &answer, settings, stats))
+        reason = TX_NEW_SESSION;
+    return translate(p, s, reason);
+}
+
+static __always_inline enum reason fullnat_udp(struct packet *p, struct session *s, const struct listener *listener,
+                                               const struct settings *settings, struct stats *stats)
+{
+    int index = ring_real(listener, new_flow_slot(&p->key, listener));
+    enum reason reason = towards(p, s, listener, index, settings);
+    struct session_key answer;
+
+    if (reason != LB_NEXT)
+        return reason;
+    if (take_port(p, s, settings, stats))
+        return DROP_NO_PORT;
+    if (!enter(p, s, STATE_UDP, stats)) {
+        answer = answer_key(s, p->key.protocol);
+        sessions.delete(&answer);
+        return DROP_NO_PORT;
+    }
+    return translate(p, s, TX_NEW_SESSION);
+}
+
+/* To a pool's address, and no session: the answer to a half-open flow, or nobody's. */
+static __always_inline enum reason half_open_answer(struct packet *p, const struct settings *settings)
+{
+    struct session_key *flow = half_open_answers.lookup(&p->key);
+    struct listener_key key = {};
+    struct listener *listener;
+    struct session s;
+
+    if (!flow)
+        return DROP_NO_SESSION;
+    key.vip = flow->vip;
+    key.port = flow->vip_port;
+    key.protocol = flow->protocol;
+    listener = listeners.lookup(&key);
+    if (!listener)
+        return DROP_NO_SESSION;
+    if (!known_mac(settings->gateway_mac))
+        return DROP_NO_GATEWAY;
+    s.real = flow->client;
+    s.real_port = flow->client_port;
+    s.source = flow->vip;
+    s.source_port = flow->vip_port;
+    s.listener = listener->index;
+    s.state = STATE_ANSWER;
+    __builtin_memcpy(s.mac, settings->gateway_mac, ETH_ALEN);
+    return translate(p, &s, TX_REPLY);
+}
