@@ -26,7 +26,7 @@ class ChildError(Exception):
 
 
 class Child:
-    """One child process. Made by `start`; ended by `terminate`, which has to be called in any case."""
+    """One child process. Made by `start`; in any case, `terminate` or `leave` has to be called at the end."""
 
     def __init__(
         self, name: str, process: subprocess.Popen[bytes], log: Path, log_begins: int, ready: socket.socket
@@ -129,6 +129,11 @@ class Child:
             if self._ready.fileno() >= 0:
                 Path(self._ready.getsockname()).unlink(missing_ok=True)
                 self._ready.close()
+
+    def leave(self) -> None:
+        """Let it live on when we end: from here on it is somebody else's to look after."""
+        self._ready.close()
+        self._process.returncode = 0  # or Popen would warn that it still runs
 
     def _quote(self) -> str:
         """The last lines that it has logged, indented, as the tail of a message."""

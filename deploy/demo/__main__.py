@@ -82,6 +82,7 @@ def tell(topology: Topology, story: Story, *, keep: bool) -> bool:
                 story.line(f"NOT SO: {error}")
     finally:
         if keep:
+            lab.leave()
             story.line(f"the lab stays up: paifang lab status --name {topology.lab}")
         else:
             lab.down()

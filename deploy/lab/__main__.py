@@ -85,6 +85,7 @@ def up(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, interrupted)  # an `up` that is ended takes down what it has built
     topology = Topology(options.name, options.l4, options.l7, options.keyservers, options.backends, options.xdp)
     lab = Lab.up(topology, options.mode, _say)
+    lab.leave()
     if options.json:
         print(json.dumps(lab.status()))
     else:
@@ -138,7 +139,9 @@ def kill(options: argparse.Namespace) -> int:
 
 def start(options: argparse.Namespace) -> int:
     preflight()
-    Lab.find(options.name).start(options.host)
+    lab = Lab.find(options.name)
+    lab.start(options.host)
+    lab.leave()
     print(f"{options.host} is back")
     return 0
 

@@ -143,6 +143,12 @@ class Lab:
         chain = provision.leaf(self.topology, self.root, self._processes, name)
         self.api.put("certificates", model.CERTIFICATE, {"name": model.CERTIFICATE, "chain": chain})
 
+    def leave(self) -> None:
+        """Let what we have started outlive this command."""
+        for child in self._children.values():
+            child.leave()
+        self._children.clear()
+
     def status(self) -> dict[str, object]:
         """Hosts, processes and what the control plane knows, ready for JSON."""
         cluster, listeners = self._cluster()

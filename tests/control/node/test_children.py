@@ -1,6 +1,7 @@
 import os
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +129,21 @@ def test_a_child_that_becomes_another_user_may_say_that_it_is_ready(tmp_path: Pa
         child.wait_ready(10)
     finally:
         child.terminate(5)
+
+
+def test_a_child_that_is_left_lives_on(tmp_path: Path) -> None:
+    """And nothing warns of it when we end."""
+    program = f"""
+import sys
+from pathlib import Path
+from control.node.children import Child
+here = Path({str(tmp_path)!r})
+child = Child.start("c", [sys.executable, "-c", {READY + SLEEP!r}], log=here / "log", notify_dir=here)
+child.wait_ready(20)
+child.leave()
+print(child.pid)
+"""
+    argv = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=40, check=True)
+    assert done.stderr == ""
+    os.kill(int(done.stdout), signal.SIGKILL)  # which fails if it is gone
