@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from core.model import Kind, Model
 from core.reader import did_you_mean
 
 WATCH_S = 1.0
+KNOWN_SHOWN = 8
 
 
 def check(options: argparse.Namespace) -> int:
@@ -77,8 +79,8 @@ def get(options: argparse.Namespace) -> int:
         kind = Kind(options.kind)
         objects = model.of(kind)
         if options.name and options.name not in objects:
-            hint = did_you_mean(options.name, objects)
-            raise ApiError(f"there is no {kind.value}/{options.name}" + (f"; {hint}" if hint else ""))
+            known = f"there are {', '.join([*objects][:KNOWN_SHOWN])}" if objects else f"there are no {kind.value}"
+            raise ApiError(f"there is no {kind.value}/{options.name}; {did_you_mean(options.name, objects) or known}")
         wanted = {options.name: objects[options.name]} if options.name else objects
         model = Model(**{kind.value: wanted})  # type: ignore[arg-type]
     if options.output == "toml":
@@ -112,9 +114,13 @@ def status(options: argparse.Namespace) -> int:
         if not options.watch:
             print(text)
             return 0 if all(node["step"] == "in step" for node in document["nodes"]) else 1
-        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() and not options.json else ""
+        clear = "\x1b[H\x1b[2J" if _has_screen() and not options.json else ""
         print(f"{clear}{text}", flush=True)
         time.sleep(WATCH_S)
+
+
+def _has_screen() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def history(options: argparse.Namespace) -> int:

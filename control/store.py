@@ -130,7 +130,9 @@ class SqliteStore:
         if row is not None:
             return Entry(*row[:4]), from_dict(json.loads(row[4]), path=f"version {row[0]}")
         if version:
-            raise NoSuchVersionError(f"there is no version {version}")
+            kept = self.history(HISTORY_LIMIT)
+            which = f"{kept[-1].version} to {kept[0].version} are kept" if kept else "there are none yet"
+            raise NoSuchVersionError(f"there is no version {version}; {which}")
         return Entry(0, 0.0, "", "the empty configuration"), Model()
 
     def history(self, limit: int) -> tuple[Entry, ...]:

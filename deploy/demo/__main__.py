@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--xdp", choices=["native", "generic"], default="native", help="as for paifang lab up")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, interrupted)  # so that the lab is taken down then, too
-    story = Story(sys.stdout, as_json=options.json, colour=sys.stdout.isatty())
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    story = Story(sys.stdout, as_json=options.json, colour=colour)
     try:
         preflight()
         return 0 if tell(Topology(options.name, xdp=options.xdp), story, keep=options.keep) else 1

@@ -118,6 +118,12 @@ def test_an_unknown_name_is_answered_with_the_nearest(paifang: Paifang, tmp_path
     paifang("apply", tmp_path / "site.toml")
     paifang("get", "listeners", "wbe", code=1)
     assert "there is no listeners/wbe; did you mean web?" in paifang.err
+    paifang("get", "listeners", "zzz", code=1)
+    assert "there is no listeners/zzz; there are web\n" in paifang.err
+    paifang("get", "rules", "zzz", code=1)
+    assert "there is no rules/zzz; there are no rules\n" in paifang.err
+    paifang("rollback", "999999", code=1)
+    assert re.search(r"there is no version 999999; \d+ to \d+ are kept\n", paifang.err)
 
 
 def test_status_without_nodes(paifang: Paifang) -> None:

@@ -58,7 +58,7 @@ def test_no_change_makes_no_version(store: SqliteStore) -> None:
 
 
 def test_an_unknown_version(store: SqliteStore) -> None:
-    with pytest.raises(NoSuchVersionError, match="no version 7"):
+    with pytest.raises(NoSuchVersionError, match="there is no version 7; "):
         store.get(7)
 
 
