@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from control import devcerts, keyfiles, prepare, show
+from control import devcerts, show
 from control.addresses import address, is_loopback
 from control.client import NOTE, Api, ApiError, default_state
 from control.keyfiles import KeyCheckError
@@ -37,10 +37,11 @@ from control.node.notify import notify
 from control.node.patience import patience
 from control.ports import free_port
 from control.stopping import Stop, Stopping
+from control.up_source import Source, read
 from control.up_state import State, StateError
 from core.config import to_dict
-from core.errors import ConfigError, ConfigErrors
-from core.model import Kind, Model, Protocol
+from core.errors import ConfigErrors
+from core.model import Model, Protocol
 from core.resolve import l7_listeners
 
 READY_S = 30.0
@@ -61,14 +62,6 @@ class UpError(Exception):
 
 class UsageError(Exception):
     """An option that cannot be; the text has the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What FILE says: a model without key files, and these."""
-
-    model: Model
-    key_files: tuple[Path, ...] = ()
 
 
 @dataclass(slots=True)
@@ -316,38 +309,6 @@ class Up:
         print(f"\nAPI {self.api_url}, token in {self.token_file}; logs in {root}/log")
         state = "" if root == default_state().absolute() else f" --state {root}"
         print(f"paifang status{state}; kill -HUP {os.getpid()} reads {self.file} again; Ctrl-C ends it", flush=True)
-
-
-def read(file: Path) -> Source:
-    """FILE as it is now, fit to be served here. Raises ConfigErrors, KeyCheckError."""
-    document = prepare.read(file)
-    errors = unservable(document)
-    if errors:
-        raise ConfigErrors(errors)
-    prepared = prepare.inline(document)
-    errors = keyfiles.errors(document, prepared)
-    if errors:
-        raise ConfigErrors(errors)
-    return Source(prepared.model, tuple(prepared.keys.values()))
-
-
-def unservable(document: prepare.Document) -> list[ConfigError]:
-    """What a single machine without root cannot serve, and keys that the key server would miss."""
-    errors = []
-    model = document.model
-    if not model.listeners:
-        remedy = "add [[listeners]] with protocol, port and servers"
-        errors.append(ConfigError(str(document.file), 0, "", "has no listeners, so nothing would be served", remedy))
-    for listener in model.listeners.values():
-        if listener.protocol in (Protocol.TCP, Protocol.UDP):
-            why = f"{listener.protocol.value} listeners need the L4 tier, which `paifang up` does not start"
-            remedy = "take it out here, and run `paifang l4` (root, XDP) on a node, or try `paifang lab up`"
-            errors.append(document.error(Kind.LISTENERS, listener.name, "protocol", why, remedy))
-    for certificate in model.certificates.values():
-        if (certificate.chain or certificate.chain_file) and not certificate.key_file:
-            why, remedy = "has a chain without key_file", "name the key's file: only the key server will read it"
-            errors.append(document.error(Kind.CERTIFICATES, certificate.name, "", why, remedy))
-    return errors
 
 
 def endpoints(model: Model) -> set[tuple[str, int]]:

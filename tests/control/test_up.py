@@ -19,13 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.authority import Authority, private_pem
-from control import prepare
 from control.node.files import write_atomic
 from control.ports import free_port
-from control.up import Source, Up, UpError, read, unservable
+from control.up import Up, UpError
+from control.up_source import Source, read
 from control.up_state import State
 from core.config import load
-from core.errors import ConfigErrors
 from core.model import Model
 
 pytestmark = pytest.mark.timeout(90)
@@ -227,19 +226,6 @@ def test_a_port_in_use_is_a_clear_error(tmp_path: Path, backend: int) -> None:
         assert f"--api 127.0.0.1:{port}: Address already in use; --api 127.0.0.1:0 takes any free port" in up.text
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_layer_4_listeners_are_refused_with_an_explanation(tmp_path: Path, protocol: str) -> None:
-    file = tmp_path / "site.toml"
-    file.write_text(
-        '[[instances]]\nname = "i"\ntype = "nlb"\nvips = ["192.0.2.1"]\n[[listeners]]\nname = "x"\ninstance = "i"\n'
-        f'protocol = "{protocol}"\nport = 53\nservers = ["192.0.2.2:53"]\n'
-    )
-    up = Running(tmp_path, file)
-    assert up.process.wait(60) == 2
-    assert f"listeners.x.protocol: {protocol} listeners need the L4 tier" in up.text
-    assert "paifang l4" in up.text
-
-
 def test_a_state_path_that_sockets_cannot_have(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
     file.write_text(site(2, 1))
@@ -271,20 +257,6 @@ def test_a_key_file_goes_to_the_key_server_and_its_chain_is_served(running: tupl
         served = tls.getpeercert(binary_form=True)
     assert served == x509.load_pem_x509_certificate(chain).public_bytes(Encoding.DER)
     assert "chain_file" not in up.paifang("get", "certificates", "own", "-o", "json").stdout
-
-
-def test_a_chain_without_its_key_cannot_be_served(tmp_path: Path) -> None:
-    text = site(2, 1).replace('domains = ["localhost"]', 'certificates = ["c"]')
-    (tmp_path / "f.toml").write_text(text + '[[certificates]]\nname = "c"\nchain_file = "c.pem"\n')
-    (error,) = unservable(prepare.read(tmp_path / "f.toml"))
-    assert str(error).startswith(f"{tmp_path}/f.toml:6: certificates.c: has a chain without key_file; name the key's")
-
-
-@pytest.mark.parametrize("text", ["", '[[instances]]\nname = "i"\n'])
-def test_a_file_without_listeners_would_serve_nothing(text: str, tmp_path: Path) -> None:
-    (tmp_path / "f.toml").write_text(text)
-    with pytest.raises(ConfigErrors, match=r"f\.toml: has no listeners, so nothing would be served; add \[\[listeners"):
-        read(tmp_path / "f.toml")
 
 
 def test_a_key_of_another_chain_is_refused_before_anything_starts(tmp_path: Path) -> None:
