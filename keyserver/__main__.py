@@ -166,7 +166,10 @@ def _identity(directory: Path) -> Identity:
 
 
 async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) -> None:
-    """Read the keys anew when told to, or when a file has changed."""
+    """Read the keys anew when told to, or when a file has changed; READY=1 says that we have done what we were told.
+
+    That is also said when the keys stay as they were: who waits for it (`paifang up`) then learns why from a node.
+    """
     while True:
         try:
             async with asyncio.timeout(POLL_S):
@@ -188,6 +191,8 @@ async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) ->
         else:
             if changes is not None:
                 log.info("keys read anew: %d added, %d removed, %d held", *changes, len(store))
+        if told:
+            notify("READY=1")
 
 
 async def _summarise(service: Service) -> None:

@@ -108,6 +108,21 @@ async def test_sighup_and_polling(start: Start, tmp_path: Path, key_dir: Path, i
     await client.close()
 
 
+async def test_it_says_when_it_has_read_its_keys_anew(start: Start, tmp_path: Path, key_dir: Path) -> None:
+    child = start("--socket", tmp_path / "sock", "--audit-log", tmp_path / "audit")
+    write_atomic(key_dir / "fresh.key", private_pem(ec.generate_private_key(ec.SECP256R1())))
+    child.signal(signal.SIGHUP)
+    await eventually(child.said_ready)
+    assert "1 added, 0 removed, 5 held" in child.log.read_text()
+    (key_dir / "fresh.key").chmod(0o644)
+    child.signal(signal.SIGHUP)
+    await eventually(child.said_ready)
+    assert "the keys stay as they were" in child.log.read_text()
+    write_atomic(key_dir / "fresh.key", private_pem(ec.generate_private_key(ec.SECP256R1())))
+    await eventually(lambda: "1 added, 1 removed, 5 held" in child.log.read_text())
+    assert not child.said_ready()  # nobody has asked for that
+
+
 def test_audit_lines_go_to_standard_output(start: Start, tmp_path: Path) -> None:
     child = start("--socket", tmp_path / "sock")
     assert child.terminate(SECONDS) == 0
