@@ -15,6 +15,20 @@ from proxy.tls_certificates import CertificateError, Contexts, Credential, make_
 from tests.proxy.tls_support import certificate, key_id, new_key
 
 
+def test_ciphers_have_forward_secrecy_and_authenticated_encryption() -> None:
+    """RFC 9325 §4.2: no RSA key exchange, finite-field DH, CBC, PSK or anonymous suite; TLS 1.3 has none of them."""
+    ciphers = new_context().get_ciphers()
+    modern = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}
+    assert {each["name"] for each in ciphers if each["protocol"] == "TLSv1.3"} == modern
+    assert {each["name"] for each in ciphers if each["protocol"] != "TLSv1.3"} == {
+        f"ECDHE-{signature}-{cipher}"
+        for signature in ("ECDSA", "RSA")
+        for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    }
+    assert all(each["aead"] for each in ciphers)
+    assert {each["kea"] for each in ciphers} == {"kx-ecdhe", "kx-any"}
+
+
 def credential(name: str, key_type: str, *names: str) -> Credential:
     return Credential(name, "", key_type, b"", "", names)
 
