@@ -233,7 +233,8 @@ async def paifang(directory: Path, backend: int, keys: str) -> AsyncIterator[Con
     """One worker, as in production: with its supervisor, its access log and a key server."""
     tasks, port, tls_port = Tasks(), free_port(), free_port()
     log, chain = str(directory / "paifang.log"), (directory / "chain.pem").read_text()
-    supervisor = Supervisor(Settings("l7", 1, f"{directory}/id", (keys,), log, drain_s=1.0), tasks)
+    settings = Settings("l7", 1, f"{directory}/id", (keys,), log, drain_s=1.0)
+    supervisor = Supervisor(settings, tasks, lambda why: print(f"paifang: {why}", file=sys.stderr))
     supervisor.start()
     try:
         await supervisor.apply(model(port, tls_port, backend, chain), 1)

@@ -81,15 +81,15 @@ async def serve(options: argparse.Namespace) -> int:
     told = asyncio.Event()
     failures: list[str] = []
 
-    def on_failure(name: str, _error: BaseException) -> None:
-        failures.append(name)
+    def give_up(why: str) -> None:
+        failures.append(why)
         told.set()
 
-    tasks = Tasks(on_failure)
+    tasks = Tasks(lambda name, error: give_up(f"the task {name!r} died: {error!r}"))
     settings = Settings(
         options.name, options.workers, str(options.identity), keyservers, options.access_log, options.drain_time
     )
-    supervisor = Supervisor(settings, tasks)
+    supervisor = Supervisor(settings, tasks, give_up)
     link = ControlLink(
         url=options.control, identity=identity, state=options.state, apply=supervisor.apply, report=supervisor.report
     )
@@ -108,6 +108,8 @@ async def serve(options: argparse.Namespace) -> int:
     await supervisor.drain()
     server.close()
     await tasks.close()
+    for why in failures[:1]:
+        print(f"paifang-l7: {why}", file=sys.stderr)
     return 1 if failures else 0
 
 

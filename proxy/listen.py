@@ -6,15 +6,29 @@ anything is changed, while connections go to the workers' sockets alone.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
+import struct
 from typing import Final
 
 from proxy.errors import ApplyError
 
 IP_FREEBIND: Final = 15  # linux/in.h: bind a VIP that this machine does not (yet) have
 BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
+# The L4 tier asks each second and believes the second refusal (core.resolve.L7_NODE_CHECK): a node that drains goes on
+# accepting until it has been noticed. Without VIPs there is no L4 tier to wait for.
+LAME_DUCK_S: Final = 3.0
+
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
+_FILTER_LINE: Final = struct.Struct("=HBBI")  # struct sock_filter of linux/filter.h: code, jt, jf, k
+_DROP_SYN: Final = ctypes.create_string_buffer(
+    _FILTER_LINE.pack(0x30, 0, 0, 13)  # ldb [13]: the flags of the TCP header
+    + _FILTER_LINE.pack(0x45, 1, 0, 0x02)  # jset SYN
+    + _FILTER_LINE.pack(0x06, 0, 0, 0xFFFFFFFF)  # ret: the whole packet
+    + _FILTER_LINE.pack(0x06, 0, 0, 0)  # ret: nothing of it
+)
 
 _REMEDIES: Final = {
     errno.EACCES: "give the process CAP_NET_BIND_SERVICE, or choose a port of 1024 and above",
@@ -38,6 +52,15 @@ def bind(address: str, port: int) -> socket.socket:
         remedy = _REMEDIES.get(error.errno or 0, "")
         raise ApplyError(f"cannot bind {address or '0.0.0.0'}:{port}: {why}{'; ' + remedy if remedy else ''}") from None
     return sock
+
+
+def refuse_new(sock: socket.socket) -> None:
+    """Begins no new handshake on a listening socket; those under way are finished.
+
+    Whoever is dropped asks again after a second (RFC 6298), when this socket is closed and another one answers.
+    """
+    lines = len(_DROP_SYN.raw) // _FILTER_LINE.size
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", lines, ctypes.addressof(_DROP_SYN)))
 
 
 def accept_left(sock: socket.socket) -> list[socket.socket]:

@@ -15,7 +15,7 @@ import logging
 import socket
 import sys
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -27,16 +27,13 @@ from core.model import BackendProtocol, Model
 from core.resolve import l7_listeners, servers
 from proxy.errors import ApplyError, Refused
 from proxy.head import read_request
-from proxy.listen import bind
+from proxy.listen import LAME_DUCK_S, bind
 
 log = logging.getLogger(__name__)
 
 APPLY_TIMEOUT_S: Final = 30.0
 RESTART_S: Final = (0.1, 10.0)  # the first delay and the longest
 SOUND_AFTER_S: Final = 10.0  # a worker that lived this long was no failed start
-# The L4 tier asks each second and believes the second refusal (core.resolve.L7_NODE_CHECK): a node that drains goes on
-# accepting until it has been noticed. Without VIPs there is no L4 tier to wait for.
-LAME_DUCK_S: Final = 3.0
 KILL_AFTER_S: Final = 2.0  # beyond the drain time
 LINE_BYTES: Final = 1 << 22
 
@@ -73,8 +70,11 @@ class WorkerProcess:
     def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
         self.process = process
         self.counters: dict[str, float] = {}
+        self.problems: list[str] = []
+        self.cannot = ""  # why it could not start
         self._writer = writer
         self._answer: asyncio.Future[dict[str, object]] | None = None
+        self._asked = 0  # the version that `_answer` is about
 
     @classmethod
     async def start(
@@ -93,42 +93,60 @@ class WorkerProcess:
         if not self._writer.is_closing():
             self._writer.write(json.dumps(message).encode() + b"\n")
 
-    async def apply(self, model: dict[str, object], version: int) -> list[str]:
-        """Has the worker apply a configuration; returns its problems. ApplyError: it refuses; WorkerGone: it died."""
-        self._answer = asyncio.get_running_loop().create_future()
+    async def apply(self, model: dict[str, object], version: int) -> None:
+        """Has the worker apply a configuration. ApplyError: it refuses; WorkerGone: it died.
+
+        One that does not answer is killed, since nobody knows what it serves; its successor is told.
+        """
+        self._answer, self._asked = asyncio.get_running_loop().create_future(), version
         self.send({"config": model, "version": version})
         try:
             async with asyncio.timeout(APPLY_TIMEOUT_S):
                 answer = await self._answer
         except TimeoutError:
+            _kill(self.process)
             raise ApplyError(f"worker {self.process.pid} did not answer within {APPLY_TIMEOUT_S:.0f} s") from None
         if "gone" in answer:
             raise WorkerGone(f"worker {self.process.pid} ended")
         if "refused" in answer:
             raise ApplyError(str(answer["why"]))
-        problems = answer.get("problems")
-        return [str(problem) for problem in problems] if isinstance(problems, list) else []
 
-    async def listen(self, reader: asyncio.StreamReader) -> None:
-        """Reads what the worker says until it is gone."""
+    async def listen(self, reader: asyncio.StreamReader, on_problems: Callable[[], None]) -> None:
+        """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves."""
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 message = json.loads(line)
                 if "counters" in message:
                     self.counters = message["counters"]
-                elif self._answer is not None and not self._answer.done():
-                    self._answer.set_result(message)
+                elif "cannot" in message:
+                    self.cannot = message["cannot"]
+                elif "applied" in message or "refused" in message:
+                    self._answered(message)
+                else:
+                    self.problems = message["problems"]
+                    on_problems()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result({"gone": True})
         self._writer.close()
 
+    def _answered(self, message: dict[str, object]) -> None:
+        if message.get("applied", message.get("refused")) != self._asked:
+            return
+        self.problems = cast(list[str], message.get("problems", self.problems))
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(message)
+
 
 class Supervisor:
-    """The whole node. `run` starts the workers; `apply` and `report` are for the control link; `drain` ends it."""
+    """The whole node. `start` starts the workers; `apply` and `report` are for the control link; `drain` ends it.
 
-    def __init__(self, settings: Settings, tasks: Tasks) -> None:
+    `give_up` is called with the reason when workers cannot start here at all.
+    """
+
+    def __init__(self, settings: Settings, tasks: Tasks, give_up: Callable[[str], None]) -> None:
         self._settings = settings
         self._tasks = tasks
+        self._give_up = give_up
         self._monitor = HealthMonitor(self._on_health, tasks)
         self._model: Model | None = None
         self._version = 0
@@ -136,7 +154,8 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
         self._restarts = 0
-        self._problems: list[str] = []
+        self._problems: tuple[str, ...] = ()  # those that have been logged
+        self._proved = False  # some worker has run
         self._draining = False
         self._applying = asyncio.Lock()
         self._complete = asyncio.Event()  # all workers have started once
@@ -162,39 +181,44 @@ class Supervisor:
         delay_s = RESTART_S[0]
         while True:
             began = loop.time()
-            await self._run_worker(turn)
+            cannot = await self._run_worker(turn)
             if self._draining:
+                return
+            if cannot and not self._proved:
+                self._give_up(cannot)
                 return
             self._restarts += 1
             if loop.time() - began > SOUND_AFTER_S:
                 delay_s = RESTART_S[0]
-            log.error("worker %d ended; another starts in %.1f s", turn, delay_s)
+            log.error("worker %d ended%s; another starts in %.1f s", turn, cannot and f": {cannot}", delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RESTART_S[1])
 
-    async def _run_worker(self, turn: int) -> None:
-        """One worker from its start to its end."""
+    async def _run_worker(self, turn: int) -> str:
+        """One worker from its start to its end; why it could not start, if it could not."""
         ours, theirs = socket.socketpair()
         worker, reader = await WorkerProcess.start(self._settings.argv(turn, theirs.fileno()), ours, theirs)
-        listening = asyncio.ensure_future(worker.listen(reader))
+        listening = asyncio.ensure_future(worker.listen(reader, self._log_problems))
         try:
             async with self._applying:
                 if self._model is not None:
-                    self._problems = await worker.apply(to_dict(self._model), self._version)  # type: ignore[arg-type]
+                    await worker.apply(dict(to_dict(self._model)), self._version)
                     worker.send({"down": self._down()})
                 self._workers[turn] = worker
             if len(self._workers) == self._settings.workers:
                 self._complete.set()
             await listening
         except ApplyError as error:
-            log.error("worker %d cannot take configuration %d: %s", turn, self._version, error)
-            worker.process.kill()
+            if not worker.cannot:
+                log.error("worker %d cannot take configuration %d: %s", turn, self._version, error)
+            _kill(worker.process)
             await listening
         finally:
             if self._workers.get(turn) is worker:
                 del self._workers[turn]
             self._past.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
             await _reap(worker.process)
+        return worker.cannot
 
     # -- configuration
 
@@ -202,13 +226,14 @@ class Supervisor:
         """Puts a configuration into effect on all workers. Raises ApplyError, and then the old one runs on."""
         wanted = {(address, each.listener.port) for each in l7_listeners(model) for address in each.addresses}
         try:
-            await asyncio.wait_for(self._complete.wait(), APPLY_TIMEOUT_S)
+            async with asyncio.timeout(APPLY_TIMEOUT_S):
+                await self._complete.wait()
         except TimeoutError:
             raise ApplyError("the workers do not start; the log says why") from None
         async with self._applying:
             fresh = self._reserve(wanted - self._reserved.keys())
             try:
-                self._problems = await self._apply_to_all(model, version)
+                await self._apply_to_all(model, version)
             except ApplyError:
                 for sock in fresh.values():
                     sock.close()
@@ -222,8 +247,7 @@ class Supervisor:
             first = self._model is None
             self._model, self._version = model, version
         self._watch(model)
-        for problem in self._problems:
-            log.warning("configuration %d: %s", version, problem)
+        self._log_problems()
         if first:
             notify("READY=1")
 
@@ -238,18 +262,29 @@ class Supervisor:
             raise
         return fresh
 
-    async def _apply_to_all(self, model: Model, version: int) -> list[str]:
+    async def _apply_to_all(self, model: Model, version: int) -> None:
         document: dict[str, object] = dict(to_dict(model))
         workers = list(self._workers.values())
         results = await asyncio.gather(*(worker.apply(document, version) for worker in workers), return_exceptions=True)
-        problems: list[str] = []
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, WorkerGone):
                 raise result
-            problems += [] if isinstance(result, BaseException) else result
-        if not any(isinstance(result, list) for result in results):
+        if None not in results:  # one that died meanwhile gets the configuration at its next start
             raise ApplyError("no worker is left that could take it")
-        return list(dict.fromkeys(problems))  # one that died meanwhile gets the configuration at its next start
+        self._proved = True
+
+    def _all_problems(self) -> tuple[str, ...]:
+        """What the workers find imperfect, each thing once."""
+        return tuple(dict.fromkeys(problem for worker in self._workers.values() for problem in worker.problems))
+
+    def _log_problems(self) -> None:
+        before, self._problems = self._problems, self._all_problems()
+        for problem in self._problems:
+            if problem not in before:
+                log.warning("configuration %d: %s", self._version, problem)
+        for problem in before:
+            if problem not in self._problems:
+                log.info("no longer: %s", problem)
 
     # -- health
 
@@ -298,7 +333,7 @@ class Supervisor:
             "worker_restarts": self._restarts,
             "health": health,
             "counters": dict(counters),
-            "problems": self._problems,
+            "problems": list(self._all_problems()),
         }
 
     # -- the end
@@ -322,8 +357,7 @@ class Supervisor:
     def kill(self) -> None:
         """Ends what still runs, at once."""
         for worker in self._workers.values():
-            if worker.process.returncode is None:
-                worker.process.kill()
+            _kill(worker.process)
         for sock in self._reserved.values():
             sock.close()
         self._reserved.clear()
@@ -334,13 +368,18 @@ def _is_level(name: str) -> bool:
     return name.endswith(("_open", "in_flight"))
 
 
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
 async def _reap(process: asyncio.subprocess.Process) -> None:
     """Waits for a process whose channel is closed; what holds on to life is killed."""
     try:
         async with asyncio.timeout(KILL_AFTER_S):
             await process.wait()
     except TimeoutError:
-        process.kill()
+        _kill(process)
         await process.wait()
 
 

@@ -7,7 +7,8 @@ on the worker that made it whatever happens to the certificates.
 
 A chain is served when the key server has found it sound and holds its key. One that it objects to leaves the
 predecessor of the same name in service; one that could not be checked because no key server answered is served if there
-is no predecessor (a node has to be able to start before its key server does), and is checked at the next `configure`.
+is no predecessor (a node has to be able to start before its key server does). Both verdicts may change while nothing
+changes here: the key arrives, the key server starts. So the caller has to ask for a `recheck` now and then.
 """
 
 from __future__ import annotations
@@ -121,6 +122,8 @@ class TlsServer:
         self._listeners: dict[str, _Listener] = {}
         self._served: dict[str, Credential] = {}  # by certificate name
         self._unchecked: set[str] = set()  # chains of them that no key server has seen yet
+        self._wanted: Mapping[str, Sequence[Certificate]] = {}
+        self._unsettled = False  # a verdict may change by itself
         self._made: dict[Group, ssl.SSLContext] = {}
         self._in_flight: dict[Handshake, float] = {}  # deadlines, in their order, since all wait equally long
         self._timer: asyncio.TimerHandle | None = None
@@ -149,9 +152,11 @@ class TlsServer:
     async def configure(self, listeners: Mapping[str, Sequence[Certificate]]) -> list[str]:
         """Puts the whole desired state into effect: listener name → its certificates, the first one the default.
 
-        Returns what is wrong, readable, one line each; a bad certificate keeps its predecessor of the same name.
+        Returns what is wrong, readable, one line each; a bad certificate keeps its predecessor of the same name. Not to
+        be called again, nor `recheck`, before it has returned.
         """
         problems: list[str] = []
+        self._wanted, self._unsettled = listeners, False
         wanted = {certificate.name: certificate for group in listeners.values() for certificate in group}
         judged = await asyncio.gather(*(self._judge(each, problems) for each in wanted.values()))
         self._served = {each.name: each for each in judged if each is not None}
@@ -168,6 +173,13 @@ class TlsServer:
         self._made = made
         return problems
 
+    async def recheck(self) -> list[str] | None:
+        """Judges again what the key server objected to or has not seen; the problems that are left.
+
+        None: nothing can have changed.
+        """
+        return await self.configure(self._wanted) if self._unsettled else None
+
     def _context(self, group: Group, made: dict[Group, ssl.SSLContext]) -> ssl.SSLContext:
         """The context of a group: the one that is in service, if there is one."""
         if group not in made:
@@ -182,9 +194,13 @@ class TlsServer:
     async def _judge(self, certificate: Certificate, problems: list[str]) -> Credential | None:
         """What is to be served under this certificate's name; None for nothing. Adds to `problems`."""
         before = self._served.get(certificate.name)
-        if before is not None and before.chain == certificate.chain and before.chain not in self._unchecked:
+        same = before is not None and before.chain == certificate.chain
+        if same and certificate.chain not in self._unchecked:
             return before
-        stays = "; its predecessor stays in service" if before is not None else "; it is not served"
+        if same:
+            stays = "; it is served all the same"
+        else:
+            stays = "; its predecessor stays in service" if before is not None else "; it is not served"
         try:
             credential = read(certificate)
             self._context((credential,), self._made)
@@ -194,13 +210,15 @@ class TlsServer:
             return before
         except KeyServerError as error:
             why = f"certificate {certificate.name!r}: could not be checked: {error}"
-            if before is not None:
+            self._unsettled = True
+            if before is not None and not same:
                 problems.append(why + stays)
                 return before
             problems.append(why + "; it is served unchecked")
             self._unchecked.add(certificate.chain)
             return credential
         if report.problems:
+            self._unsettled = True
             problems.append(f"certificate {certificate.name!r}: {'; '.join(report.problems)}{stays}")
             return before
         self._unchecked.discard(certificate.chain)

@@ -3,9 +3,11 @@
 A worker does what the supervisor says over a socketpair, one JSON object a line:
 
     → {"config": MODEL, "version": N}    ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
+                                         ← {"problems": [TEXT…]} when they have changed since
     → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
     → {"drain": SECONDS, "lame_duck": SECONDS}, after which the worker ends itself
                                          ← {"counters": {NAME: NUMBER}} every second
+                                         ← {"cannot": WHY} as the only word of a worker that cannot start
 
 When the supervisor is gone, the worker drains: nobody would restart or reconfigure it.
 
@@ -31,7 +33,7 @@ from typing import Final
 
 import uvloop
 
-from control.node.identity import Identity
+from control.node.identity import Identity, IdentityError
 from control.node.logs import setup
 from control.node.tasks import Tasks
 from core.config import from_dict
@@ -42,7 +44,8 @@ from proxy.access_log import AccessLog, Record
 from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
 from proxy.hub import Hub, Service, Site
-from proxy.listen import BACKLOG, accept_left, bind
+from proxy.keyless_abi import KeylessUnavailable
+from proxy.listen import BACKLOG, LAME_DUCK_S, accept_left, bind, refuse_new
 from proxy.pool import Pool
 from proxy.rules import Router
 from proxy.tls import TlsServer
@@ -51,6 +54,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.25
 REPORT_S: Final = 1.0
+RECHECK_S: Final = 3.0  # certificates that the key server objected to or has not seen
+HANDSHAKE_S: Final = 0.3  # for the last packet of a TCP handshake, before a listening socket closes
 RETIRED_S: Final = 30.0  # a removed listener's connections have this long to finish
 LINE_BYTES: Final = 1 << 26
 
@@ -81,14 +86,17 @@ class Opening:
         """Closes a socket that was never opened."""
         self._sock.close()
 
-    async def close(self) -> None:
-        """Stops accepting, and serves those who were waiting to be accepted."""
+    async def close(self, patience_s: float = HANDSHAKE_S) -> None:
+        """Stops accepting and loses nobody: handshakes under way may finish, and who waits to be accepted is served."""
         assert self._server is not None
+        refuse_new(self._sock)
+        await asyncio.sleep(patience_s)
         self._server.close()
-        loop = asyncio.get_running_loop()
-        for sock in accept_left(self._sock):
-            await loop.connect_accepted_socket(self.protocol, sock)
+        left = accept_left(self._sock)
         self._sock.close()
+        loop = asyncio.get_running_loop()
+        for sock in left:
+            await loop.connect_accepted_socket(self.protocol, sock)
 
 
 class Worker:
@@ -130,10 +138,18 @@ class Worker:
                 await self._openings[endpoint].open()
             else:
                 self._openings[endpoint].site = site
+        removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
+        for site in removed:
+            self._drain_site(site)
         await asyncio.gather(*(self._openings.pop(gone).close() for gone in self._openings.keys() - wanted.keys()))
-        self._retire(self._sites.keys() - sites.keys())
+        until = self._hub.now() + RETIRED_S
+        self._retired += [(until, site) for site in removed]
         self._sites = sites
         return problems
+
+    async def recheck(self) -> list[str] | None:
+        """Looks again at certificates with a problem that may have gone; the problems now, None for no change."""
+        return await self._tls.recheck() if self._tls is not None else None
 
     def _bind(self, endpoints: set[Endpoint]) -> dict[Endpoint, socket.socket]:
         bound: dict[Endpoint, socket.socket] = {}
@@ -177,12 +193,6 @@ class Worker:
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
         site.tunnel_timeout_s = listener.established_timeout_s
         return site
-
-    def _retire(self, keys: set[tuple[str, str]]) -> None:
-        until = self._hub.now() + RETIRED_S
-        for key in keys:
-            self._drain_site(self._sites[key])
-            self._retired.append((until, self._sites[key]))
 
     def set_down(self, down: Mapping[str, list[Endpoint]]) -> None:
         """Takes the unhealthy servers of every backend service."""
@@ -238,7 +248,8 @@ class Worker:
         for site in self._all_sites():
             self._drain_site(site)
         await asyncio.sleep(min(lame_duck_s, drain_s))
-        await asyncio.gather(*(opening.close() for opening in self._openings.values()))
+        patience_s = min(HANDSHAKE_S, drain_s)
+        await asyncio.gather(*(opening.close(patience_s) for opening in self._openings.values()))
         self._openings.clear()
         # Asked for now and then: an event would cost every connection something, for this one moment.
         while any(site.connections for site in self._all_sites()) and self._hub.now() < until:  # noqa: ASYNC110
@@ -246,6 +257,11 @@ class Worker:
         for site in self._all_sites():
             self._cut(site)
         await asyncio.sleep(0)  # so that transports close
+
+    @property
+    def has_vips(self) -> bool:
+        """Whether connections come from an L4 tier, which has to notice that we end."""
+        return any(address for address, _ in self._openings)
 
     @property
     def connections(self) -> int:
@@ -261,16 +277,20 @@ class Channel:
 
     def __init__(self, worker: Worker, hub: Hub, tls: TlsServer | None) -> None:
         self._worker, self._hub, self._tls = worker, hub, tls
+        self._problems: list[str] = []
+        self._changing = asyncio.Lock()
 
     async def run(self, sock: socket.socket, tasks: Tasks, default_drain_s: float) -> None:
         """Returns when the worker has drained."""
         reader, writer = await asyncio.open_connection(sock=sock, limit=LINE_BYTES)
         tasks.spawn(self._report(writer), "report")
+        tasks.spawn(self._recheck(writer), "recheck")
         drain_s, lame_duck_s = default_drain_s, 0.0
         while line := await reader.readline():
             message = json.loads(line)
             if "config" in message:
-                _send(writer, await self._apply(message))
+                async with self._changing:
+                    _send(writer, await self._apply(message))
             elif "down" in message:
                 self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
             elif "drain" in message:
@@ -278,6 +298,7 @@ class Channel:
                 break
         else:
             log.warning("the supervisor is gone: draining")
+            lame_duck_s = LAME_DUCK_S if self._worker.has_vips else 0.0
         await self._worker.drain(drain_s, lame_duck_s)
         self._send_counters(writer)
         writer.close()
@@ -288,7 +309,17 @@ class Channel:
             problems = await self._worker.apply(from_dict(message["config"]))
         except ApplyError as error:
             return {"refused": version, "why": str(error)}
+        self._problems = problems
         return {"applied": version, "problems": problems}
+
+    async def _recheck(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            async with self._changing:
+                problems = await self._worker.recheck()
+                if problems is not None and problems != self._problems:
+                    self._problems = problems
+                    _send(writer, {"problems": problems})
 
     async def _report(self, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -313,23 +344,29 @@ def _no_log(_: Record) -> None:
     """For `--access-log` left out."""
 
 
-async def serve(options: argparse.Namespace) -> None:
-    """One worker from start to end."""
+async def serve(options: argparse.Namespace) -> int:
+    """One worker from start to end. Returns the exit code."""
+    sock = socket.socket(fileno=options.channel)
     tasks = Tasks()
-    access_log = AccessLog(options.access_log, options.name) if options.access_log else None
-    hub = Hub(options.name, tasks, access_log.write if access_log else _no_log)
     keys: KeyClient | None = None
     tls: TlsServer | None = None
-    if options.keyserver:
-        keys = KeyClient(options.keyserver, identity=Identity.load(options.identity))
+    try:
+        access_log = AccessLog(options.access_log, options.name) if options.access_log else None
+        if options.keyserver:
+            keys = KeyClient(options.keyserver, identity=Identity.load(options.identity))
+            tls = TlsServer(keys)
+    except (KeylessUnavailable, IdentityError, OSError, ValueError) as error:
+        with sock:
+            sock.sendall(json.dumps({"cannot": str(error)}).encode() + b"\n")
+        return 1
+    if keys is not None:
         await keys.start()
-        tls = TlsServer(keys)
+    hub = Hub(options.name, tasks, access_log.write if access_log else _no_log)
     worker = Worker(hub, tls, options.turn)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")
     if access_log is not None:
         background.spawn(access_log.run(), "access log")
-    sock = socket.socket(fileno=options.channel)
     await Channel(worker, hub, tls).run(sock, background, options.drain)
     await background.close()
     await tasks.close()
@@ -338,6 +375,7 @@ async def serve(options: argparse.Namespace) -> None:
         await keys.close()
     if access_log is not None:
         await access_log.close()
+    return 0
 
 
 def _end(name: str, task: str, _error: BaseException) -> None:
@@ -346,7 +384,7 @@ def _end(name: str, task: str, _error: BaseException) -> None:
     sys.exit(1)
 
 
-def main() -> None:
+def main() -> int:
     """`python -m proxy.worker`: started by the supervisor only."""
     parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=main.__doc__)
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socketpair")
@@ -363,8 +401,8 @@ def main() -> None:
     # A request leaves no cycles behind, so collections find next to nothing; what is loaded now is never garbage.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    uvloop.run(serve(options))
+    return uvloop.run(serve(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
 from proxy.errors import ApplyError
-from proxy.listen import accept_left, bind
+from proxy.listen import accept_left, bind, refuse_new
 
 
 def test_a_reserved_port_can_be_shared_and_takes_no_connection() -> None:
@@ -19,6 +20,25 @@ def test_a_reserved_port_can_be_shared_and_takes_no_connection() -> None:
                 with socket.create_connection(("127.0.0.1", port)):
                     pass
             assert len([sock.close() for sock in accept_left(serving)]) == 8
+
+
+def test_a_socket_about_to_close_finishes_handshakes_and_begins_none() -> None:
+    with bind("127.0.0.1", 0) as old, socket.socket() as before, socket.socket() as after:
+        address = old.getsockname()
+        old.listen()
+        before.connect(address)
+        refuse_new(old)
+        after.setblocking(False)
+        assert after.connect_ex(address) == errno.EINPROGRESS
+        (accepted,) = accept_left(old)
+        with accepted:
+            before.sendall(b"passes the filter that it has inherited")
+            assert accepted.recv(100)
+        with bind(*address) as new:
+            new.listen()
+            old.close()
+            new.settimeout(5)  # the kernel of the other side asks again after a second
+            new.accept()[0].close()
 
 
 def test_a_port_in_use_is_an_error_with_a_remedy() -> None:

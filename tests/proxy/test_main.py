@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from core.config import to_dict
 from proxy.__main__ import endpoint, parser
-from tests.proxy.support import free_port
+from tests.proxy.support import Backend, Client, free_port, model, until
 
 CERTS = [sys.executable, "-m", "certs"]
 
@@ -82,6 +86,67 @@ def test_an_access_log_that_cannot_be_written_is_a_run_time_error(identity: Path
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert "paifang-l7: /nonexistent/log: No such file or directory\n" in done.stderr
+
+
+def test_workers_that_cannot_start_end_the_node(identity: Path) -> None:
+    """One line and exit code 1, not workers that are started again and again."""
+    (identity / "sitecustomize.py").write_text("import ssl\nssl.OPENSSL_VERSION_INFO = (1, 1, 1, 0, 0)\n")
+    argv = command(identity, "--keyserver", "unix:/nonexistent", "--workers", "2")
+    environment = {**os.environ, "PYTHONPATH": str(identity)}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, env=environment)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("paifang-l7: ")]
+    assert line.startswith("paifang-l7: keyless TLS needs OpenSSL 3, ")
+    assert "Traceback" not in done.stderr
+    assert "another starts" not in done.stderr
+
+
+async def test_a_supervisor_killed_under_load_loses_no_request(identity: Path) -> None:
+    """Its workers finish what they have and go; whoever starts the node again finds the ports free."""
+    done, failures = 0, list[str]()
+
+    async def load(port: int) -> None:
+        nonlocal done
+        while True:
+            try:
+                client = Client(*await asyncio.open_connection("127.0.0.1", port))
+            except ConnectionRefusedError:
+                return
+            try:
+                close = False
+                while not close:
+                    client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    status, head, _ = await client.whole_answer()
+                    assert status == 200
+                    done += 1
+                    close = b"\r\nConnection: close\r\n" in head
+            except (OSError, asyncio.IncompleteReadError, AssertionError) as error:
+                failures.append(repr(error))
+            await client.close()
+
+    async with Backend().running() as backend:
+        port = free_port()
+        state = identity.parent / "state"
+        state.mkdir()
+        kept = {"version": 1, "config": to_dict(model(port, [backend.port]))}
+        (state / "config.json").write_text(json.dumps(kept))
+        argv = command(identity, "--workers", "2", "--drain-time", "5")
+        process = await asyncio.create_subprocess_exec(*argv, stderr=subprocess.DEVNULL)
+        try:
+            await until(lambda: not refused(port), timeout_s=30)
+            clients = [asyncio.create_task(load(port)) for _ in range(10)]
+            await until(lambda: done > 200, timeout_s=30)
+        finally:
+            process.kill()
+            await process.wait()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*clients)
+    assert (failures, refused(port)) == ([], True)
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_sigterm_drains_and_exits_0(identity: Path) -> None:

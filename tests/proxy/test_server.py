@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -25,7 +29,8 @@ from tests.proxy.support import Backend, Client, Request, answer_ok, free_port, 
 async def node(*, workers: int = 2, access_log: str = "", drain_s: float = 10.0) -> AsyncIterator[Supervisor]:
     failures: list[str] = []
     tasks = Tasks(lambda name, error: failures.append(f"{name}: {error!r}"))
-    supervisor = Supervisor(Settings("l7-1", workers, access_log=access_log, drain_s=drain_s), tasks)
+    settings = Settings("l7-1", workers, access_log=access_log, drain_s=drain_s)
+    supervisor = Supervisor(settings, tasks, failures.append)
     supervisor.start()
     try:
         yield supervisor
@@ -110,6 +115,137 @@ async def test_a_worker_that_dies_is_started_again() -> None:
         await until(lambda: len(supervisor.pids) == 2)
         for _ in range(10):
             assert await ask(base.listeners["web"].port) == (200, b"ok")  # the new ones have the configuration
+
+
+async def answer_slowly_who_asked(request: Request) -> None:
+    """The body is the request's id, whose first 20 digits are a worker's own."""
+    identifier = re.search(rb"\r\nX-Request-Id: (\w+)\r\n", request.head)
+    assert identifier
+    await asyncio.sleep(0.005)
+    request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 32\r\n\r\n" + identifier[1])
+
+
+async def test_a_worker_killed_under_load_loses_what_it_had_in_flight_and_no_more() -> None:
+    served: Counter[bytes] = Counter()
+    lost: list[bytes] = []
+    stop = asyncio.Event()
+
+    async def load(port: int) -> None:
+        """Asks on one connection, and on another one when that is lost; notes whose it was."""
+        while not stop.is_set():
+            client, worker = None, b""
+            try:
+                client = Client(*await asyncio.open_connection("127.0.0.1", port))
+                while not stop.is_set():
+                    status, identifier = await client.ask()
+                    assert status == 200
+                    worker = identifier[:20]
+                    served[worker] += 1
+            except (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError):
+                lost.append(worker)
+            if client is not None:
+                await client.close()
+
+    async with Backend(answer_slowly_who_asked).running() as backend, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        clients = [asyncio.create_task(load(base.listeners["web"].port)) for _ in range(24)]
+        await until(lambda: len(served) == 2 and min(served.values()) > 100)
+        os.kill(supervisor.pids[0], signal.SIGKILL)
+        await until(lambda: len(supervisor.pids) == 1)
+        before = served.copy()
+        await until(lambda: len(supervisor.pids) == 2 and (served - before).total() > 200)
+        assert supervisor.report()["worker_restarts"] == 1
+        clients += [asyncio.create_task(load(base.listeners["web"].port)) for _ in range(24)]
+        await until(lambda: len(served) == 3)  # the successor has its share of new connections
+        stop.set()
+        await asyncio.gather(*clients)
+    queued = lost.count(b"")  # came back while the kernel was still closing the sockets of the dead
+    assert 0 < len(lost) - queued < 24
+    assert queued <= len(lost) - queued
+    (killed,) = set(lost) - {b""}
+    assert served[killed] == before[killed]
+
+
+async def test_a_worker_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that it does not answer to is refused; its successor has the old one."""
+    async with Backend().running() as backend, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        monkeypatch.setattr("proxy.server.APPLY_TIMEOUT_S", 0.5)
+        hung = supervisor.pids[0]
+        os.kill(hung, signal.SIGSTOP)
+        with pytest.raises(ApplyError, match=f"worker {hung} did not answer"):
+            await supervisor.apply(with_listener(base, "more", port := free_port()), 2)
+        monkeypatch.undo()
+        await until(lambda: hung not in supervisor.pids and len(supervisor.pids) == 2)
+        for _ in range(10):
+            assert await ask(base.listeners["web"].port) == (200, b"ok")
+        with pytest.raises(ConnectionRefusedError):
+            await ask(port)
+
+
+async def test_workers_that_cannot_start_are_given_up() -> None:
+    reasons: list[str] = []
+    tasks = Tasks()
+    settings = Settings("l7-1", 2, identity="/nonexistent", keyservers=("unix:/nonexistent",))
+    supervisor = Supervisor(settings, tasks, reasons.append)
+    supervisor.start()
+    await until(lambda: len(reasons) == 2)
+    assert "/nonexistent" in reasons[0]
+    await tasks.close()
+
+
+async def test_a_worker_that_cannot_start_later_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as when the access log's directory is away for a while: the node has served, and goes on."""
+    log = tmp_path / "log" / "access.log"
+    log.parent.mkdir()
+    async with Backend().running() as backend, node(access_log=str(log)) as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        log.parent.rename(tmp_path / "away")
+        os.kill(supervisor.pids[0], signal.SIGKILL)
+        await until(lambda: "access.log'; another starts in" in caplog.text)
+        assert await ask(base.listeners["web"].port) == (200, b"ok")
+        (tmp_path / "away").rename(log.parent)
+        await until(lambda: len(supervisor.pids) == 2)
+
+
+async def test_problems_that_workers_report_later_are_passed_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that starts before its key server serves certificates unchecked, and has them checked later."""
+    caplog.set_level("INFO")
+    ca, keys, chain, sock = (tmp_path / name for name in ("ca", "keys", "chain.pem", "sock"))
+    for arguments in (
+        ["certs", "init", ca],
+        ["certs", "issue", ca, "--role", "l7", "--name", "l7-1", "--out", tmp_path / "id"],
+        ["keyserver", "issue", "--keys", keys, "--ca", ca, "--name", "c", "--domain", "web.test", "--chain-out", chain],
+    ):
+        subprocess.run([sys.executable, "-m", *arguments], check=True, capture_output=True)
+    base = model(free_port(), [])
+    listener = replace(base.listeners["web"], protocol=Protocol.HTTPS, certificates=("c",))
+    certificates = {"c": Certificate("c", chain=chain.read_text())}
+    settings = Settings("l7-1", 1, identity=str(tmp_path / "id"), keyservers=(f"unix:{sock}",))
+    tasks, failures = Tasks(), list[str]()
+    supervisor = Supervisor(settings, tasks, failures.append)
+    supervisor.start()
+    await supervisor.apply(replace(base, listeners={"web": listener}, certificates=certificates), 1)
+    (problem,) = supervisor.report()["problems"]  # type: ignore[misc]
+    assert problem.endswith("it is served unchecked")
+    assert f"configuration 1: {problem}" in caplog.text
+    argv = ["-m", "keyserver", "--keys", keys, "--socket", sock, "--audit-log", tmp_path / "audit.log"]
+    with subprocess.Popen([sys.executable, *argv], stderr=subprocess.DEVNULL) as keyserver:
+        try:
+            await until(lambda: supervisor.report()["problems"] == [], timeout_s=20)
+        finally:
+            keyserver.terminate()
+    assert f"no longer: {problem}" in caplog.text
+    await supervisor.drain()
+    await tasks.close()
+    assert not failures
 
 
 async def test_a_server_that_fails_its_checks_gets_no_request() -> None:

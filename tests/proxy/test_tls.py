@@ -107,6 +107,29 @@ def test_openssl_and_curl_are_served(key, version, way) -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("key", "cipher", "served"),
+    [
+        (RSA, "ECDHE-RSA-CHACHA20-POLY1305", True),
+        (RSA, "AES256-GCM-SHA384", False),  # RSA key exchange: no forward secrecy, and the key server does not decrypt
+        (RSA, "ECDHE-RSA-AES256-SHA384", False),  # CBC
+        (RSA, "ECDHE-RSA-AES256-SHA", False),
+        (RSA, "DHE-RSA-AES256-GCM-SHA384", False),
+        (P256, "ECDHE-ECDSA-AES256-GCM-SHA384", True),
+        (P256, "ECDHE-ECDSA-AES256-CCM", False),
+        (P256, "AECDH-AES256-SHA", False),
+    ],
+)
+def test_weak_suites_of_tls_1_2_are_not_negotiated(key, cipher, served) -> None:
+    async def main() -> None:
+        async with serving(LocalKeys([key]), [certificate(key, ["web.test"])]) as tls:
+            out = await s_client(tls.port, "-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0")
+            assert (f"Ciphersuite: {cipher}" in out) == served, out
+            assert await tls.settled() == ({"ok": 1} if served else {"failed_no_overlap": 1})
+
+    run(main())
+
+
 def test_names_choose_certificates() -> None:
     async def main() -> None:
         keys = [P256, P384, RSA]
@@ -233,13 +256,43 @@ def test_a_node_starts_without_its_key_server() -> None:
         (problem,) = await tls.configure({"web": [web]})
         assert "could not be checked" in problem
         assert problem.endswith("it is served unchecked")
-        (again,) = await tls.configure({"web": [web]})
-        assert "could not be checked" in again
+        assert await tls.configure({"web": [web]}) == [problem]
+        keys.problems = ["no key is held for it"]
         keys.fails = False
+        (objection,) = await tls.configure({"web": [web]})
+        assert objection == "certificate 'web': no key is held for it; it is served all the same"
+        keys.problems = ()
         assert await tls.configure({"web": [web]}) == []
         keys.fails = True
         assert await tls.configure({"web": [web]}) == []  # has been checked
         await tls.close()
+
+    run(main())
+
+
+def test_what_a_key_server_has_not_seen_or_objects_to_is_judged_again() -> None:
+    """Without a new configuration: its key server comes up, or has been given the key in the meantime."""
+
+    async def main() -> None:
+        keys = LocalKeys([P256, P384], fails=True)
+        async with serving(keys, [certificate(P256, ["web.test"])]) as served:
+            (problem,) = await served.tls.recheck()
+            assert "could not be checked" in problem
+            keys.fails = False
+            assert await served.tls.recheck() == []
+            assert await served.tls.recheck() is None
+
+            keys.problems = ["no key is held for it"]
+            (problem,) = await served.tls.configure({"web": [certificate(P384, ["new.test"])]})
+            assert problem == "certificate 'web': no key is held for it; its predecessor stays in service"
+            assert await served.tls.recheck() == [problem]
+            assert await thread(subject, served.port, None) == "web.test"
+            keys.problems = ()
+            assert await served.tls.recheck() == []
+            assert await thread(subject, served.port, None) == "new.test"
+
+            assert len(await served.tls.configure({"web": [Certificate("web", chain="?")]})) == 1
+            assert await served.tls.recheck() is None  # no time heals that
 
     run(main())
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from control.node.tasks import Tasks
+from core.config import to_dict
 from core.model import Certificate, Model, Protocol, Rule, Server, ServerGroup
+from proxy import keyless, worker
 from proxy.errors import ApplyError
+from proxy.keyless import KeylessUnavailable
+from proxy.tls import TlsServer
+from proxy.worker import Channel
 from tests.proxy.support import (
     ANSWER,
     Backend,
@@ -22,6 +31,8 @@ from tests.proxy.support import (
     with_listener,
     without_listener,
 )
+from tests.proxy.test_https import https
+from tests.proxy.tls_support import LocalKeys, certificate, new_key
 
 
 async def test_a_change_elsewhere_is_not_noticed() -> None:
@@ -221,3 +232,61 @@ async def test_an_empty_configuration() -> None:
         await l7.worker.apply(Model())
         with pytest.raises(ConnectionRefusedError):
             await l7.connect()
+
+
+# -- the channel to the supervisor
+
+
+async def test_problems_that_go_away_by_themselves_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of a new certificate reaches the key server later than the certificate reaches the node."""
+    monkeypatch.setattr(worker, "RECHECK_S", 0.02)
+    key = new_key("P-256")
+    keys = LocalKeys([key], problems=["no key is held for it"])
+    tls = TlsServer(keys)
+    async with proxy(model(free_port(), []), tls) as l7:
+        ours, theirs = socket.socketpair()
+        background = Tasks()
+        channel = asyncio.create_task(Channel(l7.worker, l7.hub, tls).run(theirs, background, 1.0))
+        reader, writer = await asyncio.open_connection(sock=ours)
+
+        async def hear(word: str) -> dict[str, object]:
+            async with asyncio.timeout(10):
+                while word not in (message := json.loads(await reader.readline())):
+                    pass
+            return message
+
+        document = to_dict(https(free_port(), 1, certificate(key, ["web.test"])))
+        writer.write(json.dumps({"config": document, "version": 7}).encode() + b"\n")
+        why = "certificate 'web': no key is held for it; it is not served"
+        nothing = "listener 'web': no certificate can be served"
+        assert await hear("problems") == {"applied": 7, "problems": [why, nothing]}
+        keys.fails = True
+        (other,) = (await hear("problems"))["problems"]  # type: ignore[misc]
+        assert other.endswith("it is served unchecked")
+        keys.fails, keys.problems = False, ()
+        assert await hear("problems") == {"problems": []}
+        writer.write(b'{"drain": 0, "lame_duck": 0}\n')
+        await channel
+        await background.close()
+        writer.close()
+        await writer.wait_closed()
+    await tls.close()
+
+
+@pytest.mark.parametrize("cause", ["keyless", "identity", "access log"])
+async def test_a_worker_that_cannot_start_says_why(cause: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unavailable() -> None:
+        raise KeylessUnavailable("this Python has no OpenSSL 3")
+
+    monkeypatch.setattr(keyless, "load", unavailable)
+    ours, theirs = socket.socketpair()
+    options = Namespace(
+        channel=theirs.detach(), name="l7-1", turn=0, drain=1.0, identity=tmp_path, keyserver=["unix:/nonexistent"],
+        access_log="/nonexistent/log" if cause == "access log" else "",
+    )  # fmt: skip
+    if cause == "keyless":
+        monkeypatch.setattr(worker.Identity, "load", lambda directory: None)
+    assert await worker.serve(options) == 1
+    with ours:
+        said = json.loads(ours.recv(4096))["cannot"]
+    assert {"keyless": "no OpenSSL 3", "identity": str(tmp_path), "access log": "/nonexistent/log"}[cause] in said
