@@ -63,6 +63,9 @@ ANSWER = STATES.index("answer")  # fullnat: no session, but the other direction 
 UNPROVEN_TIMEOUT_S = 10
 UNPROVEN_SHARE = 0.5
 
+# Echo requests that one CPU answers in a second: plenty for people and monitoring, and a flood gets no more.
+ECHO_PER_CPU_S = 1000
+
 # How many computed rings are kept for the next change (a server that fails and returns).
 ORDERS_KEPT = 256
 # Each open ring is a file descriptor until the kernel has it.
@@ -134,7 +137,7 @@ class Tables:
         self._pool: tuple[str, ...] = ()
         self._pools: frozenset[str] = frozenset()
         per_s = plane.sizes["MAX_SESSIONS"] * UNPROVEN_SHARE / UNPROVEN_TIMEOUT_S
-        plane.set(generation=1, unproven_per_cpu_s=max(1, int(per_s / plane.cpus)))
+        plane.set(generation=1, unproven_per_cpu_s=max(1, int(per_s / plane.cpus)), echo_per_cpu_s=ECHO_PER_CPU_S)
 
     # The desired state
 

@@ -28,7 +28,7 @@ NOW_S = 1_700_000_000
 
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX = 0, 1, 2, 3
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
-TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+ICMP, TCP, UDP = socket.IPPROTO_ICMP, socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
 
 End = tuple[str, int]  # address and port
@@ -54,6 +54,12 @@ def ipv4_header(source: str, destination: str, protocol: int, length: int, *, to
     head = struct.pack("!BBHHHBBH", 0x45, tos, 20 + length, 0, 0x4000, 64, protocol, 0)
     head += socket.inet_aton(source) + socket.inet_aton(destination)
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+
+
+def icmp(kind: int, code: int, rest: bytes = bytes(4), data: bytes = b"") -> bytes:
+    """A message, for `Packet(protocol=ICMP, payload=…)`; `rest`: what stands between checksum and data."""
+    value = checksum(bytes((kind, code, 0, 0)) + rest + data)
+    return struct.pack("!BBH", kind, code, value) + rest + data
 
 
 @dataclass(frozen=True)
@@ -134,10 +140,9 @@ class Packet:
     def too_big(self, mtu: int) -> bytes:
         """The ICMP error that the sender gets (RFC 1191)."""
         packet = self.frame()
-        icmp = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + packet[14:42]
-        icmp = icmp[:2] + struct.pack("!H", checksum(icmp)) + icmp[4:]
-        head = ipv4_header(self.destination, self.source, 1, len(icmp), tos=0xC0)
-        return self.eth_source + self.eth_destination + b"\x08\x00" + head + icmp
+        message = icmp(3, 4, struct.pack("!HH", 0, mtu), packet[14:42])
+        head = ipv4_header(self.destination, self.source, ICMP, len(message), tos=0xC0)
+        return self.eth_source + self.eth_destination + b"\x08\x00" + head + message
 
     def translated(self, source: End, destination: End, *, mac: bytes | None = None) -> Packet:
         """As fullnat forwards it, in either direction."""

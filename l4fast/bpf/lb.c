@@ -1,4 +1,4 @@
-/* The data plane of an L4 node, read from top to bottom: parse, a known session, a new flow, a reply.
+/* The data plane of an L4 node, read from top to bottom: parse, a known session, a new flow, a reply, ICMP.
  *
  * A listener that keeps no session has a stage of its own before these.
  *
@@ -26,6 +26,8 @@
 #include "sync.h"
 #include "select.h"
 #include "ports.h"
+#include "owner.h"
+#include "icmp_error.h"
 
 /* TCP events, and the next state for each. A nibble is a state; RESTART: a SYN opens a new connection on the same ports.
  *
@@ -108,9 +110,8 @@ static __always_inline enum reason stateless(struct packet *p, const struct sett
 {
     struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
     struct listener *listener = listeners.lookup(&key);
+    enum reason reason;
     struct session s;
-    struct real *real;
-    int index;
 
     if (!listener || !listener->stateless)
         return LB_NEXT;
@@ -118,15 +119,9 @@ static __always_inline enum reason stateless(struct packet *p, const struct sett
         return DROP_BAD_SOURCE;
     if (p->key.protocol == IPPROTO_TCP && bad_flags(p->tcp_flags))
         return DROP_BAD_FLAGS;
-    index = ring_real(listener, flow_slot(&p->key, listener));
-    if (index < 0)
-        return DROP_NO_REAL;
-    real = reals.lookup(&index);
-    if (!real)
-        return DROP_INTERNAL;
-    if (!resolved(real))
-        return DROP_NO_NEIGHBOUR;
-    new_session(&s, p, listener, real, settings);
+    reason = session_to(ring_real(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
+    if (reason != LB_NEXT)
+        return reason;
     return to_real(p, &s, settings, TX_STATELESS);
 }
 
@@ -226,8 +221,8 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
     struct listener *listener = listeners.lookup(&key);
     enum reason reason = TX_UNTRACKED;
+    enum reason why;
     struct session s;
-    struct real *real;
     int index, state;
 
     if (!listener)
@@ -248,38 +243,15 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         index = ring_real(listener, new_flow_slot(&p->key, listener));
         state = STATE_UDP;
     }
-    if (index < 0)
-        return DROP_NO_REAL;
-    real = reals.lookup(&index);
-    if (!real)
-        return DROP_INTERNAL;
-    if (!resolved(real))
-        return DROP_NO_NEIGHBOUR;
-    new_session(&s, p, listener, real, settings);
+    why = session_to(index, &s, p, listener, settings);
+    if (why != LB_NEXT)
+        return why;
     if (state >= 0 && enter(p, &s, state, stats)) {
         reason = TX_NEW_SESSION;
         if (listener->track)
             half_open.delete(&p->key);
     }
     return to_real(p, &s, settings, reason);
-}
-
-/* Whether the client's flow through this candidate goes to the real that has answered. */
-static __always_inline int answers(struct session_key *key, const struct reverse_key *from)
-{
-    struct session *s = sessions.lookup(key);
-    struct half_open *syn;
-    struct real *real;
-    int index;
-
-    if (s)
-        return s->real == from->real && s->real_port == from->port;
-    syn = half_open.lookup(key);
-    if (!syn)
-        return 0;
-    index = syn->real;
-    real = reals.lookup(&index);
-    return real && real->address == from->real && real->port == from->port;
 }
 
 /* fullnat: to a pool's address, and no session's. */
@@ -290,42 +262,22 @@ static __always_inline enum reason to_pool(struct packet *p, const struct settin
     return listening && !*listening ? half_open_answer(p, settings) : LB_NEXT;
 }
 
-/* nat: a real's answer. It belongs to the one listener that uses this real's port, session or not; where several do,
- * to the one that has this client's flow. */
+/* nat: a real's answer. */
 static __always_inline enum reason reply(struct packet *p, const struct settings *settings, struct stats *stats)
 {
     struct reverse_key from = {.real = p->key.client, .port = p->key.client_port, .protocol = p->key.protocol};
     struct reverse *owners = reverse.lookup(&from);
     struct session_key key = {.client = p->key.vip, .client_port = p->key.vip_port, .protocol = p->key.protocol};
-    struct candidate *as = NULL;
+    struct candidate *as;
     struct session *s;
-    int i;
 
     if (!owners)
         return LB_NEXT;
-#pragma unroll
-    for (i = 0; i < LOCAL_ADDRESSES; i++)
-        if (p->key.vip == settings->local[i])
-            return PASS_LOCAL;
-    if (owners->count == 1) {
-        as = &owners->candidates[0];
-        key.vip = as->vip;
-        key.vip_port = as->port;
-    } else {
-#pragma unroll
-        for (i = 0; i < REVERSE_CANDIDATES; i++) {
-            if (as || i >= owners->count)
-                continue;
-            key.vip = owners->candidates[i].vip;
-            key.vip_port = owners->candidates[i].port;
-            if (answers(&key, &from))
-                as = &owners->candidates[i];
-        }
-        if (!as)
-            return DROP_REPLY_AMBIGUOUS;
-        key.vip = as->vip;
-        key.vip_port = as->port;
-    }
+    if (is_local(settings, p->key.vip))
+        return PASS_LOCAL;
+    as = owner(owners, &from, &key);
+    if (!as)
+        return DROP_REPLY_AMBIGUOUS;
     if (!owners->stateless && (p->key.protocol == IPPROTO_UDP || p->tcp_flags & (TCP_FIN | TCP_RST))) {
         s = sessions.lookup(&key);
         if (s) {
@@ -335,6 +287,72 @@ static __always_inline enum reason reply(struct packet *p, const struct settings
         }
     }
     return to_client(p, as, settings);
+}
+
+/* An ICMP error about an answer, or in fullnat to the pool, goes the way of its flow: `p->key` is the flow's. It changes no session: whoever sees one
+ * packet of a flow, or guesses its ports, can forge an error. */
+static __always_inline enum reason error_in(struct packet *p, const struct settings *settings, struct stats *stats)
+{
+    struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
+    struct session *known = sessions.lookup(&p->key), s;
+    struct listener *listener;
+    struct half_open *syn;
+    enum reason reason = LB_NEXT;
+
+    if (known) {
+        if (known->generation != settings->generation)
+            reason = warm(&p->key, known, settings, stats);
+        if (reason != LB_NEXT)
+            return reason;
+        s = *known;
+        return error_to_real(p, &s, settings);
+    }
+    listener = listeners.lookup(&key);
+    if (!listener)
+        return PASS_ICMP;
+    syn = half_open.lookup(&p->key);
+    if (listener->mode == MODE_FULLNAT && !syn)
+        return DROP_NO_SESSION;
+    reason = session_to(syn ? syn->real : ring_real(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
+    if (reason != LB_NEXT)
+        return reason;
+    if (syn && listener->mode == MODE_FULLNAT) {
+        s.source = syn->source;
+        s.source_port = syn->source_port;
+    }
+    return error_to_real(p, &s, settings);
+}
+
+/* nat: an error about what a client has sent, from its real or from a router on the way to it. */
+static __always_inline enum reason error_out(struct packet *p, const struct settings *settings)
+{
+    struct reverse_key from = {.real = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
+    struct reverse *owners = reverse.lookup(&from);
+    struct session_key key = p->key;
+    struct candidate *as;
+
+    if (!owners)
+        return LB_NEXT;
+    if (is_local(settings, p->key.client))
+        return PASS_LOCAL;
+    as = owner(owners, &from, &key);
+    return as ? error_to_client(p, as, settings) : DROP_REPLY_AMBIGUOUS;
+}
+
+static __always_inline enum reason icmp(struct packet *p, const struct settings *settings, struct stats *stats)
+{
+    int to_vip = is_vip(p->ip->daddr);
+    enum reason reason = parse_icmp(p, to_vip);
+
+    if (reason == LB_NEXT && !to_vip)
+        return p->key.protocol == IPPROTO_IPIP ? relay_too_big(p, settings) : error_out(p, settings);
+    if (!to_vip)
+        return LB_NEXT;
+    if (bad_sender(p->ip))
+        return DROP_BAD_SOURCE;
+    if (reason == TX_ECHO)
+        return within(&stats->echo, settings->echo_per_cpu_s, settings->now_s) ? answer_echo(p) : DROP_ECHO_LIMIT;
+    return reason == LB_NEXT ? error_in(p, settings, stats) : reason;
 }
 
 int lb(struct xdp_md *ctx)
@@ -361,6 +379,8 @@ int lb(struct xdp_md *ctx)
     }
     if (reason == LB_NEXT)
         reason = reply(&p, settings, stats);
+    else if (reason == LB_ICMP)
+        reason = icmp(&p, settings, stats);
     return leave(stats, reason);
 }
 

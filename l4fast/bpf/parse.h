@@ -79,7 +79,7 @@ static __always_inline enum reason parse_l4(struct packet *p, void *end)
     else if (p->ip->protocol == IPPROTO_UDP)
         reason = parse_udp(p, end, l4_length);
     else
-        return irregular(p, p->ip->protocol == IPPROTO_ICMP ? PASS_ICMP : PASS_OTHER_PROTOCOL);
+        return p->ip->protocol == IPPROTO_ICMP ? LB_ICMP : irregular(p, PASS_OTHER_PROTOCOL);
     if (reason != LB_NEXT)
         return reason;
     p->key.client = p->ip->saddr;

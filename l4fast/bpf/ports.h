@@ -76,23 +76,6 @@ static __always_inline int establish(struct packet *p, struct session *s, struct
     return 1;
 }
 
-/* The real of index `index` becomes the session's. */
-static __always_inline enum reason towards(struct packet *p, struct session *s, const struct listener *listener,
-                                           int index, const struct settings *settings)
-{
-    struct real *real;
-
-    if (index < 0)
-        return DROP_NO_REAL;
-    real = reals.lookup(&index);
-    if (!real)
-        return DROP_INTERNAL;
-    if (!resolved(real))
-        return DROP_NO_NEIGHBOUR;
-    new_session(s, p, listener, real, settings);
-    return LB_NEXT;
-}
-
 /* A SYN gets a real and a port, or finds those that it got before. */
 static __always_inline enum reason fullnat_syn(struct packet *p, struct session *s, const struct listener *listener,
                                                const struct settings *settings, struct stats *stats)
@@ -104,7 +87,7 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
     int index;
 
     if (syn) {
-        reason = towards(p, s, listener, syn->real, settings);
+        reason = session_to(syn->real, s, p, listener, settings);
         if (reason != LB_NEXT)
             return reason;
         s->source = syn->source;
@@ -117,7 +100,7 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
         }
     }
     index = ring_real(listener, new_flow_slot(&p->key, listener));
-    reason = towards(p, s, listener, index, settings);
+    reason = session_to(index, s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
     if (take_port(p, s, settings, stats))
@@ -141,7 +124,7 @@ static __always_inline enum reason fullnat_tcp(struct packet *p, struct session 
     syn = half_open.lookup(&p->key);
     if (!syn)
         return DROP_NO_SESSION;
-    reason = towards(p, s, listener, syn->real, settings);
+    reason = session_to(syn->real, s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
     s->source = syn->source;
@@ -159,7 +142,7 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
                                                const struct settings *settings, struct stats *stats)
 {
     int index = ring_real(listener, new_flow_slot(&p->key, listener));
-    enum reason reason = towards(p, s, listener, index, settings);
+    enum reason reason = session_to(index, s, p, listener, settings);
     struct session_key answer;
 
     if (reason != LB_NEXT)

@@ -109,6 +109,23 @@ static __always_inline void new_session(struct session *s, const struct packet *
     s->source_port = 0;
 }
 
+/* The session of a flow that goes to this real, not yet entered anywhere. */
+static __always_inline enum reason session_to(int index, struct session *s, const struct packet *p,
+                                              const struct listener *listener, const struct settings *settings)
+{
+    struct real *real;
+
+    if (index < 0)
+        return DROP_NO_REAL;
+    real = reals.lookup(&index);
+    if (!real)
+        return DROP_INTERNAL;
+    if (!resolved(real))
+        return DROP_NO_NEIGHBOUR;
+    new_session(s, p, listener, real, settings);
+    return LB_NEXT;
+}
+
 /* Enters the session. Says whether there was room. */
 static __always_inline int enter(struct packet *p, struct session *s, enum state state, struct stats *stats)
 {
@@ -129,16 +146,10 @@ static __always_inline int enter(struct packet *p, struct session *s, enum state
 /* Whether this CPU may make another UNPROVEN session in this second. */
 static __always_inline int unproven_allowed(struct stats *stats, const struct settings *settings)
 {
-    if (stats->unproven_s != settings->now_s) {
-        stats->unproven_s = settings->now_s;
-        stats->unproven = 0;
-    }
-    if (stats->unproven >= settings->unproven_per_cpu_s) {
-        stats->count[EVENT_UNPROVEN_LIMIT]++;
-        return 0;
-    }
-    stats->unproven++;
-    return 1;
+    if (within(&stats->unproven, settings->unproven_per_cpu_s, settings->now_s))
+        return 1;
+    stats->count[EVENT_UNPROVEN_LIMIT]++;
+    return 0;
 }
 
 /* Combinations that no TCP sends to a server. */

@@ -10,6 +10,9 @@ enum reason {
     TX_STATELESS,           /* of a listener that keeps no session: forwarded by hash */
     TX_REPLY,               /* nat, fullnat: from a real to a client */
     TX_TOO_BIG,             /* tunnel: the sender was told the largest packet that passes (ICMP) */
+    TX_ECHO,                /* an echo request to a VIP, answered */
+    TX_ERROR,               /* an ICMP error about an answer, to the real that sent it */
+    TX_REPLY_ERROR,         /* nat, fullnat: an ICMP error about a client's packet, to the client */
 
     PASS_FIRST,
     PASS_NOT_IPV4 = PASS_FIRST, /* ARP, IPv6, VLAN */
@@ -17,7 +20,7 @@ enum reason {
     PASS_OTHER_HOST,        /* not sent to this interface's MAC address */
     PASS_NOT_FOR_VIP,       /* neither to a listener nor from a real */
     PASS_LOCAL,             /* from a real to this node itself: a health check's reply */
-    PASS_ICMP,              /* to a VIP */
+    PASS_ICMP,              /* to a VIP: neither an echo request nor an error about a listener's packets */
     PASS_OTHER_PROTOCOL,    /* to a VIP, neither TCP, UDP nor ICMP */
     PASS_NO_LISTENER,       /* a session whose listener is not known here */
 
@@ -26,6 +29,8 @@ enum reason {
     DROP_IP_OPTIONS,        /* to a VIP */
     DROP_FRAGMENT,          /* to a VIP */
     DROP_BAD_L4,            /* to a VIP: TCP or UDP header truncated, or its lengths are wrong */
+    DROP_BAD_ICMP,          /* to a VIP: truncated, or an error that quotes no packet of that VIP with its ports */
+    DROP_ECHO_LIMIT,        /* more echo requests than settings.echo_per_cpu_s */
     DROP_BAD_FLAGS,         /* of a flow without session: a combination that no TCP sends to a server */
     DROP_BAD_SOURCE,        /* of a flow without session: no client may have this address */
     DROP_TTL,               /* nat, tunnel, fullnat: it would reach zero */
@@ -49,14 +54,33 @@ enum reason {
 
     REASON_COUNT,
     LB_NEXT = REASON_COUNT,
+    LB_ICMP,                /* for the stage of that name */
+};
+
+/* What a CPU may do so many times a second. */
+struct budget {
+    __u64 second;           /* in which `used` were */
+    __u64 used;
 };
 
 /* map `cpu_stats`, element 0 */
 struct stats {
     __u64 count[REASON_COUNT];
-    __u64 unproven_s;       /* the second in which `unproven` were made */
-    __u64 unproven;
+    struct budget unproven; /* sessions made */
+    struct budget echo;     /* requests answered */
 };
+
+static __always_inline int within(struct budget *budget, __u32 limit, __u32 now_s)
+{
+    if (budget->second != now_s) {
+        budget->second = now_s;
+        budget->used = 0;
+    }
+    if (budget->used >= limit)
+        return 0;
+    budget->used++;
+    return 1;
+}
 
 static __always_inline int leave(struct stats *stats, enum reason reason)
 {

@@ -26,8 +26,7 @@ static __always_inline enum reason encapsulate(struct packet *p, const struct se
     if (p->ip->ttl <= 1)
         return DROP_TTL;
     if (p->length + sizeof(outer) > settings->mtu)
-        return p->ip->frag_off & bpf_htons(IP_DONT_FRAGMENT) ? answer_too_big(p, settings->mtu - sizeof(outer))
-                                                             : DROP_TOO_BIG;
+        return may_answer(p->ip) ? answer_too_big(p, settings->mtu - sizeof(outer)) : DROP_TOO_BIG;
     age(p->ip);
     outer.tos = p->ip->tos;
     outer.tot_len = bpf_htons(p->length + sizeof(outer));

@@ -161,6 +161,7 @@ struct settings {
     __u32 now_s;              /* wall clock, written by the daemon */
     __u32 generation;         /* from 1; raised when what sessions remember of this node may have changed */
     __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
+    __u32 echo_per_cpu_s;     /* echo requests that one CPU may answer in a second */
     __u8 mac[6];              /* this interface's */
     __u8 gateway_mac[6];      /* next hop towards clients; zero: not resolved */
     __be32 address;           /* this interface's: the outer source in tunnel mode; zero: it has none */

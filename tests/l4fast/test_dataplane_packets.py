@@ -137,8 +137,6 @@ PASSED = [
     row("another address", replace(TO_NAT, destination=OTHER_VIP), "pass_not_for_vip"),
     row("another port of a VIP", replace(TO_NAT, port=8), "pass_not_for_vip"),
     row("TCP to a UDP listener's port", replace(TO_NAT, port=53), "pass_not_for_vip"),
-    row("ICMP to a VIP", replace(TO_NAT, protocol=1, payload=b"\x08\0\0\0\0\0\0\0"), "pass_icmp"),
-    row("ICMP to another", replace(TO_NAT, destination=OTHER_VIP, protocol=1, payload=bytes(8)), "pass_not_for_vip"),
     row("VRRP to a VIP", replace(TO_NAT, protocol=112, payload=bytes(8)), "pass_other_protocol"),
     row("a fragment to another", replace(TO_NAT, destination=OTHER_VIP, fragment=0x2000), "pass_not_for_vip"),
     row("options to another", replace(TO_NAT, destination=OTHER_VIP, version_length=0x46, options=b"\1\1\1\0"),
