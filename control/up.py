@@ -193,6 +193,8 @@ class Up:
         keyserver = self.specs["keyserver"].child
         fresh = {path.name for path in (root / "keys").iterdir()} - before
         if keyserver is not None and (fresh or source.key_files):  # a key file may have a new key
+            while keyserver.said_ready():  # what it said before, when it started again perhaps, is no answer
+                pass
             keyserver.signal(signal.SIGHUP)
             _wait(keyserver.said_ready, KEYS_READ_S)
         return model
