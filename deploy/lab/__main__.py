@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     for flag, role, default in COUNTS:
         what = f"how many (default {default})"
         up.add_argument(f"--{flag}", type=_count(MOST[role]), default=default, metavar="N", help=what)
-    up.add_argument("--mode", choices=["both", "nat", "dr"], default="both", help="tcp and udp listeners to make")
+    up.add_argument(
+        "--mode", choices=["both", "nat", "dr", "fullnat"], default="both", help="tcp and udp listeners to make"
+    )
     up.add_argument("--vip", choices=["static"], default="static",
                     help="who announces the VIP: static (the router's routes)")  # fmt: skip
     up.add_argument("--xdp", choices=["native", "generic"], default="native",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from deploy.lab.topology import VIP, Host, Topology
+from deploy.lab.topology import VIP, Host, Topology, pool_of
 
-Mode = Literal["both", "nat", "dr"]
+Mode = Literal["both", "nat", "dr", "fullnat"]
 Object = dict[str, object]
 
 HTTP_PORT, HTTPS_PORT = 80, 443
-TCP_NAT_PORT, TCP_DR_PORT = 5000, 5001
-UDP_NAT_PORT, UDP_DR_PORT = 5300, 5301
+TCP_NAT_PORT, TCP_DR_PORT, TCP_FULLNAT_PORT = 5000, 5001, 5002
+UDP_NAT_PORT, UDP_DR_PORT, UDP_FULLNAT_PORT = 5300, 5301, 5302
 # Where the servers listen.
 WEB_PORT, STREAM_PORT, ECHO_PORT = 8080, 9000, 9053
 
@@ -29,6 +29,7 @@ def default(topology: Topology, mode: Mode, chain: str) -> dict[str, list[Object
     """The whole configuration; `chain` is the PEM text of the certificate for `DOMAIN`."""
     nodes: list[Object] = [
         {"name": host.name, "role": host.role, "address": host.address}
+        | ({"source_pool": [pool_of(host)]} if host.role == "l4" else {})
         for host in topology.hosts()
         if host.role in ("l4", "l7", "keyserver")
     ]
@@ -69,8 +70,11 @@ def layer_4(mode: Mode) -> list[tuple[str, str, int, int]]:
         ("udp-nat", "udp", UDP_NAT_PORT, ECHO_PORT),
         ("tcp-dr", "tcp", TCP_DR_PORT, TCP_DR_PORT),
         ("udp-dr", "udp", UDP_DR_PORT, UDP_DR_PORT),
+        ("tcp-fullnat", "tcp", TCP_FULLNAT_PORT, STREAM_PORT),
+        ("udp-fullnat", "udp", UDP_FULLNAT_PORT, ECHO_PORT),
     ]
-    return [row for row in rows if mode == "both" or row[0].endswith(mode)]
+    modes = ("nat", "dr") if mode == "both" else (mode,)
+    return [row for row in rows if row[0].rpartition("-")[2] in modes]
 
 
 def _group(name: str, hosts: tuple[Host, ...], port: int) -> Object:

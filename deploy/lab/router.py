@@ -24,7 +24,7 @@ from control.node import logs
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.health import Change, Health, observe
-from deploy.lab.topology import group_line
+from deploy.lab.topology import group_line, pool_lines
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +79,10 @@ def sequence_of(packet: bytes) -> int | None:
     return sequence if (kind, code) == (_ECHO_REPLY, 0) else None
 
 
-async def set_group(namespaces: Iterable[str], members: list[int]) -> None:
-    """Give every host the next-hop group of these nodes, all hosts at once."""
-    await asyncio.gather(*(_ip(netns, group_line("replace", members)) for netns in namespaces))
+async def set_groups(namespaces: Iterable[str], nodes: int, live: list[int]) -> None:
+    """Give every host the next-hop groups of the live ones of these nodes, all hosts at once."""
+    lines = (group_line("replace", live), *pool_lines("replace", nodes, live))
+    await asyncio.gather(*(_ip(netns, line) for netns in namespaces for line in lines))
 
 
 async def _ip(netns: str, line: str) -> None:
@@ -102,7 +103,7 @@ async def watch_forever(nodes: Mapping[int, str], namespaces: Sequence[str]) -> 
                 for number, change in changes.items():
                     log.warning("L4 node %d at %s: %s", number, nodes[number], change.value)
                 if live := watch.live():
-                    await set_group(namespaces, live)
+                    await set_groups(namespaces, len(nodes), live)
                     log.warning("next hops are now %s", ", ".join(nodes[number] for number in live))
                 else:
                     log.error("no L4 node answers; the next hops stay as they are")

@@ -2,7 +2,8 @@
 
     client ──10.81.1.0/24── router ──10.81.0.0/24── every other host, on one bridge
                               │
-                              └── 10.81.2.100 (the VIP) by ECMP to the L4 nodes
+                              └── 10.81.2.100 (the VIP) by ECMP to the L4 nodes,
+                                  10.81.3.11… (their source pools) to the node that has it
 
 Each host is a network namespace `<lab>-<host>`; the bridge has one of its own, `<lab>-lan`, because a bridge in the
 root namespace is subject to that machine's packet filter. Addresses exist in these namespaces only.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,7 @@ Xdp = Literal["native", "generic"]
 
 LAN = "10.81.0"
 CLIENTS = "10.81.1"
+POOLS = "10.81.3"
 VIP = "10.81.2.100"
 ROUTER = f"{LAN}.1"
 ROUTER_CLIENT_SIDE = f"{CLIENTS}.1"
@@ -45,6 +47,7 @@ MOST: dict[Role, int] = {"l4": 9, "l7": 9, "keyserver": 9, "backend": 99}
 _HOST_PREFIX: dict[Role, str] = {"l4": "l4", "l7": "l7", "keyserver": "key", "backend": "be"}
 
 L4_GROUP = 100  # id of the next-hop group of all live L4 nodes, on the router and on the servers
+POOL_GROUPS = 200  # and of the group whose one member gets what goes to the source pool of node 1; 201 of node 2 …
 VIP_TABLE = 100  # routing table for packets whose source is the VIP
 # Flows stay on their L4 node when another node goes; buckets move to a node that came back once idle for this long.
 BUCKETS = 128
@@ -126,6 +129,11 @@ class Script:
     sh: tuple[str, ...]
 
 
+def pool_of(node: Host) -> str:
+    """The source address of fullnat that an L4 node has."""
+    return f"{POOLS}.{node.address.rpartition('.')[2]}"
+
+
 def port_of(host: Host) -> str:
     """The switch-side end of a host's cable, in the bridge's namespace."""
     return host.name
@@ -165,13 +173,13 @@ def host_script(topology: Topology, host: Host) -> Script:
         ip.append(f"route add default via {ROUTER_CLIENT_SIDE}")
     elif host.role == "router":
         ip += [f"addr add {ROUTER_CLIENT_SIDE}/24 dev eth1", "link set eth1 up", *l4_group(topology)]
-        ip.append(f"route add {VIP} nhid {L4_GROUP}")
+        ip += [f"route add {VIP} nhid {L4_GROUP}", *pool_routes(topology)]
         settings += ["net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1"]
         settings += ["net.ipv4.ping_group_range=0 0"]  # ICMP sockets for deploy/lab/router.py
         settings += ["net.ipv4.conf.all.send_redirects=0", f"net.ipv4.conf.{DEVICE}.send_redirects=0"]
         extra.append("ethtool -K eth1 tx off")
     elif host.role == "backend":
-        ip += [*hidden_vip(), *l4_group(topology), f"route add default nhid {L4_GROUP}"]
+        ip += [*hidden_vip(), *l4_group(topology), f"route add default nhid {L4_GROUP}", *pool_routes(topology)]
         ip += [f"route add default via {ROUTER} table {VIP_TABLE}", f"rule add from {VIP} lookup {VIP_TABLE}"]
         settings += [*HIDE_VIP, "net.ipv4.fib_multipath_hash_policy=1", "net.ipv4.ip_unprivileged_port_start=0"]
     else:
@@ -193,10 +201,24 @@ def hidden_vip() -> tuple[str, ...]:
 
 
 def l4_group(topology: Topology) -> tuple[str, ...]:
-    """The next hops of one host towards all L4 nodes, as a group that keeps flows in place when a member goes."""
+    """The next hops of one host towards all L4 nodes, as a group that keeps flows in place when a member goes, and as
+    one group for each pool."""
     nodes = topology.of("l4")
     hops = [f"nexthop add id {number} via {node.address} dev {DEVICE}" for number, node in enumerate(nodes, 1)]
-    return (*hops, group_line("add", range(1, len(nodes) + 1)))
+    numbers = list(range(1, len(nodes) + 1))
+    return (*hops, group_line("add", numbers), *pool_lines("add", len(nodes), numbers))
+
+
+def pool_routes(topology: Topology) -> tuple[str, ...]:
+    """What goes to a pool goes to its group."""
+    nodes = topology.of("l4")
+    return tuple(f"route add {pool_of(node)} nhid {POOL_GROUPS + number}" for number, node in enumerate(nodes))
+
+
+def pool_lines(verb: Literal["add", "replace"], nodes: int, live: Sequence[int]) -> tuple[str, ...]:
+    """The `ip` commands that give each pool's traffic to its node, or to another live one if that is dead."""
+    heirs = [number if number in live else live[number % len(live)] for number in range(1, nodes + 1)]
+    return tuple(f"nexthop {verb} id {POOL_GROUPS + index} group {heir}" for index, heir in enumerate(heirs))
 
 
 def group_line(verb: Literal["add", "replace"], members: range | list[int]) -> str:

@@ -19,6 +19,7 @@ def build(mode: model.Mode):
         ("both", {"tcp-nat", "udp-nat", "tcp-dr", "udp-dr"}),
         ("nat", {"tcp-nat", "udp-nat"}),
         ("dr", {"tcp-dr", "udp-dr"}),
+        ("fullnat", {"tcp-fullnat", "udp-fullnat"}),
     ],
 )
 def test_the_default_is_a_valid_configuration(mode: model.Mode, names: set[str]) -> None:

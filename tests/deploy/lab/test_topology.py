@@ -82,3 +82,21 @@ def test_unknown_hosts_are_none() -> None:
 
 def test_group_line() -> None:
     assert t.group_line("replace", [2]) == "nexthop replace id 100 group 2 type resilient buckets 128 idle_timer 2"
+
+
+def test_a_pool_goes_to_its_node_and_to_a_live_one_when_that_is_dead() -> None:
+    def heirs(*live: int) -> list[str]:
+        return [line.partition("group ")[2] for line in t.pool_lines("replace", 3, live)]
+
+    assert t.pool_lines("add", 2, [1, 2]) == ("nexthop add id 200 group 1", "nexthop add id 201 group 2")
+    assert heirs(1, 2, 3) == ["1", "2", "3"]
+    assert heirs(1, 3) == ["1", "1", "3"]
+    assert heirs(2) == ["2", "2", "2"]
+
+
+def test_everybody_who_answers_knows_the_way_to_the_pools() -> None:
+    topology = t.Topology("pf", l4=2)
+    for host in ("router", "be-1"):
+        lines = script(topology, host)
+        assert "route add 10.81.3.11 nhid 200" in lines
+        assert "route add 10.81.3.12 nhid 201" in lines
