@@ -25,6 +25,7 @@ from core.model import Kind
 # Subcommand → (module, what it is).
 PROCESSES = {
     "l4": ("l4fast", "one L4 node: XDP (root)"),
+    "sessions": ("l4fast", "what this machine's L4 node holds, and killing it (root)"),
     "l7": ("proxy", "one L7 node: HTTP and HTTPS"),
     "keyserver": ("keyserver", "the holder of private keys"),
     "control": ("control", "the control plane"),
@@ -207,6 +208,13 @@ def run_process(name: str, arguments: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
+def words_of(arguments: Sequence[str]) -> Sequence[str]:
+    """The process's own words. `sessions [kill]` is short for `l4 ask sessions` and `l4 ask kill`."""
+    if arguments[0] != "sessions":
+        return arguments[1:]
+    return ["ask", *arguments[1:]] if arguments[1:2] == ["kill"] else ["ask", *arguments]
+
+
 def needs_no_bcc(arguments: Sequence[str]) -> bool:
     """Whether a node or the lab is not to be run, but asked or explained."""
     return arguments[:1] == ["ask"] or any(each in ("-h", "--help", "--make-cluster-key") for each in arguments)
@@ -228,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The `paifang` command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] in PROCESSES:
-        run_process(arguments[0], arguments[1:])
+        run_process(arguments[0], words_of(arguments))
     options = parser().parse_args(arguments)
     try:
         code = int(options.run(options))

@@ -24,8 +24,8 @@ from control.node.tasks import Tasks
 from core.model import Mode, Model
 from core.resolve import L4Service, l4_services, source_pools
 from l4fast import health, vip
+from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
-from l4fast.tables import SessionView
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ class Forwarder(Protocol):
     def set_epoch(self, now_s: int) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def listener_counters(self) -> dict[str, dict[str, int]]: ...
-    def sessions(self, *, client: str | None = None, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
+    def sessions(self, wanted: Wanted, *, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
+    def kill(self, wanted: Wanted) -> int: ...
 
 
 class NextHops(Protocol):
@@ -239,11 +240,20 @@ class Agent:
         }
 
     def sessions(self, arguments: dict[str, object]) -> object:
-        """The admin command `sessions`, with the arguments `client` and `limit`."""
-        client, limit = arguments.get("client"), arguments.get("limit", SESSIONS_LIMIT)
-        if not isinstance(client, str | None) or not isinstance(limit, int) or limit < 1:
-            raise ValueError("client is an IPv4 address, limit a positive number")
-        return [asdict(view) for view in self._tables.sessions(client=client, limit=limit)]
+        """The admin command `sessions`, with the arguments of `Wanted` and `limit`."""
+        limit = arguments.get("limit", SESSIONS_LIMIT)
+        if not isinstance(limit, int) or limit < 1:
+            raise ValueError("limit is a positive number")
+        return [asdict(view) for view in self._tables.sessions(Wanted.of(arguments), limit=limit)]
+
+    def kill(self, arguments: dict[str, object]) -> object:
+        """The admin command `kill`, with the arguments of `Wanted`, one of them at least."""
+        wanted = Wanted.of(arguments)
+        if wanted == Wanted():
+            raise ValueError("which sessions? give client, vip, real or state")
+        killed = self._tables.kill(wanted)
+        log.info("%d sessions were killed: %s", killed, wanted)
+        return {"killed": killed}
 
 
 def _misplaced(address: str) -> str:

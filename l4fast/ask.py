@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,18 @@ from typing import Any, cast
 
 from control.node import admin
 from control.node.patience import patience
+from l4fast.sessions import PHASES, end
 from l4fast.settings import ADMIN_SOCKET
 
-COMMANDS = ("status", "sessions", "counters")
+COMMANDS = ("status", "sessions", "counters", "kill")
+ENDS = ("client", "vip", "real")
 LIMIT = 1000
 
 EXAMPLES = """examples:
   paifang l4 ask status --state /var/lib/paifang/l4
   paifang l4 ask sessions --state /var/lib/paifang/l4 --client 192.0.2.7
+  paifang l4 ask sessions --state /var/lib/paifang/l4 --vip 192.0.2.10:80 --in established
+  paifang l4 ask kill --state /var/lib/paifang/l4 --real 10.0.0.21:8080
   paifang l4 ask counters --state /var/lib/paifang/l4 --json
 """
 
@@ -39,9 +42,16 @@ def parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = result.add_argument
-    add("what", choices=COMMANDS, metavar="WHAT", help="status: node, servers, peers; sessions; counters")
+    add(
+        "what",
+        choices=COMMANDS,
+        metavar="WHAT",
+        help="status: node, servers, peers; sessions; counters; kill: end sessions",
+    )
     add("--state", type=Path, required=True, metavar="DIR", help="the node's state directory, as given to it")
-    add("--client", type=_address, metavar="ADDRESS", help="only this client's sessions")
+    for name in ENDS:
+        add(f"--{name}", type=_end, metavar="ADDRESS[:PORT]", help=f"only sessions of this {name}")
+    add("--in", dest="phase", choices=PHASES, metavar="PHASE", help=f"only sessions that are {', '.join(PHASES)}")
     add("--limit", type=_positive, default=LIMIT, metavar="N", help="how many sessions at most (%(default)s)")
     add("--json", action="store_true", help="print JSON, with everything")
     return result
@@ -49,7 +59,11 @@ def parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Ask and print. Raises AdminError."""
-    arguments = {"client": options.client, "limit": options.limit} if options.what == "sessions" else {}
+    arguments = {name: getattr(options, name) for name in ENDS} | {"state": options.phase}
+    if options.what == "sessions":
+        arguments["limit"] = options.limit
+    elif options.what != "kill":
+        arguments = {}
     path = options.state / ADMIN_SOCKET
     with patience(f"paifang-l4: waiting for {path} (at most {admin.IDLE_S:.0f} s)"):
         document = admin.ask(path, options.what, **arguments)
@@ -61,7 +75,7 @@ def render(what: str, document: object, limit: int = LIMIT) -> str:
     """The text for people."""
     if what == "sessions":
         return _sessions(cast(list[Document], document), limit)
-    return {"status": _status, "counters": _counters}[what](cast(Document, document))
+    return {"status": _status, "counters": _counters, "kill": _killed}[what](cast(Document, document))
 
 
 def _status(node: Document) -> str:
@@ -106,17 +120,22 @@ def _counters(counters: Document) -> str:
     return "\n\n".join(parts)
 
 
+def _killed(answer: Document) -> str:
+    return f"{answer['killed']} sessions killed"
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
-def _address(text: str) -> str:
+def _end(text: str) -> str:
     try:
-        return str(ipaddress.IPv4Address(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: give an IPv4 address") from None
+        end(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _positive(text: str) -> int:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.model import Mode
-from l4fast.tables import ANSWER, MODES, PROTOCOLS, STATES, UNPROVEN_TIMEOUT_S, Tables, address_bytes
+from l4fast.sessions import ANSWER, STATES
+from l4fast.tables import MODES, PROTOCOLS, UNPROVEN_TIMEOUT_S, Tables, address_bytes
 
 # Linux conntrack's nf_conntrack_tcp_timeout_fin_wait and _close.
 FIN_WAIT_TIMEOUT_S = 120

@@ -156,7 +156,9 @@ class Node:
             name=settings.name, interface=settings.interface, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
             expire=partial(_expire, tables), local=links.addresses, own=partial(links.addresses, index),
         )  # fmt: skip
-        handlers = {"status": agent.status, "counters": agent.counters, "sessions": agent.sessions}
+        handlers = {
+            "status": agent.status, "counters": agent.counters, "sessions": agent.sessions, "kill": agent.kill,
+        }  # fmt: skip
         server = await admin.serve(settings.state / ADMIN_SOCKET, handlers)
         stack.callback(server.close)
         control = ControlLink(

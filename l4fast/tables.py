@@ -16,6 +16,7 @@ real or listener end with the next sweep of `expiry`.
 from __future__ import annotations
 
 import ctypes as ct
+import itertools
 import logging
 import os
 import socket
@@ -34,6 +35,7 @@ from l4fast.bpf import syscall
 from l4fast.errors import TablesError
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane, reasons
 from l4fast.mirror import Indexes, Mirror
+from l4fast.sessions import SessionView, Wanted, view
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ CLIENT_GATEWAY = "0.0.0.0"
 MAGLEV_SMALL, MAGLEV_LARGE, MAGLEV_SMALL_REALS = 4099, 65537, 40
 RING_LIMIT = 65537
 PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
-# enum mode, scheduler and state of types.h
+# enum mode and scheduler of types.h
 MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2, Mode.FULLNAT: 3}
 HASH, RING = 0, 1
 # VIP_* of types.h
@@ -57,11 +59,10 @@ HASHED: Mapping[Scheduler, tuple[int, int]] = {
     Scheduler.TCH: (_ALL, 0xFFFFFFFF << 8),
     Scheduler.MAGLEV: (_ALL, _ALL),
 }
-STATES = ("established", "unproven", "fin-wait", "closed", "udp", "answer")
-ANSWER = STATES.index("answer")  # fullnat: no session, but the other direction of one
 # How long an UNPROVEN session lives (expiry), and the share of the table that all of them may take.
 UNPROVEN_TIMEOUT_S = 10
 UNPROVEN_SHARE = 0.5
+EVERY = Wanted()
 
 # Echo requests that one CPU answers in a second: plenty for people and monitoring, and a flood gets no more.
 ECHO_PER_CPU_S = 1000
@@ -74,22 +75,6 @@ LISTENER_FIELDS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessio
 
 ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
 Endpoint = tuple[str, int, str]  # the same of a real
-
-
-@dataclass(frozen=True, slots=True)
-class SessionView:
-    """One session as people see it; addresses are "address:port"."""
-
-    client: str
-    vip: str
-    real: str
-    protocol: str
-    state: str
-    packets: int
-    bytes: int
-    idle_s: int
-    synced: bool
-    source: str = ""  # fullnat: whom the real sees
 
 
 @dataclass(slots=True)
@@ -378,22 +363,33 @@ class Tables:
                     row[name] += getattr(value, name)
         return result
 
-    def sessions(self, *, client: str | None = None, limit: int = 1000) -> list[SessionView]:
-        """Up to `limit` sessions, of one client address if given; the order is the hash table's."""
+    def sessions(self, wanted: Wanted = EVERY, *, limit: int = 1000) -> list[SessionView]:
+        """Up to `limit` of the sessions wanted; the order is the hash table's."""
         now_s = self.plane.settings.now_s
-        word = _word(client) if client is not None else None
+        found = itertools.islice(self._find(wanted), limit)
+        return [view(key, value, now_s, fullnat=value.mode == MODES[Mode.FULLNAT]) for key, value in found]
+
+    def kill(self, wanted: Wanted) -> int:
+        """Deletes the sessions wanted, on this node alone; returns how many there were.
+
+        A flow whose packets go on is a new one, of which only the beginning is missing: see docs/l4.md.
+        """
+        found = list(self._find(wanted))
+        answers = [bytes(self.other_direction(key, value)) for key, value in found if value.mode == MODES[Mode.FULLNAT]]
+        for keys in ([bytes(key) for key, _ in found], answers):
+            if keys:
+                self.session_map.delete_many(b"".join(keys), len(keys))
+        return len(found)
+
+    def _find(self, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
         key_type, value_type = self.session_map.key, self.session_map.value
-        views: list[SessionView] = []
+        matches = wanted.matcher().matches
         for keys, values, count in self.session_map.blocks(1024):
             for key, value in zip(
                 (key_type * count).from_buffer_copy(keys), (value_type * count).from_buffer_copy(values), strict=True
             ):
-                if value.state == ANSWER or (word is not None and key.client != word):
-                    continue
-                if len(views) >= limit:
-                    return views
-                views.append(_view(key, value, now_s))
-        return views
+                if matches(key, value):
+                    yield key, value
 
     def other_direction(self, key: Any, value: Any) -> Any:
         """The key of a fullnat session's answers, or of the session that an answer's entry belongs to."""
@@ -485,21 +481,3 @@ def _reverse_of(services: Mapping[ServiceKey, L4Service]) -> dict[Endpoint, list
             for end in dict.fromkeys((real.address, real.port, service.protocol) for real in service.reals):
                 result.setdefault(end, []).append(key)
     return result
-
-
-def _view(key: Any, value: Any, now_s: int) -> SessionView:
-    def end(address: int, port: int) -> str:
-        return f"{socket.inet_ntoa(address.to_bytes(4, sys.byteorder))}:{socket.ntohs(port)}"
-
-    return SessionView(
-        client=end(key.client, key.client_port),
-        vip=end(key.vip, key.vip_port),
-        real=end(value.real, value.real_port),
-        protocol="tcp" if key.protocol == socket.IPPROTO_TCP else "udp",
-        state=STATES[value.state],
-        packets=value.packets,
-        bytes=value.bytes,
-        idle_s=max(0, now_s - value.last_s),
-        synced=bool(value.learnt),
-        source=end(value.source, value.source_port) if value.mode == MODES[Mode.FULLNAT] else "",
-    )

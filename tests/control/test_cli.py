@@ -422,3 +422,23 @@ def test_output_into_a_closed_pipe_is_no_traceback(paifang: Paifang, monkeypatch
     monkeypatch.setattr(sys, "stdout", stdout)
     assert cli.main(["get", "--api", paifang.api, "--state", str(paifang.state)]) == 1
     assert replaced
+
+
+@pytest.mark.parametrize(
+    ("words", "process"),
+    [
+        (["sessions", "--state", "D"], ["l4fast", "ask", "sessions", "--state", "D"]),
+        (["sessions", "kill", "--vip", "192.0.2.1"], ["l4fast", "ask", "kill", "--vip", "192.0.2.1"]),
+        (["sessions", "--help"], ["l4fast", "ask", "sessions", "--help"]),
+    ],
+)
+def test_sessions_is_short_for_asking_the_l4_node(
+    words: list[str], process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli, "missing_for_xdp", lambda: "everything")
+    monkeypatch.setattr(cli.os, "execv", lambda path, argv: seen.append(argv))
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    with pytest.raises(SystemExit):  # of what comes after an exec that did not happen
+        cli.main(words)
+    assert [argv[2:] for argv in seen] == [process]

@@ -31,9 +31,9 @@ from core.model import (
 from core.resolve import L4Service
 from l4fast import agent as agent_module
 from l4fast.agent import Agent
+from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_peer import Layout, Sync
-from l4fast.tables import SessionView
 
 CHECK = HealthCheck(interval_s=0.02, timeout_s=1, rise=2, fall=2)
 
@@ -77,8 +77,12 @@ class FakeTables:
     def listener_counters(self) -> dict[str, dict[str, int]]:
         return {"l": {"sessions": 5}, "m": {"sessions": 2}}
 
-    def sessions(self, *, client: str | None = None, limit: int = 1000) -> list[SessionView]:
-        self.asked.append((client, limit))
+    def kill(self, wanted: Wanted) -> int:
+        self.asked.append((wanted, 0))
+        return 3
+
+    def sessions(self, wanted: Wanted, *, limit: int = 1000) -> list[SessionView]:
+        self.asked.append((wanted, limit))
         return [SessionView("192.0.2.1:5000", "10.1.0.1:80", "127.0.0.1:1", "tcp", "established", 3, 160, 0, False)]
 
 
@@ -277,10 +281,18 @@ async def test_admin_commands(rig: Rig) -> None:
     assert session["client"] == "192.0.2.1:5000"  # type: ignore[index]
     assert json.loads(json.dumps(session)) == session
     rig.agent.sessions({})
-    assert rig.tables.asked == [("192.0.2.1", 5), (None, 1000)]
-    for wrong in ({"client": 7}, {"limit": "x"}, {"limit": 0}):
-        with pytest.raises(ValueError, match="limit a positive number"):
+    of_real = {"real": "10.0.1.1:80", "state": "udp", "client": None}
+    assert rig.agent.kill(of_real) == {"killed": 3}
+    every = Wanted()
+    assert rig.tables.asked == [
+        (Wanted(client="192.0.2.1"), 5), (every, 1000), (Wanted(real="10.0.1.1:80", state="udp"), 0),
+    ]  # fmt: skip
+    for wrong, why in (({"client": 7}, "client is a text"), ({"limit": "x"}, "positive"), ({"limit": 0}, "positive")):
+        with pytest.raises(ValueError, match=why):
             rig.agent.sessions(wrong)
+    for nothing in ({}, {"client": None, "vip": ""}):
+        with pytest.raises(ValueError, match="which sessions"):
+            rig.agent.kill(nothing)
     counters = rig.agent.counters({})
     assert counters["packets"] == {"no_listener": 3}  # type: ignore[index]
     assert counters["sync"]["forged"] == 0  # type: ignore[index]

@@ -89,10 +89,14 @@ def state(tmp_path: Path) -> Iterator[Path]:
     asked: list[dict[str, object]] = []
 
     async def serve() -> None:
-        handlers = {"status": lambda _: STATUS, "counters": lambda _: COUNTERS, "sessions": sessions}
+        handlers = {"status": lambda _: STATUS, "counters": lambda _: COUNTERS, "sessions": sessions, "kill": kill}
         async with await admin.serve(tmp_path / "admin.sock", handlers):
             started.set_result(asyncio.current_task())
             await asyncio.Event().wait()
+
+    def kill(arguments: dict[str, object]) -> object:
+        asked.append(arguments | {"limit": 0})
+        return {"killed": 2 if arguments["state"] == "fin-wait" else 0}
 
     def sessions(arguments: dict[str, object]) -> object:
         asked.append(arguments)
@@ -112,7 +116,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     loop.call_soon_threadsafe(task.cancel)
     thread.join(10)
-    assert all(set(each) == {"client", "limit"} for each in asked)
+    assert all(set(each) == {"client", "vip", "real", "state", "limit"} for each in asked)
 
 
 def test_a_node_is_asked(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +124,8 @@ def test_a_node_is_asked(state: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "l4-1 on eth0: ready" in capsys.readouterr().out
     assert main(["ask", "sessions", "--state", str(state), "--client", "192.0.2.9"]) == 0
     assert "192.0.2.9:1" in capsys.readouterr().out
+    assert main(["ask", "kill", "--state", str(state), "--real", "10.0.0.20:8080", "--in", "fin-wait"]) == 0
+    assert capsys.readouterr().out == "2 sessions killed\n"
     assert main(["ask", "counters", "--state", str(state), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == COUNTERS
 
@@ -143,7 +149,9 @@ def test_output_that_does_not_fit(state: Path) -> None:
         (["status", "--state", "STATE"], 1, "admin.sock: No such file or directory; is the process running?"),
         (["status"], 2, "the following arguments are required: --state; --help shows the usage"),
         (["sesions", "--state", "STATE"], 2, "invalid choice: 'sesions'"),
-        (["sessions", "--state", "STATE", "--client", "ann"], 2, "'ann': give an IPv4 address"),
+        (["sessions", "--state", "STATE", "--client", "ann"], 2, "'ann': give an IPv4 address, or ADDRESS:PORT"),
+        (["kill", "--state", "STATE", "--vip", "192.0.2.1:0"], 2, "give a port from 1 to 65535 after the colon"),
+        (["kill", "--state", "STATE", "--in", "open"], 2, "invalid choice: 'open'"),
         (["sessions", "--state", "STATE", "--limit", "0"], 2, "'0': give 1 or more"),
     ],
 )

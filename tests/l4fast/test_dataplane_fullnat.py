@@ -12,7 +12,8 @@ import pytest
 from core.model import Mode, Scheduler
 from l4fast.errors import TablesError
 from l4fast.expiry import expire
-from l4fast.tables import CLIENT_GATEWAY, STATES
+from l4fast.sessions import STATES, Wanted
+from l4fast.tables import CLIENT_GATEWAY
 from tests.packets import (
     ACK,
     CLIENT,
@@ -209,6 +210,15 @@ def test_a_new_connection_on_old_ports_takes_both_entries_away(harness: Harness)
 
 
 # Ports
+
+
+def test_a_killed_session_leaves_no_entry_of_its_answers(harness: Harness) -> None:
+    source, _ = establish(harness)
+    assert entries(harness) == 2
+    (found,) = harness.tables.sessions()
+    assert found.source == f"{source[0]}:{source[1]}"
+    assert harness.tables.kill(Wanted(client=CLIENT)) == 1
+    assert entries(harness) == 0
 
 
 def test_without_a_pool_there_is_no_port(harness: Harness) -> None:

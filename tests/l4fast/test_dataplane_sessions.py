@@ -10,7 +10,7 @@ import pytest
 
 from core.model import Mode, Scheduler
 from core.resolve import L4Service
-from l4fast.tables import STATES
+from l4fast.sessions import STATES
 from tests.packets import (
     ACK,
     CLIENT,

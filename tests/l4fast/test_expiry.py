@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from l4fast.expiry import CLOSED_TIMEOUT_S, FIN_WAIT_TIMEOUT_S, UNKNOWN_TIMEOUT_S, expire, timeouts
-from l4fast.tables import STATES, UNPROVEN_TIMEOUT_S
+from l4fast.sessions import STATES
+from l4fast.tables import UNPROVEN_TIMEOUT_S
 from tests.packets import ACK, FIN, NOW_S, RST, UDP, Harness, Packet, service
 
 LISTENER_S, UDP_S = 600, 30

@@ -12,6 +12,7 @@ from core.model import Mode, Scheduler
 from core.resolve import L4Service
 from l4fast.errors import TablesError
 from l4fast.loader import DataPlane
+from l4fast.sessions import Wanted
 from l4fast.tables import CLIENT_GATEWAY, Tables
 from tests.packets import (
     ACK,
@@ -214,13 +215,40 @@ def test_sessions_can_be_listed_by_client_and_up_to_a_limit(harness: Harness) ->
     harness.tables.set_epoch(NOW_S + 7)
     assert len(harness.tables.sessions()) == 50
     assert len(harness.tables.sessions(limit=7)) == 7
-    of_one = harness.tables.sessions(client="198.51.100.1")
+    of_one = harness.tables.sessions(Wanted(client="198.51.100.1"))
     assert {view.client.split(":")[0] for view in of_one} == {"198.51.100.1"}
     assert len(of_one) == 25
     view = of_one[0]
     assert (view.vip, view.protocol, view.state, view.packets, view.bytes) == (f"{VIP}:53", "udp", "udp", 1, 28)
     assert view.real in {f"{address}:8080" for address in REALS}
     assert (view.idle_s, view.synced) == (7, False)
+
+
+def test_sessions_are_found_and_killed_by_their_ends_and_state(harness: Harness) -> None:
+    harness.tables.apply(
+        [service(53, protocol="udp"), service(80, scheduler=Scheduler.WRR, real_port=9000)], set(), MACS
+    )
+    for n in range(20):
+        harness.run(Packet(protocol=UDP, port=53, source_port=2000 + n))
+        for packet in (Packet(source_port=2000 + n), Packet(flags=ACK, sequence=1001, source_port=2000 + n)):
+            harness.run(packet)
+    everything = harness.tables.sessions()
+    real = f"{REALS[1]}:9000"
+    for wanted, parts in (
+        (Wanted(), {}),
+        (Wanted(client="198.51.100.7:2003"), {"client": "198.51.100.7:2003"}),
+        (Wanted(client="198.51.100.8"), {"client": "198.51.100.8:1"}),
+        (Wanted(vip=f"{VIP}:53"), {"vip": f"{VIP}:53"}),
+        (Wanted(state="established"), {"state": "established"}),
+        (Wanted(real=real, state="established", vip=VIP), {"real": real}),
+        (Wanted(real=real, state="udp"), {"real": real, "state": "udp"}),
+    ):
+        expected = [each for each in everything if all(getattr(each, name) == part for name, part in parts.items())]
+        assert harness.tables.sessions(wanted) == expected, wanted
+    assert harness.tables.kill(Wanted(real=real)) == sum(each.real == real for each in everything) > 0
+    assert [each for each in everything if each.real != real] == harness.tables.sessions()
+    assert harness.tables.kill(Wanted(state="udp")) == 20
+    assert harness.tables.kill(Wanted(state="udp")) == 0
 
 
 def test_unproven_sessions_get_half_the_table() -> None:
