@@ -26,7 +26,7 @@ from l4fast.tables import CLIENT_GATEWAY, Tables
 SOURCES = Path(__file__).parent / "bpf"
 VIP = "10.0.0.100"
 MAC = bytes.fromhex("020000000001")
-NAT_PORT, DR_PORT, WRR_PORT, TUNNEL_PORT, FULLNAT_PORT = 80, 81, 82, 83, 86
+NAT_PORT, DR_PORT, WRR_PORT, TUNNEL_PORT, FULLNAT_PORT, LC_PORT = 80, 81, 82, 83, 86, 87
 STATELESS_VIP = "10.0.0.101"
 STATELESS = {Mode.NAT: 84, Mode.DR: 85}
 ACK, SYN, FIN = 0x10, 0x02, 0x01
@@ -90,7 +90,7 @@ class Root:
 
 
 class Bench:
-    """The data plane and its floors, with ten listeners before ten servers."""
+    """The data plane and its floors, with twelve listeners before ten servers."""
 
     def __init__(self, quick: bool) -> None:
         self.flows = (1, 1024, 65536) if quick else (1, 1024, 65536, 1 << 20)
@@ -121,6 +121,7 @@ class Bench:
                 (NAT_PORT, Mode.NAT, Scheduler.MAGLEV), (DR_PORT, Mode.DR, Scheduler.MAGLEV),
                 (WRR_PORT, Mode.DR, Scheduler.WRR), (TUNNEL_PORT, Mode.TUNNEL, Scheduler.MAGLEV),
                 (FULLNAT_PORT, Mode.FULLNAT, Scheduler.MAGLEV),
+                (LC_PORT, Mode.DR, Scheduler.LC),
             )
             for protocol in ("tcp", "udp")
         ]  # fmt: skip
@@ -241,6 +242,13 @@ def _first(bench: Bench) -> list[Row]:
             ("first packet without session, maglev", frames(NAT_PORT, ACK | FIN), None, bench.repeat, FIRST_GOAL),
             ("session made by an ACK, maglev", frames(NAT_PORT, ACK), None, count, SESSION_GOAL),
             ("session made after a SYN, wrr", frames(WRR_PORT, ACK), frames(WRR_PORT, SYN), count, SESSION_GOAL),
+            (
+                "session made by UDP, lc of ten servers",
+                frames(LC_PORT, 0, socket.IPPROTO_UDP),
+                None,
+                count,
+                SESSION_GOAL,
+            ),
             ("session made by UDP, maglev", frames(NAT_PORT, 0, socket.IPPROTO_UDP), None, count, SESSION_GOAL),
         )
         for name, now, before, repeat, goal in cases:

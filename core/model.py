@@ -124,7 +124,8 @@ class CheckMethod(StrEnum):
 # Which schedulers each tier runs: the L4 tier schedules tcp and udp backend services, the L7 tier http ones.
 # Consistent hashes choose without state: a flow finds its server again on every node.
 HASH_SCHEDULERS = frozenset({Scheduler.SH, Scheduler.TCH, Scheduler.MAGLEV})
-L4_SCHEDULERS = HASH_SCHEDULERS | {Scheduler.RR, Scheduler.WRR}
+LEAST_SCHEDULERS = frozenset({Scheduler.LC, Scheduler.WLC})
+L4_SCHEDULERS = HASH_SCHEDULERS | LEAST_SCHEDULERS | {Scheduler.RR, Scheduler.WRR}
 L7_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH})
 
 # How many addresses a node's pool may have, each good for 64,512 connections to each server and port.

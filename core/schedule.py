@@ -236,11 +236,14 @@ class RoundRobin(SmoothWrr):
 
 
 class WeightedLeastConnections:
-    """The fewest open requests for its weight; smooth weighted round-robin among equals, as nginx's least_conn."""
+    """The fewest open requests for its weight; smooth weighted round-robin among equals, as nginx's least_conn.
 
-    def __init__(self, weights: Sequence[int], start: int = 0) -> None:
+    The L4 tier, where connections last and equals are rare, lets equals take turns: `among_equals` is a RoundRobin.
+    """
+
+    def __init__(self, weights: Sequence[int], start: int = 0, *, among_equals: Picker | None = None) -> None:
         self._weights = tuple(weights)
-        self._among_equals = SmoothWrr(weights, start)
+        self._among_equals = among_equals or SmoothWrr(weights, start)
 
     def pick(self, eligible: Callable[[int], bool], active: Sequence[int], source: bytes) -> int | None:
         least: set[int] = set()

@@ -61,6 +61,7 @@ class Forwarder(Protocol):
     def set_epoch(self, now_s: int) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def listener_counters(self) -> dict[str, dict[str, int]]: ...
+    def connections(self) -> dict[str, dict[str, int]]: ...
     def sessions(self, wanted: Wanted, *, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
     def kill(self, wanted: Wanted) -> int: ...
 
@@ -232,10 +233,11 @@ class Agent:
         return node | {"routes": self._routes} | self.report()
 
     def counters(self, _arguments: dict[str, object]) -> object:
-        """The admin command `counters`: the data plane's, each listener's and session sync's."""
+        """The admin command `counters`: the data plane's, each listener's, the reals' of lc and wlc, session sync's."""
         return {
             "packets": self._tables.counters(),
             "listeners": self._tables.listener_counters(),
+            "connections": self._tables.connections(),
             "sync": self._sync.counters,
         }
 

@@ -114,6 +114,9 @@ def _counters(counters: Document) -> str:
     header = ("LISTENER", "PACKETS IN", "BYTES IN", "PACKETS OUT", "BYTES OUT", "SESSIONS MADE", "SESSIONS")
     rows = [(name, *(row[title.lower().replace(" ", "_")] for title in header[1:])) for name, row in listeners.items()]
     parts = [_table(header, rows)] if rows else ["no listeners"]
+    reals = [(name, *real) for name, row in counters["connections"].items() for real in row.items()]
+    if reals:
+        parts.append(_table(("LISTENER", "SERVER", "CONNECTIONS"), reals))
     for title in ("packets", "sync"):
         counted = [(name, count) for name, count in counters[title].items() if count]
         parts.append(_table((title.upper(), "COUNT"), counted) if counted else f"{title}: all counters are zero")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.model import Mode
+from l4fast.loads import counted
 from l4fast.sessions import ANSWER, STATES
 from l4fast.tables import MODES, PROTOCOLS, UNPROVEN_TIMEOUT_S, Tables, address_bytes
 
@@ -32,6 +33,8 @@ BATCH = 2048
 
 _ESTABLISHED, _UNPROVEN, _FIN_WAIT, _CLOSED, _UDP, _ANSWER = range(len(STATES))
 _FULLNAT = MODES[Mode.FULLNAT]
+_COUNTING = (_ESTABLISHED, _UNPROVEN, _UDP)
+_COLD = _NO_LOAD = bytes(2)
 
 
 def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
@@ -51,6 +54,7 @@ def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
 class _Listener:
     name: str
     stateless: bool  # its sessions are of the time before it became so
+    counted: bool  # its reals' connections are
     timeouts: tuple[int, ...]
     reals: frozenset[bytes]  # address and port, as a session has them
 
@@ -61,6 +65,7 @@ def _listeners(tables: Tables) -> dict[bytes, _Listener]:
         address_bytes(vip) + struct.pack("!HB", port, PROTOCOLS[protocol]): _Listener(
             service.listener,
             service.stateless,
+            counted(service),
             timeouts(service.idle_timeout_s),
             frozenset(address_bytes(real.address) + struct.pack("!H", real.port) for real in service.reals),
         )
@@ -87,24 +92,30 @@ def expire(tables: Tables, now_s: int, budget: int) -> int:
             break
         keys, values, count = block
         seen += count
-        gone = _expired(tables, listeners, keys, values, now_s)
+        gone, uncounted = _expired(tables, listeners, keys, values, now_s)
+        if uncounted:
+            tables.count_sessions(uncounted)
         if gone:
-            deleted += tables.session_map.delete_many(b"".join(gone), len(gone))
+            deleted += tables.delete_sessions(gone)
     return deleted
 
 
 def _expired(
     tables: Tables, listeners: Mapping[bytes, _Listener], keys: bytes, values: bytes, now_s: int
-) -> list[bytes]:
-    """The keys that go; the others are counted for their listener. Offsets are those of BCC's layouts."""
+) -> tuple[list[bytes], list[bytes]]:
+    """The keys that go, and those whose reals do not know of them yet (lc, wlc). Offsets are those of BCC's layouts.
+
+    Those that stay are counted for their listener.
+    """
     key_type, value_type = tables.session_map.key, tables.session_map.value
     vip_at, port_at = key_type.vip.offset, key_type.vip_port.offset
     real_at, last_at, generation_at = value_type.real.offset, value_type.last_s.offset, value_type.generation.offset
-    state_at = value_type.state.offset
+    state_at, load_at = value_type.state.offset, value_type.load.offset
     word = struct.Struct("=I").unpack_from
     mode_at = value_type.mode.offset
     counts = tables.sweep.counts
     gone: list[bytes] = []
+    uncounted: list[bytes] = []
     at = 0
     for key_at in range(0, len(keys), tables.KEY_SIZE):
         listener = listeners.get(
@@ -119,7 +130,7 @@ def _expired(
                     gone.append(key)
                 at += tables.VALUE_SIZE
                 continue
-        learnt = not word(values, at + generation_at)[0]
+        learnt = values[at + generation_at : at + generation_at + 2] == _COLD
         if listener is None:
             goes = not learnt or idle_s >= UNKNOWN_TIMEOUT_S
         else:
@@ -131,8 +142,14 @@ def _expired(
                 gone.append(bytes(tables.other_direction(key_type.from_buffer_copy(gone[-1]), value)))
         elif listener is not None:
             counts[listener.name] += 1
+            if (
+                listener.counted
+                and values[at + load_at : at + load_at + 2] == _NO_LOAD
+                and values[at + state_at] in _COUNTING
+            ):
+                uncounted.append(keys[key_at : key_at + tables.KEY_SIZE])
         at += tables.VALUE_SIZE
-    return gone
+    return gone, uncounted
 
 
 def _left_alone(tables: Tables, listeners: Mapping[bytes, _Listener], key: bytes, value: Any, idle_s: int) -> bool:

@@ -36,6 +36,8 @@ XdpMode = Literal["native", "generic"]
 POOL_ADDRESSES_MOST = 1024
 # From <linux/if_link.h>
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
+# enum stage of types.h
+STAGES = ("lb", "least")
 _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8921, 0x8927  # <linux/sockios.h>
 
 # BCC's name for each architecture's directory below arch/ (bcc: frontends/clang/kbuild_helper.cc).
@@ -227,6 +229,7 @@ class DataPlane:
         half_open: int = 1 << 16,
         listeners: int = 1 << 12,
         reals: int = 1 << 14,
+        loads: int = 1 << 14,
         sync_ring_bytes: int = 1 << 20,
     ) -> DataPlane:
         """Compiles and loads; each argument is the size of a table (reals at most 65,535). Raises LoadError."""
@@ -238,10 +241,15 @@ class DataPlane:
             "MAX_LISTENERS": listeners,
             "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,
             "MAX_REALS": reals,
+            "MAX_LOADS": loads,
             "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
         }
-        return cls(Program(SOURCES / "lb.c", ("lb", "flush"), sizes), sizes)
+        program = Program(SOURCES / "lb.c", ("lb", "least", "flush", "account"), sizes)
+        stages = program.map("stages")
+        for number, name in enumerate(STAGES):
+            stages.put(stages.key(number), stages.value(program.fd(name)))
+        return cls(program, sizes)
 
     def set(self, **fields: int | bytes | list[int]) -> None:
         """Writes fields of `struct settings`; `mac` and `mtu` are written by `attach`."""

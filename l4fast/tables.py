@@ -34,6 +34,7 @@ from core.schedule import flow_table, smooth_wrr_ring
 from l4fast.bpf import syscall
 from l4fast.errors import TablesError
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane, reasons
+from l4fast.loads import Loads, ServiceKey, counted, places
 from l4fast.mirror import Indexes, Mirror
 from l4fast.sessions import SessionView, Wanted, view
 
@@ -48,7 +49,7 @@ RING_LIMIT = 65537
 PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 # enum mode and scheduler of types.h
 MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2, Mode.FULLNAT: 3}
-HASH, RING = 0, 1
+HASH, RING, LEAST = 0, 1, 2
 # VIP_* of types.h
 VIP_ANY, VIP_STATELESS = 1, 2
 # What the hash of a flow is of (listener.hash_flow: client address, ports; listener.hash_service: VIP, protocol). The
@@ -73,7 +74,6 @@ ORDERS_KEPT = 256
 RINGS_AT_ONCE = 256
 LISTENER_FIELDS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
 
-ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
 Endpoint = tuple[str, int, str]  # the same of a real
 
 
@@ -114,6 +114,7 @@ class Tables:
         self._template_fd = plane.program.map_fd("ring_template")
         self._listener_indexes = Indexes(plane.sizes["MAX_LISTENERS"])
         self._real_indexes = Indexes(plane.sizes["MAX_REALS"])
+        self._loads = Loads(plane)
         self._ring_indexes = Indexes(plane.sizes["MAX_RINGS"])
         self._orders: dict[tuple[object, ...], array[int]] = {}
         self._reasons = reasons()
@@ -139,6 +140,13 @@ class Tables:
         self._check_room(wanted, endpoints, reverse)
 
         stale = self._write_reals(endpoints, macs)
+        listener_index = {key: self._listener_index(key) for key in wanted}
+        self._loads.write(
+            wanted,
+            listener_index,
+            self._real_indexes.used,
+            {address: address_bytes(address) for address, _ in endpoints},
+        )
         rings = {key: self._ring(service, down) for key, service in wanted.items()}
         self._write_rings(set(rings.values()))
         shared = {key for keys in reverse.values() if len(keys) > 1 for key in keys}
@@ -163,9 +171,11 @@ class Tables:
 
         self._listener_indexes.keep(wanted.keys())
         self._real_indexes.keep(endpoints)
+        self._loads.prune(places(wanted))
         self._ring_indexes.keep(set(rings.values()))
         self.services = wanted
-        self._generation += stale
+        if stale:  # 0 means "cold"; nobody keeps a generation for 65,535 changes
+            self._generation = self._generation % 0xFFFF + 1
         self.plane.set(gateway_mac=gateway, generation=self._generation, vip_filter=vip_filter)
 
     def set_local(self, addresses: Sequence[str]) -> None:
@@ -205,11 +215,12 @@ class Tables:
             template = array("I", [self._template_fd] * len(rings))
             self._rings.put_many(array("I", rings).tobytes(), template.tobytes(), len(rings))
         self._real_indexes.settle()
+        self._loads.settle()
         self._listener_indexes.settle()
 
     def _check_room(
         self,
-        wanted: Collection[ServiceKey],
+        wanted: Mapping[ServiceKey, L4Service],
         endpoints: Collection[tuple[str, int]],
         reverse: Mapping[Endpoint, Sequence[ServiceKey]],
     ) -> None:
@@ -219,6 +230,8 @@ class Tables:
         ):
             if not indexes.room(things):
                 raise TablesError(f"{len(things)} {what} do not fit the tables; load them larger")
+        if not self._loads.room(places(wanted)):
+            raise TablesError(f"{len(places(wanted))} counts of connections do not fit the tables; load them larger")
         most = len(self._owners.map.value().candidates)
         for (address, port, _), keys in reverse.items():
             if len(keys) > most:
@@ -257,6 +270,10 @@ class Tables:
         weights = tuple(min(real.weight, 1) if service.scheduler is Scheduler.RR else real.weight for real in reals)
         unhealthy = tuple(n for n, real in enumerate(reals) if (real.address, real.port, service.protocol) in down)
         indexes = [self._real_indexes.used[real.address, real.port] for real in reals]
+        if counted(service):
+            key = service_key(service)
+            able = (real for n, real in enumerate(reals) if real.weight and n not in unhealthy)
+            return array("H", (self._loads.number((key, real.address, real.port)) for real in able)).tobytes()
         order = self._order(service.scheduler in HASH_SCHEDULERS, names, weights, unhealthy)
         return array("H", map(indexes.__getitem__, order)).tobytes()
 
@@ -299,11 +316,8 @@ class Tables:
         return fd
 
     def _listener(self, service: L4Service, ring: bytes, shared: bool) -> bytes:
-        index, new = self._listener_indexes.take(service_key(service))
-        if new:
-            zero = self._listener_stats.value()
-            self._listener_stats.put_per_cpu(self._listener_stats.key(index), [zero] * self.plane.cpus)
-        scheduler = HASH if service.scheduler in HASH_SCHEDULERS else RING
+        index = self._listener_indexes.used[service_key(service)]
+        scheduler = HASH if service.scheduler in HASH_SCHEDULERS else LEAST if counted(service) else RING
         hash_flow, hash_service = HASHED.get(service.scheduler, HASHED[Scheduler.MAGLEV])
         value = self._listeners.map.value(
             ring=self._ring_indexes.used.get(ring, 0),
@@ -312,19 +326,26 @@ class Tables:
             mode=MODES[service.mode],
             scheduler=scheduler,
             refresh_s=max(1, min(self._sync_period_s, service.idle_timeout_s // 3, 255)),
-            track=shared or (scheduler == RING and service.protocol == "tcp"),
+            track=shared or (scheduler != HASH and service.protocol == "tcp"),
             stateless=service.stateless,
             hash_flow=hash_flow,
             hash_service=hash_service,
         )
         return bytes(value)
 
+    def _listener_index(self, key: ServiceKey) -> int:
+        index, new = self._listener_indexes.take(key)
+        if new:
+            zero = self._listener_stats.value()
+            self._listener_stats.put_per_cpu(self._listener_stats.key(index), [zero] * self.plane.cpus)
+        return index
+
     def _remembered_differs(self, listeners: Mapping[bytes, bytes]) -> bool:
         """Whether sessions remember something of a listener that will be gone or different."""
 
-        def remembered(entry: bytes) -> tuple[int, int]:
+        def remembered(entry: bytes) -> tuple[int, int, bool]:
             value = self._listeners.map.value.from_buffer_copy(entry)
-            return value.index, value.refresh_s
+            return value.index, value.refresh_s, value.scheduler == LEAST
 
         return any(
             key not in listeners or remembered(listeners[key]) != remembered(entry)
@@ -376,10 +397,9 @@ class Tables:
         """
         found = list(self._find(wanted))
         answers = [bytes(self.other_direction(key, value)) for key, value in found if value.mode == MODES[Mode.FULLNAT]]
-        for keys in ([bytes(key) for key, _ in found], answers):
-            if keys:
-                self.session_map.delete_many(b"".join(keys), len(keys))
-        return len(found)
+        killed = self.delete_sessions([bytes(key) for key, _ in found])
+        self.delete_sessions(answers)
+        return killed
 
     def _find(self, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
         key_type, value_type = self.session_map.key, self.session_map.value
@@ -407,7 +427,35 @@ class Tables:
         """
         if len(keys) != count * self.KEY_SIZE or len(values) != count * self.VALUE_SIZE:
             raise ValueError(f"{count} sessions are {count * self.KEY_SIZE} and {count * self.VALUE_SIZE} bytes")
-        return self.session_map.put_many(keys, values, count) if count else 0
+        if not self._loads.in_use:
+            return self.session_map.put_many(keys, values, count) if count else 0
+        each = self.split_keys(keys)
+        self._loads.forget(each)
+        written = self.session_map.put_many(keys, values, count) if count else 0
+        self._loads.adopt(each)
+        return written
+
+    def delete_sessions(self, keys: Sequence[bytes]) -> int:
+        """Ends these sessions; returns how many there were."""
+        if self._loads.in_use:
+            self._loads.forget(keys)
+        return self.session_map.delete_many(b"".join(keys), len(keys)) if keys else 0
+
+    def count_sessions(self, keys: Sequence[bytes]) -> None:
+        """These sessions, which a sweep has found, are to count as connections of their reals."""
+        self._loads.adopt(keys)
+
+    def split_keys(self, keys: bytes) -> list[bytes]:
+        return [keys[at : at + self.KEY_SIZE] for at in range(0, len(keys), self.KEY_SIZE)]
+
+    def connections(self) -> dict[str, dict[str, int]]:
+        """Of listeners with lc or wlc, by name: the connections of each real, "address:port"."""
+        result: dict[str, dict[str, int]] = {}
+        for (key, address, port), count in self._loads.connections().items():
+            if key in self.services:
+                row = result.setdefault(self.services[key].listener, {})
+                row[f"{address}:{port}"] = row.get(f"{address}:{port}", 0) + count
+        return result
 
     def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None:
         """Has `callback` called, by `drain_ring`, with (keys, values, count) of each page. Call it once."""

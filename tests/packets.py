@@ -228,10 +228,12 @@ class Harness:
 
     def reset(self, services: Iterable[L4Service] = (), pool: Sequence[str] = ()) -> None:
         """No sessions, no half-open entries, no limit to unproven ones, these services, all reals up and resolved."""
-        for name in ("sessions", "half_open", "half_open_answers"):
+        for name in ("half_open", "half_open_answers"):
             table = self.plane.map(name)
             for keys, _, count in list(table.blocks(1024)):
                 table.delete_many(keys, count)
+        for keys, _, _ in list(self.tables.session_map.blocks(1024)):
+            self.tables.delete_sessions(self.tables.split_keys(keys))
         self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC}
         self.tables.set_epoch(NOW_S)
         self.tables.set_local((NODE,))

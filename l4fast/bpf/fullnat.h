@@ -25,6 +25,7 @@ static __always_inline void answer_entry(struct session *answer, const struct se
     answer->real = key->client;
     answer->real_port = key->client_port;
     answer->state = STATE_ANSWER;
+    answer->load = 0;
     answer->sync_due_s = SYNC_NOT_YET; /* it is told with its session */
 }
 

@@ -25,6 +25,7 @@
 #include "forward.h"
 #include "sync.h"
 #include "select.h"
+#include "least.h"
 #include "ports.h"
 #include "owner.h"
 #include "icmp_error.h"
@@ -68,6 +69,8 @@ static __always_inline __u8 advance(struct session *s, __u8 tcp_flags)
     if (next == RESTART || next == s->state)
         return next == RESTART ? RESTART : 0;
     s->state = next;
+    if (!counts(next))
+        uncount(s);
     return 1;
 }
 
@@ -101,6 +104,7 @@ static __always_inline enum reason warm(const struct session_key *key, struct se
     if (s->sync_due_s == SYNC_NOT_YET && s->state != STATE_ANSWER)
         s->sync_due_s = settings->now_s + listener->refresh_s;
     s->generation = settings->generation;
+    adopt(s, listener);
     stats->count[EVENT_WARMED]++;
     return LB_NEXT;
 }
@@ -143,16 +147,27 @@ static __always_inline void answered(const struct packet *p, const struct sessio
 }
 
 /* The session goes, with the other direction of one in fullnat. */
-static __always_inline void forget(const struct session_key *key, const struct session *s)
+static __always_inline void forget(const struct session_key *key, struct session *s)
 {
     struct session_key session = *key;
 
+    uncount(s);
     if (s->mode == MODE_FULLNAT) {
         struct session_key answers = answer_key(s, key->protocol);
 
         sessions.delete(&answers);
     }
     sessions.delete(&session);
+}
+
+/* A session that an RST had closed is in use again, and counts. */
+static __always_inline void revive(const struct session_key *key, struct session *s)
+{
+    struct listener_key listener_key = {.vip = key->vip, .port = key->vip_port, .protocol = key->protocol};
+    struct listener *listener = listeners.lookup(&listener_key);
+
+    if (listener)
+        adopt(s, listener);
 }
 
 static __always_inline enum reason known_session(struct packet *p, const struct settings *settings, struct stats *stats)
@@ -177,6 +192,8 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
             forget(&p->key, s);
             return LB_NEXT;
         }
+        if (changed && s->state == STATE_UNPROVEN)
+            revive(&p->key, s);
     }
     s->packets++;
     s->bytes += p->length;
@@ -186,29 +203,35 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
     return to_real(p, s, settings, TX_SESSION);
 }
 
-/* A packet of a TCP flow that has no session. `state`: the session's that it makes, or -1 for none. */
+static __always_inline void remember_syn(struct packet *p, int real, __u16 load, const struct settings *settings)
+{
+    struct half_open entry = {
+        .real = real, .load = load, .begun_s = settings->now_s, .sequence = bpf_ntohl(p->sequence),
+    };
+
+    if (load)
+        begun(load, settings, 1);
+    half_open.update(&p->key, &entry);
+}
+
+#define CHOOSE (-2) /* no real yet: the scheduler has to choose one */
+
+/* A packet of a TCP flow that has no session: its real's index, negative for none, or CHOOSE. `state`: the session's that
+ * it makes, or -1 for none. */
 static __always_inline int new_tcp_flow(struct packet *p, const struct listener *listener,
                                         const struct settings *settings, struct stats *stats, int *state)
 {
     struct half_open *syn = listener->track ? half_open.lookup(&p->key) : NULL;
-    int real;
 
     *state = -1;
-    if (p->tcp_flags & TCP_SYN) {
-        struct half_open entry = {.sequence = bpf_ntohl(p->sequence)};
-
-        if (syn && syn->sequence == entry.sequence)
-            return syn->real;
-        real = ring_real(listener, new_flow_slot(&p->key, listener));
-        if (listener->track && real >= 0) {
-            entry.real = real;
-            half_open.update(&p->key, &entry);
-        }
-        return real;
-    }
+    if (p->tcp_flags & TCP_SYN)
+        return syn && syn->sequence == bpf_ntohl(p->sequence) ? syn->real : CHOOSE;
     if (syn) {
-        if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p))
+        if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p)) {
             *state = STATE_ESTABLISHED;
+            if (syn->load && syn->begun_s == settings->now_s)
+                begun(syn->load, settings, -1);
+        }
         return syn->real;
     }
     if (listener->scheduler == SCHEDULER_HASH && !(p->tcp_flags & TCP_CONTROL) && unproven_allowed(stats, settings))
@@ -224,6 +247,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     enum reason why;
     struct session s;
     int index, state;
+    __u16 load = 0;
 
     if (!listener)
         return LB_NEXT;
@@ -240,13 +264,18 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     } else {
         if (listener->mode == MODE_FULLNAT)
             return fullnat_udp(p, &s, listener, settings, stats);
-        index = ring_real(listener, new_flow_slot(&p->key, listener));
+        index = CHOOSE;
         state = STATE_UDP;
+    }
+    if (index == CHOOSE) {
+        index = choose(p, listener, &load);
+        if (state < 0 && listener->track && index >= 0)
+            remember_syn(p, index, load, settings);
     }
     why = session_to(index, &s, p, listener, settings);
     if (why != LB_NEXT)
         return why;
-    if (state >= 0 && enter(p, &s, state, stats)) {
+    if (state >= 0 && enter_counted(p, &s, state, listener, stats)) {
         reason = TX_NEW_SESSION;
         if (listener->track)
             half_open.delete(&p->key);
@@ -382,6 +411,50 @@ int lb(struct xdp_md *ctx)
     else if (reason == LB_ICMP)
         reason = icmp(&p, settings, stats);
     return leave(stats, reason);
+}
+
+/* Finds the least busy real for `lb`, and hands the packet back to it. */
+int least(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct settings *settings = node_settings.lookup(&zero);
+    struct least *least = least_choice.lookup(&zero);
+
+    if (settings && least) {
+        struct listener *listener = &least->listener;
+
+        least->number = listener->ring_size <= RING_CHUNK ? least_of_all(listener, settings->now_s)
+                                                          : better_of_two(listener, settings->now_s);
+        stages.call(ctx, STAGE_LB);
+    }
+    return XDP_DROP;
+}
+
+/* Run by the daemon before it deletes sessions or writes a peer's over them (ACCOUNT_FORGET), and after it has written
+ * them (ACCOUNT_ADOPT): the connections of lc and wlc stay exact. */
+int account(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct account *request = accounting.lookup(&zero);
+    struct session_key key;
+    struct session *s;
+    __u32 i;
+
+    if (!request)
+        return XDP_PASS;
+    for (i = 0; i < ACCOUNT_KEYS; i++) {
+        if (i >= request->count)
+            break;
+        key = request->keys[i];
+        s = sessions.lookup(&key);
+        if (!s)
+            continue;
+        if (request->operation == ACCOUNT_FORGET)
+            uncount(s);
+        else
+            revive(&key, s);
+    }
+    return XDP_PASS;
 }
 
 /* Run by the daemon on each CPU in turn: sends what its page holds. */

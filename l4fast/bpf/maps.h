@@ -26,6 +26,17 @@ BPF_TABLE("array", int, struct real, reals, MAX_REALS);
 BPF_F_TABLE("array", int, struct ring_chunk, ring_template, 1, 0x1000 /* BPF_F_INNER_MAP */);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", MAX_RINGS);
 
+/* Index → real and weight; index → its connections; (listener, real) → index. For listeners that count connections.
+ * `loads` is written by the programs alone, the others by Python. Full: Python refuses the configuration. */
+BPF_TABLE("array", int, struct member, members, MAX_LOADS);
+BPF_TABLE("array", int, struct load, loads, MAX_LOADS);
+BPF_TABLE("hash", struct load_key, __u32, load_numbers, MAX_LOADS);
+BPF_TABLE("array", int, struct account, accounting, 1);
+BPF_TABLE("percpu_array", int, struct least, least_choice, 1);
+
+/* Stage → program. Written by Python when the programs are loaded. */
+BPF_PROG_ARRAY(stages, STAGES);
+
 /* address → MAC address of its next hop. Written by Python; asked when a cold session is warmed. */
 BPF_TABLE("hash", __be32, struct mac, macs, MAX_REALS);
 

@@ -55,7 +55,7 @@ static __always_inline int keeps_port(const struct packet *p, struct session_key
 
 /* Both entries; the answer's first, since packets must not find a session without it. */
 static __always_inline int establish(struct packet *p, struct session *s, struct session_key *answer,
-                                     const struct settings *settings, struct stats *stats)
+                                     const struct listener *listener, const struct settings *settings, struct stats *stats)
 {
     struct session entry;
     int error;
@@ -67,7 +67,7 @@ static __always_inline int establish(struct packet *p, struct session *s, struct
         stats->count[EVENT_TABLE_FULL] += error != -EEXIST;
         return 0;
     }
-    if (!enter(p, s, STATE_ESTABLISHED, stats)) {
+    if (!enter_counted(p, s, STATE_ESTABLISHED, listener, stats)) {
         sessions.delete(answer);
         return 0;
     }
@@ -99,13 +99,16 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
             half_open_answers.delete(&answer);
         }
     }
-    index = ring_real(listener, new_flow_slot(&p->key, listener));
+    index = choose(p, listener, &entry.load);
     reason = session_to(index, s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
     if (take_port(p, s, settings, stats))
         return DROP_NO_PORT;
     entry.real = index;
+    entry.begun_s = settings->now_s;
+    if (entry.load)
+        begun(entry.load, settings, 1);
     entry.source = s->source;
     entry.source_port = s->source_port;
     half_open.update(&p->key, &entry);
@@ -133,15 +136,23 @@ static __always_inline enum reason fullnat_tcp(struct packet *p, struct session 
     if (!keeps_port(p, &answer))
         return DROP_NO_SESSION;
     reason = TX_UNTRACKED;
-    if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p) && establish(p, s, &answer, settings, stats))
-        reason = TX_NEW_SESSION;
+    if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p)) {
+        __u16 load = syn->begun_s == settings->now_s ? syn->load : 0;
+
+        if (establish(p, s, &answer, listener, settings, stats)) {
+            reason = TX_NEW_SESSION;
+            if (load)
+                begun(load, settings, -1);
+        }
+    }
     return translate(p, s, reason);
 }
 
 static __always_inline enum reason fullnat_udp(struct packet *p, struct session *s, const struct listener *listener,
                                                const struct settings *settings, struct stats *stats)
 {
-    int index = ring_real(listener, new_flow_slot(&p->key, listener));
+    __u16 load;
+    int index = choose(p, listener, &load);
     enum reason reason = session_to(index, s, p, listener, settings);
     struct session_key answer;
 
@@ -149,7 +160,7 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
         return reason;
     if (take_port(p, s, settings, stats))
         return DROP_NO_PORT;
-    if (!enter(p, s, STATE_UDP, stats)) {
+    if (!enter_counted(p, s, STATE_UDP, listener, stats)) {
         answer = answer_key(s, p->key.protocol);
         sessions.delete(&answer);
         return DROP_NO_PORT;

@@ -2,6 +2,7 @@
  *
  * maglev     the flow's hash picks the slot: every packet of a flow finds the same real, on every node, without state
  * sh, tch    the same with a hash of less: the client's address alone; addresses and ports without the protocol
+ * lc, wlc    see least.h; otherwise as rr and wrr
  * rr, wrr    the listener's cursor walks the ring; the choice of a SYN is kept in `half_open`, and a packet that finds
  *            neither session nor half-open entry is forwarded by hash over the ring, as good a guess as any
  *
@@ -63,23 +64,33 @@ static __always_inline __u32 new_flow_slot(const struct session_key *key, const 
     return listener->scheduler == SCHEDULER_HASH ? flow_slot(key, listener) : next_slot(listener);
 }
 
-/* The real in a slot of the listener's ring, as an index; negative: there is none. */
-static __always_inline int ring_real(const struct listener *listener, __u32 slot)
+/* The part of the listener's ring that holds a slot. */
+static __always_inline struct ring_chunk *chunk_of(const struct listener *listener, __u32 slot)
 {
     int index = listener->ring;
     int chunk_index = slot / RING_CHUNK;
-    struct ring_chunk *chunk;
     void *ring;
 
     if (!listener->ring_size)
-        return -1;
+        return NULL;
     ring = rings.lookup(&index);
-    if (!ring)
-        return -1;
-    chunk = bpf_map_lookup_elem(ring, &chunk_index);
+    return ring ? bpf_map_lookup_elem(ring, &chunk_index) : NULL;
+}
+
+/* The real in a slot of the listener's ring, as an index; negative: there is none. */
+static __always_inline int ring_real(const struct listener *listener, __u32 slot)
+{
+    struct ring_chunk *chunk = chunk_of(listener, slot);
+    struct member *member;
+    int entry;
+
     if (!chunk)
         return -1;
-    return chunk->real[slot % RING_CHUNK];
+    entry = chunk->real[slot % RING_CHUNK];
+    if (listener->scheduler != SCHEDULER_LEAST)
+        return entry;
+    member = members.lookup(&entry);
+    return member ? member->real : -1;
 }
 
 /* Whether the MAC address on the way to it is known. */
@@ -100,6 +111,7 @@ static __always_inline void new_session(struct session *s, const struct packet *
     s->l4_delta = l4_delta(p->key.vip, real->address, p->key.vip_port, real->port);
     s->listener = listener->index;
     s->generation = settings->generation;
+    s->load = 0;
     s->sync_due_s = SYNC_NOT_YET;
     __builtin_memcpy(s->mac, real->mac, ETH_ALEN);
     s->refresh_s = listener->refresh_s;
@@ -126,15 +138,18 @@ static __always_inline enum reason session_to(int index, struct session *s, cons
     return LB_NEXT;
 }
 
-/* Enters the session. Says whether there was room. */
+#define EEXIST 17 /* <asm-generic/errno-base.h> */
+
+/* Enters the session. Says whether it did: there was room, and no other CPU was faster. */
 static __always_inline int enter(struct packet *p, struct session *s, enum state state, struct stats *stats)
 {
-    int index = s->listener;
+    int index = s->listener, error;
     struct listener_stats *of_listener;
 
     s->state = state;
-    if (sessions.update(&p->key, s)) {
-        stats->count[EVENT_TABLE_FULL]++;
+    error = sessions.insert(&p->key, s);
+    if (error) {
+        stats->count[EVENT_TABLE_FULL] += error != -EEXIST;
         return 0;
     }
     of_listener = listener_stats.lookup(&index);

@@ -34,6 +34,7 @@ static __always_inline void stage(const struct session_key *key, const struct se
     __builtin_memset(record->mac, 0, sizeof(record->mac));
     record->refresh_s = 0;
     record->learnt = 1;
+    record->load = 0;
     stats->count[EVENT_SYNC_STAGED]++;
     page->count = i + 1;
     if (page->count == PAGE_RECORDS)

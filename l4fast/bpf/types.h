@@ -30,7 +30,7 @@ enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL, MODE_FULLNAT };
 #define VIP_ANY 1
 #define VIP_STATELESS 2
 
-enum scheduler { SCHEDULER_HASH, SCHEDULER_RING };
+enum scheduler { SCHEDULER_HASH, SCHEDULER_RING, SCHEDULER_LEAST };
 
 /* STATE_ESTABLISHED and STATE_UDP are steady: their two low bits are zero, which the hot path tests.
  *   UNPROVEN     made by one ACK of an unknown flow: a flood of those must not live long
@@ -71,7 +71,8 @@ struct session {
     __be32 real;
     __be16 real_port;
     __u16 listener;     /* (node) index into listener_stats */
-    __u32 generation;   /* (node) */
+    __u16 generation;   /* (node) */
+    __u16 load;         /* (node) index into `loads`, where it is counted; 0: it is not */
     __u32 sync_due_s;   /* (node) when to tell the peers again; all ones: not yet told */
     __u8 mac[6];        /* (node) next hop towards the real */
     __u8 refresh_s;     /* (node) how often to tell the peers */
@@ -86,6 +87,9 @@ ASSERT_SIZE(struct session, 48);
 struct half_open {
     __u16 real;         /* index into `reals` */
     __be16 source_port; /* fullnat */
+    __u16 load;         /* where the SYN was counted as begun; 0: it was not … */
+    __u16 zero;
+    __u32 begun_s;      /* … in this second */
     __u32 sequence;     /* host order: the SYN's */
     __be32 source;      /* fullnat */
 };
@@ -124,11 +128,50 @@ struct real {
 };
 ASSERT_SIZE(struct real, 16);
 
-/* inner maps of `rings` (arrays): indexes into `reals` */
+/* inner maps of `rings` (arrays): indexes into `reals`, or into `members` for SCHEDULER_LEAST */
 struct ring_chunk {
     __u16 real[RING_CHUNK];
 };
 ASSERT_SIZE(struct ring_chunk, 64);
+
+/* map `members` (array), from 1: a real of a listener that counts connections */
+struct member {
+    __u16 real;         /* index into `reals` */
+    __u16 weight;       /* 1 for lc */
+};
+
+/* map `loads` (array): the same index. In words of eight bytes, for atomic operations. */
+struct load {
+    __u64 sessions;     /* exact */
+    __u64 begun;        /* SYNs that have not become sessions, of the second … */
+    __u32 begun_s;      /* … of this clock */
+    __u32 zero;
+};
+
+/* map `load_numbers`: key; the value is the index into `loads` */
+struct load_key {
+    __be32 real;
+    __be16 port;
+    __u16 listener;     /* index into listener_stats */
+};
+ASSERT_SIZE(struct load_key, 8);
+
+/* map `least_choice` (per CPU): what `lb` asks the program `least`, and its answer */
+struct least {
+    struct listener listener;
+    __s32 number;       /* index into `loads`; 0: no answer, -1: there is no real */
+    __u32 zero;
+};
+enum stage { STAGE_LB, STAGE_LEAST, STAGES };
+
+/* map `accounting`, element 0: what the program `account` is to do with the sessions of these keys */
+#define ACCOUNT_KEYS 32
+enum operation { ACCOUNT_FORGET, ACCOUNT_ADOPT };
+struct account {
+    __u32 operation;
+    __u32 count;
+    struct session_key keys[ACCOUNT_KEYS];
+};
 
 /* map `macs`: key __be32 address of a real */
 struct mac {
@@ -159,7 +202,7 @@ ASSERT_SIZE(struct reverse, 4 + 8 * REVERSE_CANDIDATES);
 /* map `node_settings`, element 0 */
 struct settings {
     __u32 now_s;              /* wall clock, written by the daemon */
-    __u32 generation;         /* from 1; raised when what sessions remember of this node may have changed */
+    __u32 generation;         /* from 1 to 65,535; raised when what sessions remember of this node may have changed */
     __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
     __u32 echo_per_cpu_s;     /* echo requests that one CPU may answer in a second */
     __u8 mac[6];              /* this interface's */

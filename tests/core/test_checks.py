@@ -140,12 +140,6 @@ CASES = [
         "give one of them",
     ),
     (
-        'scheduler = "maglev"',
-        'scheduler = "lc"',
-        "backend_services.dns.scheduler: the L4 tier, which schedules udp services, has no lc; "
-        "give maglev, rr, sh, tch or wrr",
-    ),
-    (
         '"web", protocol = "http"',
         '"web", protocol = "http", scheduler = "maglev"',
         "backend_services.web.scheduler: the L7 tier, which schedules http services, has no maglev; "

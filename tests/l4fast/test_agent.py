@@ -77,6 +77,9 @@ class FakeTables:
     def listener_counters(self) -> dict[str, dict[str, int]]:
         return {"l": {"sessions": 5}, "m": {"sessions": 2}}
 
+    def connections(self) -> dict[str, dict[str, int]]:
+        return {"l": {"10.0.1.1:80": 4}}
+
     def kill(self, wanted: Wanted) -> int:
         self.asked.append((wanted, 0))
         return 3
@@ -295,6 +298,7 @@ async def test_admin_commands(rig: Rig) -> None:
             rig.agent.kill(nothing)
     counters = rig.agent.counters({})
     assert counters["packets"] == {"no_listener": 3}  # type: ignore[index]
+    assert counters["connections"] == {"l": {"10.0.1.1:80": 4}}  # type: ignore[index]
     assert counters["sync"]["forged"] == 0  # type: ignore[index]
 
 

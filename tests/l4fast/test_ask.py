@@ -42,6 +42,7 @@ COUNTERS: dict[str, Any] = {
             "packets_in": 1, "bytes_in": 2, "packets_out": 3, "bytes_out": 4, "sessions_made": 5, "sessions": 6,
         }
     },
+    "connections": {"web": {"10.0.1.1:80": 7}},
     "sync": {"lost": 0},
 }  # fmt: skip
 
@@ -79,6 +80,8 @@ def test_counters() -> None:
     text = ask.render("counters", COUNTERS)
     assert "tx_session  9" in text
     assert "drop_ttl" not in text
+    assert ["web", "10.0.1.1:80", "7"] in lines("counters", COUNTERS)
+    assert "CONNECTIONS" not in ask.render("counters", COUNTERS | {"connections": {}})
     assert text.endswith("sync: all counters are zero")
     assert ask.render("counters", COUNTERS | {"listeners": {}}).startswith("no listeners")
 

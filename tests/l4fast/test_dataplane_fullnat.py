@@ -136,6 +136,33 @@ def test_the_scheduler_chooses(harness: Harness) -> None:
     assert sorted(chosen) == sorted((address, 8081) for address in REALS * 2)
 
 
+def test_least_connections_are_counted(harness: Harness) -> None:
+    """Each once, though a session has two entries: made by TCP and UDP, ended from either side, killed, expired."""
+    lc, dns = replace(TCP_SERVICE, scheduler=Scheduler.LC), replace(DNS, scheduler=Scheduler.WLC)
+    harness.tables.apply([lc, dns], set(), harness.macs)
+
+    def counts(listener: str) -> list[int]:
+        return sorted(harness.tables.connections()[listener].values())
+
+    def opened(port: int) -> tuple[End, End]:
+        return establish(harness, source_port=port)
+
+    both = [opened(2000 + n) for n in range(6)]
+    for n in range(6):
+        forwarded(harness, replace(QUERY, source_port=2000 + n), "tx_new_session")
+    assert counts("tcp-80") == counts("udp-53") == [2, 2, 2]
+    source, real = both[0]
+    harness.run(answer(source, real, flags=ACK | FIN))
+    harness.run(replace(ACKED, source_port=2000, flags=RST))
+    assert counts("tcp-80") == [1, 2, 2]
+    assert opened(3000)[1] == real
+    assert harness.tables.kill(Wanted(client=f"{CLIENT}:3000")) == 1
+    assert counts("tcp-80") == [1, 2, 2]
+    assert opened(2001 + 2000)[1] == real
+    expire(harness.tables, NOW_S + 100_000, 1 << 20)
+    assert counts("tcp-80") == counts("udp-53") == [0, 0, 0]
+
+
 def test_a_repeated_syn_keeps_its_port_and_a_new_one_frees_it(harness: Harness) -> None:
     first = {forwarded(harness, OPENED, "tx_syn") for _ in range(4)}
     assert len(first) == 1

@@ -1,0 +1,257 @@
+/* lc, wlc: the real with the fewest connections, for its weight in wlc.
+ *
+ * A real's connections are the sessions with it in this node's table, a peer's among them, that are established, unproven
+ * or of UDP: those that have ended count no more, though they are remembered a while. The count is exact: a session knows
+ * where it is counted (session.load) and gives that up once, by an atomic operation, whoever ends it. To these come the
+ * SYNs sent to the real in this second of the node's clock that have not yet become sessions: the connections of one
+ * round trip must not all go to the real that was the least busy at its beginning. A flood of SYNs weighs for a second.
+ *
+ * Up to RING_CHUNK reals are all compared, equals having their turns; of more, the better of two random ones is taken,
+ * which comes close to the best (Mitzenmacher, 2001) and does not send everybody there at once.
+ */
+
+/* The eight bytes of a session that `load` is part of, for what must be one operation: other CPUs see the session too. */
+union load_word {
+    __u64 all;
+    struct {
+        __u8 others[6];
+        __u16 load;
+    };
+};
+#define LOAD_OFFSET 24
+#define BUSIEST (1ULL << 40) /* no real has as many; times a weight it stays below 2^63 */
+_Static_assert(__builtin_offsetof(struct session, load) == LOAD_OFFSET + 6, "load_word");
+
+static __always_inline int counts(__u8 state)
+{
+    return state == STATE_ESTABLISHED || state == STATE_UNPROVEN || state == STATE_UDP;
+}
+
+static __always_inline void count_connection(__u16 load, int by)
+{
+    int index = load;
+    struct load *of_real = loads.lookup(&index);
+
+    if (of_real)
+        __sync_fetch_and_add(&of_real->sessions, (__u64)(__s64)by);
+}
+
+/* The session ends, or is about to be written anew: it counts no more. */
+static __always_inline void uncount(struct session *s)
+{
+    union load_word only_load = {.load = 0xffff}, was;
+
+    if (!s->load)
+        return;
+    was.all = __sync_fetch_and_and((__u64 *)((void *)s + LOAD_OFFSET), ~only_load.all);
+    if (was.load)
+        count_connection(was.load, -1);
+}
+
+/* Where the sessions of a listener with a real are counted; 0: nowhere. */
+static __always_inline __u16 load_of(__u16 listener, __be32 real, __be16 port)
+{
+    struct load_key key = {.real = real, .port = port, .listener = listener};
+    __u32 *load = load_numbers.lookup(&key);
+
+    return load ? *load : 0;
+}
+
+/* A session that is in the table and not counted: a peer's, or one made before its listener counted. */
+static __always_inline void adopt(struct session *s, const struct listener *listener)
+{
+    union load_word word = {}, was;
+
+    if (listener->scheduler != SCHEDULER_LEAST || s->load || !counts(s->state))
+        return;
+    word.load = load_of(listener->index, s->real, s->real_port);
+    if (!word.load)
+        return;
+    was.all = __sync_fetch_and_or((__u64 *)((void *)s + LOAD_OFFSET), word.all);
+    if (!was.load)
+        count_connection(word.load, 1);
+    if (!counts(s->state)) /* it ended meanwhile */
+        uncount(s);
+}
+
+static __always_inline void begun(__u16 load, const struct settings *settings, int by)
+{
+    int index = load;
+    struct load *of_real = loads.lookup(&index);
+
+    if (!of_real)
+        return;
+    if (of_real->begun_s != settings->now_s) {
+        of_real->begun_s = settings->now_s;
+        of_real->begun = 0;
+    }
+    if (by > 0 || of_real->begun)
+        __sync_fetch_and_add(&of_real->begun, (__u64)(__s64)by);
+}
+
+/* The verifier (6.18) follows both ways of every branch through every turn of a loop, with the range of each number, which
+ * are soon too many. So a turn has no branch but for look-ups: conditions are numbers, 1 or 0, kept from the compiler's
+ * eyes lest it makes branches of them again. */
+static __always_inline __u64 opaque(__u64 number)
+{
+    asm volatile("" : "+r"(number));
+    return number;
+}
+
+/* 1 if a < b, else 0; both below 2^63. */
+static __always_inline __u64 below(__u64 a, __u64 b)
+{
+    return opaque((a - b) >> 63);
+}
+
+static __always_inline __u64 either(__u64 condition, __u64 yes, __u64 no)
+{
+    return no ^ ((no ^ yes) & opaque(-condition));
+}
+
+struct choice {
+    __u64 load;   /* connections */
+    __u64 weight;
+    __u64 slot;
+    __u64 number; /* index into `members` and `loads` */
+};
+
+/* Reads one slot of the listener's ring. Says whether it could. */
+static __always_inline int weigh(struct choice *c, const struct ring_chunk *chunk, __u32 slot, __u32 now_s)
+{
+    int index = chunk->real[slot % RING_CHUNK];
+    struct member *member = members.lookup(&index);
+    struct load *load = loads.lookup(&index);
+    __u64 total;
+
+    if (!member || !load)
+        return 0;
+    total = load->sessions + either(below(load->begun_s ^ now_s, 1), load->begun, 0);
+    c->load = either(total >> 63, 0, total); /* negative for a moment where one CPU is faster than another */
+    c->weight = member->weight;
+    c->slot = slot;
+    c->number = index;
+    return 1;
+}
+
+/* Less busy for its weight: load/weight, cross-multiplied. */
+static __always_inline __u64 less_busy(const struct choice *a, const struct choice *b)
+{
+    return below(a->load * b->weight, b->load * a->weight);
+}
+
+/* All of them: the least busy, and of several the first from the cursor on, after which the next turn begins. */
+static __always_inline int least_of_all(const struct listener *listener, __u32 now_s)
+{
+    int index = listener->index;
+    struct listener_stats *stats = listener_stats.lookup(&index);
+    struct ring_chunk *chunk = chunk_of(listener, 0);
+    struct choice best = {.load = BUSIEST, .weight = 1}, c;
+    __u64 cursor, distance, nearest = 0, less, same, take, equals = 0, size = listener->ring_size;
+    __u32 step;
+
+    if (!stats || !chunk)
+        return -1;
+    cursor = either(below(stats->cursor, size), stats->cursor, 0);
+#pragma unroll
+    for (step = 0; step < RING_CHUNK; step++) {
+        if (step >= size)
+            break;
+        if (!weigh(&c, chunk, step, now_s))
+            return -1;
+        distance = step + either(below(step, cursor), size, 0) - cursor;
+        less = less_busy(&c, &best);
+        same = 1 ^ (less | less_busy(&best, &c));
+        take = less | (same & below(distance, nearest));
+        equals = either(less, 0, equals | same);
+        best.load = either(take, c.load, best.load);
+        best.weight = either(take, c.weight, best.weight);
+        best.slot = either(take, c.slot, best.slot);
+        best.number = either(take, c.number, best.number);
+        nearest = either(take, distance, nearest);
+    }
+    if (equals)
+        stats->cursor = best.slot + 1;
+    return best.number;
+}
+
+static __always_inline int better_of_two(const struct listener *listener, __u32 now_s)
+{
+    __u32 size = listener->ring_size;
+    __u32 one = (__u64)bpf_get_prandom_u32() * size >> 32;
+    __u32 other = (__u64)bpf_get_prandom_u32() * (size - 1) >> 32;
+    struct choice a, b;
+    struct ring_chunk *chunk;
+
+    other += other >= one;
+    chunk = chunk_of(listener, one);
+    if (!chunk || !weigh(&a, chunk, one, now_s))
+        return -1;
+    chunk = chunk_of(listener, other);
+    if (!chunk || !weigh(&b, chunk, other, now_s))
+        return -1;
+    return either(less_busy(&b, &a), b.number, a.number);
+}
+
+/* The program `least` looks for a real, and `lb` begins anew with what it has found. For the verifier (6.18) goes through
+ * all that follows the loop for each of the loop's ends, which is more than it allows unless little follows. */
+static __always_inline void ask_least(struct xdp_md *ctx, const struct listener *listener)
+{
+    int zero = 0;
+    struct least *least = least_choice.lookup(&zero);
+
+    if (!least)
+        return;
+    least->listener = *listener;
+    stages.call(ctx, STAGE_LEAST);
+}
+
+/* What `least` has found for this packet, once: an index into `loads`; 0: it was not asked, -1: there is none. */
+static __always_inline int least_found(void)
+{
+    int zero = 0;
+    struct least *least = least_choice.lookup(&zero);
+    int number;
+
+    if (!least)
+        return -1;
+    number = least->number;
+    least->number = 0;
+    return number;
+}
+
+/* Enters a session and counts it. Counted first: whoever ends it at once finds it counted. */
+static __always_inline int enter_counted(struct packet *p, struct session *s, enum state state,
+                                         const struct listener *listener, struct stats *stats)
+{
+    if (listener->scheduler != SCHEDULER_LEAST)
+        return enter(p, s, state, stats);
+    s->load = load_of(listener->index, s->real, s->real_port);
+    if (s->load)
+        count_connection(s->load, 1);
+    if (enter(p, s, state, stats))
+        return 1;
+    if (s->load)
+        count_connection(s->load, -1);
+    return 0;
+}
+
+/* The real for a new flow, and in lc and wlc where its connections are counted. */
+static __always_inline int choose(const struct packet *p, const struct listener *listener, __u16 *load)
+{
+    struct member *member;
+    int number;
+
+    if (listener->scheduler != SCHEDULER_LEAST)
+        return ring_real(listener, new_flow_slot(&p->key, listener));
+    number = least_found();
+    if (!number) {
+        ask_least(p->ctx, listener);
+        return -1; /* not reached: `lb` begins anew, unless its stages are not there */
+    }
+    member = number > 0 ? members.lookup(&number) : NULL;
+    if (!member)
+        return -1;
+    *load = number;
+    return member->real;
+}
