@@ -35,12 +35,15 @@ BACKEND_OF = {
 }
 # Modes that leave the packet as the client made it.
 KEEPING_THE_PORT = (Mode.DR, Mode.TUNNEL)
+_WHOLE_ADDRESS = 32
 # Options that only some protocols read. http and https listeners behind VIPs have L4 sessions too, of TCP.
 OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "mode": L4_PROTOCOLS,
     "certificates": (Protocol.HTTPS,),
     "established_timeout_s": (Protocol.TCP, *L7_PROTOCOLS),
     "udp_idle_timeout_s": (Protocol.UDP,),
+    "persistence_timeout_s": L4_PROTOCOLS,
+    "persistence_prefix": L4_PROTOCOLS,
     "idle_timeout_s": L7_PROTOCOLS,
     "request_timeout_s": L7_PROTOCOLS,
     "trusted_proxies": L7_PROTOCOLS,
@@ -75,6 +78,9 @@ def _options(listener: Listener, path: Path) -> Iterator[Problem]:
         if protocols and listener.protocol not in protocols and getattr(listener, field.name) != field.default:
             why = f"{field.name} is for {in_words(protocols, 'and')} listeners, and this one is {listener.protocol}"
             yield Problem((*path, field.name), why, "remove it")
+    if listener.persistence_prefix != _WHOLE_ADDRESS and not listener.persistence_timeout_s:
+        why = "a prefix of clients without a time for which they keep their server"
+        yield Problem((*path, "persistence_prefix"), why, "give persistence_timeout_s too, or remove it")
     if listener.protocol is Protocol.HTTPS and not listener.certificates:
         yield Problem(path, "an https listener without certificates", "give certificates, or domains to try it out")
     for index, name in enumerate(listener.certificates):
@@ -111,6 +117,9 @@ def _instance(listener: Listener, instance: Instance, path: Path) -> Iterator[Pr
 
 
 def _stateless(listener: Listener, service: BackendService, path: Path) -> Iterator[Problem]:
+    if listener.persistence_timeout_s:
+        why = "an instance of type dnlb keeps nothing of its clients"
+        yield Problem((*path, "persistence_timeout_s"), why, 'remove it, and give the service scheduler = "sh"')
     if listener.protocol in L4_PROTOCOLS and service.scheduler not in HASH_SCHEDULERS:
         why = f"an instance of type dnlb keeps no sessions, and {service.name} is scheduled by {service.scheduler}"
         hashes = in_words(sorted(HASH_SCHEDULERS), "or")

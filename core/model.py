@@ -262,6 +262,8 @@ class Listener:
     certificates: tuple[Annotated[str, Ref(Kind.CERTIFICATES)], ...] = ()
     established_timeout_s: Annotated[int, Range(10, 900, "s")] = 900
     udp_idle_timeout_s: Annotated[int, Range(10, 900, "s")] = 300
+    persistence_timeout_s: Annotated[int, Range(0, 3600, "s")] = 0
+    persistence_prefix: Annotated[int, Range(8, 32)] = 32
     idle_timeout_s: Annotated[int, Range(1, 60, "s")] = 15
     request_timeout_s: Annotated[int, Range(1, 180, "s")] = 60
     trusted_proxies: tuple[IPv4Network, ...] = ()

@@ -206,6 +206,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "certificates": "the first is for clients that name no domain, or one that none covers",
         "established_timeout_s": "after which a silent TCP session is forgotten by the L4 tier",
         "udp_idle_timeout_s": "after which a silent UDP session is forgotten",
+        "persistence_timeout_s": "how long after its last new connection a client finds the same server; 0: not kept",
+        "persistence_prefix": "how many leading bits of the address make one client",
         "idle_timeout_s": "how long a connection may wait for its next request",
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",

@@ -56,6 +56,8 @@ class L4Service:
     check: HealthCheck | None
     idle_timeout_s: int
     stateless: bool = False  # keeps no session: an instance of type dnlb
+    persistence_timeout_s: int = 0  # a client keeps its server for so long after its last new flow
+    persistence_prefix: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def _l4_service(model: Model, listener: Listener, vip: str, l7_reals: tuple[Real
     return L4Service(
         listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
         service.health_check, timeout_s, model.instances[listener.instance].type is InstanceType.DNLB,
+        listener.persistence_timeout_s, listener.persistence_prefix,
     )  # fmt: skip
 
 

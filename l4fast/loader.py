@@ -230,6 +230,7 @@ class DataPlane:
         listeners: int = 1 << 12,
         reals: int = 1 << 14,
         loads: int = 1 << 14,
+        clients: int = 1 << 16,
         sync_ring_bytes: int = 1 << 20,
     ) -> DataPlane:
         """Compiles and loads; each argument is the size of a table (reals at most 65,535). Raises LoadError."""
@@ -242,6 +243,7 @@ class DataPlane:
             "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,
             "MAX_REALS": reals,
             "MAX_LOADS": loads,
+            "MAX_CLIENTS": clients,
             "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
         }

@@ -115,6 +115,7 @@ class Tables:
         self._listener_indexes = Indexes(plane.sizes["MAX_LISTENERS"])
         self._real_indexes = Indexes(plane.sizes["MAX_REALS"])
         self._loads = Loads(plane)
+        self._takers = Mirror(plane, "takers")
         self._ring_indexes = Indexes(plane.sizes["MAX_RINGS"])
         self._orders: dict[tuple[object, ...], array[int]] = {}
         self._reasons = reasons()
@@ -157,6 +158,7 @@ class Tables:
         vips = {address_bytes(vip): struct.pack("=I", n) for vip, n in Counter(key[0] for key in wanted).items()}
         vips |= {address_bytes(address): struct.pack("=I", 0) for address in self._pools}
         gateway = macs.get(CLIENT_GATEWAY, bytes(6))
+        takers = self._taking(wanted, down)
         stale |= self._remembered_differs(listeners) | (gateway != bytes(self.plane.settings.gateway_mac))
         vip_filter = self._vip_filter(wanted)
         self._vips.add(vips)
@@ -164,9 +166,10 @@ class Tables:
             vip_filter=[old | new for old, new in zip(self.plane.settings.vip_filter, vip_filter, strict=True)],
             pool=self._pool_slots(),
         )
-        for mirror, entries in ((self._vips, vips), (self._listeners, listeners), (self._owners, owners)):
+        written = ((self._vips, vips), (self._takers, takers), (self._listeners, listeners), (self._owners, owners))
+        for mirror, entries in written:
             mirror.add(entries)
-        for mirror, entries in ((self._owners, owners), (self._listeners, listeners), (self._vips, vips)):
+        for mirror, entries in reversed(written):
             mirror.prune(entries)
 
         self._listener_indexes.keep(wanted.keys())
@@ -230,6 +233,9 @@ class Tables:
         ):
             if not indexes.room(things):
                 raise TablesError(f"{len(things)} {what} do not fit the tables; load them larger")
+        kept = sum(len(service.reals) for service in wanted.values() if service.persistence_timeout_s)
+        if kept > self._takers.map.max_entries:
+            raise TablesError(f"{kept} servers of listeners with persistence do not fit the tables; load them larger")
         if not self._loads.room(places(wanted)):
             raise TablesError(f"{len(places(wanted))} counts of connections do not fit the tables; load them larger")
         most = len(self._owners.map.value().candidates)
@@ -326,12 +332,28 @@ class Tables:
             mode=MODES[service.mode],
             scheduler=scheduler,
             refresh_s=max(1, min(self._sync_period_s, service.idle_timeout_s // 3, 255)),
-            track=shared or (scheduler != HASH and service.protocol == "tcp"),
+            track=shared or ((scheduler != HASH or service.persistence_timeout_s > 0) and service.protocol == "tcp"),
+            persist_s=service.persistence_timeout_s,
+            persist_mask=_mask(service.persistence_prefix),
             stateless=service.stateless,
             hash_flow=hash_flow,
             hash_service=hash_service,
         )
         return bytes(value)
+
+    def _taking(self, services: Mapping[ServiceKey, L4Service], down: Set[tuple[str, int, str]]) -> dict[bytes, bytes]:
+        """Of listeners that keep clients' reals: those that take new flows."""
+        return {
+            address_bytes(real.address)
+            + struct.pack("!H", real.port)
+            + struct.pack("=H", self._listener_indexes.used[key]): struct.pack(
+                "=I", self._real_indexes.used[real.address, real.port]
+            )
+            for key, service in services.items()
+            if service.persistence_timeout_s
+            for real in service.reals
+            if real.weight and (real.address, real.port, service.protocol) not in down
+        }
 
     def _listener_index(self, key: ServiceKey) -> int:
         index, new = self._listener_indexes.take(key)
@@ -509,6 +531,11 @@ def service_key(service: L4Service) -> ServiceKey:
 def _word(address: str) -> int:
     """An address as the number that a __be32 field holds on this machine."""
     return int.from_bytes(address_bytes(address), sys.byteorder)
+
+
+def _mask(prefix: int) -> int:
+    """Of so many leading bits, as the number that a __be32 field holds on this machine."""
+    return int.from_bytes((0xFFFFFFFF << 32 - prefix & 0xFFFFFFFF).to_bytes(4), sys.byteorder)
 
 
 def _listener_key(key: ServiceKey) -> bytes:

@@ -179,13 +179,24 @@ def service(
     reals: Sequence[str] = REALS,
     idle_timeout_s: int = 900,
     stateless: bool = False,
+    persistence: tuple[int, int] = (0, 32),
 ) -> L4Service:
     real_port = real_port if mode in (Mode.NAT, Mode.FULLNAT) else port
     members = tuple(
         Real(address, real_port, weight, real_port) for address, weight in zip(reals, weights, strict=False)
     )
     return L4Service(
-        name or f"{protocol}-{port}", vip, port, protocol, mode, scheduler, members, None, idle_timeout_s, stateless
+        name or f"{protocol}-{port}",
+        vip,
+        port,
+        protocol,
+        mode,
+        scheduler,
+        members,
+        None,
+        idle_timeout_s,
+        stateless,
+        *persistence,
     )
 
 
@@ -228,7 +239,7 @@ class Harness:
 
     def reset(self, services: Iterable[L4Service] = (), pool: Sequence[str] = ()) -> None:
         """No sessions, no half-open entries, no limit to unproven ones, these services, all reals up and resolved."""
-        for name in ("half_open", "half_open_answers"):
+        for name in ("half_open", "half_open_answers", "clients"):
             table = self.plane.map(name)
             for keys, _, count in list(table.blocks(1024)):
                 table.delete_many(keys, count)

@@ -26,6 +26,7 @@
 #include "sync.h"
 #include "select.h"
 #include "least.h"
+#include "persist.h"
 #include "ports.h"
 #include "owner.h"
 #include "icmp_error.h"
@@ -222,6 +223,7 @@ static __always_inline int new_tcp_flow(struct packet *p, const struct listener 
                                         const struct settings *settings, struct stats *stats, int *state)
 {
     struct half_open *syn = listener->track ? half_open.lookup(&p->key) : NULL;
+    __u16 load;
 
     *state = -1;
     if (p->tcp_flags & TCP_SYN)
@@ -234,8 +236,15 @@ static __always_inline int new_tcp_flow(struct packet *p, const struct listener 
         }
         return syn->real;
     }
-    if (listener->scheduler == SCHEDULER_HASH && !(p->tcp_flags & TCP_CONTROL) && unproven_allowed(stats, settings))
+    if (listener->persist_s) {
+        int real = kept_real(p, listener, settings, &load);
+
+        if (real >= 0)
+            return real;
+    } else if (listener->scheduler == SCHEDULER_HASH && !(p->tcp_flags & TCP_CONTROL) &&
+               unproven_allowed(stats, settings)) {
         *state = STATE_UNPROVEN;
+    }
     return ring_real(listener, flow_slot(&p->key, listener));
 }
 
@@ -246,7 +255,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     enum reason reason = TX_UNTRACKED;
     enum reason why;
     struct session s;
-    int index, state;
+    int index, state, chosen = 0;
     __u16 load = 0;
 
     if (!listener)
@@ -268,13 +277,16 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         state = STATE_UDP;
     }
     if (index == CHOOSE) {
-        index = choose(p, listener, &load);
+        chosen = 1;
+        index = choose(p, listener, settings, &load);
         if (state < 0 && listener->track && index >= 0)
             remember_syn(p, index, load, settings);
     }
     why = session_to(index, &s, p, listener, settings);
     if (why != LB_NEXT)
         return why;
+    if (chosen && listener->persist_s)
+        keep_real(p, listener, &s, settings);
     if (state >= 0 && enter_counted(p, &s, state, listener, stats)) {
         reason = TX_NEW_SESSION;
         if (listener->track)

@@ -51,7 +51,7 @@ static __always_inline void uncount(struct session *s)
 /* Where the sessions of a listener with a real are counted; 0: nowhere. */
 static __always_inline __u16 load_of(__u16 listener, __be32 real, __be16 port)
 {
-    struct load_key key = {.real = real, .port = port, .listener = listener};
+    struct member_key key = {.real = real, .port = port, .listener = listener};
     __u32 *load = load_numbers.lookup(&key);
 
     return load ? *load : 0;
@@ -234,24 +234,4 @@ static __always_inline int enter_counted(struct packet *p, struct session *s, en
     if (s->load)
         count_connection(s->load, -1);
     return 0;
-}
-
-/* The real for a new flow, and in lc and wlc where its connections are counted. */
-static __always_inline int choose(const struct packet *p, const struct listener *listener, __u16 *load)
-{
-    struct member *member;
-    int number;
-
-    if (listener->scheduler != SCHEDULER_LEAST)
-        return ring_real(listener, new_flow_slot(&p->key, listener));
-    number = least_found();
-    if (!number) {
-        ask_least(p->ctx, listener);
-        return -1; /* not reached: `lb` begins anew, unless its stages are not there */
-    }
-    member = number > 0 ? members.lookup(&number) : NULL;
-    if (!member)
-        return -1;
-    *load = number;
-    return member->real;
 }

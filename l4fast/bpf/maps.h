@@ -26,11 +26,18 @@ BPF_TABLE("array", int, struct real, reals, MAX_REALS);
 BPF_F_TABLE("array", int, struct ring_chunk, ring_template, 1, 0x1000 /* BPF_F_INNER_MAP */);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", MAX_RINGS);
 
+/* client_key → client, for listeners that keep clients' reals. Written by the program. Full: the kernel evicts old ones,
+ * whose clients are scheduled like new ones. */
+BPF_TABLE("lru_hash", struct client_key, struct client, clients, MAX_CLIENTS);
+
+/* (listener, real) → index into `reals`, if it takes new flows. For the same listeners. Written by Python. */
+BPF_TABLE("hash", struct member_key, __u32, takers, MAX_LOADS);
+
 /* Index → real and weight; index → its connections; (listener, real) → index. For listeners that count connections.
  * `loads` is written by the programs alone, the others by Python. Full: Python refuses the configuration. */
 BPF_TABLE("array", int, struct member, members, MAX_LOADS);
 BPF_TABLE("array", int, struct load, loads, MAX_LOADS);
-BPF_TABLE("hash", struct load_key, __u32, load_numbers, MAX_LOADS);
+BPF_TABLE("hash", struct member_key, __u32, load_numbers, MAX_LOADS);
 BPF_TABLE("array", int, struct account, accounting, 1);
 BPF_TABLE("percpu_array", int, struct least, least_choice, 1);
 

@@ -99,12 +99,14 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
             half_open_answers.delete(&answer);
         }
     }
-    index = choose(p, listener, &entry.load);
+    index = choose(p, listener, settings, &entry.load);
     reason = session_to(index, s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
     if (take_port(p, s, settings, stats))
         return DROP_NO_PORT;
+    if (listener->persist_s)
+        keep_real(p, listener, s, settings);
     entry.real = index;
     entry.begun_s = settings->now_s;
     if (entry.load)
@@ -152,7 +154,7 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
                                                const struct settings *settings, struct stats *stats)
 {
     __u16 load;
-    int index = choose(p, listener, &load);
+    int index = choose(p, listener, settings, &load);
     enum reason reason = session_to(index, s, p, listener, settings);
     struct session_key answer;
 
@@ -165,6 +167,8 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
         sessions.delete(&answer);
         return DROP_NO_PORT;
     }
+    if (listener->persist_s)
+        keep_real(p, listener, s, settings);
     return translate(p, s, TX_NEW_SESSION);
 }
 

@@ -116,8 +116,33 @@ struct listener {
     __u8 zero;
     __u64 hash_flow;    /* mask: which of client address (high half) and ports (low half) the flow's hash is of … */
     __u64 hash_service; /* … and which of VIP (<< 8) and protocol */
+    __u32 persist_s;    /* a client keeps its real for so long after its last new flow; 0: it does not */
+    __be32 persist_mask; /* what of an address is the client */
 };
-ASSERT_SIZE(struct listener, 32);
+ASSERT_SIZE(struct listener, 40);
+
+/* map `clients`, key: whose real is kept */
+struct client_key {
+    __be32 client;      /* masked */
+    __u32 listener;     /* index into listener_stats */
+};
+ASSERT_SIZE(struct client_key, 8);
+
+/* map `clients`, value */
+struct client {
+    __be32 real;
+    __be16 port;
+    __u16 zero;
+    __u32 last_s;       /* wall clock of the last new flow */
+};
+
+/* map `takers`, key (and of `load_numbers`): a real of a listener */
+struct member_key {
+    __be32 real;
+    __be16 port;
+    __u16 listener;     /* index into listener_stats */
+};
+ASSERT_SIZE(struct member_key, 8);
 
 /* map `reals` (array) */
 struct real {
@@ -147,14 +172,6 @@ struct load {
     __u32 begun_s;      /* … of this clock */
     __u32 zero;
 };
-
-/* map `load_numbers`: key; the value is the index into `loads` */
-struct load_key {
-    __be32 real;
-    __be16 port;
-    __u16 listener;     /* index into listener_stats */
-};
-ASSERT_SIZE(struct load_key, 8);
 
 /* map `least_choice` (per CPU): what `lb` asks the program `least`, and its answer */
 struct least {

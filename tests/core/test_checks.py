@@ -285,6 +285,19 @@ CASES = [
         "listeners.udp.mode: fast has 2 VIPs and keeps no sessions: an answer may be any VIP's; "
         "give it one VIP, or use mode dr",
     ),
+    # persistence
+    (
+        "udp_idle_timeout_s = 30",
+        "persistence_prefix = 24",
+        "listeners.udp.persistence_prefix: a prefix of clients without a time for which they keep their server; "
+        "give persistence_timeout_s too, or remove it",
+    ),
+    (
+        'protocol = "https", port = 443',
+        'protocol = "https", port = 443, persistence_timeout_s = 60',
+        "listeners.https.persistence_timeout_s: persistence_timeout_s is for tcp and udp listeners, and this one is "
+        "https; remove it",
+    ),
     # rules
     (
         'name = "all", listener = "https"',
@@ -384,6 +397,14 @@ def test_stateless_answers_must_be_told_apart_by_the_server_alone(instance: str,
         f"listeners.dns2.backend_service: {why.format('udp')}",
     ]
     assert said == both[:shared]
+
+
+def test_a_stateless_instance_keeps_no_clients() -> None:
+    said = errors(STATELESS.replace("udp_idle_timeout_s = 30", "persistence_timeout_s = 30"))
+    assert said == [
+        "listeners.udp.persistence_timeout_s: an instance of type dnlb keeps nothing of its clients; "
+        'remove it, and give the service scheduler = "sh"'
+    ]
 
 
 def test_a_member_without_zone_is_named() -> None:

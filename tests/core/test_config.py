@@ -165,7 +165,8 @@ servers = [
 [[server_groups]]
 """
     choices = "name, instance, protocol, port, backend_service, mode, certificates, established_timeout_s, "
-    choices += "udp_idle_timeout_s, idle_timeout_s, request_timeout_s, trusted_proxies, servers, domains"
+    choices += "udp_idle_timeout_s, persistence_timeout_s, persistence_prefix, idle_timeout_s, request_timeout_s, "
+    choices += "trusted_proxies, servers, domains"
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
@@ -427,6 +428,8 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
             name, names[2], Protocol(target.protocol.value), port, target.name,
             established_timeout_s=draw(st.integers(10, 900)) if target.protocol is BackendProtocol.TCP else 900,
             udp_idle_timeout_s=draw(st.integers(10, 900)) if target.protocol is BackendProtocol.UDP else 300,
+            persistence_timeout_s=draw(st.integers(1, 3600)),
+            persistence_prefix=draw(st.integers(8, 32)),
             mode=Mode.NAT,
         )  # fmt: skip
     protocol = draw(st.sampled_from([Protocol.HTTP, Protocol.HTTPS]))

@@ -210,7 +210,6 @@ def test_who_is_gone_is_replaced_by_all_the_others() -> None:
 ALL = [Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH]
 
 
-@settings(deadline=None)  # a table of 65,537 slots for each example: a busy machine takes its time
 @given(st.sampled_from(ALL), WEIGHTS, st.sets(st.integers(0, 11)), st.binary(max_size=16), st.integers(0, 300))
 def test_only_eligible_servers_with_a_weight_are_picked(
     scheduler: Scheduler, weights: list[int], eligible: set[int], source: bytes, start: int

@@ -163,6 +163,15 @@ def test_least_connections_are_counted(harness: Harness) -> None:
     assert counts("tcp-80") == counts("udp-53") == [0, 0, 0]
 
 
+def test_a_client_keeps_its_server(harness: Harness) -> None:
+    kept = (replace(WRR_SERVICE, persistence_timeout_s=60), replace(DNS, persistence_timeout_s=60))
+    harness.tables.apply(kept, set(), harness.macs)
+    for first, verdict in ((replace(OPENED, port=81), "tx_syn"), (QUERY, "tx_new_session")):
+        flows = [forwarded(harness, replace(first, source_port=2000 + n), verdict) for n in range(6)]
+        assert len({real for _, real in flows}) == 1
+        assert len({source for source, _ in flows}) == 6
+
+
 def test_a_repeated_syn_keeps_its_port_and_a_new_one_frees_it(harness: Harness) -> None:
     first = {forwarded(harness, OPENED, "tx_syn") for _ in range(4)}
     assert len(first) == 1
