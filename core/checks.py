@@ -14,6 +14,7 @@ from typing import get_args, get_origin
 from core import checks_listeners
 from core.errors import Path, Problem
 from core.model import (
+    ACCESS_LIST_ENTRIES,
     L4_SCHEDULERS,
     L7_SCHEDULERS,
     MOST_POOL_ADDRESSES,
@@ -57,6 +58,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
             yield from _references(item, places[kind, name], places)
     yield from chain(
         _nodes(model, places),
+        _access_lists(model, places),
         _certificates(model, places),
         _groups(model, places),
         _backend_services(model, places),
@@ -117,6 +119,23 @@ def _pools(model: Model, places: Places) -> Iterator[Problem]:
                 why = f"{address} is {owners[address]}"
                 yield Problem((*path, index), why, "give an address that nothing else has")
             owners[address] = f"in the source_pool of {node.name} already"
+
+
+def _access_lists(model: Model, places: Places) -> Iterator[Problem]:
+    for access_list in model.access_lists.values():
+        path = (*places[Kind.ACCESS_LISTS, access_list.name], "entries")
+        entries = access_list.entries
+        if len(entries) > ACCESS_LIST_ENTRIES:
+            why = f"{len(entries):,} networks; a list has at most {ACCESS_LIST_ENTRIES:,}"
+            yield Problem(path, why, "join neighbouring networks, or make two lists for two listeners")
+        if len(set(entries)) == len(entries):
+            continue
+        seen: dict[str, int] = {}
+        for index, entry in enumerate(entries):
+            if seen.setdefault(entry, index) != index:
+                yield Problem(
+                    (*path, index), f"{entry} is in the list already, at position {seen[entry]}", "remove one"
+                )
 
 
 def _certificates(model: Model, places: Places) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from core.errors import Path, Problem
 from core.model import (
     HASH_SCHEDULERS,
+    Acl,
     BackendProtocol,
     BackendService,
     Instance,
@@ -58,6 +59,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         instance = model.instances.get(listener.instance)
         service = model.backend_services.get(listener.backend_service)
         yield from _options(listener, path)
+        yield from _access(listener, path)
         yield from _target(listener, listener.name in with_rules, service, path)
         if instance is not None:
             yield from _instance(listener, instance, path)
@@ -86,6 +88,14 @@ def _options(listener: Listener, path: Path) -> Iterator[Problem]:
     for index, name in enumerate(listener.certificates):
         if name in listener.certificates[:index]:
             yield Problem((*path, "certificates", index), f"{show(name)} is in the list already", "remove one")
+
+
+def _access(listener: Listener, path: Path) -> Iterator[Problem]:
+    if listener.acl is Acl.OFF and listener.access_list:
+        why = f"acl is off, so that {show(listener.access_list)} would admit and refuse nobody"
+        yield Problem((*path, "access_list"), why, 'give acl = "white" or "black", or remove it')
+    if listener.acl is not Acl.OFF and not listener.access_list:
+        yield Problem((*path, "acl"), f"{listener.acl} without a list", "give access_list")
 
 
 def _target(listener: Listener, has_rules: bool, service: BackendService | None, path: Path) -> Iterator[Problem]:

@@ -2,8 +2,9 @@
 
 An *instance* has *listeners*; a listener of HTTP or HTTPS has *rules*; listeners and rules forward to *backend
 services*, which several of them may share; a backend service draws its servers from a *server group* or an
-*availability group*, which several backend services may share. *Certificates* hold public chains only: private keys
-live in the key server. *Nodes* are the machines of the cluster itself.
+*availability group*, which several backend services may share. An *access list* says which clients its listeners
+admit or refuse. *Certificates* hold public chains only: private keys live in the key server. *Nodes* are the machines
+of the cluster itself.
 
 Objects are frozen and refer to each other by name. A field's type says what it may hold (`Range`, `Pattern`, `Ref`),
 so that the configuration reader, the API and the console validate and explain from one definition. Names and ranges
@@ -59,6 +60,7 @@ class Kind(StrEnum):
     SERVER_GROUPS = "server_groups"
     AVAILABILITY_GROUPS = "availability_groups"
     BACKEND_SERVICES = "backend_services"
+    ACCESS_LISTS = "access_lists"
     INSTANCES = "instances"
     LISTENERS = "listeners"
     RULES = "rules"
@@ -110,6 +112,14 @@ class Scheduler(StrEnum):
     MAGLEV = "maglev"
 
 
+class Acl(StrEnum):
+    """Which clients a listener admits: all, those of its access list only, or all others."""
+
+    OFF = "off"
+    WHITE = "white"
+    BLACK = "black"
+
+
 class CheckType(StrEnum):
     TCP = "tcp"
     UDP = "udp"
@@ -120,6 +130,9 @@ class CheckMethod(StrEnum):
     HEAD = "head"
     GET = "get"
 
+
+# What the L4 tier's tables are made for.
+ACCESS_LIST_ENTRIES = 100_000
 
 # Which schedulers each tier runs: the L4 tier schedules tcp and udp backend services, the L7 tier http ones.
 # Consistent hashes choose without state: a flow finds its server again on every node.
@@ -160,6 +173,14 @@ class Node:
     address: IPv4
     health_port: Port = 8472
     source_pool: tuple[IPv4, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessList:
+    """Client networks, which listeners admit (`acl = "white"`) or refuse (`acl = "black"`)."""
+
+    name: Name
+    entries: tuple[IPv4Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +288,8 @@ class Listener:
     idle_timeout_s: Annotated[int, Range(1, 60, "s")] = 15
     request_timeout_s: Annotated[int, Range(1, 180, "s")] = 60
     trusted_proxies: tuple[IPv4Network, ...] = ()
+    acl: Acl = Acl.OFF
+    access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +306,7 @@ class Rule:
     url: Annotated[str, URL_PREFIX] = "/"
 
 
-Object = Node | Certificate | ServerGroup | AvailabilityGroup | BackendService | Instance | Listener | Rule
+Object = Node | AccessList | Certificate | ServerGroup | AvailabilityGroup | BackendService | Instance | Listener | Rule
 
 CLASSES: Mapping[Kind, type[Object]] = MappingProxyType(
     {
@@ -292,6 +315,7 @@ CLASSES: Mapping[Kind, type[Object]] = MappingProxyType(
         Kind.SERVER_GROUPS: ServerGroup,
         Kind.AVAILABILITY_GROUPS: AvailabilityGroup,
         Kind.BACKEND_SERVICES: BackendService,
+        Kind.ACCESS_LISTS: AccessList,
         Kind.INSTANCES: Instance,
         Kind.LISTENERS: Listener,
         Kind.RULES: Rule,
@@ -308,6 +332,7 @@ class Model:
     server_groups: Mapping[str, ServerGroup] = field(default_factory=dict)
     availability_groups: Mapping[str, AvailabilityGroup] = field(default_factory=dict)
     backend_services: Mapping[str, BackendService] = field(default_factory=dict)
+    access_lists: Mapping[str, AccessList] = field(default_factory=dict)
     instances: Mapping[str, Instance] = field(default_factory=dict)
     listeners: Mapping[str, Listener] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)

@@ -17,10 +17,12 @@ from typing import get_args, get_origin
 from core.checks import CHECK_OPTIONS
 from core.checks_listeners import OPTIONS
 from core.model import (
+    ACCESS_LIST_ENTRIES,
     CLASSES,
     HASH_SCHEDULERS,
     L4_SCHEDULERS,
     L7_SCHEDULERS,
+    AccessList,
     AvailabilityGroup,
     BackendService,
     Certificate,
@@ -119,6 +121,8 @@ mode = "dr"
 # What holds between objects, in the order of the kinds. `core.checks` enforces it.
 RULES = {
     Kind.NODES: "Two nodes of one role have different addresses. An address in a `source_pool` stands nowhere else.",
+    Kind.ACCESS_LISTS: f"At most {ACCESS_LIST_ENTRIES:,} networks, each of which stands once in a list. White with an "
+    "empty list admits nobody, black with an empty list everybody.",
     Kind.CERTIFICATES: "`chain_file` and `chain` exclude each other; `key_file` needs one of them; `domains` stands "
     "where there is no `chain_file`.",
     Kind.SERVER_GROUPS: "An address and port stand once in a group.",
@@ -135,7 +139,8 @@ RULES = {
     "or dnlb with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
     "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
     "listener has certificates. In the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
-    "an instance of type nlb and a `source_pool` on every l4 node.",
+    "an instance of type nlb and a `source_pool` on every l4 node. `acl` and `access_list` are given "
+    "together; they look at the address that a connection comes from, in both tiers.",
     Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
 }
 
@@ -149,6 +154,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "health_port": "answers `GET /ready`",
         "source_pool": "what mode fullnat puts in the clients' place on this l4 node; routed to it",
     },
+    AccessList: {"name": NAME, "entries": "clients' addresses"},
     Certificate: {
         "name": NAME,
         "chain_file": "the leaf and its intermediates, PEM",
@@ -211,6 +217,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "idle_timeout_s": "how long a connection may wait for its next request",
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",
+        "acl": "who may connect: everybody (off), those in the list (white), or everybody else (black)",
+        "access_list": "the list",
     },
     Rule: {
         "name": NAME,

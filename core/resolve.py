@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.model import (
+    Acl,
     BackendService,
     Certificate,
     CheckType,
@@ -22,6 +23,7 @@ from core.model import (
     Scheduler,
     Server,
 )
+from core.prefixes import Prefixes, number
 
 # An L7 node's readiness is asked for often: a node that drains or dies should take no new connection for long.
 L7_NODE_CHECK = HealthCheck(
@@ -37,6 +39,18 @@ class Real:
     port: int
     weight: int
     check_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whom a listener admits: those listed (white) or all others (black)."""
+
+    acl: Acl
+    listed: Prefixes
+
+    def admits(self, client: str) -> bool:
+        """Whether this address, IPv4 in dotted form, may connect."""
+        return (number(client) in self.listed) is (self.acl is Acl.WHITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,7 @@ class L4Service:
     stateless: bool = False  # keeps no session: an instance of type dnlb
     persistence_timeout_s: int = 0  # a client keeps its server for so long after its last new flow
     persistence_prefix: int = 32
+    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,7 @@ class L7Listener:
     addresses: tuple[str, ...]
     rules: tuple[Rule, ...]
     certificates: tuple[Certificate, ...]
+    access: Access | None = None
 
 
 def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
@@ -82,19 +98,38 @@ def l4_services(model: Model) -> tuple[L4Service, ...]:
     l7_reals = tuple(
         Real(node.address, 0, 100, node.health_port) for node in model.nodes.values() if node.role is Role.L7
     )
+    lists = _Lists(model)
     return tuple(
-        _l4_service(model, listener, vip, l7_reals)
+        _l4_service(model, listener, vip, l7_reals, lists.access(listener))
         for listener in model.listeners.values()
         for vip in model.instances[listener.instance].vips
     )
 
 
-def _l4_service(model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...]) -> L4Service:
+class _Lists:
+    """The access lists as matchers, each made once however many listeners use it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._made: dict[str, Prefixes] = {}
+
+    def access(self, listener: Listener) -> Access | None:
+        if listener.acl is Acl.OFF:
+            return None
+        name = listener.access_list
+        if name not in self._made:
+            self._made[name] = Prefixes.of(self._model.access_lists[name].entries)
+        return Access(listener.acl, self._made[name])
+
+
+def _l4_service(
+    model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], access: Access | None
+) -> L4Service:
     if listener.protocol in (Protocol.HTTP, Protocol.HTTPS):
         reals = tuple(Real(real.address, listener.port, real.weight, real.check_port) for real in l7_reals)
         return L4Service(
             listener.name, vip, listener.port, "tcp", Mode.DR, Scheduler.MAGLEV, reals, L7_NODE_CHECK,
-            listener.established_timeout_s,
+            listener.established_timeout_s, access=access,
         )  # fmt: skip
     service = model.backend_services[listener.backend_service]
     check_port = service.health_check.port if service.health_check else 0
@@ -106,7 +141,7 @@ def _l4_service(model: Model, listener: Listener, vip: str, l7_reals: tuple[Real
     return L4Service(
         listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
         service.health_check, timeout_s, model.instances[listener.instance].type is InstanceType.DNLB,
-        listener.persistence_timeout_s, listener.persistence_prefix,
+        listener.persistence_timeout_s, listener.persistence_prefix, access,
     )  # fmt: skip
 
 
@@ -117,12 +152,14 @@ def source_pools(model: Model) -> dict[str, tuple[str, ...]]:
 
 def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
     """Every http and https listener, with what an L7 node needs to serve it."""
+    lists = _Lists(model)
     return tuple(
         L7Listener(
             listener,
             model.instances[listener.instance].vips or ("",),
             tuple(rule for rule in model.rules.values() if rule.listener == listener.name),
             tuple(model.certificates[name] for name in listener.certificates),
+            lists.access(listener),
         )
         for listener in model.listeners.values()
         if listener.protocol in (Protocol.HTTP, Protocol.HTTPS)

@@ -231,6 +231,7 @@ class DataPlane:
         reals: int = 1 << 14,
         loads: int = 1 << 14,
         clients: int = 1 << 16,
+        access_lists: int = 1 << 8,
         sync_ring_bytes: int = 1 << 20,
     ) -> DataPlane:
         """Compiles and loads; each argument is the size of a table (reals at most 65,535). Raises LoadError."""
@@ -245,6 +246,7 @@ class DataPlane:
             "MAX_LOADS": loads,
             "MAX_CLIENTS": clients,
             "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
+            "MAX_ACCESS_LISTS": 2 * access_lists,  # those in use and those that replace them
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
         }
         program = Program(SOURCES / "lb.c", ("lb", "least", "flush", "account"), sizes)

@@ -7,7 +7,8 @@ new one by a single map update. Indexes of reals and rings that have gone come f
 can still be using them.
 
 A listener keeps its index (its counters) while it lives. Sessions remember a MAC address, a listener's index and its
-refresh time; when any of these may have changed, the generation is raised and each session looks them up again.
+refresh time; when any of these may have changed, or a listener's access list, the generation is raised and each session
+looks them up again.
 
 Draining: a real of weight 0, or one that is down, takes no new flow and keeps its sessions. The sessions of a removed
 real or listener end with the next sweep of `expiry`.
@@ -31,6 +32,7 @@ from typing import Any
 from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service
 from core.schedule import flow_table, smooth_wrr_ring
+from l4fast.access import AccessLists
 from l4fast.bpf import syscall
 from l4fast.errors import TablesError
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane, reasons
@@ -72,7 +74,7 @@ ECHO_PER_CPU_S = 1000
 ORDERS_KEPT = 256
 # Each open ring is a file descriptor until the kernel has it.
 RINGS_AT_ONCE = 256
-LISTENER_FIELDS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
+LISTENER_FIELDS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made", "denied")
 
 Endpoint = tuple[str, int, str]  # the same of a real
 
@@ -117,6 +119,7 @@ class Tables:
         self._loads = Loads(plane)
         self._takers = Mirror(plane, "takers")
         self._ring_indexes = Indexes(plane.sizes["MAX_RINGS"])
+        self._access_lists = AccessLists(plane)
         self._orders: dict[tuple[object, ...], array[int]] = {}
         self._reasons = reasons()
         self._generation = 1
@@ -137,8 +140,10 @@ class Tables:
         wanted = {service_key(service): service for service in services}
         endpoints = {(real.address, real.port) for service in services for real in service.reals}
         reverse = _reverse_of(wanted)
+        lists = {service.access.listed for service in services if service.access is not None}
         self._settle()
         self._check_room(wanted, endpoints, reverse)
+        self._access_lists.check_room(lists)
 
         stale = self._write_reals(endpoints, macs)
         listener_index = {key: self._listener_index(key) for key in wanted}
@@ -150,6 +155,7 @@ class Tables:
         )
         rings = {key: self._ring(service, down) for key, service in wanted.items()}
         self._write_rings(set(rings.values()))
+        self._access_lists.write(lists)
         shared = {key for keys in reverse.values() if len(keys) > 1 for key in keys}
         listeners = {
             _listener_key(key): self._listener(service, rings[key], key in shared) for key, service in wanted.items()
@@ -176,6 +182,7 @@ class Tables:
         self._real_indexes.keep(endpoints)
         self._loads.prune(places(wanted))
         self._ring_indexes.keep(set(rings.values()))
+        self._access_lists.keep(lists)
         self.services = wanted
         if stale:  # 0 means "cold"; nobody keeps a generation for 65,535 changes
             self._generation = self._generation % 0xFFFF + 1
@@ -217,6 +224,7 @@ class Tables:
             # Not deleted: the kernel has no batch for that. The template is an inner map of one chunk.
             template = array("I", [self._template_fd] * len(rings))
             self._rings.put_many(array("I", rings).tobytes(), template.tobytes(), len(rings))
+        self._access_lists.settle()
         self._real_indexes.settle()
         self._loads.settle()
         self._listener_indexes.settle()
@@ -316,7 +324,7 @@ class Tables:
         """An inner map; the caller closes the descriptor."""
         size = ct.sizeof(self._chunk)
         chunks = -(-len(content) // size)
-        fd = syscall.create_array(size, chunks, syscall.F_INNER_MAP, "ring")
+        fd = syscall.create_map(syscall.MAP_TYPE_ARRAY, 4, size, chunks, syscall.F_INNER_MAP, "ring")
         keys = array("I", range(chunks)).tobytes()
         syscall.update_batch(fd, keys, content.ljust(chunks * size, b"\0"), chunks)
         return fd
@@ -338,6 +346,7 @@ class Tables:
             stateless=service.stateless,
             hash_flow=hash_flow,
             hash_service=hash_service,
+            **self._access_lists.fields(service.access),
         )
         return bytes(value)
 
@@ -363,11 +372,11 @@ class Tables:
         return index
 
     def _remembered_differs(self, listeners: Mapping[bytes, bytes]) -> bool:
-        """Whether sessions remember something of a listener that will be gone or different."""
+        """Whether sessions remember something of a listener that will be gone or different, or who is admitted."""
 
-        def remembered(entry: bytes) -> tuple[int, int, bool]:
+        def remembered(entry: bytes) -> tuple[int, ...]:
             value = self._listeners.map.value.from_buffer_copy(entry)
-            return value.index, value.refresh_s, value.scheduler == LEAST
+            return value.index, value.refresh_s, value.acl, value.access_list, value.scheduler == LEAST
 
         return any(
             key not in listeners or remembered(listeners[key]) != remembered(entry)
@@ -394,7 +403,7 @@ class Tables:
 
     def listener_counters(self) -> dict[str, dict[str, int]]:
         """By listener name (its VIPs together): packets and bytes in each direction, sessions made since it was added,
-        sessions held as of the last whole sweep. Answers in dr mode do not pass here: out is zero."""
+        packets denied, sessions held as of the last whole sweep. Answers in dr mode do not pass here: out is zero."""
         result: dict[str, dict[str, int]] = {}
         for key, service in self.services.items():
             index = self._listener_indexes.used[key]

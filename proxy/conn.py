@@ -33,6 +33,7 @@ from proxy.exchange import (
     SendUpstream,
     Waits,
 )
+from proxy.gate import admits
 from proxy.head import RequestHead, read_request
 from proxy.headers import Origin
 from proxy.hub import Hub, Service, Site
@@ -98,6 +99,8 @@ class ClientConnection(asyncio.Protocol):
         self._site.connections.add(self)
         self._hub.counters["connections"] += 1
         self.deadline = self._hub.now() + self._site.idle_timeout_s
+        if self._site.access is not None:
+            self.admit()  # the list may have changed during the TLS handshake
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
@@ -403,6 +406,12 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._run(self._exchange.drained())
         self._close()
+
+    def admit(self) -> None:
+        """The listener's access list may have changed: whoever it denies is cut off without a word."""
+        if not admits(self._site, self._transport):
+            self._hub.counters["connections_denied"] += 1
+            self._transport.abort()
 
     # -- log
 

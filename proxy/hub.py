@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 from control.node.tasks import Tasks
+from core.resolve import Access
 from proxy.access_log import Record
 from proxy.pool import Pool
 from proxy.rules import Router
@@ -25,6 +26,8 @@ class Connection(Protocol):
     """A client's connection, as its worker sees it."""
 
     deadline: float
+
+    def admit(self) -> None: ...
 
     def expire(self) -> None: ...
 
@@ -55,6 +58,8 @@ class Site:
     request_timeout_s: float
     tunnel_timeout_s: float
     trusted: tuple[IPv4Network, ...] = ()
+    access: Access | None = None
+    next_denial_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)
 

@@ -43,6 +43,7 @@ from keyserver.client import KeyClient
 from proxy.access_log import AccessLog, Record
 from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
+from proxy.gate import Gate
 from proxy.hub import Hub, Service, Site
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.listen import BACKLOG, LAME_DUCK_S, accept_left, bind, refuse_new
@@ -114,7 +115,8 @@ class Worker:
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
         """The protocol of a new connection to `site`."""
         connection = ClientConnection(self._hub, site)
-        return self._tls.protocol(site.name, connection) if site.scheme == "https" and self._tls else connection
+        inner = self._tls.protocol(site.name, connection) if site.scheme == "https" and self._tls else connection
+        return inner if site.access is None else Gate(self._hub, site, inner)
 
     # -- configuration
 
@@ -187,11 +189,15 @@ class Worker:
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
-                listener.request_timeout_s, listener.established_timeout_s, networks,
+                listener.request_timeout_s, listener.established_timeout_s, networks, each.access,
             )  # fmt: skip
         site.port, site.router, site.trusted = listener.port, router, networks
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
         site.tunnel_timeout_s = listener.established_timeout_s
+        if each.access != site.access:
+            site.access = each.access
+            for connection in list(site.connections):
+                connection.admit()
         return site
 
     def set_down(self, down: Mapping[str, list[Endpoint]]) -> None:

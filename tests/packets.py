@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from core.model import Mode, Scheduler
-from core.resolve import L4Service, Real
+from core.resolve import Access, L4Service, Real
 from core.schedule import flow_table
 from l4fast.loader import DataPlane
 from l4fast.tables import CLIENT_GATEWAY, MAGLEV_SMALL, Tables
@@ -180,6 +180,7 @@ def service(
     idle_timeout_s: int = 900,
     stateless: bool = False,
     persistence: tuple[int, int] = (0, 32),
+    access: Access | None = None,
 ) -> L4Service:
     real_port = real_port if mode in (Mode.NAT, Mode.FULLNAT) else port
     members = tuple(
@@ -197,6 +198,7 @@ def service(
         idle_timeout_s,
         stateless,
         *persistence,
+        access,
     )
 
 

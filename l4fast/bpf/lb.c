@@ -17,6 +17,7 @@
 #include "types.h"
 #include "stats.h"
 #include "maps.h"
+#include "acl.h"
 #include "parse.h"
 #include "rewrite.h"
 #include "icmp.h"
@@ -75,8 +76,22 @@ static __always_inline __u8 advance(struct session *s, __u8 tcp_flags)
     return 1;
 }
 
+/* The session goes, with the other direction of one in fullnat. */
+static __always_inline void forget(const struct session_key *key, struct session *s)
+{
+    struct session_key session = *key;
+
+    uncount(s);
+    if (s->mode == MODE_FULLNAT) {
+        struct session_key answers = answer_key(s, key->protocol);
+
+        sessions.delete(&answers);
+    }
+    sessions.delete(&session);
+}
+
 /* Finds again what a session has to know of this node: it came from a peer, or the configuration has changed. */
-static __always_inline enum reason warm(const struct session_key *key, struct session *s,
+static __always_inline enum reason warm(struct session_key *key, struct session *s,
                                         const struct settings *settings, struct stats *stats)
 {
     struct listener_key listener_key = {.vip = key->vip, .port = key->vip_port, .protocol = key->protocol};
@@ -90,6 +105,10 @@ static __always_inline enum reason warm(const struct session_key *key, struct se
     listener = listeners.lookup(&listener_key);
     if (!listener)
         return PASS_NO_LISTENER;
+    if (s->state != STATE_ANSWER && denied(listener, key->client)) {
+        forget(key, s);
+        return deny(listener);
+    }
     if (s->state == STATE_ANSWER) {
         if (!known_mac(settings->gateway_mac))
             return DROP_NO_GATEWAY;
@@ -124,6 +143,8 @@ static __always_inline enum reason stateless(struct packet *p, const struct sett
         return DROP_BAD_SOURCE;
     if (p->key.protocol == IPPROTO_TCP && bad_flags(p->tcp_flags))
         return DROP_BAD_FLAGS;
+    if (denied(listener, p->key.client))
+        return deny(listener);
     reason = session_to(ring_real(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
@@ -145,20 +166,6 @@ static __always_inline void answered(const struct packet *p, const struct sessio
     s->last_s = settings->now_s;
     if (p->key.protocol == IPPROTO_TCP && advance(s, p->tcp_flags) == 1)
         tell(&key, s, stats, settings->now_s);
-}
-
-/* The session goes, with the other direction of one in fullnat. */
-static __always_inline void forget(const struct session_key *key, struct session *s)
-{
-    struct session_key session = *key;
-
-    uncount(s);
-    if (s->mode == MODE_FULLNAT) {
-        struct session_key answers = answer_key(s, key->protocol);
-
-        sessions.delete(&answers);
-    }
-    sessions.delete(&session);
 }
 
 /* A session that an RST had closed is in use again, and counts. */
@@ -262,6 +269,8 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         return LB_NEXT;
     if (bad_source(&p->key))
         return DROP_BAD_SOURCE;
+    if (denied(listener, p->key.client))
+        return deny(listener);
     if (p->key.protocol == IPPROTO_TCP) {
         if (bad_flags(p->tcp_flags))
             return DROP_BAD_FLAGS;

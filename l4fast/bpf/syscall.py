@@ -20,8 +20,8 @@ PROG_TEST_RUN = 10
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 
 SMALLEST_FRAME = 14  # what a test run of an XDP program accepts
-MAP_TYPE_ARRAY = 2
-F_INNER_MAP = 0x1000
+MAP_TYPE_ARRAY, MAP_TYPE_LPM_TRIE = 2, 11
+F_NO_PREALLOC, F_INNER_MAP = 0x1, 0x1000
 
 _libc = ct.CDLL(None, use_errno=True)
 
@@ -94,12 +94,9 @@ def bpf(command: int, attributes: ct.Structure) -> int:
     return result
 
 
-def create_array(value_size: int, max_entries: int, flags: int, name: str) -> int:
-    """A new array map. The caller closes the descriptor."""
-    return bpf(
-        MAP_CREATE,
-        _CreateAttr(MAP_TYPE_ARRAY, 4, value_size, max_entries, flags, 0, 0, name.encode()[:15]),
-    )
+def create_map(map_type: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
+    """A new map. The caller closes the descriptor."""
+    return bpf(MAP_CREATE, _CreateAttr(map_type, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15]))
 
 
 def update_batch(map_fd: int, keys: ct.Array[Any] | bytes, values: ct.Array[Any] | bytes, count: int) -> int:

@@ -31,6 +31,8 @@ enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL, MODE_FULLNAT };
 #define VIP_STATELESS 2
 
 enum scheduler { SCHEDULER_HASH, SCHEDULER_RING, SCHEDULER_LEAST };
+/* Whom a listener admits: everybody, those in its access list only, or everybody else. */
+enum acl { ACL_OFF, ACL_WHITE, ACL_BLACK };
 
 /* STATE_ESTABLISHED and STATE_UDP are steady: their two low bits are zero, which the hot path tests.
  *   UNPROVEN     made by one ACK of an unknown flow: a flood of those must not live long
@@ -113,13 +115,15 @@ struct listener {
     __u8 refresh_s;     /* of the sessions made here */
     __u8 track;         /* a SYN leaves a half_open entry: its choice cannot be repeated, or its reply is ambiguous */
     __u8 stateless;     /* keeps no session */
-    __u8 zero;
+    __u8 acl;           /* enum acl */
     __u64 hash_flow;    /* mask: which of client address (high half) and ports (low half) the flow's hash is of … */
     __u64 hash_service; /* … and which of VIP (<< 8) and protocol */
     __u32 persist_s;    /* a client keeps its real for so long after its last new flow; 0: it does not */
     __be32 persist_mask; /* what of an address is the client */
+    __u16 access_list;  /* index into `access_lists` */
+    __u8 zero[6];
 };
-ASSERT_SIZE(struct listener, 40);
+ASSERT_SIZE(struct listener, 48);
 
 /* map `clients`, key: whose real is kept */
 struct client_key {
@@ -240,6 +244,7 @@ struct listener_stats {
     __u64 sessions_made;
     __u32 cursor;             /* of rr and wrr */
     __u32 zero;
+    __u64 denied;             /* packets of clients that the access list keeps out */
 };
 
 /* map `cpu_page` (per CPU), element 0, and a record of `sync_ring`: keys and values in two blocks, which is how the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.config import load
+from core.config import from_dict, load
 from core.errors import ConfigErrors
 
 SOUND = """
@@ -20,6 +20,7 @@ availability_groups = [
     { address = "10.0.0.31", port = 80, zone = "a" }, { address = "10.0.0.32", port = 80, zone = "b" },
   ] },
 ]
+access_lists = [{ name = "known", entries = ["198.51.100.0/24"] }]
 backend_services = [
   { name = "web", protocol = "http", server_group = "be" },
   { name = "stream", protocol = "tcp", availability_group = "spread" },
@@ -340,6 +341,28 @@ CASES = [
         "listeners.dev.port: node l7-1 answers on port 8472 whether it is ready; "
         "change the listener's port or the node's health_port",
     ),
+    # access lists
+    (
+        'entries = ["198.51.100.0/24"]',
+        'entries = ["198.51.100.0/24", "10.0.0.0/8", "198.51.100.0/24"]',
+        "access_lists.known.entries[2]: 198.51.100.0/24 is in the list already, at position 0; remove one",
+    ),
+    (
+        'mode = "dr" }',
+        'mode = "dr", access_list = "known" }',
+        "listeners.tcp.access_list: acl is off, so that 'known' would admit and refuse nobody; "
+        'give acl = "white" or "black", or remove it',
+    ),
+    (
+        "udp_idle_timeout_s = 30 }",
+        'acl = "white" }',
+        "listeners.udp.acl: white without a list; give access_list",
+    ),
+    (
+        'port = 8000, backend_service = "web" }',
+        'port = 8000, backend_service = "web", acl = "black", access_list = "knwon" }',
+        "listeners.dev.access_list: none of the access lists is named 'knwon'; did you mean known?",
+    ),
     # VIPs
     (
         'vips = ["192.0.2.1"]',
@@ -405,6 +428,13 @@ def test_a_stateless_instance_keeps_no_clients() -> None:
         "listeners.udp.persistence_timeout_s: an instance of type dnlb keeps nothing of its clients; "
         'remove it, and give the service scheduler = "sh"'
     ]
+
+
+def test_an_access_list_has_room_for_so_many() -> None:
+    networks = [f"10.{n >> 8}.{n & 255}.{low}" for n in range(400) for low in range(256)]
+    from_dict({"access_lists": [{"name": "a", "entries": networks[:100_000]}]})
+    with pytest.raises(ConfigErrors, match=r"access_lists\.a\.entries: 100,001 networks; a list has at most 100,000"):
+        from_dict({"access_lists": [{"name": "a", "entries": networks[:100_001]}]})
 
 
 def test_a_member_without_zone_is_named() -> None:

@@ -14,6 +14,8 @@ from core.errors import ConfigErrors
 from core.model import (
     L4_SCHEDULERS,
     L7_SCHEDULERS,
+    AccessList,
+    Acl,
     AvailabilityGroup,
     BackendProtocol,
     BackendService,
@@ -166,7 +168,7 @@ servers = [
 """
     choices = "name, instance, protocol, port, backend_service, mode, certificates, established_timeout_s, "
     choices += "udp_idle_timeout_s, persistence_timeout_s, persistence_prefix, idle_timeout_s, request_timeout_s, "
-    choices += "trusted_proxies, servers, domains"
+    choices += "trusted_proxies, acl, access_list, servers, domains"
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
@@ -219,6 +221,12 @@ VALUES: list[tuple[str, object, str]] = [
     ("certificates", "c", "'c' is not a list; give a list of names of certificates"),
     ("certificates", [1], "1 is not a string; give the name of one of the certificates"),
     ("trusted_proxies", ["10.0.0.1/8"], "'10.0.0.1/8' has bits set beyond its prefix; give 10.0.0.0/8"),
+    (
+        "trusted_proxies",
+        ["10.0.0.0/255.0.0.0"],
+        "'10.0.0.0/255.0.0.0' has a mask and not the length of its prefix; give 10.0.0.0/8",
+    ),
+    ("trusted_proxies", ["010.0.0.0/8"], "'010.0.0.0/8' is not an IP network; give an IPv4 network such as 10.0.0.0/8"),
     ("trusted_proxies", ["::/0"], "'::/0' is of IPv6; give an IPv4 network such as 10.0.0.0/8"),
     ("trusted_proxies", ["x"], "'x' is not an IP network; give an IPv4 network such as 10.0.0.0/8"),
     ("idle_timeout_s", 0, "0 is out of range; give a whole number from 1 to 60 s"),
@@ -378,6 +386,9 @@ def services(draw: st.DrawFn, name: str, protocol: BackendProtocol, groups: Any,
     )
 
 
+NETWORKS = st.sampled_from([(), ("10.0.0.0/8", "192.0.2.0/24")])
+
+
 @st.composite
 def models(draw: st.DrawFn) -> Model:
     """Sound configurations with every kind of object and every field off its default now and then."""
@@ -411,13 +422,14 @@ def models(draw: st.DrawFn) -> Model:
         names[1]: Instance(names[1], InstanceType.ALB, ("192.0.2.1", "192.0.2.2")),
         names[2]: Instance(names[2], InstanceType.NLB, ("192.0.2.3",)),
     }
+    lists = {name: AccessList(name, draw(NETWORKS)) for name in names[:2]}
     listeners = {name: draw(listeners_of(name, 1000 + i, names, backends)) for i, name in enumerate(draw(some))}
     l7 = sorted(n for n, listener in listeners.items() if listener.protocol in (Protocol.HTTP, Protocol.HTTPS))
     rules = {
         name: Rule(name, draw(st.sampled_from(l7)), names[7], draw(st.sampled_from(["", "*.a.b"])), f"/{index}")
         for index, name in enumerate(draw(some) if l7 else [])
     }
-    return Model(nodes, certificates, groups, spread, backends, instances, listeners, rules)
+    return Model(nodes, certificates, groups, spread, backends, lists, instances, listeners, rules)
 
 
 @st.composite
@@ -438,7 +450,7 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
         name, draw(st.sampled_from(names[:2])), protocol, port, names[7],
         certificates=draw(certificates) if protocol is Protocol.HTTPS else (),
         idle_timeout_s=draw(st.integers(1, 60)), request_timeout_s=draw(st.integers(1, 180)),
-        trusted_proxies=draw(st.sampled_from([(), ("10.0.0.0/8", "192.0.2.0/24")])),
+        trusted_proxies=draw(NETWORKS), **draw(st.sampled_from([{}, {"acl": Acl.BLACK, "access_list": names[1]}])),
     )  # fmt: skip
 
 

@@ -383,10 +383,8 @@ def test_packets_and_bytes_are_counted_for_the_listener(harness: Harness) -> Non
     harness.run(replace(TO_NAT, padding=b"x" * 6, payload=b"y" * 10))
     harness.run(ANSWER)
     after = harness.tables.listener_counters()["tcp-80"]
-    gained = {name: after[name] - before[name] for name in after}
-    assert gained == {
-        "packets_in": 2, "bytes_in": 90, "packets_out": 1, "bytes_out": 40, "sessions_made": 0, "sessions": 0,
-    }  # fmt: skip
+    gained = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert gained == {"packets_in": 2, "bytes_in": 90, "packets_out": 1, "bytes_out": 40}
 
 
 def test_the_node_mac_is_the_source_of_what_it_sends(harness: Harness) -> None:

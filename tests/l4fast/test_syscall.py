@@ -96,7 +96,9 @@ def test_a_failing_call_names_the_map(plane: DataPlane) -> None:
 
 
 def test_an_array_of_our_own() -> None:
-    fd = syscall.create_array(8, 4, syscall.F_INNER_MAP, "a-name-longer-than-fifteen".replace("-", "_"))
+    fd = syscall.create_map(
+        syscall.MAP_TYPE_ARRAY, 4, 8, 4, syscall.F_INNER_MAP, "a-name-longer-than-fifteen".replace("-", "_")
+    )
     try:
         assert syscall.update_batch(fd, keys(0, 1, 2, 3), values(5, 6, 7, 8), 4) == 4
     finally:

@@ -131,7 +131,7 @@ def test_a_new_listener_begins_at_zero(harness: Harness) -> None:
         harness.tables.apply([of], set(), MACS)
         assert harness.tables.listener_counters() == {
             of.listener: dict.fromkeys(
-                ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made", "sessions"), 0
+                ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made", "denied", "sessions"), 0
             )
         }
         harness.run(Packet(port=of.port))
