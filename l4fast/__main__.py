@@ -46,11 +46,11 @@ def _ask(argv: Sequence[str]) -> int:
     options = ask.parser(Parser).parse_args(argv)
     try:
         ask.run(options)
-    except BrokenPipeError:  # `paifang l4 ask sessions --state DIR | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        print(f"{PROCESS}: cannot write the answer: {error.strerror}", file=sys.stderr)
+        # What is still to be printed goes nowhere; Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `paifang l4 ask sessions --state DIR | head`
+            print(f"{PROCESS}: cannot write the answer: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
