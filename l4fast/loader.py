@@ -227,6 +227,7 @@ class DataPlane:
         *,
         sessions: int = 1 << 18,
         half_open: int = 1 << 16,
+        fragments: int = 1 << 13,
         listeners: int = 1 << 12,
         reals: int = 1 << 14,
         loads: int = 1 << 14,
@@ -240,6 +241,7 @@ class DataPlane:
         sizes = {
             "MAX_SESSIONS": sessions,
             "MAX_HALF_OPEN": half_open,
+            "MAX_FRAGMENTS": fragments,
             "MAX_LISTENERS": listeners,
             "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,
             "MAX_REALS": reals,

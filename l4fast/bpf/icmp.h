@@ -25,10 +25,11 @@ static __always_inline __u16 sum_of(const void *data, __u32 size)
     return fold(sum);
 }
 
-/* RFC 792 and RFC 1122, section 3.2.2: no errors about errors. Without DF the sender counts on fragments. */
+/* RFC 1122, section 3.2.2: no errors about errors or later fragments. Without DF the sender counts on fragments. */
 static __always_inline int may_answer(const struct iphdr *ip)
 {
-    return ip->frag_off & bpf_htons(IP_DONT_FRAGMENT) && ip->protocol != IPPROTO_ICMP;
+    return (ip->frag_off & bpf_htons(IP_DONT_FRAGMENT | IP_OFFSET)) == bpf_htons(IP_DONT_FRAGMENT) &&
+           ip->protocol != IPPROTO_ICMP;
 }
 
 /* "Fragmentation needed" with the largest packet that would have passed (RFC 1191, section 4), about what the frame

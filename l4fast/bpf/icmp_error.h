@@ -9,7 +9,6 @@
  * Checksums are kept as in rewrite.h: the outer header's, ICMP's, the quoted header's, and the quoted TCP or UDP one where
  * the error quotes as much.
  */
-#define IP_OFFSET 0x1fff        /* mask: the fragment's offset; only the first fragment has ports */
 #define TCP_CHECK 16            /* offset of the checksum */
 #define SMALLEST_MTU 68         /* RFC 791: every link carries as much */
 

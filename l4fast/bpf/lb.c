@@ -31,6 +31,7 @@
 #include "ports.h"
 #include "owner.h"
 #include "icmp_error.h"
+#include "fragment.h"
 
 /* TCP events, and the next state for each. A nibble is a state; RESTART: a SYN opens a new connection on the same ports.
  *
@@ -431,6 +432,10 @@ int lb(struct xdp_md *ctx)
         reason = reply(&p, settings, stats);
     else if (reason == LB_ICMP)
         reason = icmp(&p, settings, stats);
+    else if (reason == LB_FRAGMENT)
+        reason = later_fragment(&p, settings);
+    if (p.first && reason < PASS_FIRST && reason != TX_TOO_BIG)
+        remember(&p, settings, reason);
     return leave(stats, reason);
 }
 

@@ -11,6 +11,9 @@ BPF_TABLE("lru_hash", struct session_key, struct half_open, half_open, MAX_HALF_
 /* fullnat, key of the answer → key of the half-open flow that has this port. Written by the program. Full: as above. */
 BPF_TABLE("lru_hash", struct session_key, struct session_key, half_open_answers, MAX_HALF_OPEN);
 
+/* fragment_key → fragment. Written by the program. Full: the kernel evicts old ones, whose later fragments are dropped. */
+BPF_TABLE("lru_hash", struct fragment_key, struct fragment, fragments, MAX_FRAGMENTS);
+
 /* listener_key → listener. Written by Python, read here. Full: Python refuses the configuration. */
 BPF_TABLE("hash", struct listener_key, struct listener, listeners, MAX_LISTENERS);
 

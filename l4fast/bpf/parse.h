@@ -8,6 +8,7 @@ struct packet {
     __u16 *check;           /* of TCP or UDP */
     struct session_key key; /* as from a client: source is the client, destination the VIP */
     __u32 length;           /* IP total length */
+    __u32 first;            /* a first fragment: identification, and FIRST_FRAGMENT */
     __be32 sequence;        /* TCP */
     __u8 tcp_flags;         /* byte 13 of the TCP header; 0 for UDP */
 };
@@ -20,6 +21,8 @@ struct packet {
 #define TCP_FLAGS 13       /* offset of the flags' byte */
 #define TCP_DATA_OFFSET 12 /* offset of the byte whose high four bits are the header's length in words */
 #define IP_FRAGMENT 0x3fff /* mask: more-fragments bit and offset */
+#define IP_OFFSET 0x1fff   /* mask: the offset, in units of eight bytes */
+#define FIRST_FRAGMENT 0x10000
 #define IP_PLAIN 0x45      /* version 4, header of five words */
 
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
@@ -63,7 +66,7 @@ static __always_inline enum reason parse_udp(struct packet *p, void *end, __u32 
         return irregular(p, DROP_BAD_L4);
     length = bpf_ntohs(udp->len);
     p->check = &udp->check;
-    if (length < sizeof(*udp) || length > l4_length)
+    if (length < sizeof(*udp) || (length > l4_length && !p->first))
         return irregular(p, DROP_BAD_L4);
     return LB_NEXT;
 }
@@ -86,6 +89,23 @@ static __always_inline enum reason parse_l4(struct packet *p, void *end)
     p->key.vip = p->ip->daddr;
     *(__u32 *)&p->key.client_port = *(__u32 *)p->l4; /* both ports at once: TCP and UDP begin with them */
     p->key.protocol = p->ip->protocol;
+    return LB_NEXT;
+}
+
+/* LB_NEXT: a first fragment, which has ports. RFC 3128: a TCP fragment at offset 1 could hide flags from whoever looks at
+ * the first one. */
+static __always_inline enum reason parse_fragment(struct packet *p)
+{
+    __u32 offset = bpf_ntohs(p->ip->frag_off) & IP_OFFSET, size = p->length - sizeof(struct iphdr);
+    int more = bpf_ntohs(p->ip->frag_off) & IP_FRAGMENT & ~IP_OFFSET;
+
+    if (p->ip->protocol != IPPROTO_TCP && p->ip->protocol != IPPROTO_UDP)
+        return irregular(p, DROP_FRAGMENT);
+    if (!size || (more && size % 8) || offset * 8 + p->length > 0xffff || (offset == 1 && p->ip->protocol == IPPROTO_TCP))
+        return irregular(p, DROP_BAD_FRAGMENT);
+    if (offset)
+        return LB_FRAGMENT;
+    p->first = FIRST_FRAGMENT | p->ip->id;
     return LB_NEXT;
 }
 
@@ -115,7 +135,11 @@ static __always_inline enum reason parse(struct xdp_md *ctx, const struct settin
     }
     if (p->length < sizeof(struct iphdr) || (void *)p->ip + p->length > end)
         return irregular(p, DROP_BAD_IP);
-    if (p->ip->frag_off & bpf_htons(IP_FRAGMENT))
-        return irregular(p, DROP_FRAGMENT);
+    if (p->ip->frag_off & bpf_htons(IP_FRAGMENT)) {
+        enum reason reason = parse_fragment(p);
+
+        if (reason != LB_NEXT)
+            return reason;
+    }
     return parse_l4(p, end);
 }

@@ -10,6 +10,7 @@ enum reason {
     TX_STATELESS,           /* of a listener that keeps no session: forwarded by hash */
     TX_REPLY,               /* nat, fullnat: from a real to a client */
     TX_TOO_BIG,             /* tunnel: the sender was told the largest packet that passes (ICMP) */
+    TX_FRAGMENT,            /* a later fragment, after its first */
     TX_ECHO,                /* an echo request to a VIP, answered */
     TX_ERROR,               /* an ICMP error about an answer, to the real that sent it */
     TX_REPLY_ERROR,         /* nat, fullnat: an ICMP error about a client's packet, to the client */
@@ -27,7 +28,8 @@ enum reason {
     DROP_FIRST,
     DROP_BAD_IP = DROP_FIRST, /* to a VIP: version, header length or total length is wrong */
     DROP_IP_OPTIONS,        /* to a VIP */
-    DROP_FRAGMENT,          /* to a VIP */
+    DROP_FRAGMENT,          /* to a VIP: its first was not forwarded seconds before; or it is neither TCP nor UDP */
+    DROP_BAD_FRAGMENT,      /* to a VIP: empty, too far in, of a wrong length, or meant to hide a TCP header */
     DROP_BAD_L4,            /* to a VIP: TCP or UDP header truncated, or its lengths are wrong */
     DROP_BAD_ICMP,          /* to a VIP: truncated, or an error that quotes no packet of that VIP with its ports */
     DROP_ECHO_LIMIT,        /* more echo requests than settings.echo_per_cpu_s */
@@ -55,7 +57,8 @@ enum reason {
 
     REASON_COUNT,
     LB_NEXT = REASON_COUNT,
-    LB_ICMP,                /* for the stage of that name */
+    LB_ICMP,                /* for the stages of these names */
+    LB_FRAGMENT,
 };
 
 /* What a CPU may do so many times a second. */

@@ -85,6 +85,29 @@ struct session {
 };
 ASSERT_SIZE(struct session, 48);
 
+/* map `fragments`, key: what the fragments of one packet have in common (RFC 791) */
+struct fragment_key {
+    __be32 source;
+    __be32 destination;
+    __be16 id;
+    __u8 protocol;
+    __u8 zero;
+};
+ASSERT_SIZE(struct fragment_key, 12);
+
+/* map `fragments`, value: what became of the first fragment */
+struct fragment {
+    __be32 source;      /* the addresses under which it left: in dr the same, in tunnel the outer header's */
+    __be32 destination;
+    __u32 first_s;      /* wall clock */
+    __u16 listener;     /* index into listener_stats */
+    __u8 mac[6];
+    __u8 answer;        /* from a real */
+    __u8 tunnel;
+    __u8 zero[2];
+};
+ASSERT_SIZE(struct fragment, 24);
+
 /* map `half_open`: key struct session_key. What a SYN chose, for schedulers that a hash cannot repeat and for fullnat. */
 struct half_open {
     __u16 real;         /* index into `reals` */

@@ -202,7 +202,8 @@ DROPPED = [
     ("an answer to nobody, at a peer's address", replace(STRAY, destination=PEERS_POOL[0]), "drop_no_session"),
     ("a datagram to nobody", replace(STRAY, protocol=UDP), "drop_no_session"),
     ("an answer to an address of no pool", replace(STRAY, destination="10.0.9.3", source_port=9), "pass_not_for_vip"),
-    ("a fragment to the pool", replace(STRAY, fragment=0x2000), "drop_fragment"),
+    ("a first fragment to the pool", replace(STRAY, fragment=0x2000, payload=b"data"), "drop_no_session"),
+    ("a later fragment to the pool", replace(STRAY, fragment=0x0004), "drop_fragment"),
     ("ICMP to the pool", replace(STRAY, protocol=1, payload=bytes(8)), "pass_icmp"),
     ("TTL 1", replace(OPENED, ttl=1), "drop_ttl"),
 ]

@@ -40,6 +40,7 @@ NAT_PORT, DR_PORT, TUNNEL_PORT, FULLNAT_PORT, REAL_PORT = 80, 81, 82, 83, 8080
 POOL = "10.77.9.1"
 WAYS = [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT), (DIRECT, TUNNEL_PORT), (DIRECT, FULLNAT_PORT)]
 IDS = ["nat", "dr", "tunnel", "fullnat"]
+FRAGMENTED = [way for way in WAYS if way[1] != TUNNEL_PORT]  # a full frame does not fit into a tunnel
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14  # <linux/in.h>
 _serial = itertools.count()
 
@@ -80,7 +81,7 @@ class TcpServer(socketserver.ThreadingTCPServer):
 
 
 class UdpServer(socketserver.UDPServer):
-    pass
+    max_packet_size = 65535
 
 
 @dataclass
@@ -283,6 +284,29 @@ def test_udp(lan: Lan, source: str, port: int) -> None:
             assert len(names) == 1
             seen |= names
     assert seen == set(lan.servers)
+    assert checksum_errors(lan) == 0
+
+
+@pytest.mark.parametrize(("source", "port"), FRAGMENTED, ids=[IDS[WAYS.index(way)] for way in FRAGMENTED])
+def test_fragments_both_ways(lan: Lan, source: str, port: int) -> None:
+    """Datagrams of six fragments, from several clients at once, so that their fragments mix."""
+    before = lan.tables.counters()
+    payload = os.urandom(8000)
+    with contextlib.ExitStack() as stack:
+        with within(lan.client):
+            socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(8)]
+        for sock in socks:
+            sock.bind((source, 0))
+            sock.settimeout(5)
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 0)
+            sock.sendto(payload, (VIP, port))
+        for sock in socks:
+            answer, sender = sock.recvfrom(65535)
+            assert (answer.split(b" ", 2)[2], sender) == (payload, (VIP, port))
+    after = lan.tables.counters()
+    ways = 1 if port == DR_PORT else 2
+    assert after["tx_fragment"] == before["tx_fragment"] + ways * 8 * 5
+    assert after["drop_fragment"] == before["drop_fragment"]
     assert checksum_errors(lan) == 0
 
 

@@ -138,7 +138,6 @@ PASSED = [
     row("another port of a VIP", replace(TO_NAT, port=8), "pass_not_for_vip"),
     row("TCP to a UDP listener's port", replace(TO_NAT, port=53), "pass_not_for_vip"),
     row("VRRP to a VIP", replace(TO_NAT, protocol=112, payload=bytes(8)), "pass_other_protocol"),
-    row("a fragment to another", replace(TO_NAT, destination=OTHER_VIP, fragment=0x2000), "pass_not_for_vip"),
     row("options to another", replace(TO_NAT, destination=OTHER_VIP, version_length=0x46, options=b"\1\1\1\0"),
         "pass_not_for_vip"),
 ]  # fmt: skip
@@ -151,8 +150,6 @@ DROPPED = [
     row("total length beyond the frame", replace(TO_NAT, total_length=41), "drop_bad_ip"),
     row("total length below the header", replace(TO_NAT, total_length=19), "drop_bad_ip"),
     row("total length ends in the TCP header", replace(TO_NAT, total_length=39), "drop_bad_l4"),
-    row("a first fragment", replace(TO_NAT, fragment=0x2000), "drop_fragment"),
-    row("a last fragment", replace(TO_NAT, fragment=0x0004), "drop_fragment"),
     row("TCP header of four words", replace(TO_NAT, data_offset=4), "drop_bad_l4"),
     row("TCP header beyond the packet", replace(TO_NAT, data_offset=6), "drop_bad_l4"),
     row("UDP shorter than its header", replace(QUERY, udp_length=7), "drop_bad_l4"),
