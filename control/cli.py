@@ -19,6 +19,7 @@ from typing import NoReturn
 from control import commands, up
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
+from control.node.output import drop_output
 from core.errors import ConfigErrors
 from core.model import Kind
 
@@ -248,20 +249,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"paifang: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `paifang get | head`
-        _drop_output()
+        drop_output()
         return 1
     except OSError as error:
-        _drop_output()
+        drop_output()
         print(f"paifang: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return code
-
-
-def _drop_output() -> None:
-    """What is still to be printed goes nowhere; Python would try again at its end, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from control.node import logs
 from control.node.admin import AdminError, check_path
 from control.node.identity import Identity, IdentityError
 from control.node.link import LinkError
+from control.node.output import drop_output
 from l4fast import ask
 from l4fast.errors import L4Error, LoadError
 from l4fast.settings import ADMIN_SOCKET, MakeClusterKey, Parser, Settings, SettingsError, make_key, parse
@@ -47,8 +48,7 @@ def _ask(argv: Sequence[str]) -> int:
     try:
         ask.run(options)
     except OSError as error:
-        # What is still to be printed goes nowhere; Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         if not isinstance(error, BrokenPipeError):  # `paifang l4 ask sessions --state DIR | head`
             print(f"{PROCESS}: cannot write the answer: {error.strerror}", file=sys.stderr)
         return 1

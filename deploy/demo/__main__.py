@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from control.node.admin import AdminError
+from control.node.output import drop_output
 from deploy.demo import steps
 from deploy.demo.steps import NotSo
 from deploy.demo.story import Story
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         preflight()
         return 0 if tell(Topology(options.name, xdp=options.xdp), story, keep=options.keep) else 1
     except BrokenPipeError:  # `make demo | head`; the lab is down by now
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 1
     except UsageError as error:
         print(f"paifang-demo: {error}", file=sys.stderr)

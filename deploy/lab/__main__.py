@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from control.node.output import drop_output
 from deploy.lab import model, namespaces, state
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.lab import Lab, command_of, interrupted, preflight
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `paifang lab status | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 1
     except UsageError as error:
         print(f"paifang-lab: {error}", file=sys.stderr)
