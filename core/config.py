@@ -1,8 +1,9 @@
 """A configuration's text ⇄ the model.
 
 Reading goes in four steps, each noting every fault it finds: the text is parsed (`core.syntax`); shorthand is expanded
-(`core.shorthand`); tables become objects by the types of their fields (`core.reader`); rules across objects are
-checked (`core.checks`). Faults are then given their lines (`core.lines`), which is paid for only when there are any.
+(`core.shorthand`); tables become objects by the types of their fields (`core.reader`), less what only other load
+balancers have (`core.foreign`); rules across objects are checked (`core.checks`). Faults are then given their lines
+(`core.lines`), which is paid for only when there are any.
 
 The document is, in TOML and in JSON alike, a table of lists: [[listeners]] … is {"listeners": [{…}]}. Writing leaves
 out what has its default, and read(write(model)) is the model.
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Any
 
-from core import checks, shorthand
+from core import checks, foreign, shorthand
 from core.errors import ConfigError, ConfigErrors, Path, Problem
 from core.lines import Lines, scan
 from core.model import CLASSES, BackendProtocol, CheckType, HealthCheck, Kind, Model, Object
@@ -133,7 +134,8 @@ def _read_one(
     problems: list[Problem],
 ) -> None:  # fmt: skip
     also = shorthand.KEYS if kind is Kind.LISTENERS else ()
-    item = read_object(CLASSES[kind], _with_defaults(kind, table), path, problems, also)
+    ours = foreign.without(kind, _with_defaults(kind, table), path, problems)
+    item = read_object(CLASSES[kind], ours, path, problems, also)
     name = table.get("name") if isinstance(table, Mapping) else None
     if not isinstance(name, str):
         return

@@ -1,0 +1,50 @@
+"""What other load balancers offer under names that their users try here, where the plain answer "unknown key" would
+leave them wondering: the PROXY protocol on the L4 tier.
+
+A header in front of a connection's bytes shifts every sequence number after it, and a tier that forwards packets would
+have to rewrite them all for the life of the connection. It has no need to: nat, dr and tunnel leave the client's
+address in place. Pure; works on plain data, before it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from core.errors import Path, Problem
+from core.model import Kind, Mode
+
+# Without case and punctuation: "send-proxy-v2" is "sendproxyv2".
+PROXY_PROTOCOL: Final = frozenset({
+    "proxyprotocol", "proxyprotocolv1", "proxyprotocolv2",                     # nginx, Traefik, AWS
+    "proxyprotocolenabled", "proxyprotocolv2enabled", "proxyprotocolversion",  # Alibaba, AWS
+    "sendproxy", "sendproxyv2", "acceptproxy",                                 # HAProxy
+    "useproxyproto", "useproxyprotocol", "upstreamproxyprotocol",              # Envoy, ingress-nginx
+})  # fmt: skip
+_L4: Final = ("tcp", "udp")
+
+
+def without(kind: Kind, table: object, path: Path, problems: list[Problem]) -> object:
+    """A table less the keys that are explained here; a problem is noted for each."""
+    if kind not in (Kind.LISTENERS, Kind.BACKEND_SERVICES) or not isinstance(table, Mapping):
+        return table
+    if table.get("protocol") not in _L4:
+        return table
+    asked = [key for key in table if _plain(key) in PROXY_PROTOCOL]
+    for key in asked:
+        why = "the PROXY protocol is the L7 tier's: tcp and udp are forwarded packet by packet, with no header added"
+        problems.append(Problem((*path, key), why, _remedy(kind, table.get("mode", Mode.NAT.value))))
+    return {key: value for key, value in table.items() if key not in asked}
+
+
+def _remedy(kind: Kind, mode: object) -> str:
+    if mode == Mode.FULLNAT:
+        return "remove it, and use mode nat, dr or tunnel, in which the servers see the client's own address"
+    known = kind is Kind.LISTENERS and mode in list(Mode)
+    where = f"in mode {mode}" if known else "in modes nat, dr and tunnel"
+    return f"remove it: {where} the servers see the client's own address"
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", key.lower())

@@ -1,0 +1,92 @@
+"""Whoever asks the L4 tier for the PROXY protocol, under whatever name, is told whose it is and what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.config import load
+from core.errors import ConfigErrors
+
+SITE = """\
+[[instances]]
+name = "i"
+type = "nlb"
+vips = ["192.0.2.10"]
+
+[[nodes]]
+name = "l4-1"
+role = "l4"
+address = "10.0.0.5"
+source_pool = ["10.0.9.1"]
+
+[[listeners]]
+name = "l"
+instance = "i"
+protocol = "tcp"
+port = 80
+servers = ["10.0.1.1:80"]
+"""
+WHOSE = "the PROXY protocol is the L7 tier's: tcp and udp are forwarded packet by packet, with no header added"
+
+
+def errors(text: str) -> list[str]:
+    with pytest.raises(ConfigErrors) as caught:
+        load(text, path="site.toml", format="toml")
+    return str(caught.value).splitlines()
+
+
+def test_the_file_is_sound_without() -> None:
+    assert load(SITE, path="site.toml", format="toml").listeners
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["proxy_protocol", "proxy-protocol", "send-proxy", "send_proxy_v2", "accept-proxy", "ProxyProtocolV2Enabled",
+     "proxyProtocol", "use_proxy_proto"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["true", '"v2"', "false"])
+def test_a_listener_of_tcp(key: str, value: str) -> None:
+    assert errors(f"{SITE}{key} = {value}\n") == [
+        f"site.toml:18: listeners.l.{key}: {WHOSE}; remove it: in mode nat the servers see the client's own address"
+    ]
+
+
+def test_the_remedy_fits_the_mode() -> None:
+    assert errors(f'{SITE}mode = "dr"\nproxy_protocol = true\n') == [
+        f"site.toml:19: listeners.l.proxy_protocol: {WHOSE}; "
+        "remove it: in mode dr the servers see the client's own address"
+    ]
+    assert errors(f'{SITE}proxy_protocol = true\nmode = "fullnat"\n') == [
+        f"site.toml:18: listeners.l.proxy_protocol: {WHOSE}; "
+        "remove it, and use mode nat, dr or tunnel, in which the servers see the client's own address"
+    ]
+
+
+@pytest.mark.parametrize("mode", ["[]", '"proxy"', "{}"])
+def test_a_mode_that_is_none(mode: str) -> None:
+    found = errors(f"{SITE}proxy_protocol = true\nmode = {mode}\n")
+    assert any(line.endswith("in modes nat, dr and tunnel the servers see the client's own address") for line in found)
+
+
+def test_a_backend_service_of_udp() -> None:
+    service = (
+        '[[server_groups]]\nname = "g"\n\n[[backend_services]]\nname = "b"\nprotocol = "udp"\nserver_group = "g"\n'
+    )
+    assert errors(f"{service}proxy_protocol_v2 = true\n") == [
+        f"site.toml:8: backend_services.b.proxy_protocol_v2: {WHOSE}; "
+        "remove it: in modes nat, dr and tunnel the servers see the client's own address"
+    ]
+
+
+def test_other_faults_are_found_as_well() -> None:
+    found = errors(f"{SITE}proxy_protocol = true\nwieght = 3\n")
+    assert len(found) == 2
+    assert "unknown key" in found[1]
+
+
+def test_other_protocols_and_objects_have_their_usual_answer() -> None:
+    text = '[[listeners]]\nprotocol = "http"\nport = 80\nservers = ["10.0.1.1:80"]\nsend_proxy = true\n'
+    (error,) = errors(text)
+    assert "unknown key" in error
+    (error,) = errors('[[instances]]\nname = "i"\nproxy_protocol = true\n')
+    assert "unknown key" in error
