@@ -1,11 +1,15 @@
 """Packet tables for the XDP program: what goes in, the verdict's name, the exact bytes that come out.
 
 `Packet` builds frames field by field with checksums computed over the whole, so that an expected frame owes nothing to
-the incremental arithmetic under test. `Harness` is a loaded program with its tables, run by BPF_PROG_TEST_RUN.
+the incremental arithmetic under test. Its addresses say whether it is IPv4 or IPv6; a table of IPv4 packets serves both
+by `Packet.as_version`, where `six` gives every address its counterpart. tests/l4fast/test_packets.py holds the builders
+to scapy. `Harness` is a loaded program with its tables, run by BPF_PROG_TEST_RUN.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import socket
 import struct
@@ -24,21 +28,86 @@ GATEWAY_MAC = bytes.fromhex("0200000000fe")
 NODE, VIP, CLIENT = "10.0.0.2", "10.0.0.100", "198.51.100.7"
 MTU = 1500
 REALS = ("10.0.1.1", "10.0.1.2", "10.0.1.3")
-REAL_MACS: Mapping[str, bytes] = {address: bytes.fromhex("0200000001") + bytes([n]) for n, address in enumerate(REALS)}
 NOW_S = 1_700_000_000
 
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX = 0, 1, 2, 3
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
-ICMP, TCP, UDP = socket.IPPROTO_ICMP, socket.IPPROTO_TCP, socket.IPPROTO_UDP
+ICMP, TCP, UDP, ICMP6 = socket.IPPROTO_ICMP, socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6
+HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, OPTIONS = 0, 43, 44, 51, 60  # IPv6 extension headers
+DF, MORE, OFFSET = 0x4000, 0x2000, 0x1FFF  # IPv4's fragment field
 
+# By version
+HEADER = {4: 20, 6: 40}
+ETH_TYPE = {4: 0x0800, 6: 0x86DD}
+TUNNEL_PROTOCOL = {4: socket.IPPROTO_IPIP, 6: socket.IPPROTO_IPV6}
+ICMP_PROTOCOL = {4: ICMP, 6: ICMP6}
+ECHO, ECHO_ANSWER = {4: 8, 6: 128}, {4: 0, 6: 129}
+# Types and codes (RFC 792, RFC 4443)
+ICMP_ERRORS = {
+    "no route": {4: (3, 0), 6: (1, 0)},
+    "port unreachable": {4: (3, 3), 6: (1, 4)},
+    "too big": {4: (3, 4), 6: (2, 0)},
+    "time exceeded": {4: (11, 0), 6: (3, 0)},
+    "parameter problem": {4: (12, 0), 6: (4, 0)},
+}
+QUOTED_MOST = {4: 548, 6: 1232}  # bytes, RFC 1812 and RFC 4443
 
 End = tuple[str, int]  # address and port
 
+# Those that no client may have are not like others.
+_SIX = {"0.0.0.0": "::", "127.0.0.1": "::1", "224.0.0.1": "ff02::1", "255.255.255.255": "ff0e::1"}
+
+
+def version_of(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def address_bytes(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def address_text(address: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+@functools.cache
+def six(address: str) -> str:
+    """The IPv6 counterpart of an IPv4 address: of a network /n it is in the counterpart's /(32 + n), and no word of it
+    is like another's."""
+    if address in _SIX:
+        return _SIX[address]
+    four = socket.inet_aton(address)
+    return address_text(bytes.fromhex("20010db8") + four + hashlib.sha256(four).digest()[:8])
+
+
+def as_version(version: int, *addresses: str) -> tuple[str, ...]:
+    return addresses if version == 4 else tuple(map(six, addresses))
+
+
+REAL_MACS: Mapping[str, bytes] = {
+    address: bytes.fromhex("0200000001") + bytes([version % 4 * 8 + n])
+    for version in (4, 6)
+    for n, address in enumerate(as_version(version, *REALS))
+}
+
+
+def l4_at(frame: bytes) -> int:
+    """Where the header behind the IP header begins."""
+    return 54 if frame[12:14] == b"\x86\xdd" else 34
+
+
+def addresses_of(frame: bytes) -> tuple[str, str]:
+    """Source and destination of a frame's packet."""
+    at = l4_at(frame)
+    size = 4 if at == 34 else 16
+    return address_text(frame[at - 2 * size : at - size]), address_text(frame[at - size : at])
+
 
 def ends(frame: bytes) -> tuple[End, End]:
-    """Source and destination of an IPv4 frame."""
-    ports = struct.unpack("!HH", frame[34:38])
-    return (socket.inet_ntoa(frame[26:30]), ports[0]), (socket.inet_ntoa(frame[30:34]), ports[1])
+    """Source and destination with their ports, of a frame without IP options or extension headers."""
+    source, destination = addresses_of(frame)
+    ports = struct.unpack_from("!HH", frame, l4_at(frame))
+    return (source, ports[0]), (destination, ports[1])
 
 
 def checksum(data: bytes) -> int:
@@ -50,6 +119,11 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def pseudo_header(source: str, destination: str, protocol: int, length: int) -> bytes:
+    """IPv6's (RFC 8200, section 8.1); with IPv4 addresses its sum is that of IPv4's (RFC 9293, section 3.1)."""
+    return address_bytes(source) + address_bytes(destination) + struct.pack("!II", length, protocol)
+
+
 def ipv4_header(source: str, destination: str, protocol: int, length: int, *, tos: int = 0) -> bytes:
     """A header before `length` bytes, as a host makes it that forbids fragments: identification 0."""
     head = struct.pack("!BBHHHBBH", 0x45, tos, 20 + length, 0, 0x4000, 64, protocol, 0)
@@ -57,15 +131,48 @@ def ipv4_header(source: str, destination: str, protocol: int, length: int, *, to
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:]
 
 
+def ip_header(source: str, destination: str, protocol: int, length: int, *, tos: int = 0) -> bytes:
+    """The same in the addresses' version."""
+    if version_of(source) == 4:
+        return ipv4_header(source, destination, protocol, length, tos=tos)
+    head = struct.pack("!IHBB", 6 << 28 | tos << 20, length, protocol, 64)
+    return head + address_bytes(source) + address_bytes(destination)
+
+
 def icmp(kind: int, code: int, rest: bytes = bytes(4), data: bytes = b"") -> bytes:
-    """A message, for `Packet(protocol=ICMP, payload=…)`; `rest`: what stands between checksum and data."""
+    """A message, for `Packet(protocol=ICMP, payload=…)`; `rest`: what stands between checksum and data. In an ICMPv6
+    packet the checksum is made anew, since it is of the addresses too."""
     value = checksum(bytes((kind, code, 0, 0)) + rest + data)
     return struct.pack("!BBH", kind, code, value) + rest + data
 
 
+def echo(version: int, rest: bytes = bytes(4), data: bytes = b"", *, answer: bool = False) -> bytes:
+    return icmp((ECHO_ANSWER if answer else ECHO)[version], 0, rest, data)
+
+
+def icmp_error(about: Packet, kind: str, *, behind: int = 48, mtu: int = 1300, source: str) -> Packet:
+    """What `source` tells the sender of a packet, quoting its headers and so many bytes behind the IP header."""
+    version = about.version
+    frame = about.frame()
+    quoted = frame[14 : min(l4_at(frame) + behind, 14 + QUOTED_MOST[version])]
+    rest = struct.pack("!I", mtu if kind == "too big" else 0)
+    payload = icmp(*ICMP_ERRORS[kind][version], rest, quoted)
+    return Packet(source=source, destination=about.source, protocol=ICMP_PROTOCOL[version], payload=payload)
+
+
+def extension(kind: int, next_header: int, contents: bytes) -> bytes:
+    """An IPv6 extension header of `kind`; `contents` are what follows the length (RFC 8200, section 4; RFC 4302)."""
+    size = 2 + len(contents)
+    assert size % 8 == 0, "extension headers are multiples of eight bytes"
+    length = {FRAGMENT: 0, AUTHENTICATION: size // 4 - 2}.get(kind, size // 8 - 1)
+    return bytes((next_header, length)) + contents
+
+
 @dataclass(frozen=True)
 class Packet:
-    """An IPv4 packet in an Ethernet frame. `None` for a length or checksum means the right one."""
+    """An IP packet in an Ethernet frame, of its addresses' version. `None` for a type, a length or a checksum means the
+    right one. What only one version has does nothing in the other: `options` and DF, `extensions` and `label`.
+    """
 
     source: str = CLIENT
     destination: str = VIP
@@ -75,32 +182,65 @@ class Packet:
     flags: int = SYN
     sequence: int = 1000
     payload: bytes = b""
-    ttl: int = 64
-    tos: int = 0
+    ttl: int = 64  # IPv6: hop limit
+    tos: int = 0  # IPv6: traffic class
+    label: int = 0
     eth_source: bytes = ROUTER_MAC
     eth_destination: bytes = NODE_MAC
-    eth_type: int = 0x0800
-    version_length: int = 0x45
+    eth_type: int | None = None
+    version_length: int | None = None  # the first byte; IPv6: its high half alone
     options: bytes = b""
-    fragment: int = 0
-    total_length: int | None = None
+    extensions: tuple[tuple[int, bytes], ...] = ()  # kind and contents, see `extension`; before a fragment header
+    id: int = 7
+    fragment: int = 0  # IPv4's field; an IPv6 packet gets a fragment header for MORE or an offset
+    total_length: int | None = None  # IPv6: the payload length
     data_offset: int = 5
     udp_length: int | None = None
     l4_checksum: int | None = None
     padding: bytes = b""
 
-    def frame(self) -> bytes:
-        l4 = self._l4()
-        length = 20 + len(self.options) + len(l4) if self.total_length is None else self.total_length
-        head = struct.pack(
-            "!BBHHHBBH", self.version_length, self.tos, length, 7, self.fragment, self.ttl, self.protocol, 0
-        )
-        head += socket.inet_aton(self.source) + socket.inet_aton(self.destination)
-        head = head[:10] + struct.pack("!H", checksum(head + self.options)) + head[12:] + self.options
-        eth = self.eth_destination + self.eth_source + struct.pack("!H", self.eth_type)
-        return eth + head + l4 + self.padding
+    @property
+    def version(self) -> int:
+        return version_of(self.source)
 
-    def _l4(self) -> bytes:
+    def as_version(self, version: int) -> Packet:
+        """This IPv4 packet, or its counterpart. ICMP messages differ, and have to be given anew."""
+        source, destination = as_version(version, self.source, self.destination)
+        protocol = ICMP_PROTOCOL[version] if self.protocol == ICMP else self.protocol
+        return replace(self, source=source, destination=destination, protocol=protocol)
+
+    def frame(self) -> bytes:
+        return self.around(self.l4())
+
+    def around(self, l4: bytes) -> bytes:
+        """The frame, with these bytes behind the IP header and its extensions."""
+        head = self._ipv4(len(l4)) if self.version == 4 else self._ipv6(len(l4))
+        eth_type = ETH_TYPE[self.version] if self.eth_type is None else self.eth_type
+        return self.eth_destination + self.eth_source + struct.pack("!H", eth_type) + head + l4 + self.padding
+
+    def _ipv4(self, size: int) -> bytes:
+        first = 0x45 if self.version_length is None else self.version_length
+        length = 20 + len(self.options) + size if self.total_length is None else self.total_length
+        head = struct.pack("!BBHHHBBH", first, self.tos, length, self.id, self.fragment, self.ttl, self.protocol, 0)
+        head += address_bytes(self.source) + address_bytes(self.destination)
+        return head[:10] + struct.pack("!H", checksum(head + self.options)) + head[12:] + self.options
+
+    def _ipv6(self, size: int) -> bytes:
+        extensions = list(self.extensions)
+        if self.fragment & (MORE | OFFSET):
+            field = (self.fragment & OFFSET) << 3 | bool(self.fragment & MORE)
+            extensions.append((FRAGMENT, struct.pack("!HI", field, self.id)))
+        chain, following = b"", self.protocol
+        for kind, contents in reversed(extensions):
+            chain = extension(kind, following, contents) + chain
+            following = kind
+        version = 6 if self.version_length is None else self.version_length >> 4
+        length = len(chain) + size if self.total_length is None else self.total_length
+        head = struct.pack("!IHBB", version << 28 | self.tos << 20 | self.label, length, following, self.ttl)
+        return head + address_bytes(self.source) + address_bytes(self.destination) + chain
+
+    def l4(self) -> bytes:
+        """What is behind the IP header and its extensions."""
         if self.protocol == TCP:
             ack = 5000 if self.flags & ACK else 0
             head = struct.pack("!HHIIBBHHH", self.source_port, self.port, self.sequence, ack, self.data_offset << 4,
@@ -110,15 +250,28 @@ class Packet:
             length = 8 + len(self.payload) if self.udp_length is None else self.udp_length
             head = struct.pack("!HHHH", self.source_port, self.port, length, 0)
             at = 6
+        elif self.protocol == ICMP6 and self.version == 6 and len(self.payload) >= 4:
+            head, at = self.payload[:2] + bytes(2), 2
         else:
             return self.payload
-        whole = head + self.payload
-        pseudo = socket.inet_aton(self.source) + socket.inet_aton(self.destination)
-        pseudo += struct.pack("!BBH", 0, self.protocol, len(whole))
-        value = checksum(pseudo + whole) if self.l4_checksum is None else self.l4_checksum
-        if self.protocol == UDP and self.l4_checksum is None:
-            value = value or 0xFFFF
+        whole = head + self.payload[len(head) if self.protocol == ICMP6 else 0 :]
+        value = self.l4_checksum
+        if value is None:
+            value = checksum(pseudo_header(self.source, self.destination, self.protocol, len(whole)) + whole)
+            if self.protocol == UDP:
+                value = value or 0xFFFF
         return whole[:at] + struct.pack("!H", value) + whole[at + 2 :]
+
+    def fragments(self, *sizes: int) -> list[bytes]:
+        """The packet in fragments with so many bytes of what is behind the IP header each, and the rest in the last."""
+        l4 = self.l4()
+        frames: list[bytes] = []
+        at = 0
+        for size in (*sizes, len(l4) - sum(sizes)):
+            more = MORE if at + size < len(l4) else 0
+            frames.append(replace(self, fragment=more | at // 8).around(l4[at : at + size]))
+            at += size
+        return frames
 
     def to_real(self, address: str, port: int = 8080, *, mac: bytes | None = None) -> Packet:
         """As nat forwards it."""
@@ -134,16 +287,21 @@ class Packet:
         """As tunnel forwards it: one hop older, inside a packet from the node."""
         inner = replace(self, ttl=self.ttl - 1).frame()[14:]
         length = len(inner) - len(self.padding)
-        outer = ipv4_header(NODE, address, 4, length, tos=self.tos if tos is None else tos)
+        version = version_of(address)
+        (node,) = as_version(version, NODE)
+        outer = ip_header(node, address, TUNNEL_PROTOCOL[self.version], length, tos=self.tos if tos is None else tos)
         real_mac = REAL_MACS[address] if mac is None else mac
-        return real_mac + self.eth_destination + b"\x08\x00" + outer + inner
+        return real_mac + self.eth_destination + struct.pack("!H", ETH_TYPE[version]) + outer + inner
 
-    def too_big(self, mtu: int) -> bytes:
-        """The ICMP error that the sender gets (RFC 1191)."""
-        packet = self.frame()
-        message = icmp(3, 4, struct.pack("!HH", 0, mtu), packet[14:42])
-        head = ipv4_header(self.destination, self.source, ICMP, len(message), tos=0xC0)
-        return self.eth_source + self.eth_destination + b"\x08\x00" + head + message
+    def too_big(self, mtu: int, *, quoted: int | None = None) -> bytes:
+        """The ICMP error that the sender gets (RFC 1191, RFC 4443), quoting 28 bytes of IPv4 and of IPv6 what fits."""
+        frame, version = self.frame(), self.version
+        most = {4: 28, 6: QUOTED_MOST[6]}[version] if quoted is None else quoted
+        told = frame[14 : min(14 + most, len(frame) - len(self.padding))]
+        payload = icmp(*ICMP_ERRORS["too big"][version], struct.pack("!I", mtu), told)
+        message = Packet(self.destination, self.source, protocol=ICMP_PROTOCOL[version], payload=payload).l4()
+        head = ip_header(self.destination, self.source, ICMP_PROTOCOL[version], len(message), tos=0xC0)
+        return self.eth_source + self.eth_destination + struct.pack("!H", ETH_TYPE[version]) + head + message
 
     def translated(self, source: End, destination: End, *, mac: bytes | None = None) -> Packet:
         """As fullnat forwards it, in either direction."""
@@ -182,7 +340,10 @@ def service(
     stateless: bool = False,
     persistence: tuple[int, int] = (0, 32),
     access: Access | None = None,
+    version: int = 4,
 ) -> L4Service:
+    """A listener; with version 6 its addresses are the counterparts of those given."""
+    vip, *reals = as_version(version, vip, *reals)
     real_port = real_port if mode in (Mode.NAT, Mode.FULLNAT) else port
     members = tuple(
         Real(address, real_port, weight, real_port) for address, weight in zip(reals, weights, strict=False)
@@ -283,19 +444,14 @@ class Harness:
         """The address that a packet to a nat listener was forwarded to."""
         reason, after = self.run(packet)
         assert reason.startswith("tx_"), reason
-        return socket.inet_ntoa(after[30:34])
+        return addresses_of(after)[1]
 
     def session(self, packet: Packet) -> dict[str, int] | None:
         """The fields of a client packet's session."""
         table = self.tables.session_map
-        key = table.key(
-            client=int.from_bytes(socket.inet_aton(packet.source), "little"),
-            vip=int.from_bytes(socket.inet_aton(packet.destination), "little"),
-            client_port=socket.htons(packet.source_port),
-            vip_port=socket.htons(packet.port),
-            protocol=packet.protocol,
-        )
-        value = table.get(key)
+        key = address_bytes(packet.source) + address_bytes(packet.destination)
+        key += struct.pack("!HHB3x", packet.source_port, packet.port, packet.protocol)
+        value = table.get(table.key.from_buffer_copy(key))
         if value is None:
             return None
         names = ("bytes", "packets", "last_s", "mode", "state", "generation", "learnt", "sync_due_s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -13,6 +12,8 @@ from core.model import Mode, Scheduler
 from tests.packets import (
     ACK,
     CLIENT,
+    DF,
+    MORE,
     NODE_MAC,
     NOW_S,
     REAL_MACS,
@@ -60,31 +61,14 @@ def harness(loaded: Harness) -> Harness:
     return loaded
 
 
-def header(whole: bytes, length: int, fragment: int) -> bytes:
-    head = whole[:2] + struct.pack("!H", length) + whole[4:6] + struct.pack("!H", fragment) + whole[8:10]
-    head += b"\0\0" + whole[12:20]
-    return head[:10] + struct.pack("!H", checksum(head)) + head[12:]
-
-
 def cut(packet: Packet, sizes: Sequence[int] = SIZES) -> list[bytes]:
-    """The packet's fragments, with so many bytes of its payload each and the rest in the last (RFC 791)."""
-    frame = packet.frame()
-    eth, ip, data = frame[:14], frame[14:34], frame[34:]
-    fragments: list[bytes] = []
-    at = 0
-    for size in (*sizes, len(data) - sum(sizes)):
-        more = 0x2000 if at + size < len(data) else 0
-        fragments.append(eth + header(ip, 20 + size, more | at // 8) + data[at : at + size])
-        at += size
-    return fragments
+    return packet.fragments(*sizes)
 
 
-def single(packet: Packet, *, offset: int = 0, more: bool = True, size: int = 80, **changed: int) -> bytes:
-    frame = packet.frame()
-    head = header(
-        frame[14:34], changed.get("length", 20 + size), (0x2000 if more else 0) | offset | changed.get("fragment", 0)
-    )
-    return frame[:14] + head + frame[34 : 34 + size]
+def single(packet: Packet, *, offset: int = 0, more: bool = True, size: int = 80, fragment: int = 0) -> bytes:
+    """One fragment by itself, with the first bytes of what is behind the IP header."""
+    field = (MORE if more else 0) | offset | fragment
+    return replace(packet, fragment=field).around(packet.l4()[:size])
 
 
 def pairs(before: Packet, after: Packet, sizes: Sequence[int] = SIZES) -> Iterator[Case]:
@@ -190,7 +174,7 @@ REFUSED = [
     Case("to another address", cut(replace(DATAGRAM, destination="10.0.0.99"))[1], "pass_not_for_vip"),
     Case("first, to a port without listener", cut(replace(DATAGRAM, port=9))[0], "pass_not_for_vip"),
     Case("of a ping", single(Packet(protocol=1, payload=icmp(8, 0, bytes(4), bytes(300)))), "drop_fragment"),
-    Case("ends in the UDP header", single(DATAGRAM, size=0, length=20), "drop_bad_fragment"),
+    Case("ends in the UDP header", single(DATAGRAM, size=0), "drop_bad_fragment"),
     Case("of TCP, ends in the header", single(SEGMENT, size=16), "drop_bad_l4"),
     Case("no multiple of eight", single(DATAGRAM, size=81), "drop_bad_fragment"),
     Case("empty", single(DATAGRAM, offset=2, more=False, size=0), "drop_bad_fragment"),
@@ -238,7 +222,7 @@ def test_too_big_for_the_tunnel(harness: Harness) -> None:
     harness.check(
         Case(
             "with DF: no error about a later fragment",
-            single(packet, offset=101, size=1480, fragment=0x4000),
+            single(packet, offset=101, size=1480, fragment=DF),
             "drop_too_big",
         )
     )

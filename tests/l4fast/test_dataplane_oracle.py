@@ -12,12 +12,27 @@ from dataclasses import replace
 
 import pytest
 from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
 from core.model import Mode
-from tests.packets import ACK, REALS, VIP, Harness, Packet, icmp, service
-from tests.packets import ICMP as ICMP_PROTOCOL
-from tests.packets import UDP as UDP_PROTOCOL
+from tests.packets import (
+    ACK,
+    CLIENT,
+    ICMP,
+    ICMP6,
+    REALS,
+    TCP,
+    TUNNEL_PROTOCOL,
+    UDP,
+    VIP,
+    Harness,
+    Packet,
+    as_version,
+    icmp,
+    icmp_error,
+    service,
+)
 
 pytestmark = pytest.mark.root
 
@@ -36,19 +51,25 @@ def harness() -> Iterator[Harness]:
     harness.close()
 
 
+LENGTHS_AND_SUMS = {"len", "plen", "chksum", "cksum"}
+
+
 def rebuilt(frame: bytes) -> bytes:
     """The frame with every length and checksum made anew, those of quoted and tunnelled packets too."""
     return frame[:14] + rebuilt_ip(frame[14:])
 
 
 def rebuilt_ip(data: bytes) -> bytes:
-    packet = IP(data)
-    if packet.proto == 4:
-        packet = IP(data[:20]) / Raw(rebuilt_ip(data[20:]))
-    elif packet.proto == ICMP_PROTOCOL and data[20] in (3, 11, 12):
-        packet = IP(data[:28]) / Raw(rebuilt_ip(data[28:]))
+    """Quoted packets have to be whole."""
+    packet, header, following = (IP(data), 20, data[9]) if data[0] >> 4 == 4 else (IPv6(data), 40, data[6])
+    if following == TUNNEL_PROTOCOL[packet.version]:
+        packet = type(packet)(data[:header]) / Raw(rebuilt_ip(data[header:]))
+    elif following == ICMP and data[header] in (3, 11, 12):
+        packet = IP(data[: header + 8]) / Raw(rebuilt_ip(data[header + 8 :]))
+    elif following == ICMP6 and data[header] in (1, 2, 3, 4):
+        packet = IPv6(data[: header + 8]) / Raw(rebuilt_ip(data[header + 8 :]))
     for part in (packet.getlayer(number) for number in range(len(packet.layers()))):
-        for name in {"len", "chksum"} & part.fields.keys():
+        for name in LENGTHS_AND_SUMS & part.fields.keys():
             part.delfieldval(name)
     return bytes(packet)
 
@@ -58,7 +79,7 @@ def client_packet(dice: random.Random) -> Packet:
         source=f"{dice.randrange(1, 127)}.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(256)}",
         source_port=dice.randrange(1, 65536),
         port=dice.choice((80, 81, 82)),
-        protocol=dice.choice((6, UDP_PROTOCOL)),
+        protocol=dice.choice((TCP, UDP)),
         flags=ACK,
         sequence=dice.randrange(1 << 32),
         payload=dice.randbytes(dice.randrange(200)),
@@ -75,12 +96,12 @@ def server_answer(dice: random.Random) -> Packet:
 
 
 def echo_request(dice: random.Random) -> Packet:
-    return Packet(protocol=ICMP_PROTOCOL, payload=icmp(8, 0, dice.randbytes(4), dice.randbytes(dice.randrange(99))))
+    return Packet(protocol=ICMP, payload=icmp(8, 0, dice.randbytes(4), dice.randbytes(dice.randrange(99))))
 
 
 def error(dice: random.Random, about: Packet) -> Packet:
     payload = icmp(dice.choice((3, 11, 12)), 0, bytes(4), about.frame()[14:])
-    return Packet(source="203.0.113.1", destination=about.source, protocol=ICMP_PROTOCOL, payload=payload)
+    return Packet(source="203.0.113.1", destination=about.source, protocol=ICMP, payload=payload)
 
 
 def error_about_an_answer(dice: random.Random) -> Packet:
@@ -118,9 +139,14 @@ def test_scapy_builds_the_same(harness: Harness, kind: str) -> None:
         assert rebuilt(after).hex(" ") == after.hex(" "), before.hex(" ")
 
 
-def test_the_oracle_sees_a_wrong_sum() -> None:
-    about = replace(Packet(), source=VIP, destination="198.51.100.7")
-    for frame in (Packet().frame(), Packet().in_tunnel(REALS[0]), error(random.Random(1), about).frame()):
-        for at in (24, 50, len(frame) - 1):
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_oracle_sees_a_wrong_sum(version: int) -> None:
+    client, vip, real, router = as_version(version, CLIENT, VIP, REALS[0], "203.0.113.1")
+    packet = Packet().as_version(version)
+    about = replace(packet, source=vip, destination=client, payload=b"even")
+    for frame in (packet.frame(), packet.in_tunnel(real), icmp_error(about, "too big", source=router).frame()):
+        assert rebuilt(frame) == frame
+        sums = {4: [24, 50], 6: [18, 70]}[version]  # of the outer headers, the length where there is no sum
+        for at in (*sums, len(frame) - 1):
             wrong = frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :]
-            assert rebuilt(wrong) != wrong
+            assert rebuilt(wrong) != wrong, at
