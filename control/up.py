@@ -40,13 +40,16 @@ from control.stopping import Stop, Stopping
 from control.up_source import Source, read
 from control.up_state import State, StateError
 from core.config import to_dict
+from core.endpoints import endpoint, version
 from core.errors import ConfigErrors
 from core.model import Model, Protocol
 from core.resolve import l7_listeners
 
 READY_S = 30.0
 POLL_S = 0.1
-IP_FREEBIND = 15  # ip(7): an address that is not here yet
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+# By IP version, ip(7) and linux/in6.h: an address that is not here yet.
+FREEBIND = {4: (socket.IPPROTO_IP, 15), 6: (socket.IPPROTO_IPV6, 78)}
 KEYS_READ_S = 2.0  # the key server looks every second, should it not say that it has read its keys
 RENEW_EVERY_S = 3600.0
 DRAIN_S = 5
@@ -86,7 +89,7 @@ class Up:
         nodes_port, ready_port = free_port(), free_port()
         self.file: Path = options.file
         self.state = state
-        self.api_url = f"http://{host}:{api_port}"
+        self.api_url = f"http://{endpoint(host, api_port)}"
         self.token_file = root / "control" / "token"
         self.model = Model()
         self.source = Source(Model())
@@ -101,7 +104,7 @@ class Up:
                 "--audit-log", str(root / "log" / "audit.log"),
             ]),
             "control": Spec("control", [
-                "control", "--state", str(root / "control"), "--api", f"{host}:{api_port}",
+                "control", "--state", str(root / "control"), "--api", endpoint(host, api_port),
                 "--nodes", f"127.0.0.1:{nodes_port}", "--identity", str(root / "identities" / "control"),
             ]),
             "l7": Spec("l7", [
@@ -240,14 +243,15 @@ class Up:
         same user, each taking a part of the connections.
         """
         for host, port in endpoints(model) - endpoints(self.model):
-            with socket.socket() as sock:
+            ip = version(host)
+            with socket.socket(FAMILIES[ip]) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+                sock.setsockopt(*FREEBIND[ip], 1)
                 try:
                     sock.bind((host, port))
                 except OSError as error:
                     if error.errno == errno.EADDRINUSE:
-                        text = f"{host or '0.0.0.0'}:{port} is in use by another process; `ss -ltnp` shows which"
+                        text = f"{endpoint(host, port)} is in use by another process; `ss -ltnp` shows which"
                         raise UpError(text) from None
 
     def _put(self, model: Model) -> int:
@@ -292,7 +296,11 @@ class Up:
             names = [d for name in listener.certificates for d in self.model.certificates[name].domains]
             shown = next((name for name in names if "*" not in name), "localhost" if host == "0.0.0.0" else host)
             rows.append(
-                (listener.name, f"{listener.protocol.value}://{shown}:{listener.port}/", listener.backend_service)
+                (
+                    listener.name,
+                    f"{listener.protocol.value}://{endpoint(shown, listener.port)}/",
+                    listener.backend_service,
+                )
             )
         print(show.table(rows, ("LISTENER", "ADDRESS", "BACKEND SERVICE")), flush=True)
 
@@ -365,7 +373,7 @@ def _api_address(text: str) -> tuple[str, int]:
         raise UsageError(f"--api {error}; give an address such as 127.0.0.1:8470") from None
     if not is_loopback(host):
         raise UsageError(f"--api {text}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
-    with socket.socket() as sock:
+    with socket.socket(FAMILIES[version(host)]) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))

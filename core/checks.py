@@ -7,11 +7,13 @@ reported already. The rules between listeners, instances and addresses are in `c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import get_args, get_origin
 
 from core import checks_listeners
+from core.endpoints import endpoint, version
 from core.errors import Path, Problem
 from core.model import (
     ACCESS_LIST_ENTRIES,
@@ -24,6 +26,7 @@ from core.model import (
     HealthCheck,
     Kind,
     Model,
+    Node,
     Object,
     Ref,
     Role,
@@ -93,17 +96,32 @@ def _reference(kind: Kind, name: str, path: Path, places: Places) -> Iterator[Pr
 def _nodes(model: Model, places: Places) -> Iterator[Problem]:
     seen: dict[tuple[Role, str], str] = {}
     for node in model.nodes.values():
-        other = seen.setdefault((node.role, node.address), node.name)
-        if other != node.name:
-            path = (*places[Kind.NODES, node.name], "address")
-            yield Problem(path, f"{node.address} is the address of the {node.role} node {other} too", "remove one")
+        path = places[Kind.NODES, node.name]
+        if node.address_v6:
+            yield from _second_address(node, (*path, "address_v6"))
+        for field, address in (("address", node.address), ("address_v6", node.address_v6)):
+            other = seen.setdefault((node.role, address), node.name) if address else node.name
+            if other != node.name:
+                why = f"{address} is the address of the {node.role} node {other} too"
+                yield Problem((*path, field), why, "remove one")
     yield from _pools(model, places)
+
+
+def _second_address(node: Node, path: Path) -> Iterator[Problem]:
+    if node.role is not Role.L7:
+        yield Problem(path, f"address_v6 is for l7 nodes, and this one is {node.role}", "remove it")
+    if version(node.address) == 6:
+        yield Problem(path, f"address is of IPv6 already, {node.address}", "give the IPv4 address there, or remove one")
 
 
 def _pools(model: Model, places: Places) -> Iterator[Problem]:
     """A pool's address belongs to one l4 node, and to nothing else."""
     owners = {vip: f"a VIP of {instance.name}" for instance in model.instances.values() for vip in instance.vips}
-    owners |= {node.address: f"the address of node {node.name}" for node in model.nodes.values()}
+    owners |= {
+        address: f"the address of node {node.name}"
+        for node in model.nodes.values()
+        for address in (node.address, node.address_v6)
+    }
     groups = [(group.name, group.servers) for group in model.server_groups.values()]
     groups += [(group.name, group.members) for group in model.availability_groups.values()]
     owners |= {server.address: f"a server in {name}" for name, servers in groups for server in servers}
@@ -111,9 +129,10 @@ def _pools(model: Model, places: Places) -> Iterator[Problem]:
         path = (*places[Kind.NODES, node.name], "source_pool")
         if node.source_pool and node.role is not Role.L4:
             yield Problem(path, f"source_pool is for l4 nodes, and this one is {node.role}", "remove it")
-        if len(node.source_pool) > MOST_POOL_ADDRESSES:
-            why = f"{len(node.source_pool)} addresses; at most {MOST_POOL_ADDRESSES} are supported"
-            yield Problem(path, why, "add nodes if so many connections are needed")
+        for ip, count in Counter(map(version, node.source_pool)).items():
+            if count > MOST_POOL_ADDRESSES:
+                why = f"{count} IPv{ip} addresses; at most {MOST_POOL_ADDRESSES} are supported"
+                yield Problem(path, why, "add nodes if so many connections are needed")
         for index, address in enumerate(node.source_pool):
             if address in owners:
                 why = f"{address} is {owners[address]}"
@@ -175,7 +194,7 @@ def _repeated_servers(servers: tuple[Server, ...], path: Path) -> Iterator[Probl
     for index, server in enumerate(servers):
         first = seen.setdefault((server.address, server.port), index)
         if first != index:
-            why = f"{server.address}:{server.port} is in the list already, at position {first}"
+            why = f"{endpoint(server.address, server.port)} is in the list already, at position {first}"
             yield Problem((*path, index), why, "remove one, and raise the other's weight if it should get more")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
+from core.endpoints import endpoint, version
 from core.errors import Path, Problem
 from core.model import (
     HASH_SCHEDULERS,
@@ -22,6 +24,7 @@ from core.model import (
     Server,
 )
 from core.reader import fields, in_words, show
+from core.resolve import l7_addresses
 
 Places = Mapping[tuple[Kind, str], Path]
 
@@ -36,7 +39,7 @@ BACKEND_OF = {
 }
 # Modes that leave the packet as the client made it.
 KEEPING_THE_PORT = (Mode.DR, Mode.TUNNEL)
-_WHOLE_ADDRESS = 32
+_WHOLE_ADDRESS = {"persistence_prefix": 32, "persistence_prefix_v6": 128}
 # Options that only some protocols read. http and https listeners behind VIPs have L4 sessions too, of TCP.
 OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "mode": L4_PROTOCOLS,
@@ -45,6 +48,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "udp_idle_timeout_s": (Protocol.UDP,),
     "persistence_timeout_s": L4_PROTOCOLS,
     "persistence_prefix": L4_PROTOCOLS,
+    "persistence_prefix_v6": L4_PROTOCOLS,
     "idle_timeout_s": L7_PROTOCOLS,
     "request_timeout_s": L7_PROTOCOLS,
     "trusted_proxies": L7_PROTOCOLS,
@@ -65,6 +69,8 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
             yield from _instance(listener, instance, path)
             if service is not None and instance.type is InstanceType.DNLB:
                 yield from _stateless(listener, service, path)
+            if service is not None and listener.protocol in L4_PROTOCOLS:
+                yield from _versions(instance, service, _servers_of(model, service), (*path, "backend_service"))
         if service is not None:
             yield from _servers(listener, instance, service, model, (*path, "backend_service"))
     yield from _rules(model, places)
@@ -80,9 +86,10 @@ def _options(listener: Listener, path: Path) -> Iterator[Problem]:
         if protocols and listener.protocol not in protocols and getattr(listener, field.name) != field.default:
             why = f"{field.name} is for {in_words(protocols, 'and')} listeners, and this one is {listener.protocol}"
             yield Problem((*path, field.name), why, "remove it")
-    if listener.persistence_prefix != _WHOLE_ADDRESS and not listener.persistence_timeout_s:
-        why = "a prefix of clients without a time for which they keep their server"
-        yield Problem((*path, "persistence_prefix"), why, "give persistence_timeout_s too, or remove it")
+    for name, whole in _WHOLE_ADDRESS.items():
+        if getattr(listener, name) != whole and not listener.persistence_timeout_s:
+            why = "a prefix of clients without a time for which they keep their server"
+            yield Problem((*path, name), why, "give persistence_timeout_s too, or remove it")
     if listener.protocol is Protocol.HTTPS and not listener.certificates:
         yield Problem(path, "an https listener without certificates", "give certificates, or domains to try it out")
     for index, name in enumerate(listener.certificates):
@@ -139,6 +146,19 @@ def _stateless(listener: Listener, service: BackendService, path: Path) -> Itera
         yield Problem((*path, "mode"), why, "use another mode, or an instance of type nlb")
 
 
+def _versions(instance: Instance, service: BackendService, servers: Sequence[Server], where: Path) -> Iterator[Problem]:
+    """Packets are not translated: a VIP has the servers of its own IP version."""
+    have = {version(server.address) for server in servers}
+    for vip in instance.vips:
+        ip = version(vip)
+        if have and ip not in have:
+            why = (
+                f"the servers of {service.name} are all of IPv{10 - ip}, and VIP {vip} of {instance.name} needs IPv{ip}"
+            )
+            yield Problem(where, why, f"add servers of IPv{ip}, or give the VIP an instance of its own")
+            return
+
+
 def _answers(model: Model, places: Places) -> Iterator[Problem]:
     """Without sessions, a server's answer belongs to a nat listener by the server's address and port alone."""
     owners: dict[tuple[str, int, Protocol], list[tuple[Listener, Instance]]] = {}
@@ -147,9 +167,13 @@ def _answers(model: Model, places: Places) -> Iterator[Problem]:
         service = model.backend_services.get(listener.backend_service)
         if listener.protocol not in L4_PROTOCOLS or listener.mode is not Mode.NAT or not (instance and service):
             continue
-        if instance.type is InstanceType.DNLB and len(instance.vips) > 1:
-            why = f"{instance.name} has {len(instance.vips)} VIPs and keeps no sessions: an answer may be any VIP's"
-            yield Problem((*places[Kind.LISTENERS, listener.name], "mode"), why, "give it one VIP, or use mode dr")
+        of_version = Counter(map(version, instance.vips))
+        if instance.type is InstanceType.DNLB and max(of_version.values(), default=0) > 1:
+            ip, count = of_version.most_common(1)[0]
+            why = f"{instance.name} has {count} IPv{ip} VIPs and keeps no sessions: an answer may be any VIP's"
+            yield Problem(
+                (*places[Kind.LISTENERS, listener.name], "mode"), why, "give it one of each IP version, or use mode dr"
+            )
         for server in _servers_of(model, service):
             owners.setdefault((server.address, server.port, listener.protocol), []).append((listener, instance))
     said = set()
@@ -159,7 +183,8 @@ def _answers(model: Model, places: Places) -> Iterator[Problem]:
             others = [other.name for other, _ in sharing if other is not listener]
             if others and listener.name not in said:
                 said.add(listener.name)
-                why = f"{address}:{port} answers for {in_words(others, 'and')} too, and no session tells whose it is"
+                names = in_words(others, "and")
+                why = f"{endpoint(address, port)} answers for {names} too, and no session tells whose it is"
                 remedy = "use mode dr, or servers of another port"
                 yield Problem((*places[Kind.LISTENERS, listener.name], "backend_service"), why, remedy)
 
@@ -170,7 +195,7 @@ def _servers(
     """What a listener demands of the servers that it forwards to, be it by a rule. `where` names their service."""
     vips = instance.vips if instance else ()
     for server in _servers_of(model, service):
-        at = f"{server.address}:{server.port}"
+        at = endpoint(server.address, server.port)
         if listener.protocol in L4_PROTOCOLS:
             if ipaddress.ip_address(server.address).is_loopback:
                 why = f"{at} in {service.name} is a loopback address, which the L4 tier cannot reach"
@@ -187,11 +212,15 @@ def _servers(
 
 def _without_pool(model: Model, places: Places) -> Iterator[Problem]:
     """Every L4 node gets every listener's traffic, and fullnat needs addresses to put in the clients' place."""
-    poolless = [node.name for node in model.nodes.values() if node.role is Role.L4 and not node.source_pool]
+    pools = [(node.name, set(map(version, node.source_pool))) for node in model.nodes.values() if node.role is Role.L4]
     for listener in model.listeners.values():
-        if poolless and listener.mode is Mode.FULLNAT:
-            why = f"mode fullnat takes its source addresses from each node's pool, and {poolless[0]} has none"
-            yield Problem((*places[Kind.LISTENERS, listener.name], "mode"), why, "give the node source_pool")
+        instance = model.instances.get(listener.instance)
+        needed = sorted(set(map(version, instance.vips))) if instance and listener.mode is Mode.FULLNAT else []
+        for ip in needed:
+            poolless = next((name for name, has in pools if ip not in has), "")
+            if poolless:
+                why = f"mode fullnat takes its IPv{ip} source addresses from each node's pool, and {poolless} has none"
+                yield Problem((*places[Kind.LISTENERS, listener.name], "mode"), why, "give the node source_pool")
 
 
 def _servers_of(model: Model, service: BackendService) -> tuple[Server, ...]:
@@ -255,7 +284,7 @@ def _shared(listener: Listener, instance: Instance, other: Listener, other_insta
 
 def _vips(model: Model, places: Places) -> Iterator[Problem]:
     """A VIP belongs to no machine: neither a server nor a node has it. Loopback VIPs stay on the L7 node itself."""
-    owners = {node.address: f"node {node.name}" for node in model.nodes.values()}
+    owners = {address: f"node {node.name}" for node in model.nodes.values() for address in l7_addresses(node)}
     for server_group in model.server_groups.values():
         owners |= {server.address: f"a server in {server_group.name}" for server in server_group.servers}
     for group in model.availability_groups.values():
@@ -267,3 +296,21 @@ def _vips(model: Model, places: Places) -> Iterator[Problem]:
                 yield Problem(path, f"{vip} is in the list already", "remove one")
             if vip in owners and not ipaddress.ip_address(vip).is_loopback:
                 yield Problem(path, f"{vip} is the address of {owners[vip]}", "give an address that no machine has")
+    yield from _unreachable(model, places)
+
+
+def _unreachable(model: Model, places: Places) -> Iterator[Problem]:
+    """Where L4 nodes bring the traffic of a VIP to L7 nodes, they need an address of its IP version."""
+    if not any(node.role is Role.L4 for node in model.nodes.values()):
+        return
+    nodes = [node for node in model.nodes.values() if node.role is Role.L7]
+    have = {version(address) for node in nodes for address in l7_addresses(node)}
+    serving = {listener.instance for listener in model.listeners.values() if listener.protocol in L7_PROTOCOLS}
+    for instance in model.instances.values():
+        for index, vip in enumerate(instance.vips):
+            if instance.name in serving and nodes and version(vip) not in have:
+                remedy = "give the l7 nodes address_v6" if version(vip) == 6 else "give the l7 nodes an IPv4 address"
+                why = (
+                    f"no l7 node has an address of IPv{version(vip)}, which L4 nodes need to bring it the VIP's traffic"
+                )
+                yield Problem((*places[Kind.INSTANCES, instance.name], "vips", index), why, remedy)

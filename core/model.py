@@ -39,10 +39,13 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An IP address (`network=False`) or prefix (`network=True`) of one of `versions`."""
+    """An IP address (`network=False`) or prefix (`network=True`) of one of `versions`.
+
+    What is read is the canonical text: of IPv6 that of RFC 5952, so that equal addresses are equal strings.
+    """
 
     network: bool = False
-    versions: tuple[int, ...] = (4,)
+    versions: tuple[int, ...] = (4, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ LEAST_SCHEDULERS = frozenset({Scheduler.LC, Scheduler.WLC})
 L4_SCHEDULERS = HASH_SCHEDULERS | LEAST_SCHEDULERS | {Scheduler.RR, Scheduler.WRR}
 L7_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH})
 
-# How many addresses a node's pool may have, each good for 64,512 connections to each server and port.
+# How many addresses of each IP version a node's pool may have, each good for 64,512 connections to one server's port.
 MOST_POOL_ADDRESSES = 16
 
 NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", "a name: letters, digits, '.', '_', '-', at most 80")
@@ -157,22 +160,25 @@ CODES = Pattern(
 
 Name = Annotated[str, NAME]
 Port = Annotated[int, Range(1, 65535)]
-IPv4 = Annotated[str, Address()]
-IPv4Network = Annotated[str, Address(network=True)]
+IP = Annotated[str, Address()]
+IPv6 = Annotated[str, Address(versions=(6,))]
+IPNetwork = Annotated[str, Address(network=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """A machine of the cluster. `address` is where its peers reach it; `health_port` answers whether it is ready.
 
+    `address_v6` is for l7 nodes whose `address` is of IPv4: where the L4 tier hands them the traffic of IPv6 VIPs.
     `source_pool` is for l4: the addresses that listeners of mode fullnat put in the clients' place, on this node alone.
     """
 
     name: Name
     role: Role
-    address: IPv4
+    address: IP
     health_port: Port = 8472
-    source_pool: tuple[IPv4, ...] = ()
+    source_pool: tuple[IP, ...] = ()
+    address_v6: IPv6 = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +186,7 @@ class AccessList:
     """Client networks, which listeners admit (`acl = "white"`) or refuse (`acl = "black"`)."""
 
     name: Name
-    entries: tuple[IPv4Network, ...] = ()
+    entries: tuple[IPNetwork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,7 @@ class Certificate:
 class Server:
     """A real server. Weight 0 takes no new sessions and keeps those it has."""
 
-    address: IPv4
+    address: IP
     port: Port
     weight: Annotated[int, Range(0, 100)] = 100
     zone: str = ""
@@ -260,11 +266,14 @@ class BackendService:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A load balancer as its user sees it. With no `vips`, its listeners answer on every local address (L7 only)."""
+    """A load balancer as its user sees it. With no `vips`, its listeners answer on every local address (L7 only).
+
+    Each VIP of a tcp or udp listener forwards to the servers of its own IP version.
+    """
 
     name: Name
     type: InstanceType = InstanceType.ALB
-    vips: tuple[IPv4, ...] = ()
+    vips: tuple[IP, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +294,10 @@ class Listener:
     udp_idle_timeout_s: Annotated[int, Range(10, 900, "s")] = 300
     persistence_timeout_s: Annotated[int, Range(0, 3600, "s")] = 0
     persistence_prefix: Annotated[int, Range(8, 32)] = 32
+    persistence_prefix_v6: Annotated[int, Range(8, 128)] = 128
     idle_timeout_s: Annotated[int, Range(1, 60, "s")] = 15
     request_timeout_s: Annotated[int, Range(1, 180, "s")] = 60
-    trusted_proxies: tuple[IPv4Network, ...] = ()
+    trusted_proxies: tuple[IPNetwork, ...] = ()
     acl: Acl = Acl.OFF
     access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
 

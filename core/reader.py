@@ -83,6 +83,8 @@ def read(annotation: object, value: object, path: Path, problems: list[Problem])
     if fault is not None:
         problems.append(Problem(path, *fault))
         return INVALID
+    if isinstance(value, str) and ":" in value and any(isinstance(each, Address) for each in constraints):
+        return _canonical(value)
     if isinstance(bare, type) and issubclass(bare, StrEnum):
         return bare(str(value))
     return float(value) if bare is float and isinstance(value, int) else value
@@ -171,6 +173,8 @@ def _address_fault(constraint: Address, value: str) -> tuple[str, str]:
         return f"{show(value)} is not an IP {'network' if constraint.network else 'address'}", ""
     if address.version not in constraint.versions:
         return f"{show(value)} is of IPv{address.version}", ""
+    if isinstance(address, ipaddress.IPv6Address) and (why := _unusable(address)):
+        return f"{show(value)} {why}", _give_ipv4(address)
     if isinstance(address, ipaddress.IPv4Interface | ipaddress.IPv6Interface):
         if address.ip != address.network.network_address:
             return f"{show(value)} has bits set beyond its prefix", f"give {address.network}"
@@ -179,6 +183,31 @@ def _address_fault(constraint: Address, value: str) -> tuple[str, str]:
     elif address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address(0xFFFFFFFF):
         return f"{show(value)} is not the address of one machine", ""
     return "", ""
+
+
+def _unusable(address: ipaddress.IPv6Address) -> str:
+    """Why an IPv6 address, or a network by its first, can stand nowhere in a configuration; empty if it can."""
+    if address.scope_id is not None:
+        return "has a zone, which means something on one machine only"
+    if address.ipv4_mapped is not None:
+        return "is an IPv4 address in the form of IPv6, which no packet carries"
+    if not isinstance(address, ipaddress.IPv6Interface) and address.is_link_local:
+        return "is link-local: it means something on one link only"
+    return ""
+
+
+def _give_ipv4(address: ipaddress.IPv6Address) -> str:
+    """The remedy for an IPv4 address in the form of IPv6; empty for any other."""
+    if address.ipv4_mapped is None:
+        return ""
+    spare = address.network.prefixlen - 96 if isinstance(address, ipaddress.IPv6Interface) else 32
+    return f"give {address.ipv4_mapped}" + (f"/{spare}" if 0 <= spare < 32 else "")
+
+
+def _canonical(value: str) -> str:
+    """A sound IPv6 address or network as RFC 5952 writes it: equal ones are equal strings then."""
+    address, slash, length = value.partition("/")
+    return f"{ipaddress.IPv6Address(address)}{slash}{int(length) if slash else ''}"
 
 
 _OCTET: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -251,7 +280,7 @@ def plural(annotation: object) -> str:
         if isinstance(constraint, Ref):
             return f"names of {constraint.kind.value.replace('_', ' ')}"
         if isinstance(constraint, Address):
-            return "IPv4 networks such as '10.0.0.0/8'" if constraint.network else "IPv4 addresses"
+            return "networks such as '10.0.0.0/8' or '2001:db8::/32'" if constraint.network else "IP addresses"
     return f"strings, each {_scalar_expected(bare, constraints)}"
 
 
@@ -265,8 +294,10 @@ def _scalar_expected(bare: object, constraints: tuple[object, ...]) -> str:
                 return f"{kind} from {low:g} to {high:g}{unit and ' ' + unit}"
             case Pattern(what=what):
                 return what
-            case Address(network=network):
-                return "an IPv4 network such as 10.0.0.0/8" if network else "an IPv4 address"
+            case Address(network=True):
+                return "a network such as 10.0.0.0/8 or 2001:db8::/32"
+            case Address(versions=versions):
+                return "an IP address" if len(versions) > 1 else f"an IPv{versions[0]} address"
             case Ref(kind):
                 return f"the name of one of the {kind.value.replace('_', ' ')}"
     return _TYPE_NAMES[bare]

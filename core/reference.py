@@ -22,6 +22,7 @@ from core.model import (
     HASH_SCHEDULERS,
     L4_SCHEDULERS,
     L7_SCHEDULERS,
+    MOST_POOL_ADDRESSES,
     AccessList,
     AvailabilityGroup,
     BackendService,
@@ -45,6 +46,10 @@ A configuration is a TOML or JSON document of lists of objects. In TOML each obj
 document is `{"kind": [{…}, …]}`. Objects refer to each other by name. Whatever the document leaves out has its
 default; whatever it has and nothing reads is an error. `paifang check FILE` reads a configuration and says everything
 that is wrong with it, each with its line and a remedy.
+
+An IP address is of IPv4 or IPv6. An IPv6 address may be written in any form; it is kept and shown in the canonical one
+of RFC 5952. Link-local addresses, and IPv4 addresses in the form of IPv6 (`::ffff:…`), are refused. Before a port an
+IPv6 address stands in brackets: `"[2001:db8::31]:25"`.
 
 The smallest useful document, a proxy on port 8000 before two servers:
 
@@ -120,7 +125,8 @@ mode = "dr"
 
 # What holds between objects, in the order of the kinds. `core.checks` enforces it.
 RULES = {
-    Kind.NODES: "Two nodes of one role have different addresses. An address in a `source_pool` stands nowhere else.",
+    Kind.NODES: "Two nodes of one role have different addresses. An address in a `source_pool` stands nowhere else. "
+    f"A pool has at most {MOST_POOL_ADDRESSES} addresses of each IP version.",
     Kind.ACCESS_LISTS: f"At most {ACCESS_LIST_ENTRIES:,} networks, each of which stands once in a list. White with an "
     "empty list admits nobody, black with an empty list everybody.",
     Kind.CERTIFICATES: "`chain_file` and `chain` exclude each other; `key_file` needs one of them; `domains` stands "
@@ -132,15 +138,17 @@ RULES = {
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
     "off: every server then counts as healthy.",
     Kind.INSTANCES: "A VIP is the address of no server and of no node. An instance of type dnlb keeps no sessions: its "
-    f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP, and no other "
-    "nat listener of its protocol shares its servers' ports.",
+    f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP of each IP "
+    "version, and no other nat listener of its protocol shares its servers' ports. Packets are not translated between "
+    "IP versions: a VIP of a tcp or udp listener needs servers of its own version, and uses those of a group that has "
+    "both; a VIP of an http or https listener behind l4 nodes needs l7 nodes that have an address of its version.",
     Kind.LISTENERS: "http and https listeners belong to an instance of type alb and forward to backend services of "
     "protocol http, by `backend_service`, by rules, or both; tcp and udp listeners belong to an instance of type nlb "
     "or dnlb with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
     "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
     "listener has certificates. In the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
-    "an instance of type nlb and a `source_pool` on every l4 node. `acl` and `access_list` are given "
-    "together; they look at the address that a connection comes from, in both tiers.",
+    "an instance of type nlb and, on every l4 node, a `source_pool` with addresses of each IP version of its VIPs. "
+    "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers.",
     Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
 }
 
@@ -151,6 +159,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "name": "as in its certificate",
         "role": "what runs there",
         "address": "where its peers, and the L4 tier, reach it",
+        "address_v6": "where the L4 tier hands an l7 node the traffic of IPv6 VIPs, if `address` is of IPv4",
         "health_port": "answers `GET /ready`",
         "source_pool": "what mode fullnat puts in the clients' place on this l4 node; routed to it",
     },
@@ -213,7 +222,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "established_timeout_s": "after which a silent TCP session is forgotten by the L4 tier",
         "udp_idle_timeout_s": "after which a silent UDP session is forgotten",
         "persistence_timeout_s": "how long after its last new connection a client finds the same server; 0: not kept",
-        "persistence_prefix": "how many leading bits of the address make one client",
+        "persistence_prefix": "how many leading bits of an IPv4 address make one client",
+        "persistence_prefix_v6": "the same of an IPv6 address",
         "idle_timeout_s": "how long a connection may wait for its next request",
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.endpoints import version
 from core.model import (
     Acl,
     BackendService,
@@ -17,6 +18,7 @@ from core.model import (
     Listener,
     Mode,
     Model,
+    Node,
     Protocol,
     Role,
     Rule,
@@ -43,19 +45,31 @@ class Real:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Whom a listener admits: those listed (white) or all others (black)."""
+    """Whom a listener admits: those listed (white) or all others (black). For clients of one IP version."""
 
     acl: Acl
     listed: Prefixes
 
     def admits(self, client: str) -> bool:
-        """Whether this address, IPv4 in dotted form, may connect."""
+        """Whether this address, of the version of `listed`, may connect."""
         return (number(client) in self.listed) is (self.acl is Acl.WHITE)
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """Whom an L7 listener admits, by the version of the client's address."""
+
+    v4: Access
+    v6: Access
+
+    def admits(self, client: str) -> bool:
+        """Whether this address may connect."""
+        return (self.v6 if version(client) == 6 else self.v4).admits(client)
+
+
+@dataclass(frozen=True, slots=True)
 class L4Service:
-    """One VIP, port and transport protocol (`tcp` or `udp`), as the XDP tier forwards it.
+    """One VIP, port and transport protocol (`tcp` or `udp`), as the XDP tier forwards it: all of the VIP's IP version.
 
     An http or https listener is a tcp service whose reals are the L7 nodes (DR, Maglev), checked on their health port.
     """
@@ -71,7 +85,7 @@ class L4Service:
     idle_timeout_s: int
     stateless: bool = False  # keeps no session: an instance of type dnlb
     persistence_timeout_s: int = 0  # a client keeps its server for so long after its last new flow
-    persistence_prefix: int = 32
+    persistence_prefix: int = 32  # of the VIP's IP version
     access: Access | None = None
 
 
@@ -83,7 +97,7 @@ class L7Listener:
     addresses: tuple[str, ...]
     rules: tuple[Rule, ...]
     certificates: tuple[Certificate, ...]
-    access: Access | None = None
+    access: Guard | None = None
 
 
 def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
@@ -96,14 +110,22 @@ def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
 def l4_services(model: Model) -> tuple[L4Service, ...]:
     """Every service that an L4 node forwards, in the order of the listeners and then of the VIPs."""
     l7_reals = tuple(
-        Real(node.address, 0, 100, node.health_port) for node in model.nodes.values() if node.role is Role.L7
+        Real(address, 0, 100, node.health_port)
+        for node in model.nodes.values()
+        if node.role is Role.L7
+        for address in l7_addresses(node)
     )
     lists = _Lists(model)
     return tuple(
-        _l4_service(model, listener, vip, l7_reals, lists.access(listener))
+        _l4_service(model, listener, vip, l7_reals, lists.access(listener, version(vip)))
         for listener in model.listeners.values()
         for vip in model.instances[listener.instance].vips
     )
+
+
+def l7_addresses(node: Node) -> tuple[str, ...]:
+    """Where the L4 tier reaches an L7 node, at most one address of each IP version."""
+    return (node.address, node.address_v6) if node.address_v6 else (node.address,)
 
 
 class _Lists:
@@ -111,22 +133,32 @@ class _Lists:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._made: dict[str, Prefixes] = {}
+        self._made: dict[tuple[str, int], Prefixes] = {}
 
-    def access(self, listener: Listener) -> Access | None:
+    def access(self, listener: Listener, ip: int) -> Access | None:
+        """For clients of this IP version."""
         if listener.acl is Acl.OFF:
             return None
-        name = listener.access_list
-        if name not in self._made:
-            self._made[name] = Prefixes.of(self._model.access_lists[name].entries)
-        return Access(listener.acl, self._made[name])
+        key = (listener.access_list, ip)
+        if key not in self._made:
+            self._made[key] = Prefixes.of(self._model.access_lists[listener.access_list].entries, ip)
+        return Access(listener.acl, self._made[key])
+
+    def guard(self, listener: Listener) -> Guard | None:
+        v4, v6 = self.access(listener, 4), self.access(listener, 6)
+        return Guard(v4, v6) if v4 is not None and v6 is not None else None
 
 
 def _l4_service(
     model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], access: Access | None
 ) -> L4Service:
+    ip = version(vip)
     if listener.protocol in (Protocol.HTTP, Protocol.HTTPS):
-        reals = tuple(Real(real.address, listener.port, real.weight, real.check_port) for real in l7_reals)
+        reals = tuple(
+            Real(real.address, listener.port, real.weight, real.check_port)
+            for real in l7_reals
+            if version(real.address) == ip
+        )
         return L4Service(
             listener.name, vip, listener.port, "tcp", Mode.DR, Scheduler.MAGLEV, reals, L7_NODE_CHECK,
             listener.established_timeout_s, access=access,
@@ -136,12 +168,14 @@ def _l4_service(
     reals = tuple(
         Real(server.address, server.port, server.weight, check_port or server.port)
         for server in servers(model, service)
+        if version(server.address) == ip
     )
+    prefix = listener.persistence_prefix_v6 if ip == 6 else listener.persistence_prefix
     timeout_s = listener.established_timeout_s if listener.protocol is Protocol.TCP else listener.udp_idle_timeout_s
     return L4Service(
         listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
         service.health_check, timeout_s, model.instances[listener.instance].type is InstanceType.DNLB,
-        listener.persistence_timeout_s, listener.persistence_prefix, access,
+        listener.persistence_timeout_s, prefix, access,
     )  # fmt: skip
 
 
@@ -159,7 +193,7 @@ def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
             model.instances[listener.instance].vips or ("",),
             tuple(rule for rule in model.rules.values() if rule.listener == listener.name),
             tuple(model.certificates[name] for name in listener.certificates),
-            lists.access(listener),
+            lists.guard(listener),
         )
         for listener in model.listeners.values()
         if listener.protocol in (Protocol.HTTP, Protocol.HTTPS)

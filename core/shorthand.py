@@ -19,11 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from core.endpoints import split
 from core.errors import Path, Problem
 from core.model import Kind, Protocol
 from core.reader import show
 
 DEFAULT_INSTANCE = "default"
+_BARE_IPV6: Final = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*")
 
 
 @dataclass(slots=True)
@@ -106,13 +108,14 @@ def _make_backend(name: str, table: Mapping[str, object], path: Path, expansion:
         expansion.note(path, f"{show(written)} is not a list", 'give ["ADDRESS:PORT", …]')
         return
     for index, text in enumerate(written):
-        match = re.fullmatch(r"(.*):([0-9]{1,5})", text) if isinstance(text, str) else None
-        if match is None:
+        found = split(text) if isinstance(text, str) else None
+        if found is None:
             why = f"{show(text)} is not an address and port"
-            expansion.note((*path, index), why, "give a string such as '127.0.0.1:8000'")
+            bare = isinstance(text, str) and _BARE_IPV6.fullmatch(text)
+            expansion.note((*path, index), why, f"give a string such as '{'[::1]' if bare else '127.0.0.1'}:8000'")
             continue
         expansion.origins[*group, "servers", len(servers)] = (*path, index)
-        servers.append({"address": match[1], "port": int(match[2])})
+        servers.append({"address": found[0], "port": found[1]})
 
 
 # Each key of shorthand, the key that it stands for, and what makes that key's object.

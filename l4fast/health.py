@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from control.node.probe import Target
+from core.endpoints import endpoint
 from core.resolve import L4Service
 
 Real = tuple[str, int, str]  # address, port, "tcp" or "udp"
@@ -49,7 +50,7 @@ def report(states: Mapping[Key, tuple[bool, str]]) -> list[dict[str, object]]:
     """Each real as `ADDRESS:PORT/PROTOCOL` with its health and why. Of several checks the failing one speaks."""
     result: dict[str, dict[str, object]] = {}
     for (address, port, protocol, _), (up, why) in states.items():
-        server = f"{address}:{port}/{protocol}"
+        server = f"{endpoint(address, port)}/{protocol}"
         if server not in result or not up:
             result[server] = {"server": server, "healthy": up, "why": why}
     return list(result.values())

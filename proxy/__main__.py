@@ -16,6 +16,7 @@ from control.node.identity import Identity, IdentityError
 from control.node.link import ControlLink, LinkError
 from control.node.logs import setup
 from control.node.tasks import Tasks
+from core.endpoints import split
 from keyserver.client import KeyClient
 from proxy.errors import ApplyError
 from proxy.listen import bind
@@ -23,6 +24,7 @@ from proxy.server import ReadyProtocol, Settings, Supervisor
 
 log = logging.getLogger(__name__)
 
+READY = "0.0.0.0:8472"
 EXAMPLES = """examples:
   python -m proxy --name l7-1 --control https://10.0.0.5:8471 --identity /etc/paifang/l7-1 \\
       --keyserver unix:/run/paifang/keys.sock --state /var/lib/paifang/l7-1 --access-log /var/log/paifang/access.log
@@ -48,18 +50,21 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--state", required=True, type=Path, metavar="DIR", help="keeps the last good configuration")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (one a core)")
-    parser.add_argument("--ready", default="0.0.0.0:8472", metavar="ADDR:PORT", help="answers /ready (%(default)s)")
+    parser.add_argument(
+        "--ready", action="append", metavar="ADDR:PORT",
+        help=f"answers /ready ({READY}); again for the node's IPv6 address, as [ADDR]:PORT",
+    )  # fmt: skip
     parser.add_argument("--access-log", default="", metavar="PATH|-", help="JSON lines; - is standard output")
     parser.add_argument("--drain-time", type=float, default=30.0, metavar="SECONDS", help="(%(default)s)")
     return parser
 
 
 def endpoint(text: str) -> tuple[str, int]:
-    """ADDR:PORT. Raises ValueError."""
-    address, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    """ADDR:PORT or [ADDR]:PORT. Raises ValueError."""
+    found = split(text)
+    if found is None or not 0 < found[1] < 65536:
         raise ValueError(f"{text!r} is not ADDR:PORT")
-    return address, int(port)
+    return found
 
 
 def _check_for_workers(keyservers: tuple[str, ...], identity: Identity, access_log: str) -> None:
@@ -77,7 +82,7 @@ async def serve(options: argparse.Namespace) -> int:
     identity = Identity.load(options.identity)
     keyservers = tuple(each for group in options.keyserver for each in group)
     _check_for_workers(keyservers, identity, options.access_log)
-    ready = bind(*endpoint(options.ready))
+    ready = [bind(*endpoint(text)) for text in options.ready or [READY]]
     told = asyncio.Event()
     failures: list[str] = []
 
@@ -101,12 +106,13 @@ async def serve(options: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = await loop.create_server(lambda: ReadyProtocol(supervisor), sock=ready)
+    answering = [await loop.create_server(lambda: ReadyProtocol(supervisor), sock=sock) for sock in ready]
     supervisor.start()
     tasks.spawn(link.run(), "control link")
     await told.wait()
     await supervisor.drain()
-    server.close()
+    for server in answering:
+        server.close()
     await tasks.close()
     for why in failures[:1]:
         print(f"paifang-l7: {why}", file=sys.stderr)
@@ -118,7 +124,8 @@ def main() -> int:
     options = parser().parse_args()
     setup("paifang-l7")
     try:
-        endpoint(options.ready)
+        for text in options.ready or ():
+            endpoint(text)
         if options.workers < 1:
             raise ValueError("--workers: give at least 1")
         return uvloop.run(serve(options))

@@ -19,6 +19,7 @@ from enum import IntEnum, auto
 from time import monotonic
 from typing import Final, cast
 
+from core.endpoints import endpoint
 from proxy import headers
 from proxy.access_log import Record
 from proxy.errors import Code, Refused
@@ -89,7 +90,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         peer = transport.get_extra_info("peername")
-        self._client = str(peer[0]) if peer else ""
+        self._client = str(peer[0]).partition("%")[0] if peer else ""  # a link-local address has its link behind a %
         self._tls_version = str(transport.get_extra_info("tls_version") or "")
         self._sni = str(transport.get_extra_info("sni") or "")
         self._origin = Origin(
@@ -431,7 +432,7 @@ class ClientConnection(asyncio.Protocol):
             (now - self._started_at) * 1000,
         )
         if exchange.upstream is not None:
-            record.upstream = f"{exchange.upstream[0]}:{exchange.upstream[1]}"
+            record.upstream = endpoint(*exchange.upstream)
             record.upstream_ms = (now - self._assigned_at) * 1000
         record.request_id = exchange.identifier.decode("ascii")
         source = exchange.source.value if exchange.source else ""

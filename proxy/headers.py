@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 from proxy.errors import Code, Refused
@@ -56,7 +56,7 @@ class Origin:
         object.__setattr__(self, "lines", lines % (self.client, self.scheme, self.port, self.client))
 
 
-def is_trusted(client: str, networks: Iterable[IPv4Network]) -> bool:
+def is_trusted(client: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
     """Whether a peer's word about earlier hops counts."""
     try:
         address = ip_address(client)

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from time import time
 from typing import Final, Protocol
 from uuid import uuid4
 
 from control.node.tasks import Tasks
-from core.resolve import Access
+from core.resolve import Guard
 from proxy.access_log import Record
 from proxy.pool import Pool
 from proxy.rules import Router
@@ -57,8 +57,8 @@ class Site:
     idle_timeout_s: float
     request_timeout_s: float
     tunnel_timeout_s: float
-    trusted: tuple[IPv4Network, ...] = ()
-    access: Access | None = None
+    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    access: Guard | None = None
     next_denial_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)

@@ -13,9 +13,12 @@ import socket
 import struct
 from typing import Final
 
+from core.endpoints import endpoint, version
 from proxy.errors import ApplyError
 
-IP_FREEBIND: Final = 15  # linux/in.h: bind a VIP that this machine does not (yet) have
+# By IP version, linux/in.h and linux/in6.h: bind a VIP that this machine does not (yet) have.
+FREEBIND: Final = {4: (socket.IPPROTO_IP, 15), 6: (socket.IPPROTO_IPV6, 78)}
+FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
 # The L4 tier asks each second and believes the second refusal (core.resolve.L7_NODE_CHECK): a node that drains goes on
 # accepting until it has been noticed. Without VIPs there is no L4 tier to wait for.
@@ -37,20 +40,23 @@ _REMEDIES: Final = {
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """A bound TCP socket that does not listen yet; "" is every address. Raises ApplyError with a remedy."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    """A bound TCP socket that does not listen yet; "" is every IPv4 address. Raises ApplyError with a remedy."""
+    family = version(address)
+    sock = socket.socket(FAMILIES[family], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # clients are known by one kind of address
         if address:
-            sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+            sock.setsockopt(*FREEBIND[family], 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what is accepted
         sock.bind((address, port))
     except OSError as error:
         sock.close()
         why = os.strerror(error.errno).lower() if error.errno else str(error)
         remedy = _REMEDIES.get(error.errno or 0, "")
-        raise ApplyError(f"cannot bind {address or '0.0.0.0'}:{port}: {why}{'; ' + remedy if remedy else ''}") from None
+        raise ApplyError(f"cannot bind {endpoint(address, port)}: {why}{'; ' + remedy if remedy else ''}") from None
     return sock
 
 

@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from core.endpoints import endpoint
 from core.model import Scheduler, Server
 from core.schedule import Picker, picker
 
@@ -62,7 +63,7 @@ class Pool(Generic[Handle]):
         weights = tuple(server.weight for server in servers)
         if (addresses, weights, scheduler) != (self._servers, self._weights, self._scheduler):
             self._servers, self._weights, self._scheduler = addresses, weights, scheduler
-            names = [f"{address}:{port}" for address, port in addresses]
+            names = [endpoint(address, port) for address, port in addresses]
             self._picker = picker(scheduler, weights, names=names, start=self._turn)
             self._index = {address: index for index, address in enumerate(addresses)}
             self._counts = [self._active.get(address, 0) for address in addresses]

@@ -23,6 +23,7 @@ from control.node.notify import notify
 from control.node.probe import HealthMonitor, Target
 from control.node.tasks import Tasks
 from core.config import to_dict
+from core.endpoints import endpoint
 from core.model import BackendProtocol, Model
 from core.resolve import l7_listeners, servers
 from proxy.errors import ApplyError, Refused
@@ -300,7 +301,8 @@ class Supervisor:
     def _on_health(self, key: Hashable, healthy: bool, why: str) -> None:
         assert isinstance(key, tuple)
         service, address, port = key
-        log.warning("%s: %s:%d is %s: %s", service, address, port, "healthy" if healthy else "unhealthy", why)
+        state = "healthy" if healthy else "unhealthy"
+        log.warning("%s: %s is %s: %s", service, endpoint(address, port), state, why)
         self._tell_health()
 
     def _tell_health(self) -> None:
@@ -319,7 +321,7 @@ class Supervisor:
     def report(self) -> dict[str, object]:
         """What the control plane is told each second."""
         health = [
-            {"service": key[0], "server": f"{key[1]}:{key[2]}", "healthy": healthy, "why": why}
+            {"service": key[0], "server": endpoint(key[1], key[2]), "healthy": healthy, "why": why}
             for key, (healthy, why) in self._monitor.states().items()
             if isinstance(key, tuple)
         ]

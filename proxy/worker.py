@@ -27,7 +27,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from functools import partial
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -184,7 +184,7 @@ class Worker:
         """The listener's site: the one that its connections have, changed in place, or a new one."""
         listener = each.listener
         router = Router(each.rules, listener.backend_service)
-        networks = tuple(IPv4Network(network) for network in listener.trusted_proxies)
+        networks = tuple(ip_network(network) for network in listener.trusted_proxies)
         site = self._sites.get(_site_key(each))
         if site is None:
             return Site(

@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from control.node.tasks import Tasks
+from core.endpoints import endpoint, version
 from core.health import Health, observe
 from core.model import CheckType, HealthCheck
 
@@ -87,7 +88,7 @@ class HealthMonitor:
                     self._drop(key)
             self._states.setdefault(key, Health(since=time.monotonic()))
             self._reasons.setdefault(key, "not probed yet")
-            task = self._tasks.spawn(self._probe_forever(target), f"probe {target.address}:{target.port}")
+            task = self._tasks.spawn(self._probe_forever(target), f"probe {endpoint(target.address, target.port)}")
             self._watched[key] = (target, task)
 
     def healthy(self, key: Hashable) -> bool:
@@ -120,7 +121,8 @@ class HealthMonitor:
         self._states[target.key] = state
         self._reasons[target.key] = why
         if change is not None:
-            log.info("%s:%d is %s: %s", target.address, target.port, "up" if state.healthy else "down", why)
+            where = endpoint(target.address, target.port)
+            log.info("%s is %s: %s", where, "up" if state.healthy else "down", why)
             self._on_change(target.key, state.healthy, why)
 
 
@@ -132,7 +134,7 @@ async def _probe_tcp(target: Target) -> tuple[bool, str]:
 
 async def _probe_http(target: Target) -> tuple[bool, str]:
     check = target.check
-    host = check.domain or f"{target.address}:{target.port}"
+    host = check.domain or endpoint(target.address, target.port)
     request = f"{check.method.value.upper()} {check.uri} HTTP/1.1\r\nHost: {host}\r\n"
     request += "User-Agent: paifang-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     reader, writer = await asyncio.open_connection(target.address, target.port, limit=HEAD_LIMIT_BYTES)
@@ -155,7 +157,8 @@ async def _probe_http(target: Target) -> tuple[bool, str]:
 async def _probe_udp(target: Target) -> tuple[bool, str]:
     check, loop = target.check, asyncio.get_running_loop()
     expected = check.expect.encode()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+    family = socket.AF_INET6 if version(target.address) == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         sock.connect((target.address, target.port))
         sock.send(check.request.encode())
         while True:

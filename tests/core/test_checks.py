@@ -72,7 +72,8 @@ CASES = [
     (
         'name = "l4-1", role = "l4"',
         f'name = "l4-1", source_pool = {[f"10.0.9.{n}" for n in range(17)]}, role = "l4"',
-        "nodes.l4-1.source_pool: 17 addresses; at most 16 are supported; add nodes if so many connections are needed",
+        "nodes.l4-1.source_pool: 17 IPv4 addresses; at most 16 are supported; "
+        "add nodes if so many connections are needed",
     ),
     *(
         (
@@ -90,8 +91,24 @@ CASES = [
     (
         'backend_service = "stream", mode = "dr"',
         'backend_service = "stream", mode = "fullnat"',
-        "listeners.tcp.mode: mode fullnat takes its source addresses from each node's pool, and l4-1 has none; "
-        "give the node source_pool",
+        "listeners.tcp.mode: mode fullnat takes its IPv4 source addresses from each node's pool, and l4-1 has "
+        "none; give the node source_pool",
+    ),
+    (
+        'name = "l4-1", role = "l4"',
+        'name = "l4-1", address_v6 = "2001:db8::11", role = "l4"',
+        "nodes.l4-1.address_v6: address_v6 is for l7 nodes, and this one is l4; remove it",
+    ),
+    (
+        'role = "l7", address = "10.0.0.21"',
+        'role = "l7", address = "2001:db8::21", address_v6 = "2001:db8::22"',
+        "nodes.l7-1.address_v6: address is of IPv6 already, 2001:db8::21; give the IPv4 address there, or remove one",
+    ),
+    (
+        'role = "l7", address = "10.0.0.21" }',
+        'role = "l7", address = "10.0.0.21", address_v6 = "2001:db8::21" }, '
+        '{ name = "l7-2", role = "l7", address = "2001:db8::21" }',
+        "nodes.l7-2.address: 2001:db8::21 is the address of the l7 node l7-1 too; remove one",
     ),
     # certificates
     (
@@ -283,10 +300,29 @@ CASES = [
     (
         'type = "nlb", vips = ["192.0.2.2"]',
         'type = "dnlb", vips = ["192.0.2.2", "192.0.2.3"]',
-        "listeners.udp.mode: fast has 2 VIPs and keeps no sessions: an answer may be any VIP's; "
-        "give it one VIP, or use mode dr",
+        "listeners.udp.mode: fast has 2 IPv4 VIPs and keeps no sessions: an answer may be any VIP's; "
+        "give it one of each IP version, or use mode dr",
+    ),
+    # IP versions
+    (
+        'type = "nlb", vips = ["192.0.2.2"]',
+        'type = "nlb", vips = ["192.0.2.2", "2001:db8::2"]',
+        "listeners.tcp.backend_service: the servers of stream are all of IPv4, and VIP 2001:db8::2 of fast needs IPv6; "
+        "add servers of IPv6, or give the VIP an instance of its own",
+    ),
+    (
+        'vips = ["192.0.2.1"]',
+        'vips = ["192.0.2.1", "2001:db8::1"]',
+        "instances.site.vips[1]: no l7 node has an address of IPv6, which L4 nodes need to bring it the VIP's traffic; "
+        "give the l7 nodes address_v6",
     ),
     # persistence
+    (
+        "udp_idle_timeout_s = 30",
+        "persistence_prefix_v6 = 64",
+        "listeners.udp.persistence_prefix_v6: a prefix of clients without a time for which they keep their server; "
+        "give persistence_timeout_s too, or remove it",
+    ),
     (
         "udp_idle_timeout_s = 30",
         "persistence_prefix = 24",
@@ -484,3 +520,44 @@ def test_full_nat_needs_sessions() -> None:
 def test_full_nat_with_a_pool_is_sound() -> None:
     text = SOUND.replace('role = "l4"', 'role = "l4", source_pool = ["10.0.9.1"]')
     assert errors(text.replace('mode = "dr"', 'mode = "fullnat"')) == []
+
+
+DUAL = (
+    SOUND.replace('vips = ["192.0.2.2"]', 'vips = ["192.0.2.2", "2001:db8::2"]')
+    .replace('vips = ["192.0.2.1"]', 'vips = ["192.0.2.1", "2001:db8::1"]')
+    .replace('"10.0.0.32"', '"2001:db8::32"')
+    .replace('"10.0.0.21"', '"10.0.0.21", address_v6 = "2001:db8::21"')
+)
+
+
+def test_both_ip_versions_side_by_side_are_sound() -> None:
+    assert errors(DUAL) == []
+
+
+def test_an_empty_group_is_of_no_version() -> None:
+    both = 'servers = [{ address = "10.0.0.31", port = 80 }, { address = "2001:db8::32", port = 80 }]'
+    assert DUAL.count(both) == 1
+    assert errors(DUAL.replace(both, "servers = []")) == []
+
+
+def test_full_nat_needs_a_pool_of_each_version() -> None:
+    text = DUAL.replace('mode = "dr"', 'mode = "fullnat"')
+    (error,) = errors(text.replace('role = "l4"', 'role = "l4", source_pool = ["2001:db8:9::1"]'))
+    assert error == (
+        "listeners.tcp.mode: mode fullnat takes its IPv4 source addresses from each node's pool, and l4-1 has none; "
+        "give the node source_pool"
+    )
+    pool = [f"10.0.9.{n}" for n in range(16)] + [f"2001:db8:9::{n:x}" for n in range(1, 17)]
+    assert errors(text.replace('role = "l4"', f'role = "l4", source_pool = {pool}')) == []
+
+
+def test_a_stateless_nat_instance_may_have_a_vip_of_each_version() -> None:
+    text = DUAL.replace('type = "nlb"', 'type = "dnlb"').replace('"spread" }', '"spread", scheduler = "sh" }')
+    assert errors(text) == []
+    (error,) = errors(text.replace('"2001:db8::2"', '"2001:db8::2", "2001:db8::3"'))
+    assert "fast has 2 IPv6 VIPs and keeps no sessions" in error
+
+
+def test_the_l7_nodes_second_address_is_no_vip() -> None:
+    (error,) = errors(DUAL.replace('"192.0.2.1", "2001:db8::1"', '"192.0.2.1", "2001:db8::21"'))
+    assert error.startswith("instances.site.vips[1]: 2001:db8::21 is the address of node l7-1; ")

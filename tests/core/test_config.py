@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 import pytest
@@ -101,7 +102,11 @@ SHORTHAND_FAULTS = [
         "servers[0]: '127.0.0.1' is not an address and port; give a string such as '127.0.0.1:8000'",
     ),
     ("servers = [8000]", "servers[0]: 8000 is not an address and port; give a string such as '127.0.0.1:8000'"),
-    ('servers = ["localhost:80"]', "servers[0]: 'localhost' is not an IP address; give an IPv4 address"),
+    (
+        'servers = ["::1:8000"]',
+        "servers[0]: '::1:8000' is not an address and port; give a string such as '[::1]:8000'",
+    ),
+    ('servers = ["localhost:80"]', "servers[0]: 'localhost' is not an IP address; give an IP address"),
     (
         'servers = ["127.0.0.1:1", "127.0.0.1:70000"]',
         "servers[1]: 70000 is out of range; give a whole number from 1 to 65535",
@@ -167,7 +172,8 @@ servers = [
 [[server_groups]]
 """
     choices = "name, instance, protocol, port, backend_service, mode, certificates, established_timeout_s, "
-    choices += "udp_idle_timeout_s, persistence_timeout_s, persistence_prefix, idle_timeout_s, request_timeout_s, "
+    choices += "udp_idle_timeout_s, persistence_timeout_s, persistence_prefix, persistence_prefix_v6, "
+    choices += "idle_timeout_s, request_timeout_s, "
     choices += "trusted_proxies, acl, access_list, servers, domains"
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
@@ -180,7 +186,7 @@ servers = [
         "f:19: backend_services.Web.health_check.typ: unknown key; did you mean type?",
         "f:21: nodez: unknown key; did you mean nodes?",
         "f:26: server_groups.g.servers[0].port: true is not a whole number; give a whole number from 1 to 65535",
-        "f:27: server_groups.g.servers[1].address: '10.0.0.300' is not an IP address; give an IPv4 address",
+        "f:27: server_groups.g.servers[1].address: '10.0.0.300' is not an IP address; give an IP address",
         "f:27: server_groups.g.servers[1].weight: 101 is out of range; give a whole number from 0 to 100",
         "f:29: server_groups[1]: name is missing; give a name: letters, digits, '.', '_', '-', at most 80",
     ]
@@ -226,9 +232,24 @@ VALUES: list[tuple[str, object, str]] = [
         ["10.0.0.0/255.0.0.0"],
         "'10.0.0.0/255.0.0.0' has a mask and not the length of its prefix; give 10.0.0.0/8",
     ),
-    ("trusted_proxies", ["010.0.0.0/8"], "'010.0.0.0/8' is not an IP network; give an IPv4 network such as 10.0.0.0/8"),
-    ("trusted_proxies", ["::/0"], "'::/0' is of IPv6; give an IPv4 network such as 10.0.0.0/8"),
-    ("trusted_proxies", ["x"], "'x' is not an IP network; give an IPv4 network such as 10.0.0.0/8"),
+    (
+        "trusted_proxies",
+        ["010.0.0.0/8"],
+        "'010.0.0.0/8' is not an IP network; give a network such as 10.0.0.0/8 or 2001:db8::/32",
+    ),
+    ("trusted_proxies", ["2001:db8::1/32"], "'2001:db8::1/32' has bits set beyond its prefix; give 2001:db8::/32"),
+    (
+        "trusted_proxies",
+        ["::ffff:a00:0/104"],
+        "'::ffff:a00:0/104' is an IPv4 address in the form of IPv6, which no packet carries; give 10.0.0.0/8",
+    ),
+    (
+        "trusted_proxies",
+        ["fe80::1%eth0/64"],
+        "'fe80::1%eth0/64' has a zone, which means something on one machine only; "
+        "give a network such as 10.0.0.0/8 or 2001:db8::/32",
+    ),
+    ("trusted_proxies", ["x"], "'x' is not an IP network; give a network such as 10.0.0.0/8 or 2001:db8::/32"),
     ("idle_timeout_s", 0, "0 is out of range; give a whole number from 1 to 60 s"),
 ]
 
@@ -259,10 +280,49 @@ def test_what_is_said_of_a_wrong_health_check(check: object, message: str) -> No
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.1", "255.255.255.255"])
-def test_what_no_machine_has_is_no_address(address: str) -> None:
-    with pytest.raises(ConfigErrors, match="is not the address of one machine"):
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("0.0.0.0", "is not the address of one machine"),
+        ("224.0.0.1", "is not the address of one machine"),
+        ("255.255.255.255", "is not the address of one machine"),
+        ("::", "is not the address of one machine"),
+        ("ff02::1", "is not the address of one machine"),
+        ("fe80::1", "is link-local: it means something on one link only"),
+        ("2001:db8::1%eth0", "has a zone, which means something on one machine only"),
+        ("::ffff:10.0.0.1", "is an IPv4 address in the form of IPv6, which no packet carries; give 10.0.0.1"),
+        ("[2001:db8::1]", "is not an IP address; give an IP address"),
+    ],
+)
+def test_what_no_machine_has_is_no_address(address: str, why: str) -> None:
+    with pytest.raises(ConfigErrors, match=re.escape(why)):
         from_dict({"nodes": [{"name": "n", "role": "l7", "address": address}]})
+
+
+def test_an_ipv6_attribute_takes_no_other_address() -> None:
+    node = {"name": "n", "role": "l7", "address": "10.0.0.1", "address_v6": "10.0.0.2"}
+    with pytest.raises(ConfigErrors, match="is of IPv4; give an IPv6 address"):
+        from_dict({"nodes": [node]})
+
+
+def test_ipv6_is_read_in_any_form_and_kept_in_the_canonical_one() -> None:
+    """RFC 5952, so that equal addresses are equal strings wherever they are compared."""
+    model = from_dict({
+        "listeners": [{"protocol": "http", "port": 80, "servers": ["[2001:DB8:0:0::0001]:8080"],
+                       "trusted_proxies": ["2001:DB8::/032", "2001:0db8:1::0"]}],
+        "instances": [{"name": "default", "vips": ["2001:DB8:0:0:1:0:0:1"]}],
+        "nodes": [{"name": "n", "role": "l7", "address": "10.0.0.1", "address_v6": "2001:db8:00::A"}],
+    })  # fmt: skip
+    assert model.server_groups["http-80"].servers == (Server("2001:db8::1", 8080),)
+    assert model.listeners["http-80"].trusted_proxies == ("2001:db8::/32", "2001:db8:1::")
+    assert model.instances["default"].vips == ("2001:db8::1:0:0:1",)
+    assert model.nodes["n"].address_v6 == "2001:db8::a"
+
+
+def test_one_address_written_in_two_ways_is_one() -> None:
+    servers = ["[2001:db8::1]:80", "[2001:0DB8::0001]:80"]
+    with pytest.raises(ConfigErrors, match=r"\[2001:db8::1\]:80 is in the list already, at position 0"):
+        from_dict({"listeners": [{"protocol": "http", "port": 80, "servers": servers}]})
 
 
 def test_a_health_check_is_turned_off_by_false() -> None:
@@ -386,7 +446,7 @@ def services(draw: st.DrawFn, name: str, protocol: BackendProtocol, groups: Any,
     )
 
 
-NETWORKS = st.sampled_from([(), ("10.0.0.0/8", "192.0.2.0/24")])
+NETWORKS = st.sampled_from([(), ("10.0.0.0/8", "192.0.2.0/24"), ("2001:db8::/32", "2001:db8:1::1")])
 
 
 @st.composite
@@ -404,13 +464,14 @@ def models(draw: st.DrawFn) -> Model:
     certificates[names[3]] = Certificate(names[3], chain="-" + draw(TEXT) + "\n" + draw(TEXT))
     server = st.builds(Server, st.just("10.0.0.1"), st.just(1), st.integers(0, 100), TEXT, TEXT)
     groups, spread = {}, {}
+    net, vip = draw(st.sampled_from([("10.0.0.", "192.0.2.3"), ("2001:db8::", "2001:db8:2::3")]))
     for name in names:
         drawn = draw(st.lists(server, max_size=3))
-        placed = [Server(f"10.0.0.{i + 1}", 80 + i, s.weight, s.zone, s.rack) for i, s in enumerate(drawn)]
+        placed = [Server(f"{net}{i + 1}", 80 + i, s.weight, s.zone, s.rack) for i, s in enumerate(drawn)]
         groups[name] = ServerGroup(name, tuple(placed))
     for name in draw(some):
         spread[name] = AvailabilityGroup(
-            name, (Server("10.0.0.1", 1, zone="z1", rack=draw(TEXT)), Server("10.0.0.2", 1, zone="z2"))
+            name, (Server(f"{net}1", 1, zone="z1", rack=draw(TEXT)), Server(f"{net}2", 1, zone="z2"))
         )
     backends = {
         name: draw(services(name, draw(st.sampled_from(BackendProtocol)), names, sorted(spread))) for name in names[:6]
@@ -420,7 +481,7 @@ def models(draw: st.DrawFn) -> Model:
     instances = {
         names[0]: Instance(names[0]),
         names[1]: Instance(names[1], InstanceType.ALB, ("192.0.2.1", "192.0.2.2")),
-        names[2]: Instance(names[2], InstanceType.NLB, ("192.0.2.3",)),
+        names[2]: Instance(names[2], InstanceType.NLB, (vip,)),
     }
     lists = {name: AccessList(name, draw(NETWORKS)) for name in names[:2]}
     listeners = {name: draw(listeners_of(name, 1000 + i, names, backends)) for i, name in enumerate(draw(some))}
@@ -442,6 +503,7 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
             udp_idle_timeout_s=draw(st.integers(10, 900)) if target.protocol is BackendProtocol.UDP else 300,
             persistence_timeout_s=draw(st.integers(1, 3600)),
             persistence_prefix=draw(st.integers(8, 32)),
+            persistence_prefix_v6=draw(st.integers(8, 128)),
             mode=Mode.NAT,
         )  # fmt: skip
     protocol = draw(st.sampled_from([Protocol.HTTP, Protocol.HTTPS]))

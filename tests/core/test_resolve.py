@@ -1,4 +1,4 @@
-"""What each tier makes of a listener's access list."""
+"""What each tier makes of a listener: its access list, its VIPs and servers of both IP versions."""
 
 from __future__ import annotations
 
@@ -8,30 +8,58 @@ from core.config import from_dict
 from core.resolve import l4_services, l7_listeners
 
 LISTED, STRANGER = "198.51.100.200", "198.51.101.0"
+LISTED6, STRANGER6 = "2001:db8:1::200", "2001:db8:2::"
 
 
 @pytest.mark.parametrize(
     ("acl", "entries", "admitted"),
     [
-        ("white", ["198.51.100.0/24"], {LISTED}),
+        ("white", ["198.51.100.0/24", "2001:db8:1::/48"], {LISTED, LISTED6}),
         ("white", [], set()),
-        ("black", ["198.51.100.0/24"], {STRANGER}),
-        ("black", [], {LISTED, STRANGER}),
+        ("white", ["2001:db8:1::/48"], {LISTED6}),
+        ("black", ["198.51.100.0/24", "2001:db8:1::/48"], {STRANGER, STRANGER6}),
+        ("black", ["198.51.100.0/24"], {STRANGER, STRANGER6, LISTED6}),
+        ("black", [], {LISTED, STRANGER, LISTED6, STRANGER6}),
     ],
 )
 def test_both_tiers_admit_the_same_clients(acl: str, entries: list[str], admitted: set[str]) -> None:
     listener = {"name": "web", "protocol": "http", "port": 80, "instance": "i", "servers": ["10.0.0.1:80"]}
     model = from_dict({
-        "instances": [{"name": "i", "vips": ["192.0.2.1"]}],
+        "instances": [{"name": "i", "vips": ["192.0.2.1", "2001:db8::1"]}],
         "access_lists": [{"name": "them", "entries": entries}],
         "listeners": [listener | {"acl": acl, "access_list": "them"}],
     })  # fmt: skip
-    (service,), (site,) = l4_services(model), l7_listeners(model)
-    for access in (service.access, site.access):
-        assert access is not None
-        assert {client for client in (LISTED, STRANGER) if access.admits(client)} == admitted
+    (v4, v6), (site,) = l4_services(model), l7_listeners(model)
+    clients = ((v4.access, (LISTED, STRANGER)), (v6.access, (LISTED6, STRANGER6)))
+    assert {c for access, asked in clients if access for c in asked if access.admits(c)} == admitted
+    assert site.access is not None
+    assert {c for c in (LISTED, STRANGER, LISTED6, STRANGER6) if site.access.admits(c)} == admitted
 
 
 def test_without_a_list_nobody_is_asked() -> None:
     model = from_dict({"listeners": [{"protocol": "http", "port": 80, "servers": ["10.0.0.1:80"]}]})
     assert l7_listeners(model)[0].access is None
+
+
+def test_each_vip_has_the_servers_of_its_own_ip_version() -> None:
+    servers = ["10.0.0.1:80", "[2001:db8::a]:80", "10.0.0.2:81"]
+    model = from_dict({
+        "instances": [{"name": "i", "type": "nlb", "vips": ["192.0.2.1", "2001:db8::1"]},
+                      {"name": "web", "vips": ["192.0.2.2", "2001:db8::2"]}],
+        "nodes": [{"name": "l7-1", "role": "l7", "address": "10.0.0.3", "address_v6": "2001:db8::b"},
+                  {"name": "l7-2", "role": "l7", "address": "2001:db8::c"}],
+        "listeners": [
+            {"protocol": "tcp", "port": 80, "instance": "i", "servers": servers, "persistence_timeout_s": 9,
+             "persistence_prefix": 24, "persistence_prefix_v6": 56},
+            {"protocol": "http", "port": 8080, "instance": "web", "servers": servers},
+        ],
+    })  # fmt: skip
+    reals = [(each.vip, [(real.address, real.port) for real in each.reals]) for each in l4_services(model)]
+    assert reals == [
+        ("192.0.2.1", [("10.0.0.1", 80), ("10.0.0.2", 81)]),
+        ("2001:db8::1", [("2001:db8::a", 80)]),
+        ("192.0.2.2", [("10.0.0.3", 8080)]),
+        ("2001:db8::2", [("2001:db8::b", 8080), ("2001:db8::c", 8080)]),
+    ]
+    assert [each.persistence_prefix for each in l4_services(model)[:2]] == [24, 56]
+    assert l7_listeners(model)[0].addresses == ("192.0.2.2", "2001:db8::2")

@@ -31,6 +31,7 @@ from core.model import (
 from core.resolve import L4Service
 from l4fast import agent as agent_module
 from l4fast.agent import Agent
+from l4fast.errors import L4Error
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_peer import Layout, Sync
@@ -171,6 +172,15 @@ async def test_fullnat_gets_the_pools_of_all_nodes(rig: Rig, server: socket.sock
     assert rig.agent.report()["problems"] == [
         "l is of mode fullnat and takes no new connections here: give the node l4-1 a source_pool"
     ]
+
+
+async def test_ipv6_is_refused_as_yet(rig: Rig, server: socket.socket) -> None:
+    plain = model(port_of(server))
+    pool = {"l4-1": Node("l4-1", Role.L4, "10.0.0.5", source_pool=("2001:db8::1",))}
+    for wrong in (model(port_of(server), vip="2001:db8::1"), replace(plain, nodes=pool)):
+        with pytest.raises(L4Error, match="2001:db8::1: the L4 tier forwards IPv4 alone as yet; remove it"):
+            await rig.agent.apply(wrong, 1)
+    assert rig.tables.pushes == []
 
 
 async def test_a_refused_configuration_leaves_the_pools(rig: Rig, server: socket.socket) -> None:

@@ -54,6 +54,11 @@ def test_one_failing_check_takes_a_real_down() -> None:
     ]
 
 
+def test_ipv6_is_unambiguous() -> None:
+    states = {("2001:db8::1", 80, "tcp", 0): (True, "connected"), ("2001:db8::1:80", 80, "tcp", 0): (True, "connected")}
+    assert [row["server"] for row in report(states)] == ["[2001:db8::1]:80/tcp", "[2001:db8::1:80]:80/tcp"]
+
+
 def test_the_first_round() -> None:
     assert spoken(STATES, "not probed yet") is False
     assert spoken(dict(list(STATES.items())[:2]), "not probed yet") is True

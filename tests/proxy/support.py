@@ -68,12 +68,13 @@ class Backend:
 
     answer: Answer = answer_ok
     port: int = 0
+    host: str = "127.0.0.1"
     heads: list[bytes] = field(default_factory=list)
     connections: int = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Backend]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 16)
+        server = await asyncio.start_server(self._serve, self.host, self.port, limit=1 << 16)
         self.port = server.sockets[0].getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
         try:
@@ -151,8 +152,8 @@ class Proxy:
     records: list[Record]
     port: int
 
-    async def connect(self, port: int = 0) -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.port)
+    async def connect(self, port: int = 0, host: str = "127.0.0.1") -> Client:
+        reader, writer = await asyncio.open_connection(host, port or self.port)
         return Client(reader, writer)
 
     async def get(self, path: str = "/") -> tuple[int, bytes]:

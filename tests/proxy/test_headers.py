@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
@@ -103,6 +103,9 @@ def test_trust() -> None:
     assert headers.is_trusted("10.1.2.3", networks)
     assert not headers.is_trusted("11.1.2.3", networks)
     assert not headers.is_trusted("", networks)
+    assert not headers.is_trusted("2001:db8::1", networks)
+    assert headers.is_trusted("2001:db8::1", (*networks, IPv6Network("2001:db8::/32")))
+    assert not headers.is_trusted("10.1.2.3", (IPv6Network("::/0"),))
 
 
 def test_via_grows_and_finds_loops() -> None:

@@ -22,6 +22,26 @@ def test_a_reserved_port_can_be_shared_and_takes_no_connection() -> None:
             assert len([sock.close() for sock in accept_left(serving)]) == 8
 
 
+def test_ipv6_is_bound_beside_ipv4_and_before_the_address_is_here() -> None:
+    """Each with its own clients: nobody is known by an IPv4 address in the form of IPv6."""
+    with bind("2001:db8:5::1", 0) as vip, bind("127.0.0.1", 0) as v4, bind("::1", v4.getsockname()[1]) as v6:
+        assert vip.getsockname()[0] == "2001:db8:5::1"
+        v4.listen()
+        v6.listen()
+        with socket.create_connection(("::1", v4.getsockname()[1])):
+            (accepted,) = accept_left(v6)
+            with accepted:
+                assert accepted.getpeername()[0] == "::1"
+            assert accept_left(v4) == []
+
+
+def test_what_has_an_ipv6_address_already() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ApplyError, match=rf"cannot bind \[::1\]:{port}: address already in use; "):
+            bind("::1", port)
+
+
 def test_a_socket_about_to_close_finishes_handshakes_and_begins_none() -> None:
     with bind("127.0.0.1", 0) as old, socket.socket() as before, socket.socket() as after:
         address = old.getsockname()

@@ -38,7 +38,8 @@ def command(identity: Path, *more: str, ready: str = "") -> list[str]:
 def test_endpoints() -> None:
     assert endpoint("10.0.0.1:80") == ("10.0.0.1", 80)
     assert endpoint(":80") == ("", 80)
-    for bad in ("80", "a:b", "a:0", "a:65536", "a:"):
+    assert endpoint("[2001:db8::1]:80") == ("2001:db8::1", 80)
+    for bad in ("80", "::1:80", "a:b", "a:0", "a:65536", "a:"):
         with pytest.raises(ValueError, match="is not ADDR:PORT"):
             endpoint(bad)
 

@@ -13,7 +13,17 @@ import pytest
 
 from control.node.tasks import Tasks
 from core.config import to_dict
-from core.model import Certificate, Model, Protocol, Rule, Server, ServerGroup
+from core.model import (
+    AccessList,
+    Acl,
+    Certificate,
+    Instance,
+    Model,
+    Protocol,
+    Rule,
+    Server,
+    ServerGroup,
+)
 from proxy import keyless, worker
 from proxy.errors import ApplyError
 from proxy.keyless import KeylessUnavailable
@@ -152,6 +162,37 @@ async def test_rules_and_trust_change_in_place() -> None:
             assert b"\r\nX-Forwarded-For: 203.0.113.9, 127.0.0.1\r\n" in backend.heads[-1]
             await client.close()
             await fresh.close()
+
+
+async def test_clients_vips_and_servers_of_ipv6() -> None:
+    """Beside those of IPv4: an IPv6 client may be served by an IPv4 server and the other way round."""
+    async with Backend(host="::1").running() as backend:
+        base = model(free_port(), [])
+        base = replace(
+            base,
+            server_groups={"app": ServerGroup("app", (Server("::1", backend.port),))},
+            instances={"main": Instance("main", vips=("127.0.0.1", "::1"))},
+            access_lists={"us": AccessList("us", ("127.0.0.1", "::1"))},
+            listeners={
+                "web": replace(
+                    base.listeners["web"], acl=Acl.WHITE, access_list="us", trusted_proxies=("::1", "10.0.0.0/8")
+                )
+            },
+        )
+        async with proxy(base) as l7:
+            for number, (host, said) in enumerate((("::1", b"203.0.113.9, ::1"), ("127.0.0.1", b"127.0.0.1")), 1):
+                client = await l7.connect(host=host)
+                assert (await client.ask("/", b"X-Forwarded-For: 203.0.113.9\r\n"))[0] == 200
+                assert b"\r\nX-Forwarded-For: %b\r\n" % said in backend.heads[-1]
+                assert (await l7.record(number)).upstream == f"[::1]:{backend.port}"
+                await client.close()
+            nobody = replace(base, access_lists={"us": AccessList("us", ("127.0.0.1",))})
+            await l7.worker.apply(nobody)
+            client = await l7.connect(host="::1")
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await client.ask()
+            await client.close()
+            assert (await l7.get())[0] == 200
 
 
 async def test_draining_finishes_what_is_in_flight() -> None:

@@ -16,7 +16,7 @@ UDP = HealthCheck(type=CheckType.UDP, timeout_s=1)
 
 
 @asynccontextmanager
-async def tcp_server(answer: bytes, seen: list[bytes] | None = None) -> AsyncIterator[int]:
+async def tcp_server(answer: bytes, seen: list[bytes] | None = None, host: str = "127.0.0.1") -> AsyncIterator[int]:
     """A server that reads one head, answers with these bytes and closes; yields its port."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +31,7 @@ async def tcp_server(answer: bytes, seen: list[bytes] | None = None) -> AsyncIte
             writer.close()
             await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, host, 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
@@ -49,9 +49,9 @@ class UdpServer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def udp_server(answer: Callable[[bytes], bytes | None]) -> AsyncIterator[int]:
+async def udp_server(answer: Callable[[bytes], bytes | None], host: str = "127.0.0.1") -> AsyncIterator[int]:
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: UdpServer(answer), ("127.0.0.1", 0))
+    transport, _ = await loop.create_datagram_endpoint(lambda: UdpServer(answer), (host, 0))
     try:
         yield transport.get_extra_info("sockname")[1]
     finally:
@@ -161,6 +161,18 @@ async def test_udp_silence_is_health_only_where_nothing_is_asked() -> None:
 
 async def test_udp_port_unreachable() -> None:
     assert await ask(free_port(socket.SOCK_DGRAM), UDP) == (False, "Connection refused")
+
+
+async def test_ipv6() -> None:
+    seen: list[bytes] = []
+    check = HealthCheck(type=CheckType.UDP, timeout_s=1, request="ping", expect="pong")
+    async with tcp_server(b"HTTP/1.1 200 OK\r\n\r\n", seen, "::1") as port:
+        assert await probe(Target("t", "::1", port, HTTP)) == (True, "status 200")
+        assert await probe(Target("t", "::1", port, HealthCheck())) == (True, "connected")
+    assert b"\r\nHost: [::1]:%d\r\n" % port in seen[0]
+    async with udp_server(lambda data: b"pong", "::1") as port:
+        assert await probe(Target("t", "::1", port, check)) == (True, "answered")
+    assert await probe(Target("t", "::1", free_port(socket.SOCK_DGRAM), UDP)) == (False, "Connection refused")
 
 
 class Scripted:
