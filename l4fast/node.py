@@ -25,6 +25,7 @@ from control.node.identity import Identity
 from control.node.link import ControlLink
 from control.node.notify import notify
 from control.node.tasks import Tasks
+from core.endpoints import endpoint
 from l4fast import links
 from l4fast.agent import Agent
 from l4fast.errors import L4Error
@@ -141,7 +142,7 @@ class Node:
             sock = multicast_socket(*group, settings.interface)
         except OSError as error:
             raise NodeError(
-                f"cannot join {group[0]}:{group[1]} on {settings.interface}: {error.strerror}; "
+                f"cannot join {endpoint(*group)} on {settings.interface}: {error.strerror}; "
                 "choose another group or port with --sync"
             ) from None
         sync_io = SyncIO(sync, tables, sock, group)

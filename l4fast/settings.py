@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, cast
 
+from core.endpoints import split
 from l4fast.errors import L4Error
 from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
 
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
+SYNC_V6 = "[ff02::81]:8848"  # for networks of IPv6 alone: of one link, as the other
 ADMIN_SOCKET = "admin.sock"  # in the state directory
 
 EXAMPLES = """examples:
@@ -83,7 +85,12 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
         default="native",
         help="native: packet rate (default); generic: any device",
     )
-    add("--sync", default=SYNC, metavar="GROUP:PORT", help=f"multicast group of session sync (default {SYNC})")
+    add(
+        "--sync",
+        default=SYNC,
+        metavar="GROUP:PORT",
+        help=f"multicast group of session sync (default {SYNC}; {SYNC_V6})",
+    )
     add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
     given = parser.parse_args(argv)
     if given.make_cluster_key is not None:
@@ -102,12 +109,13 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
 
 
 def parse_group(text: str) -> tuple[str, int]:
-    """`GROUP:PORT` with an IPv4 multicast group. Raises SettingsError."""
-    group, _, port = text.rpartition(":")
+    """`GROUP:PORT`, or `[GROUP]:PORT` of IPv6, in canonical form. Raises SettingsError."""
     with contextlib.suppress(ValueError):
-        if ipaddress.IPv4Address(group).is_multicast and 1 <= int(port) <= 65535:
-            return group, int(port)
-    raise SettingsError(f"--sync {text}: give an IPv4 multicast group and a port, such as {SYNC}")
+        name, port = split(text) or ("", 0)
+        group = ipaddress.ip_address(name)
+        if group.is_multicast and "%" not in name and 1 <= port <= 65535:
+            return str(group), port
+    raise SettingsError(f"--sync {text}: give a multicast group and a port, such as {SYNC} or {SYNC_V6}")
 
 
 def load_keys(path: Path) -> tuple[ClusterKey, ...]:

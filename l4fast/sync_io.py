@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from core.endpoints import version
 from l4fast.sync_codec import MAX_DATAGRAM
 from l4fast.sync_peer import Records, Sync
 
@@ -29,10 +30,15 @@ BUFFER_BYTES: Final = 4 << 20  # what the kernel may hold while one turn of the 
 LOG_EVERY_S: Final = 10.0
 
 _IP_MULTICAST_ALL: Final = 49  # linux/in.h; not in Python's socket module
+_IPV6_MULTICAST_ALL: Final = 29  # linux/in6.h
+_SOL_UDP: Final = 17
+_UDP_NO_CHECK6_TX: Final = 101  # linux/udp.h
+_UDP_NO_CHECK6_RX: Final = 102
 _SO_NO_CHECK: Final = 11  # asm-generic/socket.h
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _IP_MREQN: Final = struct.Struct("=4s4si")
+_IPV6_MREQ: Final = struct.Struct("=16si")
 
 
 class SessionTable(Protocol):
@@ -50,26 +56,49 @@ def multicast_socket(group: str, port: int, interface: str) -> socket.socket:
     """A socket that sends to and receives from the group on this interface alone. Raises OSError.
 
     Datagrams carry no UDP checksum: they are authenticated, and a packet made on this machine would otherwise cross a
-    veth pair with an unfinished one, which the XDP program at the far end turns into a wrong one.
+    veth pair with an unfinished one, which the XDP program at the far end turns into a wrong one. (IPv6 allows this
+    where both ends agree: RFC 6935, 6936.)
     """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    family = socket.AF_INET6 if version(group) == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        member = _IP_MREQN.pack(socket.inet_aton(group), bytes(4), socket.if_nametoindex(interface))
+        index = socket.if_nametoindex(interface)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
         for option in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
             with contextlib.suppress(PermissionError):  # then the system's default size has to do
                 sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        sock.bind((group, port))
+        if family == socket.AF_INET6:
+            _join_v6(sock, group, index)
+            sock.bind((group, port, 0, index))
+        else:
+            _join(sock, group, index)
+            sock.bind((group, port))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _join(sock: socket.socket, group: str, index: int) -> None:
+    member = _IP_MREQN.pack(socket.inet_aton(group), bytes(4), index)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+
+
+def _join_v6(sock: socket.socket, group: str, index: int) -> None:
+    member = _IPV6_MREQ.pack(socket.inet_pton(socket.AF_INET6, group), index)
+    sock.setsockopt(_SOL_UDP, _UDP_NO_CHECK6_TX, 1)
+    sock.setsockopt(_SOL_UDP, _UDP_NO_CHECK6_RX, 1)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
 
 
 class SyncIO:

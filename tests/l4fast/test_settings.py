@@ -43,7 +43,13 @@ def test_everything_given() -> None:
         ({"name": None, "cluster_key": None}, "missing --name, --cluster-key"),
         ({"control": "http://x"}, "--control http://x: give the node API"),
         ({"xdp": "offload"}, "invalid choice: 'offload'"),
-        ({"sync": "10.0.0.1:8848"}, "--sync 10.0.0.1:8848: give an IPv4 multicast group and a port"),
+        ({"sync": "10.0.0.1:8848"}, "--sync 10.0.0.1:8848: give a multicast group and a port, such as 224"),
+        ({"sync": "[2001:db8::1]:8848"}, "--sync [2001:db8::1]:8848: give a multicast group and a port"),
+        (
+            {"sync": "ff02::81:8848"},
+            "--sync ff02::81:8848: give a multicast group and a port, such as 224.0.0.81:8848 or [ff",
+        ),
+        ({"sync": "[ff02::81%eth0]:8848"}, "--sync [ff02::81%eth0]:8848: give a multicast group"),
         ({"sync": "224.0.0.81"}, "--sync 224.0.0.81: give"),
         ({"sync": "224.0.0.81:0"}, "--sync 224.0.0.81:0: give"),
         ({"sync": "224.0.0.81:x"}, "--sync 224.0.0.81:x: give"),
@@ -64,6 +70,7 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_group() -> None:
     assert parse_group("224.0.0.81:8848") == ("224.0.0.81", 8848)
+    assert parse_group("[FF02:0::81]:8848") == ("ff02::81", 8848)
 
 
 def test_key_file(tmp_path: Path) -> None:

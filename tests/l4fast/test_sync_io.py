@@ -6,12 +6,14 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_io import SyncIO, multicast_socket
 from l4fast.sync_peer import Layout, Sync
+from tests.l4fast.netns import Network
 
 KEY = ClusterKey(bytes(32))
 
@@ -176,5 +178,36 @@ def test_the_socket_is_bound_to_one_interface() -> None:
         assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 1
         assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP) == 0
         assert sock.getsockname()[0] == "224.0.0.81"
-    with pytest.raises(OSError, match=r"No such device|no interface"):
-        multicast_socket("224.0.0.81", 0, "pftnone")
+    with multicast_socket("ff02::81", 0, "lo") as sock:
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS) == 1
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP) == 0
+        assert sock.getsockname()[::3] == ("ff02::81", socket.if_nametoindex("lo"))
+    for group in ("224.0.0.81", "ff02::81"):
+        with pytest.raises(OSError, match=r"No such device|no interface"):
+            multicast_socket(group, 0, "pftnone")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("group", ["224.0.0.81", "ff02::81"])
+async def test_nodes_on_a_link_hear_each_other(group: str) -> None:
+    """And not themselves, although both have the group and port."""
+    with Network(f"pftsio{os.getpid()}") as network:
+        hosts = ("one", "two")
+        for number, host in enumerate(hosts, 1):
+            network.host(host, f"10.77.3.{number}/24")
+        a, b = (network.inside(host, lambda: multicast_socket(group, 8848, "eth0")) for host in hosts)
+        with a, b:
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(10):
+                for sender, receiver in ((a, b), (b, a)):
+                    await sent(sender, (group, 8848))
+                    assert await loop.sock_recv(receiver, 100) == b"hello"
+
+
+async def sent(sock: socket.socket, group: tuple[str, int]) -> None:
+    """A datagram, as soon as the link-local address has been found to be unique."""
+    while True:
+        with suppress(OSError):
+            sock.sendto(b"hello", group)
+            return
+        await asyncio.sleep(0.05)
