@@ -119,7 +119,7 @@ class Agent:
         await self._hops.watch({real.address for service in services for real in service.reals})
         own, local = await asyncio.to_thread(self._own), await asyncio.to_thread(self._local)
         try:
-            self._tables.set_local(own)
+            self._tables.set_local([address for address in own if version_of(address) == 4])
             self._set_pools(pools)
             self._push(services)
         except Exception:
@@ -132,7 +132,7 @@ class Agent:
         pool = pools.get(self._name, ())
         self._poolless = tuple(s.listener for s in services if s.mode is Mode.FULLNAT and not pool)
         self._monitor.watch(health.targets(services))
-        self._routes = vip.routes(services, pool, own[0]) if own else ()
+        self._routes = vip.routes(services, pool, own)
         self._misplaced = vip.misplaced(services, local)
         for address in self._misplaced:
             log.error("%s", _misplaced(address))

@@ -10,6 +10,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 # By pyroute2's words for XDP_ATTACHED_DRV and XDP_ATTACHED_SKB of <linux/if_link.h>
 _MODES = {"xdp": "native", "xdpgeneric": "generic"}
+# From <linux/rtnetlink.h> and <linux/if_addr.h>
+_SCOPE_LINK = 253
+_LAST_CHOICE = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY, _DADFAILED, _DEPRECATED
 _FLAGS = {"generic": 1 << 1, "native": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 
 
@@ -42,7 +45,16 @@ def take_off(link: Link) -> None:
 
 
 def addresses(index: int = 0) -> tuple[str, ...]:
-    """The IPv4 addresses of this node, or of one of its links."""
+    """The addresses of this node, or of one of its links: those of IPv4, then those of IPv6 but the link-local ones.
+
+    Of IPv6, those come last that are temporary (RFC 8981), deprecated, or another machine's as well.
+    """
+    of_link = {"index": index} if index else {}
     with IPRoute() as routes:
-        found = routes.get_addr(family=socket.AF_INET, **({"index": index} if index else {}))
-        return tuple(str(address.get_attr("IFA_ADDRESS")) for address in found)
+        v4 = [str(each.get_attr("IFA_ADDRESS")) for each in routes.get_addr(family=socket.AF_INET, **of_link)]
+        found = [
+            (bool((each.get_attr("IFA_FLAGS") or each["flags"]) & _LAST_CHOICE), str(each.get_attr("IFA_ADDRESS")))
+            for each in routes.get_addr(family=socket.AF_INET6, **of_link)
+            if each["scope"] != _SCOPE_LINK
+        ]
+    return (*v4, *(address for _, address in sorted(found, key=lambda each: each[0])))

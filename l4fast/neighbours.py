@@ -2,12 +2,14 @@
 
 The XDP program writes MAC addresses and asks nobody for them. The kernel resolves a neighbour when something uses it,
 and forwarded packets do not pass the kernel; so every neighbour that is not confirmed is "used" once a second by a
-netlink message with NTF_USE (ip-neighbour(8): `use`), which starts ARP without a packet to the server.
+netlink message with NTF_USE (ip-neighbour(8): `use`), which starts ARP, or neighbour discovery of IPv6, without a
+packet to the server.
 
 The next hop of a real is the gateway of its route, or the real itself on its own network. Clients come back through the
-next hop of the default route, or of the route to a given address. Only the interface of the data plane counts: it is
-one-armed. A MAC address once learnt is kept while its resolution fails: whether a server is alive is for the health
-checks to say.
+next hop of the default route of their IP version, or of the route to a given address. A gateway of IPv6 is usually a
+link-local address; that of a route to IPv4 addresses may be of IPv6 (RFC 9229) unless the route is the default one.
+Only the interface of the data plane counts: it is one-armed. A MAC address once learnt is kept while its resolution
+fails: whether a server is alive is for the health checks to say.
 
 pyroute2's synchronous IPRoute does not run inside an event loop, and its asynchronous one not on uvloop: the look-ups
 run in a thread.
@@ -21,14 +23,20 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from pyroute2 import IPRoute
+from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
+from core.endpoints import version
 from l4fast.tables import CLIENT_GATEWAY
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
-# How long `watch` waits for the first answers of ARP, and how often it looks.
+# The key of `macs` for the next hop towards IPv6 clients.
+CLIENT_GATEWAY6 = "::"
+GATEWAYS = {4: CLIENT_GATEWAY, 6: CLIENT_GATEWAY6}
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+# How long `watch` waits for the first answers, and how often it looks.
 FIRST_ANSWER_S, FIRST_ANSWER_STEP_S = 1.0, 0.05
 # From <linux/neighbour.h>
 NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_NOARP, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x40, 0x80
@@ -43,24 +51,28 @@ RT_TABLE_MAIN = 254
 class Neighbours:
     """Next hops of one interface. Its methods are called from one event loop.
 
-    `clients`: the address whose route leads to the clients; CLIENT_GATEWAY for the default route.
+    `clients`, `clients6`: the address whose route leads to the clients of one IP version; by default it is the default
+    route.
     """
 
-    def __init__(self, interface: str, clients: str = CLIENT_GATEWAY) -> None:
+    def __init__(self, interface: str, clients: str = CLIENT_GATEWAY, clients6: str = CLIENT_GATEWAY6) -> None:
         self._interface = interface
-        self._clients = clients
+        self._clients = {CLIENT_GATEWAY: clients, CLIENT_GATEWAY6: clients6}
         self._watched: frozenset[str] = frozenset({CLIENT_GATEWAY})
         self._macs: dict[str, bytes] = {}
         self._lock = asyncio.Lock()
         self._complaints: dict[str, str] = {}  # by address: why it has no next hop
 
     def macs(self) -> Mapping[str, bytes]:
-        """By watched address, and by CLIENT_GATEWAY; an address that was never resolved is missing."""
+        """By watched address, and by CLIENT_GATEWAY and CLIENT_GATEWAY6; what was never resolved is missing."""
         return dict(self._macs)
 
     async def watch(self, addresses: Set[str]) -> None:
-        """Makes these the addresses to resolve, and waits up to FIRST_ANSWER_S for those that are new."""
-        self._watched = frozenset(addresses) | {CLIENT_GATEWAY}
+        """Makes these the addresses to resolve, and waits up to FIRST_ANSWER_S for those that are new.
+
+        The way to clients is watched for each IP version that there are addresses of, for IPv4 if there are none.
+        """
+        self._watched = frozenset(addresses) | ({GATEWAYS[version(each)] for each in addresses} or {CLIENT_GATEWAY})
         for _ in range(round(FIRST_ANSWER_S / FIRST_ANSWER_STEP_S)):
             await self.refresh()
             if self._macs.keys() | self._complaints.keys() >= self._watched:
@@ -75,7 +87,7 @@ class Neighbours:
                 changed()
 
     async def refresh(self) -> bool:
-        """Looks once, and starts ARP for what is not confirmed. Says whether `macs` has changed."""
+        """Looks once, and starts to resolve what is not confirmed. Says whether `macs` has changed."""
         async with self._lock:
             watched = self._watched
             try:
@@ -105,37 +117,55 @@ class Neighbours:
         return {address: macs[hop] for address, hop in hops.items() if hop in macs}, complaints
 
     def _target(self, address: str) -> str:
-        return self._clients if address == CLIENT_GATEWAY else address
+        return self._clients.get(address, address)
 
     def _label(self, address: str) -> str:
-        return "no next hop towards clients" if address == CLIENT_GATEWAY else f"no next hop to {address}"
+        if address in self._clients:
+            return "no next hop towards clients" + " of IPv6" * (address == CLIENT_GATEWAY6)
+        return f"no next hop to {address}"
 
 
 def next_hop(routes: IPRoute, index: int, address: str) -> str:
     """The address that packets to `address` are handed to on this link. Raises LookupError with the reason."""
-    if address == CLIENT_GATEWAY:
-        defaults = routes.get_default_routes(family=socket.AF_INET, table=RT_TABLE_MAIN)
-        here = [route for route in defaults if route.get_attr("RTA_OIF") == index and route.get_attr("RTA_GATEWAY")]
+    family = FAMILIES[version(address)]
+    if address in GATEWAYS.values():
+        defaults = routes.get_default_routes(family=family, table=RT_TABLE_MAIN)
+        here = [route for route in defaults if route.get_attr("RTA_OIF") == index and _gateway(route)]
         if not here:
-            raise LookupError("the interface has no default route; add one by `ip route add default via`")
-        best = min(here, key=lambda route: int(route.get_attr("RTA_PRIORITY") or 0))
-        return str(best.get_attr("RTA_GATEWAY"))
+            command = "ip -6 route" if family == socket.AF_INET6 else "ip route"
+            raise LookupError(f"the interface has no default route; add one by `{command} add default via`")
+        return _gateway(min(here, key=lambda route: int(route.get_attr("RTA_PRIORITY") or 0)))
     try:
-        route = routes.route("get", dst=address)[0]
+        route = routes.route("get", dst=address, family=family)[0]
     except NetlinkError as error:
         raise LookupError(f"no route ({error.args[-1]})") from None
     if route["type"] != RTN_UNICAST:
         raise LookupError("it is an address of this node, which cannot be its own server")
     if route.get_attr("RTA_OIF") != index:
         raise LookupError("its route leaves by another interface, and the data plane has one arm")
-    return str(route.get_attr("RTA_GATEWAY") or address)
+    return _gateway(route) or address
+
+
+def _gateway(route: nlmsg) -> str:
+    """The router of a route, which may be of the other IP version; empty on the network itself."""
+    via = route.get_attr("RTA_VIA")
+    return str(via["addr"] if via else route.get_attr("RTA_GATEWAY") or "")
 
 
 def resolve(routes: IPRoute, index: int, hops: Set[str]) -> dict[str, bytes]:
     """The MAC addresses that the kernel knows; it is told to find or confirm the others."""
     macs: dict[str, bytes] = {}
+    for ip, family in FAMILIES.items():
+        mine = {hop for hop in hops if version(hop) == ip}
+        if mine:
+            macs |= _resolve(routes, index, mine, family)
+    return macs
+
+
+def _resolve(routes: IPRoute, index: int, hops: Set[str], family: int) -> dict[str, bytes]:
+    macs: dict[str, bytes] = {}
     confirmed: set[str] = set()
-    for neighbour in routes.get_neighbours(family=socket.AF_INET, ifindex=index):
+    for neighbour in routes.get_neighbours(family=family, ifindex=index):
         hop, mac = neighbour.get_attr("NDA_DST"), neighbour.get_attr("NDA_LLADDR")
         if neighbour["ifindex"] != index or hop not in hops or not mac or not neighbour["state"] & NUD_VALID:
             continue
@@ -143,5 +173,5 @@ def resolve(routes: IPRoute, index: int, hops: Set[str]) -> dict[str, bytes]:
         if neighbour["state"] & NUD_BEING_PROVEN:
             confirmed.add(hop)
     for hop in hops - confirmed:
-        routes.neigh("replace", dst=hop, ifindex=index, family=socket.AF_INET, state=0, flags=NTF_USE)
+        routes.neigh("replace", dst=hop, ifindex=index, family=family, state=0, flags=NTF_USE)
     return macs

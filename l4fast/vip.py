@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from core.endpoints import version
 from core.resolve import L4Service
 
 
@@ -17,10 +18,16 @@ def vips(services: Sequence[L4Service]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(service.vip for service in services))
 
 
-def routes(services: Sequence[L4Service], pool: Sequence[str], node: str) -> tuple[str, ...]:
-    """What an operator enters on a Linux router so that the VIPs' traffic comes to the address `node`, and that to the
-    source addresses of its pool."""
-    return tuple(f"ip route replace {address}/32 via {node}" for address in (*vips(services), *pool))
+def routes(services: Sequence[L4Service], pool: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """What an operator enters on a Linux router so that the VIPs' traffic comes to this node, by the first of its `own`
+    addresses of the same IP version, and that to the source addresses of its pool."""
+    node = {version(address): address for address in reversed(own)}
+    words = {4: ("ip route", 32), 6: ("ip -6 route", 128)}
+    return tuple(
+        f"{words[ip][0]} replace {address}/{words[ip][1]} via {node[ip]}"
+        for address in (*vips(services), *pool)
+        if (ip := version(address)) in node
+    )
 
 
 def misplaced(services: Sequence[L4Service], local: Collection[str]) -> tuple[str, ...]:

@@ -12,28 +12,32 @@ from collections.abc import Iterator
 import pytest
 from pyroute2 import netns
 
-from l4fast.neighbours import Neighbours
+from l4fast.neighbours import CLIENT_GATEWAY6, Neighbours
 from l4fast.tables import CLIENT_GATEWAY
 
 pytestmark = pytest.mark.root
 
 NODE, FAR = "10.78.0.1", "10.78.0.2"
+NODE6, FAR6 = "2001:db8:78::1", "2001:db8:78::2"
 _serial = itertools.count()
 
 
-def sh(*commands: str) -> None:
-    for command in commands:
-        subprocess.run(command.split(), check=True, capture_output=True, text=True)
+def sh(*commands: str) -> str:
+    outputs = [subprocess.run(each.split(), check=True, capture_output=True, text=True).stdout for each in commands]
+    return outputs[-1]
 
 
 @pytest.fixture
 def far() -> Iterator[str]:
-    """We are in one namespace with the link e0; the other end, whose name this is, answers for FAR and 10.78.0.3."""
+    """We are in one namespace with the link e0; the other end, whose name this is, answers for FAR and 10.78.0.3, and
+    for FAR6, 2001:db8:78::3 and fe80::2."""
     near, far = (f"pftb{os.getpid()}nb{next(_serial)}" for _ in range(2))
     try:
         sh(
             f"ip netns add {near}",
             f"ip netns add {far}",
+            # No waiting for addresses to be found unique.
+            *(f"ip netns exec {name} sysctl -qw net.ipv6.conf.default.accept_dad=0" for name in (near, far)),
             f"ip -n {near} link add e0 type veth peer name e0 netns {far}",
             f"ip -n {near} link add e1 type veth peer name e1 netns {far}",
             f"ip -n {near} addr add {NODE}/24 dev e0",
@@ -42,6 +46,9 @@ def far() -> Iterator[str]:
             f"ip -n {far} addr add {FAR}/24 dev e0",
             f"ip -n {far} addr add 10.78.0.3/24 dev e0",
             f"ip -n {far} addr add 10.79.0.2/24 dev e1",
+            f"ip -n {near} addr add {NODE6}/64 dev e0",
+            f"ip -n {near} addr add 2001:db8:79::1/64 dev e1",
+            *(f"ip -n {far} addr add {address}/64 dev e0" for address in (FAR6, "2001:db8:78::3", "fe80::2")),
             *(f"ip -n {name} link set {link} up" for name in (near, far) for link in ("e0", "e1")),
         )
         netns.pushns(near)
@@ -74,6 +81,41 @@ async def test_the_way_to_clients_may_be_named(far: str) -> None:
     assert hops.macs() == {CLIENT_GATEWAY: MAC}
 
 
+async def test_ipv6_on_the_link_and_behind_link_local_gateways(far: str) -> None:
+    sh("ip -6 route add default via fe80::2 dev e0", "ip -6 route add 2001:db8:5::/48 via 2001:db8:78::3")
+    sh(f"ip route add default via {FAR}")
+    hops = Neighbours("e0")
+    await hops.watch({FAR6, "2001:db8:5::9"})
+    assert hops.macs() == {FAR6: MAC, "2001:db8:5::9": MAC, CLIENT_GATEWAY6: MAC}
+    await hops.watch({FAR6, FAR})
+    assert hops.macs() == {FAR6: MAC, FAR: MAC, CLIENT_GATEWAY: MAC, CLIENT_GATEWAY6: MAC}
+
+
+async def test_the_way_to_ipv6_clients_may_be_named(far: str) -> None:
+    sh("ip -6 route add 2001:db8:6::/48 via fe80::2 dev e0")
+    hops = Neighbours("e0", clients6="2001:db8:6::1")
+    await hops.watch({FAR6})
+    assert hops.macs() == {FAR6: MAC, CLIENT_GATEWAY6: MAC}
+
+
+async def test_ipv4_behind_a_gateway_of_ipv6(far: str) -> None:
+    """RFC 9229"""
+    sh("ip route add 192.0.2.0/24 via inet6 fe80::2 dev e0")
+    hops = Neighbours("e0", clients="192.0.2.1")
+    await hops.watch({"192.0.2.9"})
+    assert hops.macs() == {"192.0.2.9": MAC, CLIENT_GATEWAY: MAC}
+
+
+async def test_a_neighbour_of_ipv6_is_kept_resolved(far: str) -> None:
+    hops = Neighbours("e0")
+    await hops.watch({FAR6})
+    sh(f"ip neigh del {FAR6} dev e0")
+    assert not await hops.refresh()  # known as before, and asked for anew
+    async with asyncio.timeout(5):
+        while "lladdr 02:00:00:00:00:aa" not in sh(f"ip -6 neigh show {FAR6} dev e0"):
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     ("address", "why"),
     [
@@ -81,6 +123,10 @@ async def test_the_way_to_clients_may_be_named(far: str) -> None:
         (NODE, f"e0: no next hop to {NODE}: it is an address of this node"),
         ("10.79.0.2", "e0: no next hop to 10.79.0.2: its route leaves by another interface"),
         ("203.0.113.1", "e0: no next hop to 203.0.113.1: no route"),
+        (FAR6, "e0: no next hop towards clients of IPv6: the interface has no default route; add one by `ip -6 route"),
+        (NODE6, f"e0: no next hop to {NODE6}: it is an address of this node"),
+        ("2001:db8:79::2", "e0: no next hop to 2001:db8:79::2: its route leaves by another interface"),
+        ("2001:db8:1::1", "e0: no next hop to 2001:db8:1::1: no route"),
     ],
 )
 async def test_what_has_no_next_hop_is_said_once(
@@ -92,7 +138,7 @@ async def test_what_has_no_next_hop_is_said_once(
             await hops.watch({address} - {CLIENT_GATEWAY})
     assert [record.message for record in caplog.records if why in record.message] != []
     assert len(caplog.records) == len({record.message for record in caplog.records})
-    assert address not in hops.macs()
+    assert address == FAR6 or address not in hops.macs()
 
 
 async def test_a_missing_interface_is_said(far: str, caplog: pytest.LogCaptureFixture) -> None:
