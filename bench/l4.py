@@ -152,12 +152,12 @@ class Bench:
         self.clear()
         if before is not None:
             self.root.load(before)
-            self.root.run(self.plane.program, "lb", len(before))
+            self.root.run(self.plane.programs[4], "lb", len(before))
         # In another order than that of the measurement, lest the entries stand in memory in the order of their use.
         self.root.load(random.Random(2).sample(frames, len(frames)))
         for _ in range(4):
             self.root.run(floor, "floor_xdp", len(frames))
-            self.root.run(self.plane.program, "lb", len(frames))
+            self.root.run(self.plane.programs[4], "lb", len(frames))
         self.root.load(frames)
         return self.compare(floor, lambda: None, self.repeat)
 
@@ -168,7 +168,7 @@ class Bench:
         for _ in range(self.rounds):
             floors.append(self.root.run(floor, "floor_xdp", self.repeat) - self.root.run(None, "", self.repeat))
             prepare()
-            ours.append(self.root.run(self.plane.program, "lb", repeat) - self.root.run(None, "", repeat))
+            ours.append(self.root.run(self.plane.programs[4], "lb", repeat) - self.root.run(None, "", repeat))
         return statistics.median(ours), statistics.median(floors)
 
     def first(self, frames: list[bytes], before: list[bytes] | None, repeat: int) -> tuple[float, float]:
@@ -180,11 +180,11 @@ class Bench:
             self.root.run(floor, "floor_xdp", len(frames))
 
         def prepare() -> None:
-            for keys, _, count in list(self.tables.session_map.blocks(4096)):
-                self.tables.session_map.delete_many(keys, count)
+            for keys, _, count in list(self.tables.versions[4].session_map.blocks(4096)):
+                self.tables.versions[4].session_map.delete_many(keys, count)
             if before is not None:
                 self.root.load(before)
-                self.root.run(self.plane.program, "lb", len(before))
+                self.root.run(self.plane.programs[4], "lb", len(before))
                 self.root.load(frames)
 
         return self.compare(floor, prepare, repeat)

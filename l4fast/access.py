@@ -26,11 +26,11 @@ ACLS = {Acl.OFF: 0, Acl.WHITE: 1, Acl.BLACK: 2}  # enum acl of types.h
 
 
 class AccessLists:
-    """Writes the tries and knows their numbers. The order of calls is that of `Tables.apply`."""
+    """Writes the tries and knows their numbers. The order of calls is that of `VersionTables.apply`."""
 
-    def __init__(self, plane: DataPlane) -> None:
-        self._lists = plane.map("access_lists")
-        template = plane.map("access_list_template")
+    def __init__(self, plane: DataPlane, version: int) -> None:
+        self._lists = plane.map("access_lists", version)
+        template = plane.map("access_list_template", version)
         self._sizes = ct.sizeof(template.key), ct.sizeof(template.value)
         self._template_fd = template.fd
         self._most = plane.sizes["MAX_ACCESS_LISTS"] // 2

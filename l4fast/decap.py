@@ -19,10 +19,10 @@ from typing import Literal, cast
 
 from control.node.notify import notify
 from l4fast import links
+from l4fast.addresses import address_bytes
 from l4fast.errors import LoadError
 from l4fast.loader import SOURCES, XDP_FLAGS, Program, possible_cpus, reasons
 from l4fast.settings import Parser, SettingsError
-from l4fast.tables import address_bytes
 
 log = logging.getLogger(__name__)
 

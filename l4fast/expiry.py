@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.model import Mode
-from l4fast.loads import counted
+from l4fast.addresses import address_bytes
+from l4fast.bpf.syscall import Map
+from l4fast.members import counted
 from l4fast.sessions import ANSWER, STATES
-from l4fast.tables import MODES, PROTOCOLS, UNPROVEN_TIMEOUT_S, Tables, address_bytes
+from l4fast.tables import UNPROVEN_TIMEOUT_S, Tables, other_direction
+from l4fast.version_tables import MODES, PROTOCOLS
 
 # Linux conntrack's nf_conntrack_tcp_timeout_fin_wait and _close.
 FIN_WAIT_TIMEOUT_S = 120
@@ -34,7 +37,7 @@ BATCH = 2048
 _ESTABLISHED, _UNPROVEN, _FIN_WAIT, _CLOSED, _UDP, _ANSWER = range(len(STATES))
 _FULLNAT = MODES[Mode.FULLNAT]
 _COUNTING = (_ESTABLISHED, _UNPROVEN, _UDP)
-_COLD = _NO_LOAD = bytes(2)
+_COLD = _NOT_COUNTED = bytes(2)
 
 
 def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
@@ -69,7 +72,8 @@ def _listeners(tables: Tables) -> dict[bytes, _Listener]:
             timeouts(service.idle_timeout_s),
             frozenset(address_bytes(real.address) + struct.pack("!H", real.port) for real in service.reals),
         )
-        for (vip, port, protocol), service in tables.services.items()
+        for of_version in tables.versions.values()
+        for (vip, port, protocol), service in of_version.services.items()
     }
 
 
@@ -84,83 +88,96 @@ def expire(tables: Tables, now_s: int, budget: int) -> int:
     deleted = seen = 0
     while seen < budget:
         if sweep.blocks is None:
-            sweep.blocks = tables.session_map.blocks(min(BATCH, budget))
+            sweep.blocks = tables.session_blocks(min(BATCH, budget))
         block = next(sweep.blocks, None)
         if block is None:
             sweep.last_counts, sweep.blocks = dict(sweep.counts), None
             sweep.counts.clear()
             break
-        keys, values, count = block
+        version, keys, values, count = block
         seen += count
-        gone, uncounted = _expired(tables, listeners, keys, values, now_s)
+        gone, uncounted = _expired(tables, listeners, version, keys, values, now_s)
         if uncounted:
-            tables.count_sessions(uncounted)
+            tables.count_sessions(version, uncounted)
         if gone:
-            deleted += tables.delete_sessions(gone)
+            deleted += tables.delete_sessions(version, gone)
     return deleted
 
 
 def _expired(
-    tables: Tables, listeners: Mapping[bytes, _Listener], keys: bytes, values: bytes, now_s: int
+    tables: Tables, listeners: Mapping[bytes, _Listener], version: int, keys: bytes, values: bytes, now_s: int
 ) -> tuple[list[bytes], list[bytes]]:
     """The keys that go, and those whose reals do not know of them yet (lc, wlc). Offsets are those of BCC's layouts.
 
     Those that stay are counted for their listener.
     """
-    key_type, value_type = tables.session_map.key, tables.session_map.value
+    of_version = tables.versions[version]
+    key_type, value_type = of_version.session_map.key, of_version.session_map.value
+    key_size, value_size, address_size = of_version.key_size, of_version.value_size, key_type.vip.size
     vip_at, port_at = key_type.vip.offset, key_type.vip_port.offset
-    real_at, last_at, generation_at = value_type.real.offset, value_type.last_s.offset, value_type.generation.offset
-    state_at, load_at = value_type.state.offset, value_type.load.offset
+    real_at, port_of_real_at, last_at, generation_at = (
+        value_type.real.offset,
+        value_type.real_port.offset,
+        value_type.last_s.offset,
+        value_type.generation.offset,
+    )
+    state_at, counted_at = value_type.state.offset, value_type.counted.offset
     word = struct.Struct("=I").unpack_from
     mode_at = value_type.mode.offset
     counts = tables.sweep.counts
     gone: list[bytes] = []
     uncounted: list[bytes] = []
     at = 0
-    for key_at in range(0, len(keys), tables.KEY_SIZE):
+    for key_at in range(0, len(keys), key_size):
         listener = listeners.get(
-            keys[key_at + vip_at : key_at + vip_at + 4] + keys[key_at + port_at : key_at + port_at + 3]
+            keys[key_at + vip_at : key_at + vip_at + address_size] + keys[key_at + port_at : key_at + port_at + 3]
         )
         idle_s = now_s - word(values, at + last_at)[0]
         if values[at + mode_at] == _FULLNAT:
-            key = keys[key_at : key_at + tables.KEY_SIZE]
+            key = keys[key_at : key_at + key_size]
             value = value_type.from_buffer_copy(values, at)
             if value.state == ANSWER:
-                if _left_alone(tables, listeners, key, value, idle_s):
+                if _left_alone(of_version.session_map, listeners, key, value, idle_s):
                     gone.append(key)
-                at += tables.VALUE_SIZE
+                at += value_size
                 continue
         learnt = values[at + generation_at : at + generation_at + 2] == _COLD
         if listener is None:
             goes = not learnt or idle_s >= UNKNOWN_TIMEOUT_S
         else:
-            known = learnt or values[at + real_at : at + real_at + 6] in listener.reals
+            known = (
+                learnt
+                or values[at + real_at : at + real_at + address_size]
+                + values[at + port_of_real_at : at + port_of_real_at + 2]
+                in listener.reals
+            )
             goes = listener.stateless or not known or idle_s >= listener.timeouts[values[at + state_at]]
         if goes:
-            gone.append(keys[key_at : key_at + tables.KEY_SIZE])
+            gone.append(keys[key_at : key_at + key_size])
             if values[at + mode_at] == _FULLNAT:
-                gone.append(bytes(tables.other_direction(key_type.from_buffer_copy(gone[-1]), value)))
+                gone.append(bytes(other_direction(key_type.from_buffer_copy(gone[-1]), value)))
         elif listener is not None:
             counts[listener.name] += 1
             if (
                 listener.counted
-                and values[at + load_at : at + load_at + 2] == _NO_LOAD
+                and values[at + counted_at : at + counted_at + 2] == _NOT_COUNTED
                 and values[at + state_at] in _COUNTING
             ):
-                uncounted.append(keys[key_at : key_at + tables.KEY_SIZE])
-        at += tables.VALUE_SIZE
+                uncounted.append(keys[key_at : key_at + key_size])
+        at += value_size
     return gone, uncounted
 
 
-def _left_alone(tables: Tables, listeners: Mapping[bytes, _Listener], key: bytes, value: Any, idle_s: int) -> bool:
+def _left_alone(
+    sessions: Map[Any, Any], listeners: Mapping[bytes, _Listener], key: bytes, value: Any, idle_s: int
+) -> bool:
     """Whether an entry of answers, idle long enough, belongs to no session any more."""
-    of_answers = tables.session_map.key.from_buffer_copy(key)
-    of_session = tables.other_direction(of_answers, value)
-    at = type(of_session).vip.offset
-    port_at = type(of_session).vip_port.offset
+    of_session = other_direction(sessions.key.from_buffer_copy(key), value)
+    fields = type(of_session)
     raw = bytes(of_session)
-    listener = listeners.get(raw[at : at + 4] + raw[port_at : port_at + 3])
+    vip = raw[fields.vip.offset : fields.vip.offset + fields.vip.size]
+    listener = listeners.get(vip + raw[fields.vip_port.offset : fields.vip_port.offset + 3])
     if idle_s < (listener.timeouts[_ANSWER] if listener else UNKNOWN_TIMEOUT_S):
         return False
-    session = tables.session_map.get(of_session)
-    return session is None or bytes(tables.other_direction(of_session, session)) != key
+    session = sessions.get(of_session)
+    return session is None or bytes(other_direction(of_session, session)) != key

@@ -1,4 +1,7 @@
-"""Compiles the XDP program, loads it and attaches it: the only module that knows BCC.
+"""Compiles the XDP programs, loads them and attaches the first: the only module that knows BCC.
+
+The sources are compiled once for each IP version, into programs with maps of the same names and layouts of their own
+(bpf/ip.h). That of IPv4 is attached, and hands IPv6 packets to the other by a tail call.
 
 BCC wants kernel headers and needs almost none of them. It gets a small tree, made afresh in a temporary directory,
 that leads to the UAPI headers of linux-libc-dev; this compiles in a tenth of a second and on machines without headers.
@@ -11,6 +14,7 @@ the process is killed (a restart replaces it atomically, but starts with empty s
 from __future__ import annotations
 
 import contextlib
+import ctypes as ct
 import errno
 import fcntl
 import logging
@@ -21,7 +25,7 @@ import resource
 import socket
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,8 +40,10 @@ XdpMode = Literal["native", "generic"]
 POOL_ADDRESSES_MOST = 1024
 # From <linux/if_link.h>
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
+IP_VERSIONS = (4, 6)
 # enum stage of types.h
 STAGES = ("lb", "least")
+STAGE_IPV6 = 2
 _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8921, 0x8927  # <linux/sockios.h>
 
 # BCC's name for each architecture's directory below arch/ (bcc: frontends/clang/kbuild_helper.cc).
@@ -211,14 +217,14 @@ def interface_mac_mtu(device: str) -> tuple[bytes, int]:
 
 
 class DataPlane:
-    """The loaded XDP program of one L4 node. `Tables` writes its maps; one process has one of each."""
+    """The loaded XDP programs of an L4 node, by IP version. `Tables` writes their maps; one process has one of each."""
 
-    def __init__(self, program: Program, sizes: Mapping[str, int]) -> None:
-        self.program = program
+    def __init__(self, programs: Mapping[int, Program], sizes: Mapping[str, int]) -> None:
+        self.programs = programs
         self.sizes = sizes
         self.cpus = possible_cpus()
-        self._settings_map = program.map("node_settings")
-        self.settings: Any = self._settings_map.get(self._settings_map.key(0))
+        self._settings_maps = {version: program.map("node_settings") for version, program in programs.items()}
+        self.settings: dict[int, Any] = {version: of.get(of.key(0)) for version, of in self._settings_maps.items()}
         self._attached: tuple[str, XdpMode] | None = None
 
     @classmethod
@@ -229,42 +235,61 @@ class DataPlane:
         half_open: int = 1 << 16,
         fragments: int = 1 << 13,
         listeners: int = 1 << 12,
-        reals: int = 1 << 14,
-        loads: int = 1 << 14,
+        members: int = 1 << 14,
         clients: int = 1 << 16,
         access_lists: int = 1 << 8,
         sync_ring_bytes: int = 1 << 20,
     ) -> DataPlane:
-        """Compiles and loads; each argument is the size of a table (reals at most 65,535). Raises LoadError."""
-        if not 1 <= reals <= 65535:
-            raise LoadError(f"reals={reals} is out of range; give 1 to 65535")
+        """Compiles and loads; each argument is the size of a table, of which there is one for each IP version.
+
+        `members`: pairs of a listener and a server, at most 65,535. Raises LoadError.
+        """
+        if not 2 <= members <= 65535:
+            raise LoadError(f"members={members} is out of range; give 2 to 65535")
         sizes = {
             "MAX_SESSIONS": sessions,
             "MAX_HALF_OPEN": half_open,
             "MAX_FRAGMENTS": fragments,
             "MAX_LISTENERS": listeners,
             "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,
-            "MAX_REALS": reals,
-            "MAX_LOADS": loads,
+            "MAX_MEMBERS": members,
+            "MAX_HOPS": members + 2,
             "MAX_CLIENTS": clients,
             "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
             "MAX_ACCESS_LISTS": 2 * access_lists,  # those in use and those that replace them
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
         }
-        program = Program(SOURCES / "lb.c", ("lb", "least", "flush", "account"), sizes)
-        stages = program.map("stages")
-        for number, name in enumerate(STAGES):
-            stages.put(stages.key(number), stages.value(program.fd(name)))
-        return cls(program, sizes)
+        functions = ("lb", "least", "flush", "account")
+        programs = {
+            version: Program(SOURCES / "lb.c", functions, sizes | {"IP_VERSION": version}) for version in IP_VERSIONS
+        }
+        for program in programs.values():
+            stages = program.map("stages")
+            for number, name in enumerate(STAGES):
+                stages.put(stages.key(number), stages.value(program.fd(name)))
+        entry = programs[4].map("stages")
+        entry.put(entry.key(STAGE_IPV6), entry.value(programs[6].fd("lb")))
+        return cls(programs, sizes)
 
-    def set(self, **fields: int | bytes | list[int]) -> None:
-        """Writes fields of `struct settings`; `mac` and `mtu` are written by `attach`."""
-        for name, value in fields.items():
-            if isinstance(value, int):
-                setattr(self.settings, name, value)
-            else:
-                getattr(self.settings, name)[:] = value
-        self._settings_map.put(self._settings_map.key(0), self.settings)
+    def set(self, *versions: int, **fields: int | bytes | Sequence[int]) -> None:
+        """Writes fields of `struct settings`, of these IP versions or of all; `mac` and `mtu` are written by `attach`.
+
+        An address, or several, are given as the bytes that stand in packets.
+        """
+        for version in versions or IP_VERSIONS:
+            settings = self.settings[version]
+            for name, value in fields.items():
+                if isinstance(value, int):
+                    setattr(settings, name, value)
+                elif isinstance(value, bytes):
+                    field = getattr(type(settings), name)
+                    if len(value) != field.size:
+                        raise ValueError(f"{name} has {field.size} bytes, not {len(value)}")
+                    ct.memmove(ct.addressof(settings) + field.offset, value, field.size)
+                else:
+                    getattr(settings, name)[:] = value
+            of = self._settings_maps[version]
+            of.put(of.key(0), settings)
 
     def attach(self, device: str, mode: XdpMode) -> None:
         """Attaches to a link, in place of whatever program is there. Raises LoadError."""
@@ -274,7 +299,7 @@ class DataPlane:
         except OSError as error:
             raise LoadError(f"interface {device}: {error.strerror}; `ip link` lists the interfaces") from None
         try:
-            self.program.attach(device, "lb", XDP_FLAGS[mode])
+            self.programs[4].attach(device, "lb", XDP_FLAGS[mode])
         except Exception as error:  # BCC raises bare Exception
             raise LoadError(_attach_advice(device, mode, str(error))) from None
         self._attached = (device, mode)
@@ -286,21 +311,22 @@ class DataPlane:
         device, mode = self._attached
         self._attached = None
         try:
-            self.program.detach(device, XDP_FLAGS[mode])
+            self.programs[4].detach(device, XDP_FLAGS[mode])
         except Exception as error:
             log.warning("detach from %s: %s", device, error)
 
     def close(self) -> None:
         """Detaches and frees the maps."""
         self.detach()
-        self.program.close()
+        for program in self.programs.values():
+            program.close()
 
-    def map(self, name: str) -> syscall.Map[Any, Any]:
-        return self.program.map(name)
+    def map(self, name: str, version: int = 4) -> syscall.Map[Any, Any]:
+        return self.programs[version].map(name)
 
-    def run(self, frame: bytes, function: str = "lb") -> tuple[int, bytes]:
-        """One BPF_PROG_TEST_RUN: (XDP action, frame afterwards)."""
-        action, after, _ = syscall.run_program(self.program.fd(function), frame)
+    def run(self, frame: bytes, function: str = "lb", version: int = 4) -> tuple[int, bytes]:
+        """One BPF_PROG_TEST_RUN: (XDP action, frame afterwards). `lb` of version 4 takes every frame."""
+        action, after, _ = syscall.run_program(self.programs[version].fd(function), frame)
         return action, after
 
 

@@ -12,8 +12,8 @@ from l4fast.loader import DataPlane
 class Mirror:
     """A map and what was written to it."""
 
-    def __init__(self, plane: DataPlane, name: str) -> None:
-        self.map = plane.map(name)
+    def __init__(self, plane: DataPlane, name: str, version: int) -> None:
+        self.map = plane.map(name, version)
         self.held: dict[bytes, bytes] = {}
 
     def add(self, wanted: Mapping[bytes, bytes]) -> set[bytes]:

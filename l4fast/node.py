@@ -81,7 +81,7 @@ def check_interface(settings: Settings, state: StateDirectory) -> links.Link:
 
 def program_id(plane: DataPlane) -> int:
     """The kernel's id of our program (proc_pid_fdinfo(5))."""
-    with open(f"/proc/self/fdinfo/{plane.program.fd('lb')}") as file:
+    with open(f"/proc/self/fdinfo/{plane.programs[4].fd('lb')}") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("prog_id:"))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+
+from l4fast.addresses import endpoint, text_of
 
 # enum state of types.h
 STATES = ("established", "unproven", "fin-wait", "closed", "udp", "answer")
@@ -58,7 +60,7 @@ class Wanted:
         return Matcher(client, vip, real, STATES.index(self.state) if self.state else None)
 
 
-End = tuple[int | None, int | None]  # as the fields of a session hold address and port; None: any
+End = tuple[bytes | None, int | None]  # address and port in wire order, as in a session; None: any
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,33 +75,37 @@ class Matcher:
     def matches(self, key: Any, value: Any) -> bool:
         return (
             value.state != ANSWER
-            and self.client[0] in (None, key.client)
+            and self.client[0] in (None, bytes(key.client))
             and self.client[1] in (None, key.client_port)
-            and self.vip[0] in (None, key.vip)
+            and self.vip[0] in (None, bytes(key.vip))
             and self.vip[1] in (None, key.vip_port)
-            and self.real[0] in (None, value.real)
+            and self.real[0] in (None, bytes(value.real))
             and self.real[1] in (None, value.real_port)
             and self.state in (None, value.state)
         )
 
 
-def end(text: str) -> tuple[int, int | None]:
-    """`ADDRESS` or `ADDRESS:PORT`. Raises ValueError with the remedy."""
-    address, colon, port = text.partition(":")
+def end(text: str) -> End:
+    """`ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`. Raises ValueError with the remedy."""
+    match = re.fullmatch(r"\[([^]]*)\](:)(.*)|([^:]*)(:)([^:]*)|(.*)", text, re.S)
+    assert match is not None, "the last way takes any text"
+    bracketed, six_colon, six_port, four, four_colon, four_port, whole = match.groups()
+    address = next(part for part in (bracketed, four, whole) if part is not None)
+    colon, port = six_colon or four_colon, six_port or four_port or ""
     try:
-        word = int.from_bytes(ipaddress.IPv4Address(address).packed, sys.byteorder)
+        packed = ipaddress.ip_address(address).packed
     except ValueError:
-        raise ValueError(f"{text!r}: give an IPv4 address, or ADDRESS:PORT") from None
+        raise ValueError(f"{text!r}: give an address, ADDRESS:PORT or [ADDRESS]:PORT") from None
     if colon and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise ValueError(f"{text!r}: give a port from 1 to 65535 after the colon")
-    return word, socket.htons(int(port)) if colon else None
+    return packed, socket.htons(int(port)) if colon else None
 
 
 def view(key: Any, value: Any, now_s: int, *, fullnat: bool) -> SessionView:
     """What the maps hold, for people."""
 
-    def shown(address: int, port: int) -> str:
-        return f"{socket.inet_ntoa(address.to_bytes(4, sys.byteorder))}:{socket.ntohs(port)}"
+    def shown(address: Any, port: int) -> str:
+        return endpoint(text_of(bytes(address)), socket.ntohs(port))
 
     return SessionView(
         client=shown(key.client, key.client_port),

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from core.endpoints import version
@@ -44,12 +44,12 @@ _IPV6_MREQ: Final = struct.Struct("=16si")
 class SessionTable(Protocol):
     """What session sync needs of the data plane (`l4fast.tables.Tables`)."""
 
-    ring_fd: int
-
-    def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None: ...
-    def drain_ring(self) -> None: ...
+    @property
+    def ring_fds(self) -> Mapping[int, int]: ...
+    def on_sync_page(self, callback: Callable[[int, bytes, bytes, int], None]) -> None: ...
+    def drain_ring(self, version: int) -> None: ...
     def flush_sync(self) -> None: ...
-    def write_sessions(self, keys: bytes, values: bytes, count: int) -> int: ...
+    def write_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> int: ...
 
 
 def multicast_socket(group: str, port: int, interface: str) -> socket.socket:
@@ -121,7 +121,8 @@ class SyncIO:
 
     def start(self) -> None:
         self._table.on_sync_page(self._on_page)
-        self._loop.add_reader(self._table.ring_fd, self._table.drain_ring)
+        for ip_version, fd in self._table.ring_fds.items():
+            self._loop.add_reader(fd, self._table.drain_ring, ip_version)
         self._loop.add_reader(self._sock.fileno(), self._readable)
         self._flush()
         self._tick()
@@ -132,15 +133,19 @@ class SyncIO:
             timer.cancel()
         with contextlib.suppress(OSError):
             self._table.flush_sync()
-            self._table.drain_ring()
-        self._loop.remove_reader(self._table.ring_fd)
+            for ip_version in self._table.ring_fds:
+                self._table.drain_ring(ip_version)
+        for fd in self._table.ring_fds.values():
+            self._loop.remove_reader(fd)
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
 
     # Out
 
-    def _on_page(self, keys: bytes, values: bytes, count: int) -> None:
+    def _on_page(self, ip_version: int, keys: bytes, values: bytes, count: int) -> None:
+        if ip_version != 4:
+            return
         self._sync.send_sessions(keys, values, count, time.time_ns() // 1000)
         self._send()
 
@@ -219,7 +224,7 @@ class SyncIO:
 
     def _write(self, records: Records, now: float) -> None:
         try:
-            written = self._table.write_sessions(records.keys, records.values, records.count)
+            written = self._table.write_sessions(4, records.keys, records.values, records.count)
         except OSError as error:
             written, why = 0, str(error)
         else:

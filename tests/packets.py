@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import socket
 import struct
@@ -19,8 +20,9 @@ from dataclasses import dataclass, replace
 from core.model import Mode, Scheduler
 from core.resolve import Access, L4Service, Real
 from core.schedule import flow_table
-from l4fast.loader import DataPlane
-from l4fast.tables import CLIENT_GATEWAY, MAGLEV_SMALL, Tables
+from l4fast.loader import IP_VERSIONS, DataPlane
+from l4fast.rings import MAGLEV_SMALL
+from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, Tables
 
 NODE_MAC = bytes.fromhex("02000000000a")
 ROUTER_MAC = bytes.fromhex("020000000001")
@@ -113,7 +115,7 @@ def ends(frame: bytes) -> tuple[End, End]:
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -365,16 +367,26 @@ def service(
 
 
 def flow_slot(packet: Packet, scheduler: Scheduler, slots: int) -> int:
-    """select.h's flow_slot on a little-endian machine: murmur3's fmix64 over the key, scaled to the table."""
-
-    def word(address: str) -> int:
-        return int.from_bytes(socket.inet_aton(address), "little")
-
-    ports = socket.htons(packet.source_port) | socket.htons(packet.port) << 16
+    """select.h's flow_slot on a little-endian machine, without a seed: murmur3's fmix64 over the key, scaled to the
+    table."""
     mask = (1 << 64) - 1
-    h = word(packet.source) << 32
+    h: int
+    client = struct.unpack(f"<{len(address_bytes(packet.source)) // 4}I", address_bytes(packet.source))
+    vip = struct.unpack(f"<{len(client)}I", address_bytes(packet.destination))
+    ports: int = 0 if scheduler is Scheduler.SH else socket.htons(packet.source_port) | socket.htons(packet.port) << 16
+    if packet.version == 4:
+        service = vip[0]
+        h = client[0] << 32 | ports
+    else:
+        golden = 0x9E3779B97F4A7C15
+        service = vip[0] * golden + (vip[1] << 32 | vip[2]) ^ vip[3]
+        h = (client[1] << 32 | client[0]) * golden & mask
+        h ^= h >> 32
+        h ^= client[3] << 32 | client[2]
+        h = h * golden & mask
+        h ^= h >> 32 ^ ports
     if scheduler is not Scheduler.SH:
-        h = (h | ports) ^ word(packet.destination) << 8
+        h ^= service << 8 & mask
     if scheduler is not Scheduler.SH and scheduler is not Scheduler.TCH:
         h ^= packet.protocol
     h ^= h >> 33
@@ -403,15 +415,15 @@ class Harness:
 
     def reset(self, services: Iterable[L4Service] = (), pool: Sequence[str] = ()) -> None:
         """No sessions, no half-open entries, no limit to unproven ones, these services, all reals up and resolved."""
-        for name in ("half_open", "half_open_answers", "clients"):
-            table = self.plane.map(name)
+        for name, version in itertools.product(("half_open", "half_open_answers", "clients"), IP_VERSIONS):
+            table = self.plane.map(name, version)
             for keys, _, count in list(table.blocks(1024)):
                 table.delete_many(keys, count)
-        for keys, _, _ in list(self.tables.session_map.blocks(1024)):
-            self.tables.delete_sessions(self.tables.split_keys(keys))
-        self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC}
+        for version, keys, _, _ in list(self.tables.session_blocks(1024)):
+            self.tables.delete_sessions(version, self.tables.split_keys(version, keys))
+        self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC, CLIENT_GATEWAY6: GATEWAY_MAC}
         self.tables.set_epoch(NOW_S)
-        self.tables.set_local((NODE,))
+        self.tables.set_local((NODE, six(NODE)))
         self.tables.set_pools(pool, ())
         self.plane.set(unproven_per_cpu_s=1 << 30)
         self.tables.apply(list(services), set(), self.macs)
@@ -448,7 +460,7 @@ class Harness:
 
     def session(self, packet: Packet) -> dict[str, int] | None:
         """The fields of a client packet's session."""
-        table = self.tables.session_map
+        table = self.tables.versions[packet.version].session_map
         key = address_bytes(packet.source) + address_bytes(packet.destination)
         key += struct.pack("!HHB3x", packet.source_port, packet.port, packet.protocol)
         value = table.get(table.key.from_buffer_copy(key))

@@ -6,7 +6,7 @@
 /* map inner to `access_lists`, key. The networks of a list do not overlap. */
 struct network {
     __u32 length;       /* of the prefix, in bits: the kernel reads it first */
-    __be32 address;
+    struct address address;
 };
 
 /* Access list index → its networks (network → 1). Written by Python: a list never changes; a change is a new list and
@@ -14,9 +14,9 @@ struct network {
 BPF_F_TABLE("lpm_trie", struct network, __u32, access_list_template, 1, 1 /* BPF_F_NO_PREALLOC, which tries need */);
 BPF_ARRAY_OF_MAPS(access_lists, "access_list_template", MAX_ACCESS_LISTS);
 
-static __always_inline int denied(const struct listener *listener, __be32 client)
+static __always_inline int denied(const struct listener *listener, struct address client)
 {
-    struct network of_client = {.length = 32, .address = client};
+    struct network of_client = {.length = ADDRESS_BITS, .address = client};
     int index = listener->access_list;
     void *list;
 

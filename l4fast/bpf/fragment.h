@@ -10,60 +10,51 @@
 /* What has just been forwarded was a first fragment. */
 static __always_inline void remember(const struct packet *p, const struct settings *settings, enum reason reason)
 {
-    struct fragment_key key = {.source = p->key.client, .destination = p->key.vip, .id = p->first,
+    struct fragment_key key = {.source = p->key.client, .destination = p->key.vip, .id = p->fragment_id,
                                .protocol = p->key.protocol};
-    struct listener_key of = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
-    struct fragment entry = {.first_s = settings->now_s, .answer = reason == TX_REPLY};
+    struct fragment entry = {.first_s = settings->now_s, .member = p->member, .hop = p->hop,
+                             .answer = reason == TX_REPLY};
     struct ethhdr *eth = (void *)(long)p->ctx->data;
-    struct iphdr *ip = (void *)(eth + 1);
-    __be16 *ports = (void *)(ip + 1);
-    struct listener *listener;
+    struct ip *ip = (void *)(eth + 1);
 
-    if ((void *)(ports + 2) > (void *)(long)p->ctx->data_end)
+    if ((void *)(ip + 1) > (void *)(long)p->ctx->data_end)
         return;
-    entry.source = ip->saddr;
-    entry.destination = ip->daddr;
-    entry.tunnel = ip->protocol == IPPROTO_IPIP;
-    __builtin_memcpy(entry.mac, eth->h_dest, ETH_ALEN);
-    if (entry.answer) {
-        of.vip = ip->saddr;
-        of.port = ports[0];
-    }
-    listener = listeners.lookup(&of);
-    if (!listener)
-        return;
-    entry.listener = listener->index;
+    entry.source = ip->source;
+    entry.destination = ip->destination;
+    entry.tunnel = ip->protocol == PROTOCOL_TUNNEL;
     fragments.update(&key, &entry);
 }
 
 static __always_inline enum reason later_fragment(struct packet *p, const struct settings *settings)
 {
-    struct fragment_key key = {.source = p->ip->saddr, .destination = p->ip->daddr, .id = p->ip->id,
-                               .protocol = p->ip->protocol};
+    struct fragment_key key = {.source = p->ip->source, .destination = p->ip->destination, .id = p->fragment_id,
+                               .protocol = p->key.protocol};
     struct fragment *first = fragments.lookup(&key);
+    struct hop *to;
     __u16 delta;
 
     if (!first || settings->now_s - first->first_s > FRAGMENT_TIMEOUT_S)
         return irregular(p, DROP_FRAGMENT);
     if (first->tunnel) {
-        struct session s = {.real = first->destination, .listener = first->listener};
+        struct session s = {.real = first->destination, .member = first->member, .hop = first->hop};
 
-        __builtin_memcpy(s.mac, first->mac, ETH_ALEN);
         return encapsulate(p, &s, settings, TX_FRAGMENT);
     }
+    to = next_hop(first->hop);
+    if (!to)
+        return unresolved(first->hop);
     delta = fold((__u32)address_delta(key.source, first->source) + address_delta(key.destination, first->destination));
-    if (key.source != first->source || key.destination != first->destination) {
+    if (!same_address(key.source, first->source) || !same_address(key.destination, first->destination)) {
         if (p->ip->ttl <= 1)
             return DROP_TTL;
-        p->ip->ttl--;
-        p->ip->check = adjusted(p->ip->check, fold((__u32)delta + bpf_htons(0xfeff)));
-        p->ip->saddr = first->source;
-        p->ip->daddr = first->destination;
+        age(p->ip, older(delta));
+        p->ip->source = first->source;
+        p->ip->destination = first->destination;
     }
-    send_to(p, first->mac);
     if (first->answer)
-        count_out(first->listener, p->length);
+        count_out(p, first->member);
     else
-        count_in(first->listener, p->length);
+        count_in(p, first->member);
+    send_by(p, p->eth, first->hop, to);
     return TX_FRAGMENT;
 }

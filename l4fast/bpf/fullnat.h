@@ -14,9 +14,18 @@ static __always_inline struct session_key answer_key(const struct session *s, __
                                 .vip_port = s->source_port, .protocol = protocol};
 }
 
+static __always_inline struct session *scratch(void)
+{
+    int zero = 0;
+
+    return answer_scratch.lookup(&zero);
+}
+
 /* The other direction of a session: its real is the client, its source the VIP. */
 static __always_inline void answer_entry(struct session *answer, const struct session_key *key, const struct session *s)
 {
+    struct session_key answers;
+
     *answer = *s;
     answer->bytes = 0;
     answer->packets = 0;
@@ -25,37 +34,16 @@ static __always_inline void answer_entry(struct session *answer, const struct se
     answer->real = key->client;
     answer->real_port = key->client_port;
     answer->state = STATE_ANSWER;
-    answer->load = 0;
+    answer->counted = 0;
+    answer->hop = HOP_CLIENTS;
     answer->sync_due_s = SYNC_NOT_YET; /* it is told with its session */
+    answers = answer_key(s, key->protocol);
+    prepare(answer, &answers);
 }
 
 /* Whether two flows are the same. */
 static __always_inline int same_key(const struct session_key *a, const struct session_key *b)
 {
-    return a->client == b->client && a->vip == b->vip &&
+    return same_address(a->client, b->client) && same_address(a->vip, b->vip) &&
            *(__u32 *)&a->client_port == *(__u32 *)&b->client_port && a->protocol == b->protocol;
-}
-
-/* Both addresses and ports, in either direction. */
-static __always_inline enum reason translate(struct packet *p, const struct session *s, enum reason reason)
-{
-    __be16 *ports = p->l4;
-    __u16 addresses = fold((__u32)address_delta(p->ip->saddr, s->source) + address_delta(p->ip->daddr, s->real));
-
-    if (p->ip->ttl <= 1)
-        return DROP_TTL;
-    rewrite_l4(p, fold((__u32)addresses + (__u16)~ports[0] + s->source_port + (__u16)~ports[1] + s->real_port));
-    p->ip->check = adjusted(p->ip->check, fold((__u32)addresses + bpf_htons(0xfeff)));
-    p->ip->ttl--;
-    p->ip->saddr = s->source;
-    p->ip->daddr = s->real;
-    ports[0] = s->source_port;
-    ports[1] = s->real_port;
-    send_to(p, s->mac);
-    if (s->state == STATE_ANSWER) {
-        count_out(s->listener, p->length);
-        return TX_REPLY;
-    }
-    count_in(s->listener, p->length);
-    return reason;
 }

@@ -2,7 +2,7 @@
  *
  * A listener that keeps no session has a stage of its own before these.
  *
- * One-armed: what is forwarded leaves by the interface it came in. IPv4, TCP and UDP; nat, fullnat, dr and tunnel.
+ * One-armed: what is forwarded leaves by the interface it came in. TCP and UDP; nat, fullnat, dr and tunnel.
  * Everything else, and whatever is for no VIP, goes to the kernel. docs/l4.md says more.
  */
 #include <linux/bpf.h>
@@ -10,10 +10,11 @@
 #include <linux/if_ether.h>
 #include <linux/icmp.h>
 #include <linux/in.h>
-#include <linux/ip.h>
+#include <linux/in6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
+#include "ip.h"
 #include "types.h"
 #include "stats.h"
 #include "maps.h"
@@ -22,8 +23,8 @@
 #include "rewrite.h"
 #include "icmp.h"
 #include "tunnel.h"
-#include "fullnat.h"
 #include "forward.h"
+#include "fullnat.h"
 #include "sync.h"
 #include "select.h"
 #include "least.h"
@@ -96,33 +97,35 @@ static __always_inline enum reason warm(struct session_key *key, struct session 
                                         const struct settings *settings, struct stats *stats)
 {
     struct listener_key listener_key = {.vip = key->vip, .port = key->vip_port, .protocol = key->protocol};
+    int answer = s->state == STATE_ANSWER;
     struct listener *listener;
-    struct mac *mac;
+    __u32 *hop;
 
-    if (s->state == STATE_ANSWER) {
+    if (answer) {
         listener_key.vip = s->source;
         listener_key.port = s->source_port;
     }
     listener = listeners.lookup(&listener_key);
     if (!listener)
         return PASS_NO_LISTENER;
-    if (s->state != STATE_ANSWER && denied(listener, key->client)) {
+    if (!answer && denied(listener, key->client)) {
         forget(key, s);
         return deny(listener);
     }
-    if (s->state == STATE_ANSWER) {
-        if (!known_mac(settings->gateway_mac))
-            return DROP_NO_GATEWAY;
-        __builtin_memcpy(s->mac, settings->gateway_mac, ETH_ALEN);
+    if (answer) {
+        s->hop = HOP_CLIENTS;
+        s->member = member_of(listener, key->client, key->client_port);
     } else {
-        mac = macs.lookup(&s->real);
-        if (!mac)
+        hop = hop_numbers.lookup(&s->real);
+        if (!hop)
             return DROP_NO_NEIGHBOUR;
-        __builtin_memcpy(s->mac, mac->bytes, ETH_ALEN);
+        s->hop = *hop;
+        s->member = member_of(listener, s->real, s->real_port);
     }
-    s->listener = listener->index;
+    if (!next_hop(s->hop))
+        return answer ? DROP_NO_GATEWAY : DROP_NO_NEIGHBOUR;
     s->refresh_s = listener->refresh_s;
-    if (s->sync_due_s == SYNC_NOT_YET && s->state != STATE_ANSWER)
+    if (s->sync_due_s == SYNC_NOT_YET && !answer)
         s->sync_due_s = settings->now_s + listener->refresh_s;
     s->generation = settings->generation;
     adopt(s, listener);
@@ -146,7 +149,7 @@ static __always_inline enum reason stateless(struct packet *p, const struct sett
         return DROP_BAD_FLAGS;
     if (denied(listener, p->key.client))
         return deny(listener);
-    reason = session_to(ring_real(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
+    reason = session_to(ring_member(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
     return to_real(p, &s, settings, TX_STATELESS);
@@ -212,48 +215,47 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
     return to_real(p, s, settings, TX_SESSION);
 }
 
-static __always_inline void remember_syn(struct packet *p, int real, __u16 load, const struct settings *settings)
+static __always_inline void remember_syn(struct packet *p, int member, __u16 counted, const struct settings *settings)
 {
     struct half_open entry = {
-        .real = real, .load = load, .begun_s = settings->now_s, .sequence = bpf_ntohl(p->sequence),
+        .member = member, .counted = counted, .begun_s = settings->now_s, .sequence = bpf_ntohl(p->sequence),
     };
 
-    if (load)
-        begun(load, settings, 1);
+    if (counted)
+        begun(counted, settings, 1);
     half_open.update(&p->key, &entry);
 }
 
-#define CHOOSE (-2) /* no real yet: the scheduler has to choose one */
+#define CHOOSE (-2) /* none yet: the scheduler has to choose one */
 
-/* A packet of a TCP flow that has no session: its real's index, negative for none, or CHOOSE. `state`: the session's that
+/* A packet of a TCP flow that has no session: its member, negative for none, or CHOOSE. `state`: the session's that
  * it makes, or -1 for none. */
 static __always_inline int new_tcp_flow(struct packet *p, const struct listener *listener,
                                         const struct settings *settings, struct stats *stats, int *state)
 {
     struct half_open *syn = listener->track ? half_open.lookup(&p->key) : NULL;
-    __u16 load;
 
     *state = -1;
     if (p->tcp_flags & TCP_SYN)
-        return syn && syn->sequence == bpf_ntohl(p->sequence) ? syn->real : CHOOSE;
+        return syn && syn->sequence == bpf_ntohl(p->sequence) ? syn->member : CHOOSE;
     if (syn) {
         if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p)) {
             *state = STATE_ESTABLISHED;
-            if (syn->load && syn->begun_s == settings->now_s)
-                begun(syn->load, settings, -1);
+            if (syn->counted && syn->begun_s == settings->now_s)
+                begun(syn->counted, settings, -1);
         }
-        return syn->real;
+        return syn->member;
     }
     if (listener->persist_s) {
-        int real = kept_real(p, listener, settings, &load);
+        int member = kept_member(p, listener, settings);
 
-        if (real >= 0)
-            return real;
+        if (member >= 0)
+            return member;
     } else if (listener->scheduler == SCHEDULER_HASH && !(p->tcp_flags & TCP_CONTROL) &&
                unproven_allowed(stats, settings)) {
         *state = STATE_UNPROVEN;
     }
-    return ring_real(listener, flow_slot(&p->key, listener));
+    return ring_member(listener, flow_slot(&p->key, listener));
 }
 
 static __always_inline enum reason new_flow(struct packet *p, const struct settings *settings, struct stats *stats)
@@ -264,7 +266,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     enum reason why;
     struct session s;
     int index, state, chosen = 0;
-    __u16 load = 0;
+    __u16 counted = 0;
 
     if (!listener)
         return LB_NEXT;
@@ -288,9 +290,9 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     }
     if (index == CHOOSE) {
         chosen = 1;
-        index = choose(p, listener, settings, &load);
+        index = choose(p, listener, settings, &counted);
         if (state < 0 && listener->track && index >= 0)
-            remember_syn(p, index, load, settings);
+            remember_syn(p, index, counted, settings);
     }
     why = session_to(index, &s, p, listener, settings);
     if (why != LB_NEXT)
@@ -306,11 +308,11 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
 }
 
 /* fullnat: to a pool's address, and no session's. */
-static __always_inline enum reason to_pool(struct packet *p, const struct settings *settings)
+static __always_inline enum reason to_pool(struct packet *p)
 {
     __u32 *listening = vips.lookup(&p->key.vip);
 
-    return listening && !*listening ? half_open_answer(p, settings) : LB_NEXT;
+    return listening && !*listening ? half_open_answer(p) : LB_NEXT;
 }
 
 /* nat: a real's answer. */
@@ -337,11 +339,11 @@ static __always_inline enum reason reply(struct packet *p, const struct settings
                 tell(&key, s, stats, settings->now_s);
         }
     }
-    return to_client(p, as, settings);
+    return to_client(p, as);
 }
 
-/* An ICMP error about an answer, or in fullnat to the pool, goes the way of its flow: `p->key` is the flow's. It changes no session: whoever sees one
- * packet of a flow, or guesses its ports, can forge an error. */
+/* An ICMP error about an answer, or in fullnat to the pool, goes the way of its flow: `p->key` is the flow's. It changes no
+ * session: whoever sees one packet of a flow, or guesses its ports, can forge an error. */
 static __always_inline enum reason error_in(struct packet *p, const struct settings *settings, struct stats *stats)
 {
     struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
@@ -364,13 +366,11 @@ static __always_inline enum reason error_in(struct packet *p, const struct setti
     syn = half_open.lookup(&p->key);
     if (listener->mode == MODE_FULLNAT && !syn)
         return DROP_NO_SESSION;
-    reason = session_to(syn ? syn->real : ring_real(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
+    reason = session_to(syn ? syn->member : ring_member(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
-    if (syn && listener->mode == MODE_FULLNAT) {
-        s.source = syn->source;
-        s.source_port = syn->source_port;
-    }
+    if (syn && listener->mode == MODE_FULLNAT)
+        set_source(&s, &p->key, syn->source, syn->source_port);
     return error_to_real(p, &s, settings);
 }
 
@@ -387,16 +387,16 @@ static __always_inline enum reason error_out(struct packet *p, const struct sett
     if (is_local(settings, p->key.client))
         return PASS_LOCAL;
     as = owner(owners, &from, &key);
-    return as ? error_to_client(p, as, settings) : DROP_REPLY_AMBIGUOUS;
+    return as ? error_to_client(p, as) : DROP_REPLY_AMBIGUOUS;
 }
 
 static __always_inline enum reason icmp(struct packet *p, const struct settings *settings, struct stats *stats)
 {
-    int to_vip = is_vip(p->ip->daddr);
+    int to_vip = is_vip(p->ip->destination);
     enum reason reason = parse_icmp(p, to_vip);
 
     if (reason == LB_NEXT && !to_vip)
-        return p->key.protocol == IPPROTO_IPIP ? relay_too_big(p, settings) : error_out(p, settings);
+        return p->key.protocol == PROTOCOL_TUNNEL ? relay_too_big(p, settings) : error_out(p, settings);
     if (!to_vip)
         return LB_NEXT;
     if (bad_sender(p->ip))
@@ -418,6 +418,10 @@ int lb(struct xdp_md *ctx)
     if (!settings || !stats)
         return XDP_PASS;
     reason = parse(ctx, settings, &p);
+#if IP_VERSION == 4
+    if (reason == PASS_NOT_IP && p.eth->h_proto == bpf_htons(ETH_P_IPV6))
+        stages.call(ctx, STAGE_IPV6);
+#endif
     vip = reason == LB_NEXT ? may_be_vip(settings, p.key.vip) : 0;
     if (vip & VIP_STATELESS)
         reason = stateless(&p, settings);
@@ -426,7 +430,7 @@ int lb(struct xdp_md *ctx)
         if (reason == LB_NEXT)
             reason = new_flow(&p, settings, stats);
         if (reason == LB_NEXT)
-            reason = to_pool(&p, settings);
+            reason = to_pool(&p);
     }
     if (reason == LB_NEXT)
         reason = reply(&p, settings, stats);
@@ -449,7 +453,7 @@ int least(struct xdp_md *ctx)
     if (settings && least) {
         struct listener *listener = &least->listener;
 
-        least->number = listener->ring_size <= RING_CHUNK ? least_of_all(listener, settings->now_s)
+        least->member = listener->ring_size <= RING_CHUNK ? least_of_all(listener, settings->now_s)
                                                           : better_of_two(listener, settings->now_s);
         stages.call(ctx, STAGE_LB);
     }

@@ -2,7 +2,7 @@
  *
  * A real's connections are the sessions with it in this node's table, a peer's among them, that are established, unproven
  * or of UDP: those that have ended count no more, though they are remembered a while. The count is exact: a session knows
- * where it is counted (session.load) and gives that up once, by an atomic operation, whoever ends it. To these come the
+ * where it is counted (session.counted) and gives that up once, by an atomic operation, whoever ends it. To these come the
  * SYNs sent to the real in this second of the node's clock that have not yet become sessions: the connections of one
  * round trip must not all go to the real that was the least busy at its beginning. A flood of SYNs weighs for a second.
  *
@@ -10,83 +10,74 @@
  * which comes close to the best (Mitzenmacher, 2001) and does not send everybody there at once.
  */
 
-/* The eight bytes of a session that `load` is part of, for what must be one operation: other CPUs see the session too. */
-union load_word {
+/* The eight bytes of a session that `counted` is part of, for what must be one operation: other CPUs see the session too. */
+union counted_word {
     __u64 all;
     struct {
         __u8 others[6];
-        __u16 load;
+        __u16 counted;
     };
 };
-#define LOAD_OFFSET 24
+#define COUNTED_OFFSET (16 + 2 * sizeof(struct address))
 #define BUSIEST (1ULL << 40) /* no real has as many; times a weight it stays below 2^63 */
-_Static_assert(__builtin_offsetof(struct session, load) == LOAD_OFFSET + 6, "load_word");
+_Static_assert(__builtin_offsetof(struct session, counted) == COUNTED_OFFSET + 6, "counted_word");
 
 static __always_inline int counts(__u8 state)
 {
     return state == STATE_ESTABLISHED || state == STATE_UNPROVEN || state == STATE_UDP;
 }
 
-static __always_inline void count_connection(__u16 load, int by)
+static __always_inline void count_connection(__u16 member, int by)
 {
-    int index = load;
-    struct load *of_real = loads.lookup(&index);
+    int index = member;
+    struct load *load = loads.lookup(&index);
 
-    if (of_real)
-        __sync_fetch_and_add(&of_real->sessions, (__u64)(__s64)by);
+    if (load)
+        __sync_fetch_and_add(&load->sessions, (__u64)(__s64)by);
 }
 
 /* The session ends, or is about to be written anew: it counts no more. */
 static __always_inline void uncount(struct session *s)
 {
-    union load_word only_load = {.load = 0xffff}, was;
+    union counted_word only = {.counted = 0xffff}, was;
 
-    if (!s->load)
+    if (!s->counted)
         return;
-    was.all = __sync_fetch_and_and((__u64 *)((void *)s + LOAD_OFFSET), ~only_load.all);
-    if (was.load)
-        count_connection(was.load, -1);
-}
-
-/* Where the sessions of a listener with a real are counted; 0: nowhere. */
-static __always_inline __u16 load_of(__u16 listener, __be32 real, __be16 port)
-{
-    struct member_key key = {.real = real, .port = port, .listener = listener};
-    __u32 *load = load_numbers.lookup(&key);
-
-    return load ? *load : 0;
+    was.all = __sync_fetch_and_and((__u64 *)((void *)s + COUNTED_OFFSET), ~only.all);
+    if (was.counted)
+        count_connection(was.counted, -1);
 }
 
 /* A session that is in the table and not counted: a peer's, or one made before its listener counted. */
 static __always_inline void adopt(struct session *s, const struct listener *listener)
 {
-    union load_word word = {}, was;
+    union counted_word word = {}, was;
 
-    if (listener->scheduler != SCHEDULER_LEAST || s->load || !counts(s->state))
+    if (listener->scheduler != SCHEDULER_LEAST || s->counted || !counts(s->state))
         return;
-    word.load = load_of(listener->index, s->real, s->real_port);
-    if (!word.load)
+    word.counted = member_of(listener, s->real, s->real_port);
+    if (!word.counted)
         return;
-    was.all = __sync_fetch_and_or((__u64 *)((void *)s + LOAD_OFFSET), word.all);
-    if (!was.load)
-        count_connection(word.load, 1);
+    was.all = __sync_fetch_and_or((__u64 *)((void *)s + COUNTED_OFFSET), word.all);
+    if (!was.counted)
+        count_connection(word.counted, 1);
     if (!counts(s->state)) /* it ended meanwhile */
         uncount(s);
 }
 
-static __always_inline void begun(__u16 load, const struct settings *settings, int by)
+static __always_inline void begun(__u16 member, const struct settings *settings, int by)
 {
-    int index = load;
-    struct load *of_real = loads.lookup(&index);
+    int index = member;
+    struct load *load = loads.lookup(&index);
 
-    if (!of_real)
+    if (!load)
         return;
-    if (of_real->begun_s != settings->now_s) {
-        of_real->begun_s = settings->now_s;
-        of_real->begun = 0;
+    if (load->begun_s != settings->now_s) {
+        load->begun_s = settings->now_s;
+        load->begun = 0;
     }
-    if (by > 0 || of_real->begun)
-        __sync_fetch_and_add(&of_real->begun, (__u64)(__s64)by);
+    if (by > 0 || load->begun)
+        __sync_fetch_and_add(&load->begun, (__u64)(__s64)by);
 }
 
 /* The verifier (6.18) follows both ways of every branch through every turn of a loop, with the range of each number, which
@@ -113,13 +104,13 @@ struct choice {
     __u64 load;   /* connections */
     __u64 weight;
     __u64 slot;
-    __u64 number; /* index into `members` and `loads` */
+    __u64 member; /* index into `members` and `loads` */
 };
 
 /* Reads one slot of the listener's ring. Says whether it could. */
 static __always_inline int weigh(struct choice *c, const struct ring_chunk *chunk, __u32 slot, __u32 now_s)
 {
-    int index = chunk->real[slot % RING_CHUNK];
+    int index = chunk->member[slot % RING_CHUNK];
     struct member *member = members.lookup(&index);
     struct load *load = loads.lookup(&index);
     __u64 total;
@@ -130,7 +121,7 @@ static __always_inline int weigh(struct choice *c, const struct ring_chunk *chun
     c->load = either(total >> 63, 0, total); /* negative for a moment where one CPU is faster than another */
     c->weight = member->weight;
     c->slot = slot;
-    c->number = index;
+    c->member = index;
     return 1;
 }
 
@@ -167,12 +158,12 @@ static __always_inline int least_of_all(const struct listener *listener, __u32 n
         best.load = either(take, c.load, best.load);
         best.weight = either(take, c.weight, best.weight);
         best.slot = either(take, c.slot, best.slot);
-        best.number = either(take, c.number, best.number);
+        best.member = either(take, c.member, best.member);
         nearest = either(take, distance, nearest);
     }
     if (equals)
         stats->cursor = best.slot + 1;
-    return best.number;
+    return best.member;
 }
 
 static __always_inline int better_of_two(const struct listener *listener, __u32 now_s)
@@ -190,7 +181,7 @@ static __always_inline int better_of_two(const struct listener *listener, __u32 
     chunk = chunk_of(listener, other);
     if (!chunk || !weigh(&b, chunk, other, now_s))
         return -1;
-    return either(less_busy(&b, &a), b.number, a.number);
+    return either(less_busy(&b, &a), b.member, a.member);
 }
 
 /* The program `least` looks for a real, and `lb` begins anew with what it has found. For the verifier (6.18) goes through
@@ -206,18 +197,18 @@ static __always_inline void ask_least(struct xdp_md *ctx, const struct listener 
     stages.call(ctx, STAGE_LEAST);
 }
 
-/* What `least` has found for this packet, once: an index into `loads`; 0: it was not asked, -1: there is none. */
+/* What `least` has found for this packet, once: an index into `members`; 0: it was not asked, -1: there is none. */
 static __always_inline int least_found(void)
 {
     int zero = 0;
     struct least *least = least_choice.lookup(&zero);
-    int number;
+    int member;
 
     if (!least)
         return -1;
-    number = least->number;
-    least->number = 0;
-    return number;
+    member = least->member;
+    least->member = 0;
+    return member;
 }
 
 /* Enters a session and counts it. Counted first: whoever ends it at once finds it counted. */
@@ -226,12 +217,10 @@ static __always_inline int enter_counted(struct packet *p, struct session *s, en
 {
     if (listener->scheduler != SCHEDULER_LEAST)
         return enter(p, s, state, stats);
-    s->load = load_of(listener->index, s->real, s->real_port);
-    if (s->load)
-        count_connection(s->load, 1);
+    s->counted = s->member;
+    count_connection(s->member, 1);
     if (enter(p, s, state, stats))
         return 1;
-    if (s->load)
-        count_connection(s->load, -1);
+    count_connection(s->member, -1);
     return 0;
 }

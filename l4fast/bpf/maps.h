@@ -19,10 +19,16 @@ BPF_TABLE("hash", struct listener_key, struct listener, listeners, MAX_LISTENERS
 
 /* VIP → number of its listeners; 0 for an address of any node's pool. Written by Python; asked about irregular packets
  * and those of no session. */
-BPF_TABLE("hash", __be32, __u32, vips, MAX_VIPS);
+BPF_TABLE("hash", struct address, __u32, vips, MAX_VIPS);
 
-/* real index → real. Written by Python; an index is not reused before the rings that held it are gone. */
-BPF_TABLE("array", int, struct real, reals, MAX_REALS);
+/* Index → a real of a listener; (listener, real) → index. Written by Python; an index is not reused before the rings that
+ * held it are gone. */
+BPF_TABLE("array", int, struct member, members, MAX_MEMBERS);
+BPF_TABLE("hash", struct member_key, struct member_number, member_numbers, MAX_MEMBERS);
+
+/* Index → next hop; address of a real → index. Written by Python, in place when a MAC address changes. */
+BPF_TABLE("array", int, struct hop, hops, MAX_HOPS);
+BPF_TABLE("hash", struct address, __u32, hop_numbers, MAX_HOPS);
 
 /* ring index → array of chunks. Written by Python: a ring never changes; a change is a new ring and then a new
  * `listener`. Inner arrays differ in length (BPF_F_INNER_MAP, Linux 5.10). */
@@ -33,29 +39,24 @@ BPF_ARRAY_OF_MAPS(rings, "ring_template", MAX_RINGS);
  * whose clients are scheduled like new ones. */
 BPF_TABLE("lru_hash", struct client_key, struct client, clients, MAX_CLIENTS);
 
-/* (listener, real) → index into `reals`, if it takes new flows. For the same listeners. Written by Python. */
-BPF_TABLE("hash", struct member_key, __u32, takers, MAX_LOADS);
-
-/* Index → real and weight; index → its connections; (listener, real) → index. For listeners that count connections.
- * `loads` is written by the programs alone, the others by Python. Full: Python refuses the configuration. */
-BPF_TABLE("array", int, struct member, members, MAX_LOADS);
-BPF_TABLE("array", int, struct load, loads, MAX_LOADS);
-BPF_TABLE("hash", struct member_key, __u32, load_numbers, MAX_LOADS);
+/* Member → its connections, for listeners that count them. Written by the programs alone. */
+BPF_TABLE("array", int, struct load, loads, MAX_MEMBERS);
 BPF_TABLE("array", int, struct account, accounting, 1);
 BPF_TABLE("percpu_array", int, struct least, least_choice, 1);
 
-/* Stage → program. Written by Python when the programs are loaded. */
+/* Stage → program. Written by Python when the programs are loaded; STAGE_IPV6 in the map of IPv4's programs. */
 BPF_PROG_ARRAY(stages, STAGES);
 
-/* address → MAC address of its next hop. Written by Python; asked when a cold session is warmed. */
-BPF_TABLE("hash", __be32, struct mac, macs, MAX_REALS);
-
 /* reverse_key → reverse. Written by Python for the reals of nat listeners. */
-BPF_TABLE("hash", struct reverse_key, struct reverse, reverse, 2 * MAX_REALS);
+BPF_TABLE("hash", struct reverse_key, struct reverse, reverse, MAX_MEMBERS);
 
 BPF_TABLE("array", int, struct settings, node_settings, 1);
 BPF_TABLE("percpu_array", int, struct stats, cpu_stats, 1);
 BPF_TABLE("percpu_array", int, struct listener_stats, listener_stats, MAX_LISTENERS);
+BPF_TABLE("percpu_array", int, struct member_stats, member_stats, MAX_MEMBERS);
+
+/* Room for an answer's entry, of which the stack (512 bytes) has none left. */
+BPF_TABLE("percpu_array", int, struct session, answer_scratch, 1);
 
 /* Session records on their way to the peers. A full page goes to the ring at once, a partial one when the daemon runs
  * `flush`. Ring full: EVENT_SYNC_LOST, and the sessions are told again after their refresh time. */

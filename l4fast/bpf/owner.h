@@ -3,13 +3,13 @@
  */
 
 /* What a real sends to this node itself is no client's. */
-static __always_inline int is_local(const struct settings *settings, __be32 address)
+static __always_inline int is_local(const struct settings *settings, struct address address)
 {
     int i;
 
 #pragma unroll
     for (i = 0; i < LOCAL_ADDRESSES; i++)
-        if (address == settings->local[i])
+        if (same_address(address, settings->local[i]))
             return 1;
     return 0;
 }
@@ -19,17 +19,17 @@ static __always_inline int answers(struct session_key *key, const struct reverse
 {
     struct session *s = sessions.lookup(key);
     struct half_open *syn;
-    struct real *real;
+    struct member *member;
     int index;
 
     if (s)
-        return s->real == from->real && s->real_port == from->port;
+        return same_address(s->real, from->real) && s->real_port == from->port;
     syn = half_open.lookup(key);
     if (!syn)
         return 0;
-    index = syn->real;
-    real = reals.lookup(&index);
-    return real && real->address == from->real && real->port == from->port;
+    index = syn->member;
+    member = members.lookup(&index);
+    return member && same_address(member->real, from->real) && member->port == from->port;
 }
 
 /* `key` is complete but for the VIP and its port, which are filled in. NULL: nobody knows this client. */

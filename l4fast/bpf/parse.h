@@ -3,14 +3,18 @@
 struct packet {
     struct xdp_md *ctx;
     struct ethhdr *eth;
-    struct iphdr *ip;
+    struct ip *ip;
     void *l4;
     __u16 *check;           /* of TCP or UDP */
     struct session_key key; /* as from a client: source is the client, destination the VIP */
-    __u32 length;           /* IP total length */
-    __u32 first;            /* a first fragment: identification, and FIRST_FRAGMENT */
+    __u32 length;           /* of the IP packet: header and data */
+    __u32 fragment_id;      /* of a fragment */
     __be32 sequence;        /* TCP */
+    __u16 member;           /* where it was counted when it left, and … */
+    __u16 hop;              /* … by which next hop */
     __u8 tcp_flags;         /* byte 13 of the TCP header; 0 for UDP */
+    __u8 first;             /* a first fragment, which has ports */
+    __u8 later;             /* a later one */
 };
 
 #define TCP_FIN 0x01
@@ -20,17 +24,15 @@ struct packet {
 #define TCP_CONTROL (TCP_FIN | TCP_SYN | TCP_RST) /* mask: packets that may change a session's state */
 #define TCP_FLAGS 13       /* offset of the flags' byte */
 #define TCP_DATA_OFFSET 12 /* offset of the byte whose high four bits are the header's length in words */
-#define IP_FRAGMENT 0x3fff /* mask: more-fragments bit and offset */
-#define IP_OFFSET 0x1fff   /* mask: the offset, in units of eight bytes */
-#define FIRST_FRAGMENT 0x10000
-#define IP_PLAIN 0x45      /* version 4, header of five words */
+#define IP_FRAGMENT 0x3fff /* IPv4, mask: more-fragments bit and offset */
+#define IP_OFFSET 0x1fff   /* IPv4, mask: the offset, in units of eight bytes */
 
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 {
     return *(__u32 *)a == *(__u32 *)b && *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
 }
 
-static __always_inline int is_vip(__be32 address)
+static __always_inline int is_vip(struct address address)
 {
     return vips.lookup(&address) != NULL;
 }
@@ -38,7 +40,7 @@ static __always_inline int is_vip(__be32 address)
 /* A packet that no flow can have: a VIP's is dropped under its own name, any other is the kernel's business. */
 static __always_inline enum reason irregular(struct packet *p, enum reason reason)
 {
-    return is_vip(p->ip->daddr) ? reason : PASS_NOT_FOR_VIP;
+    return is_vip(p->ip->destination) ? reason : PASS_NOT_FOR_VIP;
 }
 
 static __always_inline enum reason parse_tcp(struct packet *p, void *end, __u32 l4_length)
@@ -71,45 +73,98 @@ static __always_inline enum reason parse_udp(struct packet *p, void *end, __u32 
     return LB_NEXT;
 }
 
-static __always_inline enum reason parse_l4(struct packet *p, void *end)
+/* `size`: of what stands behind the IP headers, where `p->l4` points. */
+static __always_inline enum reason parse_l4(struct packet *p, void *end, __u8 protocol, __u32 size)
 {
-    __u32 l4_length = p->length - sizeof(struct iphdr);
     enum reason reason;
 
-    p->l4 = p->ip + 1;
-    if (p->ip->protocol == IPPROTO_TCP)
-        reason = parse_tcp(p, end, l4_length);
-    else if (p->ip->protocol == IPPROTO_UDP)
-        reason = parse_udp(p, end, l4_length);
+    if (protocol == IPPROTO_TCP)
+        reason = parse_tcp(p, end, size);
+    else if (protocol == IPPROTO_UDP)
+        reason = parse_udp(p, end, size);
     else
-        return p->ip->protocol == IPPROTO_ICMP ? LB_ICMP : irregular(p, PASS_OTHER_PROTOCOL);
+        return protocol == PROTOCOL_ICMP ? LB_ICMP : irregular(p, PASS_OTHER_PROTOCOL);
     if (reason != LB_NEXT)
         return reason;
-    p->key.client = p->ip->saddr;
-    p->key.vip = p->ip->daddr;
+    p->key.client = p->ip->source;
+    p->key.vip = p->ip->destination;
     *(__u32 *)&p->key.client_port = *(__u32 *)p->l4; /* both ports at once: TCP and UDP begin with them */
-    p->key.protocol = p->ip->protocol;
+    p->key.protocol = protocol;
     return LB_NEXT;
 }
 
-/* LB_NEXT: a first fragment, which has ports. RFC 3128: a TCP fragment at offset 1 could hide flags from whoever looks at
- * the first one. */
-static __always_inline enum reason parse_fragment(struct packet *p)
+/* LB_NEXT: a first fragment. `offset`: in bytes; `size`: of this fragment's data; `whole`: what a packet that ends here has
+ * in IP's length field. RFC 3128: a TCP fragment at offset 8 could hide flags from whoever looks at the first one. */
+static __always_inline enum reason parse_fragment(struct packet *p, __u8 protocol, __u32 offset, __u32 size, int more,
+                                                  __u32 whole)
 {
-    __u32 offset = bpf_ntohs(p->ip->frag_off) & IP_OFFSET, size = p->length - sizeof(struct iphdr);
-    int more = bpf_ntohs(p->ip->frag_off) & IP_FRAGMENT & ~IP_OFFSET;
-
-    if (p->ip->protocol != IPPROTO_TCP && p->ip->protocol != IPPROTO_UDP)
+    if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
         return irregular(p, DROP_FRAGMENT);
-    if (!size || (more && size % 8) || offset * 8 + p->length > 0xffff || (offset == 1 && p->ip->protocol == IPPROTO_TCP))
+    if (!size || (more && size % 8) || whole > 0xffff || (offset == 8 && protocol == IPPROTO_TCP))
         return irregular(p, DROP_BAD_FRAGMENT);
-    if (offset)
-        return LB_FRAGMENT;
-    p->first = FIRST_FRAGMENT | p->ip->id;
-    return LB_NEXT;
+    p->key.protocol = protocol;
+    p->first = !offset;
+    p->later = !!offset;
+    return offset ? LB_FRAGMENT : LB_NEXT;
 }
 
-/* Lengths are checked against the frame, which Ethernet may have padded: bytes after the total length do not count. */
+#if IP_VERSION == 4
+static __always_inline enum reason parse_ip(struct packet *p, void *end)
+{
+    struct ip *ip = p->ip;
+    __u32 size = p->length - sizeof(*ip);
+
+    if (!plain(ip)) {
+        __u32 header = (ip->version_words & 0xf) * 4;
+        int sound = ip->version_words >> 4 == 4 && header > sizeof(*ip) && header <= p->length;
+
+        return irregular(p, sound ? DROP_IP_OPTIONS : DROP_BAD_IP);
+    }
+    if (p->length < sizeof(*ip) || (void *)ip + p->length > end)
+        return irregular(p, DROP_BAD_IP);
+    p->l4 = ip + 1;
+    if (ip->fragment & bpf_htons(IP_FRAGMENT)) {
+        __u32 fragment = bpf_ntohs(ip->fragment), offset = (fragment & IP_OFFSET) * 8;
+        enum reason reason;
+
+        p->fragment_id = ip->id;
+        reason = parse_fragment(p, ip->protocol, offset, size, fragment & IP_FRAGMENT & ~IP_OFFSET, offset + p->length);
+        if (reason != LB_NEXT)
+            return reason;
+    }
+    return parse_l4(p, end, ip->protocol, size);
+}
+#else
+static __always_inline enum reason parse_ip(struct packet *p, void *end)
+{
+    struct ip *ip = p->ip;
+    struct ip_fragment *header = (void *)(ip + 1);
+    __u32 size = p->length - sizeof(*ip);
+
+    if (!plain(ip) || (void *)ip + p->length > end)
+        return irregular(p, DROP_BAD_IP);
+    p->l4 = header;
+    if (ip->protocol == IPPROTO_FRAGMENT) {
+        __u32 offset;
+        enum reason reason;
+
+        if (size < sizeof(*header) || (void *)(header + 1) > end)
+            return irregular(p, DROP_BAD_FRAGMENT);
+        offset = bpf_ntohs(header->fragment) & ~7;
+        size -= sizeof(*header);
+        p->fragment_id = header->id;
+        p->l4 = header + 1;
+        reason = parse_fragment(p, header->protocol, offset, size, header->fragment & bpf_htons(1), offset + size);
+        return reason == LB_NEXT ? parse_l4(p, end, header->protocol, size) : reason;
+    }
+    if (ip->protocol == IPPROTO_HOPOPTS || ip->protocol == IPPROTO_ROUTING || ip->protocol == IPPROTO_DSTOPTS ||
+        ip->protocol == IPPROTO_AH)
+        return irregular(p, DROP_IP_OPTIONS);
+    return parse_l4(p, end, ip->protocol, size);
+}
+#endif
+
+/* Lengths are checked against the frame, which Ethernet may have padded: bytes after the IP packet do not count. */
 static __always_inline enum reason parse(struct xdp_md *ctx, const struct settings *settings, struct packet *p)
 {
     void *data = (void *)(long)ctx->data;
@@ -120,26 +175,12 @@ static __always_inline enum reason parse(struct xdp_md *ctx, const struct settin
     p->ip = data + sizeof(struct ethhdr);
     if (data + sizeof(struct ethhdr) > end)
         return PASS_TRUNCATED;
-    if (p->eth->h_proto != bpf_htons(ETH_P_IP))
-        return PASS_NOT_IPV4;
+    if (p->eth->h_proto != bpf_htons(ETH_P_OURS))
+        return PASS_NOT_IP;
     if ((void *)(p->ip + 1) > end)
         return PASS_TRUNCATED;
     if (!same_mac(p->eth->h_dest, settings->mac))
         return PASS_OTHER_HOST;
-    p->length = bpf_ntohs(p->ip->tot_len);
-    if (*(__u8 *)p->ip != IP_PLAIN) {
-        __u32 header = p->ip->ihl * 4;
-        int sound = p->ip->version == 4 && header > sizeof(struct iphdr) && header <= p->length;
-
-        return irregular(p, sound ? DROP_IP_OPTIONS : DROP_BAD_IP);
-    }
-    if (p->length < sizeof(struct iphdr) || (void *)p->ip + p->length > end)
-        return irregular(p, DROP_BAD_IP);
-    if (p->ip->frag_off & bpf_htons(IP_FRAGMENT)) {
-        enum reason reason = parse_fragment(p);
-
-        if (reason != LB_NEXT)
-            return reason;
-    }
-    return parse_l4(p, end);
+    p->length = ip_length(p->ip);
+    return parse_ip(p, end);
 }

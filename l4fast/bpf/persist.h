@@ -6,28 +6,24 @@
  */
 static __always_inline struct client_key client_of(const struct packet *p, const struct listener *listener)
 {
-    return (struct client_key){.client = p->key.client & listener->persist_mask, .listener = listener->index};
+    return (struct client_key){.client = masked(p->key.client, listener->persist_mask), .listener = listener->index};
 }
 
-/* The client's real, as an index; negative: it has none. */
-static __always_inline int kept_real(const struct packet *p, const struct listener *listener,
-                                     const struct settings *settings, __u16 *load)
+/* The client's real, as a member's index; negative: it has none. */
+static __always_inline int kept_member(const struct packet *p, const struct listener *listener,
+                                       const struct settings *settings)
 {
     struct client_key key = client_of(p, listener);
     struct client *client = clients.lookup(&key);
-    struct member_key taker = {.listener = listener->index};
-    __u32 *real;
+    struct member_key member = {.listener = listener->index};
+    struct member_number *number;
 
     if (!client || settings->now_s - client->last_s >= listener->persist_s)
         return -1;
-    taker.real = client->real;
-    taker.port = client->port;
-    real = takers.lookup(&taker);
-    if (!real)
-        return -1;
-    if (listener->scheduler == SCHEDULER_LEAST)
-        *load = load_of(taker.listener, taker.real, taker.port);
-    return *real;
+    member.real = client->real;
+    member.port = client->port;
+    number = member_numbers.lookup(&member);
+    return number && number->takes ? number->member : -1;
 }
 
 static __always_inline void keep_real(const struct packet *p, const struct listener *listener, const struct session *s,
@@ -39,28 +35,21 @@ static __always_inline void keep_real(const struct packet *p, const struct liste
     clients.update(&key, &client);
 }
 
-/* The real for a new flow, and in lc and wlc where its connections are counted. */
+/* The member for a new flow. `counted`: where its SYN is counted as begun, in lc and wlc. */
 static __always_inline int choose(const struct packet *p, const struct listener *listener,
-                                  const struct settings *settings, __u16 *load)
+                                  const struct settings *settings, __u16 *counted)
 {
-    struct member *member;
-    int number;
+    int member = listener->persist_s ? kept_member(p, listener, settings) : -1;
 
-    if (listener->persist_s) {
-        number = kept_real(p, listener, settings, load);
-        if (number >= 0)
-            return number;
-    }
     if (listener->scheduler != SCHEDULER_LEAST)
-        return ring_real(listener, new_flow_slot(&p->key, listener));
-    number = least_found();
-    if (!number) {
+        return member >= 0 ? member : ring_member(listener, new_flow_slot(&p->key, listener));
+    if (member < 0)
+        member = least_found();
+    if (!member) {
         ask_least(p->ctx, listener);
         return -1; /* not reached: `lb` begins anew, unless its stages are not there */
     }
-    member = number > 0 ? members.lookup(&number) : NULL;
-    if (!member)
-        return -1;
-    *load = number;
-    return member->real;
+    if (member > 0)
+        *counted = member;
+    return member;
 }

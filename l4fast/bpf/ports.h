@@ -5,26 +5,21 @@
 #define PORT_TRIES 32
 #define PORT_THEFTS 8     /* so many of them, the last, take a port from a half-open flow, but from no session */
 
-/* Finds a port for the flow towards the session's real and enters the answer: UDP among the sessions, TCP half open. */
-static __always_inline int take_port(struct packet *p, struct session *s, const struct settings *settings,
-                                     struct stats *stats)
+/* Finds a port for the flow towards the session's real and enters the answer: UDP among the sessions, TCP half open. `key`
+ * becomes the answer's. */
+static __always_inline int find_port(struct packet *p, struct session *s, struct session_key *key,
+                                     const struct settings *settings, struct stats *stats)
 {
-    struct session answer;
     int i;
 
-    if (!settings->pool[0])
-        return -1;
-    answer_entry(&answer, &p->key, s);
-    __builtin_memcpy(answer.mac, settings->gateway_mac, ETH_ALEN);
     for (i = 0; i < PORT_TRIES; i++) {
         __u32 dice = bpf_get_prandom_u32();
-        struct session_key key;
 
         s->source = settings->pool[dice % POOL_ADDRESSES];
         s->source_port = bpf_htons(PORT_FIRST + ((dice >> 16) * PORT_COUNT >> 16));
-        key = answer_key(s, p->key.protocol);
+        *key = answer_key(s, p->key.protocol);
         if (p->key.protocol == IPPROTO_UDP) {
-            int error = sessions.insert(&key, &answer);
+            int error = sessions.insert(key, s);
 
             if (!error)
                 return 0;
@@ -34,15 +29,31 @@ static __always_inline int take_port(struct packet *p, struct session *s, const 
             return -1;
         }
         /* Entered first and looked for afterwards: a flow that is being established goes the other way round. */
-        if (i < PORT_TRIES - PORT_THEFTS ? half_open_answers.insert(&key, &p->key)
-                                         : half_open_answers.update(&key, &p->key))
+        if (i < PORT_TRIES - PORT_THEFTS ? half_open_answers.insert(key, &p->key)
+                                         : half_open_answers.update(key, &p->key))
             continue;
-        if (!sessions.lookup(&key))
+        if (!sessions.lookup(key))
             return 0;
-        half_open_answers.delete(&key);
+        half_open_answers.delete(key);
     }
     stats->count[EVENT_NO_PORT]++;
     return -1;
+}
+
+static __always_inline int take_port(struct packet *p, struct session *s, const struct settings *settings,
+                                     struct stats *stats)
+{
+    struct session *answer = scratch();
+    struct session_key key;
+
+    if (!answer || no_address(settings->pool[0]) || find_port(p, s, &key, settings, stats))
+        return -1;
+    prepare(s, &p->key);
+    if (p->key.protocol == IPPROTO_UDP) { /* the loop has reserved the entry */
+        answer_entry(answer, &p->key, s);
+        sessions.update(&key, answer);
+    }
+    return 0;
 }
 
 /* Whether the half-open flow still has its port. */
@@ -57,12 +68,13 @@ static __always_inline int keeps_port(const struct packet *p, struct session_key
 static __always_inline int establish(struct packet *p, struct session *s, struct session_key *answer,
                                      const struct listener *listener, const struct settings *settings, struct stats *stats)
 {
-    struct session entry;
+    struct session *entry = scratch();
     int error;
 
-    answer_entry(&entry, &p->key, s);
-    __builtin_memcpy(entry.mac, settings->gateway_mac, ETH_ALEN);
-    error = sessions.insert(answer, &entry);
+    if (!entry)
+        return 0;
+    answer_entry(entry, &p->key, s);
+    error = sessions.insert(answer, entry);
     if (error) {
         stats->count[EVENT_TABLE_FULL] += error != -EEXIST;
         return 0;
@@ -87,11 +99,10 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
     int index;
 
     if (syn) {
-        reason = session_to(syn->real, s, p, listener, settings);
+        reason = session_to(syn->member, s, p, listener, settings);
         if (reason != LB_NEXT)
             return reason;
-        s->source = syn->source;
-        s->source_port = syn->source_port;
+        set_source(s, &p->key, syn->source, syn->source_port);
         answer = answer_key(s, p->key.protocol);
         if (keeps_port(p, &answer)) {
             if (syn->sequence == entry.sequence)
@@ -99,7 +110,7 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
             half_open_answers.delete(&answer);
         }
     }
-    index = choose(p, listener, settings, &entry.load);
+    index = choose(p, listener, settings, &entry.counted);
     reason = session_to(index, s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
@@ -107,10 +118,10 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
         return DROP_NO_PORT;
     if (listener->persist_s)
         keep_real(p, listener, s, settings);
-    entry.real = index;
+    entry.member = index;
     entry.begun_s = settings->now_s;
-    if (entry.load)
-        begun(entry.load, settings, 1);
+    if (entry.counted)
+        begun(entry.counted, settings, 1);
     entry.source = s->source;
     entry.source_port = s->source_port;
     half_open.update(&p->key, &entry);
@@ -129,22 +140,21 @@ static __always_inline enum reason fullnat_tcp(struct packet *p, struct session 
     syn = half_open.lookup(&p->key);
     if (!syn)
         return DROP_NO_SESSION;
-    reason = session_to(syn->real, s, p, listener, settings);
+    reason = session_to(syn->member, s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
-    s->source = syn->source;
-    s->source_port = syn->source_port;
+    set_source(s, &p->key, syn->source, syn->source_port);
     answer = answer_key(s, p->key.protocol);
     if (!keeps_port(p, &answer))
         return DROP_NO_SESSION;
     reason = TX_UNTRACKED;
     if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p)) {
-        __u16 load = syn->begun_s == settings->now_s ? syn->load : 0;
+        __u16 counted = syn->begun_s == settings->now_s ? syn->counted : 0;
 
         if (establish(p, s, &answer, listener, settings, stats)) {
             reason = TX_NEW_SESSION;
-            if (load)
-                begun(load, settings, -1);
+            if (counted)
+                begun(counted, settings, -1);
         }
     }
     return translate(p, s, reason);
@@ -153,8 +163,8 @@ static __always_inline enum reason fullnat_tcp(struct packet *p, struct session 
 static __always_inline enum reason fullnat_udp(struct packet *p, struct session *s, const struct listener *listener,
                                                const struct settings *settings, struct stats *stats)
 {
-    __u16 load;
-    int index = choose(p, listener, settings, &load);
+    __u16 counted;
+    int index = choose(p, listener, settings, &counted);
     enum reason reason = session_to(index, s, p, listener, settings);
     struct session_key answer;
 
@@ -173,29 +183,24 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
 }
 
 /* To a pool's address, and no session: the answer to a half-open flow, or nobody's. */
-static __always_inline enum reason half_open_answer(struct packet *p, const struct settings *settings)
+static __always_inline enum reason half_open_answer(struct packet *p)
 {
-    struct session_key *flow = half_open_answers.lookup(&p->key);
-    struct listener_key key = {};
-    struct listener *listener;
-    struct session s;
+    struct session_key *owner = half_open_answers.lookup(&p->key);
+    struct session s = {.mode = MODE_FULLNAT, .state = STATE_ANSWER, .hop = HOP_CLIENTS};
+    struct session_key flow;
+    struct half_open *syn;
 
-    if (!flow)
+    if (!owner)
         return DROP_NO_SESSION;
-    key.vip = flow->vip;
-    key.port = flow->vip_port;
-    key.protocol = flow->protocol;
-    listener = listeners.lookup(&key);
-    if (!listener)
+    flow = *owner;
+    syn = half_open.lookup(&flow);
+    if (!syn)
         return DROP_NO_SESSION;
-    if (!known_mac(settings->gateway_mac))
+    if (!next_hop(HOP_CLIENTS))
         return DROP_NO_GATEWAY;
-    s.real = flow->client;
-    s.real_port = flow->client_port;
-    s.source = flow->vip;
-    s.source_port = flow->vip_port;
-    s.listener = listener->index;
-    s.state = STATE_ANSWER;
-    __builtin_memcpy(s.mac, settings->gateway_mac, ETH_ALEN);
+    s.real = flow.client;
+    s.real_port = flow.client_port;
+    s.member = syn->member;
+    set_source(&s, &p->key, flow.vip, flow.vip_port);
     return translate(p, &s, TX_REPLY);
 }

@@ -1,10 +1,16 @@
 /* Packets are rewritten in place, checksums by what changes (RFC 1624, equation 3): a sum that was wrong stays wrong, for
  * the receiver to find. A "delta" is the one's complement sum of the inverted old words and the new ones, in wire order.
+ * IPv6's header has no checksum; TCP's, UDP's and ICMPv6's depend on its addresses like those of IPv4.
  */
 
-static __always_inline __u32 words(__be32 address)
+static __always_inline __u32 words(struct address a)
 {
-    return (address & 0xffff) + (address >> 16);
+    __u32 sum = 0, i;
+
+#pragma unroll
+    for (i = 0; i < ADDRESS_WORDS; i++)
+        sum += (a.word[i] & 0xffff) + (a.word[i] >> 16);
+    return sum;
 }
 
 /* Folds a sum of at most 65,537 words to 16 bits; the second time for the carry of the first. */
@@ -14,20 +20,26 @@ static __always_inline __u16 fold(__u32 sum)
     return (sum & 0xffff) + (sum >> 16);
 }
 
-static __always_inline __u16 address_delta(__be32 old, __be32 new)
+static __always_inline __u16 address_delta(struct address old, struct address new)
 {
-    return fold(words(~old) + words(new));
+    __u32 i;
+
+#pragma unroll
+    for (i = 0; i < ADDRESS_WORDS; i++)
+        old.word[i] = ~old.word[i];
+    return fold(words(old) + words(new));
 }
 
-/* One less in TTL, the high byte of its word, is the same delta whatever the word: minus 0x0100 in one's complement. */
-static __always_inline __u16 l3_delta(__be32 old, __be32 new)
+/* Of the IP header: the addresses' delta and one less in TTL, the high byte of its word, which is the same delta whatever
+ * the word: minus 0x0100 in one's complement. */
+static __always_inline __u16 older(__u16 addresses)
 {
-    return fold((__u32)address_delta(old, new) + bpf_htons(0xfeff));
+    return fold((__u32)addresses + bpf_htons(0xfeff));
 }
 
-static __always_inline __u16 l4_delta(__be32 old, __be32 new, __be16 old_port, __be16 new_port)
+static __always_inline __u16 port_delta(__u16 addresses, __be16 old, __be16 new)
 {
-    return fold((__u32)address_delta(old, new) + (__u16)~old_port + new_port);
+    return fold((__u32)addresses + (__u16)~old + new);
 }
 
 static __always_inline __u16 adjusted(__u16 check, __u16 delta)
@@ -47,35 +59,56 @@ static __always_inline void rewrite_l4(struct packet *p, __u16 delta)
         *p->check = adjusted(check, delta) ?: 0xffff;
 }
 
-static __always_inline void count_in(__u16 listener, __u32 length)
+/* The header of a packet that goes on: one less in TTL, and what its addresses have become. */
+static __always_inline void age(struct ip *ip, __u16 l3_delta)
 {
-    int index = listener;
-    struct listener_stats *stats = listener_stats.lookup(&index);
+    ip->ttl--;
+#if IP_VERSION == 4
+    ip->check = adjusted(ip->check, l3_delta);
+#endif
+}
 
+static __always_inline void count_in(struct packet *p, __u16 member)
+{
+    int index = member;
+    struct member_stats *stats = member_stats.lookup(&index);
+
+    p->member = member;
     if (stats) {
         stats->packets_in++;
-        stats->bytes_in += length;
+        stats->bytes_in += p->length;
     }
 }
 
-static __always_inline void count_out(__u16 listener, __u32 length)
+static __always_inline void count_out(struct packet *p, __u16 member)
 {
-    int index = listener;
-    struct listener_stats *stats = listener_stats.lookup(&index);
+    int index = member;
+    struct member_stats *stats = member_stats.lookup(&index);
 
+    p->member = member;
     if (stats) {
         stats->packets_out++;
-        stats->bytes_out += length;
+        stats->bytes_out += p->length;
     }
 }
 
-static __always_inline int known_mac(const __u8 *mac)
+/* The next hop, if its MAC address is known. */
+static __always_inline struct hop *next_hop(__u16 hop)
 {
-    return *(__u32 *)mac | *(__u16 *)(mac + 4);
+    int index = hop;
+    struct hop *to = hops.lookup(&index);
+
+    return to && (*(__u32 *)to->destination | *(__u16 *)(to->destination + 4)) ? to : NULL;
 }
 
-static __always_inline void send_to(struct packet *p, const __u8 *mac)
+static __always_inline enum reason unresolved(__u16 hop)
 {
-    __builtin_memcpy(p->eth->h_source, p->eth->h_dest, ETH_ALEN);
-    __builtin_memcpy(p->eth->h_dest, mac, ETH_ALEN);
+    return hop == HOP_CLIENTS ? DROP_NO_GATEWAY : DROP_NO_NEIGHBOUR;
+}
+
+static __always_inline void send_by(struct packet *p, struct ethhdr *eth, __u16 hop, const struct hop *to)
+{
+    __builtin_memcpy(eth->h_dest, to->destination, ETH_ALEN);
+    __builtin_memcpy(eth->h_source, to->source, ETH_ALEN);
+    p->hop = hop;
 }

@@ -15,26 +15,53 @@
 #define SEQUENCE_WINDOW 0x10000 /* how far from its SYN a flow's next packet may be: a first, unscaled window */
 
 /* Knuth's multiplicative hash (2^32 / golden ratio); the high eleven bits are the best. Python takes the same slot. */
-static __always_inline __u32 vip_slot(__be32 address)
+static __always_inline __u32 vip_slot(struct address a)
 {
-    return address * 0x9e3779b1u >> 21;
+    __u32 word = a.word[0];
+
+#if IP_VERSION == 6
+    word ^= a.word[1] ^ a.word[2] ^ a.word[3];
+#endif
+    return word * 0x9e3779b1u >> 21;
 }
 
 /* Answers and the node's own traffic, whose destination is no VIP, are spared two look-ups: rarely is it not 0 for them.
  * Otherwise VIP_ANY, and VIP_STATELESS for the VIP of a listener that keeps no session (and rarely for another). */
-static __always_inline __u32 may_be_vip(const struct settings *settings, __be32 address)
+static __always_inline __u32 may_be_vip(const struct settings *settings, struct address address)
 {
     __u32 slot = vip_slot(address);
 
     return settings->vip_filter[slot / 16] >> slot % 16 * 2 & (VIP_ANY | VIP_STATELESS);
 }
 
-/* A 64-bit mix of murmur3's finaliser (fmix64); the table's size is reached by multiplication and not by modulo. */
+/* A client's address (its high half and its low one are mixed in turn), ports, VIP and protocol, under the cluster's seed,
+ * lest a stranger choose flows that all go to one server. */
+static __always_inline __u64 flow_words(const struct session_key *key, const struct listener *listener)
+{
+    __u32 ports = *(__u32 *)&key->client_port & listener->hash_ports;
+    __u64 service, h;
+
+#if IP_VERSION == 4
+    service = (__u64)key->vip.word[0] << 8 | key->protocol;
+    h = ((__u64)key->client.word[0] << 32 | ports) ^ listener->seed;
+#else
+    service = (key->vip.word[0] * 0x9e3779b97f4a7c15ULL + ((__u64)key->vip.word[1] << 32 | key->vip.word[2])) ^
+              key->vip.word[3];
+    service = service << 8 | key->protocol;
+    h = ((__u64)key->client.word[1] << 32 | key->client.word[0]) ^ listener->seed;
+    h *= 0x9e3779b97f4a7c15ULL;
+    h ^= h >> 32;
+    h ^= (__u64)key->client.word[3] << 32 | key->client.word[2];
+    h *= 0x9e3779b97f4a7c15ULL;
+    h ^= h >> 32 ^ ports;
+#endif
+    return h ^ (service & listener->hash_service);
+}
+
+/* A 64-bit mix, murmur3's finaliser (fmix64); the table's size is reached by multiplication and not by modulo. */
 static __always_inline __u32 flow_slot(const struct session_key *key, const struct listener *listener)
 {
-    __u64 flow = (__u64)key->client << 32 | *(__u32 *)&key->client_port;
-    __u64 service = (__u64)key->vip << 8 | key->protocol;
-    __u64 h = (flow & listener->hash_flow) ^ (service & listener->hash_service);
+    __u64 h = flow_words(key, listener);
 
     h ^= h >> 33;
     h *= 0xff51afd7ed558ccdULL;
@@ -77,64 +104,59 @@ static __always_inline struct ring_chunk *chunk_of(const struct listener *listen
     return ring ? bpf_map_lookup_elem(ring, &chunk_index) : NULL;
 }
 
-/* The real in a slot of the listener's ring, as an index; negative: there is none. */
-static __always_inline int ring_real(const struct listener *listener, __u32 slot)
+/* The member in a slot of the listener's ring; negative: there is none. */
+static __always_inline int ring_member(const struct listener *listener, __u32 slot)
 {
     struct ring_chunk *chunk = chunk_of(listener, slot);
-    struct member *member;
-    int entry;
 
-    if (!chunk)
-        return -1;
-    entry = chunk->real[slot % RING_CHUNK];
-    if (listener->scheduler != SCHEDULER_LEAST)
-        return entry;
-    member = members.lookup(&entry);
-    return member ? member->real : -1;
+    return chunk ? chunk->member[slot % RING_CHUNK] : -1;
 }
 
-/* Whether the MAC address on the way to it is known. */
-static __always_inline int resolved(const struct real *real)
+/* The index of a real among the listener's members; 0: it is none of them. */
+static __always_inline __u16 member_of(const struct listener *listener, struct address real, __be16 port)
 {
-    return known_mac(real->mac);
+    struct member_key key = {.real = real, .port = port, .listener = listener->index};
+    struct member_number *number = member_numbers.lookup(&key);
+
+    return number ? number->member : 0;
 }
 
 static __always_inline void new_session(struct session *s, const struct packet *p, const struct listener *listener,
-                                        const struct real *real, const struct settings *settings)
+                                        const struct member *member, int index, const struct settings *settings)
 {
     s->bytes = p->length;
     s->packets = 1;
     s->last_s = settings->now_s;
-    s->real = real->address;
-    s->real_port = real->port;
-    s->l3_delta = l3_delta(p->key.vip, real->address);
-    s->l4_delta = l4_delta(p->key.vip, real->address, p->key.vip_port, real->port);
-    s->listener = listener->index;
+    s->real = member->real;
+    s->source = (struct address){};
+    s->real_port = member->port;
+    s->member = index;
     s->generation = settings->generation;
-    s->load = 0;
+    s->counted = 0;
     s->sync_due_s = SYNC_NOT_YET;
-    __builtin_memcpy(s->mac, real->mac, ETH_ALEN);
+    s->hop = member->hop;
     s->refresh_s = listener->refresh_s;
     s->mode = listener->mode;
     s->state = 0;
     s->learnt = 0;
     s->source_port = 0;
+    prepare(s, &p->key);
 }
 
-/* The session of a flow that goes to this real, not yet entered anywhere. */
+/* The session of a flow that goes to this member, not yet entered anywhere. */
 static __always_inline enum reason session_to(int index, struct session *s, const struct packet *p,
                                               const struct listener *listener, const struct settings *settings)
 {
-    struct real *real;
+    struct member *member;
 
     if (index < 0)
         return DROP_NO_REAL;
-    real = reals.lookup(&index);
-    if (!real)
+    member = members.lookup(&index);
+    if (!member)
         return DROP_INTERNAL;
-    if (!resolved(real))
+    if (!next_hop(member->hop))
         return DROP_NO_NEIGHBOUR;
-    new_session(s, p, listener, real, settings);
+    new_session(s, p, listener, member, index, settings);
     return LB_NEXT;
 }
 
@@ -143,8 +165,8 @@ static __always_inline enum reason session_to(int index, struct session *s, cons
 /* Enters the session. Says whether it did: there was room, and no other CPU was faster. */
 static __always_inline int enter(struct packet *p, struct session *s, enum state state, struct stats *stats)
 {
-    int index = s->listener, error;
-    struct listener_stats *of_listener;
+    int index = s->member, error;
+    struct member_stats *of_member;
 
     s->state = state;
     error = sessions.insert(&p->key, s);
@@ -152,9 +174,9 @@ static __always_inline int enter(struct packet *p, struct session *s, enum state
         stats->count[EVENT_TABLE_FULL] += error != -EEXIST;
         return 0;
     }
-    of_listener = listener_stats.lookup(&index);
-    if (of_listener)
-        of_listener->sessions_made++;
+    of_member = member_stats.lookup(&index);
+    if (of_member)
+        of_member->sessions_made++;
     return 1;
 }
 
@@ -175,12 +197,10 @@ static __always_inline int bad_flags(__u8 flags)
     return !(flags & (TCP_ACK | TCP_RST));
 }
 
-/* 0/8, 127/8, 224/4 and above, and the VIP itself (a "land" packet) are no client's address. */
+/* Among others the VIP itself (a "land" packet). */
 static __always_inline int bad_source(const struct session_key *key)
 {
-    __u8 first = *(__u8 *)&key->client;
-
-    return first == 0 || first == 127 || first >= 224 || key->client == key->vip;
+    return never_a_client(key->client) || same_address(key->client, key->vip);
 }
 
 /* In sequence after the SYN: what follows it at most a first window later. */

@@ -16,8 +16,8 @@ enum reason {
     TX_REPLY_ERROR,         /* nat, fullnat: an ICMP error about a client's packet, to the client */
 
     PASS_FIRST,
-    PASS_NOT_IPV4 = PASS_FIRST, /* ARP, IPv6, VLAN */
-    PASS_TRUNCATED,         /* ends within its Ethernet or IPv4 header */
+    PASS_NOT_IP = PASS_FIRST, /* ARP, VLAN */
+    PASS_TRUNCATED,         /* ends within its Ethernet or IP header */
     PASS_OTHER_HOST,        /* not sent to this interface's MAC address */
     PASS_NOT_FOR_VIP,       /* neither to a listener nor from a real */
     PASS_LOCAL,             /* from a real to this node itself: a health check's reply */
@@ -27,7 +27,7 @@ enum reason {
 
     DROP_FIRST,
     DROP_BAD_IP = DROP_FIRST, /* to a VIP: version, header length or total length is wrong */
-    DROP_IP_OPTIONS,        /* to a VIP */
+    DROP_IP_OPTIONS,        /* to a VIP: IPv4 options; IPv6 extension headers other than Fragment */
     DROP_FRAGMENT,          /* to a VIP: its first was not forwarded seconds before; or it is neither TCP nor UDP */
     DROP_BAD_FRAGMENT,      /* to a VIP: empty, too far in, of a wrong length, or meant to hide a TCP header */
     DROP_BAD_L4,            /* to a VIP: TCP or UDP header truncated, or its lengths are wrong */

@@ -28,13 +28,13 @@ static __always_inline void stage(const struct session_key *key, const struct se
     page->keys[i] = *key;
     record = &page->values[i];
     *record = *s;
-    record->listener = 0;
+    record->member = 0;
     record->generation = 0;
+    record->counted = 0;
     record->sync_due_s = SYNC_NOT_YET;
-    __builtin_memset(record->mac, 0, sizeof(record->mac));
+    record->hop = 0;
     record->refresh_s = 0;
     record->learnt = 1;
-    record->load = 0;
     stats->count[EVENT_SYNC_STAGED]++;
     page->count = i + 1;
     if (page->count == PAGE_RECORDS)
@@ -52,9 +52,11 @@ static __always_inline void tell(const struct session_key *key, struct session *
     stage(key, s, stats);
     if (s->mode == MODE_FULLNAT) {
         struct session_key answers = answer_key(s, key->protocol);
-        struct session answer;
+        struct session *answer = scratch();
 
-        answer_entry(&answer, key, s);
-        stage(&answers, &answer, stats);
+        if (!answer)
+            return;
+        answer_entry(answer, key, s);
+        stage(&answers, answer, stats);
     }
 }

@@ -1,39 +1,47 @@
-/* tunnel: the client's packet travels whole inside another one to the real (IP in IP, RFC 2003).
+/* tunnel: the client's packet travels whole inside another one to the real (IP in IP, RFC 2003; IPv6 in IPv6, RFC 2473).
  *
- * The outer header is always "don't fragment", with identification 0 (RFC 6864, section 4.1): the inner packet may
- * then be of any size up to the interface's MTU less 20, and the way to the reals has to carry that MTU. The inner TTL
- * drops by one; the traffic class is copied, its ECN bits too (RFC 6040, normal mode).
+ * The outer header of IPv4 is always "don't fragment", with identification 0 (RFC 6864, section 4.1): the inner packet may
+ * then be of any size up to the interface's MTU less the outer header, and the way to the reals has to carry that MTU. The
+ * inner TTL drops by one; the traffic class is copied, its ECN bits too (RFC 6040, normal mode), in IPv6 the flow label
+ * as well, by which routers spread the flows (RFC 6438).
  */
 #define TUNNEL_TTL 64 /* the default of RFC 1700 */
 
-/* The inner header: one less in TTL, whose word changes by minus 0x0100 in one's complement. */
-static __always_inline void age(struct iphdr *ip)
+static __always_inline struct ip outer_header(const struct packet *p, struct address source, struct address destination)
 {
-    ip->ttl--;
-    ip->check = adjusted(ip->check, bpf_htons(0xfeff));
+    struct ip outer = {.ttl = TUNNEL_TTL, .protocol = PROTOCOL_TUNNEL, .source = source, .destination = destination};
+
+#if IP_VERSION == 4
+    outer.version_words = IP_PLAIN;
+    outer.tos = p->ip->tos;
+    outer.length = bpf_htons(p->length + sizeof(outer));
+    outer.fragment = bpf_htons(IP_DONT_FRAGMENT);
+    outer.check = ~sum_of(&outer, sizeof(outer));
+#else
+    *(__u32 *)&outer = *(__u32 *)p->ip;
+    outer.length = bpf_htons(p->length);
+#endif
+    return outer;
 }
 
 static __always_inline enum reason encapsulate(struct packet *p, const struct session *s,
                                                const struct settings *settings, enum reason reason)
 {
-    struct iphdr outer = {.version = 4, .ihl = 5, .ttl = TUNNEL_TTL, .protocol = IPPROTO_IPIP};
+    struct hop *to = next_hop(s->hop);
     struct ethhdr *eth;
-    struct iphdr *ip;
+    struct ip outer, *ip;
     void *data;
 
-    if (!settings->address)
+    if (!to)
+        return unresolved(s->hop);
+    if (no_address(settings->address))
         return DROP_NO_ADDRESS;
     if (p->ip->ttl <= 1)
         return DROP_TTL;
     if (p->length + sizeof(outer) > settings->mtu)
-        return may_answer(p->ip) ? answer_too_big(p, settings->mtu - sizeof(outer)) : DROP_TOO_BIG;
-    age(p->ip);
-    outer.tos = p->ip->tos;
-    outer.tot_len = bpf_htons(p->length + sizeof(outer));
-    outer.frag_off = bpf_htons(IP_DONT_FRAGMENT);
-    outer.saddr = settings->address;
-    outer.daddr = s->real;
-    outer.check = ~sum_of(&outer, sizeof(outer));
+        return may_answer(p) ? answer_too_big(p, settings->mtu - sizeof(outer)) : DROP_TOO_BIG;
+    age(p->ip, older(0));
+    outer = outer_header(p, settings->address, s->real);
 
     /* From here on the packet's pointers are void; all that is needed of it is in `outer`. */
     if (bpf_xdp_adjust_head(p->ctx, -(int)sizeof(outer)))
@@ -43,10 +51,9 @@ static __always_inline enum reason encapsulate(struct packet *p, const struct se
     ip = (void *)(eth + 1);
     if ((void *)(ip + 1) > (void *)(long)p->ctx->data_end)
         return DROP_INTERNAL;
-    __builtin_memcpy(eth->h_source, settings->mac, ETH_ALEN);
-    __builtin_memcpy(eth->h_dest, s->mac, ETH_ALEN);
-    eth->h_proto = bpf_htons(ETH_P_IP);
+    send_by(p, eth, s->hop, to);
+    eth->h_proto = bpf_htons(ETH_P_OURS);
     *ip = outer;
-    count_in(s->listener, p->length);
+    count_in(p, s->member);
     return reason;
 }

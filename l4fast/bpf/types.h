@@ -5,7 +5,7 @@
  * sessions share one byte order.
  */
 
-#define ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
+#define ASSERT_SIZE(type, size4, size6) _Static_assert(sizeof(type) == (IP_VERSION == 4 ? (size4) : (size6)), #type)
 
 /* A session is known to its peers after this many packets: most flows of a scan or a flood never get there. */
 #define SYNC_PACKETS 3
@@ -21,8 +21,12 @@
 #define POOL_ADDRESSES 16
 /* Two bits each: with 20 VIPs one address in a hundred is taken for a VIP at first. */
 #define VIP_FILTER_SLOTS 2048
-/* keys and values of 64 bytes a record: 21 of them, a header and an AEAD tag fit a datagram below an MTU of 1500. */
+/* Keys and values of 64 bytes a record (IPv6: 112): so many, a header and an AEAD tag fit a datagram below an MTU of 1500. */
+#if IP_VERSION == 4
 #define PAGE_RECORDS 21
+#else
+#define PAGE_RECORDS 12
+#endif
 
 enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL, MODE_FULLNAT };
 
@@ -46,14 +50,14 @@ enum state { STATE_ESTABLISHED, STATE_UNPROVEN, STATE_FIN_WAIT, STATE_CLOSED, ST
 
 /* map `sessions`, key: the client's direction of a flow. */
 struct session_key {
-    __be32 client;
-    __be32 vip;
+    struct address client;
+    struct address vip;
     __be16 client_port;
     __be16 vip_port;
     __u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
     __u8 zero[3];
 };
-ASSERT_SIZE(struct session_key, 16);
+ASSERT_SIZE(struct session_key, 16, 40);
 
 /* map `sessions`, value: all that forwarding needs. The fields marked (node) are true on one node only. They are valid
  * while `generation` equals settings.generation, are found again (the session is "cold") when it does not, and are zero
@@ -63,136 +67,144 @@ struct session {
     __u64 bytes;        /* from the client: IP total lengths */
     __u32 packets;      /* from the client; wraps */
     __u32 last_s;       /* wall clock of the last packet */
-    union {
-        struct {
-            __u16 l3_delta; /* nat, one's complement, wire order: what rewriting adds to the sum of the IP header … */
-            __u16 l4_delta; /* … and of the TCP or UDP checksum's words */
-        };
-        __be32 source;  /* fullnat: what the client's address becomes */
-    };
-    __be32 real;
+    struct address real;
+    struct address source; /* fullnat: what the client's address becomes */
     __be16 real_port;
-    __u16 listener;     /* (node) index into listener_stats */
+    __u16 member;       /* (node) index into `members` */
     __u16 generation;   /* (node) */
-    __u16 load;         /* (node) index into `loads`, where it is counted; 0: it is not */
+    __u16 counted;      /* (node) index into `loads`, where it is counted: `member`; 0: it is not */
     __u32 sync_due_s;   /* (node) when to tell the peers again; all ones: not yet told */
-    __u8 mac[6];        /* (node) next hop towards the real */
+    __u16 hop;          /* (node) index into `hops` */
     __u8 refresh_s;     /* (node) how often to tell the peers */
     __u8 mode;          /* enum mode */
     __u8 state;         /* enum state */
     __u8 learnt;        /* from a peer */
     __be16 source_port; /* fullnat: what the client's port becomes */
+    __u16 l3_delta;     /* nat, fullnat: one's complement, wire order: what rewriting adds to the sum of the IP header … */
+    __u16 l4_delta;     /* … and of the TCP or UDP checksum's words */
 };
-ASSERT_SIZE(struct session, 48);
+ASSERT_SIZE(struct session, 48, 72);
 
-/* map `fragments`, key: what the fragments of one packet have in common (RFC 791) */
+/* map `fragments`, key: what the fragments of one packet have in common (RFC 791; RFC 8200, section 4.5) */
 struct fragment_key {
-    __be32 source;
-    __be32 destination;
-    __be16 id;
+    struct address source;
+    struct address destination;
+    __u32 id;
     __u8 protocol;
-    __u8 zero;
+    __u8 zero[3];
 };
-ASSERT_SIZE(struct fragment_key, 12);
+ASSERT_SIZE(struct fragment_key, 16, 40);
 
 /* map `fragments`, value: what became of the first fragment */
 struct fragment {
-    __be32 source;      /* the addresses under which it left: in dr the same, in tunnel the outer header's */
-    __be32 destination;
+    struct address source; /* the addresses under which it left: in dr the same, in tunnel the outer header's */
+    struct address destination;
     __u32 first_s;      /* wall clock */
-    __u16 listener;     /* index into listener_stats */
-    __u8 mac[6];
+    __u16 member;       /* index into `members` */
+    __u16 hop;          /* index into `hops` */
     __u8 answer;        /* from a real */
     __u8 tunnel;
     __u8 zero[2];
 };
-ASSERT_SIZE(struct fragment, 24);
+ASSERT_SIZE(struct fragment, 20, 44);
 
 /* map `half_open`: key struct session_key. What a SYN chose, for schedulers that a hash cannot repeat and for fullnat. */
 struct half_open {
-    __u16 real;         /* index into `reals` */
+    __u16 member;       /* index into `members` */
     __be16 source_port; /* fullnat */
-    __u16 load;         /* where the SYN was counted as begun; 0: it was not … */
+    __u16 counted;      /* where the SYN was counted as begun; 0: it was not … */
     __u16 zero;
     __u32 begun_s;      /* … in this second */
     __u32 sequence;     /* host order: the SYN's */
-    __be32 source;      /* fullnat */
+    struct address source; /* fullnat */
 };
 
 /* map `listeners`, key */
 struct listener_key {
-    __be32 vip;
+    struct address vip;
     __be16 port;
     __u8 protocol;
     __u8 zero;
 };
-ASSERT_SIZE(struct listener_key, 8);
+ASSERT_SIZE(struct listener_key, 8, 20);
 
 /* map `listeners`, value */
 struct listener {
     __u32 ring;         /* index into `rings` */
     __u32 ring_size;    /* slots; 0: no real takes new flows */
-    __u16 index;        /* into listener_stats, kept while the listener lives */
+    __u16 index;        /* into `listener_stats`, kept while the listener lives */
     __u8 mode;
     __u8 scheduler;
     __u8 refresh_s;     /* of the sessions made here */
     __u8 track;         /* a SYN leaves a half_open entry: its choice cannot be repeated, or its reply is ambiguous */
     __u8 stateless;     /* keeps no session */
     __u8 acl;           /* enum acl */
-    __u64 hash_flow;    /* mask: which of client address (high half) and ports (low half) the flow's hash is of … */
-    __u64 hash_service; /* … and which of VIP (<< 8) and protocol */
+    __u64 hash_service; /* mask: which of VIP (<< 8) and protocol the flow's hash is of … */
+    __u32 hash_ports;   /* … and which of the ports; the client's address always */
     __u32 persist_s;    /* a client keeps its real for so long after its last new flow; 0: it does not */
-    __be32 persist_mask; /* what of an address is the client */
-    __u16 access_list;  /* index into `access_lists` */
-    __u8 zero[6];
+    __u64 seed;         /* of the flow's hash; the same on every node */
+    struct address persist_mask; /* what of an address is the client */
+    __u32 access_list;  /* index into `access_lists` */
 };
-ASSERT_SIZE(struct listener, 48);
+ASSERT_SIZE(struct listener, 48, 64);
 
 /* map `clients`, key: whose real is kept */
 struct client_key {
-    __be32 client;      /* masked */
-    __u32 listener;     /* index into listener_stats */
+    struct address client; /* masked */
+    __u32 listener;     /* index into `listener_stats` */
 };
-ASSERT_SIZE(struct client_key, 8);
+ASSERT_SIZE(struct client_key, 8, 20);
 
 /* map `clients`, value */
 struct client {
-    __be32 real;
+    struct address real;
     __be16 port;
     __u16 zero;
     __u32 last_s;       /* wall clock of the last new flow */
 };
 
-/* map `takers`, key (and of `load_numbers`): a real of a listener */
-struct member_key {
-    __be32 real;
+/* map `members` (array), from 1: a real of a listener */
+struct member {
+    struct address real;
     __be16 port;
-    __u16 listener;     /* index into listener_stats */
+    __u16 hop;          /* index into `hops` */
+    __u16 weight;       /* wlc; otherwise 1 */
+    __u16 zero;
 };
-ASSERT_SIZE(struct member_key, 8);
+ASSERT_SIZE(struct member, 12, 24);
 
-/* map `reals` (array) */
-struct real {
-    __be32 address;
+/* map `member_numbers`, key */
+struct member_key {
+    struct address real;
     __be16 port;
-    __u8 mac[6];        /* zero: not resolved */
+    __u16 listener;     /* index into `listener_stats` */
+};
+ASSERT_SIZE(struct member_key, 8, 20);
+
+/* map `member_numbers`, value */
+struct member_number {
+    __u16 member;       /* index into `members` */
+    __u8 takes;         /* new flows */
+    __u8 zero;
+};
+
+/* map `hops` (array): how to hand a packet on. 0: nobody's. HOP_CLIENTS: towards clients. */
+#define HOP_CLIENTS 1
+struct hop {
+    __u8 destination[6]; /* MAC addresses; zero: not resolved */
+    __u8 source[6];
     __u32 zero;
 };
-ASSERT_SIZE(struct real, 16);
+ASSERT_SIZE(struct hop, 16, 16);
 
-/* inner maps of `rings` (arrays): indexes into `reals`, or into `members` for SCHEDULER_LEAST */
+/* inner maps of `rings` (arrays): indexes into `members` */
 struct ring_chunk {
-    __u16 real[RING_CHUNK];
+    __u16 member[RING_CHUNK];
 };
-ASSERT_SIZE(struct ring_chunk, 64);
+ASSERT_SIZE(struct ring_chunk, 64, 64);
 
-/* map `members` (array), from 1: a real of a listener that counts connections */
-struct member {
-    __u16 real;         /* index into `reals` */
-    __u16 weight;       /* 1 for lc */
-};
-
-/* map `loads` (array): the same index. In words of eight bytes, for atomic operations. */
+/* map `loads` (array): by index of the member, where its listener counts connections. In words of eight bytes, for atomic
+ * operations. */
 struct load {
     __u64 sessions;     /* exact */
     __u64 begun;        /* SYNs that have not become sessions, of the second … */
@@ -203,10 +215,10 @@ struct load {
 /* map `least_choice` (per CPU): what `lb` asks the program `least`, and its answer */
 struct least {
     struct listener listener;
-    __s32 number;       /* index into `loads`; 0: no answer, -1: there is no real */
+    __s32 member;       /* index into `members`; 0: no answer, -1: there is none */
     __u32 zero;
 };
-enum stage { STAGE_LB, STAGE_LEAST, STAGES };
+enum stage { STAGE_LB, STAGE_LEAST, STAGE_IPV6, STAGES };
 
 /* map `accounting`, element 0: what the program `account` is to do with the sessions of these keys */
 #define ACCOUNT_KEYS 32
@@ -217,15 +229,9 @@ struct account {
     struct session_key keys[ACCOUNT_KEYS];
 };
 
-/* map `macs`: key __be32 address of a real */
-struct mac {
-    __u8 bytes[6];
-    __u8 zero[2];
-};
-
 /* map `reverse`, key: whom a reply comes from, in nat mode */
 struct reverse_key {
-    __be32 real;
+    struct address real;
     __be16 port;
     __u8 protocol;
     __u8 zero;
@@ -236,12 +242,12 @@ struct reverse {
     __u16 count;
     __u16 stateless;    /* the listener keeps no session; it is the only one then */
     struct candidate {
-        __be32 vip;
+        struct address vip;
         __be16 port;
-        __u16 listener;
+        __u16 member;
     } candidates[REVERSE_CANDIDATES];
 };
-ASSERT_SIZE(struct reverse, 4 + 8 * REVERSE_CANDIDATES);
+ASSERT_SIZE(struct reverse, 4 + 8 * REVERSE_CANDIDATES, 4 + 20 * REVERSE_CANDIDATES);
 
 /* map `node_settings`, element 0 */
 struct settings {
@@ -250,24 +256,28 @@ struct settings {
     __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
     __u32 echo_per_cpu_s;     /* echo requests that one CPU may answer in a second */
     __u8 mac[6];              /* this interface's */
-    __u8 gateway_mac[6];      /* next hop towards clients; zero: not resolved */
-    __be32 address;           /* this interface's: the outer source in tunnel mode; zero: it has none */
+    __u16 zero;
     __u32 mtu;                /* this interface's */
-    __be32 pool[POOL_ADDRESSES]; /* this node's source addresses of fullnat, repeated to fill it; zero: none */
-    __be32 local[LOCAL_ADDRESSES];
+    struct address address;   /* this interface's: the outer source in tunnel mode; zero: it has none */
+    struct address pool[POOL_ADDRESSES]; /* this node's source addresses of fullnat, repeated to fill it; zero: none */
+    struct address local[LOCAL_ADDRESSES];
     __u32 vip_filter[VIP_FILTER_SLOTS / 16]; /* a Bloom filter of one hash, vip_slot(): VIP_* of every VIP */
+};
+
+/* map `member_stats` (per CPU), by index of the member; 0: of none that is known */
+struct member_stats {
+    __u64 packets_in;         /* from clients */
+    __u64 bytes_in;
+    __u64 packets_out;        /* to clients; nat and fullnat only, dr and tunnel answers do not pass here */
+    __u64 bytes_out;
+    __u64 sessions_made;
 };
 
 /* map `listener_stats` (per CPU) */
 struct listener_stats {
-    __u64 packets_in;         /* from clients */
-    __u64 bytes_in;
-    __u64 packets_out;        /* to clients; nat only, dr answers do not pass here */
-    __u64 bytes_out;
-    __u64 sessions_made;
+    __u64 denied;             /* packets of clients that the access list keeps out */
     __u32 cursor;             /* of rr and wrr */
     __u32 zero;
-    __u64 denied;             /* packets of clients that the access list keeps out */
 };
 
 /* map `cpu_page` (per CPU), element 0, and a record of `sync_ring`: keys and values in two blocks, which is how the

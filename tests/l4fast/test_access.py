@@ -114,18 +114,18 @@ def test_a_session_learnt_from_a_peer_is_asked_too(harness: Harness) -> None:
     harness.reset([service(80)])
     packet = Packet(source=LISTED, flags=ACK)
     harness.run(packet)
-    ((keys, values, count),) = list(harness.tables.session_map.blocks(16))
-    learnt = harness.tables.session_map.value.from_buffer_copy(values)
+    ((keys, values, count),) = list(harness.tables.versions[4].session_map.blocks(16))
+    learnt = harness.tables.versions[4].session_map.value.from_buffer_copy(values)
     learnt.generation = learnt.listener = 0
     harness.tables.apply([service(80, access=access(Acl.BLACK, *LIST))], set(), harness.macs)
-    harness.tables.write_sessions(keys, bytes(learnt), count)
+    harness.tables.write_sessions(4, keys, bytes(learnt), count)
     assert harness.run(packet)[0] == "drop_denied"
 
 
 def test_the_same_state_again_writes_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     of = service(80, access=access(Acl.BLACK, *LIST))
     harness.reset([of])
-    generation = harness.plane.settings.generation
+    generation = harness.plane.settings[4].generation
 
     def refuse(*_: object) -> int:
         raise AssertionError("written again")
@@ -134,7 +134,7 @@ def test_the_same_state_again_writes_nothing(harness: Harness, monkeypatch: pyte
     monkeypatch.setattr("l4fast.bpf.syscall.create_map", refuse)
     again = Access(Acl.BLACK, Prefixes.of(reversed(LIST)))
     harness.tables.apply([replace(of, access=again)], set(), harness.macs)
-    assert harness.plane.settings.generation == generation
+    assert harness.plane.settings[4].generation == generation
 
 
 def test_lists_come_and_go_without_end(harness: Harness) -> None:

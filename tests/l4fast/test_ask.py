@@ -152,7 +152,11 @@ def test_output_that_does_not_fit(state: Path) -> None:
         (["status", "--state", "STATE"], 1, "admin.sock: No such file or directory; is the process running?"),
         (["status"], 2, "the following arguments are required: --state; --help shows the usage"),
         (["sesions", "--state", "STATE"], 2, "invalid choice: 'sesions'"),
-        (["sessions", "--state", "STATE", "--client", "ann"], 2, "'ann': give an IPv4 address, or ADDRESS:PORT"),
+        (
+            ["sessions", "--state", "STATE", "--client", "ann"],
+            2,
+            "'ann': give an address, ADDRESS:PORT or [ADDRESS]:PORT",
+        ),
         (["kill", "--state", "STATE", "--vip", "192.0.2.1:0"], 2, "give a port from 1 to 65535 after the colon"),
         (["kill", "--state", "STATE", "--in", "open"], 2, "invalid choice: 'open'"),
         (["sessions", "--state", "STATE", "--limit", "0"], 2, "'0': give 1 or more"),

@@ -277,7 +277,7 @@ def test_no_two_flows_share_a_port_towards_a_real(harness: Harness) -> None:
 
 def occupy(harness: Harness, addresses: tuple[str, ...], ports: range, protocol: int, real: End) -> None:
     """Enters answers of other sessions for all these ports."""
-    table = harness.tables.session_map
+    table = harness.tables.versions[4].session_map
     keys = b"".join(
         socket.inet_aton(real[0]) + socket.inet_aton(address) + struct.pack("!HHBxxx", real[1], port, protocol)
         for address in addresses
@@ -322,7 +322,7 @@ def test_a_half_open_flow_whose_port_was_taken_is_not_mixed_up(harness: Harness)
     source, _ = forwarded(harness, OPENED, "tx_syn")
     owners = harness.plane.map("half_open_answers")
     ((key, _, _),) = list(owners.blocks(16))
-    other = owners.value(client=1, vip=2, client_port=3, vip_port=4, protocol=6)
+    other = owners.value(client=((1,),), vip=((2,),), client_port=3, vip_port=4, protocol=6)
     owners.put(owners.key.from_buffer_copy(key), other)
     for packet in (ACKED, replace(ACKED, flags=ACK | FIN)):
         harness.check(Case("", packet.frame(), "drop_no_session"))
@@ -343,7 +343,7 @@ def test_a_flood_of_syns_takes_ports_from_half_open_flows_only(harness: Harness)
             socket.inet_aton(REALS[0]) + socket.inet_aton(POOL[0]) + struct.pack("!HHBxxx", 8080, port, 6)
             for port in range(4096, 65536)
         )
-        owners.put_many(keys, bytes(owners.value(client=9)) * 61440, 61440)
+        owners.put_many(keys, bytes(owners.value(client=((9,),))) * 61440, 61440)
         got = [forwarded(flood, replace(OPENED, source_port=2000 + n), "tx_syn")[0] for n in range(50)]
         assert all(port >= 4096 for _, port in got)
         assert entries(flood) == 3072
@@ -391,17 +391,17 @@ def test_a_peer_takes_the_flow_over(harness: Harness) -> None:
         other.reset()
         other.tables.set_pools(PEERS_POOL, POOL)
         other.tables.apply([service(443, name="first"), *SERVICES], set(), {**other.macs, CLIENT_GATEWAY: GATEWAY_MAC})
-        harness.tables.on_sync_page(lambda keys, values, count: pages.append((keys, values, count)))
+        harness.tables.on_sync_page(lambda _, keys, values, count: pages.append((keys, values, count)))
         harness.tables.flush_sync()
-        harness.tables.drain_ring()
+        harness.tables.drain_ring(4)
         pages.clear()  # what earlier tests had to tell
         for port in both:
             for _ in range(2):
                 forwarded(harness, replace(DATA, source_port=port), "tx_session")
         harness.tables.flush_sync()
-        harness.tables.drain_ring()
+        harness.tables.drain_ring(4)
         for keys, values, count in pages:
-            assert other.tables.write_sessions(keys, values, count) == count
+            assert other.tables.write_sessions(4, keys, values, count) == count
         assert sum(count for _, _, count in pages) == 20
         for port, (source, real) in both.items():
             packet = replace(DATA, source_port=port)
@@ -464,15 +464,15 @@ def test_answers_of_no_session_go_when_idle(harness: Harness) -> None:
     establish(harness)
     key = next(
         key
-        for keys, values, count in harness.tables.session_map.blocks(16)
+        for keys, values, count in harness.tables.versions[4].session_map.blocks(16)
         for key, value in zip(
-            (harness.tables.session_map.key * count).from_buffer_copy(keys),
-            (harness.tables.session_map.value * count).from_buffer_copy(values),
+            (harness.tables.versions[4].session_map.key * count).from_buffer_copy(keys),
+            (harness.tables.versions[4].session_map.value * count).from_buffer_copy(values),
             strict=True,
         )
         if STATES[value.state] == "established"
     )
-    harness.tables.session_map.delete(key)
+    harness.tables.versions[4].session_map.delete(key)
     assert expire(harness.tables, NOW_S + 899, WHOLE) == 0
     assert expire(harness.tables, NOW_S + 900, WHOLE) == 1
 

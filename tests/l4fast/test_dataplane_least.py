@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from core.model import Scheduler
 from core.resolve import L4Service
 from core.schedule import LeastConnections, Picker, RoundRobin, WeightedLeastConnections
+from l4fast.addresses import put_address
 from l4fast.expiry import expire
 from l4fast.sessions import STATES
 from tests.packets import ACK, CLIENT, FIN, NOW_S, REALS, RST, SYN, UDP, Harness, Packet, service
@@ -30,7 +32,7 @@ MANY_MACS = {real: bytes((2, 0, 0, 1, 0, n)) for n, real in enumerate(MANY)}
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=1024, half_open=4096, loads=256)
+    harness = Harness(sessions=1024, half_open=4096, members=256)
     yield harness
     harness.close()
 
@@ -47,7 +49,7 @@ def harness(loaded: Harness) -> Harness:
 def listed(harness: Harness) -> dict[str, dict[str, int]]:
     """What the counts have to be, from the session table itself."""
     counts: Counter[tuple[str, str]] = Counter()
-    names = {(f"{of.vip}:{of.port}", of.protocol): of.listener for of in harness.tables.services.values()}
+    names = {(f"{of.vip}:{of.port}", of.protocol): of.listener for of in harness.tables.versions[4].services.values()}
     for view in harness.tables.sessions(limit=1 << 20):
         if view.state in ("established", "unproven", "udp"):
             counts[names[view.vip, view.protocol], view.real] += 1
@@ -187,8 +189,8 @@ def test_a_session_that_an_rst_did_not_end_counts_again(harness: Harness) -> Non
 def test_those_that_expire_or_are_deleted_count_no_more(harness: Harness) -> None:
     for n in range(30):
         opened(harness, Packet(source_port=2000 + n))
-    keys = next(iter(harness.tables.session_map.blocks(1024)))[0]
-    assert harness.tables.delete_sessions(harness.tables.split_keys(keys)[:7]) == 7
+    keys = next(iter(harness.tables.versions[4].session_map.blocks(1024)))[0]
+    assert harness.tables.delete_sessions(4, harness.tables.split_keys(4, keys)[:7]) == 7
     assert sum(exact(harness)["tcp-80"].values()) == 23
     assert expire(harness.tables, NOW_S + 900, 1 << 20) == 23
     assert sum(exact(harness)["tcp-80"].values()) == 0
@@ -204,16 +206,16 @@ def records(harness: Harness, change: dict[str, int]) -> tuple[bytes, bytes, int
     """Every session as a peer would tell it."""
     tables = harness.tables
     keys = values = b""
-    for some, held, count in tables.session_map.blocks(1024):
+    for some, held, count in tables.versions[4].session_map.blocks(1024):
         keys += some
-        for at in range(0, count * tables.VALUE_SIZE, tables.VALUE_SIZE):
-            value = tables.session_map.value.from_buffer_copy(held, at)
-            value.generation = value.listener = value.load = 0
+        for at in range(0, count * tables.versions[4].value_size, tables.versions[4].value_size):
+            value = tables.versions[4].session_map.value.from_buffer_copy(held, at)
+            value.generation = value.member = value.counted = 0
             value.learnt = 1
             for name, number in change.items():
                 setattr(value, name, number)
             values += bytes(value)
-    return keys, values, len(keys) // tables.KEY_SIZE
+    return keys, values, len(keys) // tables.versions[4].key_size
 
 
 @pytest.mark.parametrize("state", ["established", "fin-wait"])
@@ -224,13 +226,13 @@ def test_sessions_of_peers_count_too(harness: Harness, state: str) -> None:
     told = records(harness, {"state": STATES.index(state)})
     expected = exact(harness) if state == "established" else None
     for _ in range(3):
-        assert harness.tables.write_sessions(*told) == 50
+        assert harness.tables.write_sessions(4, *told) == 50
         counts = exact(harness)
         assert sum(counts["tcp-80"].values()) == (50 if state == "established" else 0)
         assert expected in (None, counts)
-    harness.tables.delete_sessions(harness.tables.split_keys(told[0]))
+    harness.tables.delete_sessions(4, harness.tables.split_keys(4, told[0]))
     assert sum(exact(harness)["tcp-80"].values()) == 0
-    harness.tables.write_sessions(*told)
+    harness.tables.write_sessions(4, *told)
     for n in range(50):  # and the first packet here changes nothing
         harness.run(Packet(source_port=2000 + n, flags=ACK, sequence=1001))
     assert sum(exact(harness)["tcp-80"].values()) == (50 if state == "established" else 0)
@@ -243,10 +245,9 @@ def test_a_peer_that_says_another_real_moves_the_count(harness: Harness) -> None
     opened(harness, Packet(source_port=3001))
     other = next(view.real for view in harness.tables.sessions() if view.client.endswith(":3001"))
     assert other != f"{real}:8080"
-    change = {"real": int.from_bytes(bytes(map(int, other.split(":")[0].split("."))), "little")}
-    value = harness.tables.session_map.value.from_buffer_copy(values)
-    value.real = change["real"]
-    harness.tables.write_sessions(keys, bytes(value), 1)
+    value = harness.tables.versions[4].session_map.value.from_buffer_copy(values)
+    put_address(value, "real", socket.inet_aton(other.split(":")[0]))
+    harness.tables.write_sessions(4, keys, bytes(value), 1)
     assert exact(harness)["tcp-80"][other] == 2
 
 
@@ -298,7 +299,7 @@ def test_the_count_of_a_removed_server_comes_free_with_its_sessions(harness: Har
 
 def test_counts_that_do_not_fit_are_refused(harness: Harness) -> None:
     many = [service(1000 + n, scheduler=Scheduler.LC, reals=MANY, weights=[1] * 80) for n in range(4)]
-    with pytest.raises(Exception, match="320 counts of connections do not fit the tables; load them larger"):
+    with pytest.raises(Exception, match="320 pairs of a listener and a server do not fit the tables; load them larger"):
         harness.tables.apply(many, set(), MANY_MACS)
     opened(harness, Packet())
 

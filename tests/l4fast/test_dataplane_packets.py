@@ -127,9 +127,8 @@ FORWARDED = [
 ]  # fmt: skip
 
 PASSED = [
-    row("ARP", replace(TO_NAT, eth_type=0x0806), "pass_not_ipv4"),
-    row("IPv6", replace(TO_NAT, eth_type=0x86DD), "pass_not_ipv4"),
-    row("VLAN", replace(TO_NAT, eth_type=0x8100), "pass_not_ipv4"),
+    row("ARP", replace(TO_NAT, eth_type=0x0806), "pass_not_ip"),
+    row("VLAN", replace(TO_NAT, eth_type=0x8100), "pass_not_ip"),
     Case("only an Ethernet header", TO_NAT.frame()[:14], "pass_truncated"),
     Case("ends in the IP header", TO_NAT.frame()[:33], "pass_truncated"),
     row("another machine's MAC address", replace(TO_NAT, eth_destination=b"\2\0\0\0\0\x0b"), "pass_other_host"),

@@ -25,7 +25,7 @@ SERVICES = (WRR, WIDE, DNS, FREE)
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=256, half_open=4096, clients=256, loads=32)
+    harness = Harness(sessions=256, half_open=4096, clients=256, members=32)
     yield harness
     harness.close()
 

@@ -45,20 +45,22 @@ class Peer:
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
         self.pages: list[tuple[bytes, bytes, int]] = []
-        harness.tables.on_sync_page(lambda keys, values, count: self.pages.append((keys, values, count)))
+        harness.tables.on_sync_page(lambda _, keys, values, count: self.pages.append((keys, values, count)))
 
     def told(self) -> list[tuple[bytes, bytes, int]]:
         self.harness.tables.flush_sync()
-        self.harness.tables.drain_ring()
+        self.harness.tables.drain_ring(4)
         pages, self.pages[:] = list(self.pages), []
         return pages
 
     def states(self) -> list[str]:
-        value = self.harness.tables.session_map.value
+        value = self.harness.tables.versions[4].session_map.value
         return [
             STATES[value.from_buffer_copy(values, at).state]
             for _, values, count in self.told()
-            for at in range(0, count * self.harness.tables.VALUE_SIZE, self.harness.tables.VALUE_SIZE)
+            for at in range(
+                0, count * self.harness.tables.versions[4].value_size, self.harness.tables.versions[4].value_size
+            )
         ]
 
 
@@ -188,7 +190,7 @@ def test_udp_makes_its_session_at_once(harness: Harness) -> None:
     assert state_of(harness, packet) == "udp"
     assert harness.session(packet) == {
         "bytes": 87, "packets": 3, "last_s": NOW_S, "mode": 0, "state": 4, "learnt": 0, "sync_due_s": NOW_S + 20,
-        "generation": harness.plane.settings.generation,
+        "generation": harness.plane.settings[4].generation,
     }  # fmt: skip
 
 
@@ -290,7 +292,7 @@ def test_a_full_page_goes_out_by_itself(harness: Harness, peer: Peer) -> None:
                 harness.run(Packet(protocol=UDP, port=53, source_port=3000 + n))
     finally:
         os.sched_setaffinity(0, allowed)
-    harness.tables.drain_ring()
+    harness.tables.drain_ring(4)
     assert [count for _, _, count in peer.pages] == [21]
     peer.pages.clear()
     assert peer.told() == []
@@ -326,7 +328,7 @@ def test_a_peer_goes_on_with_what_it_was_told(harness: Harness, peer: Peer) -> N
     try:
         other.reset([service(443, name="first"), *SERVICES[1:]])
         for keys, values, count in pages:
-            assert other.tables.write_sessions(keys, values, count) == count
+            assert other.tables.write_sessions(4, keys, values, count) == count
         views = other.tables.sessions()
         assert len(views) == 30
         assert all(view.synced and view.packets == 3 for view in views)
@@ -345,14 +347,14 @@ def test_what_is_told_holds_nothing_of_this_node(harness: Harness, peer: Peer) -
     for _ in range(3):
         harness.run(DATA)
     ((_, values, _),) = peer.told()
-    value = harness.tables.session_map.value.from_buffer_copy(values)
-    assert bytes(value.mac) == bytes(6)
-    assert (value.listener, value.generation, value.refresh_s, value.learnt) == (0, 0, 0, 1)
+    value = harness.tables.versions[4].session_map.value.from_buffer_copy(values)
+    assert (value.member, value.counted, value.hop, value.generation) == (0, 0, 0, 0)
+    assert (value.refresh_s, value.learnt) == (0, 1)
 
 
 def test_write_sessions_wants_whole_records(harness: Harness) -> None:
     with pytest.raises(ValueError, match="2 sessions are 32 and 96 bytes"):
-        harness.tables.write_sessions(bytes(32), bytes(48), 2)
+        harness.tables.write_sessions(4, bytes(32), bytes(48), 2)
 
 
 # Changes under living sessions

@@ -12,7 +12,7 @@ import pytest
 from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from core.schedule import flow_table
 from l4fast.expiry import expire
-from l4fast.tables import MAGLEV_SMALL
+from l4fast.rings import MAGLEV_SMALL
 from tests.packets import (
     ACK,
     CLIENT,

@@ -148,11 +148,11 @@ def test_what_a_peer_told_of_an_unknown_listener_is_kept_a_while(harness: Harnes
     pages: list[tuple[bytes, bytes, int]] = []
     for _ in range(3):
         harness.run(QUERY)
-    ((keys, values, count),) = list(harness.tables.session_map.blocks(16))
-    value = harness.tables.session_map.value.from_buffer_copy(values)
+    ((keys, values, count),) = list(harness.tables.versions[4].session_map.blocks(16))
+    value = harness.tables.versions[4].session_map.value.from_buffer_copy(values)
     value.generation, value.learnt = 0, 1
     pages.append((keys, bytes(value), count))
     harness.reset(SERVICES[:1])
-    harness.tables.write_sessions(*pages[0])
+    harness.tables.write_sessions(4, *pages[0])
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S - 1, WHOLE) == 0
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S, WHOLE) == 1

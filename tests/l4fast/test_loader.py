@@ -106,8 +106,8 @@ def test_without_bcc_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_too_many_reals_are_refused() -> None:
-    with pytest.raises(LoadError, match="reals=65536 is out of range; give 1 to 65535"):
-        DataPlane.load(reals=65536)
+    with pytest.raises(LoadError, match="members=65536 is out of range; give 2 to 65535"):
+        DataPlane.load(members=65536)
 
 
 @pytest.mark.root
@@ -152,8 +152,8 @@ def test_attach_and_detach(device: str) -> None:
         for mode, word in (("native", "xdp "), ("generic", "xdpgeneric")):
             plane.attach(device, mode)  # type: ignore[arg-type]
             assert word in attached(device)
-            assert bytes(plane.settings.mac) == bytes.fromhex("020000000077")
-            assert plane.settings.mtu == 1400
+            assert bytes(plane.settings[4].mac) == bytes.fromhex("020000000077")
+            assert plane.settings[4].mtu == 1400
             plane.detach()
             assert "xdp" not in attached(device)
         plane.detach()

@@ -24,14 +24,14 @@ def test_a_released_index_rests_until_it_is_settled() -> None:
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[DataPlane]:
-    plane = DataPlane.load(sessions=16, half_open=16, listeners=8, reals=8)
+    plane = DataPlane.load(sessions=16, half_open=16, listeners=8, members=8)
     yield plane
     plane.close()
 
 
 @pytest.mark.root
 def test_a_mirror_writes_differences(plane: DataPlane) -> None:
-    mirror = Mirror(plane, "vips")
+    mirror = Mirror(plane, "vips", 4)
     one, two, three = (bytes([10, 0, 0, n]) for n in (1, 2, 3))
     assert mirror.add({one: bytes(4), two: bytes(4)}) == set()
     assert mirror.add({one: bytes(4), two: b"\1\0\0\0", three: bytes(4)}) == {two}

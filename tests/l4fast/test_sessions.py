@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,18 +10,21 @@ import pytest
 from l4fast.sessions import STATES, Wanted, end
 
 
-def word(address: str) -> int:
-    return int.from_bytes(socket.inet_aton(address), sys.byteorder)
+def word(address: str) -> bytes:
+    return socket.inet_aton(address)
 
 
 def test_an_end() -> None:
     assert end("192.0.2.7") == (word("192.0.2.7"), None)
     assert end("192.0.2.7:65535") == (word("192.0.2.7"), 0xFFFF)
     assert end("0.0.0.1:80") == (word("0.0.0.1"), socket.htons(80))
+    assert end("2001:db8::1") == (socket.inet_pton(socket.AF_INET6, "2001:db8::1"), None)
+    assert end("[2001:db8::1]:80") == (socket.inet_pton(socket.AF_INET6, "2001:db8::1"), socket.htons(80))
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":80", "a", "1.2.3", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:1:2", "::1"]
+    "text",
+    ["", ":80", "a", "1.2.3", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:1:2", "[::1]:0", "[::1", "::1]:80"],
 )
 def test_no_end(text: str) -> None:
     with pytest.raises(ValueError, match="give"):
@@ -34,7 +36,7 @@ def test_from_a_request() -> None:
     assert Wanted.of({"vip": "192.0.2.7:80", "state": "udp"}) == Wanted(vip="192.0.2.7:80", state="udp")
     for wrong, why in (
         ({"state": "open"}, "'open' is no state; give established"),
-        ({"real": "x"}, "'x': give an IPv4 address"),
+        ({"real": "x"}, "'x': give an address"),
         ({"client": 5}, "client is a text"),
     ):
         with pytest.raises(ValueError, match=why):

@@ -22,33 +22,34 @@ class FakeTable:
     """A ring that is a pipe; `pages` come out of it when it is drained."""
 
     def __init__(self) -> None:
-        self.ring_fd, self.bell = os.pipe2(os.O_NONBLOCK)
+        ring, self.bell = os.pipe2(os.O_NONBLOCK)
+        self.ring_fds = {4: ring}
         self.pages: list[tuple[bytes, bytes, int]] = []
         self.written: list[tuple[bytes, bytes, int]] = []
         self.flushes = 0
         self.fail: OSError | None = None
         self.room = 99
 
-    def on_sync_page(self, callback: Callable[[bytes, bytes, int], None]) -> None:
+    def on_sync_page(self, callback: Callable[[int, bytes, bytes, int], None]) -> None:
         self._callback = callback
 
-    def drain_ring(self) -> None:
+    def drain_ring(self, version: int) -> None:
         while self.pages:
-            self._callback(*self.pages.pop(0))
+            self._callback(version, *self.pages.pop(0))
 
     def flush_sync(self) -> None:
         self.flushes += 1
         if self.flushes == 1:
             raise OSError(12, "Cannot allocate memory")
 
-    def write_sessions(self, keys: bytes, values: bytes, count: int) -> int:
+    def write_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> int:
         if self.fail:
             raise self.fail
         self.written.append((keys, values, count))
         return min(count, self.room)
 
     def close(self) -> None:
-        os.close(self.ring_fd)
+        os.close(self.ring_fds[4])
         os.close(self.bell)
 
 

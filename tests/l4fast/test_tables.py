@@ -35,7 +35,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=512, half_open=64, listeners=16, reals=48)
+    harness = Harness(sessions=512, half_open=64, listeners=16, members=64)
     yield harness
     harness.close()
 
@@ -47,7 +47,7 @@ def harness(loaded: Harness) -> Harness:
     return loaded
 
 
-MAPS = ("listeners", "vips", "reals", "macs", "reverse", "rings", "sessions", "half_open")
+MAPS = ("listeners", "vips", "members", "hop_numbers", "reverse", "rings", "sessions", "half_open")
 
 
 class Writes:
@@ -55,10 +55,14 @@ class Writes:
 
     def __init__(self, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[str] = []
-        for mirror in (tables._listeners, tables._vips, tables._reals, tables._macs, tables._owners):
+        four = tables.versions[4]
+        for mirror in (
+            four._listeners, four._vips, four._hops, four._hop_numbers, four._owners,
+            four.members._members, four.members._numbers,
+        ):  # fmt: skip
             for method in ("put_many", "delete"):
                 self._spy(mirror.map, method, monkeypatch)
-        self._spy(tables._rings, "put_many", monkeypatch)
+        self._spy(four._rings._rings, "put_many", monkeypatch)
 
     def _spy(self, target: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
         call = getattr(target, method)
@@ -90,12 +94,12 @@ def test_only_the_difference_is_written(harness: Harness, monkeypatch: pytest.Mo
     writes.during()
 
     steps: list[tuple[list[L4Service], set[tuple[str, int, str]], list[str]]] = [
-        # Eight listeners share one ring, as they share their servers.
-        (many, {(REALS[0], 8080, "tcp")}, ["put rings", *["put listeners"] * 8]),
-        (many, {(REALS[0], 8080, "udp")}, ["put rings", "put rings", *["put listeners"] * 8]),
+        (many, {(REALS[0], 8080, "tcp")}, ["put member_numbers", "put rings", "put listeners"] * 8),
+        # The rings before are dropped.
+        (many, {(REALS[0], 8080, "udp")}, ["put member_numbers", "put rings", "put rings", "put listeners"] * 8),
         ([*many, service(90, Mode.DR)], set(),
-         ["put rings", *["put reals"] * 3, "put rings", "put vips", "put listeners"]),
-        (many, set(), ["delete listeners", "put vips"]),
+         [*["put rings"] * 8, *["put members", "put member_numbers"] * 3, "put rings", "put vips", "put listeners"]),
+        (many, set(), ["delete listeners", "put vips", *["delete member_numbers"] * 3]),
     ]  # fmt: skip
     for services, down, expected in steps:
         harness.tables.apply(services, down, MACS)
@@ -106,7 +110,7 @@ def test_nothing_is_left_of_what_was_removed(harness: Harness) -> None:
     harness.tables.apply([service(80), service(53, protocol="udp")], set(), MACS)
     harness.tables.apply([], set(), MACS)
     harness.tables.apply([], set(), MACS)
-    for name in ("listeners", "vips", "macs", "reverse"):
+    for name in ("listeners", "vips", "member_numbers", "hop_numbers", "reverse"):
         assert not list(harness.plane.map(name).blocks(64)), name
     rings, template = harness.plane.map("rings"), harness.plane.map("ring_template")
     ids = [ring.value for n in range(3 * 16) if (ring := rings.get(rings.key(n)))]
@@ -150,7 +154,10 @@ def test_the_vips_of_a_listener_are_counted_together(harness: Harness) -> None:
     ("services", "message"),
     [
         ([service(1000 + n) for n in range(17)], "17 listeners do not fit"),
-        ([service(80, reals=[f"10.1.0.{n}" for n in range(49)], weights=[1] * 49)], "49 real servers do not fit"),
+        (
+            [service(80, reals=[f"10.1.0.{n}" for n in range(65)], weights=[1] * 65)],
+            "65 pairs of a listener and a server do not fit",
+        ),
         ([service(1000 + n) for n in range(9)], "9 nat listeners share the server 10.0.1.1:8080 .*at most 8"),
     ],
 )
@@ -172,7 +179,7 @@ def test_a_full_table_can_be_replaced_in_two_steps(harness: Harness) -> None:
 
 def test_the_generation_rises_only_when_sessions_must_look_again(harness: Harness) -> None:
     def generation() -> int:
-        return int(harness.plane.settings.generation)
+        return int(harness.plane.settings[4].generation)
 
     one, two = service(80), service(81)
     harness.tables.apply([one], set(), MACS)
@@ -180,11 +187,13 @@ def test_the_generation_rises_only_when_sessions_must_look_again(harness: Harnes
         ([one], set(), MACS, False),
         ([one, two], set(), MACS, False),
         ([one, two], {(REALS[0], 8080, "tcp")}, MACS, False),
-        ([one, two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, True),
+        ([one, two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, False),
         ([one, two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, False),
         ([replace(one, idle_timeout_s=30), two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, True),
         ([two], set(), {**MACS, REALS[0]: b"\2\0\0\0\0\x55"}, True),
-        ([two], set(), {CLIENT_GATEWAY: GATEWAY_MAC}, True),
+        ([two], set(), {CLIENT_GATEWAY: GATEWAY_MAC}, False),
+        ([replace(two, reals=two.reals[1:])], set(), MACS, True),
+        ([two], set(), MACS, True),
     ]
     for services, down, macs, rises in steps:
         before = generation()
@@ -198,9 +207,9 @@ def test_every_vip_passes_the_filter(harness: Harness) -> None:
     harness.tables.apply([service(80, vip=vip, real_port=8000 + n) for n, vip in enumerate(vips)], set(), MACS)
     for vip in vips:
         assert harness.run(Packet(destination=vip))[0] == "tx_syn"
-    assert 14 <= sum(word.bit_count() for word in harness.plane.settings.vip_filter) <= 16
+    assert 14 <= sum(word.bit_count() for word in harness.plane.settings[4].vip_filter) <= 16
     harness.tables.apply([], set(), MACS)
-    assert not any(harness.plane.settings.vip_filter)
+    assert not any(harness.plane.settings[4].vip_filter)
 
 
 def test_too_many_local_addresses_are_refused(harness: Harness) -> None:
@@ -255,7 +264,7 @@ def test_unproven_sessions_get_half_the_table() -> None:
     plane = DataPlane.load(sessions=4000, half_open=16)
     try:
         Tables(plane)
-        assert plane.settings.unproven_per_cpu_s == 200 // plane.cpus
+        assert plane.settings[4].unproven_per_cpu_s == 200 // plane.cpus
     finally:
         plane.close()
 

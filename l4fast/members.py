@@ -1,0 +1,149 @@
+"""The members of listeners, each a real of one listener: the numbers by which rings, sessions and counters know them.
+
+A number is not given to another member while anything may still refer to it: a packet that reads an old ring (one
+`settle`), or sessions that are counted as connections (lc, wlc: until the count is zero, which the next sweep of
+`expiry` sees to once a real or listener has gone). Number 0 is nobody's; what is counted there has no known member.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+from core.model import LEAST_SCHEDULERS, Scheduler
+from core.resolve import L4Service, Real
+from l4fast.addresses import address_bytes
+from l4fast.bpf import syscall
+from l4fast.loader import DataPlane
+from l4fast.mirror import Indexes, Mirror
+
+ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
+Member = tuple[ServiceKey, str, int]  # a listener, and address and port of its real
+# enum operation of types.h
+FORGET, ADOPT = 0, 1
+# Fields of struct member_stats
+COUNTERS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
+NOBODY: Member = (("", 0, ""), "", 0)  # has number 0
+
+
+def counted(service: L4Service) -> bool:
+    return service.scheduler in LEAST_SCHEDULERS and not service.stateless
+
+
+def members_of(services: Mapping[ServiceKey, L4Service]) -> set[Member]:
+    return {(key, real.address, real.port) for key, service in services.items() for real in service.reals}
+
+
+class Members:
+    """The maps `members`, `member_numbers`, `member_stats` and `loads`, and the program `account`."""
+
+    def __init__(self, plane: DataPlane, version: int) -> None:
+        self._plane = plane
+        self._version = version
+        self._members = Mirror(plane, "members", version)
+        self._numbers = Mirror(plane, "member_numbers", version)
+        self._stats = plane.map("member_stats", version)
+        self._loads = plane.map("loads", version)
+        self._accounting = plane.map("accounting", version)
+        self._indexes = Indexes(plane.sizes["MAX_MEMBERS"])
+        self._indexes.take(NOBODY)
+        self._counted: set[Member] = set()
+
+    @property
+    def any_counted(self) -> bool:
+        """Whether any session may be counted as a connection."""
+        return bool(self._counted)
+
+    def settle(self) -> None:
+        self._indexes.settle()
+
+    def room(self, wanted: Iterable[Member]) -> bool:
+        return self._indexes.room(wanted)
+
+    def number(self, member: Member) -> int:
+        return self._indexes.used[member]
+
+    def write(
+        self,
+        services: Mapping[ServiceKey, L4Service],
+        down: Set[tuple[str, int, str]],
+        listener_index: Mapping[ServiceKey, int],
+        hops: Mapping[str, int],
+    ) -> None:
+        """Before the rings that refer to members, and before the listeners."""
+        members: dict[bytes, bytes] = {}
+        numbers: dict[bytes, bytes] = {}
+        for key, service in services.items():
+            if counted(service):
+                self._counted.update((key, real.address, real.port) for real in service.reals)
+            for real in service.reals:
+                number = self._take((key, real.address, real.port))
+                weight = real.weight if service.scheduler is Scheduler.WLC else 1
+                end = address_bytes(real.address) + struct.pack("!H", real.port)
+                members[struct.pack("=I", number)] = end + struct.pack("=HHH", hops[real.address], weight, 0)
+                numbers[end + struct.pack("=H", listener_index[key])] = struct.pack(
+                    "=HBx", number, takes(service, real, down)
+                )
+        self._members.add(members)
+        self._numbers.add(numbers)
+        self._wanted = numbers
+
+    def _take(self, member: Member) -> int:
+        number, new = self._indexes.take(member)
+        if new:
+            self._stats.put_per_cpu(self._stats.key(number), [self._stats.value()] * self._plane.cpus)
+        return number
+
+    def prune(self, wanted: set[Member]) -> None:
+        """After the listeners: what is counted nowhere any more comes free once its count is zero."""
+        self._numbers.prune(self._wanted)
+        gone = self._indexes.used.keys() - wanted - {NOBODY}
+        ending = {member for member in gone & self._counted if self._connections(member)}
+        self._counted -= gone - ending
+        self._indexes.keep(wanted | ending | {NOBODY})
+
+    def connections(self) -> dict[Member, int]:
+        """How many connections each real of a listener with lc or wlc has."""
+        return {member: self._connections(member) for member in self._counted}
+
+    def _connections(self, member: Member) -> int:
+        load = self._loads.get(self._loads.key(self._indexes.used[member]))
+        return int(load.sessions) if load is not None else 0
+
+    def counters(self) -> dict[Member, dict[str, int]]:
+        """COUNTERS of each member since it was added, summed over the CPUs."""
+        return {
+            member: {
+                name: sum(
+                    getattr(value, name) for value in self._stats.get_per_cpu(self._stats.key(n), self._plane.cpus)
+                )
+                for name in COUNTERS
+            }
+            for member, n in self._indexes.used.items()
+            if member != NOBODY
+        }
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """These sessions will be deleted or written anew: they count no more."""
+        self._account(FORGET, keys)
+
+    def adopt(self, keys: Sequence[bytes]) -> None:
+        """These sessions have come from elsewhere: they count, if their listener does and they are not at their end."""
+        self._account(ADOPT, keys)
+
+    def _account(self, operation: int, keys: Sequence[bytes]) -> None:
+        request = self._accounting.value(operation=operation)
+        size = len(request.keys)
+        for at in range(0, len(keys), size):
+            some = keys[at : at + size]
+            request.count = len(some)
+            type(request.keys).from_buffer(request, type(request).keys.offset)[: len(some)] = [
+                type(request.keys[0]).from_buffer_copy(key) for key in some
+            ]
+            self._accounting.put(self._accounting.key(0), request)
+            self._plane.run(bytes(syscall.SMALLEST_FRAME), "account", self._version)
+
+
+def takes(service: L4Service, real: Real, down: Set[tuple[str, int, str]]) -> bool:
+    """Whether it takes new flows."""
+    return real.weight > 0 and (real.address, real.port, service.protocol) not in down

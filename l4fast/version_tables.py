@@ -1,0 +1,311 @@
+"""The desired state of one IP version as map contents, written by differences.
+
+`apply` takes the whole desired state each time. What the maps hold is mirrored here as bytes, so that applying the same
+state twice writes nothing. The order of writes keeps every moment consistent for packets: next hops and members, then
+rings, then the listeners that use them; deletions last. Indexes of what has gone come free at the next `apply`, when no
+packet can still be using them.
+
+A listener keeps its index while it lives, a member its number (its counters), a real's address its next hop. Sessions
+remember a member, a next hop and a refresh time; when any of these may have changed, or a listener's access list, the
+generation is raised and each session looks them up again. A MAC address that changes is written where it stands.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import socket
+import struct
+from array import array
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence, Set
+
+from core.model import HASH_SCHEDULERS, Mode, Scheduler
+from core.resolve import L4Service
+from l4fast.access import AccessLists
+from l4fast.addresses import address_bytes, endpoint, prefix_mask, put_address
+from l4fast.errors import TablesError
+from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane
+from l4fast.members import Members, ServiceKey, counted, members_of
+from l4fast.mirror import Indexes, Mirror
+from l4fast.rings import Rings
+
+PROTOCOLS: Mapping[str, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+# enum mode and scheduler of types.h
+MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2, Mode.FULLNAT: 3}
+HASH, RING, LEAST = 0, 1, 2
+# VIP_* of types.h
+VIP_ANY, VIP_STATELESS = 1, 2
+# Indexes into `hops`: nobody's (types.h), and HOP_CLIENTS.
+_NO_HOP, _CLIENTS = "", "clients"
+# What the hash of a flow is of, beside the client's address (listener.hash_ports, listener.hash_service). The
+# schedulers that do not hash use it for the packets of flows that nobody knows.
+_ALL = (1 << 64) - 1
+HASHED: Mapping[Scheduler, tuple[int, int]] = {
+    Scheduler.SH: (0, 0),
+    Scheduler.TCH: (0xFFFFFFFF, _ALL & ~0xFF),
+    Scheduler.MAGLEV: (0xFFFFFFFF, _ALL),
+}
+
+Endpoint = tuple[str, int, str]  # address, port and protocol of a real
+
+
+def service_key(service: L4Service) -> ServiceKey:
+    return service.vip, service.port, service.protocol
+
+
+class VersionTables:
+    """Writes the desired state of one IP version. Not thread-safe: one task calls it.
+
+    `prepare` checks a state and raises TablesError, having changed nothing; `apply` writes it.
+    """
+
+    def __init__(self, plane: DataPlane, version: int, sync_period_s: int) -> None:
+        self.services: dict[ServiceKey, L4Service] = {}
+        self.session_map = plane.map("sessions", version)
+        self.key_size = ct.sizeof(self.session_map.key)
+        self.value_size = ct.sizeof(self.session_map.value)
+        self.members = Members(plane, version)
+        self._plane = plane
+        self._version = version
+        self._settings = plane.settings[version]
+        self._sync_period_s = sync_period_s
+        self._listeners = Mirror(plane, "listeners", version)
+        self._vips = Mirror(plane, "vips", version)
+        self._hops = Mirror(plane, "hops", version)
+        self._hop_numbers = Mirror(plane, "hop_numbers", version)
+        self._owners = Mirror(plane, "reverse", version)
+        self._listener_stats = plane.map("listener_stats", version)
+        self._listener_indexes = Indexes(plane.sizes["MAX_LISTENERS"])
+        self._hop_indexes = Indexes(plane.sizes["MAX_HOPS"])
+        for name in (_NO_HOP, _CLIENTS):
+            self._hop_indexes.take(name)
+        self._rings = Rings(plane, version)
+        self._access_lists = AccessLists(plane, version)
+        self._generation = 1
+        self._pool: tuple[str, ...] = ()
+        self._pools: frozenset[str] = frozenset()
+        plane.set(version, generation=1)
+
+    def set_local(self, addresses: Sequence[str]) -> None:
+        size = len(self._settings.local)
+        if len(addresses) > size:
+            raise TablesError(f"{len(addresses)} local addresses; at most {size} are supported: give those of one link")
+        local = b"".join(map(address_bytes, addresses))
+        whole = type(self._settings).local.size
+        self._plane.set(self._version, local=local.ljust(whole, b"\0"), address=self._address(addresses))
+
+    def _address(self, addresses: Sequence[str]) -> bytes:
+        return address_bytes(addresses[0]) if addresses else bytes(type(self._settings).address.size)
+
+    def set_pools(self, own: Sequence[str], everyones: Collection[str]) -> None:
+        size = len(self._settings.pool)
+        if len(own) > size:
+            raise TablesError(f"{len(own)} source addresses; at most {size} are supported")
+        if len(everyones) > POOL_ADDRESSES_MOST - size:
+            raise TablesError(f"{len(everyones)} source addresses of all nodes; too many for the tables")
+        self._pool, self._pools = tuple(own), frozenset(everyones) | frozenset(own)
+
+    def prepare(self, services: Sequence[L4Service]) -> None:
+        """Checks that the services fit. Raises TablesError."""
+        wanted = {service_key(service): service for service in services}
+        self._listener_indexes.settle()
+        self._hop_indexes.settle()
+        self.members.settle()
+        self._rings.settle()
+        self._access_lists.settle()
+        self._check_room(wanted)
+
+    def apply(
+        self,
+        services: Sequence[L4Service],
+        down: Set[tuple[str, int, str]],
+        macs: Mapping[str, bytes],
+        gateway: str,
+    ) -> None:
+        """Makes the maps say this and nothing else, once `prepare` has allowed it. `gateway`: its key in `macs`."""
+        wanted = {service_key(service): service for service in services}
+        reverse = _reverse_of(wanted)
+        lists = {service.access.listed for service in services if service.access is not None}
+
+        addresses = {real.address for service in services for real in service.reals}
+        stale = self._write_hops(addresses, macs, gateway)
+        listener_index = {key: self._listener_index(key) for key in wanted}
+        self.members.write(wanted, down, listener_index, self._hop_indexes.used)
+        rings = {
+            key: self._rings.content(
+                service, [self.members.number((key, real.address, real.port)) for real in service.reals], down
+            )
+            for key, service in wanted.items()
+        }
+        self._rings.write(set(rings.values()))
+        self._access_lists.write(lists)
+        shared = {key for keys in reverse.values() if len(keys) > 1 for key in keys}
+        listeners = {
+            _listener_key(key): self._listener(service, rings[key], key in shared) for key, service in wanted.items()
+        }
+        owners = {_reverse_key(end): self._reverse(end, keys, wanted) for end, keys in reverse.items()}
+        vips = {address_bytes(vip): struct.pack("=I", n) for vip, n in Counter(key[0] for key in wanted).items()}
+        vips |= {address_bytes(address): struct.pack("=I", 0) for address in self._pools}
+        stale |= self._remembered_differs(wanted, listeners)
+        vip_filter = self._vip_filter(wanted)
+        self._vips.add(vips)
+        self._plane.set(
+            self._version,
+            vip_filter=[old | new for old, new in zip(self._settings.vip_filter, vip_filter, strict=True)],
+            pool=self._pool_slots(),
+        )
+        written = ((self._vips, vips), (self._listeners, listeners), (self._owners, owners))
+        for mirror, entries in written:
+            mirror.add(entries)
+        for mirror, entries in reversed(written):
+            mirror.prune(entries)
+
+        self._listener_indexes.keep(wanted.keys())
+        self._hop_indexes.keep(addresses | {_NO_HOP, _CLIENTS})
+        self.members.prune(members_of(wanted))
+        self._rings.keep(set(rings.values()))
+        self._access_lists.keep(lists)
+        self.services = wanted
+        if stale:  # 0 means "cold"; nobody keeps a generation for 65,535 changes
+            self._generation = self._generation % 0xFFFF + 1
+        self._plane.set(self._version, generation=self._generation, vip_filter=vip_filter)
+
+    def _check_room(self, wanted: Mapping[ServiceKey, L4Service]) -> None:
+        reverse = _reverse_of(wanted)
+        if not self.members.room(members_of(wanted)):
+            raise TablesError(
+                f"{len(members_of(wanted))} pairs of a listener and a server do not fit the tables; load them larger"
+            )
+        for what, indexes, things in (
+            ("listeners", self._listener_indexes, set[object](wanted)),
+            ("next hops", self._hop_indexes, {real.address for service in wanted.values() for real in service.reals}),
+        ):
+            if not indexes.room(things):
+                raise TablesError(f"{len(things)} {what} do not fit the tables; load them larger")
+        most = len(self._owners.map.value().candidates)
+        for (address, port, _), keys in reverse.items():
+            if len(keys) > most:
+                names = ", ".join(endpoint(vip, vip_port) for vip, vip_port, _ in keys)
+                raise TablesError(
+                    f"{len(keys)} nat listeners share the server {endpoint(address, port)} ({names}); at most {most} "
+                    "may: use mode dr, or other ports"
+                )
+        self._access_lists.check_room({s.access.listed for s in wanted.values() if s.access is not None})
+
+    def _vip_filter(self, services: Mapping[ServiceKey, L4Service]) -> list[int]:
+        """select.h: vip_slot."""
+        filter_words = [0] * len(self._settings.vip_filter)
+        marks = [(service.vip, VIP_ANY | VIP_STATELESS * service.stateless) for service in services.values()]
+        for address, mark in (*marks, *((address, VIP_ANY) for address in self._pools)):
+            word = 0
+            for part in array("I", address_bytes(address)):
+                word ^= part
+            slot = (word * 0x9E3779B1 & 0xFFFFFFFF) >> 21
+            filter_words[slot // 16] |= mark << slot % 16 * 2
+        return filter_words
+
+    def _write_hops(self, addresses: Set[str], macs: Mapping[str, bytes], gateway: str) -> bool:
+        """Says whether an address that sessions may go to has another next hop than before, or none."""
+        for address in addresses:
+            self._hop_indexes.take(address)
+        own = bytes(self._settings.mac)
+        hops = self._hop_indexes.used
+        entries = {_index(hops[_CLIENTS]): _hop(macs.get(gateway, b""), own)}
+        entries |= {_index(hops[address]): _hop(macs.get(address, b""), own) for address in addresses}
+        numbers = {address_bytes(address): _index(hops[address]) for address in addresses}
+        self._hops.add(entries)
+        changed = self._hop_numbers.add(numbers)
+        return bool(changed | self._hop_numbers.prune(numbers))
+
+    def _listener(self, service: L4Service, ring: bytes, shared: bool) -> bytes:
+        scheduler = HASH if service.scheduler in HASH_SCHEDULERS else LEAST if counted(service) else RING
+        hash_ports, hash_service = HASHED.get(service.scheduler, HASHED[Scheduler.MAGLEV])
+        value = self._listeners.map.value(
+            ring=self._rings.number(ring),
+            ring_size=len(ring) // 2,
+            index=self._listener_indexes.used[service_key(service)],
+            mode=MODES[service.mode],
+            scheduler=scheduler,
+            refresh_s=max(1, min(self._sync_period_s, service.idle_timeout_s // 3, 255)),
+            track=shared or ((scheduler != HASH or service.persistence_timeout_s > 0) and service.protocol == "tcp"),
+            persist_s=service.persistence_timeout_s,
+            stateless=service.stateless,
+            hash_ports=hash_ports,
+            hash_service=hash_service,
+            **self._access_lists.fields(service.access),
+        )
+        put_address(value, "persist_mask", prefix_mask(service.persistence_prefix, self._version))
+        return bytes(value)
+
+    def _listener_index(self, key: ServiceKey) -> int:
+        index, new = self._listener_indexes.take(key)
+        if new:
+            zero = self._listener_stats.value()
+            self._listener_stats.put_per_cpu(self._listener_stats.key(index), [zero] * self._plane.cpus)
+        return index
+
+    def denied(self, key: ServiceKey) -> int:
+        """Packets of clients that the listener's access list kept out."""
+        stats = self._listener_stats
+        values = stats.get_per_cpu(stats.key(self._listener_indexes.used[key]), self._plane.cpus)
+        return sum(value.denied for value in values)
+
+    def _remembered_differs(self, wanted: Mapping[ServiceKey, L4Service], listeners: Mapping[bytes, bytes]) -> bool:
+        """Whether sessions remember something of a listener that will be gone or different, who is admitted, or a
+        member that is one no more or again."""
+
+        def remembered(entry: bytes) -> tuple[int, ...]:
+            value = self._listeners.map.value.from_buffer_copy(entry)
+            return value.index, value.refresh_s, value.acl, value.access_list, value.scheduler == LEAST
+
+        return any(
+            members_of({key: service}) != members_of({key: wanted.get(key, service)})
+            for key, service in self.services.items()
+        ) or any(
+            key not in listeners or remembered(listeners[key]) != remembered(entry)
+            for key, entry in self._listeners.held.items()
+        )
+
+    def _reverse(self, end: Endpoint, keys: Sequence[ServiceKey], services: Mapping[ServiceKey, L4Service]) -> bytes:
+        address, real_port, _ = end
+        value = self._owners.map.value(count=len(keys), stateless=len(keys) == 1 and services[keys[0]].stateless)
+        for candidate, key in zip(value.candidates, keys, strict=False):
+            vip, port, _ = key
+            put_address(candidate, "vip", address_bytes(vip))
+            candidate.port = socket.htons(port)
+            candidate.member = self.members.number((key, address, real_port))
+        return bytes(value)
+
+    def _pool_slots(self) -> bytes:
+        size = len(self._settings.pool)
+        pool = [address_bytes(self._pool[slot % len(self._pool)]) for slot in range(size)] if self._pool else []
+        return b"".join(pool).ljust(type(self._settings).pool.size, b"\0")
+
+
+def _index(number: int) -> bytes:
+    return struct.pack("=I", number)
+
+
+def _hop(mac: bytes, own: bytes) -> bytes:
+    """struct hop; zero if the MAC address is not known."""
+    return mac + own + bytes(4) if mac else bytes(16)
+
+
+def _listener_key(key: ServiceKey) -> bytes:
+    vip, port, protocol = key
+    return address_bytes(vip) + struct.pack("!HBx", port, PROTOCOLS[protocol])
+
+
+def _reverse_key(end: Endpoint) -> bytes:
+    address, port, protocol = end
+    return address_bytes(address) + struct.pack("!HBx", port, PROTOCOLS[protocol])
+
+
+def _reverse_of(services: Mapping[ServiceKey, L4Service]) -> dict[Endpoint, list[ServiceKey]]:
+    """Which nat listeners answer through each real."""
+    result: dict[Endpoint, list[ServiceKey]] = {}
+    for key, service in services.items():
+        if service.mode is Mode.NAT:
+            for end in dict.fromkeys((real.address, real.port, service.protocol) for real in service.reals):
+                result.setdefault(end, []).append(key)
+    return result
