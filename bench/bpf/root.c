@@ -1,10 +1,8 @@
 /* Restores a packet and hands it to the program under test: a rewritten packet would not match on the next repeat of
  * BPF_PROG_TEST_RUN. An outer header is taken off again, which counts for the program that has put it there. Run with
- * `target` 0 it measures its own cost.
+ * `run` 0 it measures its own cost. FRAME is the length of a frame.
  */
 #include <linux/bpf.h>
-
-#define FRAME 64
 
 struct frame {
     __u8 bytes[FRAME];

@@ -22,6 +22,7 @@ MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 SMALLEST_FRAME = 14  # what a test run of an XDP program accepts
 MAP_TYPE_ARRAY, MAP_TYPE_LPM_TRIE = 2, 11
 F_NO_PREALLOC, F_INNER_MAP = 0x1, 0x1000
+F_TEST_LIVE_FRAMES = 0x2
 
 _libc = ct.CDLL(None, use_errno=True)
 
@@ -84,6 +85,19 @@ class _TestRunAttr(ct.Structure):
     )
 
 
+class _XdpContext(ct.Structure):
+    """struct xdp_md: lengths in place of pointers."""
+
+    _fields_ = (
+        ("data", ct.c_uint32),
+        ("data_end", ct.c_uint32),
+        ("data_meta", ct.c_uint32),
+        ("ingress_ifindex", ct.c_uint32),
+        ("rx_queue_index", ct.c_uint32),
+        ("egress_ifindex", ct.c_uint32),
+    )
+
+
 def bpf(command: int, attributes: ct.Structure) -> int:
     """bpf(2). Raises OSError."""
     number = _SYS_BPF[platform.machine()]
@@ -123,6 +137,23 @@ def run_program(program_fd: int, data: bytes, repeat: int = 1) -> tuple[int, byt
     )
     bpf(PROG_TEST_RUN, attributes)
     return int(attributes.retval), out.raw[: attributes.data_size_out], int(attributes.duration)
+
+
+def run_live(program_fd: int, data: bytes, repeat: int, ifindex: int) -> None:
+    """Runs an XDP program `repeat` times over copies of a frame, as if the link had received them: what it sends is
+    sent, what it passes goes to the kernel (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18). The link needs a native XDP
+    program."""
+    context = _XdpContext(data_end=len(data), ingress_ifindex=ifindex)
+    attributes = _TestRunAttr(
+        prog_fd=program_fd,
+        data_size_in=len(data),
+        data_in=_address(data),
+        repeat=repeat,
+        ctx_size_in=ct.sizeof(context),
+        ctx_in=ct.addressof(context),
+        flags=F_TEST_LIVE_FRAMES,
+    )
+    bpf(PROG_TEST_RUN, attributes)
 
 
 def _address(buffer: ct.Array[Any] | bytes) -> int:

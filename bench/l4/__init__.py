@@ -1,0 +1,22 @@
+"""The data plane: nanoseconds a packet, against a floor program loaded the same way and run in turns with it; and what
+ageing costs.
+
+Flows come in another order than that in which the tables learnt them. Sessions are made by the packets themselves. The
+floor always knows the flow: what a first packet costs is held against an established one's least, with the same flows.
+"""
+
+from __future__ import annotations
+
+from bench import Row
+from bench.l4 import ageing, packets
+from bench.l4.rig import Rig
+from l4fast.loader import IP_VERSIONS
+
+
+def run(quick: bool) -> list[Row]:
+    """Needs root."""
+    rows: list[Row] = []
+    for version in IP_VERSIONS:
+        with Rig(version, 1 << 16 if quick else 1 << 20, quick=quick) as rig:
+            rows += packets.rows(rig, quick=quick)
+    return [*rows, *ageing.rows(quick=quick)]
