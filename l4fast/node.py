@@ -32,6 +32,7 @@ from l4fast.errors import L4Error
 from l4fast.expiry import expire
 from l4fast.loader import DataPlane
 from l4fast.neighbours import Neighbours
+from l4fast.pins import Pins
 from l4fast.settings import ADMIN_SOCKET, Settings, load_keys
 from l4fast.state import StateDirectory
 from l4fast.sync_io import SyncIO, multicast_socket
@@ -119,8 +120,11 @@ class Node:
             )  # fmt: skip
             tables.set_epoch(int(time.time()))
             state.note_program(link.index, program_id(plane))
+            pins = Pins(settings.state)
+            pins.hold(plane)
             plane.attach(settings.interface, settings.xdp)
-            stack.callback(self._take_off, plane)
+            pins.settle()
+            stack.callback(self._take_off, plane, pins)
             await self._start_sync(stack, sync, tables)
             await self._start_agent(stack, sync, tables, link.index)
             loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync)
@@ -131,9 +135,10 @@ class Node:
             name, error = self._failure
             raise NodeError(f"{name} failed ({error!r}); the XDP program stays attached until the next start")
 
-    def _take_off(self, plane: DataPlane) -> None:
+    def _take_off(self, plane: DataPlane, pins: Pins) -> None:
         if self._failure is None:
             plane.detach()
+            pins.release()
 
     async def _start_sync(self, stack: AsyncExitStack, sync: Sync, tables: Tables) -> None:
         settings = self._settings

@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "s390x": 351}
@@ -18,6 +19,9 @@ _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
 PROG_TEST_RUN = 10
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
+
+OBJ_PIN = 6
+BPF_FS_MAGIC = 0xCAFE4A11  # <linux/magic.h>
 
 SMALLEST_FRAME = 14  # what a test run of an XDP program accepts
 MAP_TYPE_ARRAY, MAP_TYPE_LPM_TRIE = 2, 11
@@ -111,6 +115,21 @@ def bpf(command: int, attributes: ct.Structure) -> int:
 def create_map(map_type: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
     """A new map. The caller closes the descriptor."""
     return bpf(MAP_CREATE, _CreateAttr(map_type, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15]))
+
+
+class _ObjectAttr(ct.Structure):
+    _fields_ = (("pathname", ct.c_uint64), ("bpf_fd", ct.c_uint32), ("file_flags", ct.c_uint32))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Gives a map or program a name in bpffs. Raises OSError."""
+    bpf(OBJ_PIN, _ObjectAttr(_address(os.fsencode(path)), fd, 0))
+
+
+def is_bpffs(path: Path) -> bool:
+    """statfs(2)."""
+    room = (ct.c_long * 64)()
+    return not _libc.statfs(os.fsencode(path), ct.byref(room)) and room[0] == BPF_FS_MAGIC
 
 
 def update_batch(map_fd: int, keys: ct.Array[Any] | bytes, values: ct.Array[Any] | bytes, count: int) -> int:
