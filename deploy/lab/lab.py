@@ -27,7 +27,7 @@ from deploy.lab.state import Started, State
 from deploy.lab.topology import DEFAULT_LAB, Host, Topology, cables, port_of, scripts
 
 PROGRAMS = ("ip", "ethtool", "nsenter", "setpriv", "sysctl")
-READY_S = 30.0
+READY_S = 60.0
 GRACE_S = 1.0  # between SIGTERM and SIGKILL on the way down: nobody waits for a lab's L7 nodes to drain
 
 Say = Callable[[str], None]

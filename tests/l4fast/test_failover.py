@@ -185,7 +185,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 for name in NODES:
                     cluster.start(name)
                 for node in cluster.nodes.values():
-                    node.wait_ready(20)
+                    node.wait_ready(60)
                 cluster.route_through("l4-1")
                 yield cluster
             finally:
@@ -327,7 +327,7 @@ def test_a_killed_node_comes_back_over_its_own_program(cluster: Cluster) -> None
     cluster.network.ip("sw", "link set l4-1 up")
     assert "prog/xdp" in links(cluster, "l4-1"), "the program has outlived its agent"
     cluster.start("l4-1")
-    cluster.nodes["l4-1"].wait_ready(20)
+    cluster.nodes["l4-1"].wait_ready(60)
     cluster.route_through("l4-1")
     with cluster.connect() as sock:
         exchange(sock, 1)
