@@ -1,43 +1,49 @@
 """Session ageing: walks the session table in batches and deletes what has been idle for its state's time.
 
-Exact: a session goes in the first sweep that finds `now - last packet` at or above its timeout, not before. A session
-whose listener or real has been removed goes at once; one learnt from a peer and not yet used here (generation 0) stays
-its time even so, for the peers may know a newer configuration than we do.
+Exact: a session goes in the second in which `now - last packet` reaches its timeout, and not before, as long as a sweep
+takes no longer than the timeout itself (the shortest is 10 s); beyond that up to a sweep's time later. A session whose
+listener or real has been removed goes in the next sweep; one learnt from a peer and not yet used here (generation 0)
+stays its time even so, for the peers may know a newer configuration than we do.
 
 A fullnat session takes the entry of its answers along. Such an entry goes by itself only when it has been idle for the
 listener's time and its session has gone, which happens where a new connection took the session's place.
 
 A sweep spans several calls, each of which looks at no more than its budget, so that the daemon's loop stays responsive.
-The table is read by BPF_MAP_LOOKUP_BATCH and cleaned by BPF_MAP_DELETE_BATCH, one system call a block. A packet that
-arrives between the two, after the whole idle time, loses its session and makes a new one like any first packet.
+The table is read by BPF_MAP_LOOKUP_BATCH, one system call a block, which is most of what a sweep costs. Columns of
+numbers are taken out of the block and compared as a whole; single sessions are looked at where something is to be done.
+They are deleted by the program `account`, if they still are as they were read: a packet that comes in between saves its
+session.
 """
 
 from __future__ import annotations
 
+import ctypes as ct
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import compress
+from operator import le, not_
+from typing import Any, Literal
 
-from core.model import Mode
 from l4fast.addresses import address_bytes
 from l4fast.bpf.syscall import Map
 from l4fast.members import counted
-from l4fast.sessions import ANSWER, STATES
+from l4fast.sessions import STATES
+from l4fast.sweep import KIND_NONE, Block, Kinds, Listener, Mark, Seen
 from l4fast.tables import UNPROVEN_TIMEOUT_S, Tables, other_direction
-from l4fast.version_tables import MODES, PROTOCOLS
+from l4fast.version_tables import PROTOCOLS
 
 # Linux conntrack's nf_conntrack_tcp_timeout_fin_wait and _close.
 FIN_WAIT_TIMEOUT_S = 120
 CLOSED_TIMEOUT_S = 10
 # Sessions whose listener is not known here: learnt from a peer with a newer configuration.
 UNKNOWN_TIMEOUT_S = 120
-BATCH = 2048
+BATCH = 4096
 
 _ESTABLISHED, _UNPROVEN, _FIN_WAIT, _CLOSED, _UDP, _ANSWER = range(len(STATES))
-_FULLNAT = MODES[Mode.FULLNAT]
 _COUNTING = (_ESTABLISHED, _UNPROVEN, _UDP)
-_COLD = _NOT_COUNTED = bytes(2)
+_WORDS: Mapping[int, Literal["H", "I", "Q"]] = {2: "H", 4: "I", 8: "Q"}
 
 
 def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
@@ -53,19 +59,34 @@ def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
     return tuple(min(limits[state], idle_timeout_s) for state in range(len(STATES)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    name: str
-    stateless: bool  # its sessions are of the time before it became so
-    counted: bool  # its reals' connections are
-    timeouts: tuple[int, ...]
-    reals: frozenset[bytes]  # address and port, as a session has them
+def expire(tables: Tables, now_s: int, budget: int) -> int:
+    """Goes on with the sweep for about `budget` sessions, and deletes what is due; returns how many it deleted.
+
+    `now_s` is the clock of `Tables.set_epoch`. A sweep that ends publishes the listeners' session counts; the next call
+    begins anew.
+    """
+    sweep = tables.sweep
+    configuration = [of_version.services for of_version in tables.versions.values()]
+    if not sweep.is_of(configuration):
+        sweep.follow(configuration, _listeners(tables))
+    deleted = tables.end_sessions(sweep.due.take(now_s, budget))
+    seen = 0
+    while seen < budget:
+        if sweep.blocks is None:
+            sweep.begin(tables.session_blocks(min(BATCH, budget)), now_s)
+        assert sweep.blocks is not None
+        block = next(sweep.blocks, None)
+        if block is None:
+            sweep.end()
+            break
+        seen += block[3]
+        deleted += tables.end_sessions(_look(tables, block, now_s))
+    return deleted
 
 
-def _listeners(tables: Tables) -> dict[bytes, _Listener]:
-    """By the listener's part of a session key: VIP, then port and protocol."""
+def _listeners(tables: Tables) -> dict[bytes, Listener]:
     return {
-        address_bytes(vip) + struct.pack("!HB", port, PROTOCOLS[protocol]): _Listener(
+        address_bytes(vip) + struct.pack("!HB", port, PROTOCOLS[protocol]): Listener(
             service.listener,
             service.stateless,
             counted(service),
@@ -77,107 +98,149 @@ def _listeners(tables: Tables) -> dict[bytes, _Listener]:
     }
 
 
-def expire(tables: Tables, now_s: int, budget: int) -> int:
-    """Goes on with the sweep for about `budget` sessions; returns how many it deleted.
+class _Rows:
+    """A block's sessions, as columns of numbers and one by one."""
 
-    `now_s` is the clock of `Tables.set_epoch`. Call it often enough that budget times calls exceeds the table in the
-    shortest timeout. A sweep that ends publishes the listeners' session counts; the next call begins anew.
-    """
-    sweep = tables.sweep
-    listeners = _listeners(tables)
-    deleted = seen = 0
-    while seen < budget:
-        if sweep.blocks is None:
-            sweep.blocks = tables.session_blocks(min(BATCH, budget))
-        block = next(sweep.blocks, None)
-        if block is None:
-            sweep.last_counts, sweep.blocks = dict(sweep.counts), None
-            sweep.counts.clear()
-            break
-        version, keys, values, count = block
-        seen += count
-        gone, uncounted = _expired(tables, listeners, version, keys, values, now_s)
-        if uncounted:
-            tables.count_sessions(version, uncounted)
-        if gone:
-            deleted += tables.delete_sessions(version, gone)
-    return deleted
+    def __init__(self, sessions: Map[Any, Any], keys: bytes, values: bytes) -> None:
+        self.sessions, self._keys, self._values = sessions, keys, values
+        self._key_size, self._value_size = ct.sizeof(sessions.key), ct.sizeof(sessions.value)
+        (self.last_s,) = self._of_values("last_s")
+        (self.state,) = self._of_values("state")
+        (self.generation,) = self._of_values("generation")
 
+    def _of_values(self, *fields: str) -> list[Sequence[int]]:
+        return [column for name in fields for column in _columns(self._values, self.sessions.value, name)]
 
-def _expired(
-    tables: Tables, listeners: Mapping[bytes, _Listener], version: int, keys: bytes, values: bytes, now_s: int
-) -> tuple[list[bytes], list[bytes]]:
-    """The keys that go, and those whose reals do not know of them yet (lc, wlc). Offsets are those of BCC's layouts.
+    def _of_keys(self, *fields: str) -> list[Sequence[int]]:
+        return [column for name in fields for column in _columns(self._keys, self.sessions.key, name)]
 
-    Those that stay are counted for their listener.
-    """
-    of_version = tables.versions[version]
-    key_type, value_type = of_version.session_map.key, of_version.session_map.value
-    key_size, value_size, address_size = of_version.key_size, of_version.value_size, key_type.vip.size
-    vip_at, port_at = key_type.vip.offset, key_type.vip_port.offset
-    real_at, port_of_real_at, last_at, generation_at = (
-        value_type.real.offset,
-        value_type.real_port.offset,
-        value_type.last_s.offset,
-        value_type.generation.offset,
-    )
-    state_at, counted_at = value_type.state.offset, value_type.counted.offset
-    word = struct.Struct("=I").unpack_from
-    mode_at = value_type.mode.offset
-    counts = tables.sweep.counts
-    gone: list[bytes] = []
-    uncounted: list[bytes] = []
-    at = 0
-    for key_at in range(0, len(keys), key_size):
-        listener = listeners.get(
-            keys[key_at + vip_at : key_at + vip_at + address_size] + keys[key_at + port_at : key_at + port_at + 3]
+    def used_marks(self) -> Iterable[Mark]:
+        """Of sessions that packets have met here: a member's number belongs to it alone within a generation."""
+        return zip(*self._of_values("member"), self.generation, *self._of_values("counted"), self.state, strict=True)
+
+    def cold_marks(self, rows: Sequence[bool]) -> Iterable[Mark]:
+        """Of the sessions of these rows, which name their listener only by its address and port."""
+        columns = [*self._of_keys("vip", "vip_port", "protocol"), *self._of_values("counted"), self.state]
+        return zip(*(compress(column, rows) for column in columns), strict=True)
+
+    def is_cold(self, row: int) -> bool:
+        return not self.generation[row]
+
+    def mark(self, row: int) -> Mark:
+        value = self._values[row * self._value_size : (row + 1) * self._value_size]
+        alone = _Rows(self.sessions, self.key(row), value)
+        (mark,) = alone.cold_marks([True]) if self.is_cold(row) else alone.used_marks()
+        return mark
+
+    def key(self, row: int) -> bytes:
+        return self._keys[row * self._key_size : (row + 1) * self._key_size]
+
+    def session(self, row: int) -> tuple[Any, Any]:
+        """Key and value with all fields."""
+        return (
+            self.sessions.key.from_buffer_copy(self._keys, row * self._key_size),
+            self.sessions.value.from_buffer_copy(self._values, row * self._value_size),
         )
-        idle_s = now_s - word(values, at + last_at)[0]
-        if values[at + mode_at] == _FULLNAT:
-            key = keys[key_at : key_at + key_size]
-            value = value_type.from_buffer_copy(values, at)
-            if value.state == ANSWER:
-                if _left_alone(of_version.session_map, listeners, key, value, idle_s):
-                    gone.append(key)
-                at += value_size
-                continue
-        learnt = values[at + generation_at : at + generation_at + 2] == _COLD
-        if listener is None:
-            goes = not learnt or idle_s >= UNKNOWN_TIMEOUT_S
+
+
+def _columns(raw: bytes, layout: Any, name: str) -> list[Sequence[int]]:
+    """One field of each entry: one number, or an address in words."""
+    field, entry = getattr(layout, name), ct.sizeof(layout)
+    if field.size == 1:
+        return [raw[field.offset :: entry]]
+    word = min(field.size, 8)
+    view = memoryview(raw).cast(_WORDS[word])
+    return [view[at // word :: entry // word].tolist() for at in range(field.offset, field.offset + field.size, word)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """`timeout_s`: idle seconds after which the session goes; 0: it goes at once."""
+
+    timeout_s: int
+    listener: str = ""  # whose session it is
+    shared: bool = False  # by all that have its mark
+    uncounted: bool = False
+
+
+def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
+    """The sessions of a block that go now. Those that will be due before the sweep comes by again are put down, those
+    that their reals do not know of (lc, wlc) are made known to them, those that stay counted for their listener."""
+    version, keys, values, _ = block
+    sweep, kinds = tables.sweep, tables.sweep.kinds
+    rows = _Rows(tables.versions[version].session_map, keys, values)
+    of_row = _kinds(kinds, version, rows)
+    for kind, n in Counter(of_row).items():
+        sweep.counts[kinds.listeners[kind]] += n
+    by_s = now_s + sweep.period_s + 1
+    gone: list[Seen] = []
+    uncounted: list[bytes] = []
+    for row in compress(range(len(of_row)), map(le, rows.last_s, map(kinds.limits(by_s).__getitem__, of_row))):
+        kind = of_row[row]
+        seen = Seen(version, rows.key(row), rows.last_s[row], rows.state[row])
+        if kind == KIND_NONE:
+            verdict = _judge(sweep.listeners, *rows.session(row))
+            if verdict.shared:
+                kinds.learn((version, rows.is_cold(row)), rows.mark(row), verdict.listener, verdict.timeout_s)
         else:
-            known = (
-                learnt
-                or values[at + real_at : at + real_at + address_size]
-                + values[at + port_of_real_at : at + port_of_real_at + 2]
-                in listener.reals
-            )
-            goes = listener.stateless or not known or idle_s >= listener.timeouts[values[at + state_at]]
+            verdict = _Verdict(kinds.timeouts[kind], kinds.listeners[kind])
+        end_s = seen.last_s + verdict.timeout_s
+        goes = end_s <= now_s or not verdict.timeout_s
+        if seen.state == _ANSWER:
+            if goes and _left_alone(rows, row):
+                gone.append(seen)
+            continue
         if goes:
-            gone.append(keys[key_at : key_at + key_size])
-            if values[at + mode_at] == _FULLNAT:
-                gone.append(bytes(other_direction(key_type.from_buffer_copy(gone[-1]), value)))
-        elif listener is not None:
-            counts[listener.name] += 1
-            if (
-                listener.counted
-                and values[at + counted_at : at + counted_at + 2] == _NOT_COUNTED
-                and values[at + state_at] in _COUNTING
-            ):
-                uncounted.append(keys[key_at : key_at + key_size])
-        at += value_size
-    return gone, uncounted
+            gone.append(seen)
+        elif end_s <= by_s:
+            sweep.due.put(end_s, seen)
+        sweep.counts[verdict.listener] += (kind == KIND_NONE) - goes
+        if verdict.uncounted and not goes:
+            uncounted.append(seen.key)
+    if uncounted:
+        tables.count_sessions(version, uncounted)
+    return gone
 
 
-def _left_alone(
-    sessions: Map[Any, Any], listeners: Mapping[bytes, _Listener], key: bytes, value: Any, idle_s: int
-) -> bool:
-    """Whether an entry of answers, idle long enough, belongs to no session any more."""
-    of_session = other_direction(sessions.key.from_buffer_copy(key), value)
-    fields = type(of_session)
-    raw = bytes(of_session)
-    vip = raw[fields.vip.offset : fields.vip.offset + fields.vip.size]
-    listener = listeners.get(vip + raw[fields.vip_port.offset : fields.vip_port.offset + 3])
-    if idle_s < (listener.timeouts[_ANSWER] if listener else UNKNOWN_TIMEOUT_S):
-        return False
-    session = sessions.get(of_session)
-    return session is None or bytes(other_direction(of_session, session)) != key
+def _kinds(kinds: Kinds, version: int, rows: _Rows) -> list[int]:
+    used = list(map(kinds.numbers((version, False)).__getitem__, rows.used_marks()))
+    if 0 in rows.generation:
+        cold = list(map(not_, rows.generation))
+        numbers = map(kinds.numbers((version, True)).__getitem__, rows.cold_marks(cold))
+        for row, number in zip(compress(range(len(cold)), cold), numbers, strict=True):
+            used[row] = number
+    return used
+
+
+def _judge(listeners: Mapping[bytes, Listener], key: Any, value: Any) -> _Verdict:
+    """By all that the entry says."""
+    used = bool(value.generation)
+    if value.state == _ANSWER:
+        of = listeners.get(_listener_part(other_direction(key, value)))
+        return _Verdict(of.timeouts[_ANSWER], shared=used and value.member) if of else _Verdict(UNKNOWN_TIMEOUT_S)
+    listener = listeners.get(_listener_part(key))
+    if listener is None:
+        return _Verdict(0 if used else UNKNOWN_TIMEOUT_S)
+    if listener.stateless or (used and _bytes(value, "real", "real_port") not in listener.reals):
+        return _Verdict(0, listener.name)
+    uncounted = listener.counted and not value.counted and value.state in _COUNTING
+    shared = not uncounted and (not used or bool(value.member))
+    return _Verdict(listener.timeouts[value.state], listener.name, shared, uncounted)
+
+
+def _left_alone(rows: _Rows, row: int) -> bool:
+    """Whether an entry of answers belongs to no session any more."""
+    key, value = rows.session(row)
+    of_session = other_direction(key, value)
+    session = rows.sessions.get(of_session)
+    return session is None or bytes(other_direction(of_session, session)) != rows.key(row)
+
+
+def _listener_part(key: Any) -> bytes:
+    return _bytes(key, "vip", "vip_port", "protocol")
+
+
+def _bytes(entry: Any, *names: str) -> bytes:
+    raw = bytes(entry)
+    fields = (getattr(type(entry), name) for name in names)
+    return b"".join(raw[field.offset : field.offset + field.size] for field in fields)

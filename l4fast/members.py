@@ -7,7 +7,9 @@ A number is not given to another member while anything may still refer to it: a 
 
 from __future__ import annotations
 
+import ctypes as ct
 import struct
+from array import array
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from core.model import LEAST_SCHEDULERS, Scheduler
@@ -16,11 +18,12 @@ from l4fast.addresses import address_bytes
 from l4fast.bpf import syscall
 from l4fast.loader import DataPlane
 from l4fast.mirror import Indexes, Mirror
+from l4fast.sweep import Seen
 
 ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
 Member = tuple[ServiceKey, str, int]  # a listener, and address and port of its real
 # enum operation of types.h
-FORGET, ADOPT = 0, 1
+FORGET, ADOPT, END = 0, 1, 2
 # Fields of struct member_stats
 COUNTERS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
 NOBODY: Member = (("", 0, ""), "", 0)  # has number 0
@@ -130,6 +133,25 @@ class Members:
     def adopt(self, keys: Sequence[bytes]) -> None:
         """These sessions have come from elsewhere: they count, if their listener does and they are not at their end."""
         self._account(ADOPT, keys)
+
+    def end(self, sessions: Sequence[Seen]) -> int:
+        """These sessions go, if they are as they were seen; returns how many entries were deleted."""
+        size = len(self._accounting.value().keys)
+        return sum(self._end(sessions[at : at + size]) for at in range(0, len(sessions), size))
+
+    def _end(self, sessions: Sequence[Seen]) -> int:
+        zero, layout = self._accounting.key(0), self._accounting.value
+        request = layout(operation=END, count=len(sessions))
+        for field, raw in (
+            (layout.keys, b"".join([session.key for session in sessions])),
+            (layout.last_s, array("I", [session.last_s for session in sessions]).tobytes()),
+            (layout.state, bytes([session.state for session in sessions])),
+        ):
+            ct.memmove(ct.addressof(request) + field.offset, raw, len(raw))
+        self._accounting.put(zero, request)
+        self._plane.run(bytes(syscall.SMALLEST_FRAME), "account", self._version)
+        answer = self._accounting.get(zero)
+        return int(answer.ended) if answer is not None else 0
 
     def _account(self, operation: int, keys: Sequence[bytes]) -> None:
         request = self._accounting.value(operation=operation)

@@ -15,7 +15,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from typing import Any
 
 from core.model import Mode
@@ -25,6 +24,7 @@ from l4fast.bpf import syscall
 from l4fast.loader import IP_VERSIONS, DataPlane, reasons
 from l4fast.members import COUNTERS
 from l4fast.sessions import SessionView, Wanted, view
+from l4fast.sweep import Block, Seen, Sweep
 from l4fast.version_tables import MODES, VersionTables
 
 log = logging.getLogger(__name__)
@@ -39,15 +39,6 @@ EVERY = Wanted()
 
 # Echo requests that one CPU answers in a second: plenty for people and monitoring, and a flood gets no more.
 ECHO_PER_CPU_S = 1000
-
-
-@dataclass(slots=True)
-class Sweep:
-    """Where `expiry` stands in its walk over the sessions, and how many it has seen of each listener."""
-
-    blocks: Iterator[tuple[int, bytes, bytes, int]] | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    last_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Tables:
@@ -173,7 +164,7 @@ class Tables:
                 if matches(key, value):
                     yield key, value
 
-    def session_blocks(self, size: int) -> Iterator[tuple[int, bytes, bytes, int]]:
+    def session_blocks(self, size: int) -> Iterator[Block]:
         """The whole table, as (version, keys, values, count)."""
         for version, tables in self.versions.items():
             for keys, values, count in tables.session_map.blocks(size):
@@ -203,6 +194,13 @@ class Tables:
         if tables.members.any_counted:
             tables.members.forget(keys)
         return tables.session_map.delete_many(b"".join(keys), len(keys)) if keys else 0
+
+    def end_sessions(self, sessions: Iterable[Seen]) -> int:
+        """These go, if nothing has happened to them since they were seen; returns how many entries were deleted."""
+        of_version: dict[int, list[Seen]] = {}
+        for session in sessions:
+            of_version.setdefault(session.version, []).append(session)
+        return sum(self.versions[version].members.end(those) for version, those in of_version.items())
 
     def count_sessions(self, version: int, keys: Sequence[bytes]) -> None:
         """These sessions, which a sweep has found, are to count as connections of their reals."""

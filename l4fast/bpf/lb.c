@@ -78,18 +78,19 @@ static __always_inline __u8 advance(struct session *s, __u8 tcp_flags)
     return 1;
 }
 
-/* The session goes, with the other direction of one in fullnat. */
-static __always_inline void forget(const struct session_key *key, struct session *s)
+/* The session goes, with the other direction of one in fullnat. Says how many entries that were. */
+static __always_inline int forget(const struct session_key *key, struct session *s)
 {
     struct session_key session = *key;
+    int entries = 0;
 
     uncount(s);
-    if (s->mode == MODE_FULLNAT) {
+    if (s->mode == MODE_FULLNAT && s->state != STATE_ANSWER) {
         struct session_key answers = answer_key(s, key->protocol);
 
-        sessions.delete(&answers);
+        entries += !sessions.delete(&answers);
     }
-    sessions.delete(&session);
+    return entries + !sessions.delete(&session);
 }
 
 /* Finds again what a session has to know of this node: it came from a peer, or the configuration has changed. */
@@ -461,7 +462,8 @@ int least(struct xdp_md *ctx)
 }
 
 /* Run by the daemon before it deletes sessions or writes a peer's over them (ACCOUNT_FORGET), and after it has written
- * them (ACCOUNT_ADOPT): the connections of lc and wlc stay exact. */
+ * them (ACCOUNT_ADOPT): the connections of lc and wlc stay exact. ACCOUNT_END deletes those that nothing has happened to
+ * since the daemon read them. */
 int account(struct xdp_md *ctx)
 {
     int zero = 0;
@@ -481,8 +483,10 @@ int account(struct xdp_md *ctx)
             continue;
         if (request->operation == ACCOUNT_FORGET)
             uncount(s);
-        else
+        else if (request->operation == ACCOUNT_ADOPT)
             revive(&key, s);
+        else if (s->last_s == request->last_s[i] && s->state == request->state[i])
+            request->ended += forget(&key, s);
     }
     return XDP_PASS;
 }

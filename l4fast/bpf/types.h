@@ -222,11 +222,15 @@ enum stage { STAGE_LB, STAGE_LEAST, STAGE_IPV6, STAGES };
 
 /* map `accounting`, element 0: what the program `account` is to do with the sessions of these keys */
 #define ACCOUNT_KEYS 32
-enum operation { ACCOUNT_FORGET, ACCOUNT_ADOPT };
+enum operation { ACCOUNT_FORGET, ACCOUNT_ADOPT, ACCOUNT_END };
 struct account {
     __u32 operation;
     __u32 count;
+    __u32 ended;        /* ACCOUNT_END: the answer, how many entries were deleted … */
+    __u32 zero;
     struct session_key keys[ACCOUNT_KEYS];
+    __u32 last_s[ACCOUNT_KEYS]; /* … of the sessions that still are as these two say */
+    __u8 state[ACCOUNT_KEYS];
 };
 
 /* map `reverse`, key: whom a reply comes from, in nat mode */

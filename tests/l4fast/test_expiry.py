@@ -9,6 +9,7 @@ import pytest
 
 from l4fast.expiry import CLOSED_TIMEOUT_S, FIN_WAIT_TIMEOUT_S, UNKNOWN_TIMEOUT_S, expire, timeouts
 from l4fast.sessions import STATES
+from l4fast.sweep import Sweep
 from l4fast.tables import UNPROVEN_TIMEOUT_S
 from tests.packets import ACK, FIN, NOW_S, RST, UDP, Harness, Packet, service
 
@@ -39,8 +40,7 @@ def loaded() -> Iterator[Harness]:
 @pytest.fixture
 def harness(loaded: Harness) -> Harness:
     loaded.reset(SERVICES)
-    loaded.tables.sweep.blocks = None
-    loaded.tables.sweep.counts.clear()
+    loaded.tables.sweep = Sweep()
     return loaded
 
 
@@ -156,3 +156,80 @@ def test_what_a_peer_told_of_an_unknown_listener_is_kept_a_while(harness: Harnes
     harness.tables.write_sessions(4, *pages[0])
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S - 1, WHOLE) == 0
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S, WHOLE) == 1
+
+
+def between_sweeps(harness: Harness, now_s: int) -> int:
+    """What goes without being looked for: the sweep is at its end."""
+    harness.tables.sweep.blocks = iter(())
+    return expire(harness.tables, now_s, WHOLE)
+
+
+def slowly(harness: Harness, now_s: int) -> None:
+    """A sweep, as one that comes by every 20 seconds."""
+    harness.tables.sweep.begun_s = now_s - 20
+    assert expire(harness.tables, now_s, WHOLE) == 0
+
+
+def test_a_session_goes_in_its_second_though_the_sweep_is_elsewhere(harness: Harness) -> None:
+    flows(harness, 100)
+    slowly(harness, NOW_S + UDP_S - 15)
+    assert between_sweeps(harness, NOW_S + UDP_S - 1) == 0
+    assert between_sweeps(harness, NOW_S + UDP_S) == 100
+    assert not list(harness.tables.session_blocks(64))
+
+
+def test_a_packet_saves_a_session_that_was_due(harness: Harness) -> None:
+    kept, *_ = flows(harness, 3)
+    slowly(harness, NOW_S + UDP_S - 15)
+    harness.tables.set_epoch(NOW_S + UDP_S - 1)
+    harness.run(kept)
+    assert between_sweeps(harness, NOW_S + UDP_S) == 2
+    assert harness.session(kept)
+
+
+def test_a_change_of_state_in_the_same_second_saves_it_too(harness: Harness) -> None:
+    harness.run(TCP_ACK)
+    slowly(harness, NOW_S)
+    harness.run(TCP_ACK)
+    assert between_sweeps(harness, NOW_S + UNPROVEN_TIMEOUT_S) == 0
+    assert harness.session(TCP_ACK)
+
+
+def test_a_new_idle_time_holds_for_sessions_that_are_there(harness: Harness) -> None:
+    flows(harness, 10)
+    assert expire(harness.tables, NOW_S + 9, WHOLE) == 0
+    harness.tables.apply([replace(SERVICES[1], idle_timeout_s=10)], set(), harness.macs)
+    assert expire(harness.tables, NOW_S + 9, WHOLE) == 0
+    assert expire(harness.tables, NOW_S + 10, WHOLE) == 10
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_sessions_of_peers_have_their_listeners_times(harness: Harness, version: int) -> None:
+    """Many of a kind, of two listeners and in two states, none of which has met a packet here."""
+    harness.reset(
+        [
+            service(80, idle_timeout_s=LISTENER_S, version=version),
+            service(53, protocol="udp", idle_timeout_s=UDP_S, version=version),
+        ]
+    )
+    packets = [replace(TCP_ACK, source=f"203.0.113.{n}").as_version(version) for n in range(100)]
+    packets += [replace(QUERY, source=f"203.0.113.{n}").as_version(version) for n in range(50)]
+    for packet in packets:
+        harness.run(packet)
+    for packet in packets[:40]:
+        harness.run(packet)
+    ((_, keys, values, count),) = list(harness.tables.session_blocks(512))
+    learnt = bytearray()
+    layout = harness.tables.versions[version].session_map.value
+    for value in (layout * count).from_buffer_copy(values):
+        value.generation, value.member, value.learnt = 0, 0, 1
+        learnt += bytes(value)
+    harness.tables.write_sessions(version, keys, bytes(learnt), count)
+    for _ in range(2):  # judged one by one, then by their kinds
+        assert expire(harness.tables, NOW_S + UNPROVEN_TIMEOUT_S - 1, WHOLE) == 0
+        assert {name: n for name, n in harness.tables.sweep.last_counts.items() if n} == {"tcp-80": 100, "udp-53": 50}
+    assert expire(harness.tables, NOW_S + UNPROVEN_TIMEOUT_S, WHOLE) == 60
+    assert expire(harness.tables, NOW_S + UDP_S - 1, WHOLE) == 0
+    assert expire(harness.tables, NOW_S + UDP_S, WHOLE) == 50
+    assert expire(harness.tables, NOW_S + LISTENER_S - 1, WHOLE) == 0
+    assert expire(harness.tables, NOW_S + LISTENER_S, WHOLE) == 40
