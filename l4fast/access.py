@@ -86,6 +86,8 @@ class AccessLists:
 
 def _keys(prefixes: Prefixes) -> bytes:
     """struct network: the length in this machine's order, the address in wire order."""
+    if prefixes.version == 6:
+        return b"".join(length.to_bytes(4, sys.byteorder) + first.to_bytes(16) for first, length in prefixes)
     addresses = array("I", prefixes.first)
     if sys.byteorder == "little":
         addresses.byteswap()

@@ -21,11 +21,9 @@ from typing import Final, Protocol, cast
 
 from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
-from core.endpoints import version as version_of
 from core.model import Mode, Model
 from core.resolve import L4Service, l4_services, source_pools
 from l4fast import health, vip
-from l4fast.errors import L4Error
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
 
@@ -113,13 +111,10 @@ class Agent:
         """Puts a configuration into force as a whole, or raises and keeps the one before."""
         services = l4_services(model)
         pools = source_pools(model)
-        for address in (*vip.vips(services), *pools.get(self._name, ())):
-            if version_of(address) == 6:
-                raise L4Error(f"{address}: the L4 tier forwards IPv4 alone as yet; remove it from the configuration")
         await self._hops.watch({real.address for service in services for real in service.reals})
         own, local = await asyncio.to_thread(self._own), await asyncio.to_thread(self._local)
         try:
-            self._tables.set_local([address for address in own if version_of(address) == 4])
+            self._tables.set_local(own)
             self._set_pools(pools)
             self._push(services)
         except Exception:

@@ -27,14 +27,11 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from core.endpoints import version
-from l4fast.tables import CLIENT_GATEWAY
+from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, GATEWAYS
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
-# The key of `macs` for the next hop towards IPv6 clients.
-CLIENT_GATEWAY6 = "::"
-GATEWAYS = {4: CLIENT_GATEWAY, 6: CLIENT_GATEWAY6}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # How long `watch` waits for the first answers, and how often it looks.
 FIRST_ANSWER_S, FIRST_ANSWER_STEP_S = 1.0, 0.05

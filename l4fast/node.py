@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import zlib
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
@@ -52,14 +53,21 @@ class NodeError(L4Error):
     """The node cannot start; one line with the remedy."""
 
 
-def layout_of(key: type[ctypes.Structure], value: type[ctypes.Structure]) -> Layout:
-    """What two nodes must have in common for records to mean the same: byte order, fields, offsets, sizes."""
+Record = tuple[type[ctypes.Structure], type[ctypes.Structure]]  # a session's key and value
+
+
+def layouts_of(records: Mapping[int, Record]) -> dict[int, Layout]:
+    """What two nodes must have in common for records, by IP version, to mean the same: byte order, fields, offsets,
+    sizes."""
     words: list[str] = [sys.byteorder]
-    for structure in (key, value):
-        for name, *_ in structure._fields_:
-            field = getattr(structure, name)
-            words.append(f"{name} {field.offset} {field.size}")
-    return Layout(ctypes.sizeof(key), ctypes.sizeof(value), zlib.crc32("\n".join(words).encode()))
+    for ip, record in sorted(records.items()):
+        for structure in record:
+            words.append(f"IPv{ip}")
+            for name, *_ in structure._fields_:
+                field = getattr(structure, name)
+                words.append(f"{name} {field.offset} {field.size}")
+    checksum = zlib.crc32("\n".join(words).encode())
+    return {ip: Layout(ctypes.sizeof(key), ctypes.sizeof(value), checksum) for ip, (key, value) in records.items()}
 
 
 def check_interface(settings: Settings, state: StateDirectory) -> links.Link:
@@ -116,8 +124,9 @@ class Node:
             tables = Tables(plane, sync_period_s=SYNC_PERIOD_S)
             sync = Sync(
                 name=settings.name, keys=keys, boot=state.next_boot(time.time_ns()), salt=secrets.randbits(64),
-                layout=layout_of(plane.map("sessions").key, plane.map("sessions").value), now=loop.time(),
-                refresh_s=REFRESH_S,
+                layouts=layouts_of({ip: (each.session_map.key, each.session_map.value)
+                                    for ip, each in tables.versions.items()}),
+                now=loop.time(), refresh_s=REFRESH_S,
             )  # fmt: skip
             tables.set_epoch(int(time.time()))
             state.note_program(link.index, program_id(plane))

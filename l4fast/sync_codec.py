@@ -2,7 +2,8 @@
 
 A datagram is a header in the clear, a body sealed with AES-256-GCM, and the tag. The header is the additional data, so
 no byte of a datagram can be changed. The body of a SESSIONS datagram is the keys of all records and then their values,
-because that is how BPF_MAP_UPDATE_BATCH takes them: neither side ever touches a single session.
+because that is how BPF_MAP_UPDATE_BATCH takes them: neither side ever touches a single session. All are of one IP
+version, which the header names.
 
 A pair of key and nonce is never used twice:
   - each boot of each node seals under a key of its own, HKDF-SHA256(cluster key, node id, boot epoch, boot salt). The
@@ -30,15 +31,16 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 MAGIC: Final = b"PF"
-VERSION: Final = 1
-# 1,500 bytes of Ethernet payload less the IPv4 and UDP headers: no datagram is ever fragmented.
-MAX_DATAGRAM: Final = 1472
+VERSION: Final = 2
+# 1,500 bytes of Ethernet payload less the IPv6 and UDP headers: no datagram is ever fragmented, over either version.
+MAX_DATAGRAM: Final = 1452
 TAG_SIZE: Final = 16
 KEY_BYTES: Final = 32
 
-_HEADER: Final = struct.Struct("!2sBBIQQQQQHBBI")
+_HEADER: Final = struct.Struct("!2sBBIQQQQQBBBBI")
 HEADER_SIZE: Final = _HEADER.size
 MAX_BODY: Final = MAX_DATAGRAM - HEADER_SIZE - TAG_SIZE
+MAX_COUNT: Final = 255  # what its field holds
 _HELLO: Final = struct.Struct("!II")
 MAX_NAME: Final = 80
 
@@ -74,7 +76,10 @@ class Type(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The clear part. `boot` orders the lives of one node; `sent_us` is the sender's wall clock in microseconds."""
+    """The clear part. `boot` orders the lives of one node; `sent_us` is the sender's wall clock in microseconds.
+
+    `ip` is the IP version of the records, 4 or 6; `layout` that of the records of both versions.
+    """
 
     type: int
     cluster: int
@@ -83,6 +88,7 @@ class Header:
     salt: int
     sequence: int
     sent_us: int
+    ip: int = 0
     count: int = 0
     key_size: int = 0
     value_size: int = 0
@@ -91,7 +97,7 @@ class Header:
     def pack(self) -> bytes:
         return _HEADER.pack(
             MAGIC, VERSION, self.type, self.cluster, self.node, self.boot, self.salt, self.sequence, self.sent_us,
-            self.count, self.key_size, self.value_size, self.layout,
+            self.ip, self.count, self.key_size, self.value_size, self.layout,
         )  # fmt: skip
 
 
@@ -134,14 +140,14 @@ def parse_header(datagram: bytes) -> Header:
     if header.type == Type.SESSIONS:
         if header.count == 0 or body_size != header.count * (header.key_size + header.value_size):
             raise DatagramError(Fault.MALFORMED, f"{header.count} records do not make {body_size} bytes")
-    elif header.count or header.key_size or header.value_size:
+    elif header.ip or header.count or header.key_size or header.value_size:
         raise DatagramError(Fault.MALFORMED, f"type {header.type} has no records")
     return header
 
 
 def records_per_datagram(key_size: int, value_size: int) -> int:
     """How many records of these sizes one datagram holds."""
-    return MAX_BODY // (key_size + value_size)
+    return min(MAX_COUNT, MAX_BODY // (key_size + value_size))
 
 
 def split_records(header: Header, body: bytes) -> tuple[bytes, bytes]:
@@ -192,14 +198,14 @@ class ClusterKey:
         if len(secret) != KEY_BYTES:
             raise KeyFileError(f"a cluster key has {KEY_BYTES} bytes, this one has {len(secret)}")
         self._secret = secret
-        self.id = int.from_bytes(self._derive(b"paifang sync 1 cluster id", 4), "big")
+        self.id = int.from_bytes(self._derive(b"paifang sync 2 cluster id", 4), "big")
 
     def _derive(self, info: bytes, size: int) -> bytes:
         return HKDF(algorithm=SHA256(), length=size, salt=None, info=info).derive(self._secret)
 
     def cipher(self, node: int, boot: int, salt: int) -> AESGCM:
         """The cipher of one boot of one node. About 10 µs: keep it."""
-        return AESGCM(self._derive(b"paifang sync 1 boot" + struct.pack("!QQQ", node, boot, salt), KEY_BYTES))
+        return AESGCM(self._derive(b"paifang sync 2 boot" + struct.pack("!QQQ", node, boot, salt), KEY_BYTES))
 
 
 def parse_keys(text: str) -> tuple[ClusterKey, ...]:
@@ -266,19 +272,19 @@ class Sealer:
         self._cipher = key.cipher(self.node, self.boot, self._salt)
 
     def seal(
-        self, type_: Type, body: bytes, sent_us: int, *, count: int = 0, key_size: int = 0, value_size: int = 0,
-        layout: int = 0,
+        self, type_: Type, body: bytes, sent_us: int, *, ip: int = 0, count: int = 0, key_size: int = 0,
+        value_size: int = 0, layout: int = 0,
     ) -> bytes:  # fmt: skip
         """The next datagram."""
         self.sequence += 1
         header = Header(
-            type_, self._key_id, self.node, self.boot, self._salt, self.sequence, sent_us, count, key_size,
+            type_, self._key_id, self.node, self.boot, self._salt, self.sequence, sent_us, ip, count, key_size,
             value_size, layout,
         )  # fmt: skip
         return seal(self._cipher, header, body)
 
-    def sessions(self, keys: bytes, values: bytes, count: int, layout: int, sent_us: int) -> list[bytes]:
-        """The records as datagrams: one, unless a page is larger than a datagram."""
+    def sessions(self, ip: int, keys: bytes, values: bytes, count: int, layout: int, sent_us: int) -> list[bytes]:
+        """The records, of this IP version, as datagrams: one, unless a page is larger than a datagram."""
         key_size, value_size = len(keys) // count, len(values) // count
         step = records_per_datagram(key_size, value_size)
         return [
@@ -286,6 +292,7 @@ class Sealer:
                 Type.SESSIONS,
                 keys[at * key_size : (at + step) * key_size] + values[at * value_size : (at + step) * value_size],
                 sent_us,
+                ip=ip,
                 count=min(step, count - at),
                 key_size=key_size,
                 value_size=value_size,

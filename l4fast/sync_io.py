@@ -144,9 +144,7 @@ class SyncIO:
     # Out
 
     def _on_page(self, ip_version: int, keys: bytes, values: bytes, count: int) -> None:
-        if ip_version != 4:
-            return
-        self._sync.send_sessions(keys, values, count, time.time_ns() // 1000)
+        self._sync.send_sessions(ip_version, keys, values, count, time.time_ns() // 1000)
         self._send()
 
     def _flush(self) -> None:
@@ -224,7 +222,7 @@ class SyncIO:
 
     def _write(self, records: Records, now: float) -> None:
         try:
-            written = self._table.write_sessions(4, records.keys, records.values, records.count)
+            written = self._table.write_sessions(records.ip, records.keys, records.values, records.count)
         except OSError as error:
             written, why = 0, str(error)
         else:

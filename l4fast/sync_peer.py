@@ -20,7 +20,7 @@ second node took the session from the first; and the next packet advances the st
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -75,8 +75,9 @@ class PeerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Session records to write as one batch: `count` keys and as many values, each a block."""
+    """Session records of one IP version to write as one batch: `count` keys and as many values, each a block."""
 
+    ip: int
     keys: bytes
     values: bytes
     count: int
@@ -158,7 +159,8 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What both ends must agree on to exchange records: the sizes, and a checksum over names and offsets."""
+    """What both ends must agree on to exchange records of one IP version: the sizes, and a checksum over names and
+    offsets of both versions' fields."""
 
     key_size: int
     value_size: int
@@ -194,12 +196,12 @@ class Sync:
     """
 
     def __init__(
-        self, *, name: str, keys: Sequence[ClusterKey], boot: int, salt: int, layout: Layout, now: float,
+        self, *, name: str, keys: Sequence[ClusterKey], boot: int, salt: int, layouts: Mapping[int, Layout], now: float,
         refresh_s: float, max_peers: int = 64, history: int = WINDOW,
     ) -> None:  # fmt: skip
         self.name = name
         self.node = node_id(name)
-        self.layout = layout
+        self.layouts = layouts
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.peers: dict[int, Peer] = {}
         self.sessions = 0
@@ -216,14 +218,14 @@ class Sync:
 
     # Sending
 
-    def send_sessions(self, keys: bytes, values: bytes, count: int, wall_us: int) -> None:
-        """Queues a page of records. The blocks hold exactly `count` keys and values of this layout."""
-        layout = self.layout
+    def send_sessions(self, ip: int, keys: bytes, values: bytes, count: int, wall_us: int) -> None:
+        """Queues a page of records. The blocks hold exactly `count` keys and values of this IP version's layout."""
+        layout = self.layouts[ip]
         assert len(keys) == count * layout.key_size, "the caller's page"
         assert len(values) == count * layout.value_size, "the caller's page"
         if not count:
             return
-        datagrams = self._sealer.sessions(keys, values, count, layout.checksum, wall_us)
+        datagrams = self._sealer.sessions(ip, keys, values, count, layout.checksum, wall_us)
         first = self._sealer.sequence - len(datagrams) + 1
         for sequence, datagram in enumerate(datagrams, first):
             self._history.add(sequence, datagram)
@@ -367,14 +369,14 @@ class Sync:
         return None
 
     def _take_sessions(self, peer: Peer, header: Header, body: bytes, wall_us: int) -> Records | None:
-        if Layout(header.key_size, header.value_size, header.layout) != self.layout:
+        if Layout(header.key_size, header.value_size, header.layout) != self.layouts.get(header.ip):
             self.counters["layout"] += 1
             return None
         peer.records += header.count
         peer.delay_us = max(0, wall_us - header.sent_us)
         self.counters["received_datagrams"] += 1
         self.counters["received_records"] += header.count
-        return Records(*split_records(header, body), header.count, peer.delay_us)
+        return Records(header.ip, *split_records(header, body), header.count, peer.delay_us)
 
     def _resend(self, resend: Resend, now: float) -> None:
         if (resend.node, resend.boot) != (self.node, self._sealer.boot):

@@ -31,7 +31,6 @@ from core.model import (
 from core.resolve import L4Service
 from l4fast import agent as agent_module
 from l4fast.agent import Agent
-from l4fast.errors import L4Error
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_peer import Layout, Sync
@@ -107,11 +106,17 @@ class Rig:
         self.expired: list[int] = []
         self.local = ["10.0.0.5"]
         self.sync = Sync(
-            name="l4-1", keys=(ClusterKey(bytes(32)),), boot=1, salt=2, layout=Layout(4, 8, 9), now=0.0, refresh_s=60
+            name="l4-1",
+            keys=(ClusterKey(bytes(32)),),
+            boot=1,
+            salt=2,
+            layouts={4: Layout(4, 8, 9)},
+            now=0.0,
+            refresh_s=60,
         )
         self.agent = Agent(
             name="l4-1", interface="eth0", tables=self.tables, hops=self.hops, sync=self.sync, tasks=self.tasks,
-            expire=self._expire, local=lambda: self.local, own=lambda: self.local[:1],
+            expire=self._expire, local=lambda: self.local, own=lambda: self.local,
         )  # fmt: skip
 
     def _expire(self, now_s: int) -> int:
@@ -174,13 +179,24 @@ async def test_fullnat_gets_the_pools_of_all_nodes(rig: Rig, server: socket.sock
     ]
 
 
-async def test_ipv6_is_refused_as_yet(rig: Rig, server: socket.socket) -> None:
-    plain = model(port_of(server))
-    pool = {"l4-1": Node("l4-1", Role.L4, "10.0.0.5", source_pool=("2001:db8::1",))}
-    for wrong in (model(port_of(server), vip="2001:db8::1"), replace(plain, nodes=pool)):
-        with pytest.raises(L4Error, match="2001:db8::1: the L4 tier forwards IPv4 alone as yet; remove it"):
-            await rig.agent.apply(wrong, 1)
-    assert rig.tables.pushes == []
+async def test_vips_servers_and_pools_of_ipv6(rig: Rig) -> None:
+    rig.local = ["10.0.0.5", "fd00::5"]
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as sock:
+        plain = model(port_of(sock), vip="2001:db8::1")
+        servers = {"g": ServerGroup("g", (Server("127.0.0.1", 9), Server("::1", port_of(sock))))}
+        nodes = {"l4-1": Node("l4-1", Role.L4, "10.0.0.5", source_pool=("10.0.9.1", "2001:db8:9::1"))}
+        await rig.agent.apply(replace(plain, server_groups=servers, nodes=nodes), 1)
+        assert rig.tables.pushes == [(["2001:db8::1"], set(), {"::1": b"\2\0\0\0\0\1"})]
+        assert rig.tables.pools == [(("10.0.9.1", "2001:db8:9::1"), {"10.0.9.1", "2001:db8:9::1"})]
+        await until(lambda: rig.agent.report()["health"] != [] and "connected" in str(rig.agent.report()["health"]))
+        assert rig.agent.report()["health"] == [
+            {"server": f"[::1]:{port_of(sock)}/tcp", "healthy": True, "why": "connected"}
+        ]
+        status = rig.agent.status({})
+    assert isinstance(status, dict)
+    assert status["vips"] == ("2001:db8::1",)
+    assert status["routes"][0] == "ip -6 route replace 2001:db8::1/128 via fd00::5"
+    assert status["routes"][2] == "ip -6 route replace 2001:db8:9::1/128 via fd00::5"
 
 
 async def test_a_refused_configuration_leaves_the_pools(rig: Rig, server: socket.socket) -> None:

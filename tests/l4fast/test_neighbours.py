@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 from pyroute2 import netns
 
-from l4fast.neighbours import CLIENT_GATEWAY6, Neighbours
-from l4fast.tables import CLIENT_GATEWAY
+from l4fast.neighbours import Neighbours
+from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6
 
 pytestmark = pytest.mark.root
 

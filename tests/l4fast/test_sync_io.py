@@ -19,13 +19,14 @@ KEY = ClusterKey(bytes(32))
 
 
 class FakeTable:
-    """A ring that is a pipe; `pages` come out of it when it is drained."""
+    """A ring of each IP version that is a pipe; `pages` come out of it when it is drained."""
 
     def __init__(self) -> None:
-        ring, self.bell = os.pipe2(os.O_NONBLOCK)
-        self.ring_fds = {4: ring}
-        self.pages: list[tuple[bytes, bytes, int]] = []
-        self.written: list[tuple[bytes, bytes, int]] = []
+        pipes = {ip: os.pipe2(os.O_NONBLOCK) for ip in (4, 6)}
+        self.ring_fds = {ip: ring for ip, (ring, _) in pipes.items()}
+        self.bells = {ip: bell for ip, (_, bell) in pipes.items()}
+        self.pages: list[tuple[int, bytes, bytes, int]] = []
+        self.written: list[tuple[int, bytes, bytes, int]] = []
         self.flushes = 0
         self.fail: OSError | None = None
         self.room = 99
@@ -34,8 +35,9 @@ class FakeTable:
         self._callback = callback
 
     def drain_ring(self, version: int) -> None:
-        while self.pages:
-            self._callback(version, *self.pages.pop(0))
+        while mine := next((page for page in self.pages if page[0] == version), None):
+            self.pages.remove(mine)
+            self._callback(*mine)
 
     def flush_sync(self) -> None:
         self.flushes += 1
@@ -45,12 +47,12 @@ class FakeTable:
     def write_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> int:
         if self.fail:
             raise self.fail
-        self.written.append((keys, values, count))
+        self.written.append((version, keys, values, count))
         return min(count, self.room)
 
     def close(self) -> None:
-        os.close(self.ring_fds[4])
-        os.close(self.bell)
+        for fd in (*self.ring_fds.values(), *self.bells.values()):
+            os.close(fd)
 
 
 class Wire:
@@ -73,16 +75,17 @@ class End:
     def __init__(self, name: str, sock: socket.socket, queue_limit: int = 4) -> None:
         self.table = FakeTable()
         self.sync = Sync(
-            name=name, keys=(KEY,), boot=1, salt=2, layout=Layout(4, 8, 9),
+            name=name, keys=(KEY,), boot=1, salt=2, layouts={4: Layout(4, 8, 9), 6: Layout(4, 16, 9)},
             now=asyncio.get_running_loop().time(), refresh_s=60,
         )  # fmt: skip
         self.wire = Wire(sock)
         self.io = SyncIO(self.sync, self.table, self.wire, ("", 0), queue_limit=queue_limit)  # type: ignore[arg-type]
         self.io.start()
 
-    def emit(self, number: int, count: int = 1) -> None:
-        self.table.pages.append((number.to_bytes(4, "big") * count, bytes(8 * count), count))
-        os.write(self.table.bell, b"!")
+    def emit(self, number: int, count: int = 1, ip: int = 4) -> None:
+        value = self.sync.layouts[ip].value_size
+        self.table.pages.append((ip, number.to_bytes(4, "big") * count, bytes(value * count), count))
+        os.write(self.table.bells[ip], b"!")
 
     def close(self) -> None:
         self.io.close()
@@ -108,7 +111,10 @@ async def test_a_page_is_written_at_the_peer_in_one_batch(ends: tuple[End, End])
     a, b = ends
     a.emit(7, count=20)
     await until(lambda: b.table.written)
-    assert b.table.written == [((7).to_bytes(4, "big") * 20, bytes(160), 20)]
+    assert b.table.written == [(4, (7).to_bytes(4, "big") * 20, bytes(160), 20)]
+    a.emit(8, count=3, ip=6)
+    await until(lambda: len(b.table.written) == 2)
+    assert b.table.written[1] == (6, (8).to_bytes(4, "big") * 3, bytes(48), 3)
     await until(lambda: a.sync.counters["received_hellos"])
     await until(lambda: a.table.flushes > 2)  # although the first has failed
 
@@ -124,7 +130,7 @@ async def test_a_full_socket_fills_the_queue_and_then_drops_counted(ends: tuple[
     assert a.sync.status(asyncio.get_running_loop().time())["overflowed"] is True
     a.wire.error = None
     await until(lambda: len(b.table.written) == 10)  # the peer has asked again for what was dropped
-    assert {int.from_bytes(keys, "big") for keys, _, _ in b.table.written} == set(range(10))
+    assert {int.from_bytes(keys, "big") for _, keys, _, _ in b.table.written} == set(range(10))
     assert b.sync.counters["lost"] == 0
 
 
@@ -167,11 +173,11 @@ async def test_what_lies_in_the_ring_is_sent_before_the_end() -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     a = End("a", left)
     await asyncio.sleep(0)
-    a.table.pages.append((b"last", bytes(8), 1))
+    a.table.pages += [(4, b"last", bytes(8), 1), (6, b"last", bytes(16), 1)]
     a.close()
-    received = [right.recv(2000), right.recv(2000)]
+    received = [right.recv(2000), right.recv(2000), right.recv(2000)]
     right.close()
-    assert len(received[1]) == 56 + 12 + 16  # after the hello
+    assert [len(each) for each in received[1:]] == [56 + 12 + 16, 56 + 20 + 16]  # after the hello
 
 
 def test_the_socket_is_bound_to_one_interface() -> None:

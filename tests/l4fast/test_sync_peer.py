@@ -26,21 +26,21 @@ from l4fast.sync_peer import (
 
 KEY = ClusterKey(bytes(32))
 OTHER_KEY = ClusterKey(b"\1" * 32)
-LAYOUT = Layout(4, 8, 0x1234)
+LAYOUTS = {4: Layout(4, 8, 0x1234), 6: Layout(6, 9, 0x1234)}
 WALL = 1_700_000_000_000_000
 REFRESH_S = 60.0
 
 
 def node(name: str, *, keys: tuple[ClusterKey, ...] = (KEY,), boot: int = 10, max_peers: int = 4) -> Sync:
     return Sync(
-        name=name, keys=keys, boot=boot, salt=boot + 1, layout=LAYOUT, now=0.0, refresh_s=REFRESH_S,
+        name=name, keys=keys, boot=boot, salt=boot + 1, layouts=LAYOUTS, now=0.0, refresh_s=REFRESH_S,
         max_peers=max_peers,
     )  # fmt: skip
 
 
 def page(sync: Sync, number: int = 1, wall_us: int = WALL) -> bytes:
     """Sends one record; returns its datagram."""
-    sync.send_sessions(number.to_bytes(4, "big"), bytes(8), 1, wall_us)
+    sync.send_sessions(4, number.to_bytes(4, "big"), bytes(8), 1, wall_us)
     (datagram,) = sync.data_to_send()
     return datagram
 
@@ -56,17 +56,45 @@ def counted(sync: Sync) -> dict[str, int]:
 
 def test_records_arrive_as_they_were_sent() -> None:
     a, b = node("a"), node("b")
-    a.send_sessions(b"k" * 80, b"v" * 160, 20, WALL)
+    a.send_sessions(4, b"k" * 80, b"v" * 160, 20, WALL)
     (datagram,) = a.data_to_send()
     assert a.data_to_send() == []
-    assert b.receive_data(datagram, 1.0, WALL + 700) == Records(b"k" * 80, b"v" * 160, 20, 700)
+    assert b.receive_data(datagram, 1.0, WALL + 700) == Records(4, b"k" * 80, b"v" * 160, 20, 700)
     assert counted(a) == {"sent_datagrams": 1, "sent_records": 20}
     assert counted(b) == {"received_datagrams": 1, "received_records": 20}
 
 
+def test_records_of_both_versions_share_the_stream() -> None:
+    a, b = node("a"), node("b")
+    a.send_sessions(6, b"k" * 12, b"v" * 18, 2, WALL)
+    a.send_sessions(4, b"k" * 4, b"v" * 8, 1, WALL)
+    first, second = a.data_to_send()
+    assert b.receive_data(second, 1.0, WALL) == Records(4, b"k" * 4, b"v" * 8, 1, 0)
+    assert b.receive_data(first, 1.0, WALL) is None  # from before we were there
+    a.send_sessions(6, b"K" * 12, b"V" * 18, 2, WALL)
+    (third,) = a.data_to_send()
+    assert b.receive_data(third, 1.0, WALL) == Records(6, b"K" * 12, b"V" * 18, 2, 0)
+    assert counted(a) == {"sent_datagrams": 3, "sent_records": 5}
+    with pytest.raises(AssertionError, match="page"):
+        a.send_sessions(6, b"k" * 4, b"v" * 8, 1, WALL)
+
+
+def test_a_lost_page_of_ipv6_is_asked_for_and_comes() -> None:
+    a, b = node("a"), node("b")
+    b.receive_data(page(a), 1.0, WALL)
+    a.send_sessions(6, b"k" * 6, b"v" * 9, 1, WALL)
+    (lost,) = a.data_to_send()
+    b.receive_data(page(a), 1.0, WALL)
+    (asked,) = [each for each in tick(b, 1.0 + RESEND_DELAY_S) if parse_header(each).type == Type.RESEND]
+    a.receive_data(asked, 1.1, WALL)
+    (again,) = a.data_to_send()
+    assert again == lost
+    assert b.receive_data(again, 1.1, WALL) == Records(6, b"k" * 6, b"v" * 9, 1, 0)
+
+
 def test_an_empty_page_sends_nothing() -> None:
     a = node("a")
-    a.send_sessions(b"", b"", 0, WALL)
+    a.send_sessions(4, b"", b"", 0, WALL)
     assert a.data_to_send() == []
 
 
@@ -86,7 +114,7 @@ def forged(datagram: bytes) -> bytes:
         (lambda a: page(a)[:40], "malformed"),
         (lambda a: page(a)[:-1], "malformed"),
         (lambda a: b"", "malformed"),
-        (lambda a: page(a)[:2] + b"\2" + page(a)[3:], "version"),
+        (lambda a: page(a)[:2] + b"\1" + page(a)[3:], "version"),
         (lambda a: forged(page(a)), "forged"),
         (lambda a: page(node("a", keys=(OTHER_KEY,))), "foreign_cluster"),
         (lambda a: resealed(page(a), OTHER_KEY), "forged"),  # our cluster's id, another key
@@ -95,7 +123,9 @@ def forged(datagram: bytes) -> bytes:
         (lambda a: page(a, wall_us=WALL + int(CLOCK_SKEW_S * 1e6) + 1), "clock"),
         (lambda a: resealed(page(a), KEY, layout=9), "layout"),
         (lambda a: resealed(page(a), KEY, key_size=3, value_size=9), "layout"),
-        (lambda a: resealed(page(a), KEY, type=77, count=0, key_size=0, value_size=0), "unknown_type"),
+        (lambda a: resealed(page(a), KEY, ip=6), "layout"),  # sizes of the other version
+        (lambda a: resealed(page(a), KEY, ip=5), "layout"),
+        (lambda a: resealed(page(a), KEY, type=77, ip=0, count=0, key_size=0, value_size=0), "unknown_type"),
     ],
 )
 def test_refused_with_its_reason(make, reason: str) -> None:  # type: ignore[no-untyped-def]
@@ -204,7 +234,7 @@ def test_one_datagram_in_twenty_lost_and_every_session_there_a_second_later() ->
     for millisecond in range(1500):
         now = millisecond / 1000
         if millisecond < 500:
-            a.send_sessions(millisecond.to_bytes(4, "big"), bytes(8), 1, WALL)
+            a.send_sessions(4, millisecond.to_bytes(4, "big"), bytes(8), 1, WALL)
         for sync in (a, *peers):
             if now >= sync.next_timer():
                 sync.tick(now, WALL)
