@@ -16,7 +16,7 @@ from deploy.lab import model, namespaces, state
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.lab import Lab, command_of, interrupted, preflight
 from deploy.lab.report import readable
-from deploy.lab.topology import DEFAULT_LAB, MOST, VIP, Role, Topology, lab_name
+from deploy.lab.topology import DEFAULT_LAB, MOST, VIP, VIP6, Role, Topology, lab_name
 
 COUNTS: tuple[tuple[str, Role, int], ...] = (
     ("l4", "l4", 2), ("l7", "l7", 2), ("keyservers", "keyserver", 1), ("backends", "backend", 3),
@@ -27,6 +27,7 @@ EXAMPLES = f"""examples:
   paifang lab up --l4 3 --backends 5 --xdp generic
   paifang lab status
   paifang lab exec client -- curl -s http://{VIP}/
+  paifang lab exec client -- curl -s http://[{VIP6}]/
   paifang lab exec client -- python -m deploy.lab.client tcp {VIP}:{model.TCP_NAT_PORT} --bytes 50000000
   paifang lab exec l4-1 -- tcpdump -ni eth0 udp port 8848
   paifang lab exec control -- paifang status
@@ -58,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
         what = f"how many (default {default})"
         up.add_argument(f"--{flag}", type=_count(MOST[role]), default=default, metavar="N", help=what)
     up.add_argument(
-        "--mode", choices=["both", "nat", "dr", "fullnat"], default="both", help="tcp and udp listeners to make"
+        "--mode",
+        choices=["both", "nat", "dr", "fullnat", "tunnel"],
+        default="both",
+        help="tcp and udp listeners to make",
     )
     up.add_argument("--vip", choices=["static"], default="static",
                     help="who announces the VIP: static (the router's routes)")  # fmt: skip

@@ -31,6 +31,7 @@ import h11
 
 from control.node import logs
 from control.node.notify import notify
+from core.endpoints import endpoint
 from deploy.lab import stream
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Who:
 
     def sees(self, client: tuple[str, int], **more: object) -> bytes:
         """One line of JSON about this server and the client as it sees it."""
-        return json.dumps({"server": self.name, "client": f"{client[0]}:{client[1]}", **more}).encode() + b"\n"
+        return json.dumps({"server": self.name, "client": endpoint(*client[:2]), **more}).encode() + b"\n"
 
 
 # --- TCP ---------------------------------------------------------------------------------------------------------

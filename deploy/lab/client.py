@@ -2,7 +2,7 @@
 
     paifang lab exec client -- python -m deploy.lab.client tcp 10.81.2.100:5000 --bytes 50000000
     paifang lab exec client -- python -m deploy.lab.client upload 10.81.2.100:5000 --bytes 50000000
-    paifang lab exec client -- python -m deploy.lab.client udp 10.81.2.100:5300
+    paifang lab exec client -- python -m deploy.lab.client udp [fd81:0:0:2::100]:5300
 
 A transfer is right if every byte is the one that the seed gives. The longest pause between two pieces is what a user
 of the connection would have felt of a failover.
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from core.endpoints import endpoint, split, version
 from deploy.lab import stream
 
 READ_BYTES = 1 << 18
@@ -62,7 +63,7 @@ def download(
     expected = stream.digest(size_bytes, seed)
     total, got, pause_s = hashlib.sha256(), 0, 0.0
     with _connect(address) as sock, _reader(sock) as file:
-        ours = "{}:{}".format(*sock.getsockname())
+        ours = endpoint(*sock.getsockname()[:2])
         start = last = time.monotonic()
         sock.sendall(f"GET {size_bytes} {seed} {rate}\n".encode())
         hello = _line(file.readline(stream.LINE_LIMIT_BYTES))
@@ -102,7 +103,8 @@ def upload(address: tuple[str, int], size_bytes: int) -> Transfer:
 
 def ask_udp(address: tuple[str, int], text: str) -> dict[str, str]:
     """Send one datagram (again if it is lost) and return the echo's answer. Raises ClientError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    family = socket.AF_INET6 if version(address[0]) == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
         sock.settimeout(UDP_TIMEOUT_S)
         for _ in range(UDP_TRIES):
@@ -121,7 +123,7 @@ def _connect(address: tuple[str, int]) -> socket.socket:
     try:
         return socket.create_connection(address, TIMEOUT_S)
     except OSError as error:
-        raise ClientError(f"cannot connect to {address[0]}:{address[1]}: {error}") from None
+        raise ClientError(f"cannot connect to {endpoint(*address)}: {error}") from None
 
 
 def _reader(sock: socket.socket) -> io.BufferedReader:
@@ -141,8 +143,10 @@ def _line(line: bytes) -> dict[str, str]:
 
 
 def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host, int(port)
+    found = split(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT or [ADDRESS]:PORT")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -123,19 +123,26 @@ class Lab:
         """The death of a machine: its cable is dead, all its processes are gone, nobody said goodbye; once or more."""
         host = self.host(name)
         self._cable(host, "down")
-        with contextlib.suppress(LabError):
-            self.kill_process(name)
+        for process in self._living_on(name):
+            with contextlib.suppress(LabError):
+                self.kill_process(process)
 
     def start(self, name: str) -> None:
         """Bring a killed host back; returns when its process serves. Raises LabError."""
         host = self.host(name)
-        if self.process_id(name) is not None:
+        if name in self._living_on(name):
             raise LabError(f"{name} runs already")
         with state.locked(self.topology.lab):
             self._cable(host, "up")
-            if name in self._processes:
-                self._start([name])
-                self._wait_ready([name])
+            names = [each for each in self._processes_on(name) if each not in self._living_on(name)]
+            self._start(names)
+            self._wait_ready(names)
+
+    def _processes_on(self, host: str) -> list[str]:
+        return [name for name, process in self._processes.items() if process.host.name == host]
+
+    def _living_on(self, host: str) -> list[str]:
+        return [name for name in self._processes_on(host) if self.process_id(name) is not None]
 
     def replace_certificate(self) -> None:
         """Give the key servers another key, and the cluster a certificate for it in place of the one it serves."""
@@ -155,9 +162,10 @@ class Lab:
         hosts = []
         for host in self.topology.hosts():
             pid = self.process_id(host.name)
-            runs = pid is not None if host.name in self._processes else None
-            hosts.append({"name": host.name, "role": host.role, "address": host.address, "netns": host.netns,
-                          "pid": pid, "runs": runs})  # fmt: skip
+            there = self._processes_on(host.name)
+            runs = len(self._living_on(host.name)) == len(there) if there else None
+            hosts.append({"name": host.name, "role": host.role, "address": host.address,
+                          "address_v6": host.address_v6, "netns": host.netns, "pid": pid, "runs": runs})  # fmt: skip
         return {"lab": self.topology.lab, "phase": self._state.phase, "xdp": self.topology.xdp, "hosts": hosts,
                 "listeners": listeners, "cluster": cluster}  # fmt: skip
 
@@ -194,12 +202,11 @@ class Lab:
     def _start(self, names: Iterable[str]) -> None:
         for name in names:
             process = self._processes[name]
-            self._children[name] = child = self._spawn(process)
+            self._children[name] = child = self._spawn(name, process)
             self._state = self._state.with_process(Started(name, child.pid, state.start_ticks(child.pid) or 0))
             state.save(self._state)
 
-    def _spawn(self, process: Process) -> Child:
-        name = process.host.name
+    def _spawn(self, name: str, process: Process) -> Child:
         argv = [*namespaces.enter(process.host.netns), *provision.confinement(process), *process.argv]
         try:
             return Child.start(

@@ -1,9 +1,9 @@
 """Which process runs on which host, with which words, as whom.
 
-L4 nodes and the router change the kernel's tables and run as root. Every other process runs as a user of its own,
-without capabilities: the key server's keys are readable by the key server alone. Where the program's own files are
-below a directory that only root may enter (a clone under /root), other users cannot run it; such a process stays root
-without capabilities, which may read root's files and nothing more.
+L4 nodes, the router and what opens tunnel packets on a server change the kernel's tables and run as root. Every other
+process runs as a user of its own, without capabilities: the key server's keys are readable by the key server alone.
+Where the program's own files are below a directory that only root may enter (a clone under /root), other users cannot
+run it; such a process stays root without capabilities, which may read root's files and nothing more.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.endpoints import endpoint
 from deploy.lab import model
-from deploy.lab.topology import CONTROL, DEVICE, VIP, Host, Topology
+from deploy.lab.topology import CONTROL, DEVICE, VIPS, Host, Topology
 
 # Below systemd's range of dynamic users (61184–65519), above those of packages and people.
 FIRST_UID = 61000
@@ -24,7 +25,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process: `uid` 0 keeps root and its capabilities; `directory` is its own."""
+    """One process: `uid` 0 keeps root and its capabilities; `directory` is its own, called as the process is."""
 
     host: Host
     argv: tuple[str, ...]
@@ -33,14 +34,29 @@ class Process:
 
 
 def of(topology: Topology, root: Path, mode: model.Mode) -> dict[str, Process]:
-    """Every process by its host's name; the client runs none. `root` holds a directory for each host."""
+    """Every process by its name, which is its host's: the client runs none, a server of mode tunnel a second one.
+    `root` holds a directory for each process."""
     made = {}
     for index, host in enumerate(topology.hosts()):
         words = _words(topology, host, root / host.name, mode)
         if words:
             uid = 0 if host.role in ("l4", "router") else FIRST_UID + index
             made[host.name] = Process(host, (sys.executable, "-m", *words), uid, root / host.name)
+        if host.role == "backend" and mode == "tunnel":
+            name = decap_of(host.name)
+            made[name] = Process(host, (sys.executable, "-m", *_decap(topology, mode)), 0, root / name)
     return made
+
+
+def decap_of(server: str) -> str:
+    """The name of the process that opens tunnel packets on a server."""
+    return f"{server}-decap"
+
+
+def _decap(topology: Topology, mode: model.Mode) -> list[str]:
+    nodes = [node.address for node in topology.of("l4")]
+    words = ["--vip", *model.wire_vips(mode), "--from", *nodes, "--xdp", topology.xdp]
+    return ["l4fast", "decap", "--interface", DEVICE, "--replace", *words]
 
 
 def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list[str]:
@@ -57,7 +73,8 @@ def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list
         case "l7":
             keys = [word for key in topology.of("keyserver")
                     for word in ("--keyserver", f"{key.address}:{KEY_SERVER_PORT}")]  # fmt: skip
-            ready = ["--ready", f"{host.address}:{READY_PORT}"]
+            ready = [word for address in (host.address, host.address_v6)
+                     for word in ("--ready", endpoint(address, READY_PORT))]  # fmt: skip
             return ["proxy", *node, *keys, *ready, "--workers", "1", "--access-log", str(home / "access.log")]
         case "l4":
             device = ["--interface", DEVICE, "--xdp", topology.xdp]
@@ -67,7 +84,7 @@ def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list
             hosts = [word for routing in (host, *topology.of("backend")) for word in ("--namespace", routing.netns)]
             return ["deploy.lab.router", *nodes, *hosts]
         case "backend":
-            addresses = ["--address", host.address, "--address", VIP]
+            addresses = [word for address in (host.address, host.address_v6, *VIPS) for word in ("--address", address)]
             ports = ["--http", str(model.WEB_PORT)]
             for _, protocol, _, port in model.layer_4(mode):
                 ports += [f"--{protocol}", str(port)]

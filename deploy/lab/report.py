@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import cast
 
-from deploy.lab.topology import VIP
+from deploy.lab.topology import VIP, VIP6
 
 Row = dict[str, object]
 
 
 def readable(status: Row) -> str:
     """The lines for a terminal; `status` is what `Lab.status` returns."""
-    lines = [f"lab {status['lab']}: {status['phase']}, XDP {status['xdp']}, VIP {VIP}", ""]
+    lines = [f"lab {status['lab']}: {status['phase']}, XDP {status['xdp']}, VIPs {VIP} and {VIP6}", ""]
     for host in cast(list[Row], status["hosts"]):
+        addresses = f"{host['address']!s:<14} {host['address_v6']!s:<15}"
         what = {True: f"pid {host['pid']}", False: "DOES NOT RUN", None: ""}[cast("bool | None", host["runs"])]
-        lines.append(f"  {host['name']!s:<8} {host['address']!s:<14} {host['netns']!s:<14} {what}".rstrip())
+        lines.append(f"  {host['name']!s:<8} {addresses} {host['netns']!s:<14} {what}".rstrip())
     lines += ["", *(f"  {line}" for line in _listeners(cast(list[Row], status["listeners"])))]
     return "\n".join([*lines, "", *(f"  {line}" for line in _nodes(cast(Row, status["cluster"])))])
 

@@ -24,7 +24,7 @@ from control.node import logs
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.health import Change, Health, observe
-from deploy.lab.topology import group_line, pool_lines
+from deploy.lab.topology import group_lines, pool_lines
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def sequence_of(packet: bytes) -> int | None:
 
 async def set_groups(namespaces: Iterable[str], nodes: int, live: list[int]) -> None:
     """Give every host the next-hop groups of the live ones of these nodes, all hosts at once."""
-    lines = (group_line("replace", live), *pool_lines("replace", nodes, live))
+    lines = (*group_lines("replace", live), *pool_lines("replace", nodes, live))
     await asyncio.gather(*(_ip(netns, line) for netns in namespaces for line in lines))
 
 

@@ -1,17 +1,22 @@
 """Who is in the lab, where, and how it is wired.
 
     client ──10.81.1.0/24── router ──10.81.0.0/24── every other host, on one bridge
+             fd81:0:0:1::/64  │      fd81::/64
                               │
-                              └── 10.81.2.100 (the VIP) by ECMP to the L4 nodes,
-                                  10.81.3.11… (their source pools) to the node that has it
+                              └── 10.81.2.100 and fd81:0:0:2::100 (the VIPs) by ECMP to the L4 nodes,
+                                  10.81.3.11…, fd81:0:0:3::11… (their source pools) to the node that has it
+
+Every host has an address of each IP version, with the same last part, and a fixed link-local one. Routes of IPv6 lead
+to link-local addresses, as router advertisements would make them. Nobody waits for an address to be found unique.
 
 Each host is a network namespace `<lab>-<host>`; the bridge has one of its own, `<lab>-lan`, because a bridge in the
 root namespace is subject to that machine's packet filter. Addresses exist in these namespaces only.
 
 The network has three properties that the cluster asks of any network (docs/lab.md):
-  * The VIP is *routed* to the L4 nodes and nobody answers ARP for it. L7 nodes and servers carry it hidden, on lo.
+  * The VIPs are *routed* to the L4 nodes and nobody answers ARP for them. L7 nodes and servers carry them hidden, on
+    lo: for IPv6 that alone is enough.
   * Servers send the answers of nat listeners through some L4 node, their gateway towards clients; answers whose source
-    is the VIP (dr) go straight to the router.
+    is a VIP (dr) go straight to the router.
   * Frames have complete checksums: veth would leave them unfinished, and an incremental update would break them.
 
 This module is pure: `plan` says for each namespace what `ip -batch` and a few shell lines have to do in it.
@@ -25,6 +30,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from core.endpoints import version
+
 Role = Literal["client", "router", "l4", "l7", "keyserver", "control", "backend"]
 Xdp = Literal["native", "generic"]
 
@@ -36,6 +43,13 @@ ROUTER = f"{LAN}.1"
 ROUTER_CLIENT_SIDE = f"{CLIENTS}.1"
 CLIENT = f"{CLIENTS}.2"
 CONTROL = f"{LAN}.2"
+# The same of IPv6 (RFC 4193): prefixes up to the last part.
+LAN6 = "fd81::"
+CLIENTS6 = "fd81:0:0:1::"
+POOLS6 = "fd81:0:0:3::"
+VIP6 = "fd81:0:0:2::100"
+CLIENT6 = f"{CLIENTS6}2"
+VIPS = (VIP, VIP6)
 
 DEVICE = "eth0"  # the name of a host's only interface; the router's second one, towards the client, is eth1
 BRIDGE = "br0"
@@ -46,8 +60,12 @@ FIRST_OCTET: dict[Role, int] = {"l4": 11, "l7": 21, "keyserver": 31, "backend": 
 MOST: dict[Role, int] = {"l4": 9, "l7": 9, "keyserver": 9, "backend": 99}
 _HOST_PREFIX: dict[Role, str] = {"l4": "l4", "l7": "l7", "keyserver": "key", "backend": "be"}
 
-L4_GROUP = 100  # id of the next-hop group of all live L4 nodes, on the router and on the servers
-POOL_GROUPS = 200  # and of the group whose one member gets what goes to the source pool of node 1; 201 of node 2 …
+# Ids on the router and on the servers, by IP version: of the next-hop group of all live L4 nodes …
+L4_GROUP = {4: 100, 6: 106}
+# … and of the group whose one member gets what goes to the source pool of node 1; 201 of node 2 …
+POOL_GROUPS = {4: 200, 6: 260}
+# What is added to a node's number for the id of its next hop.
+HOPS = {4: 0, 6: 60}
 VIP_TABLE = 100  # routing table for packets whose source is the VIP
 # Flows stay on their L4 node when another node goes; buckets move to a node that came back once idle for this long.
 BUCKETS = 128
@@ -67,12 +85,17 @@ def lab_name(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One namespace. `name` is what the user types; `netns` is under /run/netns; `address` is on its eth0."""
+    """One namespace. `name` is what the user types; `netns` is under /run/netns; its eth0 has the addresses."""
 
     name: str
     role: Role
     netns: str
     address: str
+
+    @property
+    def address_v6(self) -> str:
+        """With the same last part as `address`."""
+        return (CLIENTS6 if self.role == "client" else LAN6) + last_part(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +152,30 @@ class Script:
     sh: tuple[str, ...]
 
 
-def pool_of(node: Host) -> str:
-    """The source address of fullnat that an L4 node has."""
-    return f"{POOLS}.{node.address.rpartition('.')[2]}"
+def last_part(address: str) -> str:
+    return address.rpartition(".")[2]
+
+
+def link_local(address: str) -> str:
+    """Of the link that has this IPv4 address."""
+    return f"fe80::{last_part(address)}"
+
+
+def pool_of(node: Host) -> tuple[str, str]:
+    """The source addresses of fullnat that an L4 node has, one of each IP version."""
+    last = last_part(node.address)
+    return f"{POOLS}.{last}", f"{POOLS6}{last}"
+
+
+def of_link(device: str, address: str, address_v6: str) -> list[str]:
+    """What brings a link up with its addresses, the link-local one too."""
+    return [
+        f"link set {device} addrgenmode none",
+        f"addr add {address}/24 dev {device}",
+        f"addr add {link_local(address)}/64 dev {device} nodad",
+        f"addr add {address_v6}/64 dev {device} nodad",
+        f"link set {device} up",
+    ]
 
 
 def port_of(host: Host) -> str:
@@ -166,65 +210,92 @@ def cables(topology: Topology) -> Script:
 
 def host_script(topology: Topology, host: Host) -> Script:
     """Addresses, routes and settings of one host; its cable lies already."""
-    ip = ["link set lo up", f"addr add {host.address}/24 dev {DEVICE}", f"link set {DEVICE} up"]
+    ip = ["link set lo up", *of_link(DEVICE, host.address, host.address_v6)]
     settings = ["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0"]
     extra = [f"ethtool -K {DEVICE} tx off"]
     if host.role == "client":
-        ip.append(f"route add default via {ROUTER_CLIENT_SIDE}")
+        ip += default_routes(ROUTER_CLIENT_SIDE)
     elif host.role == "router":
-        ip += [f"addr add {ROUTER_CLIENT_SIDE}/24 dev eth1", "link set eth1 up", *l4_group(topology)]
-        ip += [f"route add {VIP} nhid {L4_GROUP}", *pool_routes(topology)]
-        settings += ["net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1"]
+        ip += [*of_link("eth1", ROUTER_CLIENT_SIDE, f"{CLIENTS6}1"), *l4_group(topology)]
+        ip += [f"route add {vip} nhid {L4_GROUP[version(vip)]}" for vip in VIPS]
+        ip += pool_routes(topology)
+        settings += ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", *HASH_PORTS]
         settings += ["net.ipv4.ping_group_range=0 0"]  # ICMP sockets for deploy/lab/router.py
         settings += ["net.ipv4.conf.all.send_redirects=0", f"net.ipv4.conf.{DEVICE}.send_redirects=0"]
         extra.append("ethtool -K eth1 tx off")
     elif host.role == "backend":
-        ip += [*hidden_vip(), *l4_group(topology), f"route add default nhid {L4_GROUP}", *pool_routes(topology)]
-        ip += [f"route add default via {ROUTER} table {VIP_TABLE}", f"rule add from {VIP} lookup {VIP_TABLE}"]
-        settings += [*HIDE_VIP, "net.ipv4.fib_multipath_hash_policy=1", "net.ipv4.ip_unprivileged_port_start=0"]
+        ip += [*hidden_vips(), *l4_group(topology), *pool_routes(topology)]
+        ip += [f"route add {every} nhid {L4_GROUP[ip_version]}" for ip_version, every in EVERYWHERE.items()]
+        ip += [f"{route} table {VIP_TABLE}" for route in default_routes(ROUTER)]
+        ip.append(f"rule add from {VIP} lookup {VIP_TABLE}")
+        extra.append(f"ip -6 rule add from {VIP6} lookup {VIP_TABLE}")  # a batch has rules of one version only
+        settings += [*HIDE_VIP, *HASH_PORTS, "net.ipv4.ip_unprivileged_port_start=0"]
     else:
-        ip.append(f"route add default via {ROUTER}")
+        ip += default_routes(ROUTER)
         settings.append("net.ipv4.ip_unprivileged_port_start=0")
         if host.role == "l7":
-            ip += hidden_vip()
+            ip += hidden_vips()
             settings += HIDE_VIP
     quoted = " ".join(f"'{setting}'" for setting in settings)
     return Script(host.netns, tuple(ip), (f"sysctl -qw {quoted}", *extra))
 
 
 # A host that carries the VIP must not answer ARP for it, nor ask with it as the sender (Linux Virtual Server HOWTO).
+# Nobody answers for an IPv6 address that another link has.
 HIDE_VIP = ("net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
+# Flows are spread by addresses and ports.
+HASH_PORTS = ("net.ipv4.fib_multipath_hash_policy=1", "net.ipv6.fib_multipath_hash_policy=1")
+EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
-def hidden_vip() -> tuple[str, ...]:
-    return (f"addr add {VIP}/32 dev lo",)
+def hidden_vips() -> tuple[str, ...]:
+    return f"addr add {VIP}/32 dev lo", f"addr add {VIP6}/128 dev lo nodad"
+
+
+def default_routes(router: str) -> list[str]:
+    """To a router with this IPv4 address, of both versions."""
+    return [f"route add default via {router}", f"route add default via {link_local(router)} dev {DEVICE}"]
 
 
 def l4_group(topology: Topology) -> tuple[str, ...]:
     """The next hops of one host towards all L4 nodes, as a group that keeps flows in place when a member goes, and as
     one group for each pool."""
     nodes = topology.of("l4")
-    hops = [f"nexthop add id {number} via {node.address} dev {DEVICE}" for number, node in enumerate(nodes, 1)]
+    hops = [
+        f"nexthop add id {HOPS[ip] + number} via {via} dev {DEVICE}"
+        for number, node in enumerate(nodes, 1)
+        for ip, via in ((4, node.address), (6, link_local(node.address)))
+    ]
     numbers = list(range(1, len(nodes) + 1))
-    return (*hops, group_line("add", numbers), *pool_lines("add", len(nodes), numbers))
+    return (*hops, *group_lines("add", numbers), *pool_lines("add", len(nodes), numbers))
 
 
 def pool_routes(topology: Topology) -> tuple[str, ...]:
     """What goes to a pool goes to its group."""
-    nodes = topology.of("l4")
-    return tuple(f"route add {pool_of(node)} nhid {POOL_GROUPS + number}" for number, node in enumerate(nodes))
+    return tuple(
+        f"route add {pool} nhid {POOL_GROUPS[version(pool)] + number}"
+        for number, node in enumerate(topology.of("l4"))
+        for pool in pool_of(node)
+    )
 
 
 def pool_lines(verb: Literal["add", "replace"], nodes: int, live: Sequence[int]) -> tuple[str, ...]:
     """The `ip` commands that give each pool's traffic to its node, or to another live one if that is dead."""
     heirs = [number if number in live else live[number % len(live)] for number in range(1, nodes + 1)]
-    return tuple(f"nexthop {verb} id {POOL_GROUPS + index} group {heir}" for index, heir in enumerate(heirs))
+    return tuple(
+        f"nexthop {verb} id {POOL_GROUPS[ip] + index} group {HOPS[ip] + heir}"
+        for ip in HOPS
+        for index, heir in enumerate(heirs)
+    )
 
 
-def group_line(verb: Literal["add", "replace"], members: range | list[int]) -> str:
-    """The `ip` command that makes or changes the group; at least one member."""
-    ids = "/".join(str(number) for number in members)
-    return f"nexthop {verb} id {L4_GROUP} group {ids} type resilient buckets {BUCKETS} idle_timer {BUCKET_IDLE_S}"
+def group_lines(verb: Literal["add", "replace"], members: Sequence[int]) -> tuple[str, ...]:
+    """The `ip` commands that make or change the groups of both IP versions; at least one member."""
+    kind = f"type resilient buckets {BUCKETS} idle_timer {BUCKET_IDLE_S}"
+    return tuple(
+        f"nexthop {verb} id {L4_GROUP[ip]} group {'/'.join(str(HOPS[ip] + number) for number in members)} {kind}"
+        for ip in HOPS
+    )
 
 
 def scripts(topology: Topology) -> Iterator[Script]:

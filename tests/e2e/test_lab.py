@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from core.endpoints import endpoint
 from deploy.lab import model, namespaces, state
-from deploy.lab.topology import CLIENT, VIP
+from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIP6
 
 pytestmark = pytest.mark.root
 
 NAME = f"pftlab{os.getpid()}"
+CLIENTS = {VIP: f"{CLIENT}:", VIP6: f"[{CLIENT6}]:"}
 DEADLINE_S = 30.0
 
 
@@ -99,21 +101,23 @@ def test_the_readable_status_has_a_line_for_each_host(up: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("port", [model.TCP_NAT_PORT, model.TCP_DR_PORT])
 @pytest.mark.parametrize("what", ["tcp", "upload"])
+@pytest.mark.parametrize("vip", [VIP, VIP6])
 @pytest.mark.usefixtures("up")
-def test_tcp(what: str, port: int) -> None:
-    done = run("client", "python", "-m", "deploy.lab.client", what, f"{VIP}:{port}", "--bytes", "5000000")
+def test_tcp(what: str, port: int, vip: str) -> None:
+    done = run("client", "python", "-m", "deploy.lab.client", what, endpoint(vip, port), "--bytes", "5000000")
     assert done.returncode == 0, done.stderr
     transfer = json.loads(done.stdout)
     assert transfer["correct"]
-    assert transfer["seen_client"].startswith(f"{CLIENT}:")
+    assert transfer["seen_client"].startswith(CLIENTS[vip])
 
 
 @pytest.mark.parametrize("port", [model.UDP_NAT_PORT, model.UDP_DR_PORT])
+@pytest.mark.parametrize("vip", [VIP, VIP6])
 @pytest.mark.usefixtures("up")
-def test_udp(port: int) -> None:
-    done = run("client", "python", "-m", "deploy.lab.client", "udp", f"{VIP}:{port}")
+def test_udp(port: int, vip: str) -> None:
+    done = run("client", "python", "-m", "deploy.lab.client", "udp", endpoint(vip, port))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["client"].startswith(f"{CLIENT}:")
+    assert json.loads(done.stdout)["client"].startswith(CLIENTS[vip])
 
 
 def curl(*words: str) -> subprocess.CompletedProcess[str]:
@@ -130,6 +134,22 @@ def test_http_and_https(url: str) -> None:
     assert facts["server"] in ("be-1", "be-2")
     assert facts["headers"]["x-forwarded-for"] == [CLIENT]
     assert facts["headers"]["via"] == ["1.1 l7-1"]
+
+
+@pytest.mark.usefixtures("up")
+def test_https_over_ipv6_through_both_tiers() -> None:
+    trust = ["--cacert", str(state.directory(NAME) / "ca.pem"), "--resolve", f"{model.DOMAIN}:443:[{VIP6}]"]
+    done = run("client", "curl", "-sS", "--max-time", "10", *trust, f"https://{model.DOMAIN}/a")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["headers"]["x-forwarded-for"] == [CLIENT6]
+    assert facts["headers"]["via"] == ["1.1 l7-1"]
+
+
+@pytest.mark.usefixtures("up")
+def test_a_vip_of_ipv6_answers_to_ping() -> None:
+    done = run("client", "ping", "-6", "-c", "1", "-W", "5", VIP6)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.usefixtures("up")
@@ -165,17 +185,24 @@ def test_a_dead_l4_node_leaves_the_next_hops_and_comes_back() -> None:
     def hops(host: str) -> int:
         return run(host, "ip", "route").stdout.count("via 10.81.0.1")
 
+    def hops6(host: str) -> int:
+        return run(host, "ip", "-6", "route").stdout.count("via fe80::1")
+
     before = {host: hops(host) for host in ("router", "be-1", "be-2")}
+    before6 = {host: hops6(host) for host in before}
     assert lab("kill", "l4-2").returncode == 0
     try:
         deadline = time.monotonic() + DEADLINE_S
         while any("10.81.0.12" in run(host, "ip", "route").stdout for host in before):
             assert time.monotonic() < deadline
-        assert curl(f"http://{VIP}/").returncode == 0
+        while any("fe80::12" in run(host, "ip", "-6", "route").stdout for host in before):
+            assert time.monotonic() < deadline
+        for vip in (VIP, f"[{VIP6}]"):
+            assert curl(f"http://{vip}/").returncode == 0
     finally:
         assert lab("start", "l4-2").returncode == 0
     deadline = time.monotonic() + DEADLINE_S
-    while {host: hops(host) for host in before} != before:
+    while ({host: hops(host) for host in before}, {host: hops6(host) for host in before}) != (before, before6):
         assert time.monotonic() < deadline
 
 

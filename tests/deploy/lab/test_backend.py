@@ -45,6 +45,18 @@ async def test_a_download_is_checked(size: int) -> None:
         assert pieces[-1] == (transfer.seen_client, size)
 
 
+async def test_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.deploy.lab.test_backend.HOST", "::1")
+    async with serving(tcp=[0], udp=[0]) as [tcp, udp]:
+        ours: list[str] = []
+        transfer = await asyncio.to_thread(client.download, (HOST, tcp), 1000, 0, lambda name, _: ours.append(name))
+        answer = await asyncio.to_thread(client.ask_udp, (HOST, udp), "hello")
+    assert transfer.correct
+    assert transfer.seen_client == ours[-1]
+    assert ours[-1].startswith("[::1]:")
+    assert answer["client"].startswith("[::1]:")
+
+
 async def test_a_wrong_byte_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "digest", lambda size, seed: "0" * 64)
     async with serving(tcp=[0]) as [port]:

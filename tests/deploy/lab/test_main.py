@@ -23,7 +23,7 @@ def test_defaults_are_the_cluster_of_the_demonstration() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["up", "--l4", str(MOST["l4"] + 1)], ["up", "--l7", "0"], ["up", "--backends", "x"], ["up", "--mode", "tunnel"],
+    [["up", "--l4", str(MOST["l4"] + 1)], ["up", "--l7", "0"], ["up", "--backends", "x"], ["up", "--mode", "bridge"],
      ["up", "--name", "A"], ["up", "--name", "a" * 17], ["frobnicate"], []],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(words: list[str]) -> None:

@@ -31,6 +31,11 @@ def test_l7_nodes_know_every_key_server() -> None:
     ]
 
 
+def test_l7_nodes_say_on_both_addresses_whether_they_are_ready() -> None:
+    argv = processes.of(Topology("pf"), ROOT, "both")["l7-1"].argv
+    assert [argv[i + 1] for i, word in enumerate(argv) if word == "--ready"] == ["10.81.0.21:8472", "[fd81::21]:8472"]
+
+
 def test_the_router_keeps_its_own_next_hops_and_the_servers() -> None:
     argv = processes.of(Topology("pf", backends=2), ROOT, "both")["router"].argv
     assert [argv[i + 1] for i, word in enumerate(argv) if word == "--namespace"] == ["pf-router", "pf-be-1", "pf-be-2"]
@@ -40,6 +45,14 @@ def test_servers_listen_for_the_listeners_there_are() -> None:
     words = " ".join(processes.of(Topology("pf"), ROOT, "dr")["be-1"].argv)
     assert "--http 8080 --tcp 5001 --udp 5301" in words
     assert "9000" not in words
+
+
+def test_servers_of_mode_tunnel_open_packets_of_the_l4_nodes() -> None:
+    made = processes.of(Topology("pf", backends=2, xdp="generic"), ROOT, "tunnel")
+    assert {name for name in made if name.startswith("be-")} == {"be-1", "be-1-decap", "be-2", "be-2-decap"}
+    decap = made["be-1-decap"]
+    assert (decap.uid, decap.host.name, decap.directory) == (0, "be-1", ROOT / "be-1-decap")
+    assert " ".join(decap.argv).endswith("--vip 10.81.2.100 --from 10.81.0.11 10.81.0.12 --xdp generic")
 
 
 def test_rights_are_dropped() -> None:

@@ -3,7 +3,8 @@ from deploy.lab.report import readable
 
 def status(cluster: dict[str, object]) -> dict[str, object]:
     def host(name: str, runs: bool | None) -> dict[str, object]:
-        return {"name": name, "role": "x", "address": "10.81.0.9", "netns": f"pf-{name}", "pid": 77, "runs": runs}
+        return {"name": name, "role": "x", "address": "10.81.0.9", "address_v6": "fd81::9", "netns": f"pf-{name}",
+                "pid": 77, "runs": runs}  # fmt: skip
 
     return {
         "lab": "pf", "phase": "up", "xdp": "native", "cluster": cluster,
@@ -18,9 +19,9 @@ def test_a_line_for_each_host_listener_and_node() -> None:
         {"name": "l4-2", "step": "silent", "why": "no report for 7 s"},
     ]
     lines = [line.split() for line in readable(status({"version": 3, "nodes": nodes})).splitlines()]
-    assert ["client", "10.81.0.9", "pf-client"] in lines
-    assert ["be-1", "10.81.0.9", "pf-be-1", "pid", "77"] in lines
-    assert ["be-2", "10.81.0.9", "pf-be-2", "DOES", "NOT", "RUN"] in lines
+    assert ["client", "10.81.0.9", "fd81::9", "pf-client"] in lines
+    assert ["be-1", "10.81.0.9", "fd81::9", "pf-be-1", "pid", "77"] in lines
+    assert ["be-2", "10.81.0.9", "fd81::9", "pf-be-2", "DOES", "NOT", "RUN"] in lines
     assert ["http", "10.81.2.100:80", "web"] in lines
     assert ["configuration", "3"] in lines
     assert ["l4-1", "in", "step"] in lines

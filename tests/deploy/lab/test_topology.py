@@ -25,6 +25,8 @@ def test_no_two_hosts_share_an_address_or_a_mac(topology: Topology) -> None:
     addresses = [host.address for host in topology.hosts()]
     assert len(set(addresses)) == len(addresses)
     assert len({t.mac_of(address) for address in addresses}) == len(addresses)
+    assert len({host.address_v6 for host in topology.hosts()}) == len(addresses)
+    assert all(str(ipaddress.ip_address(host.address_v6)) == host.address_v6 for host in topology.hosts())
     lan = ipaddress.ip_network(f"{t.LAN}.0/24")
     assert all(ipaddress.ip_address(a) in lan for a in addresses if a != t.CLIENT)
 
@@ -50,21 +52,30 @@ def test_checksums_are_finished_on_both_ends_of_every_cable() -> None:
     assert "ethtool -K eth1 tx off" in script(topology, "router")
 
 
-def test_the_vip_is_routed_and_hidden() -> None:
+def test_the_vips_are_routed_and_hidden() -> None:
     topology = Topology("pf", l4=3)
     assert f"route add {t.VIP} nhid 100" in script(topology, "router")
     assert "nexthop add id 100 group 1/2/3 type resilient" in script(topology, "router")
+    assert f"route add {t.VIP6} nhid 106" in script(topology, "router")
+    assert "nexthop add id 63 via fe80::13 dev eth0" in script(topology, "router")
+    assert "nexthop add id 106 group 61/62/63 type resilient" in script(topology, "router")
+    for name in ("l7-1", "be-1"):
+        assert f"addr add {t.VIP6}/128 dev lo nodad" in script(topology, name)
     for name in ("l7-1", "be-1"):
         assert f"addr add {t.VIP}/32 dev lo" in script(topology, name)
         assert "arp_ignore=1" in script(topology, name)
         assert "arp_announce=2" in script(topology, name)
     for name in ("l4-1", "router", "client", "key-1", "control"):
         assert f"addr add {t.VIP}" not in script(topology, name)
+        assert f"addr add {t.VIP6}" not in script(topology, name)
 
 
 def test_servers_answer_through_the_l4_nodes_but_for_the_vip() -> None:
     lines = script(Topology("pf"), "be-1").splitlines()
-    assert "route add default nhid 100" in lines
+    assert "route add 0.0.0.0/0 nhid 100" in lines
+    assert "route add ::/0 nhid 106" in lines
+    assert "route add default via fe80::1 dev eth0 table 100" in lines
+    assert f"ip -6 rule add from {t.VIP6} lookup 100" in lines
     assert f"route add default via {t.ROUTER} table 100" in lines
     assert f"rule add from {t.VIP} lookup 100" in lines
 
@@ -73,6 +84,12 @@ def test_only_the_router_forwards() -> None:
     topology = Topology("pf")
     forwarding = [host.name for host in topology.hosts() if "ip_forward=1" in script(topology, host.name)]
     assert forwarding == ["router"]
+    assert [h.name for h in topology.hosts() if "ipv6.conf.all.forwarding=1" in script(topology, h.name)] == forwarding
+
+
+def test_ids_of_next_hops_do_not_meet() -> None:
+    ids = [line.split()[3] for line in t.l4_group(FULL)]
+    assert len(set(ids)) == len(ids) == 4 * 9 + 2
 
 
 def test_unknown_hosts_are_none() -> None:
@@ -80,15 +97,25 @@ def test_unknown_hosts_are_none() -> None:
     assert Topology("pf").host("lan") is None
 
 
-def test_group_line() -> None:
-    assert t.group_line("replace", [2]) == "nexthop replace id 100 group 2 type resilient buckets 128 idle_timer 2"
+def test_group_lines() -> None:
+    assert t.group_lines("replace", [2]) == (
+        "nexthop replace id 100 group 2 type resilient buckets 128 idle_timer 2",
+        "nexthop replace id 106 group 62 type resilient buckets 128 idle_timer 2",
+    )
 
 
 def test_a_pool_goes_to_its_node_and_to_a_live_one_when_that_is_dead() -> None:
     def heirs(*live: int) -> list[str]:
-        return [line.partition("group ")[2] for line in t.pool_lines("replace", 3, live)]
+        lines = [line.partition("group ")[2] for line in t.pool_lines("replace", 3, live)]
+        assert [int(heir) + 60 for heir in lines[:3]] == list(map(int, lines[3:]))
+        return lines[:3]
 
-    assert t.pool_lines("add", 2, [1, 2]) == ("nexthop add id 200 group 1", "nexthop add id 201 group 2")
+    assert t.pool_lines("add", 2, [1, 2]) == (
+        "nexthop add id 200 group 1",
+        "nexthop add id 201 group 2",
+        "nexthop add id 260 group 61",
+        "nexthop add id 261 group 62",
+    )
     assert heirs(1, 2, 3) == ["1", "2", "3"]
     assert heirs(1, 3) == ["1", "1", "3"]
     assert heirs(2) == ["2", "2", "2"]
@@ -100,3 +127,5 @@ def test_everybody_who_answers_knows_the_way_to_the_pools() -> None:
         lines = script(topology, host)
         assert "route add 10.81.3.11 nhid 200" in lines
         assert "route add 10.81.3.12 nhid 201" in lines
+        assert "route add fd81:0:0:3::11 nhid 260" in lines
+        assert "route add fd81:0:0:3::12 nhid 261" in lines
