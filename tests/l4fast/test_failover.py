@@ -46,7 +46,7 @@ from l4fast.settings import load_keys, make_key
 from l4fast.sync_codec import ClusterKey, Header, Type, node_id, parse_header, seal
 from tests.l4fast.netns import Network, listening
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
 VIP = "203.0.113.80"
 GROUP = ("224.0.0.81", 8848)
