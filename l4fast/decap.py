@@ -1,8 +1,8 @@
-"""`paifang l4 decap`: takes tunnel packets apart on a server whose kernel has no ipip.
+"""`paifang l4 decap`: takes tunnel packets apart on a server whose kernel has no ipip or ip6_tunnel.
 
 The server keeps the VIP as in mode dr: on `lo`, hidden from ARP, with services listening on it. A tunnel packet for a
-VIP becomes the client's packet before the kernel sees it; every other packet is left alone. The program is taken off
-when this process ends in order, and stays when it is killed.
+VIP, IPv4 in IPv4 or IPv6 in IPv6, becomes the client's packet before the kernel sees it; every other packet is left
+alone. The program is taken off when this process ends in order, and stays when it is killed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from control.node.notify import notify
+from core.endpoints import version
 from l4fast import links
 from l4fast.addresses import address_bytes
 from l4fast.errors import LoadError
@@ -31,6 +32,7 @@ MAX_VIPS, MAX_NODES = 1024, 256
 EXAMPLES = """examples:
   ip addr add 192.0.2.25/32 dev lo; sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
   paifang l4 decap --interface eth0 --vip 192.0.2.25 --from 10.0.0.11 10.0.0.12
+  paifang l4 decap --interface eth0 --vip 192.0.2.25 2001:db8::25 --from 10.0.0.11 2001:db8:1::11
 
 SIGUSR1 logs the counters.
 """
@@ -49,7 +51,7 @@ def parse(argv: Sequence[str]) -> DecapSettings:
     """Raises SettingsError; SystemExit(0) after --help."""
     parser = Parser(
         prog="paifang l4 decap",
-        description="Takes the packets of tunnel listeners apart on a server whose kernel has no ipip.",
+        description="Takes the packets of tunnel listeners apart on a server whose kernel has no ipip or ip6_tunnel.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -64,13 +66,22 @@ def parse(argv: Sequence[str]) -> DecapSettings:
     for option, addresses, most in (("--vip", given.vip, MAX_VIPS), ("--from", given.nodes, MAX_NODES)):
         if len(addresses) > most:
             raise SettingsError(f"{option}: {len(addresses)} addresses; at most {most} are supported")
-        for address in addresses:
-            with contextlib.suppress(ValueError):
-                ipaddress.IPv4Address(address)
-                continue
-            raise SettingsError(f"{option} {address}: give IPv4 addresses")
+    vips, nodes = _canonical("--vip", given.vip), _canonical("--from", given.nodes)
+    for vip in vips if nodes else ():
+        if version(vip) not in map(version, nodes):
+            raise SettingsError(f"--from: give addresses of IPv{version(vip)} too, or {vip} gets no packet")
     mode = cast('Literal["native", "generic"]', given.xdp)
-    return DecapSettings(given.interface, tuple(given.vip), tuple(given.nodes), mode, given.replace)
+    return DecapSettings(given.interface, vips, nodes, mode, given.replace)
+
+
+def _canonical(option: str, addresses: Sequence[str]) -> tuple[str, ...]:
+    for address in addresses:
+        with contextlib.suppress(ValueError):
+            parsed = ipaddress.ip_address(address)
+            if parsed.version == 4 or not (parsed.is_link_local or parsed.scope_id or parsed.ipv4_mapped):
+                continue
+        raise SettingsError(f"{option} {address}: give IP addresses, such as 192.0.2.25 and 2001:db8::25")
+    return tuple(str(ipaddress.ip_address(address)) for address in addresses)
 
 
 class Decap:
@@ -83,7 +94,7 @@ class Decap:
         for name, addresses in (("vips", vips), ("nodes", nodes)):
             table = self.program.map(name)
             for address in addresses:
-                table.put(table.key.from_buffer_copy(address_bytes(address)), table.value(1))
+                table.put(table.key.from_buffer_copy(_wide(address)), table.value(1))
         only = self.program.map("only_nodes")
         only.put(only.key(0), only.value(bool(nodes)))
         self._outcomes = self.program.map("outcomes")
@@ -117,7 +128,8 @@ def run(settings: DecapSettings) -> None:
             "if a killed decap left it behind: --replace"
         )
     for vip in sorted(set(settings.vips) - set(links.addresses())):
-        log.warning("%s is no address of this machine: `ip addr add %s/32 dev lo`", vip, vip)
+        length = 128 if version(vip) == 6 else 32
+        log.warning("%s is no address of this machine: `ip addr add %s/%d dev lo`", vip, vip, length)
     decap = Decap(settings.vips, settings.nodes)
     if link.program and link.mode != settings.xdp:
         links.take_off(link)
@@ -131,6 +143,12 @@ def run(settings: DecapSettings) -> None:
     finally:
         _log(decap)
         decap.program.detach(settings.interface, XDP_FLAGS[settings.xdp])
+
+
+def _wide(address: str) -> bytes:
+    """decap.c: struct address."""
+    short = address_bytes(address)
+    return short if len(short) == 16 else bytes(10) + b"\xff\xff" + short
 
 
 def _log(decap: Decap) -> None:

@@ -52,15 +52,10 @@ def default(topology: Topology, mode: Mode, chain: str) -> dict[str, list[Object
         "backend_services": services,
         "instances": [
             {"name": "edge", "type": "alb", "vips": list(VIPS)},
-            {"name": "wire", "type": "nlb", "vips": list(wire_vips(mode))},
+            {"name": "wire", "type": "nlb", "vips": list(VIPS)},
         ],
         "listeners": listeners,
     }
-
-
-def wire_vips(mode: Mode) -> tuple[str, ...]:
-    """The VIPs of the tcp and udp listeners."""
-    return VIPS[:1] if mode == "tunnel" else VIPS  # paifang l4 decap opens packets of IPv4
 
 
 def layer_4(mode: Mode) -> list[tuple[str, str, int, int]]:

@@ -44,7 +44,7 @@ def of(topology: Topology, root: Path, mode: model.Mode) -> dict[str, Process]:
             made[host.name] = Process(host, (sys.executable, "-m", *words), uid, root / host.name)
         if host.role == "backend" and mode == "tunnel":
             name = decap_of(host.name)
-            made[name] = Process(host, (sys.executable, "-m", *_decap(topology, mode)), 0, root / name)
+            made[name] = Process(host, (sys.executable, "-m", *_decap(topology)), 0, root / name)
     return made
 
 
@@ -53,9 +53,9 @@ def decap_of(server: str) -> str:
     return f"{server}-decap"
 
 
-def _decap(topology: Topology, mode: model.Mode) -> list[str]:
-    nodes = [node.address for node in topology.of("l4")]
-    words = ["--vip", *model.wire_vips(mode), "--from", *nodes, "--xdp", topology.xdp]
+def _decap(topology: Topology) -> list[str]:
+    nodes = [address for node in topology.of("l4") for address in (node.address, node.address_v6)]
+    words = ["--vip", *VIPS, "--from", *nodes, "--xdp", topology.xdp]
     return ["l4fast", "decap", "--interface", DEVICE, "--replace", *words]
 
 

@@ -5,7 +5,7 @@ enum outcome {
 
     DROP_FIRST,
     DROP_NOT_FROM_NODE = DROP_FIRST, /* a tunnel packet for a VIP, from a stranger */
-    DROP_MALFORMED,     /* what is inside is no whole IPv4 packet without options */
+    DROP_MALFORMED,     /* what is inside is no whole packet, or has IPv4 options */
     DROP_CONGESTION,    /* met congestion, which its sender cannot be told (RFC 6040) */
 
     OUTCOME_COUNT,

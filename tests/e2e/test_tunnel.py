@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
+from core.endpoints import endpoint
 from deploy.lab import model, namespaces
-from deploy.lab.topology import CLIENT, VIP
+from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIP6
 
 pytestmark = pytest.mark.root
 
 NAME = f"pfttu{os.getpid()}"
 DEADLINE_S = 30.0
+CLIENTS = {VIP: f"{CLIENT}:", VIP6: f"[{CLIENT6}]:"}
 
 
 def lab(*words: str) -> subprocess.CompletedProcess[str]:
@@ -45,16 +47,18 @@ def _up() -> Iterator[None]:
         assert down.returncode == 0, down.stderr
 
 
+@pytest.mark.parametrize("vip", CLIENTS)
 @pytest.mark.parametrize("what", ["tcp", "upload"])
-def test_tcp(what: str) -> None:
+def test_tcp(what: str, vip: str) -> None:
     """The upload has full packets, which do not fit into the tunnel: the client has to be told (path MTU)."""
-    transfer = client(what, f"{VIP}:{model.TCP_TUNNEL_PORT}", "--bytes", "5000000")
+    transfer = client(what, endpoint(vip, model.TCP_TUNNEL_PORT), "--bytes", "5000000")
     assert transfer["correct"]
-    assert transfer["seen_client"].startswith(f"{CLIENT}:")
+    assert transfer["seen_client"].startswith(CLIENTS[vip])
 
 
-def test_udp() -> None:
-    assert client("udp", f"{VIP}:{model.UDP_TUNNEL_PORT}")["client"].startswith(f"{CLIENT}:")
+@pytest.mark.parametrize("vip", CLIENTS)
+def test_udp(vip: str) -> None:
+    assert client("udp", endpoint(vip, model.UDP_TUNNEL_PORT))["client"].startswith(CLIENTS[vip])
 
 
 def test_a_server_that_was_dead_opens_packets_again() -> None:

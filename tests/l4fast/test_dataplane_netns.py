@@ -1,5 +1,7 @@
 """Real TCP and UDP through the data plane: a client, a node and two servers on one bridge, each in its own namespace.
 
+Everything is there in IPv4 and in IPv6, side by side; each test runs over both, in native and in generic mode.
+
 The client stands in for the router: it is the node's default route, and has two addresses behind itself. Servers send
 answers for the one (nat) through the node and for the other (dr) straight to the client. Offloaded checksums are off,
 since XDP's incremental updates need finished ones; in native mode the bridge's end of the node's link carries an
@@ -16,14 +18,15 @@ import socket
 import socketserver
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 from pyroute2 import netns
 
+from core.endpoints import endpoint
 from core.model import Mode, Scheduler
 from core.resolve import L4Service, Real
 from l4fast.decap import Decap
@@ -33,15 +36,42 @@ from l4fast.tables import Tables
 
 pytestmark = pytest.mark.root
 
-VIP = "10.77.0.100"
-NODE, SERVERS = "10.77.0.2", ("10.77.0.11", "10.77.0.12")
-VIA_NODE, DIRECT = "198.51.100.1", "198.51.100.2"
 NAT_PORT, DR_PORT, TUNNEL_PORT, FULLNAT_PORT, REAL_PORT = 80, 81, 82, 83, 8080
-POOL = "10.77.9.1"
-WAYS = [(VIA_NODE, NAT_PORT), (DIRECT, DR_PORT), (DIRECT, TUNNEL_PORT), (DIRECT, FULLNAT_PORT)]
-IDS = ["nat", "dr", "tunnel", "fullnat"]
-FRAGMENTED = [way for way in WAYS if way[1] != TUNNEL_PORT]  # a full frame does not fit into a tunnel
+
+
+@dataclass(frozen=True)
+class Site:
+    """The addresses of one IP version. `length` is a host's prefix, `family` its sockets'."""
+
+    family: socket.AddressFamily
+    length: int
+    client: str
+    gateway: str  # the client's, as a router
+    node: str
+    servers: tuple[str, str]
+    vip: str
+    pool: str
+    via_node: str  # clients' addresses that servers reach through the node …
+    direct: str  # … and directly
+
+    def source(self, port: int) -> str:
+        return self.via_node if port == NAT_PORT else self.direct
+
+
+SITES = {
+    4: Site(
+        socket.AF_INET, 32, "10.77.0.1", "10.77.0.1", "10.77.0.2", ("10.77.0.11", "10.77.0.12"), "10.77.0.100",
+        "10.77.9.1", "198.51.100.1", "198.51.100.2",
+    ),
+    6: Site(
+        socket.AF_INET6, 128, "2001:db8:77::1", "fe80::1", "2001:db8:77::2", ("2001:db8:77::11", "2001:db8:77::12"),
+        "2001:db8:77::100", "2001:db8:9::1", "2001:db8:5::1", "2001:db8:5::2",
+    ),
+}  # fmt: skip
+PORTS = {"nat": NAT_PORT, "dr": DR_PORT, "tunnel": TUNNEL_PORT, "fullnat": FULLNAT_PORT}
+ways = pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14  # <linux/in.h>
+IPV6_MTU_DISCOVER, IPV6_MTU = 23, 24  # <linux/in6.h>
 _serial = itertools.count()
 
 
@@ -95,11 +125,14 @@ class Lan:
     decap: Decap
 
 
-def link(host: str, switch: str, address: str) -> None:
+def link(host: str, switch: str, number: str) -> None:
     end = f"to-{host[-2:]}"
     sh(
+        f"ip netns exec {host} sysctl -qw net.ipv6.conf.default.accept_dad=0",
         f"ip -n {host} link add e0 type veth peer name {end} netns {switch}",
-        f"ip -n {host} addr add {address}/24 dev e0",
+        f"ip -n {host} addr add 10.77.0.{number}/24 dev e0",
+        f"ip -n {host} addr add 2001:db8:77::{number}/64 dev e0",
+        f"ip -n {host} addr add fe80::{number}/64 dev e0",
         f"ip -n {host} link set e0 up",
         f"ip -n {host} link set lo up",
         f"ip -n {switch} link set {end} master br0 up",
@@ -112,27 +145,33 @@ def link(host: str, switch: str, address: str) -> None:
 
 def wire(client: str, node: str, servers: tuple[str, ...], switch: str) -> None:
     sh(f"ip -n {switch} link add br0 type bridge", f"ip -n {switch} link set br0 up")
-    for host, address in zip((client, node, *servers), ("10.77.0.1", NODE, *SERVERS), strict=True):
-        link(host, switch, address)
-    sh(
-        f"ip -n {client} addr add {VIA_NODE}/32 dev lo",
-        f"ip -n {client} addr add {DIRECT}/32 dev lo",
-        f"ip -n {client} route add {VIP}/32 via {NODE}",
-        f"ip -n {node} route add default via 10.77.0.1",
-    )
-    for server in servers:
+    for host, number in zip((client, node, *servers), ("1", "2", "11", "12"), strict=True):
+        link(host, switch, number)
+    for site in SITES.values():
         sh(
-            f"ip -n {server} addr add {VIP}/32 dev lo",
-            f"ip -n {server} route add {VIA_NODE}/32 via {NODE}",
-            f"ip -n {server} route add {POOL}/32 via {NODE}",
-            f"ip -n {server} route add default via 10.77.0.1",
+            f"ip -n {client} addr add {site.via_node}/{site.length} dev lo",
+            f"ip -n {client} addr add {site.direct}/{site.length} dev lo",
+            f"ip -n {client} route add {site.vip}/{site.length} via {site.node}",
+            f"ip -n {node} route add default via {site.gateway} dev e0",
         )
+        for server in servers:
+            sh(
+                f"ip -n {server} addr add {site.vip}/{site.length} dev lo",
+                f"ip -n {server} route add {site.via_node}/{site.length} via {site.node}",
+                f"ip -n {server} route add {site.pool}/{site.length} via {site.node}",
+                f"ip -n {server} route add default via {site.gateway} dev e0",
+            )
 
 
 def services() -> list[L4Service]:
+    return [service for version, site in SITES.items() for service in services_of(version, site)]
+
+
+def services_of(version: int, site: Site) -> list[L4Service]:
     def of(port: int, mode: Mode, protocol: str, scheduler: Scheduler, real_port: int) -> L4Service:
-        reals = tuple(Real(address, real_port, 100, real_port) for address in SERVERS)
-        return L4Service(f"{protocol}-{port}", VIP, port, protocol, mode, scheduler, reals, None, 900)
+        reals = tuple(Real(address, real_port, 100, real_port) for address in site.servers)
+        name = f"v{version}-{protocol}-{port}"
+        return L4Service(name, site.vip, port, protocol, mode, scheduler, reals, None, 900)
 
     return [
         of(NAT_PORT, Mode.NAT, "tcp", Scheduler.WRR, REAL_PORT),
@@ -146,16 +185,34 @@ def services() -> list[L4Service]:
     ]
 
 
+def bound(
+    kind: type[TcpServer | UdpServer],
+    handler: type[socketserver.BaseRequestHandler],
+    family: socket.AddressFamily,
+    address: tuple[str, int],
+) -> socketserver.BaseServer:
+    of_family = type(kind.__name__, (kind,), {"address_family": family})
+    server = of_family(address, handler, bind_and_activate=False)
+    if family == socket.AF_INET6:
+        server.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    server.server_bind()
+    server.server_activate()
+    return cast(socketserver.BaseServer, server)
+
+
 @contextlib.contextmanager
 def serving(servers: tuple[str, ...]) -> Iterator[None]:
     running: list[socketserver.BaseServer] = []
     try:
         for name in servers:
-            for port, address in ((REAL_PORT, ""), (DR_PORT, VIP), (TUNNEL_PORT, VIP)):
-                with within(name):
-                    for server in (TcpServer((address, port), TcpEcho), UdpServer((address, port), UdpEcho)):
-                        server.name = name  # type: ignore[union-attr]
-                        running.append(server)
+            for site in SITES.values():
+                everywhere = "" if site.family == socket.AF_INET else "::"
+                for port, address in ((REAL_PORT, everywhere), (DR_PORT, site.vip), (TUNNEL_PORT, site.vip)):
+                    with within(name):
+                        for kind, handler in ((TcpServer, TcpEcho), (UdpServer, UdpEcho)):
+                            server = bound(kind, handler, site.family, (address, port))
+                            server.name = name  # type: ignore[attr-defined]
+                            running.append(server)
         threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in running]
         for thread in threads:
             thread.start()
@@ -191,7 +248,7 @@ def lan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         with within(switch):
             other_end.attach("to--n", "pass", 1 << 2 if mode == "native" else 1 << 1)
         tables = Tables(plane)
-        decap = Decap([VIP], [NODE])
+        decap = Decap([site.vip for site in SITES.values()], [site.node for site in SITES.values()])
         stack.callback(decap.program.close)
         for server in (one, two):
             with within(server):
@@ -199,16 +256,27 @@ def lan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 stack.callback(detach, decap, server, mode)
         with within(node):
             plane.attach("e0", mode)
-            hops = Neighbours("e0")
-            asyncio.run(hops.watch(set(SERVERS)))
+            macs = resolved()
         tables.set_epoch(1_000_000)
-        tables.set_local([NODE])
-        tables.set_pools([POOL], ())
-        tables.apply(services(), set(), hops.macs())
+        tables.set_local([site.node for site in SITES.values()])
+        tables.set_pools([site.pool for site in SITES.values()], ())
+        tables.apply(services(), set(), macs)
         stack.enter_context(serving((one, two)))
         yield Lan(client, node, (one, two), switch, plane, tables, decap)
         with within(node):
             plane.detach()
+
+
+def resolved() -> Mapping[str, bytes]:
+    """Next hops, as seen from within the node."""
+    hops = Neighbours("e0")
+    asyncio.run(hops.watch({address for site in SITES.values() for address in site.servers}))
+    return hops.macs()
+
+
+@pytest.fixture(params=SITES, ids=["ipv4", "ipv6"])
+def site(request: pytest.FixtureRequest) -> Site:
+    return SITES[request.param]
 
 
 def detach(decap: Decap, server: str, mode: Literal["native", "generic"]) -> None:
@@ -216,9 +284,9 @@ def detach(decap: Decap, server: str, mode: Literal["native", "generic"]) -> Non
         decap.program.detach("e0", XDP_FLAGS[mode])
 
 
-def connect(lan: Lan, source: str, port: int) -> socket.socket:
+def connect(lan: Lan, site: Site, port: int) -> socket.socket:
     with within(lan.client):
-        return socket.create_connection((VIP, port), timeout=5, source_address=(source, 0))
+        return socket.create_connection((site.vip, port), timeout=5, source_address=(site.source(port), 0))
 
 
 def checksum_errors(lan: Lan) -> int:
@@ -227,59 +295,66 @@ def checksum_errors(lan: Lan) -> int:
     for name in (lan.client, *lan.servers):
         with within(name):
             lines = [line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()]
+            total += sum(
+                int(line.split()[1])
+                for line in Path("/proc/thread-self/net/snmp6").read_text().splitlines()
+                if line.startswith("Udp6InCsumErrors")
+            )
         for head, values in itertools.pairwise(lines):
             if head[0] == values[0] and head[0] in ("Tcp:", "Udp:"):
                 total += int(values[head.index("InCsumErrors")])
     return total
 
 
-@pytest.mark.parametrize(("source", "port"), WAYS, ids=IDS)
-def test_tcp(lan: Lan, source: str, port: int) -> None:
+@ways
+def test_tcp(lan: Lan, site: Site, port: int) -> None:
     seen = set()
     for _ in range(16):
-        with connect(lan, source, port) as sock, sock.makefile("rwb") as stream:
+        with connect(lan, site, port) as sock, sock.makefile("rwb") as stream:
             name, address = stream.readline().decode().split()
             seen.add(name)
-            assert address == (POOL if port == FULLNAT_PORT else source)
+            assert address == (site.pool if port == FULLNAT_PORT else site.source(port))
             for word in (b"one\n", b"two\n", b"three\n"):
                 stream.write(word)
                 stream.flush()
                 assert stream.readline() == word
     assert seen == set(lan.servers)
-    views = [view for view in lan.tables.sessions() if view.vip == f"{VIP}:{port}" and view.protocol == "tcp"]
+    views = [view for view in lan.tables.sessions() if view.vip == endpoint(site.vip, port) and view.protocol == "tcp"]
     assert len(views) == 16
     assert {view.state for view in views} == {"fin-wait"}
     assert checksum_errors(lan) == 0
 
 
-@pytest.mark.parametrize(("source", "port"), WAYS, ids=IDS)
-def test_a_megabyte_each_way(lan: Lan, source: str, port: int) -> None:
+@ways
+def test_a_megabyte_each_way(lan: Lan, site: Site, port: int) -> None:
+    before = lan.tables.counters()["drop_too_big"]
     payload = os.urandom(1 << 20)
-    with connect(lan, source, port) as sock:
+    with connect(lan, site, port) as sock:
         sender = threading.Thread(target=lambda: (sock.sendall(payload), sock.shutdown(socket.SHUT_WR)))
         sender.start()
         received = b"".join(iter(lambda: sock.recv(1 << 16), b""))
         sender.join()
     assert received.partition(b"\n")[2] == payload
     assert checksum_errors(lan) == 0
-    assert lan.tables.counters()["drop_too_big"] == 0
+    assert lan.tables.counters()["drop_too_big"] == before
 
 
-@pytest.mark.parametrize(("source", "port"), WAYS, ids=IDS)
-def test_udp(lan: Lan, source: str, port: int) -> None:
+@ways
+def test_udp(lan: Lan, site: Site, port: int) -> None:
     seen = set()
     for _ in range(16):
         with within(lan.client):
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock = socket.socket(site.family, socket.SOCK_DGRAM)
         with sock:
-            sock.bind((source, 0))
+            sock.bind((site.source(port), 0))
             sock.settimeout(5)
             names = set()
             for n in range(3):
-                sock.sendto(b"%d" % n, (VIP, port))
+                sock.sendto(b"%d" % n, (site.vip, port))
                 answer, sender = sock.recvfrom(2048)
                 name, address, data = answer.decode().split()
-                assert (address, data, sender) == (POOL if port == FULLNAT_PORT else source, str(n), (VIP, port))
+                seen_as = site.pool if port == FULLNAT_PORT else site.source(port)
+                assert (address, data, sender[:2]) == (seen_as, str(n), (site.vip, port))
                 names.add(name)
             assert len(names) == 1
             seen |= names
@@ -287,22 +362,23 @@ def test_udp(lan: Lan, source: str, port: int) -> None:
     assert checksum_errors(lan) == 0
 
 
-@pytest.mark.parametrize(("source", "port"), FRAGMENTED, ids=[IDS[WAYS.index(way)] for way in FRAGMENTED])
-def test_fragments_both_ways(lan: Lan, source: str, port: int) -> None:
+@pytest.mark.parametrize("port", [NAT_PORT, DR_PORT, FULLNAT_PORT], ids=["nat", "dr", "fullnat"])
+def test_fragments_both_ways(lan: Lan, site: Site, port: int) -> None:
     """Datagrams of six fragments, from several clients at once, so that their fragments mix."""
     before = lan.tables.counters()
     payload = os.urandom(8000)
     with contextlib.ExitStack() as stack:
         with within(lan.client):
-            socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(8)]
+            socks = [stack.enter_context(socket.socket(site.family, socket.SOCK_DGRAM)) for _ in range(8)]
         for sock in socks:
-            sock.bind((source, 0))
+            sock.bind((site.source(port), 0))
             sock.settimeout(5)
-            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 0)
-            sock.sendto(payload, (VIP, port))
+            if site.family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 0)
+            sock.sendto(payload, (site.vip, port))
         for sock in socks:
             answer, sender = sock.recvfrom(65535)
-            assert (answer.split(b" ", 2)[2], sender) == (payload, (VIP, port))
+            assert (answer.split(b" ", 2)[2], sender[:2]) == (payload, (site.vip, port))
     after = lan.tables.counters()
     ways = 1 if port == DR_PORT else 2
     assert after["tx_fragment"] == before["tx_fragment"] + ways * 8 * 5
@@ -310,66 +386,77 @@ def test_fragments_both_ways(lan: Lan, source: str, port: int) -> None:
     assert checksum_errors(lan) == 0
 
 
-def test_a_tunnel_tells_the_largest_packet_to_clients(lan: Lan) -> None:
+@pytest.mark.parametrize(
+    ("version", "level", "discover", "mtu", "headers"),
+    [
+        (4, socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_MTU, 20),
+        (6, socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_MTU, 40),
+    ],
+    ids=["ipv4", "ipv6"],
+)
+def test_a_tunnel_tells_the_largest_packet_to_clients(
+    lan: Lan, version: int, level: int, discover: int, mtu: int, headers: int
+) -> None:
     """Path MTU discovery: the kernel believes the answer and cuts its packets to it."""
     before = lan.tables.counters()["tx_too_big"], lan.decap.counters()["pass_opened"]
     with within(lan.client):
-        sh("ip route flush cache")
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sh("ip route flush cache", "ip -6 route flush cache")
+        sock = socket.socket(SITES[version].family, socket.SOCK_DGRAM)
     with sock:
-        sock.bind((DIRECT, 0))
+        sock.bind((SITES[version].direct, 0))
         sock.settimeout(5)
-        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-        sock.connect((VIP, TUNNEL_PORT))
-        sock.send(bytes(1472))
+        sock.setsockopt(level, discover, IP_PMTUDISC_DO)
+        sock.connect((SITES[version].vip, TUNNEL_PORT))
+        sock.send(bytes(1500 - headers - 8))
         with pytest.raises(OSError, match="Message too long"):
             sock.recv(2048)
-        assert sock.getsockopt(socket.IPPROTO_IP, IP_MTU) == 1480
-        sock.send(bytes(1452))
-        assert sock.recv(2048).endswith(bytes(1452))
+        assert sock.getsockopt(level, mtu) == 1500 - headers
+        fits = bytes(1500 - 2 * headers - 8)
+        sock.send(fits)
+        assert sock.recv(2048).endswith(fits)
     assert lan.tables.counters()["tx_too_big"] == before[0] + 1
     assert lan.decap.counters()["pass_opened"] > before[1]
     assert checksum_errors(lan) == 0
 
 
-def test_only_nat_answers_come_back_through_the_node(lan: Lan) -> None:
-    def out() -> tuple[int, int]:
+@pytest.mark.parametrize("version", SITES)
+def test_only_nat_answers_come_back_through_the_node(lan: Lan, version: int) -> None:
+    def out() -> list[int]:
         counters = lan.tables.listener_counters()
-        return counters[f"tcp-{NAT_PORT}"]["packets_out"], counters[f"tcp-{DR_PORT}"]["packets_out"]
+        return [counters[f"v{version}-tcp-{port}"]["packets_out"] for port in (NAT_PORT, DR_PORT)]
 
     before = out()
-    for source, port in ((VIA_NODE, NAT_PORT), (DIRECT, DR_PORT)):
-        with connect(lan, source, port) as sock:
+    for port in (NAT_PORT, DR_PORT):
+        with connect(lan, SITES[version], port) as sock:
             assert sock.recv(1)
     after = out()
     assert after[0] >= before[0] + 2
     assert after[1] == 0
 
 
-def test_the_node_itself_reaches_its_servers(lan: Lan) -> None:
+def test_the_node_itself_reaches_its_servers(lan: Lan, site: Site) -> None:
     """As a health check does: the answer comes from a nat real's port and is not a client's."""
     before = lan.tables.counters()["pass_local"]
     with within(lan.node):
-        sock = socket.create_connection((SERVERS[0], REAL_PORT), timeout=5)
+        sock = socket.create_connection((site.servers[0], REAL_PORT), timeout=5)
     with sock:
-        assert sock.recv(100).decode().split()[1] == NODE
+        assert sock.recv(100).decode().split()[1] == site.node
     assert lan.tables.counters()["pass_local"] > before
 
 
-def test_connections_outlive_a_change_of_configuration(lan: Lan) -> None:
-    with connect(lan, VIA_NODE, NAT_PORT) as sock, sock.makefile("rwb") as stream:
+def test_connections_outlive_a_change_of_configuration(lan: Lan, site: Site) -> None:
+    with connect(lan, site, NAT_PORT) as sock, sock.makefile("rwb") as stream:
         name = stream.readline().decode().split()[0]
-        real = SERVERS[lan.servers.index(name)]
+        real = site.servers[lan.servers.index(name)]
         with within(lan.node):
-            hops = Neighbours("e0")
-            asyncio.run(hops.watch(set(SERVERS)))
-        lan.tables.apply(services(), {(real, REAL_PORT, "tcp")}, hops.macs())
+            macs = resolved()
+        lan.tables.apply(services(), {(real, REAL_PORT, "tcp")}, macs)
         try:
             stream.write(b"still here\n")
             stream.flush()
             assert stream.readline() == b"still here\n"
             for _ in range(4):
-                with connect(lan, VIA_NODE, NAT_PORT) as other:
+                with connect(lan, site, NAT_PORT) as other:
                     assert other.recv(100).decode().split()[0] != name
         finally:
-            lan.tables.apply(services(), set(), hops.macs())
+            lan.tables.apply(services(), set(), macs)

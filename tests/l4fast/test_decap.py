@@ -16,7 +16,7 @@ from l4fast import links
 from l4fast.bpf import syscall
 from l4fast.decap import Decap, DecapSettings, parse
 from l4fast.settings import SettingsError
-from tests.packets import ACK, NODE, REAL_MACS, REALS, VIP, Packet, ipv4_header
+from tests.packets import ACK, NODE, REAL_MACS, REALS, VIP, Packet, ip_header, ipv4_header, six
 
 INNER = Packet(port=83, flags=ACK, payload=b"data", tos=0x0)
 PASS, DROP = 2, 1
@@ -24,14 +24,14 @@ PASS, DROP = 2, 1
 
 @pytest.fixture(scope="module")
 def decap() -> Iterator[Decap]:
-    decap = Decap([VIP], [NODE])
+    decap = Decap([VIP, six(VIP)], [NODE, six(NODE)])
     yield decap
     decap.program.close()
 
 
-def opened(packet: Packet) -> bytes:
+def opened(packet: Packet, real: str = REALS[0]) -> bytes:
     """What is left of `packet.in_tunnel`."""
-    return REAL_MACS[REALS[0]] + packet.eth_destination + replace(packet, ttl=packet.ttl - 1).frame()[12:]
+    return REAL_MACS[real] + packet.eth_destination + replace(packet, ttl=packet.ttl - 1).frame()[12:]
 
 
 def outer(inner: bytes, *, source: str = NODE, protocol: int = 4, longer: int = 0) -> bytes:
@@ -69,6 +69,59 @@ CASES = [
 ]  # fmt: skip
 
 
+INNER6, REAL6 = INNER.as_version(6), six(REALS[0])
+
+
+def in_six(**changes: object) -> bytes:
+    return replace(INNER6, **changes).in_tunnel(REAL6)  # type: ignore[arg-type]
+
+
+def marked(**changes: object) -> bytes:
+    """From where congestion was met on the way."""
+    return replace(INNER6, **changes).in_tunnel(REAL6, tos=CE)  # type: ignore[arg-type]
+
+
+def opened6(**changes: object) -> bytes:
+    return opened(replace(INNER6, **changes), REAL6)  # type: ignore[arg-type]
+
+
+def outer6(inner: bytes, *, source: str = six(NODE), protocol: int = 41, longer: int = 0) -> bytes:
+    return in_six()[:14] + ip_header(source, REAL6, protocol, len(inner) + longer) + inner
+
+
+def packet6(**changes: object) -> bytes:
+    return replace(INNER6, **changes).frame()[14:]  # type: ignore[arg-type]
+
+
+CASES += [
+    (f"IPv6: {name}", before, outcome, after)
+    for name, before, outcome, after in [
+        ("a TCP packet", in_six(), "pass_opened", opened6()),
+        ("with Ethernet padding", in_six(padding=b"x" * 6), "pass_opened", opened6(padding=b"x" * 6)),
+        ("traffic class and flow label stay", in_six(tos=0xB9, label=0xABCDE), "pass_opened",
+         opened6(tos=0xB9, label=0xABCDE)),
+        ("congestion on the way reaches the sender, ECT(0)", marked(tos=0x2A, label=0xF0001), "pass_opened",
+         opened6(tos=0x2B, label=0xF0001)),
+        ("ECT(1)", marked(tos=1), "pass_opened", opened6(tos=CE)),
+        ("congestion met before", in_six(tos=CE), "pass_opened", opened6(tos=CE)),
+        ("congestion that cannot be told", marked(), "drop_congestion", None),
+        ("no tunnel packet", INNER6.frame(), "pass_other", None),
+        ("IPv4 inside", outer6(packet(), protocol=4), "pass_other", None),
+        ("behind an extension header", outer6(bytes([41, 0, 4, 1, 4, 1, 0, 0]) + packet6(), protocol=60), "pass_other",
+         None),
+        ("for another address", outer6(packet6(destination="2001:db8::99")), "pass_other", None),
+        ("ends in the inner header", outer6(packet6())[:93], "pass_other", None),
+        ("ends in the outer header", outer6(packet6())[:53], "pass_other", None),
+        ("from a stranger", outer6(packet6(), source="2001:db8::66"), "drop_not_from_node", None),
+        ("version 4 inside", outer6(b"\x45" + packet6()[1:]), "drop_malformed", None),
+        ("inner longer than the frame", outer6(packet6(total_length=25)), "drop_malformed", None),
+        ("inner longer than the frame, the outer agrees", outer6(packet6(total_length=25), longer=1),
+         "drop_malformed", None),
+        ("outer longer than the inner", outer6(packet6() + b"xx"), "drop_malformed", None),
+    ]
+]  # fmt: skip
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(("before", "outcome", "after"), [pytest.param(*case[1:], id=case[0]) for case in CASES])
 def test_outcome_and_bytes(decap: Decap, before: bytes, outcome: str, after: bytes | None) -> None:
@@ -101,6 +154,10 @@ def test_without_a_list_of_nodes_anybody_may_send() -> None:
 def test_the_command_line() -> None:
     words = "--interface eth0 --vip 192.0.2.1 192.0.2.2 --from 10.0.0.1 --xdp generic --replace"
     assert parse(words.split()) == DecapSettings("eth0", ("192.0.2.1", "192.0.2.2"), ("10.0.0.1",), "generic", True)
+    both = "--interface e --vip 2001:DB8::1 192.0.2.1 --from 10.0.0.1 fd00:0::1"
+    assert parse(both.split()) == DecapSettings(
+        "e", ("2001:db8::1", "192.0.2.1"), ("10.0.0.1", "fd00::1"), "native", False
+    )
     assert parse(["--interface", "e", "--vip", "1.2.3.4"]) == DecapSettings("e", ("1.2.3.4",), (), "native", False)
 
 
@@ -108,8 +165,14 @@ def test_the_command_line() -> None:
     ("words", "message"),
     [
         ("--interface eth0", "the following arguments are required: --vip; --help"),
-        ("--interface eth0 --vip x", "--vip x: give IPv4 addresses"),
-        ("--interface eth0 --vip 1.2.3.4 --from 1.2.3.4 fe80::1", "--from fe80::1: give IPv4 addresses"),
+        ("--interface eth0 --vip x", "--vip x: give IP addresses"),
+        ("--interface eth0 --vip 1.2.3.4 --from 1.2.3.4 fe80::1", "--from fe80::1: give IP addresses"),
+        ("--interface eth0 --vip 2001:db8::1%eth0", "--vip 2001:db8::1%eth0: give IP addresses"),
+        ("--interface eth0 --vip ::ffff:1.2.3.4", "--vip ::ffff:1.2.3.4: give IP addresses"),
+        (
+            "--interface eth0 --vip 1.2.3.4 2001:db8::1 --from 10.0.0.1",
+            "--from: give addresses of IPv6 too, or 2001:db8::1 gets no packet",
+        ),
         ("--interface eth0 --vip" + " 1.2.3.4" * 1025, "--vip: 1025 addresses; at most 1024 are supported"),
     ],
 )

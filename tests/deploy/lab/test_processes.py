@@ -52,7 +52,8 @@ def test_servers_of_mode_tunnel_open_packets_of_the_l4_nodes() -> None:
     assert {name for name in made if name.startswith("be-")} == {"be-1", "be-1-decap", "be-2", "be-2-decap"}
     decap = made["be-1-decap"]
     assert (decap.uid, decap.host.name, decap.directory) == (0, "be-1", ROOT / "be-1-decap")
-    assert " ".join(decap.argv).endswith("--vip 10.81.2.100 --from 10.81.0.11 10.81.0.12 --xdp generic")
+    words = "--vip 10.81.2.100 fd81:0:0:2::100 --from 10.81.0.11 fd81::11 10.81.0.12 fd81::12 --xdp generic"
+    assert " ".join(decap.argv).endswith(words)
 
 
 def test_rights_are_dropped() -> None:
