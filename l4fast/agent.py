@@ -77,11 +77,13 @@ class Agent:
     """Joins configuration, health and neighbours, and keeps the data plane's clock and expiry going.
 
     `own` gives the addresses of the interface, `local` those of the whole node; both block and run in a thread.
+    `early`: counters of the fragments that came before their first.
     """
 
     def __init__(
         self, *, name: str, interface: str, tables: Forwarder, hops: NextHops, sync: Sync, tasks: Tasks,
         expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[str]],
+        early: Mapping[str, int],
     ) -> None:  # fmt: skip
         self.configured = asyncio.Event()
         self.refused = False
@@ -94,6 +96,7 @@ class Agent:
         self._expire = expire
         self._local = local
         self._own = own
+        self._early = early
         self._loop = asyncio.get_running_loop()
         self._monitor = HealthMonitor(self._on_health, tasks)
         self._services: tuple[L4Service, ...] = ()
@@ -238,6 +241,7 @@ class Agent:
             "packets": self._tables.counters(),
             "listeners": self._tables.listener_counters(),
             "connections": self._tables.connections(),
+            "early_fragments": dict(self._early),
             "sync": self._sync.counters,
         }
 

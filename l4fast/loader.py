@@ -38,6 +38,8 @@ SOURCES = Path(__file__).parent / "bpf"
 XdpMode = Literal["native", "generic"]
 # Addresses of all the nodes' fullnat pools together.
 POOL_ADDRESSES_MOST = 1024
+# Room for 250 fragments on their way to the daemon; a power of two.
+EARLY_RING_BYTES = 1 << 19
 # From <linux/if_link.h>
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
 IP_VERSIONS = (4, 6)
@@ -158,6 +160,7 @@ class Program:
             raise LoadError(f"BCC's Python module is missing ({error}); install python3-bpfcc") from None
         if os.geteuid() != 0:
             raise LoadError("XDP needs root (CAP_BPF, CAP_NET_ADMIN); run as root")
+        self._callbacks: dict[str, Callable[[int, int], None]] = {}
         flags = [f"-D{name}={value}" for name, value in defines.items()] + ["-Wno-macro-redefined"]
         with tempfile.TemporaryDirectory(prefix="paifang-bpf-") as directory, kernel_tree():
             messages = Path(directory) / "messages"
@@ -186,8 +189,11 @@ class Program:
         return int(self._bpf[name.encode()].map_fd)
 
     def open_ring(self, name: str, callback: Callable[[int, int], None]) -> None:
-        """`callback` gets address and size of each record, during `consume`."""
-        self._bpf[name.encode()].open_ring_buffer(lambda _cpu, address, size: callback(address, size))
+        """`callback`, instead of one given before, gets address and size of each record, during `consume`."""
+        known = name in self._callbacks
+        self._callbacks[name] = callback
+        if not known:
+            self._bpf[name.encode()].open_ring_buffer(lambda _, address, size: self._callbacks[name](address, size))
 
     def consume(self) -> None:
         self._bpf.ring_buffer_consume()
@@ -257,9 +263,10 @@ class DataPlane:
             "MAX_CLIENTS": clients,
             "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
             "MAX_ACCESS_LISTS": 2 * access_lists,  # those in use and those that replace them
+            "EARLY_RING_PAGES": max(1, EARLY_RING_BYTES // resource.getpagesize()),
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
         }
-        functions = ("lb", "least", "flush", "account")
+        functions = ("lb", "least", "flush", "account", "release")
         programs = {
             version: Program(SOURCES / "lb.c", functions, sizes | {"IP_VERSION": version}) for version in IP_VERSIONS
         }

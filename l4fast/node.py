@@ -29,6 +29,7 @@ from control.node.tasks import Tasks
 from core.endpoints import endpoint
 from l4fast import links
 from l4fast.agent import Agent
+from l4fast.early import EarlyFragments, Wire
 from l4fast.errors import L4Error
 from l4fast.expiry import expire
 from l4fast.loader import DataPlane
@@ -136,7 +137,8 @@ class Node:
             pins.settle()
             stack.callback(self._take_off, plane, pins)
             await self._start_sync(stack, sync, tables)
-            await self._start_agent(stack, sync, tables, link.index)
+            early = self._start_early(stack, plane)
+            await self._start_agent(stack, sync, tables, early, link.index)
             loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync)
             log.info("forwarding on %s (%s XDP)", settings.interface, settings.xdp)
             await self._stop.wait()
@@ -164,13 +166,24 @@ class Node:
         sync_io.start()
         stack.callback(sync_io.close)
 
-    async def _start_agent(self, stack: AsyncExitStack, sync: Sync, tables: Tables, index: int) -> None:
+    def _start_early(self, stack: AsyncExitStack, plane: DataPlane) -> EarlyFragments:
+        wire = Wire(self._settings.interface)
+        stack.callback(wire.close)
+        early = EarlyFragments(plane, wire.send, wire.forward)
+        early.start()
+        stack.callback(early.close)
+        return early
+
+    async def _start_agent(
+        self, stack: AsyncExitStack, sync: Sync, tables: Tables, early: EarlyFragments, index: int
+    ) -> None:
         settings = self._settings
         stack.push_async_callback(self._tasks.close)
         hops = Neighbours(settings.interface)
         agent = Agent(
             name=settings.name, interface=settings.interface, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
             expire=partial(_expire, tables), local=links.addresses, own=partial(links.addresses, index),
+            early=early.counters,
         )  # fmt: skip
         handlers = {
             "status": agent.status, "counters": agent.counters, "sessions": agent.sessions, "kill": agent.kill,

@@ -407,6 +407,13 @@ static __always_inline enum reason icmp(struct packet *p, const struct settings 
     return reason == LB_NEXT ? error_in(p, settings, stats) : reason;
 }
 
+static __always_inline enum reason fragment(struct packet *p, const struct settings *settings, struct stats *stats)
+{
+    enum reason reason = later_fragment(p, settings);
+
+    return reason == LB_NEXT ? early_fragment(p, settings, stats) : reason;
+}
+
 int lb(struct xdp_md *ctx)
 {
     int zero = 0;
@@ -438,7 +445,7 @@ int lb(struct xdp_md *ctx)
     else if (reason == LB_ICMP)
         reason = icmp(&p, settings, stats);
     else if (reason == LB_FRAGMENT)
-        reason = later_fragment(&p, settings);
+        reason = fragment(&p, settings, stats);
     if (p.first && reason < PASS_FIRST && reason != TX_TOO_BIG)
         remember(&p, settings, reason);
     return leave(stats, reason);
@@ -489,6 +496,22 @@ int account(struct xdp_md *ctx)
             request->ended += forget(&key, s);
     }
     return XDP_PASS;
+}
+
+/* Run by the daemon on a fragment that came before its first: XDP_PASS while that is so. Otherwise what is to be done with
+ * it, and above the action's eight bits the index of the next hop. */
+int release(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct settings *settings = node_settings.lookup(&zero);
+    struct stats *stats = cpu_stats.lookup(&zero);
+    struct packet p = {};
+    enum reason reason;
+
+    if (!settings || !stats || parse(ctx, settings, &p) != LB_FRAGMENT)
+        return XDP_DROP;
+    reason = later_fragment(&p, settings);
+    return reason == LB_NEXT ? XDP_PASS : leave(stats, reason) | p.hop << 8;
 }
 
 /* Run by the daemon on each CPU in turn: sends what its page holds. */

@@ -11,8 +11,12 @@ BPF_TABLE("lru_hash", struct session_key, struct half_open, half_open, MAX_HALF_
 /* fullnat, key of the answer → key of the half-open flow that has this port. Written by the program. Full: as above. */
 BPF_TABLE("lru_hash", struct session_key, struct session_key, half_open_answers, MAX_HALF_OPEN);
 
-/* fragment_key → fragment. Written by the program. Full: the kernel evicts old ones, whose later fragments are dropped. */
+/* fragment_key → fragment. Written by the program. Full: the kernel evicts old ones, whose later fragments wait in vain. */
 BPF_TABLE("lru_hash", struct fragment_key, struct fragment, fragments, MAX_FRAGMENTS);
+
+/* Fragments that came before their first, on their way to the daemon. Full: they are dropped, counted. */
+BPF_TABLE("percpu_array", int, struct held, held_frame, 1);
+BPF_RINGBUF_OUTPUT(early_fragments, EARLY_RING_PAGES);
 
 /* listener_key → listener. Written by Python, read here. Full: Python refuses the configuration. */
 BPF_TABLE("hash", struct listener_key, struct listener, listeners, MAX_LISTENERS);

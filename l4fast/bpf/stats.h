@@ -28,7 +28,8 @@ enum reason {
     DROP_FIRST,
     DROP_BAD_IP = DROP_FIRST, /* to a VIP: version, header length or total length is wrong */
     DROP_IP_OPTIONS,        /* to a VIP: IPv4 options; IPv6 extension headers other than Fragment */
-    DROP_FRAGMENT,          /* to a VIP: its first was not forwarded seconds before; or it is neither TCP nor UDP */
+    DROP_FRAGMENT,          /* to a VIP: its first was not forwarded, and it could not be held; or neither TCP nor UDP */
+    DROP_HELD_FRAGMENT,     /* came before its first: waits in the daemon, and counts again (tx_fragment) when sent */
     DROP_BAD_FRAGMENT,      /* to a VIP: empty, too far in, of a wrong length, or meant to hide a TCP header */
     DROP_BAD_L4,            /* to a VIP: TCP or UDP header truncated, or its lengths are wrong */
     DROP_BAD_ICMP,          /* to a VIP: truncated, or an error that quotes no packet of that VIP with its ports */
@@ -72,6 +73,7 @@ struct stats {
     __u64 count[REASON_COUNT];
     struct budget unproven; /* sessions made */
     struct budget echo;     /* requests answered */
+    struct budget held;     /* fragments given to the daemon */
 };
 
 static __always_inline int within(struct budget *budget, __u32 limit, __u32 now_s)

@@ -108,6 +108,13 @@ struct fragment {
 };
 ASSERT_SIZE(struct fragment, 20, 44);
 
+/* map `held_frame` (per CPU), and a record of `early_fragments` */
+#define HELD_BYTES 2048
+struct held {
+    __u64 length;       /* bytes of the frame */
+    __u64 frame[HELD_BYTES / 8 + 1];
+};
+
 /* map `half_open`: key struct session_key. What a SYN chose, for schedulers that a hash cannot repeat and for fullnat. */
 struct half_open {
     __u16 member;       /* index into `members` */
@@ -259,6 +266,7 @@ struct settings {
     __u32 generation;         /* from 1 to 65,535; raised when what sessions remember of this node may have changed */
     __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
     __u32 echo_per_cpu_s;     /* echo requests that one CPU may answer in a second */
+    __u32 held_per_cpu_s;     /* fragments that one CPU may give to the daemon in a second */
     __u8 mac[6];              /* this interface's */
     __u16 zero;
     __u32 mtu;                /* this interface's */

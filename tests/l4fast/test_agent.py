@@ -116,7 +116,7 @@ class Rig:
         )
         self.agent = Agent(
             name="l4-1", interface="eth0", tables=self.tables, hops=self.hops, sync=self.sync, tasks=self.tasks,
-            expire=self._expire, local=lambda: self.local, own=lambda: self.local,
+            expire=self._expire, local=lambda: self.local, own=lambda: self.local, early={},
         )  # fmt: skip
 
     def _expire(self, now_s: int) -> int:
