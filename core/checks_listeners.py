@@ -57,6 +57,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
     """Every problem of listeners, rules and VIPs."""
+    with_l4 = any(node.role is Role.L4 for node in model.nodes.values())
     with_rules = {rule.listener for rule in model.rules.values()}
     for listener in model.listeners.values():
         path = places[Kind.LISTENERS, listener.name]
@@ -64,6 +65,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         service = model.backend_services.get(listener.backend_service)
         yield from _options(listener, path)
         yield from _access(listener, path)
+        yield from _limits(listener, instance, with_l4, path)
         yield from _target(listener, listener.name in with_rules, service, path)
         if instance is not None:
             yield from _instance(listener, instance, path)
@@ -103,6 +105,28 @@ def _access(listener: Listener, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "access_list"), why, 'give acl = "white" or "black", or remove it')
     if listener.acl is not Acl.OFF and not listener.access_list:
         yield Problem((*path, "acl"), f"{listener.acl} without a list", "give access_list")
+
+
+LIMITS = ("max_new_connections_per_s",)
+
+
+def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: Path) -> Iterator[Problem]:
+    """The L4 tier keeps them: it has to see the traffic, and to know whose connection a packet is of."""
+    given = [name for name in LIMITS if getattr(listener, name)]
+    if listener.protocol in L7_PROTOCOLS and instance is not None:
+        lacking = "an l4 node" if not with_l4 else "" if any(map(_is_on_a_network, instance.vips)) else "a VIP"
+        for name in given if lacking else ():
+            why = f"the L4 tier keeps it, and {listener.name} is not behind it for want of {lacking}"
+            yield Problem((*path, name), why, f"remove it, or add {lacking}")
+    if instance is None or instance.type is not InstanceType.DNLB:
+        return
+    if listener.max_new_connections_per_s and listener.protocol is Protocol.UDP:
+        why = "an instance of type dnlb keeps no sessions, and no datagram is the first"
+        yield Problem((*path, "max_new_connections_per_s"), why, "remove it, or use type nlb")
+
+
+def _is_on_a_network(vip: str) -> bool:
+    return not ipaddress.ip_address(vip).is_loopback
 
 
 def _target(listener: Listener, has_rules: bool, service: BackendService | None, path: Path) -> Iterator[Problem]:

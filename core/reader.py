@@ -291,7 +291,7 @@ def _scalar_expected(bare: object, constraints: tuple[object, ...]) -> str:
         match constraint:
             case Range(low, high, unit):
                 kind = "a whole number" if bare is int else "a number"
-                return f"{kind} from {low:g} to {high:g}{unit and ' ' + unit}"
+                return f"{kind} from {_digits(low)} to {_digits(high)}{unit and ' ' + unit}"
             case Pattern(what=what):
                 return what
             case Address(network=True):
@@ -301,6 +301,10 @@ def _scalar_expected(bare: object, constraints: tuple[object, ...]) -> str:
             case Ref(kind):
                 return f"the name of one of the {kind.value.replace('_', ' ')}"
     return _TYPE_NAMES[bare]
+
+
+def _digits(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def in_words(words: Sequence[str], conjunction: str) -> str:

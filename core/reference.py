@@ -148,7 +148,8 @@ RULES = {
     "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
     "listener has certificates. In the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
     "an instance of type nlb and, on every l4 node, a `source_pool` with addresses of each IP version of its VIPs. "
-    "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers.",
+    "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers. "
+    "The limits are kept by each l4 node for itself, and each VIP of the listener has them to itself; 0 is no limit.",
     Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
 }
 
@@ -227,6 +228,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "idle_timeout_s": "how long a connection may wait for its next request",
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",
+        "max_new_connections_per_s": "connections that may begin in a second",
         "acl": "who may connect: everybody (off), those in the list (white), or everybody else (black)",
         "access_list": "the list",
     },

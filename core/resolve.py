@@ -68,6 +68,19 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What an L4 node lets pass of a listener, for each of its VIPs; 0: no limit."""
+
+    new_connections_per_s: int = 0
+
+    def __bool__(self) -> bool:
+        return self != UNLIMITED
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, slots=True)
 class L4Service:
     """One VIP, port and transport protocol (`tcp` or `udp`), as the XDP tier forwards it: all of the VIP's IP version.
 
@@ -87,6 +100,7 @@ class L4Service:
     persistence_timeout_s: int = 0  # a client keeps its server for so long after its last new flow
     persistence_prefix: int = 32  # of the VIP's IP version
     access: Access | None = None
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +167,7 @@ def _l4_service(
     model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], access: Access | None
 ) -> L4Service:
     ip = version(vip)
+    limits = Limits(listener.max_new_connections_per_s)
     if listener.protocol in (Protocol.HTTP, Protocol.HTTPS):
         reals = tuple(
             Real(real.address, listener.port, real.weight, real.check_port)
@@ -161,7 +176,7 @@ def _l4_service(
         )
         return L4Service(
             listener.name, vip, listener.port, "tcp", Mode.DR, Scheduler.MAGLEV, reals, L7_NODE_CHECK,
-            listener.established_timeout_s, access=access,
+            listener.established_timeout_s, access=access, limits=limits,
         )  # fmt: skip
     service = model.backend_services[listener.backend_service]
     check_port = service.health_check.port if service.health_check else 0
@@ -175,7 +190,7 @@ def _l4_service(
     return L4Service(
         listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
         service.health_check, timeout_s, model.instances[listener.instance].type is InstanceType.DNLB,
-        listener.persistence_timeout_s, prefix, access,
+        listener.persistence_timeout_s, prefix, access, limits,
     )  # fmt: skip
 
 

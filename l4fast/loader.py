@@ -256,7 +256,7 @@ class DataPlane:
             "MAX_SESSIONS": sessions,
             "MAX_HALF_OPEN": half_open,
             "MAX_FRAGMENTS": fragments,
-            "MAX_LISTENERS": listeners,
+            "MAX_LISTENERS": listeners + 1,  # index 0 is nobody's
             "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,
             "MAX_MEMBERS": members,
             "MAX_HOPS": members + 2,

@@ -21,6 +21,7 @@ from core.model import Mode
 from core.resolve import L4Service
 from l4fast.addresses import endpoint, put_address, version_of
 from l4fast.bpf import syscall
+from l4fast.limits import OVER
 from l4fast.loader import IP_VERSIONS, DataPlane, reasons
 from l4fast.members import COUNTERS
 from l4fast.sessions import SessionView, Wanted, view
@@ -36,6 +37,7 @@ GATEWAYS = {4: CLIENT_GATEWAY, 6: CLIENT_GATEWAY6}
 UNPROVEN_TIMEOUT_S = 10
 UNPROVEN_SHARE = 0.5
 EVERY = Wanted()
+LISTENER_COUNTERS = (*COUNTERS, "denied", *OVER, "sessions")
 
 # Echo requests that one CPU answers in a second: plenty for people and monitoring, and a flood gets no more.
 ECHO_PER_CPU_S = 1000
@@ -105,14 +107,15 @@ class Tables:
 
     def listener_counters(self) -> dict[str, dict[str, int]]:
         """By listener name (its VIPs together): packets and bytes in each direction and sessions made, of its present
-        servers; packets denied; sessions held as of the last whole sweep. Answers in dr and tunnel mode do not pass
-        here: out is zero."""
+        servers; packets denied and beyond a limit; sessions held as of the last whole sweep. Answers in dr and tunnel
+        mode do not pass here: out is zero."""
         result: dict[str, dict[str, int]] = {}
         for tables in self.versions.values():
             for key, service in tables.services.items():
-                row = result.setdefault(service.listener, dict.fromkeys((*COUNTERS, "denied", "sessions"), 0))
+                row = result.setdefault(service.listener, dict.fromkeys(LISTENER_COUNTERS, 0))
                 row["sessions"] = self.sweep.last_counts.get(service.listener, 0)
-                row["denied"] += tables.denied(key)
+                for name, count in tables.refused(key).items():
+                    row[name] += count
         for listener, servers in self.server_counters().items():
             for counts in servers.values():
                 for name in COUNTERS:

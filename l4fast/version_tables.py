@@ -24,8 +24,9 @@ from core.resolve import L4Service
 from l4fast.access import AccessLists
 from l4fast.addresses import address_bytes, endpoint, prefix_mask, put_address
 from l4fast.errors import TablesError
+from l4fast.limits import ListenerLimits
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane
-from l4fast.members import Members, ServiceKey, counted, members_of
+from l4fast.members import NOBODY, Members, ServiceKey, counted, members_of
 from l4fast.mirror import Indexes, Mirror
 from l4fast.rings import Rings
 
@@ -74,8 +75,9 @@ class VersionTables:
         self._hops = Mirror(plane, "hops", version)
         self._hop_numbers = Mirror(plane, "hop_numbers", version)
         self._owners = Mirror(plane, "reverse", version)
-        self._listener_stats = plane.map("listener_stats", version)
+        self._limits = ListenerLimits(plane, version)
         self._listener_indexes = Indexes(plane.sizes["MAX_LISTENERS"])
+        self._listener_indexes.take(NOBODY)
         self._hop_indexes = Indexes(plane.sizes["MAX_HOPS"])
         for name in (_NO_HOP, _CLIENTS):
             self._hop_indexes.take(name)
@@ -130,6 +132,7 @@ class VersionTables:
         addresses = {real.address for service in services for real in service.reals}
         stale = self._write_hops(addresses, macs, gateway)
         listener_index = {key: self._listener_index(key) for key in wanted}
+        self._limits.write({index: wanted[key].limits for key, index in listener_index.items() if wanted[key].limits})
         self.members.write(wanted, down, listener_index, self._hop_indexes.used)
         rings = {
             key: self._rings.content(
@@ -160,7 +163,7 @@ class VersionTables:
         for mirror, entries in reversed(written):
             mirror.prune(entries)
 
-        self._listener_indexes.keep(wanted.keys())
+        self._listener_indexes.keep({*wanted, NOBODY})
         self._hop_indexes.keep(addresses | {_NO_HOP, _CLIENTS})
         self.members.prune(members_of(wanted))
         self._rings.keep(set(rings.values()))
@@ -232,6 +235,7 @@ class VersionTables:
             stateless=service.stateless,
             hash_ports=hash_ports,
             hash_service=hash_service,
+            limited=bool(service.limits),
             **self._access_lists.fields(service.access),
         )
         put_address(value, "persist_mask", prefix_mask(service.persistence_prefix, self._version))
@@ -240,15 +244,12 @@ class VersionTables:
     def _listener_index(self, key: ServiceKey) -> int:
         index, new = self._listener_indexes.take(key)
         if new:
-            zero = self._listener_stats.value()
-            self._listener_stats.put_per_cpu(self._listener_stats.key(index), [zero] * self._plane.cpus)
+            self._limits.clear(index)
         return index
 
-    def denied(self, key: ServiceKey) -> int:
-        """Packets of clients that the listener's access list kept out."""
-        stats = self._listener_stats
-        values = stats.get_per_cpu(stats.key(self._listener_indexes.used[key]), self._plane.cpus)
-        return sum(value.denied for value in values)
+    def refused(self, key: ServiceKey) -> dict[str, int]:
+        """Packets that the listener's access list and its limits kept out."""
+        return self._limits.counters(self._listener_indexes.used[key])
 
     def _remembered_differs(self, wanted: Mapping[ServiceKey, L4Service], listeners: Mapping[bytes, bytes]) -> bool:
         """Whether sessions remember something of a listener that will be gone or different, who is admitted, or a

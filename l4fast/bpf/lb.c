@@ -19,6 +19,7 @@
 #include "stats.h"
 #include "maps.h"
 #include "acl.h"
+#include "limits.h"
 #include "parse.h"
 #include "rewrite.h"
 #include "icmp.h"
@@ -151,6 +152,8 @@ static __always_inline enum reason stateless(struct packet *p, const struct sett
     if (denied(listener, p->key.client))
         return deny(listener);
     reason = session_to(ring_member(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
+    if (reason == LB_NEXT && listener->limited)
+        reason = within_limits(listener, p->tcp_flags & TCP_SYN);
     if (reason != LB_NEXT)
         return reason;
     return to_real(p, &s, settings, TX_STATELESS);
@@ -292,12 +295,14 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     if (index == CHOOSE) {
         chosen = 1;
         index = choose(p, listener, settings, &counted);
-        if (state < 0 && listener->track && index >= 0)
-            remember_syn(p, index, counted, settings);
     }
     why = session_to(index, &s, p, listener, settings);
+    if (why == LB_NEXT && listener->limited)
+        why = within_limits(listener, chosen);
     if (why != LB_NEXT)
         return why;
+    if (chosen && state < 0 && listener->track)
+        remember_syn(p, index, counted, settings);
     if (chosen && listener->persist_s)
         keep_real(p, listener, &s, settings);
     if (state >= 0 && enter_counted(p, &s, state, listener, stats)) {

@@ -59,6 +59,10 @@ BPF_TABLE("percpu_array", int, struct stats, cpu_stats, 1);
 BPF_TABLE("percpu_array", int, struct listener_stats, listener_stats, MAX_LISTENERS);
 BPF_TABLE("percpu_array", int, struct member_stats, member_stats, MAX_MEMBERS);
 
+/* Index of a listener → what it may take; what it has taken. Written by Python; by the program. */
+BPF_TABLE("array", int, struct limit, limits, MAX_LISTENERS);
+BPF_TABLE("array", int, struct spending, spendings, MAX_LISTENERS);
+
 /* Room for an answer's entry, of which the stack (512 bytes) has none left. */
 BPF_TABLE("percpu_array", int, struct session, answer_scratch, 1);
 

@@ -112,6 +112,8 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
     }
     index = choose(p, listener, settings, &entry.counted);
     reason = session_to(index, s, p, listener, settings);
+    if (reason == LB_NEXT && listener->limited)
+        reason = within_limits(listener, 1);
     if (reason != LB_NEXT)
         return reason;
     if (take_port(p, s, settings, stats))
@@ -168,6 +170,8 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
     enum reason reason = session_to(index, s, p, listener, settings);
     struct session_key answer;
 
+    if (reason == LB_NEXT && listener->limited)
+        reason = within_limits(listener, 1);
     if (reason != LB_NEXT)
         return reason;
     if (take_port(p, s, settings, stats))

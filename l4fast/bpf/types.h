@@ -19,6 +19,8 @@
 #define LOCAL_ADDRESSES 8
 /* Source addresses of fullnat on one node, each with 64,512 ports towards each real. A power of two. */
 #define POOL_ADDRESSES 16
+/* Of a listener: connections that begin in a second. */
+#define LIMITS 1
 /* Two bits each: with 20 VIPs one address in a hundred is taken for a VIP at first. */
 #define VIP_FILTER_SLOTS 2048
 /* Keys and values of 64 bytes a record (IPv6: 112): so many, a header and an AEAD tag fit a datagram below an MTU of 1500. */
@@ -139,7 +141,7 @@ ASSERT_SIZE(struct listener_key, 8, 20);
 struct listener {
     __u32 ring;         /* index into `rings` */
     __u32 ring_size;    /* slots; 0: no real takes new flows */
-    __u16 index;        /* into `listener_stats`, kept while the listener lives */
+    __u16 index;        /* into `listener_stats` and others, from 1; kept while the listener lives */
     __u8 mode;
     __u8 scheduler;
     __u8 refresh_s;     /* of the sessions made here */
@@ -151,9 +153,21 @@ struct listener {
     __u32 persist_s;    /* a client keeps its real for so long after its last new flow; 0: it does not */
     __u64 seed;         /* of the flow's hash; the same on every node */
     struct address persist_mask; /* what of an address is the client */
-    __u32 access_list;  /* index into `access_lists` */
+    __u16 access_list;  /* index into `access_lists` */
+    __u8 limited;       /* there is something in `limits` */
+    __u8 zero;
 };
 ASSERT_SIZE(struct listener, 48, 64);
+
+/* map `limits` (array), by index of the listener: what it may take at most. Prices are in ticks (limits.h); 0: no limit. */
+struct limit {
+    __u64 flow_price;   /* of a flow that begins */
+};
+
+/* map `spendings` (array), by index of the listener. In words of eight bytes, for atomic operations. */
+struct spending {
+    __u64 flows;        /* the tick until which what may begin has begun */
+};
 
 /* map `clients`, key: whose real is kept */
 struct client_key {
@@ -288,6 +302,7 @@ struct member_stats {
 /* map `listener_stats` (per CPU) */
 struct listener_stats {
     __u64 denied;             /* packets of clients that the access list keeps out */
+    __u64 over[LIMITS];       /* packets beyond a limit, in the order of DROP_CONNECTION_RATE and what follows it */
     __u32 cursor;             /* of rr and wrr */
     __u32 zero;
 };

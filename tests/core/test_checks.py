@@ -303,6 +303,18 @@ CASES = [
         "listeners.udp.mode: fast has 2 IPv4 VIPs and keeps no sessions: an answer may be any VIP's; "
         "give it one of each IP version, or use mode dr",
     ),
+    # limits
+    (
+        'port = 8000, backend_service = "web" }',
+        'port = 8000, backend_service = "web", max_new_connections_per_s = 9 }',
+        "listeners.dev.max_new_connections_per_s: the L4 tier keeps it, and dev is not behind it for want of a VIP; "
+        "remove it, or add a VIP",
+    ),
+    (
+        'port = 80, backend_service = "web" }',
+        'port = 80, backend_service = "web", max_new_connections_per_s = 1000001 }',
+        "listeners.http.max_new_connections_per_s: 1000001 is out of range; give a whole number from 0 to 1000000",
+    ),
     # IP versions
     (
         'type = "nlb", vips = ["192.0.2.2"]',
@@ -437,6 +449,25 @@ SECOND = '{ name = "dns2", instance = "%s", protocol = "udp", port = 53, backend
 
 def test_a_stateless_instance_with_hashes_is_sound() -> None:
     assert errors(STATELESS) == []
+
+
+def test_a_limit_needs_who_keeps_it() -> None:
+    given = SOUND.replace('port = 80, backend_service = "web" }', "port = 80, max_new_connections_per_s = 9 }")
+    given = given.replace("rules = [", 'rules = [ { name = "h", listener = "http", backend_service = "web" },')
+    assert errors(given) == []
+    assert errors(given.replace('{ name = "l4-1", role = "l4", address = "10.0.0.11" }, ', "")) == [
+        "listeners.http.max_new_connections_per_s: the L4 tier keeps it, and http is not behind it for want of an l4 "
+        "node; remove it, or add an l4 node"
+    ]
+
+
+def test_of_a_stateless_instance_no_datagram_is_the_first() -> None:
+    given = STATELESS.replace("udp_idle_timeout_s = 30", "max_new_connections_per_s = 9")
+    assert errors(given) == [
+        "listeners.udp.max_new_connections_per_s: an instance of type dnlb keeps no sessions, and no datagram is the "
+        "first; remove it, or use type nlb",
+    ]
+    assert errors(STATELESS.replace('mode = "dr" }', 'mode = "dr", max_new_connections_per_s = 9 }')) == []
 
 
 @pytest.mark.parametrize(
