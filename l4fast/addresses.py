@@ -7,11 +7,6 @@ import socket
 from typing import Any
 
 
-def version_of(address: str) -> int:
-    """4 or 6."""
-    return 6 if ":" in address else 4
-
-
 def address_bytes(address: str) -> bytes:
     """Four or sixteen bytes. The address was checked when the configuration was read."""
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
@@ -19,11 +14,6 @@ def address_bytes(address: str) -> bytes:
 
 def text_of(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6 if len(address) == 16 else socket.AF_INET, address)
-
-
-def endpoint(address: str, port: int) -> str:
-    """`192.0.2.1:80`, `[2001:db8::1]:80`"""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def put_address(structure: Any, field: str, address: bytes) -> None:

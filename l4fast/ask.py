@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   paifang l4 ask status --state /var/lib/paifang/l4
   paifang l4 ask sessions --state /var/lib/paifang/l4 --client 192.0.2.7
   paifang l4 ask sessions --state /var/lib/paifang/l4 --vip 192.0.2.10:80 --in established
+  paifang l4 ask sessions --state /var/lib/paifang/l4 --client 2001:db8:7::/48 --vip [2001:db8::25]:80
   paifang l4 ask kill --state /var/lib/paifang/l4 --real 10.0.0.21:8080
   paifang l4 ask counters --state /var/lib/paifang/l4 --json
 """
@@ -50,7 +51,7 @@ def parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     )
     add("--state", type=Path, required=True, metavar="DIR", help="the node's state directory, as given to it")
     for name in ENDS:
-        add(f"--{name}", type=_end, metavar="ADDRESS[:PORT]", help=f"only sessions of this {name}")
+        add(f"--{name}", type=_end, metavar="ADDRESS[/N][:PORT]", help=f"only sessions of this {name}")
     add("--in", dest="phase", choices=PHASES, metavar="PHASE", help=f"only sessions that are {', '.join(PHASES)}")
     add("--limit", type=_positive, default=LIMIT, metavar="N", help="how many sessions at most (%(default)s)")
     add("--json", action="store_true", help="print JSON, with everything")

@@ -17,9 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
+from core.endpoints import endpoint
+from core.endpoints import version as version_of
 from core.model import Mode
 from core.resolve import L4Service
-from l4fast.addresses import endpoint, put_address, version_of
+from l4fast.addresses import put_address
 from l4fast.bpf import syscall
 from l4fast.limits import OVER
 from l4fast.loader import IP_VERSIONS, DataPlane, reasons

@@ -19,10 +19,11 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 
+from core.endpoints import endpoint
 from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service
 from l4fast.access import AccessLists
-from l4fast.addresses import address_bytes, endpoint, prefix_mask, put_address
+from l4fast.addresses import address_bytes, prefix_mask, put_address
 from l4fast.errors import TablesError
 from l4fast.limits import ListenerLimits
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane

@@ -155,7 +155,7 @@ def test_output_that_does_not_fit(state: Path) -> None:
         (
             ["sessions", "--state", "STATE", "--client", "ann"],
             2,
-            "'ann': give an address, ADDRESS:PORT or [ADDRESS]:PORT",
+            "'ann': give an address or network, ADDRESS:PORT or [ADDRESS]:PORT",
         ),
         (["kill", "--state", "STATE", "--vip", "192.0.2.1:0"], 2, "give a port from 1 to 65535 after the colon"),
         (["kill", "--state", "STATE", "--in", "open"], 2, "invalid choice: 'open'"),
