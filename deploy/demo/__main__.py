@@ -21,7 +21,7 @@ from deploy.lab import state
 from deploy.lab.client import ClientError
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.lab import Lab, interrupted, preflight
-from deploy.lab.topology import VIP, Topology, lab_name
+from deploy.lab.topology import VIP, VIP6, Topology, lab_name
 
 DEFAULT_LAB = "pfdemo"
 EXAMPLES = f"""examples:
@@ -73,7 +73,7 @@ def tell(topology: Topology, story: Story, *, keep: bool) -> bool:
         Lab.find(topology.lab).down()
     story.chapter("The cluster: 2 L4 nodes, 2 L7 nodes, key server, control plane, 3 servers, router, client")
     lab = Lab.up(topology, "both", story.line)
-    story.line(f"the router sends the VIP {VIP} to both L4 nodes")
+    story.line(f"the router sends the VIPs {VIP} and {VIP6} to both L4 nodes")
     failures = []
     try:
         for step in STEPS:

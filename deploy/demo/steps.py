@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict
+from itertools import product
 from typing import cast
 
+from core.endpoints import split, version
 from deploy.demo.story import Story
 from deploy.demo.traffic import Load, Session, carrier, curl, replies, sessions, signatures
 from deploy.lab import client, model
 from deploy.lab.client import Transfer
 from deploy.lab.lab import Lab
 from deploy.lab.namespaces import inside
-from deploy.lab.topology import CLIENT, VIP
+from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIPS
 
 TRANSFER_BYTES = 4_000_000
 # Slow enough that the node's death falls into the middle, quick enough that the demonstration stays short.
@@ -21,6 +23,7 @@ LONG_BYTES, LONG_RATE = 24_000_000, 6_000_000
 SYNC_DEADLINE_S = 5.0
 HEALTH_DEADLINE_S = 15.0  # the check of deploy/lab/model.py needs two failures, one a second
 CERTIFICATE_DEADLINE_S = 15.0
+CLIENTS = {4: CLIENT, 6: CLIENT6}
 
 
 class NotSo(Exception):
@@ -33,39 +36,54 @@ def check(claim: bool, otherwise: str) -> None:
 
 
 def transport(lab: Lab, story: Story) -> None:
-    """TCP and UDP, by NAT and by direct routing."""
+    """TCP and UDP, by NAT and by direct routing, over both IP versions."""
     story.chapter("TCP and UDP go from an L4 node straight to a server")
-    for name, protocol, port, _ in model.layer_4("both"):
-        before = replies(lab, name)
-        with inside(f"{lab.topology.lab}-client"):
-            if protocol == "tcp":
-                transfer = client.download((VIP, port), TRANSFER_BYTES)
-                check(transfer.correct, f"{name}: the data are not right")
-                server, seen = transfer.server, transfer.seen_client
-                what = f"{TRANSFER_BYTES / 1e6:.0f} MB, SHA-256 right"
-            else:
-                reply = client.ask_udp((VIP, port), "hello")
-                server, seen, what = reply["server"], reply["client"], "echo right"
-        check(seen.startswith(f"{CLIENT}:"), f"{name}: the server saw {seen}, not the client's own address")
-        session = carrier(lab, seen)
-        if session is None:
-            raise NotSo(f"{name}: no L4 node knows a session of {seen}")
-        back = sorted(replies(lab, name) - before)
-        check(bool(back) == name.endswith("nat"), f"{name}: answers went back through {back or 'no L4 node'}")
-        path = [_client(seen), f"VIP:{port}", session.node, server, *(["+".join(back)] if back else []), "client"]
-        story.path(protocol.upper(), path, ("NAT  " if back else "DR   ") + what)
-        story.fact(name.replace("-", "_"), {"l4": session.node, "back": back, "server": server, "client": seen})
+    for vip in VIPS:
+        for name, protocol, port, _ in model.layer_4("both"):
+            _one_transport(lab, story, vip, name, protocol, port)
     story.line("each server saw the client's own address")
+
+
+def _one_transport(lab: Lab, story: Story, vip: str, name: str, protocol: str, port: int) -> None:
+    before = replies(lab, name)
+    with inside(f"{lab.topology.lab}-client"):
+        if protocol == "tcp":
+            transfer = client.download((vip, port), TRANSFER_BYTES)
+            check(transfer.correct, f"{name}: the data are not right")
+            server, seen = transfer.server, transfer.seen_client
+            what = f"{TRANSFER_BYTES / 1e6:.0f} MB, SHA-256 right"
+        else:
+            reply = client.ask_udp((vip, port), "hello")
+            server, seen, what = reply["server"], reply["client"], "echo right"
+    ours = CLIENTS[version(vip)]
+    check(address_of(seen) == ours, f"{name}: the server saw {seen}, not the client's own address {ours}")
+    session = carrier(lab, seen)
+    if session is None:
+        raise NotSo(f"{name}: no L4 node knows a session of {seen}")
+    back = sorted(replies(lab, name) - before)
+    check(bool(back) == name.endswith("nat"), f"{name}: answers went back through {back or 'no L4 node'}")
+    path = [_client(seen), f"VIP:{port}", session.node, server, *(["+".join(back)] if back else []), "client"]
+    six = version(vip) == 6
+    story.path(protocol.upper() + "6" * six, path, ("NAT  " if back else "DR   ") + what)
+    fact = {"l4": session.node, "back": back, "server": server, "client": seen}
+    story.fact(name.replace("-", "_") + "_v6" * six, fact)
+
+
+def address_of(endpoint: str) -> str:
+    """The address of "address:port"; empty for anything else."""
+    found = split(endpoint)
+    return found[0] if found else ""
 
 
 def web(lab: Lab, story: Story) -> None:
     """HTTP and HTTPS through both tiers."""
     story.chapter("HTTP and HTTPS go from an L4 node to an L7 node and from there to a server (curl)")
-    for scheme in ("http", "https"):
-        fetched = curl(lab, scheme)
+    for vip, scheme in product(VIPS, ("http", "https")):
+        fetched = curl(lab, scheme, vip)
         check(fetched.status == 200, f"{scheme}: status {fetched.status}: {fetched.reply}")
         forwarded = cast(dict[str, list[str]], fetched.reply["headers"]).get("x-forwarded-for", [])
-        check(forwarded == [CLIENT], f"{scheme}: the server was told the client {forwarded}, not {CLIENT}")
+        ours = CLIENTS[version(vip)]
+        check(forwarded == [ours], f"{scheme}: the server was told the client {forwarded}, not {ours}")
         session = carrier(lab, fetched.ours)
         if session is None:
             raise NotSo(f"{scheme}: no L4 node knows a session of {fetched.ours}")
@@ -73,9 +91,12 @@ def web(lab: Lab, story: Story) -> None:
         server = str(fetched.reply["server"])
         port = model.HTTPS_PORT if scheme == "https" else model.HTTP_PORT
         path = [_client(fetched.ours), f"VIP:{port}", session.node, fetched.via, server, fetched.via, "client"]
-        story.path(scheme.upper(), path, f"status {fetched.status}")
-        story.fact(scheme, {"l4": session.node, "l7": fetched.via, "server": server, "client": fetched.ours})
-    story.line(f"each server was told of the client by X-Forwarded-For: {CLIENT}")
+        six = version(vip) == 6
+        story.path(scheme.upper() + "6" * six, path, f"status {fetched.status}")
+        story.fact(
+            scheme + "_v6" * six, {"l4": session.node, "l7": fetched.via, "server": server, "client": fetched.ours}
+        )
+    story.line(f"each server was told of the client by X-Forwarded-For: {' or '.join(CLIENTS.values())}")
     signed = [line for line in signatures(lab) if line["client"] == f"l7:{fetched.via}" and line["result"] == "ok"]
     check(bool(signed), f"key-1 has not signed for {fetched.via}")
     story.line(f"{fetched.via} has no private key: key-1 signed its handshake for {signed[-1]['sni']}")
@@ -190,9 +211,9 @@ def dead_server(lab: Lab, story: Story) -> None:
 
 def _wait_until_down(lab: Lab, server: str, since: float) -> float:
     """How long it took until every L7 node had reported the server as unhealthy. Raises NotSo."""
-    address = lab.host(server).address
+    host = lab.host(server)
     while (passed_s := time.monotonic() - since) < HEALTH_DEADLINE_S:
-        if all(address in down for down in _unhealthy(lab)):
+        if all({host.address, host.address_v6} <= down for down in _unhealthy(lab)):
             return passed_s
         time.sleep(0.05)
     raise NotSo(f"no health check has noticed the death of {server} in {HEALTH_DEADLINE_S:.0f} s")
@@ -203,11 +224,7 @@ def _unhealthy(lab: Lab) -> list[set[str]]:
     nodes = cast(list[dict[str, object]], lab.api.status()["nodes"])
     reports = [cast(dict[str, object], node["facts"]).get("health", []) for node in nodes if node["role"] == "l7"]
     return [
-        {
-            str(check["server"]).partition(":")[0]
-            for check in cast(list[dict[str, object]], report)
-            if not check["healthy"]
-        }
+        {address_of(str(check["server"])) for check in cast(list[dict[str, object]], report) if not check["healthy"]}
         for report in reports
     ]
 

@@ -34,7 +34,7 @@ class Story:
 
     def path(self, what: str, hops: list[str], result: str) -> None:
         """The way of one exchange, in columns."""
-        self._print(f"{_INDENT}{what:<6}{' → '.join(hops):<{PATH_WIDTH}} {result}")
+        self._print(f"{_INDENT}{what:<7}{' → '.join(hops):<{PATH_WIDTH}} {result}")
 
     def fact(self, name: str, value: object) -> None:
         """What scripts get to know of a chapter."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import cast
 
 from control.node import admin
+from core.endpoints import endpoint, version
 from deploy.lab import model
 from deploy.lab.lab import Lab
 from deploy.lab.namespaces import enter, inside
-from deploy.lab.topology import CLIENT, VIP
+from deploy.lab.topology import VIP
 
 REQUEST_TIMEOUT_S = 10.0
 CURL_TIMEOUT_S = 10
@@ -39,10 +40,9 @@ def sessions(lab: Lab, client: str) -> list[Session]:
     """What every L4 node that lives knows of the session of `client` ("address:port")."""
     found = []
     for node in _living(lab):
-        for view in cast(list[dict[str, object]], _ask(lab, node, "sessions", client=CLIENT)):
-            if view["client"] == client:
-                facts = {name: view[name] for name in ("vip", "real", "state", "packets", "synced")}
-                found.append(Session(node, **facts))  # type: ignore[arg-type]
+        for view in cast(list[dict[str, object]], _ask(lab, node, "sessions", client=client)):
+            facts = {name: view[name] for name in ("vip", "real", "state", "packets", "synced")}
+            found.append(Session(node, **facts))  # type: ignore[arg-type]
     return found
 
 
@@ -84,21 +84,22 @@ class Fetched:
     reply: dict[str, object]
 
 
-def curl(lab: Lab, scheme: str) -> Fetched:
-    """One request through the VIP, over a new connection, as a user would send it. Raises RuntimeError."""
+def curl(lab: Lab, scheme: str, vip: str = VIP) -> Fetched:
+    """One request through a VIP, over a new connection, as a user would send it. Raises RuntimeError."""
     port = model.HTTPS_PORT if scheme == "https" else model.HTTP_PORT
     words = ["curl", "--silent", "--show-error", "--include", "--max-time", str(CURL_TIMEOUT_S), "--http1.1"]
-    words += ["--resolve", f"{model.DOMAIN}:{port}:{VIP}", "--cacert", str(lab.root / "ca.pem")]
-    words += ["--write-out", "\n%{http_code} %{local_ip}:%{local_port}", f"{scheme}://{model.DOMAIN}/hello"]
+    address = f"[{vip}]" if version(vip) == 6 else vip
+    words += ["--resolve", f"{model.DOMAIN}:{port}:{address}", "--cacert", str(lab.root / "ca.pem")]
+    words += ["--write-out", "\n%{http_code} %{local_ip} %{local_port}", f"{scheme}://{model.DOMAIN}/hello"]
     done = subprocess.run([*enter(f"{lab.topology.lab}-client"), *words], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"curl {scheme}: {done.stderr.strip()}")
     answer, _, tail = done.stdout.rpartition("\n")
     head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
     via = next((line.split()[-1] for line in head.splitlines() if line.lower().startswith("via:")), "")
-    status, ours = tail.split()
+    status, local, local_port = tail.split()
     reply = json.loads(body) if status == "200" else {"body": body}
-    return Fetched(int(status), ours, via, reply)
+    return Fetched(int(status), endpoint(local, int(local_port)), via, reply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,15 @@ NAME = f"pftdemo{os.getpid()}"
 @pytest.mark.root
 def test_the_demonstration_holds() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.demo", "--json", "--name", NAME], capture_output=True, text=True, timeout=110
+        [sys.executable, "-m", "deploy.demo", "--json", "--name", NAME], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     facts = json.loads(done.stdout)
     assert facts["ok"]
     assert facts["failures"] == []
     for name in ("tcp_nat", "tcp_dr", "udp_nat", "udp_dr", "http", "https"):
+        assert facts[f"{name}_v6"]["server"] in ("be-1", "be-2", "be-3")
+        assert facts[f"{name}_v6"]["client"].startswith("[fd81:0:0:1::2]:")
         assert facts[name]["l4"] in ("l4-1", "l4-2")
         assert facts[name]["server"] in ("be-1", "be-2", "be-3")
     killed = facts["l4_killed"]
