@@ -7,8 +7,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from control.addresses import address
 from control.node import logs
+from control.node.addresses import address
 from control.node.identity import IdentityError
 from control.server import ServeError, Settings, serve
 from control.store import StoreError

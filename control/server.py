@@ -17,7 +17,7 @@ from pathlib import Path
 from aiohttp import web
 
 from control import api, node_api
-from control.addresses import is_loopback
+from control.node.addresses import is_loopback
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from control.node.notify import notify

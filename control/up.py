@@ -28,9 +28,9 @@ from types import FrameType
 from typing import Any, cast
 
 from control import devcerts, show
-from control.addresses import address, is_loopback
 from control.client import NOTE, Api, ApiError, default_state
 from control.keyfiles import KeyCheckError
+from control.node.addresses import address, is_loopback
 from control.node.children import Child, ChildError
 from control.node.files import write_atomic
 from control.node.notify import notify

@@ -50,19 +50,19 @@ async def serve(path: Path, handlers: Mapping[str, Handler]) -> asyncio.Abstract
     return await asyncio.start_unix_server(connected, sock=sock, limit=REQUEST_LIMIT_BYTES)
 
 
-def ask(path: Path, command: str, **arguments: object) -> object:
-    """Send one command and return its result; blocks for up to a minute. Raises AdminError."""
+def ask(path: Path, command: str, timeout_s: float = IDLE_S, /, **arguments: object) -> object:
+    """Send one command and return its result; blocks for up to `timeout_s`. Raises AdminError."""
     check_path(path)
     request = json.dumps({**arguments, "command": command}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(IDLE_S)
+            sock.settimeout(timeout_s)
             sock.connect(str(path))
             sock.sendall(request)
             with sock.makefile("rb") as file:
                 line = file.readline(REPLY_LIMIT_BYTES)
     except TimeoutError:
-        raise AdminError(f"{path}: no answer within {IDLE_S:.0f} s") from None
+        raise AdminError(f"{path}: no answer within {timeout_s:g} s") from None
     except PermissionError as error:
         raise AdminError(f"{path}: {error.strerror}; only the process's own user and root may ask") from None
     except OSError as error:

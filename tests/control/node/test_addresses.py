@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from control.addresses import address, is_loopback
+from control.node.addresses import address, is_loopback
 
 
 @pytest.mark.parametrize(
