@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 ROLES = frozenset({"l4", "l7"})
 LONGEST_WAIT_S = 25.0
-REPORT_LIMIT_BYTES = 1 << 22
+REPORT_LIMIT_BYTES = 1 << 24  # 250 bytes of counters and health for each of 64,000 servers
 WHY_LIMIT = 2000
 PLANE = web.AppKey("plane", ControlPlane)
 

@@ -12,6 +12,7 @@ from control.node import logs
 from control.node.admin import AdminError, check_path
 from control.node.identity import Identity, IdentityError
 from control.node.link import LinkError
+from control.node.metrics_server import MetricsError
 from control.node.output import drop_output
 from l4fast import ask
 from l4fast.errors import L4Error, LoadError
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     except (SettingsError, IdentityError, LinkError) as error:
         print(f"{PROCESS}: {error}", file=sys.stderr)
         return 2
-    except (L4Error, AdminError) as error:
+    except (L4Error, AdminError, MetricsError) as error:
         print(f"{PROCESS}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -14,16 +14,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from typing import Final, Protocol, cast
 
+from control.node import process_metrics
+from control.node.metrics import Family
 from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
 from core.model import Mode, Model
 from core.resolve import L4Service, l4_services, source_pools
-from l4fast import health, vip
+from l4fast import exporter, health, vip
+from l4fast.counts import Counted, Counter
+from l4fast.fill import Fills
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
 
@@ -50,7 +54,7 @@ REFUSALS: Final = {
 LOOK_S: Final = 0.05
 
 
-class Forwarder(Protocol):
+class Forwarder(Counted, Protocol):
     """What the agent needs of the data plane (`l4fast.tables.Tables`)."""
 
     def apply(
@@ -59,9 +63,6 @@ class Forwarder(Protocol):
     def set_local(self, addresses: Sequence[str]) -> None: ...
     def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None: ...
     def set_epoch(self, now_s: int) -> None: ...
-    def counters(self) -> dict[str, int]: ...
-    def listener_counters(self) -> dict[str, dict[str, int]]: ...
-    def connections(self) -> dict[str, dict[str, int]]: ...
     def sessions(self, wanted: Wanted, *, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
     def kill(self, wanted: Wanted) -> int: ...
 
@@ -77,17 +78,20 @@ class Agent:
     """Joins configuration, health and neighbours, and keeps the data plane's clock and expiry going.
 
     `own` gives the addresses of the interface, `local` those of the whole node; both block and run in a thread.
-    `early`: counters of the fragments that came before their first.
+    `early`: counters of the fragments that came before their first. `fill` says how full the tables are.
     """
 
     def __init__(
         self, *, name: str, interface: str, tables: Forwarder, hops: NextHops, sync: Sync, tasks: Tasks,
         expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[str]],
         early: Mapping[str, int],
+        fill: Callable[[], Fills],
     ) -> None:  # fmt: skip
         self.configured = asyncio.Event()
         self.refused = False
         self.ready = False
+        self.version = 0
+        self._started = round(time.time(), 3)
         self._name = name
         self._interface = interface
         self._tables = tables
@@ -98,6 +102,7 @@ class Agent:
         self._own = own
         self._early = early
         self._loop = asyncio.get_running_loop()
+        self._counter = Counter(tables, fill, self._loop.time)
         self._monitor = HealthMonitor(self._on_health, tasks)
         self._services: tuple[L4Service, ...] = ()
         self._pending: asyncio.TimerHandle | None = None
@@ -126,6 +131,7 @@ class Agent:
             self._push(self._services)
             raise
         self.refused = False
+        self.version = version
         self._services, self._pools = services, pools
         pool = pools.get(self._name, ())
         self._poolless = tuple(s.listener for s in services if s.mode is Mode.FULLNAT and not pool)
@@ -196,7 +202,7 @@ class Agent:
     async def keep_count(self) -> None:
         """Keeps the number of sessions for the report and the peers, and what sync refuses, until cancelled."""
         while True:
-            self._sync.sessions = sum(row["sessions"] for row in self._tables.listener_counters().values())
+            self._sync.sessions = self._counter.look().sessions
             self._look_at_refusals(self._loop.time())
             await asyncio.sleep(COUNT_S)
 
@@ -212,12 +218,13 @@ class Agent:
     # Views
 
     def report(self) -> dict[str, object]:
-        """What the control plane shows of this node."""
+        """What the control plane shows of this node. Its counters begin anew with each `started`."""
         return {
             "ready": self.ready,
+            "started": self._started,
             "health": health.report(self._states()),
-            "counters": self._tables.counters(),
-            "listeners": self._tables.listener_counters(),
+            **self._counter.look().report(),
+            "early_fragments": dict(self._early),
             "sessions": self._sync.sessions,
             "sync": self._sync.status(self._loop.time()) | {"counters": self._sync.counters},
             "problems": self._problems(),
@@ -230,17 +237,24 @@ class Agent:
         poolless = [_without_pool(listener, self._name) for listener in self._poolless]
         return [*tables, *poolless, *map(_misplaced, self._misplaced), *refusals]
 
-    def status(self, _arguments: dict[str, object]) -> object:
+    def status(self, _arguments: dict[str, object]) -> dict[str, object]:
         """The admin command `status`."""
         node = {"name": self._name, "interface": self._interface, "vips": vip.vips(self._services)}
-        return node | {"routes": self._routes} | self.report()
+        configuration = {"configuration": self.version, "refused": self.refused}
+        return node | configuration | {"routes": self._routes} | self.report()
+
+    def metrics(self) -> Iterator[Family]:
+        """What /metrics says."""
+        yield from process_metrics.families("l4", self._name)
+        yield from exporter.families(self.status({}))
 
     def counters(self, _arguments: dict[str, object]) -> object:
-        """The admin command `counters`: the data plane's, each listener's, the reals' of lc and wlc, session sync's."""
+        """The admin command `counters`: the data plane's, each listener's, each server's, session sync's."""
+        counts = self._counter.look(fresh=True)
         return {
-            "packets": self._tables.counters(),
-            "listeners": self._tables.listener_counters(),
-            "connections": self._tables.connections(),
+            "packets": counts.packets,
+            "listeners": counts.listeners,
+            "servers": counts.servers,
             "early_fragments": dict(self._early),
             "sync": self._sync.counters,
         }

@@ -112,16 +112,24 @@ def _sessions(views: Sequence[Document], limit: int) -> str:
 
 def _counters(counters: Document) -> str:
     listeners = counters["listeners"]
-    header = ("LISTENER", "PACKETS IN", "BYTES IN", "PACKETS OUT", "BYTES OUT", "SESSIONS MADE", "SESSIONS")
-    rows = [(name, *(row[title.lower().replace(" ", "_")] for title in header[1:])) for name, row in listeners.items()]
-    parts = [_table(header, rows)] if rows else ["no listeners"]
-    reals = [(name, *real) for name, row in counters["connections"].items() for real in row.items()]
-    if reals:
-        parts.append(_table(("LISTENER", "SERVER", "CONNECTIONS"), reals))
+    header = ("LISTENER", "PACKETS IN", "BYTES IN", "PACKETS OUT", "BYTES OUT", "SESSIONS MADE")
+    rows = [(name, *_columns(row, (*header[1:], "SESSIONS"))) for name, row in listeners.items()]
+    parts = [_table((*header, "SESSIONS"), rows)] if rows else ["no listeners"]
+    servers = [
+        (listener, server, *_columns(row, (*header[1:], "CONNECTIONS")))
+        for listener, each in counters["servers"].items()
+        for server, row in each.items()
+    ]
+    if servers:
+        parts.append(_table((header[0], "SERVER", *header[1:], "CONNECTIONS"), servers))
     for title in ("packets", "sync"):
         counted = [(name, count) for name, count in counters[title].items() if count]
         parts.append(_table((title.upper(), "COUNT"), counted) if counted else f"{title}: all counters are zero")
     return "\n\n".join(parts)
+
+
+def _columns(row: Document, titles: Sequence[str]) -> list[object]:
+    return [row.get(title.lower().replace(" ", "_"), "-") for title in titles]
 
 
 def _killed(answer: Document) -> str:

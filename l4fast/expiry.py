@@ -80,7 +80,9 @@ def expire(tables: Tables, now_s: int, budget: int) -> int:
             sweep.end()
             break
         seen += block[3]
-        deleted += tables.end_sessions(_look(tables, block, now_s))
+        gone = _look(tables, block, now_s)
+        sweep.entries[block[0]] += block[3] - len(gone)
+        deleted += tables.end_sessions(gone)
     return deleted
 
 

@@ -5,11 +5,15 @@ What a listener has taken is kept by the program and read here; a limit that cha
 
 from __future__ import annotations
 
+import ctypes as ct
 from collections.abc import Mapping
+from typing import TypeVar
 
 from core.resolve import Limits
 from l4fast.loader import DataPlane
 from l4fast.mirror import Mirror
+
+K = TypeVar("K")
 
 TICKS = 16  # in a nanosecond
 TICKS_S = 1_000_000_000 * TICKS
@@ -37,11 +41,18 @@ class ListenerLimits:
         entries = {bytes(self._limits.map.key(index)): bytes(value(**prices(of))) for index, of in wanted.items()}
         self._limits.add(dict.fromkeys(self._limits.held, bytes(value())) | entries)
 
-    def counters(self, index: int) -> dict[str, int]:
-        """Packets that were not let in, by why."""
-        values = self._stats.get_per_cpu(self._stats.key(index), self._cpus)
-        beyond = {name: sum(value.over[number] for value in values) for number, name in enumerate(OVER)}
-        return {"denied": sum(value.denied for value in values), **beyond}
+    def counters(self, indexes: Mapping[K, int]) -> dict[K, dict[str, int]]:
+        """Packets that were not let in, by why, of listeners by their indexes."""
+        layout = self._stats.value
+        places = {name: layout.over.offset // 8 + number for number, name in enumerate(OVER)}
+        places["denied"] = layout.denied.offset // 8
+        fields = ct.sizeof(layout) // 8
+        size = fields * self._cpus
+        words = self._stats.first_per_cpu(max(indexes.values(), default=0) + 1, self._cpus)
+        return {
+            key: {name: sum(words[index * size + at : (index + 1) * size : fields]) for name, at in places.items()}
+            for key, index in indexes.items()
+        }
 
 
 def prices(limits: Limits) -> dict[str, int]:

@@ -172,7 +172,7 @@ class Program:
                 text = messages.read_text(errors="replace").strip()
                 log.error("%s does not load: %s\n%s", source.name, error, text[-6000:])
                 raise LoadError(
-                    f"{source.name} does not load ({error}); Linux 5.12 or later with CONFIG_BPF_SYSCALL and "
+                    f"{source.name} does not load ({error}); Linux 5.13 or later with CONFIG_BPF_SYSCALL and "
                     "CONFIG_BPF_JIT is needed, and the log has the compiler's words"
                 ) from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes as ct
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from core.model import LEAST_SCHEDULERS, Scheduler
@@ -24,7 +25,7 @@ ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
 Member = tuple[ServiceKey, str, int]  # a listener, and address and port of its real
 # enum operation of types.h
 FORGET, ADOPT, END = 0, 1, 2
-# Fields of struct member_stats
+# Fields of struct member_stats, all of them, in their order
 COUNTERS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
 NOBODY: Member = (("", 0, ""), "", 0)  # has number 0
 
@@ -46,11 +47,13 @@ class Members:
         self._members = Mirror(plane, "members", version)
         self._numbers = Mirror(plane, "member_numbers", version)
         self._stats = plane.map("member_stats", version)
+        assert tuple(name for name, *_ in self._stats.value._fields_) == COUNTERS
         self._loads = plane.map("loads", version)
         self._accounting = plane.map("accounting", version)
         self._indexes = Indexes(plane.sizes["MAX_MEMBERS"])
         self._indexes.take(NOBODY)
         self._counted: set[Member] = set()
+        self._past: dict[ServiceKey, Counter[str]] = {}
 
     @property
     def any_counted(self) -> bool:
@@ -97,11 +100,16 @@ class Members:
             self._stats.put_per_cpu(self._stats.key(number), [self._stats.value()] * self._plane.cpus)
         return number
 
-    def prune(self, wanted: set[Member]) -> None:
+    def prune(self, services: Mapping[ServiceKey, L4Service]) -> None:
         """After the listeners: what is counted nowhere any more comes free once its count is zero."""
         self._numbers.prune(self._wanted)
+        wanted = members_of(services)
         gone = self._indexes.used.keys() - wanted - {NOBODY}
         ending = {member for member in gone & self._counted if self._connections(member)}
+        self._past = {key: counts for key, counts in self._past.items() if key in services}
+        for member in gone - ending:
+            if member[0] in services:
+                self._past.setdefault(member[0], Counter()).update(self._counters(member))
         self._counted -= gone - ending
         self._indexes.keep(wanted | ending | {NOBODY})
 
@@ -115,16 +123,24 @@ class Members:
 
     def counters(self) -> dict[Member, dict[str, int]]:
         """COUNTERS of each member since it was added, summed over the CPUs."""
+        cpus, fields = self._plane.cpus, len(COUNTERS)
+        words = self._stats.first_per_cpu(max(self._indexes.used.values()) + 1, cpus)
+        size = cpus * fields
         return {
             member: {
-                name: sum(
-                    getattr(value, name) for value in self._stats.get_per_cpu(self._stats.key(n), self._plane.cpus)
-                )
-                for name in COUNTERS
+                name: sum(words[at : (number + 1) * size : fields]) for at, name in enumerate(COUNTERS, number * size)
             }
-            for member, n in self._indexes.used.items()
+            for member, number in self._indexes.used.items()
             if member != NOBODY
         }
+
+    def past(self, key: ServiceKey) -> Mapping[str, int]:
+        """COUNTERS of the members that the listener has lost: what it has counted does not fall when a real goes."""
+        return self._past.get(key, {})
+
+    def _counters(self, member: Member) -> dict[str, int]:
+        values = self._stats.get_per_cpu(self._stats.key(self._indexes.used[member]), self._plane.cpus)
+        return {name: sum(getattr(value, name) for value in values) for name in COUNTERS}
 
     def forget(self, keys: Sequence[bytes]) -> None:
         """These sessions will be deleted or written anew: they count no more."""

@@ -24,6 +24,7 @@ from typing import Final
 from control.node import admin
 from control.node.identity import Identity
 from control.node.link import ControlLink
+from control.node.metrics_server import MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import endpoint
@@ -32,7 +33,8 @@ from l4fast.agent import Agent
 from l4fast.early import EarlyFragments, Wire
 from l4fast.errors import L4Error
 from l4fast.expiry import expire
-from l4fast.loader import DataPlane
+from l4fast.fill import LRU_TABLES, Census, Fill, Fills
+from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.neighbours import Neighbours
 from l4fast.pins import Pins
 from l4fast.settings import ADMIN_SOCKET, Settings, load_keys
@@ -47,6 +49,7 @@ SYNC_PERIOD_S: Final = 20  # how often the data plane tells the peers of a sessi
 REFRESH_S: Final = SYNC_PERIOD_S + 5  # by when a peer that has missed such a session knows it again
 # Sessions looked at in one go, ten times a second: a million in the shortest timeout.
 EXPIRY_BUDGET: Final = 10_000
+CENSUS_BUDGET: Final = 4_000  # entries of other tables counted in one go, as often: a full one of 65,536 in 1.7 s
 CONFIGURATION_WAIT_S: Final = 5.0
 
 
@@ -121,6 +124,7 @@ class Node:
             state = StateDirectory(settings.state)
             stack.callback(state.close)
             link = await asyncio.to_thread(check_interface, settings, state)
+            metrics = settings.metrics and stack.enter_context(listen(*settings.metrics))
             plane = DataPlane.load()
             tables = Tables(plane, sync_period_s=SYNC_PERIOD_S)
             sync = Sync(
@@ -138,7 +142,11 @@ class Node:
             stack.callback(self._take_off, plane, pins)
             await self._start_sync(stack, sync, tables)
             early = self._start_early(stack, plane)
-            await self._start_agent(stack, sync, tables, early, link.index)
+            agent = await self._start_agent(stack, sync, tables, early, link.index)
+            if metrics:
+                server = await MetricsServer(agent.metrics).serve(metrics)
+                stack.callback(server.close)
+                log.info("metrics at http://%s/metrics", endpoint(*metrics.getsockname()[:2]))
             loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync)
             log.info("forwarding on %s (%s XDP)", settings.interface, settings.xdp)
             await self._stop.wait()
@@ -176,13 +184,17 @@ class Node:
 
     async def _start_agent(
         self, stack: AsyncExitStack, sync: Sync, tables: Tables, early: EarlyFragments, index: int
-    ) -> None:
+    ) -> Agent:
         settings = self._settings
         stack.push_async_callback(self._tasks.close)
         hops = Neighbours(settings.interface)
+        census = Census(
+            {name: {version: tables.plane.map(name, version) for version in IP_VERSIONS} for name in LRU_TABLES}
+        )
         agent = Agent(
             name=settings.name, interface=settings.interface, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
-            expire=partial(_expire, tables), local=links.addresses, own=partial(links.addresses, index),
+            expire=partial(_expire, tables, census), local=links.addresses, own=partial(links.addresses, index),
+            fill=partial(_fill, tables, census),
             early=early.counters,
         )  # fmt: skip
         handlers = {
@@ -199,6 +211,7 @@ class Node:
         self._tasks.spawn(hops.keep(agent.changed), "next hops")
         self._tasks.spawn(control.run(), "control link")
         self._tasks.spawn(self._announce(agent), "readiness")
+        return agent
 
     async def _announce(self, agent: Agent) -> None:
         """READY=1 once a configuration runs, or there is none, and the first round of probes is over."""
@@ -222,7 +235,13 @@ class Node:
             log.info("cluster keys read again")
 
 
-def _expire(tables: Tables, now_s: int) -> int:
+def _expire(tables: Tables, census: Census, now_s: int) -> int:
     """A sweep that was done within its second rests for the remainder of it."""
+    census.count(CENSUS_BUDGET, now_s)
     resting = tables.sweep.blocks is None and tables.sweep.begun_s == now_s
     return 0 if resting else expire(tables, now_s, EXPIRY_BUDGET)
+
+
+def _fill(tables: Tables, census: Census) -> Fills:
+    size, used = tables.plane.sizes["MAX_SESSIONS"], tables.sweep.last_entries
+    return {"sessions": {version: Fill(used.get(version, 0), size) for version in IP_VERSIONS}} | census.fill()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, cast
 
+from control.node.addresses import address
 from core.endpoints import split
 from l4fast.errors import L4Error
 from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
@@ -20,6 +21,8 @@ from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
 SYNC_V6 = "[ff02::81]:8848"  # for networks of IPv6 alone: of one link, as the other
 ADMIN_SOCKET = "admin.sock"  # in the state directory
+METRICS = "127.0.0.1:8474"
+OFF = "off"
 
 EXAMPLES = """examples:
   paifang l4 --make-cluster-key /etc/paifang/cluster.key     once; copy it to every L4 node
@@ -45,6 +48,7 @@ class Settings:
     xdp: Literal["native", "generic"]
     sync_group: str
     sync_port: int
+    metrics: tuple[str, int] | None
     log_level: str
 
 
@@ -91,6 +95,13 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
         metavar="GROUP:PORT",
         help=f"multicast group of session sync (default {SYNC}; {SYNC_V6})",
     )
+    add(
+        "--metrics",
+        type=_metrics,
+        default=METRICS,
+        metavar="ADDR:PORT",
+        help=f"where Prometheus gets /metrics, without TLS or password, or {OFF} (default {METRICS})",
+    )
     add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
     given = parser.parse_args(argv)
     if given.make_cluster_key is not None:
@@ -104,8 +115,12 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     group, port = parse_group(given.sync)
     return Settings(
         given.name, given.control, given.identity, given.interface, given.state, given.cluster_key,
-        cast('Literal["native", "generic"]', given.xdp), group, port, given.log_level,
+        cast('Literal["native", "generic"]', given.xdp), group, port, given.metrics, given.log_level,
     )  # fmt: skip
+
+
+def _metrics(text: str) -> tuple[str, int] | None:
+    return None if text == OFF else address(text)
 
 
 def parse_group(text: str) -> tuple[str, int]:

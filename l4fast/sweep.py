@@ -108,11 +108,13 @@ class Listener:
 
 @dataclass(slots=True)
 class Sweep:
-    """Where the walk over the sessions stands, and how many it has seen of each listener."""
+    """Where the walk over the sessions stands, and how many it has left: by listener, and entries by IP version."""
 
     blocks: Iterator[Block] | None = None
     counts: Counter[str] = field(default_factory=Counter)
     last_counts: Mapping[str, int] = field(default_factory=dict)
+    entries: Counter[int] = field(default_factory=Counter)
+    last_entries: Mapping[int, int] = field(default_factory=dict)
     configuration: Sequence[object] = ()  # of which the listeners and the kinds are
     listeners: Mapping[bytes, Listener] = field(default_factory=dict)  # by their part of a session's key
     kinds: Kinds = field(default_factory=Kinds)
@@ -129,8 +131,10 @@ class Sweep:
     def begin(self, blocks: Iterator[Block], now_s: int) -> None:
         self.period_s = min(max(now_s - self.begun_s, 1), PERIOD_MOST_S)
         self.begun_s, self.blocks = now_s, blocks
+        self.entries.clear()
 
     def end(self) -> None:
         """Publishes the counts."""
         self.last_counts, self.blocks = {name: n for name, n in self.counts.items() if name}, None
+        self.last_entries = dict(self.entries)
         self.counts.clear()

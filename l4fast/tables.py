@@ -40,6 +40,7 @@ UNPROVEN_TIMEOUT_S = 10
 UNPROVEN_SHARE = 0.5
 EVERY = Wanted()
 LISTENER_COUNTERS = (*COUNTERS, "denied", *OVER, "sessions")
+ServerCounters = dict[str, dict[str, dict[str, int]]]  # listener name → "address:port" → COUNTERS
 
 # Echo requests that one CPU answers in a second: plenty for people and monitoring, and a flood gets no more.
 ECHO_PER_CPU_S = 1000
@@ -107,26 +108,31 @@ class Tables:
                     total[name] += value.count[number]
         return dict(total)
 
-    def listener_counters(self) -> dict[str, dict[str, int]]:
-        """By listener name (its VIPs together): packets and bytes in each direction and sessions made, of its present
-        servers; packets denied and beyond a limit; sessions held as of the last whole sweep. Answers in dr and tunnel
-        mode do not pass here: out is zero."""
+    def listener_counters(self, servers: ServerCounters | None = None) -> dict[str, dict[str, int]]:
+        """By listener name (its VIPs together): packets and bytes in each direction and sessions made, since it was
+        added; packets denied and beyond a limit; sessions held as of the last whole sweep. Answers in dr and tunnel
+        mode do not pass here: out is zero.
+
+        `servers`: what `server_counters` has just said, to save the asking.
+        """
         result: dict[str, dict[str, int]] = {}
         for tables in self.versions.values():
+            refused = tables.refused()
             for key, service in tables.services.items():
                 row = result.setdefault(service.listener, dict.fromkeys(LISTENER_COUNTERS, 0))
                 row["sessions"] = self.sweep.last_counts.get(service.listener, 0)
-                for name, count in tables.refused(key).items():
-                    row[name] += count
-        for listener, servers in self.server_counters().items():
-            for counts in servers.values():
+                for counts in (refused[key], tables.members.past(key)):
+                    for name, number in counts.items():
+                        row[name] += number
+        for listener, members in (self.server_counters() if servers is None else servers).items():
+            for counts in members.values():
                 for name in COUNTERS:
                     result[listener][name] += counts[name]
         return result
 
-    def server_counters(self) -> dict[str, dict[str, dict[str, int]]]:
+    def server_counters(self) -> ServerCounters:
         """By listener name and server ("address:port"): packets and bytes in each direction, sessions made."""
-        result: dict[str, dict[str, dict[str, int]]] = {}
+        result: ServerCounters = {}
         for tables in self.versions.values():
             for (key, address, port), counts in tables.members.counters().items():
                 if key not in tables.services:

@@ -166,7 +166,7 @@ class VersionTables:
 
         self._listener_indexes.keep({*wanted, NOBODY})
         self._hop_indexes.keep(addresses | {_NO_HOP, _CLIENTS})
-        self.members.prune(members_of(wanted))
+        self.members.prune(wanted)
         self._rings.keep(set(rings.values()))
         self._access_lists.keep(lists)
         self.services = wanted
@@ -248,9 +248,9 @@ class VersionTables:
             self._limits.clear(index)
         return index
 
-    def refused(self, key: ServiceKey) -> dict[str, int]:
-        """Packets that the listener's access list and its limits kept out."""
-        return self._limits.counters(self._listener_indexes.used[key])
+    def refused(self) -> dict[ServiceKey, dict[str, int]]:
+        """Packets that the listeners' access lists and limits kept out."""
+        return self._limits.counters(self._listener_indexes.used)
 
     def _remembered_differs(self, wanted: Mapping[ServiceKey, L4Service], listeners: Mapping[bytes, bytes]) -> bool:
         """Whether sessions remember something of a listener that will be gone or different, who is admitted, or a

@@ -10,8 +10,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from control.node import probe
+from control.node.metrics import render
 from control.node.tasks import Tasks
 from core.model import (
     BackendProtocol,
@@ -30,7 +32,9 @@ from core.model import (
 )
 from core.resolve import L4Service
 from l4fast import agent as agent_module
+from l4fast import counts
 from l4fast.agent import Agent
+from l4fast.fill import Fill
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_peer import Layout, Sync
@@ -54,6 +58,7 @@ class FakeTables:
         self.epochs: list[int] = []
         self.pools: list[tuple[tuple[str, ...], set[str]]] = []
         self.asked: list[tuple[str | None, int]] = []
+        self.looks = 0
 
     def apply(
         self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], macs: Mapping[str, bytes]
@@ -72,9 +77,13 @@ class FakeTables:
         self.epochs.append(now_s)
 
     def counters(self) -> dict[str, int]:
-        return {"no_listener": 3}
+        self.looks += 1
+        return {"drop_no_real": 3, "event_warmed": 1}
 
-    def listener_counters(self) -> dict[str, dict[str, int]]:
+    def server_counters(self) -> dict[str, dict[str, dict[str, int]]]:
+        return {"l": {"10.0.1.1:80": {"packets_in": 9}}, "m": {"10.0.1.2:80": {"packets_in": 1}}}
+
+    def listener_counters(self, servers: object = None) -> dict[str, dict[str, int]]:
         return {"l": {"sessions": 5}, "m": {"sessions": 2}}
 
     def connections(self) -> dict[str, dict[str, int]]:
@@ -117,6 +126,7 @@ class Rig:
         self.agent = Agent(
             name="l4-1", interface="eth0", tables=self.tables, hops=self.hops, sync=self.sync, tasks=self.tasks,
             expire=self._expire, local=lambda: self.local, own=lambda: self.local, early={},
+            fill=lambda: {"sessions": {4: Fill(7, 100)}},
         )  # fmt: skip
 
     def _expire(self, now_s: int) -> int:
@@ -323,9 +333,51 @@ async def test_admin_commands(rig: Rig) -> None:
         with pytest.raises(ValueError, match="which sessions"):
             rig.agent.kill(nothing)
     counters = rig.agent.counters({})
-    assert counters["packets"] == {"no_listener": 3}  # type: ignore[index]
-    assert counters["connections"] == {"l": {"10.0.1.1:80": 4}}  # type: ignore[index]
+    assert counters["packets"] == {"drop_no_real": 3, "event_warmed": 1}  # type: ignore[index]
+    assert counters["servers"]["l"] == {"10.0.1.1:80": {"packets_in": 9, "connections": 4}}  # type: ignore[index]
     assert counters["sync"]["forged"] == 0  # type: ignore[index]
+
+
+async def test_the_report_has_what_top_shows(rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rig.agent.report()
+    assert before["counters"] == {"drop_no_real": 3, "event_warmed": 1}
+    assert before["listeners"] == {"l": {"sessions": 5}, "m": {"sessions": 2}}
+    assert before["servers"] == {
+        "l": {"10.0.1.1:80": {"packets_in": 9, "connections": 4}}, "m": {"10.0.1.2:80": {"packets_in": 1}},
+    }  # fmt: skip
+    assert before["tables"] == {"sessions": {"4": {"used": 7, "size": 100}}}
+    assert json.loads(json.dumps(before))["started"] > 1_600_000_000
+    monkeypatch.setattr(counts, "FRESH_S", 0.0)
+    after = rig.agent.report()
+    assert after["at_s"] >= before["at_s"]  # type: ignore[operator]
+    assert rig.tables.looks == 2
+    assert after["started"] == before["started"]
+    assert rig.agent.status({})["configuration"] == 0
+    await rig.agent.apply(model(port_of(server)), 7)
+    assert rig.agent.status({})["configuration"] == 7
+
+
+async def test_many_who_look_cost_one_look(rig: Rig) -> None:
+    for _ in range(10):
+        rig.agent.report()
+        list(rig.agent.metrics())
+    assert rig.tables.looks == 1
+
+
+async def test_metrics(rig: Rig, server: socket.socket) -> None:
+    await rig.agent.apply(model(port_of(server)), 7)
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(b"".join(render(rig.agent.metrics())).decode())
+        for sample in family.samples
+    }
+    assert found["paifang_l4_configuration_version",] == 7
+    assert found["paifang_l4_packets_total", "drop_no_real", "drop"] == 3
+    assert found["paifang_l4_listener_sessions", "l"] == 5
+    assert found["paifang_l4_server_connections", "l", "10.0.1.1:80"] == 4
+    assert found["paifang_l4_server_up", f"127.0.0.1:{port_of(server)}", "tcp"] == 1
+    assert found["paifang_l4_sync_refused_datagrams_total", "forged"] == 0
+    assert ("process_cpu_seconds_total",) in found
 
 
 async def test_the_monitor_says_what_we_wait_for() -> None:

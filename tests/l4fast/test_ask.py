@@ -42,7 +42,14 @@ COUNTERS: dict[str, Any] = {
             "packets_in": 1, "bytes_in": 2, "packets_out": 3, "bytes_out": 4, "sessions_made": 5, "sessions": 6,
         }
     },
-    "connections": {"web": {"10.0.1.1:80": 7}},
+    "servers": {
+        "web": {
+            "10.0.1.1:80": {
+                "packets_in": 1, "bytes_in": 2, "packets_out": 3, "bytes_out": 4, "sessions_made": 5, "connections": 7,
+            },
+            "10.0.1.2:80": {"packets_in": 9, "bytes_in": 8, "packets_out": 7, "bytes_out": 6, "sessions_made": 4},
+        }
+    },
     "sync": {"lost": 0},
 }  # fmt: skip
 
@@ -80,8 +87,9 @@ def test_counters() -> None:
     text = ask.render("counters", COUNTERS)
     assert "tx_session  9" in text
     assert "drop_ttl" not in text
-    assert ["web", "10.0.1.1:80", "7"] in lines("counters", COUNTERS)
-    assert "CONNECTIONS" not in ask.render("counters", COUNTERS | {"connections": {}})
+    assert ["web", "10.0.1.1:80", "1", "2", "3", "4", "5", "7"] in lines("counters", COUNTERS)
+    assert ["web", "10.0.1.2:80", "9", "8", "7", "6", "4", "-"] in lines("counters", COUNTERS)
+    assert "CONNECTIONS" not in ask.render("counters", COUNTERS | {"servers": {}})
     assert text.endswith("sync: all counters are zero")
     assert ask.render("counters", COUNTERS | {"listeners": {}}).startswith("no listeners")
 

@@ -118,9 +118,13 @@ def test_a_whole_sweep_counts_the_sessions(harness: Harness) -> None:
     expire(harness.tables, NOW_S, WHOLE)
     counters = harness.tables.listener_counters()
     assert {name: row["sessions"] for name, row in counters.items()} == {"udp-53": 100, "tcp-80": 20, "tcp-81": 0}
+    assert harness.tables.sweep.last_entries.get(4) == 120
+    assert expire(harness.tables, NOW_S + UNPROVEN_TIMEOUT_S, WHOLE) == 20
+    assert harness.tables.sweep.last_entries.get(4) == 100
     expire(harness.tables, NOW_S + UDP_S, WHOLE)
     expire(harness.tables, NOW_S + UDP_S, WHOLE)
     assert harness.tables.listener_counters()["udp-53"]["sessions"] == 0
+    assert harness.tables.sweep.last_entries.get(4, 0) == 0
 
 
 def test_the_sessions_of_a_removed_listener_go_at_once(harness: Harness) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from certs.authority import Authority
 from l4fast.__main__ import main
+from l4fast.settings import make_key
 
 OPTIONS = ["--name", "l4-1", "--control", "https://127.0.0.1:9", "--interface", "lo", "--cluster-key", "none"]
 
@@ -73,6 +75,29 @@ def test_a_state_directory_whose_socket_cannot_be_is_refused_before_anything_is_
     assert main([*OPTIONS, "--identity", str(tmp_path / "id"), "--state", str(deep)]) == 1
     assert "longer than the 107 bytes of a unix socket's path; use a shorter one" in capsys.readouterr().err
     assert not deep.exists()
+
+
+@pytest.mark.root
+def test_metrics_that_cannot_be_served_end_it_before_anything_is_attached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Authority.init(tmp_path / "ca").issue_node("l4", "l4-1").write(tmp_path / "id")
+    make_key(tmp_path / "key")
+    options = [
+        *OPTIONS[:-1],
+        str(tmp_path / "key"),
+        "--identity",
+        str(tmp_path / "id"),
+        "--state",
+        str(tmp_path / "st"),
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main([*options, "--metrics", address]) == 1
+    assert capsys.readouterr().err == (
+        f"paifang-l4: cannot serve metrics on {address}: Address already in use; "
+        "another process listens there; `ss -ltnp` shows which\n"
+    )
 
 
 @pytest.mark.root

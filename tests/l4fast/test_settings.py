@@ -26,7 +26,7 @@ def argv(**changes: str | None) -> list[str]:
 def test_defaults() -> None:
     assert parse(argv()) == Settings(
         "l4-1", "https://10.0.0.9:8471", Path("id"), "eth0", Path("st"), Path("key"), "native", "224.0.0.81", 8848,
-        "INFO",
+        ("127.0.0.1", 8474), "INFO",
     )  # fmt: skip
 
 
@@ -35,6 +35,15 @@ def test_everything_given() -> None:
     assert isinstance(settings, Settings)
     assert (settings.xdp, settings.sync_group, settings.sync_port) == ("generic", "239.1.2.3", 99)
     assert settings.log_level == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("off", None), ("10.0.0.5:9100", ("10.0.0.5", 9100)), ("[::1]:0", ("::1", 0))]
+)
+def test_where_metrics_are(text: str, expected: tuple[str, int] | None) -> None:
+    settings = parse(argv(metrics=text))
+    assert isinstance(settings, Settings)
+    assert settings.metrics == expected
 
 
 @pytest.mark.parametrize(
@@ -53,6 +62,7 @@ def test_everything_given() -> None:
         ({"sync": "224.0.0.81"}, "--sync 224.0.0.81: give"),
         ({"sync": "224.0.0.81:0"}, "--sync 224.0.0.81:0: give"),
         ({"sync": "224.0.0.81:x"}, "--sync 224.0.0.81:x: give"),
+        ({"metrics": "9100"}, "argument --metrics: '9100' is not HOST:PORT"),
         ({"nonsense": "1"}, "unrecognized arguments: --nonsense 1"),
     ],
 )

@@ -112,3 +112,19 @@ def test_a_program_runs(plane: DataPlane) -> None:
     assert nanoseconds >= 0
     with pytest.raises(OSError, match="Invalid argument"):
         syscall.run_program(plane.programs[4].fd("lb"), bytes(syscall.SMALLEST_FRAME - 1), 1)
+
+
+@pytest.mark.parametrize("count", [1, 3, SIZE, 2 * SIZE])
+def test_the_first_elements_of_a_per_cpu_array(plane: DataPlane, count: int) -> None:
+    table, fields = plane.map("member_stats"), 5
+    for number in (0, 2, SIZE - 1):
+        each = [table.value(packets_in=10 * number + cpu, sessions_made=number) for cpu in range(plane.cpus)]
+        table.put_per_cpu(table.key(number), each)
+    words = table.first_per_cpu(count, plane.cpus)
+    size = fields * plane.cpus
+    assert len(words) == count * size
+    for number in range(min(count, SIZE)):
+        values = table.get_per_cpu(table.key(number), plane.cpus)
+        assert words[number * size : (number + 1) * size : fields].tolist() == [value.packets_in for value in values]
+        assert words[number * size + 4 : (number + 1) * size : fields].tolist() == [v.sessions_made for v in values]
+    assert not any(words[SIZE * size :])

@@ -137,6 +137,30 @@ def test_a_new_listener_begins_at_zero(harness: Harness) -> None:
         harness.run(Packet(port=of.port))
 
 
+def test_what_a_listener_has_counted_does_not_fall_when_a_server_goes(harness: Harness) -> None:
+    def total() -> int:
+        return harness.tables.listener_counters()["tcp-80"]["packets_in"]
+
+    whole = service(80)
+    left = replace(whole, reals=whole.reals[:1])
+    harness.tables.apply([whole], set(), MACS)
+    for n in range(60):
+        harness.run(Packet(source_port=2000 + n))
+    assert total() == 60
+    assert sum(row["packets_in"] for row in harness.tables.server_counters()["tcp-80"].values()) == 60
+    harness.tables.apply([left], set(), MACS)
+    assert total() == 60
+    assert harness.tables.server_counters()["tcp-80"].keys() == {"10.0.1.1:8080"}
+    harness.tables.apply([whole], set(), MACS)
+    assert total() == 60
+    assert harness.tables.server_counters()["tcp-80"]["10.0.1.2:8080"]["packets_in"] == 0
+    harness.tables.apply([replace(whole, reals=())], set(), MACS)
+    assert total() == 60
+    harness.tables.apply([], set(), MACS)
+    harness.tables.apply([whole], set(), MACS)
+    assert total() == 0
+
+
 def test_the_vips_of_a_listener_are_counted_together(harness: Harness) -> None:
     other = "10.0.0.101"
     both = [service(80, name="web"), service(80, name="web", vip=other, real_port=8081)]
