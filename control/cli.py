@@ -20,6 +20,7 @@ from control import commands, up
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
+from control.top_view import Sort
 from core.errors import ConfigErrors
 from core.model import Kind
 
@@ -43,6 +44,7 @@ EXAMPLES = """
   paifang check site.toml              is it valid, and if not, what would be right
   paifang apply site.toml --dry-run    what would change
   paifang status --watch               which node runs what
+  paifang top                          what passes through the nodes
   paifang history; paifang rollback 7  versions of the configuration
 """
 CHECK_EXAMPLES = """
@@ -67,6 +69,15 @@ STATUS_EXAMPLES = """
   paifang status                       exit code 0 if all nodes are in step, else 1
   paifang status --watch
   paifang status --json
+"""
+TOP_EXAMPLES = """
+  paifang top                                 all nodes, by the control plane
+  paifang top --state /var/lib/paifang/l4     one L4 node, by its own admin socket (root)
+  paifang top --sort drops
+  paifang top --once                          one picture, after a second
+  paifang top --once --json | jq .together.drops
+
+keys: Tab one section or all; sort by p packets, b bits, n new, s sessions, d drops, a name; q ends
 """
 HISTORY_EXAMPLES = """
   paifang history --limit 5
@@ -166,6 +177,11 @@ def parser() -> argparse.ArgumentParser:
     status = add("status", "which node runs what; 1 unless in step", STATUS_EXAMPLES, remote, as_json)
     status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     status.set_defaults(run=commands.status)
+    live = add("top", "what passes through the L4 nodes, live", TOP_EXAMPLES, remote, as_json)
+    live.add_argument("--once", action="store_true", help="one picture, and end")
+    orders = [order.value for order in Sort]
+    live.add_argument("--sort", choices=orders, default=orders[0], metavar="BY", help=", ".join(orders))
+    live.set_defaults(run=_top)
     history = add("history", "versions of the configuration", HISTORY_EXAMPLES, remote, as_json)
     history.add_argument("version", nargs="?", type=_number, metavar="N", help="what this version changed")
     history.add_argument("--limit", type=_number, default=20, metavar="N", help="how many (%(default)s)")
@@ -185,6 +201,12 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
         "--api", default="127.0.0.1:8470", metavar="HOST:PORT", help="REST API (%(default)s; port 0: any)"
     )
     parser.set_defaults(run=up.main)
+
+
+def _top(options: argparse.Namespace) -> int:
+    from control import top  # it needs curses, which not every Python has
+
+    return top.main(options)
 
 
 def _number(text: str) -> int:

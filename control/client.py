@@ -47,11 +47,12 @@ class Answer:
 class Api:
     """A control plane's REST API. Methods raise ApiError."""
 
-    def __init__(self, url: str, token: str, origin: str = "that was given") -> None:
+    def __init__(self, url: str, token: str, origin: str = "that was given", timeout_s: float = TIMEOUT_S) -> None:
         """`origin` tells the user where the token is from, should it be refused."""
         self.url = url.rstrip("/")
         self._token = token
         self._origin = origin
+        self._timeout_s = timeout_s
         # Never by a proxy of the environment: the token is for the control plane alone.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -73,8 +74,8 @@ class Api:
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - checked by `connect`
         try:
             with (
-                patience(f"paifang: waiting for {self.url} ({TIMEOUT_S:.0f} s at most)"),
-                self._opener.open(request, timeout=TIMEOUT_S) as response,
+                patience(f"paifang: waiting for {self.url} ({self._timeout_s:g} s at most)"),
+                self._opener.open(request, timeout=self._timeout_s) as response,
             ):
                 document = json.loads(response.read(ANSWER_LIMIT_BYTES))
                 etag = response.headers.get("ETag", '"0"').strip('"')
@@ -82,7 +83,7 @@ class Api:
             with error:
                 raise self._refusal(error) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ApiError(f"{self.url}: {_unreachable(error)} (--api, $PAIFANG_API)") from None
+            raise ApiError(f"{self.url}: {_unreachable(error, self._timeout_s)} (--api, $PAIFANG_API)") from None
         return Answer(document, int(etag) if etag.isdigit() else 0)
 
     def _refusal(self, error: urllib.error.HTTPError) -> ApiError:
@@ -98,7 +99,7 @@ class Api:
         return ApiError("\n".join([*listed, detail]), error.code, problem)
 
 
-def connect(url: str | None, token: str | None, state: Path) -> Api:
+def connect(url: str | None, token: str | None, state: Path, *, timeout_s: float = TIMEOUT_S) -> Api:
     """The API that the options, the environment or the state directory name. Raises ApiError."""
     note = _note(state)
     url = url or os.environ.get("PAIFANG_API") or note.get("api") or DEFAULT_API
@@ -108,7 +109,7 @@ def connect(url: str | None, token: str | None, state: Path) -> Api:
     token, origin = _token(token, Path(note.get("token_file") or state / "control" / "token"))
     if not re.fullmatch("[!-~]+", token):
         raise ApiError(f"the token {origin} is not one word of ASCII")
-    return Api(url, token, origin)
+    return Api(url, token, origin, timeout_s)
 
 
 def _token(option: str | None, file: Path) -> tuple[str, str]:
@@ -138,13 +139,13 @@ def _note(state: Path) -> dict[str, str]:
     return note if isinstance(note, dict) else {}
 
 
-def _unreachable(error: Exception) -> str:
+def _unreachable(error: Exception, timeout_s: float) -> str:
     """What went wrong on the way to the API, and what may help."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLError):
         return f"{reason.reason or reason}; the control plane itself speaks plain HTTP: give http://HOST:PORT"
     if isinstance(reason, TimeoutError):
-        return f"no answer within {TIMEOUT_S:.0f} s; is the control plane running?"
+        return f"no answer within {timeout_s:g} s; is the control plane running?"
     if isinstance(reason, OSError) and reason.strerror:
         return f"{reason.strerror}; is the control plane running?"
     return f"{reason}; is the control plane running?"

@@ -62,17 +62,19 @@ def status(document: Mapping[str, Any]) -> str:
 
 def remarks(node: Mapping[str, Any]) -> list[str]:
     """Why a node is not in step, the problems it reports, and the servers that it holds for down."""
-    facts = node["facts"]
+    return troubles(node) + [
+        f"{entry.get('server')} down: {entry.get('why')}"
+        for entry in node["facts"].get("health") or ()
+        if isinstance(entry, Mapping) and entry.get("healthy") is False
+    ]
+
+
+def troubles(node: Mapping[str, Any]) -> list[str]:
+    """Why a node is not in step, and the problems it reports."""
     found = [node["why"]] if node["why"] else []
     if not node["listed"]:
         found.append("not listed under nodes")
-    found += [str(problem) for problem in facts.get("problems") or ()]
-    found += [
-        f"{entry.get('server')} down: {entry.get('why')}"
-        for entry in facts.get("health") or ()
-        if isinstance(entry, Mapping) and entry.get("healthy") is False
-    ]
-    return found
+    return found + [str(problem) for problem in node["facts"].get("problems") or ()]
 
 
 def history(versions: Sequence[Mapping[str, Any]], when: Sequence[str]) -> str:

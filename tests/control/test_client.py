@@ -117,12 +117,11 @@ def test_a_token_that_no_header_can_carry_is_not_printed(token: str, tmp_path: P
         connect(None, None, tmp_path)
 
 
-def test_a_control_plane_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "TIMEOUT_S", 0.1)
+def test_a_control_plane_that_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ApiError, match=f"{url}: no answer within 0 s; is the control plane running"):
-            Api(url, "t").request("GET", "/")
+        with pytest.raises(ApiError, match=f"{url}: no answer within 0.1 s; is the control plane running"):
+            Api(url, "t", timeout_s=0.1).request("GET", "/")
 
 
 def test_who_waits_is_told_for_what(monkeypatch: pytest.MonkeyPatch) -> None:

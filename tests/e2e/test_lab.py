@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from core.endpoints import endpoint
 from deploy.lab import model, namespaces, state
 from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIP6
+from l4fast.loader import reasons
 
 pytestmark = pytest.mark.root
 
@@ -204,6 +206,64 @@ def test_a_dead_l4_node_leaves_the_next_hops_and_comes_back() -> None:
     deadline = time.monotonic() + DEADLINE_S
     while ({host: hops(host) for host in before}, {host: hops6(host) for host in before}) != (before, before6):
         assert time.monotonic() < deadline
+
+
+def scraped(host: str) -> dict[tuple[str, ...], float]:
+    done = run(host, "curl", "-sS", "http://127.0.0.1:8474/metrics")
+    assert done.returncode == 0, done.stderr
+    families = text_string_to_metric_families(done.stdout)
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+
+@pytest.mark.usefixtures("up")
+def test_what_passes_is_in_metrics_and_top() -> None:
+    size = 2_000_000
+    before = [scraped(f"l4-{n}") for n in (1, 2, 3)]
+    words = [*namespaces.enter(f"{NAME}-client"), sys.executable, "-m", "deploy.lab.client"]
+    transfer = [*words, "tcp", f"{VIP}:{model.TCP_NAT_PORT}", "--bytes", str(size), "--rate", "500000"]
+    with subprocess.Popen(transfer, stdout=subprocess.DEVNULL) as passing:
+        time.sleep(1)
+        picture = json.loads(run("control", "paifang", "top", "--once", "--json").stdout)
+    assert passing.returncode == 0
+    time.sleep(1)  # /metrics may be a second old
+    after = [scraped(f"l4-{n}") for n in (1, 2, 3)]
+
+    def gained(*key: str) -> float:
+        return sum(late[key] - early[key] for late, early in zip(after, before, strict=True))
+
+    assert gained("paifang_l4_listener_bytes_total", "tcp-nat", "out") > size
+    assert gained("paifang_l4_listener_new_sessions_total", "tcp-nat") == 1
+    servers = [f"10.81.0.{number}:9000" for number in (101, 102)]
+    each = [gained("paifang_l4_server_bytes_total", "tcp-nat", server, "out") for server in servers]
+    assert sum(each) == gained("paifang_l4_listener_bytes_total", "tcp-nat", "out")
+    assert gained("paifang_l4_packets_total", "tx_session", "tx") > 100
+    for found in after:
+        for reason in reasons():
+            action = reason.partition("_")[0]
+            family = "events" if action == "event" else "packets"
+            assert (f"paifang_l4_{family}_total", reason, *([action] if family == "packets" else [])) in found
+        assert 0 < found["paifang_l4_table_entries", "sessions", "4"] <= found["paifang_l4_table_size", "sessions", "4"]
+        assert found["paifang_l4_sync_peers", "synced"] + found["paifang_l4_sync_peers", "unsynced"] >= 1
+        assert found["paifang_l4_server_up", "10.81.0.101:9000", "tcp"] == 1
+
+    counting = [node for node in picture["nodes"] if node["counts"]]
+    assert {node["name"] for node in counting} == {"l4-1", "l4-2", "l4-3"}
+    assert set(picture["together"]["reasons"]) == set(reasons())
+    flow = picture["together"]["listeners"]["tcp-nat"]
+    assert 1e6 < flow["bits_out"] < 1e8
+    assert flow["sessions"] >= 1
+    assert picture["together"]["total"]["bits_out"] >= flow["bits_out"]
+
+
+@pytest.mark.usefixtures("up")
+def test_top_of_one_node() -> None:
+    own = subprocess.run(
+        [sys.executable, "-m", "control.cli", "top", "--once", "--state", str(state.directory(NAME) / "l4-1/state")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert own.returncode == 0, own.stderr
+    assert own.stdout.startswith("paifang top  1 L4 node  configuration ")
+    assert "tcp-nat" in own.stdout
 
 
 @pytest.mark.usefixtures("up")
