@@ -1,8 +1,8 @@
 """The daemon of an L4 node: it tells the data plane what to do and otherwise stays out of the way.
 
-    control plane ── configuration ──► Agent ── services, down reals, MAC addresses ──► tables ──► XDP
+    control plane ── configuration ──► Agent ── services, down reals, next hops ──► tables ──► XDP
     health probes ── up, down ────────►  │
-    neighbours ── MAC addresses ──────►  └── health, counters, sync state ──► control plane, admin socket
+    neighbours ── next hops ──────────►  └── health, counters, sync state ──► control plane, admin socket
 
 Each cause of a change ends in one place, `_push`, which hands the tables the whole desired state; changes that come
 together (a switch dies: forty probes fail) are pushed once. A configuration that the data plane refuses leaves the one
@@ -28,6 +28,7 @@ from core.resolve import L4Service, l4_services, source_pools
 from l4fast import exporter, health, vip
 from l4fast.counts import Counted, Counter
 from l4fast.fill import Fills
+from l4fast.hops import Hop
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
 
@@ -58,9 +59,9 @@ class Forwarder(Counted, Protocol):
     """What the agent needs of the data plane (`l4fast.tables.Tables`)."""
 
     def apply(
-        self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], macs: Mapping[str, bytes]
+        self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], next_hops: Mapping[str, Hop]
     ) -> None: ...
-    def set_local(self, addresses: Sequence[str]) -> None: ...
+    def set_local(self, *addresses: Sequence[str]) -> None: ...
     def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None: ...
     def set_epoch(self, now_s: int) -> None: ...
     def sessions(self, wanted: Wanted, *, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
@@ -68,22 +69,22 @@ class Forwarder(Counted, Protocol):
 
 
 class NextHops(Protocol):
-    """What the agent needs of the neighbours: MAC addresses of the reals and of the gateway, kept fresh."""
+    """What the agent needs of the neighbours: the next hops to the reals and to the clients, kept fresh."""
 
     async def watch(self, addresses: AbstractSet[str]) -> None: ...
-    def macs(self) -> Mapping[str, bytes]: ...
+    def hops(self) -> Mapping[str, Hop]: ...
 
 
 class Agent:
     """Joins configuration, health and neighbours, and keeps the data plane's clock and expiry going.
 
-    `own` gives the addresses of the interface, `local` those of the whole node; both block and run in a thread.
+    `own` gives the addresses of each interface, `local` those of the whole node; both block and run in a thread.
     `early`: counters of the fragments that came before their first. `fill` says how full the tables are.
     """
 
     def __init__(
-        self, *, name: str, interface: str, tables: Forwarder, hops: NextHops, sync: Sync, tasks: Tasks,
-        expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[str]],
+        self, *, name: str, interfaces: Sequence[str], tables: Forwarder, hops: NextHops, sync: Sync, tasks: Tasks,
+        expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[Sequence[str]]],
         early: Mapping[str, int],
         fill: Callable[[], Fills],
     ) -> None:  # fmt: skip
@@ -93,7 +94,7 @@ class Agent:
         self.version = 0
         self._started = round(time.time(), 3)
         self._name = name
-        self._interface = interface
+        self._interfaces = interfaces
         self._tables = tables
         self._hops = hops
         self._sync = sync
@@ -122,7 +123,7 @@ class Agent:
         await self._hops.watch({real.address for service in services for real in service.reals})
         own, local = await asyncio.to_thread(self._own), await asyncio.to_thread(self._local)
         try:
-            self._tables.set_local(own)
+            self._tables.set_local(*own)
             self._set_pools(pools)
             self._push(services)
         except Exception:
@@ -136,7 +137,7 @@ class Agent:
         pool = pools.get(self._name, ())
         self._poolless = tuple(s.listener for s in services if s.mode is Mode.FULLNAT and not pool)
         self._monitor.watch(health.targets(services))
-        self._routes = vip.routes(services, pool, own)
+        self._routes = vip.routes(services, pool, [address for of in own for address in of])
         self._misplaced = vip.misplaced(services, local)
         for address in self._misplaced:
             log.error("%s", _misplaced(address))
@@ -167,7 +168,7 @@ class Agent:
 
     def _push(self, services: tuple[L4Service, ...]) -> None:
         try:
-            self._tables.apply(services, health.down(self._states()), self._hops.macs())
+            self._tables.apply(services, health.down(self._states()), self._hops.hops())
         except Exception as error:
             self._error = str(error)
             raise
@@ -239,7 +240,7 @@ class Agent:
 
     def status(self, _arguments: dict[str, object]) -> dict[str, object]:
         """The admin command `status`."""
-        node = {"name": self._name, "interface": self._interface, "vips": vip.vips(self._services)}
+        node = {"name": self._name, "interfaces": list(self._interfaces), "vips": vip.vips(self._services)}
         configuration = {"configuration": self.version, "refused": self.refused}
         return node | configuration | {"routes": self._routes} | self.report()
 

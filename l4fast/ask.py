@@ -81,7 +81,7 @@ def render(what: str, document: object, limit: int = LIMIT) -> str:
 
 def _status(node: Document) -> str:
     lines = [
-        f"{node['name']} on {node['interface']}: {'ready' if node['ready'] else 'NOT READY'}",
+        f"{node['name']} on {', '.join(node['interfaces'])}: {'ready' if node['ready'] else 'NOT READY'}",
         f"VIPs      {', '.join(node['vips']) or 'none'}",
         f"sessions  {node['sessions']}",
         f"sync      {'complete' if node['sync']['complete'] else 'not complete yet'}"

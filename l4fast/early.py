@@ -88,11 +88,12 @@ class Waiting:
 class EarlyFragments:
     """Holds the fragments of one data plane. For the loop's thread.
 
-    `send`: puts a frame on the wire by a next hop's index; `forward`: gives an IP packet of the version to the kernel.
+    `send`: puts a frame on the wire by a next hop's `way` (bpf/types.h); `forward`: gives an IP packet of the version
+    to the kernel.
     """
 
     def __init__(
-        self, plane: DataPlane, send: Callable[[int, int, bytes], None], forward: Callable[[int, bytes], None]
+        self, plane: DataPlane, send: Callable[[int, bytes], None], forward: Callable[[int, bytes], None]
     ) -> None:
         self.counters: Counter[str] = Counter(held=0, sent=0, expired=0, forwarded=0)
         self._plane = plane
@@ -151,7 +152,7 @@ class EarlyFragments:
                     self._give_up(fragment)
             elif outcome & 0xFF == XDP_TX:
                 self.counters["sent"] += 1
-                self._send(fragment.version, outcome >> 8, frame)
+                self._send(outcome >> 8, frame)
         self._schedule()
 
     def _give_up(self, fragment: Fragment) -> None:
@@ -166,20 +167,20 @@ class EarlyFragments:
 
 
 class Wire:
-    """Where fragments go: frames onto one interface, packets to the kernel. Raises OSError when it is made."""
+    """Where fragments go: frames onto the interfaces, packets to the kernel. Raises OSError when it is made."""
 
-    def __init__(self, interface: str) -> None:
-        self._frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
-        self._frames.bind((interface, 0))
+    def __init__(self, *interfaces: str) -> None:
+        self._frames = [_frames(interface) for interface in interfaces]
         self._packets = {4: _raw(4), 6: _raw(6)}
 
     def close(self) -> None:
-        for sock in (self._frames, *self._packets.values()):
+        for sock in (*self._frames, *self._packets.values()):
             sock.close()
 
-    def send(self, _version: int, _hop: int, frame: bytes) -> None:
+    def send(self, way: int, frame: bytes) -> None:
+        number = way - 1 if way else 0  # 0: there is only one
         with suppress(OSError):  # the interface is down or its queue full: lost as on any way
-            self._frames.send(frame)
+            self._frames[number].send(frame)
 
     def forward(self, version: int, packet: bytes) -> None:
         """As the kernel would have, had it got the packet: if it forwards at all."""
@@ -190,6 +191,12 @@ class Wire:
         older[ttl_at] -= 1  # the kernel makes IPv4's checksum anew (raw(7))
         with suppress(OSError):
             self._packets[version].sendto(older, (text_of(address), 0))
+
+
+def _frames(interface: str) -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
+    sock.bind((interface, 0))
+    return sock
 
 
 def _raw(version: int) -> socket.socket:

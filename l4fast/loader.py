@@ -16,14 +16,11 @@ from __future__ import annotations
 import contextlib
 import ctypes as ct
 import errno
-import fcntl
 import logging
 import os
 import platform
 import re
 import resource
-import socket
-import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +28,7 @@ from typing import Any, Literal
 
 from l4fast.bpf import syscall
 from l4fast.errors import LoadError
+from l4fast.interfaces import Interface, interface
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +44,6 @@ IP_VERSIONS = (4, 6)
 # enum stage of types.h
 STAGES = ("lb", "least")
 STAGE_IPV6 = 2
-_SIOCGIFMTU, _SIOCGIFHWADDR = 0x8921, 0x8927  # <linux/sockios.h>
 
 # BCC's name for each architecture's directory below arch/ (bcc: frontends/clang/kbuild_helper.cc).
 _ARCHITECTURES = {
@@ -213,15 +210,6 @@ def possible_cpus() -> int:
     return int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1].split(",")[-1]) + 1
 
 
-def interface_mac_mtu(device: str) -> tuple[bytes, int]:
-    """A link's MAC address and MTU (netdevice(7)). Raises OSError."""
-    request = struct.pack("256s", device.encode()[:15])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        mac = fcntl.ioctl(probe.fileno(), _SIOCGIFHWADDR, request)[18:24]
-        (mtu,) = struct.unpack_from("=i", fcntl.ioctl(probe.fileno(), _SIOCGIFMTU, request), 16)
-    return mac, mtu
-
-
 class DataPlane:
     """The loaded XDP programs of an L4 node, by IP version. `Tables` writes their maps; one process has one of each."""
 
@@ -231,7 +219,8 @@ class DataPlane:
         self.cpus = possible_cpus()
         self._settings_maps = {version: program.map("node_settings") for version, program in programs.items()}
         self.settings: dict[int, Any] = {version: of.get(of.key(0)) for version, of in self._settings_maps.items()}
-        self._attached: tuple[str, XdpMode] | None = None
+        self.interfaces: tuple[Interface, ...] = ()
+        self._attached: list[tuple[str, XdpMode]] = []
 
     @classmethod
     def load(
@@ -279,7 +268,7 @@ class DataPlane:
         return cls(programs, sizes)
 
     def set(self, *versions: int, **fields: int | bytes | Sequence[int]) -> None:
-        """Writes fields of `struct settings`, of these IP versions or of all; `mac` and `mtu` are written by `attach`.
+        """Writes fields of `struct settings`, of these IP versions or of all; `interfaces` are written by `attach`.
 
         An address, or several, are given as the bytes that stand in packets.
         """
@@ -298,29 +287,44 @@ class DataPlane:
             of = self._settings_maps[version]
             of.put(of.key(0), settings)
 
+    def use(self, *interfaces: Interface) -> None:
+        """These are the node's interfaces, from which its packets come and by which they go."""
+        self.interfaces = interfaces
+        for version, settings in self.settings.items():
+            for slot, field in enumerate(settings.interfaces):
+                of = interfaces[slot % len(interfaces)]
+                field.index, field.mtu = of.index, of.mtu
+                field.mac[:] = of.mac
+            self.set(version)
+
     def attach(self, device: str, mode: XdpMode) -> None:
-        """Attaches to a link, in place of whatever program is there. Raises LoadError."""
+        """Attaches to a link, in place of whatever program is there; of several links, to one after the other, before
+        `Tables.apply`. Raises LoadError."""
+        most = len(self.settings[4].interfaces)
+        if len(self._attached) == most:
+            raise LoadError(f"interface {device}: {most} interfaces are the most; give fewer")
         try:
-            mac, mtu = interface_mac_mtu(device)
-            self.set(mac=mac, mtu=mtu)
+            link = interface(device)
+            for version in IP_VERSIONS:
+                devices = self.map("devices", version)
+                devices.put(devices.key(len(self._attached)), devices.value(link.index))
         except OSError as error:
             raise LoadError(f"interface {device}: {error.strerror}; `ip link` lists the interfaces") from None
+        self.use(*self.interfaces[: len(self._attached)], link)
         try:
             self.programs[4].attach(device, "lb", XDP_FLAGS[mode])
         except Exception as error:  # BCC raises bare Exception
             raise LoadError(_attach_advice(device, mode, str(error))) from None
-        self._attached = (device, mode)
+        self._attached.append((device, mode))
 
     def detach(self) -> None:
-        """Takes the program off the link; a link that has gone is no error."""
-        if self._attached is None:
-            return
-        device, mode = self._attached
-        self._attached = None
-        try:
-            self.programs[4].detach(device, XDP_FLAGS[mode])
-        except Exception as error:
-            log.warning("detach from %s: %s", device, error)
+        """Takes the program off its links; one that has gone is no error."""
+        while self._attached:
+            device, mode = self._attached.pop()
+            try:
+                self.programs[4].detach(device, XDP_FLAGS[mode])
+            except Exception as error:
+                log.warning("detach from %s: %s", device, error)
 
     def close(self) -> None:
         """Detaches and frees the maps."""

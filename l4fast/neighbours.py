@@ -1,4 +1,4 @@
-"""MAC addresses of the next hops: of the real servers, and towards clients. They are kept resolved.
+"""The next hops: of the real servers, and towards clients. They are kept resolved.
 
 The XDP program writes MAC addresses and asks nobody for them. The kernel resolves a neighbour when something uses it,
 and forwarded packets do not pass the kernel; so every neighbour that is not confirmed is "used" once a second by a
@@ -8,8 +8,8 @@ packet to the server.
 The next hop of a real is the gateway of its route, or the real itself on its own network. Clients come back through the
 next hop of the default route of their IP version, or of the route to a given address. A gateway of IPv6 is usually a
 link-local address; that of a route to IPv4 addresses may be of IPv6 (RFC 9229) unless the route is the default one.
-Only the interface of the data plane counts: it is one-armed. A MAC address once learnt is kept while its resolution
-fails: whether a server is alive is for the health checks to say.
+Only the interfaces of the data plane count: a hop is reached by the one by which its route leaves. A MAC address once
+learnt is kept while its resolution fails: whether a server is alive is for the health checks to say.
 
 pyroute2's synchronous IPRoute does not run inside an event loop, and its asynchronous one not on uvloop: the look-ups
 run in a thread.
@@ -20,13 +20,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 
 from pyroute2 import IPRoute
 from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from core.endpoints import version
+from l4fast.hops import Hop
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, GATEWAYS
 
 log = logging.getLogger(__name__)
@@ -46,23 +47,23 @@ RT_TABLE_MAIN = 254
 
 
 class Neighbours:
-    """Next hops of one interface. Its methods are called from one event loop.
+    """Next hops by the data plane's interfaces. Its methods are called from one event loop.
 
     `clients`, `clients6`: the address whose route leads to the clients of one IP version; by default it is the default
     route.
     """
 
-    def __init__(self, interface: str, clients: str = CLIENT_GATEWAY, clients6: str = CLIENT_GATEWAY6) -> None:
-        self._interface = interface
+    def __init__(self, *interfaces: str, clients: str = CLIENT_GATEWAY, clients6: str = CLIENT_GATEWAY6) -> None:
+        self._interfaces = interfaces
         self._clients = {CLIENT_GATEWAY: clients, CLIENT_GATEWAY6: clients6}
         self._watched: frozenset[str] = frozenset({CLIENT_GATEWAY})
-        self._macs: dict[str, bytes] = {}
+        self._hops: dict[str, Hop] = {}
         self._lock = asyncio.Lock()
         self._complaints: dict[str, str] = {}  # by address: why it has no next hop
 
-    def macs(self) -> Mapping[str, bytes]:
+    def hops(self) -> Mapping[str, Hop]:
         """By watched address, and by CLIENT_GATEWAY and CLIENT_GATEWAY6; what was never resolved is missing."""
-        return dict(self._macs)
+        return dict(self._hops)
 
     async def watch(self, addresses: Set[str]) -> None:
         """Makes these the addresses to resolve, and waits up to FIRST_ANSWER_S for those that are new.
@@ -72,7 +73,7 @@ class Neighbours:
         self._watched = frozenset(addresses) | ({GATEWAYS[version(each)] for each in addresses} or {CLIENT_GATEWAY})
         for _ in range(round(FIRST_ANSWER_S / FIRST_ANSWER_STEP_S)):
             await self.refresh()
-            if self._macs.keys() | self._complaints.keys() >= self._watched:
+            if self._hops.keys() | self._complaints.keys() >= self._watched:
                 return
             await asyncio.sleep(FIRST_ANSWER_STEP_S)
 
@@ -84,7 +85,7 @@ class Neighbours:
                 changed()
 
     async def refresh(self) -> bool:
-        """Looks once, and starts to resolve what is not confirmed. Says whether `macs` has changed."""
+        """Looks once, and starts to resolve what is not confirmed. Says whether `hops` has changed."""
         async with self._lock:
             watched = self._watched
             try:
@@ -92,26 +93,31 @@ class Neighbours:
             except (OSError, NetlinkError) as error:
                 found, complaints = {}, dict.fromkeys(watched, f"next hops cannot be looked up: {error}")
             for complaint in sorted(set(complaints.values()) - set(self._complaints.values())):
-                log.warning("%s: %s", self._interface, complaint)
+                log.warning("%s: %s", ", ".join(self._interfaces), complaint)
             self._complaints = complaints
-            before = self._macs
-            self._macs = {address: mac for address, mac in (before | found).items() if address in watched}
-            return self._macs != before
+            before = self._hops
+            self._hops = {address: hop for address, hop in (before | found).items() if address in watched}
+            return self._hops != before
 
-    def _look(self, watched: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    def _look(self, watched: Iterable[str]) -> tuple[dict[str, Hop], dict[str, str]]:
         complaints: dict[str, str] = {}
         with IPRoute() as routes:
-            indexes = routes.link_lookup(ifname=self._interface)
-            if not indexes:
-                return {}, dict.fromkeys(watched, "there is no such interface; `ip link` lists those of this machine")
-            hops: dict[str, str] = {}
+            names: dict[int, str] = {}
+            for name in self._interfaces:
+                indexes = routes.link_lookup(ifname=name)
+                if not indexes:
+                    why = f"there is no interface {name}; `ip link` lists those of this machine"
+                    return {}, dict.fromkeys(watched, why)
+                names[indexes[0]] = name
+            hops: dict[str, tuple[int, str]] = {}
             for address in watched:
                 try:
-                    hops[address] = next_hop(routes, indexes[0], self._target(address))
+                    hops[address] = next_hop(routes, names, self._target(address))
                 except LookupError as error:
                     complaints[address] = f"{self._label(address)}: {error}"
-            macs = resolve(routes, indexes[0], set(hops.values()))
-        return {address: macs[hop] for address, hop in hops.items() if hop in macs}, complaints
+            macs = resolve(routes, set(hops.values()))
+        found = {address: Hop(macs[hop], names[hop[0]]) for address, hop in hops.items() if hop in macs}
+        return found, complaints
 
     def _target(self, address: str) -> str:
         return self._clients.get(address, address)
@@ -122,25 +128,28 @@ class Neighbours:
         return f"no next hop to {address}"
 
 
-def next_hop(routes: IPRoute, index: int, address: str) -> str:
-    """The address that packets to `address` are handed to on this link. Raises LookupError with the reason."""
+def next_hop(routes: IPRoute, links: Collection[int], address: str) -> tuple[int, str]:
+    """On which of these links packets to `address` are handed to which neighbour. Raises LookupError with why not."""
     family = FAMILIES[version(address)]
     if address in GATEWAYS.values():
         defaults = routes.get_default_routes(family=family, table=RT_TABLE_MAIN)
-        here = [route for route in defaults if route.get_attr("RTA_OIF") == index and _gateway(route)]
+        here = [route for route in defaults if route.get_attr("RTA_OIF") in links and _gateway(route)]
         if not here:
             command = "ip -6 route" if family == socket.AF_INET6 else "ip route"
-            raise LookupError(f"the interface has no default route; add one by `{command} add default via`")
-        return _gateway(min(here, key=lambda route: int(route.get_attr("RTA_PRIORITY") or 0)))
+            raise LookupError(f"no default route leaves by the interface; add one by `{command} add default via`")
+        best = min(here, key=lambda route: int(route.get_attr("RTA_PRIORITY") or 0))
+        return int(best.get_attr("RTA_OIF")), _gateway(best)
     try:
         route = routes.route("get", dst=address, family=family)[0]
     except NetlinkError as error:
         raise LookupError(f"no route ({error.args[-1]})") from None
     if route["type"] != RTN_UNICAST:
         raise LookupError("it is an address of this node, which cannot be its own server")
-    if route.get_attr("RTA_OIF") != index:
-        raise LookupError("its route leaves by another interface, and the data plane has one arm")
-    return _gateway(route) or address
+    link = int(route.get_attr("RTA_OIF"))
+    if link not in links:
+        name = routes.get_links(link)[0].get_attr("IFLA_IFNAME")
+        raise LookupError(f"its route leaves by {name}, which is not ours: give --interface {name} too")
+    return link, _gateway(route) or address
 
 
 def _gateway(route: nlmsg) -> str:
@@ -149,14 +158,16 @@ def _gateway(route: nlmsg) -> str:
     return str(via["addr"] if via else route.get_attr("RTA_GATEWAY") or "")
 
 
-def resolve(routes: IPRoute, index: int, hops: Set[str]) -> dict[str, bytes]:
-    """The MAC addresses that the kernel knows; it is told to find or confirm the others."""
-    macs: dict[str, bytes] = {}
-    for ip, family in FAMILIES.items():
-        mine = {hop for hop in hops if version(hop) == ip}
-        if mine:
-            macs |= _resolve(routes, index, mine, family)
-    return macs
+def resolve(routes: IPRoute, hops: Set[tuple[int, str]]) -> dict[tuple[int, str], bytes]:
+    """The MAC addresses of these neighbours on links that the kernel knows; it is told to find or confirm others."""
+    groups: dict[tuple[int, int], set[str]] = {}
+    for link, hop in hops:
+        groups.setdefault((link, FAMILIES[version(hop)]), set()).add(hop)
+    return {
+        (link, hop): mac
+        for (link, family), mine in groups.items()
+        for hop, mac in _resolve(routes, link, mine, family).items()
+    }
 
 
 def _resolve(routes: IPRoute, index: int, hops: Set[str], family: int) -> dict[str, bytes]:

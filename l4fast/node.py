@@ -31,7 +31,7 @@ from core.endpoints import endpoint
 from l4fast import links
 from l4fast.agent import Agent
 from l4fast.early import EarlyFragments, Wire
-from l4fast.errors import L4Error
+from l4fast.errors import L4Error, LoadError
 from l4fast.expiry import expire
 from l4fast.fill import LRU_TABLES, Census, Fill, Fills
 from l4fast.loader import IP_VERSIONS, DataPlane
@@ -74,19 +74,24 @@ def layouts_of(records: Mapping[int, Record]) -> dict[int, Layout]:
     return {ip: Layout(ctypes.sizeof(key), ctypes.sizeof(value), checksum) for ip, (key, value) in records.items()}
 
 
-def check_interface(settings: Settings, state: StateDirectory) -> links.Link:
+def check_interfaces(settings: Settings, state: StateDirectory) -> list[links.Link]:
+    """The interfaces, free of anybody else's programs. Blocking. Raises NodeError."""
+    return [check_interface(name, settings, state) for name in settings.interfaces]
+
+
+def check_interface(name: str, settings: Settings, state: StateDirectory) -> links.Link:
     """The interface, free of anybody else's program. Blocking. Raises NodeError.
 
     What a killed agent of this state directory left behind goes on forwarding until it is replaced in one step; only a
     change between native and generic mode needs it taken off before.
     """
-    link = links.find(settings.interface)
+    link = links.find(name)
     if link is None:
-        raise NodeError(f"no interface {settings.interface}; `ip link` lists those of this machine")
+        raise NodeError(f"no interface {name}; `ip link` lists those of this machine")
     if link.program and link.program != state.program(link.index):
         raise NodeError(
-            f"{settings.interface} carries another XDP program (id {link.program}); "
-            f"if nobody needs it: `ip link set dev {settings.interface} xdp off`"
+            f"{name} carries another XDP program (id {link.program}); "
+            f"if nobody needs it: `ip link set dev {name} xdp off`"
         )
     if link.program and link.mode != settings.xdp:
         links.take_off(link)
@@ -123,7 +128,7 @@ class Node:
         async with AsyncExitStack() as stack:
             state = StateDirectory(settings.state)
             stack.callback(state.close)
-            link = await asyncio.to_thread(check_interface, settings, state)
+            found = await asyncio.to_thread(check_interfaces, settings, state)
             metrics = settings.metrics and stack.enter_context(listen(*settings.metrics))
             plane = DataPlane.load()
             tables = Tables(plane, sync_period_s=SYNC_PERIOD_S)
@@ -134,26 +139,35 @@ class Node:
                 now=loop.time(), refresh_s=REFRESH_S,
             )  # fmt: skip
             tables.set_epoch(int(time.time()))
-            state.note_program(link.index, program_id(plane))
+            state.note_program([link.index for link in found], program_id(plane))
             pins = Pins(settings.state)
             pins.hold(plane)
-            plane.attach(settings.interface, settings.xdp)
+            self._attach(plane)
             pins.settle()
             stack.callback(self._take_off, plane, pins)
             await self._start_sync(stack, sync, tables)
             early = self._start_early(stack, plane)
-            agent = await self._start_agent(stack, sync, tables, early, link.index)
+            agent = await self._start_agent(stack, sync, tables, early, [link.index for link in found])
             if metrics:
                 server = await MetricsServer(agent.metrics).serve(metrics)
                 stack.callback(server.close)
                 log.info("metrics at http://%s/metrics", endpoint(*metrics.getsockname()[:2]))
             loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync)
-            log.info("forwarding on %s (%s XDP)", settings.interface, settings.xdp)
+            log.info("forwarding on %s (%s XDP)", ", ".join(settings.interfaces), settings.xdp)
             await self._stop.wait()
             notify("STOPPING=1")
         if self._failure is not None:
             name, error = self._failure
             raise NodeError(f"{name} failed ({error!r}); the XDP program stays attached until the next start")
+
+    def _attach(self, plane: DataPlane) -> None:
+        """To all interfaces or, raising LoadError, to none."""
+        try:
+            for name in self._settings.interfaces:
+                plane.attach(name, self._settings.xdp)
+        except LoadError:
+            plane.detach()
+            raise
 
     def _take_off(self, plane: DataPlane, pins: Pins) -> None:
         if self._failure is None:
@@ -164,10 +178,10 @@ class Node:
         settings = self._settings
         group = (settings.sync_group, settings.sync_port)
         try:
-            sock = multicast_socket(*group, settings.interface)
+            sock = multicast_socket(*group, settings.interfaces[0])
         except OSError as error:
             raise NodeError(
-                f"cannot join {endpoint(*group)} on {settings.interface}: {error.strerror}; "
+                f"cannot join {endpoint(*group)} on {settings.interfaces[0]}: {error.strerror}; "
                 "choose another group or port with --sync"
             ) from None
         sync_io = SyncIO(sync, tables, sock, group)
@@ -175,7 +189,7 @@ class Node:
         stack.callback(sync_io.close)
 
     def _start_early(self, stack: AsyncExitStack, plane: DataPlane) -> EarlyFragments:
-        wire = Wire(self._settings.interface)
+        wire = Wire(*self._settings.interfaces)
         stack.callback(wire.close)
         early = EarlyFragments(plane, wire.send, wire.forward)
         early.start()
@@ -183,17 +197,17 @@ class Node:
         return early
 
     async def _start_agent(
-        self, stack: AsyncExitStack, sync: Sync, tables: Tables, early: EarlyFragments, index: int
+        self, stack: AsyncExitStack, sync: Sync, tables: Tables, early: EarlyFragments, indexes: list[int]
     ) -> Agent:
         settings = self._settings
         stack.push_async_callback(self._tasks.close)
-        hops = Neighbours(settings.interface)
+        hops = Neighbours(*settings.interfaces)
         census = Census(
             {name: {version: tables.plane.map(name, version) for version in IP_VERSIONS} for name in LRU_TABLES}
         )
         agent = Agent(
-            name=settings.name, interface=settings.interface, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
-            expire=partial(_expire, tables, census), local=links.addresses, own=partial(links.addresses, index),
+            name=settings.name, interfaces=settings.interfaces, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
+            expire=partial(_expire, tables, census), local=links.addresses, own=partial(_own, indexes),
             fill=partial(_fill, tables, census),
             early=early.counters,
         )  # fmt: skip
@@ -233,6 +247,10 @@ class Node:
             log.error("the cluster keys stay as they were: %s", error)
         else:
             log.info("cluster keys read again")
+
+
+def _own(indexes: list[int]) -> list[tuple[str, ...]]:
+    return [links.addresses(index) for index in indexes]
 
 
 def _expire(tables: Tables, census: Census, now_s: int) -> int:

@@ -20,6 +20,7 @@ from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
 
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
 SYNC_V6 = "[ff02::81]:8848"  # for networks of IPv6 alone: of one link, as the other
+INTERFACES_MOST = 4  # bpf/types.h
 ADMIN_SOCKET = "admin.sock"  # in the state directory
 METRICS = "127.0.0.1:8474"
 OFF = "off"
@@ -29,6 +30,7 @@ EXAMPLES = """examples:
   paifang l4 decap --interface eth0 --vip 192.0.2.25         on a server of mode tunnel (decap --help)
   paifang l4 --name l4-1 --interface eth0 --control https://10.0.0.9:8471 \\
       --identity /etc/paifang/identity --state /var/lib/paifang/l4 --cluster-key /etc/paifang/cluster.key
+  paifang l4 --interface eth0 --interface eth1 …             clients behind one, servers behind the other
   paifang l4 ask status --state /var/lib/paifang/l4          what a running node says (ask --help)
 """
 
@@ -42,7 +44,7 @@ class Settings:
     name: str
     control: str
     identity: Path
-    interface: str
+    interfaces: tuple[str, ...]
     state: Path
     cluster_key: Path
     xdp: Literal["native", "generic"]
@@ -80,7 +82,14 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     add("--name", help="this node's name in the configuration and in its certificate")
     add("--control", metavar="URL", help="the control plane's node API, https://HOST:8471")
     add("--identity", type=Path, metavar="DIR", help="holds ca.pem, cert.pem and key.pem")
-    add("--interface", metavar="DEV", help="traffic comes in and goes out here")
+    add(
+        "--interface",
+        action="append",
+        dest="interfaces",
+        metavar="DEV",
+        help="traffic comes in and goes out here; to be given for each, up to four: routes say what leaves by which, "
+        "session sync uses the first",
+    )
     add("--state", type=Path, metavar="DIR", help="keeps the last good configuration and the admin socket")
     add("--cluster-key", type=Path, metavar="FILE", help="the secret that seals session sync, mode 0600")
     add(
@@ -106,15 +115,18 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     given = parser.parse_args(argv)
     if given.make_cluster_key is not None:
         return MakeClusterKey(given.make_cluster_key)
-    required = ("name", "control", "identity", "interface", "state", "cluster_key")
-    missing = ["--" + name.replace("_", "-") for name in required if not getattr(given, name)]
+    required = ("name", "control", "identity", "interfaces", "state", "cluster_key")
+    missing = ["--" + name.removesuffix("s").replace("_", "-") for name in required if not getattr(given, name)]
     if missing:
         parser.error(f"missing {', '.join(missing)}")
     if not given.control.startswith("https://"):
         parser.error(f"--control {given.control}: give the node API, https://HOST:8471")
+    interfaces = tuple(given.interfaces)
+    if len(set(interfaces)) < len(interfaces) or len(interfaces) > INTERFACES_MOST:
+        parser.error(f"--interface {', '.join(interfaces)}: give up to {INTERFACES_MOST}, each once")
     group, port = parse_group(given.sync)
     return Settings(
-        given.name, given.control, given.identity, given.interface, given.state, given.cluster_key,
+        given.name, given.control, given.identity, interfaces, given.state, given.cluster_key,
         cast('Literal["native", "generic"]', given.xdp), group, port, given.metrics, given.log_level,
     )  # fmt: skip
 

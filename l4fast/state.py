@@ -1,4 +1,4 @@
-"""What an L4 node remembers on disk: that it runs, its lives, and the XDP program that it left on the interface.
+"""What an L4 node remembers on disk: that it runs, its lives, and the XDP program that it left on its interfaces.
 
 One agent at a time holds the directory's lock. The program outlives a killed agent and goes on forwarding; the next
 agent finds its id here and replaces it. A program with any other id belongs to somebody else and is left alone. Program
@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from control.node.files import write_atomic
@@ -54,9 +54,9 @@ class StateDirectory:
         """The id of the XDP program that an agent of this directory attached to the interface; 0 if none."""
         return self._read("xdp.json").get(f"{self._machine_boot}/{ifindex}", 0)
 
-    def note_program(self, ifindex: int, program: int) -> None:
+    def note_program(self, ifindexes: Iterable[int], program: int) -> None:
         """Raises StateError."""
-        self._write("xdp.json", {f"{self._machine_boot}/{ifindex}": program})
+        self._write("xdp.json", {f"{self._machine_boot}/{ifindex}": program for ifindex in ifindexes})
 
     def _read(self, name: str) -> dict[str, int]:
         """Empty where the file is missing or damaged: nothing here is worth a node that does not start."""

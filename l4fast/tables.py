@@ -23,6 +23,7 @@ from core.model import Mode
 from core.resolve import L4Service
 from l4fast.addresses import put_address
 from l4fast.bpf import syscall
+from l4fast.hops import Hop
 from l4fast.limits import OVER
 from l4fast.loader import IP_VERSIONS, DataPlane, reasons
 from l4fast.members import COUNTERS
@@ -65,27 +66,29 @@ class Tables:
 
     # The desired state
 
-    def apply(self, services: Sequence[L4Service], down: Set[tuple[str, int, str]], macs: Mapping[str, bytes]) -> None:
+    def apply(
+        self, services: Sequence[L4Service], down: Set[tuple[str, int, str]], next_hops: Mapping[str, Hop | bytes]
+    ) -> None:
         """Makes the maps say this and nothing else.
 
-        `down`: (address, port, "tcp" or "udp") of unhealthy reals. `macs`: the MAC address of the next hop by address,
-        for reals and for CLIENT_GATEWAY and CLIENT_GATEWAY6. Raises TablesError, having changed nothing, when it does
-        not fit.
+        `down`: (address, port, "tcp" or "udp") of unhealthy reals. `next_hops`: by address, for reals and for
+        CLIENT_GATEWAY and CLIENT_GATEWAY6; a MAC address alone is one on the first interface. Raises TablesError,
+        having changed nothing, when it does not fit.
         """
         of_version = {version: [s for s in services if version_of(s.vip) == version] for version in IP_VERSIONS}
         for version, tables in self.versions.items():
             tables.prepare(of_version[version])
         for version, tables in self.versions.items():
-            tables.apply(of_version[version], down, macs, GATEWAYS[version])
+            tables.apply(of_version[version], down, next_hops, GATEWAYS[version])
 
-    def set_local(self, addresses: Sequence[str]) -> None:
-        """The interface's own addresses, at most eight of each version: what a real sends there is no client's reply
-        (health checks).
+    def set_local(self, *addresses: Sequence[str]) -> None:
+        """The addresses of each interface, together at most eight of each version: what a real sends there is no
+        client's reply (health checks).
 
-        The first of each version is the outer source in tunnel mode.
+        The first of an interface in each version is the outer source of what it sends in tunnel mode.
         """
         for version, tables in self.versions.items():
-            tables.set_local(_of(version, addresses))
+            tables.set_local(*(_of(version, of) for of in addresses))
 
     def set_pools(self, own: Sequence[str], everyones: Collection[str]) -> None:
         """The source addresses of fullnat, this node's and all nodes' (those of `own` may be left out), from the next

@@ -25,6 +25,7 @@ from core.resolve import L4Service
 from l4fast.access import AccessLists
 from l4fast.addresses import address_bytes, prefix_mask, put_address
 from l4fast.errors import TablesError
+from l4fast.hops import Hop
 from l4fast.limits import ListenerLimits
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane
 from l4fast.members import NOBODY, Members, ServiceKey, counted, members_of
@@ -89,16 +90,17 @@ class VersionTables:
         self._pools: frozenset[str] = frozenset()
         plane.set(version, generation=1)
 
-    def set_local(self, addresses: Sequence[str]) -> None:
+    def set_local(self, *addresses: Sequence[str]) -> None:
+        """Those of each interface."""
         size = len(self._settings.local)
-        if len(addresses) > size:
-            raise TablesError(f"{len(addresses)} local addresses; at most {size} are supported: give those of one link")
-        local = b"".join(map(address_bytes, addresses))
-        whole = type(self._settings).local.size
-        self._plane.set(self._version, local=local.ljust(whole, b"\0"), address=self._address(addresses))
-
-    def _address(self, addresses: Sequence[str]) -> bytes:
-        return address_bytes(addresses[0]) if addresses else bytes(type(self._settings).address.size)
+        local = [address_bytes(address) for of in addresses for address in of]
+        if len(local) > size:
+            raise TablesError(f"{len(local)} addresses on the node's interfaces; at most {size} are supported")
+        nobody = bytes(self._settings.local[0])
+        for slot, field in enumerate(self._settings.interfaces):
+            of = addresses[slot % len(addresses)]
+            put_address(field, "address", address_bytes(of[0]) if of else nobody)
+        self._plane.set(self._version, local=b"".join(local).ljust(size * len(nobody), b"\0"))
 
     def set_pools(self, own: Sequence[str], everyones: Collection[str]) -> None:
         size = len(self._settings.pool)
@@ -122,16 +124,16 @@ class VersionTables:
         self,
         services: Sequence[L4Service],
         down: Set[tuple[str, int, str]],
-        macs: Mapping[str, bytes],
+        next_hops: Mapping[str, Hop | bytes],
         gateway: str,
     ) -> None:
-        """Makes the maps say this and nothing else, once `prepare` has allowed it. `gateway`: its key in `macs`."""
+        """Makes the maps say this and nothing else, once `prepare` has allowed it. `gateway`: a key of `next_hops`."""
         wanted = {service_key(service): service for service in services}
         reverse = _reverse_of(wanted)
         lists = {service.access.listed for service in services if service.access is not None}
 
         addresses = {real.address for service in services for real in service.reals}
-        stale = self._write_hops(addresses, macs, gateway)
+        stale = self._write_hops(addresses, next_hops, gateway)
         listener_index = {key: self._listener_index(key) for key in wanted}
         self._limits.write({index: wanted[key].limits for key, index in listener_index.items() if wanted[key].limits})
         self.members.write(wanted, down, listener_index, self._hop_indexes.used)
@@ -208,18 +210,26 @@ class VersionTables:
             filter_words[slot // 16] |= mark << slot % 16 * 2
         return filter_words
 
-    def _write_hops(self, addresses: Set[str], macs: Mapping[str, bytes], gateway: str) -> bool:
+    def _write_hops(self, addresses: Set[str], next_hops: Mapping[str, Hop | bytes], gateway: str) -> bool:
         """Says whether an address that sessions may go to has another next hop than before, or none."""
         for address in addresses:
             self._hop_indexes.take(address)
-        own = bytes(self._settings.mac)
         hops = self._hop_indexes.used
-        entries = {_index(hops[_CLIENTS]): _hop(macs.get(gateway, b""), own)}
-        entries |= {_index(hops[address]): _hop(macs.get(address, b""), own) for address in addresses}
+        entries = {_index(hops[_CLIENTS]): self._hop(next_hops.get(gateway))}
+        entries |= {_index(hops[address]): self._hop(next_hops.get(address)) for address in addresses}
         numbers = {address_bytes(address): _index(hops[address]) for address in addresses}
         self._hops.add(entries)
         changed = self._hop_numbers.add(numbers)
         return bool(changed | self._hop_numbers.prune(numbers))
+
+    def _hop(self, hop: Hop | bytes | None) -> bytes:
+        """struct hop; zero if there is none."""
+        if hop is None:
+            return bytes(ct.sizeof(self._hops.map.value))
+        hop = Hop.of(hop)
+        interfaces = self._plane.interfaces
+        number = [each.name for each in interfaces].index(hop.interface) if hop.interface else 0
+        return struct.pack("=6s6sI", hop.mac, interfaces[number].mac, number + 1 if len(interfaces) > 1 else 0)
 
     def _listener(self, service: L4Service, ring: bytes, shared: bool) -> bytes:
         scheduler = HASH if service.scheduler in HASH_SCHEDULERS else LEAST if counted(service) else RING
@@ -286,11 +296,6 @@ class VersionTables:
 
 def _index(number: int) -> bytes:
     return struct.pack("=I", number)
-
-
-def _hop(mac: bytes, own: bytes) -> bytes:
-    """struct hop; zero if the MAC address is not known."""
-    return mac + own + bytes(4) if mac else bytes(16)
 
 
 def _listener_key(key: ServiceKey) -> bytes:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from core.model import Mode, Scheduler
 from core.resolve import Access, L4Service, Real
 from core.schedule import flow_table
+from l4fast.interfaces import Interface
 from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.rings import MAGLEV_SMALL
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, Tables
@@ -29,10 +30,11 @@ ROUTER_MAC = bytes.fromhex("020000000001")
 GATEWAY_MAC = bytes.fromhex("0200000000fe")
 NODE, VIP, CLIENT = "10.0.0.2", "10.0.0.100", "198.51.100.7"
 MTU = 1500
+INTERFACE = Interface("eth0", 1, NODE_MAC, MTU)  # test runs pretend to come in by the first link, which is lo
 REALS = ("10.0.1.1", "10.0.1.2", "10.0.1.3")
 NOW_S = 1_700_000_000
 
-XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX = 0, 1, 2, 3
+XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 ICMP, TCP, UDP, ICMP6 = socket.IPPROTO_ICMP, socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, OPTIONS = 0, 43, 44, 51, 60  # IPv6 extension headers
@@ -409,7 +411,7 @@ class Harness:
 
     def __init__(self, **sizes: int) -> None:
         self.plane = DataPlane.load(**sizes)
-        self.plane.set(mac=NODE_MAC, mtu=MTU)
+        self.plane.use(INTERFACE)
         self.tables = Tables(self.plane)
         self.macs: dict[str, bytes] = {}
 
@@ -429,7 +431,8 @@ class Harness:
         self.tables.apply(list(services), set(), self.macs)
 
     def run(self, packet: Packet | bytes) -> tuple[str, bytes]:
-        """(the reason's name, the frame afterwards); the XDP action is what the reason says.
+        """(the reason's name, the frame afterwards); the XDP action is what the reason says, or XDP_REDIRECT for
+        XDP_TX, where the packet leaves by another interface.
 
         Always on the same CPU: whose turn it is among servers is each CPU's own.
         """
@@ -443,7 +446,7 @@ class Harness:
         (reason,) = [
             name for name, n in self.tables.counters().items() if n != before[name] and not name.startswith("event_")
         ]
-        assert action == {"tx": XDP_TX, "pass": XDP_PASS, "drop": XDP_DROP}[reason.split("_")[0]]
+        assert action in {"tx": (XDP_TX, XDP_REDIRECT), "pass": (XDP_PASS,), "drop": (XDP_DROP,)}[reason.split("_")[0]]
         return reason, after
 
     def check(self, case: Case) -> None:

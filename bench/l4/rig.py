@@ -19,6 +19,7 @@ from bench.l4.frames import ADDRESSES, FRAME_BYTES, NODE_MAC, real_mac
 from core.model import Mode, Scheduler
 from core.resolve import L4Service, Real
 from l4fast.bpf import syscall
+from l4fast.interfaces import Interface
 from l4fast.loader import DataPlane, Program
 from l4fast.tables import Tables
 
@@ -71,7 +72,7 @@ def configure(plane: DataPlane, version: int) -> Tables:
     """The benchmark's listeners on a loaded data plane."""
     of = ADDRESSES[version]
     tables = Tables(plane)
-    plane.set(mac=NODE_MAC, mtu=1500)
+    plane.use(Interface("eth0", 1, NODE_MAC, 1500))
     tables.set_local((of.node,))
     tables.set_pools(of.pool, ())
     tables.set_epoch(NOW_S)

@@ -208,7 +208,7 @@ static __always_inline enum reason relay_too_big(struct packet *p, const struct 
         return LB_NEXT;
     if (error->icmp.type != TOO_BIG_TYPE || error->icmp.code != TOO_BIG_CODE ||
         p->length < sizeof(struct ip) + sizeof(struct icmp) + sizeof(struct ip) + ICMP_QUOTED ||
-        !same_address(p->ip->destination, settings->address) || !quotable(inner))
+        !is_local(settings, p->ip->destination) || !quotable(inner))
         return LB_NEXT;
     mtu = bpf_ntohl(error->icmp.rest);
 #if IP_VERSION == 4

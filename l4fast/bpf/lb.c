@@ -2,7 +2,8 @@
  *
  * A listener that keeps no session has a stage of its own before these.
  *
- * One-armed: what is forwarded leaves by the interface it came in. TCP and UDP; nat, fullnat, dr and tunnel.
+ * What is forwarded leaves by the interface it came in, or by another if the node has several. TCP and UDP; nat, fullnat,
+ * dr and tunnel.
  * Everything else, and whatever is for no VIP, goes to the kernel. docs/l4.md says more.
  */
 #include <linux/bpf.h>
@@ -427,6 +428,7 @@ int lb(struct xdp_md *ctx)
     struct packet p = {};
     enum reason reason;
     __u32 vip;
+    int action;
 
     if (!settings || !stats)
         return XDP_PASS;
@@ -453,7 +455,8 @@ int lb(struct xdp_md *ctx)
         reason = fragment(&p, settings, stats);
     if (p.first && reason < PASS_FIRST && reason != TX_TOO_BIG)
         remember(&p, settings, reason);
-    return leave(stats, reason);
+    action = leave(stats, reason);
+    return p.way && action == XDP_TX ? send_on(&p, settings) : action;
 }
 
 /* Finds the least busy real for `lb`, and hands the packet back to it. */
@@ -504,7 +507,7 @@ int account(struct xdp_md *ctx)
 }
 
 /* Run by the daemon on a fragment that came before its first: XDP_PASS while that is so. Otherwise what is to be done with
- * it, and above the action's eight bits the index of the next hop. */
+ * it, and above the action's eight bits the way of the next hop. */
 int release(struct xdp_md *ctx)
 {
     int zero = 0;
@@ -516,7 +519,7 @@ int release(struct xdp_md *ctx)
     if (!settings || !stats || parse(ctx, settings, &p) != LB_FRAGMENT)
         return XDP_DROP;
     reason = later_fragment(&p, settings);
-    return reason == LB_NEXT ? XDP_PASS : leave(stats, reason) | p.hop << 8;
+    return reason == LB_NEXT ? XDP_PASS : leave(stats, reason) | p.way << 8;
 }
 
 /* Run by the daemon on each CPU in turn: sends what its page holds. */

@@ -34,6 +34,9 @@ BPF_TABLE("hash", struct member_key, struct member_number, member_numbers, MAX_M
 BPF_TABLE("array", int, struct hop, hops, MAX_HOPS);
 BPF_TABLE("hash", struct address, __u32, hop_numbers, MAX_HOPS);
 
+/* Number of an interface, from 0 → where packets for other interfaces than their own are redirected. Written by Python. */
+BPF_DEVMAP(devices, INTERFACES);
+
 /* ring index → array of chunks. Written by Python: a ring never changes; a change is a new ring and then a new
  * `listener`. Inner arrays differ in length (BPF_F_INNER_MAP, Linux 5.10). */
 BPF_F_TABLE("array", int, struct ring_chunk, ring_template, 1, 0x1000 /* BPF_F_INNER_MAP */);

@@ -11,7 +11,8 @@ struct packet {
     __u32 fragment_id;      /* of a fragment */
     __be32 sequence;        /* TCP */
     __u16 member;           /* where it was counted when it left, and … */
-    __u16 hop;              /* … by which next hop */
+    __u16 hop;              /* … by which next hop; 0: by the way it came */
+    __u32 way;              /* that hop's */
     __u8 tcp_flags;         /* byte 13 of the TCP header; 0 for UDP */
     __u8 first;             /* a first fragment, which has ports */
     __u8 later;             /* a later one */
@@ -30,6 +31,18 @@ struct packet {
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 {
     return *(__u32 *)a == *(__u32 *)b && *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
+}
+
+/* Any interface's address will do: a switch delivers frames to the right one. */
+static __always_inline int to_this_node(const struct settings *settings, const __u8 *mac)
+{
+    int i;
+
+#pragma unroll
+    for (i = 0; i < INTERFACES; i++)
+        if (same_mac(mac, settings->interfaces[i].mac))
+            return 1;
+    return 0;
 }
 
 static __always_inline int is_vip(struct address address)
@@ -179,7 +192,7 @@ static __always_inline enum reason parse(struct xdp_md *ctx, const struct settin
         return PASS_NOT_IP;
     if ((void *)(p->ip + 1) > end)
         return PASS_TRUNCATED;
-    if (!same_mac(p->eth->h_dest, settings->mac))
+    if (!to_this_node(settings, p->eth->h_dest))
         return PASS_OTHER_HOST;
     p->length = ip_length(p->ip);
     return parse_ip(p, end);

@@ -106,9 +106,24 @@ static __always_inline enum reason unresolved(__u16 hop)
     return hop == HOP_CLIENTS ? DROP_NO_GATEWAY : DROP_NO_NEIGHBOUR;
 }
 
+/* By which interface a packet leaves, as an index into settings.interfaces. */
+static __always_inline __u32 interface_of(const struct hop *to)
+{
+    return (to->way ? to->way - 1 : 0) & (INTERFACES - 1);
+}
+
 static __always_inline void send_by(struct packet *p, struct ethhdr *eth, __u16 hop, const struct hop *to)
 {
     __builtin_memcpy(eth->h_dest, to->destination, ETH_ALEN);
     __builtin_memcpy(eth->h_source, to->source, ETH_ALEN);
     p->hop = hop;
+    p->way = to->way;
+}
+
+/* What is sent by one of several interfaces: back into the one that it came from, or over to another. */
+static __always_inline int send_on(const struct packet *p, const struct settings *settings)
+{
+    __u32 number = (p->way - 1) & (INTERFACES - 1);
+
+    return settings->interfaces[number].index == p->ctx->ingress_ifindex ? XDP_TX : devices.redirect_map(number, 0);
 }

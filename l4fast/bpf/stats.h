@@ -18,7 +18,7 @@ enum reason {
     PASS_FIRST,
     PASS_NOT_IP = PASS_FIRST, /* ARP, VLAN */
     PASS_TRUNCATED,         /* ends within its Ethernet or IP header */
-    PASS_OTHER_HOST,        /* not sent to this interface's MAC address */
+    PASS_OTHER_HOST,        /* not sent to the MAC address of one of the node's interfaces */
     PASS_NOT_FOR_VIP,       /* neither to a listener nor from a real */
     PASS_LOCAL,             /* from a real to this node itself: a health check's reply */
     PASS_ICMP,              /* to a VIP: neither an echo request nor an error about a listener's packets */

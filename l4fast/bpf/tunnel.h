@@ -28,20 +28,22 @@ static __always_inline enum reason encapsulate(struct packet *p, const struct se
                                                const struct settings *settings, enum reason reason)
 {
     struct hop *to = next_hop(s->hop);
+    const struct interface *by;
     struct ethhdr *eth;
     struct ip outer, *ip;
     void *data;
 
     if (!to)
         return unresolved(s->hop);
-    if (no_address(settings->address))
+    by = &settings->interfaces[interface_of(to)];
+    if (no_address(by->address))
         return DROP_NO_ADDRESS;
     if (p->ip->ttl <= 1)
         return DROP_TTL;
-    if (p->length + sizeof(outer) > settings->mtu)
-        return may_answer(p) ? answer_too_big(p, settings->mtu - sizeof(outer)) : DROP_TOO_BIG;
+    if (p->length + sizeof(outer) > by->mtu)
+        return may_answer(p) ? answer_too_big(p, by->mtu - sizeof(outer)) : DROP_TOO_BIG;
     age(p->ip, older(0));
-    outer = outer_header(p, settings->address, s->real);
+    outer = outer_header(p, by->address, s->real);
 
     /* From here on the packet's pointers are void; all that is needed of it is in `outer`. */
     if (bpf_xdp_adjust_head(p->ctx, -(int)sizeof(outer)))

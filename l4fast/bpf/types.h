@@ -17,6 +17,8 @@
 #define REVERSE_CANDIDATES 8
 /* Addresses of this node whose traffic is never taken for a reply to a client. */
 #define LOCAL_ADDRESSES 8
+/* Interfaces that a node may have. A power of two. */
+#define INTERFACES 4
 /* Source addresses of fullnat on one node, each with 64,512 ports towards each real. A power of two. */
 #define POOL_ADDRESSES 16
 /* Of a listener: connections that begin in a second. */
@@ -214,7 +216,7 @@ struct member_number {
 struct hop {
     __u8 destination[6]; /* MAC addresses; zero: not resolved */
     __u8 source[6];
-    __u32 zero;
+    __u32 way;           /* 0: by the interface that the packet came in by; otherwise the number of one, from 1 */
 };
 ASSERT_SIZE(struct hop, 16, 16);
 
@@ -274,6 +276,15 @@ struct reverse {
 };
 ASSERT_SIZE(struct reverse, 4 + 8 * REVERSE_CANDIDATES, 4 + 20 * REVERSE_CANDIDATES);
 
+/* One that the program is attached to. */
+struct interface {
+    __u32 index;
+    __u32 mtu;
+    struct address address;   /* the outer source in tunnel mode; zero: it has none */
+    __u8 mac[6];
+    __u16 zero;
+};
+
 /* map `node_settings`, element 0 */
 struct settings {
     __u32 now_s;              /* wall clock, written by the daemon */
@@ -281,10 +292,7 @@ struct settings {
     __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
     __u32 echo_per_cpu_s;     /* echo requests that one CPU may answer in a second */
     __u32 held_per_cpu_s;     /* fragments that one CPU may give to the daemon in a second */
-    __u8 mac[6];              /* this interface's */
-    __u16 zero;
-    __u32 mtu;                /* this interface's */
-    struct address address;   /* this interface's: the outer source in tunnel mode; zero: it has none */
+    struct interface interfaces[INTERFACES]; /* repeated to fill it */
     struct address pool[POOL_ADDRESSES]; /* this node's source addresses of fullnat, repeated to fill it; zero: none */
     struct address local[LOCAL_ADDRESSES];
     __u32 vip_filter[VIP_FILTER_SLOTS / 16]; /* a Bloom filter of one hash, vip_slot(): VIP_* of every VIP */

@@ -35,6 +35,7 @@ from l4fast import agent as agent_module
 from l4fast import counts
 from l4fast.agent import Agent
 from l4fast.fill import Fill
+from l4fast.hops import Hop
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_peer import Layout, Sync
@@ -53,7 +54,7 @@ def model(port: int, *, vip: str = "10.1.0.1", check: HealthCheck | None = CHECK
 
 class FakeTables:
     def __init__(self) -> None:
-        self.pushes: list[tuple[list[str], set[tuple[str, int, str]], dict[str, bytes]]] = []
+        self.pushes: list[tuple[list[str], set[tuple[str, int, str]], dict[str, Hop]]] = []
         self.fail: Callable[[Sequence[L4Service]], bool] = lambda services: False
         self.epochs: list[int] = []
         self.pools: list[tuple[tuple[str, ...], set[str]]] = []
@@ -61,17 +62,17 @@ class FakeTables:
         self.looks = 0
 
     def apply(
-        self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], macs: Mapping[str, bytes]
+        self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], next_hops: Mapping[str, Hop]
     ) -> None:
         if self.fail(services):
             raise RuntimeError("too many listeners; give fewer")
-        self.pushes.append(([service.vip for service in services], set(down), dict(macs)))
+        self.pushes.append(([service.vip for service in services], set(down), dict(next_hops)))
 
     def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None:
         self.pools.append((tuple(own), set(everyones)))
 
-    def set_local(self, addresses: Sequence[str]) -> None:
-        self.local = list(addresses)
+    def set_local(self, *addresses: Sequence[str]) -> None:
+        self.local = [list(of) for of in addresses]
 
     def set_epoch(self, now_s: int) -> None:
         self.epochs.append(now_s)
@@ -105,8 +106,8 @@ class FakeHops:
     async def watch(self, addresses: AbstractSet[str]) -> None:
         self.watched = set(addresses)
 
-    def macs(self) -> dict[str, bytes]:
-        return dict.fromkeys(self.watched, b"\x02\x00\x00\x00\x00\x01")
+    def hops(self) -> dict[str, Hop]:
+        return dict.fromkeys(self.watched, Hop(b"\x02\x00\x00\x00\x00\x01", "eth0"))
 
 
 class Rig:
@@ -124,9 +125,9 @@ class Rig:
             refresh_s=60,
         )
         self.agent = Agent(
-            name="l4-1", interface="eth0", tables=self.tables, hops=self.hops, sync=self.sync, tasks=self.tasks,
-            expire=self._expire, local=lambda: self.local, own=lambda: self.local, early={},
-            fill=lambda: {"sessions": {4: Fill(7, 100)}},
+            name="l4-1", interfaces=["eth0", "eth1"], tables=self.tables, hops=self.hops, sync=self.sync,
+            tasks=self.tasks, expire=self._expire, local=lambda: self.local, own=lambda: [self.local, ["10.0.1.5"]],
+            early={}, fill=lambda: {"sessions": {4: Fill(7, 100)}},
         )  # fmt: skip
 
     def _expire(self, now_s: int) -> int:
@@ -160,14 +161,14 @@ def port_of(sock: socket.socket) -> int:
 async def test_a_configuration_becomes_tables(rig: Rig, server: socket.socket) -> None:
     assert not rig.agent.configured.is_set()
     await rig.agent.apply(model(port_of(server)), 1)
-    assert rig.tables.pushes == [(["10.1.0.1"], set(), {"127.0.0.1": b"\2\0\0\0\0\1"})]
+    assert rig.tables.pushes == [(["10.1.0.1"], set(), {"127.0.0.1": Hop(b"\2\0\0\0\0\1", "eth0")})]
     assert rig.agent.configured.is_set()
     status = rig.agent.status({})
     assert isinstance(status, dict)
     assert status["vips"] == ("10.1.0.1",)
     assert status["routes"] == ("ip route replace 10.1.0.1/32 via 10.0.0.5",)
     assert status["problems"] == []
-    assert rig.tables.local == ["10.0.0.5"]
+    assert rig.tables.local == [["10.0.0.5"], ["10.0.1.5"]]
 
 
 async def test_fullnat_gets_the_pools_of_all_nodes(rig: Rig, server: socket.socket) -> None:
@@ -196,7 +197,7 @@ async def test_vips_servers_and_pools_of_ipv6(rig: Rig) -> None:
         servers = {"g": ServerGroup("g", (Server("127.0.0.1", 9), Server("::1", port_of(sock))))}
         nodes = {"l4-1": Node("l4-1", Role.L4, "10.0.0.5", source_pool=("10.0.9.1", "2001:db8:9::1"))}
         await rig.agent.apply(replace(plain, server_groups=servers, nodes=nodes), 1)
-        assert rig.tables.pushes == [(["2001:db8::1"], set(), {"::1": b"\2\0\0\0\0\1"})]
+        assert rig.tables.pushes == [(["2001:db8::1"], set(), {"::1": Hop(b"\2\0\0\0\0\1", "eth0")})]
         assert rig.tables.pools == [(("10.0.9.1", "2001:db8:9::1"), {"10.0.9.1", "2001:db8:9::1"})]
         await until(lambda: rig.agent.report()["health"] != [] and "connected" in str(rig.agent.report()["health"]))
         assert rig.agent.report()["health"] == [

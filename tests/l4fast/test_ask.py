@@ -25,7 +25,8 @@ SESSION: dict[str, Any] = {
     "state": "established", "packets": 12, "bytes": 3456, "idle_s": 3, "synced": False,
 }  # fmt: skip
 STATUS: dict[str, Any] = {
-    "name": "l4-1", "interface": "eth0", "vips": ["192.0.2.10"], "ready": True, "sessions": 7, "problems": [],
+    "name": "l4-1", "interfaces": ["eth0", "eth1"], "vips": ["192.0.2.10"], "ready": True, "sessions": 7,
+    "problems": [],
     "health": [
         {"server": "10.0.0.20:8080/tcp", "healthy": True, "why": "connected"},
         {"server": "10.0.0.21:8080/tcp", "healthy": False, "why": "Connection refused"},
@@ -69,7 +70,7 @@ def test_sessions() -> None:
 
 def test_status() -> None:
     shown = lines("status", STATUS)
-    assert shown[0] == ["l4-1", "on", "eth0:", "ready"]
+    assert shown[0] == ["l4-1", "on", "eth0,", "eth1:", "ready"]
     assert ["l4-2", "synced", "0.4", "s", "ago", "7", "0.2", "ms"] in shown
     assert ["10.0.0.21:8080/tcp", "DOWN", "Connection", "refused"] in shown
 
@@ -132,7 +133,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_node_is_asked(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", "status", "--state", str(state)]) == 0
-    assert "l4-1 on eth0: ready" in capsys.readouterr().out
+    assert "l4-1 on eth0, eth1: ready" in capsys.readouterr().out
     assert main(["ask", "sessions", "--state", str(state), "--client", "192.0.2.9"]) == 0
     assert "192.0.2.9:1" in capsys.readouterr().out
     assert main(["ask", "kill", "--state", str(state), "--real", "10.0.0.20:8080", "--in", "fin-wait"]) == 0

@@ -20,6 +20,7 @@ from tests.packets import (
     ACK,
     GATEWAY_MAC,
     ICMP,
+    INTERFACE,
     NODE,
     NODE_MAC,
     REAL_MACS,
@@ -62,7 +63,7 @@ ADDRESSES = (VIP, *REALS, *POOL, "198.51.100.7", "203.0.113.9", "0.0.0.0", "127.
 def harness() -> Iterator[Harness]:
     harness = Harness(sessions=512, half_open=256)
     harness.reset(SERVICES, POOL)
-    harness.plane.set(mtu=MTU)
+    harness.plane.use(replace(INTERFACE, mtu=MTU))
     yield harness
     harness.close()
 

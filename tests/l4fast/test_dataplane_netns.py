@@ -30,6 +30,7 @@ from core.endpoints import endpoint
 from core.model import Mode, Scheduler
 from core.resolve import L4Service, Real
 from l4fast.decap import Decap
+from l4fast.hops import Hop
 from l4fast.loader import XDP_FLAGS, DataPlane, Program
 from l4fast.neighbours import Neighbours
 from l4fast.tables import Tables
@@ -267,11 +268,11 @@ def lan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             plane.detach()
 
 
-def resolved() -> Mapping[str, bytes]:
+def resolved() -> Mapping[str, Hop]:
     """Next hops, as seen from within the node."""
     hops = Neighbours("e0")
     asyncio.run(hops.watch({address for site in SITES.values() for address in site.servers}))
-    return hops.macs()
+    return hops.hops()
 
 
 @pytest.fixture(params=SITES, ids=["ipv4", "ipv6"])

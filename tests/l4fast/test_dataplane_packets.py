@@ -15,6 +15,7 @@ from tests.packets import (
     ACK,
     CLIENT,
     FIN,
+    INTERFACE,
     MTU,
     NODE,
     NODE_MAC,
@@ -239,12 +240,12 @@ def test_a_tunnel_needs_an_address_of_its_own(harness: Harness) -> None:
 def test_the_mtu_is_the_interfaces(harness: Harness, mtu: int) -> None:
     full = replace(FULL, payload=b"x" * (mtu - 60))
     over = replace(FULL, payload=b"x" * (mtu - 59))
-    harness.plane.set(mtu=mtu)
+    harness.plane.use(replace(INTERFACE, mtu=mtu))
     try:
         harness.check(row("fits", full, "tx_new_session", tunnel(full)))
         harness.check(row("one byte more", over, "tx_too_big", over.too_big(mtu - 20)))
     finally:
-        harness.plane.set(mtu=MTU)
+        harness.plane.use(INTERFACE)
 
 
 def test_a_tunnels_session_goes_on_inside_the_tunnel(harness: Harness) -> None:

@@ -179,7 +179,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         stack.callback(network.inside, "node", plane.detach)
         tables.set_epoch(1_000_000)
         tables.set_local([NODE])
-        tables.apply(services(), set(), hops.macs())
+        tables.apply(services(), set(), hops.hops())
         stack.enter_context(serving(network))
         yield Site(network, tables)
 
@@ -239,7 +239,7 @@ def test_a_closed_port_is_told_to_the_client(site: Site) -> None:
     closed = L4Service("closed", VIP, 99, "udp", Mode.NAT, Scheduler.MAGLEV, (Real(NEAR, 9, 100, 9),), None, 900)
     hops = Neighbours("eth0")
     site.network.inside("node", lambda: asyncio.run(hops.watch({NEAR, FAR})))
-    site.tables.apply([*of, closed], set(), hops.macs())
+    site.tables.apply([*of, closed], set(), hops.hops())
     try:
         with site.network.inside("client", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
             sock.bind((VIA_NODE, 0))
@@ -249,4 +249,4 @@ def test_a_closed_port_is_told_to_the_client(site: Site) -> None:
             with pytest.raises(ConnectionRefusedError):
                 sock.recv(100)
     finally:
-        site.tables.apply(of, set(), hops.macs())
+        site.tables.apply(of, set(), hops.hops())

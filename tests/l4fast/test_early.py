@@ -92,7 +92,7 @@ class Held:
         self.forwarded: list[bytes] = []
         self.early = EarlyFragments(harness.plane, self._send, lambda _, packet: self.forwarded.append(packet))
 
-    def _send(self, _version: int, _hop: int, frame: bytes) -> None:
+    def _send(self, _way: int, frame: bytes) -> None:
         self.sent.append(frame)
 
     async def settled(self) -> None:
@@ -260,9 +260,9 @@ async def test_datagrams_sent_backwards_arrive_whole(mode: Mode, version: int) -
 
 
 def mac_of(network: Network, host: str) -> bytes:
-    from l4fast.loader import interface_mac_mtu
+    from l4fast.interfaces import interface
 
-    return network.inside(host, lambda: interface_mac_mtu("eth0"))[0]
+    return network.inside(host, lambda: interface("eth0")).mac
 
 
 def packet_socket(device: str) -> socket.socket:

@@ -152,8 +152,8 @@ def test_attach_and_detach(device: str) -> None:
         for mode, word in (("native", "xdp "), ("generic", "xdpgeneric")):
             plane.attach(device, mode)  # type: ignore[arg-type]
             assert word in attached(device)
-            assert bytes(plane.settings[4].mac) == bytes.fromhex("020000000077")
-            assert plane.settings[4].mtu == 1400
+            assert bytes(plane.settings[4].interfaces[0].mac) == bytes.fromhex("020000000077")
+            assert plane.settings[4].interfaces[0].mtu == 1400
             plane.detach()
             assert "xdp" not in attached(device)
         plane.detach()

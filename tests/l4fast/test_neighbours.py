@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from pyroute2 import netns
 
+from l4fast.hops import Hop
 from l4fast.neighbours import Neighbours
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6
 
@@ -43,6 +44,7 @@ def far() -> Iterator[str]:
             f"ip -n {near} addr add {NODE}/24 dev e0",
             f"ip -n {near} addr add 10.79.0.1/24 dev e1",
             f"ip -n {far} link set e0 address 02:00:00:00:00:aa",
+            f"ip -n {far} link set e1 address 02:00:00:00:00:ee",
             f"ip -n {far} addr add {FAR}/24 dev e0",
             f"ip -n {far} addr add 10.78.0.3/24 dev e0",
             f"ip -n {far} addr add 10.79.0.2/24 dev e1",
@@ -62,23 +64,24 @@ def far() -> Iterator[str]:
 
 
 MAC = bytes.fromhex("0200000000aa")
+HOP = Hop(MAC, "e0")
 
 
 async def test_next_hops_on_the_link_and_behind_gateways(far: str) -> None:
     sh(f"ip route add default via {FAR}", "ip route add 192.0.2.0/24 via 10.78.0.3")
     hops = Neighbours("e0")
-    assert hops.macs() == {}
+    assert hops.hops() == {}
     await hops.watch({FAR, "192.0.2.9"})
-    assert hops.macs() == {FAR: MAC, "192.0.2.9": MAC, CLIENT_GATEWAY: MAC}
+    assert hops.hops() == {FAR: HOP, "192.0.2.9": HOP, CLIENT_GATEWAY: HOP}
     await hops.watch(set())
-    assert hops.macs() == {CLIENT_GATEWAY: MAC}
+    assert hops.hops() == {CLIENT_GATEWAY: HOP}
 
 
 async def test_the_way_to_clients_may_be_named(far: str) -> None:
     sh("ip route add 198.51.100.0/24 via 10.78.0.3")
     hops = Neighbours("e0", clients="198.51.100.1")
     await hops.watch(set())
-    assert hops.macs() == {CLIENT_GATEWAY: MAC}
+    assert hops.hops() == {CLIENT_GATEWAY: HOP}
 
 
 async def test_ipv6_on_the_link_and_behind_link_local_gateways(far: str) -> None:
@@ -86,16 +89,39 @@ async def test_ipv6_on_the_link_and_behind_link_local_gateways(far: str) -> None
     sh(f"ip route add default via {FAR}")
     hops = Neighbours("e0")
     await hops.watch({FAR6, "2001:db8:5::9"})
-    assert hops.macs() == {FAR6: MAC, "2001:db8:5::9": MAC, CLIENT_GATEWAY6: MAC}
+    assert hops.hops() == {FAR6: HOP, "2001:db8:5::9": HOP, CLIENT_GATEWAY6: HOP}
     await hops.watch({FAR6, FAR})
-    assert hops.macs() == {FAR6: MAC, FAR: MAC, CLIENT_GATEWAY: MAC, CLIENT_GATEWAY6: MAC}
+    assert hops.hops() == {FAR6: HOP, FAR: HOP, CLIENT_GATEWAY: HOP, CLIENT_GATEWAY6: HOP}
 
 
 async def test_the_way_to_ipv6_clients_may_be_named(far: str) -> None:
     sh("ip -6 route add 2001:db8:6::/48 via fe80::2 dev e0")
     hops = Neighbours("e0", clients6="2001:db8:6::1")
     await hops.watch({FAR6})
-    assert hops.macs() == {FAR6: MAC, CLIENT_GATEWAY6: MAC}
+    assert hops.hops() == {FAR6: HOP, CLIENT_GATEWAY6: HOP}
+
+
+async def test_each_hop_by_the_interface_of_its_route(far: str) -> None:
+    sh("ip route add default via 10.79.0.2", "ip -6 route add default via fe80::2 dev e0")
+    other = Hop(bytes.fromhex("0200000000ee"), "e1")
+    hops = Neighbours("e0", "e1")
+    await hops.watch({FAR, "10.79.0.2", FAR6})
+    assert hops.hops() == {FAR: HOP, "10.79.0.2": other, FAR6: HOP, CLIENT_GATEWAY: other, CLIENT_GATEWAY6: HOP}
+    sh(f"ip route replace 10.79.0.2/32 via {FAR}")
+    assert await hops.refresh()
+    assert hops.hops()["10.79.0.2"] == HOP
+
+
+async def test_the_better_of_two_default_routes(far: str) -> None:
+    sh("ip route add default via 10.79.0.2 metric 10", f"ip route add default via {FAR} metric 5")
+    hops = Neighbours("e1", "e0")
+    await hops.watch(set())
+    assert hops.hops() == {CLIENT_GATEWAY: HOP}
+    sh(f"ip route del default via {FAR} metric 5")
+    async with asyncio.timeout(5):
+        while not await hops.refresh():  # until it is resolved
+            await asyncio.sleep(0.02)
+    assert hops.hops()[CLIENT_GATEWAY].interface == "e1"
 
 
 async def test_ipv4_behind_a_gateway_of_ipv6(far: str) -> None:
@@ -103,7 +129,7 @@ async def test_ipv4_behind_a_gateway_of_ipv6(far: str) -> None:
     sh("ip route add 192.0.2.0/24 via inet6 fe80::2 dev e0")
     hops = Neighbours("e0", clients="192.0.2.1")
     await hops.watch({"192.0.2.9"})
-    assert hops.macs() == {"192.0.2.9": MAC, CLIENT_GATEWAY: MAC}
+    assert hops.hops() == {"192.0.2.9": HOP, CLIENT_GATEWAY: HOP}
 
 
 async def test_a_neighbour_of_ipv6_is_kept_resolved(far: str) -> None:
@@ -119,13 +145,16 @@ async def test_a_neighbour_of_ipv6_is_kept_resolved(far: str) -> None:
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        (CLIENT_GATEWAY, "e0: no next hop towards clients: the interface has no default route"),
+        (CLIENT_GATEWAY, "e0: no next hop towards clients: no default route leaves by the interface"),
         (NODE, f"e0: no next hop to {NODE}: it is an address of this node"),
-        ("10.79.0.2", "e0: no next hop to 10.79.0.2: its route leaves by another interface"),
+        ("10.79.0.2", "e0: no next hop to 10.79.0.2: its route leaves by e1"),
         ("203.0.113.1", "e0: no next hop to 203.0.113.1: no route"),
-        (FAR6, "e0: no next hop towards clients of IPv6: the interface has no default route; add one by `ip -6 route"),
+        (
+            FAR6,
+            "e0: no next hop towards clients of IPv6: no default route leaves by the interface; add one by `ip -6",
+        ),
         (NODE6, f"e0: no next hop to {NODE6}: it is an address of this node"),
-        ("2001:db8:79::2", "e0: no next hop to 2001:db8:79::2: its route leaves by another interface"),
+        ("2001:db8:79::2", "e0: no next hop to 2001:db8:79::2: its route leaves by e1"),
         ("2001:db8:1::1", "e0: no next hop to 2001:db8:1::1: no route"),
     ],
 )
@@ -138,20 +167,20 @@ async def test_what_has_no_next_hop_is_said_once(
             await hops.watch({address} - {CLIENT_GATEWAY})
     assert [record.message for record in caplog.records if why in record.message] != []
     assert len(caplog.records) == len({record.message for record in caplog.records})
-    assert address == FAR6 or address not in hops.macs()
+    assert address == FAR6 or address not in hops.hops()
 
 
 async def test_a_missing_interface_is_said(far: str, caplog: pytest.LogCaptureFixture) -> None:
     hops = Neighbours("e7")
     with caplog.at_level(logging.WARNING):
         assert not await hops.refresh()
-    assert "e7: there is no such interface" in caplog.text
+    assert "e7: there is no interface e7" in caplog.text
 
 
 async def test_a_silent_address_does_not_hide_the_others(far: str) -> None:
     hops = Neighbours("e0")
     await hops.watch({FAR, "10.78.0.99"})
-    assert hops.macs() == {FAR: MAC}
+    assert hops.hops() == {FAR: HOP}
 
 
 async def test_a_moved_address_is_noticed_and_a_lost_one_kept(far: str) -> None:
@@ -161,11 +190,11 @@ async def test_a_moved_address_is_noticed_and_a_lost_one_kept(far: str) -> None:
     moved = bytes.fromhex("0200000000bb")
     sh(f"ip neigh replace {FAR} lladdr 02:00:00:00:00:bb dev e0")
     assert await hops.refresh()
-    assert hops.macs()[FAR] == moved
+    assert hops.hops()[FAR] == Hop(moved, "e0")
     assert not await hops.refresh()
     sh(f"ip neigh del {FAR} dev e0", f"ip -n {far} link set e0 down")
     assert not await hops.refresh()
-    assert hops.macs()[FAR] == moved
+    assert hops.hops()[FAR] == Hop(moved, "e0")
 
 
 async def test_keep_reports_changes_only(far: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +211,4 @@ async def test_keep_reports_changes_only(far: str, monkeypatch: pytest.MonkeyPat
     keeper.cancel()
     with pytest.raises(asyncio.CancelledError):
         await keeper
-    assert hops.macs()[FAR] == bytes.fromhex("0200000000cc")
+    assert hops.hops()[FAR] == Hop(bytes.fromhex("0200000000cc"), "e0")

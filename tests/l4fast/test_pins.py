@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from l4fast.loader import DataPlane, interface_mac_mtu
+from l4fast.interfaces import interface
+from l4fast.loader import DataPlane
 from l4fast.pins import BPFFS, Pins
 from tests.l4fast.netns import Network
 from tests.packets import Packet, six
@@ -71,7 +72,7 @@ def test_a_killed_agents_programs_go_on(tmp_path: Path, pinned: str) -> None:
             try:
                 assert agent.stdout is not None
                 assert agent.stdout.readline() == "attached\n"
-                node, _ = network.inside("node", lambda: interface_mac_mtu("eth0"))
+                node = network.inside("node", lambda: interface("eth0")).mac
                 four = Packet(eth_destination=node)
                 packets = [four, replace(four, source=six(four.source), destination=six(four.destination))]
                 assert len(frames_out(network, packets)) == 2

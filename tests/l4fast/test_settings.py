@@ -25,7 +25,7 @@ def argv(**changes: str | None) -> list[str]:
 
 def test_defaults() -> None:
     assert parse(argv()) == Settings(
-        "l4-1", "https://10.0.0.9:8471", Path("id"), "eth0", Path("st"), Path("key"), "native", "224.0.0.81", 8848,
+        "l4-1", "https://10.0.0.9:8471", Path("id"), ("eth0",), Path("st"), Path("key"), "native", "224.0.0.81", 8848,
         ("127.0.0.1", 8474), "INFO",
     )  # fmt: skip
 
@@ -69,6 +69,17 @@ def test_where_metrics_are(text: str, expected: tuple[str, int] | None) -> None:
 def test_refused(changes: dict[str, str | None], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         parse(argv(**changes))
+
+
+def test_several_interfaces() -> None:
+    settings = parse([*argv(), "--interface", "eth1"])
+    assert isinstance(settings, Settings)
+    assert settings.interfaces == ("eth0", "eth1")
+    with pytest.raises(SettingsError, match="missing --interface;"):
+        parse(argv(interface=None))
+    for more in (["eth0"], ["eth1", "eth2", "eth3", "eth4"]):
+        with pytest.raises(SettingsError, match=r"--interface eth0, eth.*: give up to 4, each once"):
+            parse([*argv(), *(word for name in more for word in ("--interface", name))])
 
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,8 +36,8 @@ def test_one_agent_at_a_time(tmp_path: Path) -> None:
 def test_programs_are_remembered_per_interface(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert state.program(3) == 0
-    state.note_program(3, 41)
-    assert (state.program(3), state.program(4)) == (41, 0)
+    state.note_program([3, 4], 41)
+    assert (state.program(3), state.program(4), state.program(5)) == (41, 41, 0)
     text = (tmp_path / "xdp.json").read_text()
     (tmp_path / "xdp.json").write_text(text.replace("-", "x", 1))  # the machine has been booted since
     assert state.program(3) == 0

@@ -233,7 +233,7 @@ def test_every_vip_passes_the_filter(harness: Harness) -> None:
 
 
 def test_too_many_local_addresses_are_refused(harness: Harness) -> None:
-    with pytest.raises(TablesError, match="9 local addresses; at most 8"):
+    with pytest.raises(TablesError, match="9 addresses on the node's interfaces; at most 8"):
         harness.tables.set_local([f"10.0.0.{n}" for n in range(9)])
 
 

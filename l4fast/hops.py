@@ -1,0 +1,18 @@
+"""How a packet is handed on to its next hop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A next hop: its MAC address, and by which of the node's interfaces it is reached; empty: the first."""
+
+    mac: bytes
+    interface: str = ""
+
+    @classmethod
+    def of(cls, hop: Hop | bytes) -> Hop:
+        """A MAC address alone is one on the first interface."""
+        return hop if isinstance(hop, Hop) else cls(hop)
