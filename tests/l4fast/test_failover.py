@@ -5,6 +5,8 @@
     l4-2 ───────────┤ 10.77.0.12
     backend ────────┘ 10.77.0.21, its default route leads through an L4 node
 
+All have addresses of IPv6 too, with the same last part. The first pair of nodes speaks over the IPv4 group, the second
+over the IPv6 one.
 There is no control plane: both nodes start from their last good copy.
 """
 
@@ -29,6 +31,7 @@ import pytest
 from control.node import admin
 from control.node.children import Child
 from core.config import to_dict
+from core.endpoints import endpoint
 from core.model import (
     BackendProtocol,
     BackendService,
@@ -44,25 +47,31 @@ from core.model import (
 )
 from l4fast.settings import load_keys, make_key
 from l4fast.sync_codec import ClusterKey, Header, Type, node_id, parse_header, seal
-from tests.l4fast.netns import Network, listening
+from l4fast.sync_io import multicast_socket
+from tests.l4fast.netns import Network
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
-VIP = "203.0.113.80"
+VIP, VIP6 = "203.0.113.80", "2001:db8:113::80"
+VIPS = {4: VIP, 6: VIP6}
+CLIENTS = {4: "192.0.2.1", 6: "2001:db8:2::1"}
 GROUP = ("224.0.0.81", 8848)
+GROUP6 = ("ff02::81", 8848)
 NODES = {"l4-1": "10.77.0.11", "l4-2": "10.77.0.12"}
+LAN6 = "2001:db8:77::"
+versions = pytest.mark.parametrize("version", [4, 6])
 
 
 def model(port: int) -> Model:
     return Model(
-        server_groups={"g": ServerGroup("g", (Server("10.77.0.21", port),))},
+        server_groups={"g": ServerGroup("g", (Server("10.77.0.21", port), Server(f"{LAN6}21", port)))},
         backend_services={
             "b": BackendService(
                 "b", BackendProtocol.TCP, server_group="g", scheduler=Scheduler.WRR,
                 health_check=HealthCheck(interval_s=1, timeout_s=1, rise=2, fall=2),
             )
         },
-        instances={"i": Instance("i", InstanceType.NLB, (VIP,))},
+        instances={"i": Instance("i", InstanceType.NLB, (VIP, VIP6))},
         listeners={"l": Listener("l", "i", Protocol.TCP, 80, "b")},
     )  # fmt: skip
 
@@ -70,8 +79,9 @@ def model(port: int) -> Model:
 class Cluster:
     """The network, the backend and the two nodes."""
 
-    def __init__(self, network: Network, directory: Path, backend: socket.socket) -> None:
+    def __init__(self, network: Network, directory: Path, backend: socket.socket, group: tuple[str, int]) -> None:
         self.network = network
+        self.group = group
         self.directory = directory
         self.backend = backend
         self.key_file = directory / "cluster.key"
@@ -99,6 +109,7 @@ class Cluster:
         options = {
             "name": name, "control": "https://127.0.0.1:9", "identity": str(self.directory / f"id-{name}"),
             "interface": "eth0", "state": str(self.state(name)), "cluster-key": str(self.key_file), "xdp": "generic",
+            "sync": endpoint(*self.group),
         } | {key.replace("_", "-"): value for key, value in changes.items()}  # fmt: skip
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         return ["nsenter", f"--net={self.network.path(name)}", sys.executable, "-m", "l4fast", *words]
@@ -128,10 +139,13 @@ class Cluster:
         """What a router does when it notices that a node has gone."""
         self.network.ip("router", f"route replace {VIP}/32 via {NODES[name]}")
         self.network.ip("backend", f"route replace default via {NODES[name]}")
+        node6 = LAN6 + NODES[name].rpartition(".")[2]
+        self.network.ip("router", f"route replace {VIP6}/128 via {node6}")
+        self.network.ip("backend", f"route replace default via {node6}")
 
-    def connect(self) -> socket.socket:
+    def connect(self, version: int = 4) -> socket.socket:
         def connected() -> socket.socket:
-            return socket.create_connection((VIP, 80), timeout=10, source_address=("192.0.2.1", 0))
+            return socket.create_connection((VIPS[version], 80), timeout=10, source_address=(CLIENTS[version], 0))
 
         return self.network.inside("router", connected)
 
@@ -170,17 +184,24 @@ def exchange(sock: socket.socket, number: int) -> None:
     assert received == request[::-1]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def of_ipv6(number: str) -> tuple[str, ...]:
+    return tuple(f"addr add {address}{number}/64 dev eth0 nodad" for address in (LAN6, "fe80::"))
+
+
+@pytest.fixture(scope="module", params=[GROUP, GROUP6], ids=["group of IPv4", "group of IPv6"])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("l4")
     with Network(f"pft{os.getpid()}") as network:
-        network.host("router", "10.77.0.1/24", "addr add 192.0.2.1/32 dev lo")
+        clients = (f"addr add {CLIENTS[4]}/32 dev lo", f"addr add {CLIENTS[6]}/128 dev lo")
+        network.host("router", "10.77.0.1/24", *of_ipv6("1"), *clients)
         for name, address in NODES.items():
-            network.host(name, f"{address}/24", "route add default via 10.77.0.1")
-        network.host("backend", "10.77.0.21/24")
-        with listening(network, "backend", "10.77.0.21") as backend:
+            routes = ("route add default via 10.77.0.1", "route add default via fe80::1 dev eth0")
+            network.host(name, f"{address}/24", *of_ipv6(address.rpartition(".")[2]), *routes)
+        network.host("backend", "10.77.0.21/24", *of_ipv6("21"))
+        # One socket for both versions, as many servers have it.
+        with network.inside("backend", both_versions) as backend:
             threading.Thread(target=serve, args=(backend,), daemon=True).start()
-            cluster = Cluster(network, directory, backend)
+            cluster = Cluster(network, directory, backend, request.param)
             try:
                 for name in NODES:
                     cluster.start(name)
@@ -193,15 +214,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 backend.shutdown(socket.SHUT_RDWR)
 
 
+def both_versions() -> socket.socket:
+    return socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+
+
 def test_a_node_serves_from_its_last_good_copy(cluster: Cluster) -> None:
     status = cluster.ask("l4-1", "status")
     port = cluster.backend.getsockname()[1]
-    assert status["health"] == [{"server": f"10.77.0.21:{port}/tcp", "healthy": True, "why": "connected"}]
+    assert status["health"] == [
+        {"server": f"{server}:{port}/tcp", "healthy": True, "why": "connected"}
+        for server in ("10.77.0.21", f"[{LAN6}21]")
+    ]
     assert status["ready"] is True
-    assert status["routes"] == [f"ip route replace {VIP}/32 via 10.77.0.11"]
+    assert status["routes"] == [
+        f"ip route replace {VIP}/32 via 10.77.0.11",
+        f"ip -6 route replace {VIP6}/128 via {LAN6}11",
+    ]
     assert status["problems"] == []
-    with cluster.connect() as sock:
-        exchange(sock, 1)
+    for version in VIPS:
+        with cluster.connect(version) as sock:
+            exchange(sock, 1)
 
 
 def test_the_nodes_know_each_other(cluster: Cluster) -> None:
@@ -211,9 +243,10 @@ def test_the_nodes_know_each_other(cluster: Cluster) -> None:
         assert [p["name"] for p in peers] == [peer]
 
 
-def test_a_session_is_known_to_the_peer(cluster: Cluster) -> None:
-    with cluster.connect() as sock:
-        client = f"192.0.2.1:{sock.getsockname()[1]}"
+@versions
+def test_a_session_is_known_to_the_peer(cluster: Cluster, version: int) -> None:
+    with cluster.connect(version) as sock:
+        client = endpoint(CLIENTS[version], sock.getsockname()[1])
         for number in range(3):
             exchange(sock, number)
 
@@ -228,17 +261,13 @@ def test_a_session_is_known_to_the_peer(cluster: Cluster) -> None:
 
 def test_hostile_datagrams_are_counted_and_the_nodes_carry_on(cluster: Cluster) -> None:
     """From a host on the same network: forged, replayed, of another cluster, cut short."""
+    group = cluster.group
     network = cluster.network
     (key,) = load_keys(cluster.key_file)
 
     def sockets() -> tuple[socket.socket, socket.socket]:
-        listen = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        listen.bind(GROUP)
-        member = socket.inet_aton(GROUP[0]) + socket.inet_aton("10.77.0.1")
-        listen.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        listen, send = multicast_socket(*group, "eth0"), multicast_socket(*group, "eth0")
         listen.settimeout(5)
-        send = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        send.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.77.0.1"))
         return listen, send
 
     listen, send = network.inside("router", sockets)
@@ -259,7 +288,7 @@ def test_hostile_datagrams_are_counted_and_the_nodes_carry_on(cluster: Cluster) 
         for name in NODES:
             before = cluster.ask(name, "counters")["sync"]
             for datagram in datagrams.values():
-                send.sendto(datagram, GROUP)
+                send.sendto(datagram, group)
             expected = dict.fromkeys(datagrams, 1)
             if header.node == node_id(name):  # most of them claim to come from this node itself
                 expected = {"foreign_cluster": 1, "malformed": 1, "clock": 1, "own": 3}
@@ -299,12 +328,13 @@ def test_errors_are_one_line_with_a_remedy(
 
 
 def test_established_connections_survive_the_death_of_their_node(cluster: Cluster) -> None:
-    socks = [cluster.connect() for _ in range(10)]
+    versions = [4, 6] * 5
+    socks = [cluster.connect(version) for version in versions]
     try:
         for number, sock in enumerate(socks):
             exchange(sock, number)
             exchange(sock, number + 100)
-        clients = {f"192.0.2.1:{sock.getsockname()[1]}" for sock in socks}
+        clients = {endpoint(sock.getsockname()[0], sock.getsockname()[1]) for sock in socks}
         until(
             lambda: clients <= {str(session["client"]) for session in cluster.sessions("l4-2")},
             "all sessions are known to the other node",
@@ -315,8 +345,9 @@ def test_established_connections_survive_the_death_of_their_node(cluster: Cluste
         for turn in range(3):
             for number, sock in enumerate(socks):
                 exchange(sock, 1000 * turn + number)
-        with cluster.connect() as sock:
-            exchange(sock, 7)
+        for version in VIPS:
+            with cluster.connect(version) as sock:
+                exchange(sock, 7)
     finally:
         for sock in socks:
             sock.close()
@@ -329,8 +360,9 @@ def test_a_killed_node_comes_back_over_its_own_program(cluster: Cluster) -> None
     cluster.start("l4-1")
     cluster.nodes["l4-1"].wait_ready(60)
     cluster.route_through("l4-1")
-    with cluster.connect() as sock:
-        exchange(sock, 1)
+    for version in VIPS:
+        with cluster.connect(version) as sock:
+            exchange(sock, 1)
 
 
 def test_the_end_is_orderly(cluster: Cluster) -> None:
