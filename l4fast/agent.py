@@ -16,13 +16,14 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Final, Protocol, cast
 
 from control.node import process_metrics
 from control.node.metrics import Family
 from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
+from core.endpoints import version as version_of
 from core.model import Mode, Model
 from core.resolve import L4Service, l4_services, source_pools
 from l4fast import exporter, health, vip
@@ -39,6 +40,7 @@ RETRY_S: Final = 1.0
 EPOCH_S: Final = 0.25
 EXPIRY_S: Final = 0.1  # little and often: a sweep holds up the loop for as long as its budget takes
 COUNT_S: Final = 1.0
+ADDRESSES_S: Final = 2.0  # an address that is new is not used by health checks before it has been found unique
 SESSIONS_LIMIT: Final = 1000
 UNASKED: Final = "not probed yet"  # what HealthMonitor says before a target's first answer
 FIRST_ROUND_LIMIT_S: Final = 10.0
@@ -61,7 +63,7 @@ class Forwarder(Counted, Protocol):
     def apply(
         self, services: Sequence[L4Service], down: AbstractSet[tuple[str, int, str]], next_hops: Mapping[str, Hop]
     ) -> None: ...
-    def set_local(self, *addresses: Sequence[str]) -> None: ...
+    def set_local(self, *addresses: Sequence[str]) -> Sequence[str]: ...
     def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None: ...
     def set_epoch(self, now_s: int) -> None: ...
     def sessions(self, wanted: Wanted, *, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
@@ -73,6 +75,14 @@ class NextHops(Protocol):
 
     async def watch(self, addresses: AbstractSet[str]) -> None: ...
     def hops(self) -> Mapping[str, Hop]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """This node's: those of each interface of the data plane, and all."""
+
+    own: tuple[tuple[str, ...], ...] = ()
+    local: tuple[str, ...] = ()
 
 
 class Agent:
@@ -111,7 +121,9 @@ class Agent:
         self._misplaced: tuple[str, ...] = ()
         self._routes: tuple[str, ...] = ()
         self._pools: Mapping[str, Sequence[str]] = {}
-        self._poolless: tuple[str, ...] = ()
+        self._poolless: tuple[tuple[str, int], ...] = ()
+        self._addresses = Addresses()
+        self._crowded: tuple[str, ...] = ()
         self._refusals: dict[str, tuple[int, float]] = {}  # counter → its value, until when it is a problem
 
     # Changes
@@ -121,9 +133,9 @@ class Agent:
         services = l4_services(model)
         pools = source_pools(model)
         await self._hops.watch({real.address for service in services for real in service.reals})
-        own, local = await asyncio.to_thread(self._own), await asyncio.to_thread(self._local)
+        addresses = await asyncio.to_thread(self._look_at_addresses)
         try:
-            self._tables.set_local(*own)
+            self._set_addresses(addresses)
             self._set_pools(pools)
             self._push(services)
         except Exception:
@@ -135,16 +147,31 @@ class Agent:
         self.version = version
         self._services, self._pools = services, pools
         pool = pools.get(self._name, ())
-        self._poolless = tuple(s.listener for s in services if s.mode is Mode.FULLNAT and not pool)
+        self._poolless = tuple(dict.fromkeys(
+            (s.listener, version_of(s.vip)) for s in services
+            if s.mode is Mode.FULLNAT and version_of(s.vip) not in map(version_of, pool)
+        ))  # fmt: skip
         self._monitor.watch(health.targets(services))
-        self._routes = vip.routes(services, pool, [address for of in own for address in of])
-        self._misplaced = vip.misplaced(services, local)
-        for address in self._misplaced:
-            log.error("%s", _misplaced(address))
+        self._derive_from_addresses()
         self.configured.set()
         log.info(
             "configuration %d: %d services on %s", version, len(services), ", ".join(vip.vips(services)) or "no VIP"
         )
+
+    def _look_at_addresses(self) -> Addresses:
+        """Blocks."""
+        return Addresses(tuple(map(tuple, self._own())), tuple(self._local()))
+
+    def _set_addresses(self, addresses: Addresses) -> None:
+        self._crowded = tuple(self._tables.set_local(*addresses.own))
+        self._addresses = addresses
+
+    def _derive_from_addresses(self) -> None:
+        pool = self._pools.get(self._name, ())
+        self._routes = vip.routes(self._services, pool, [address for of in self._addresses.own for address in of])
+        before, self._misplaced = self._misplaced, vip.misplaced(self._services, self._addresses.local)
+        for address in set(self._misplaced) - set(before):
+            log.error("%s", _misplaced(address))
 
     def _set_pools(self, pools: Mapping[str, Sequence[str]]) -> None:
         everyones = frozenset(address for pool in pools.values() for address in pool)
@@ -194,6 +221,19 @@ class Agent:
             self._tables.set_epoch(int(time.time()))
             await asyncio.sleep(EPOCH_S)
 
+    async def keep_addresses(self) -> None:
+        """Follows the addresses, which change by themselves (DHCP, router advertisements), until cancelled."""
+        while True:
+            await asyncio.sleep(ADDRESSES_S)
+            try:
+                addresses = await asyncio.to_thread(self._look_at_addresses)
+            except OSError as error:
+                log.warning("the node's addresses cannot be looked up: %s", error)
+                continue
+            if addresses != self._addresses and self.configured.is_set():
+                self._set_addresses(addresses)
+                self._derive_from_addresses()
+
     async def keep_expiry(self) -> None:
         """Ages sessions until cancelled."""
         while True:
@@ -235,8 +275,8 @@ class Agent:
         now = self._loop.time()
         tables = [self._error] if self._error else []
         refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
-        poolless = [_without_pool(listener, self._name) for listener in self._poolless]
-        return [*tables, *poolless, *map(_misplaced, self._misplaced), *refusals]
+        poolless = [_without_pool(listener, ip, self._name) for listener, ip in self._poolless]
+        return [*tables, *poolless, *map(_misplaced, self._misplaced), *map(_crowded, self._crowded), *refusals]
 
     def status(self, _arguments: dict[str, object]) -> dict[str, object]:
         """The admin command `status`."""
@@ -281,8 +321,13 @@ def _misplaced(address: str) -> str:
     return f"the VIP {address} is configured on this node; remove it there: its traffic has to come by a route"
 
 
-def _without_pool(listener: str, node: str) -> str:
-    return f"{listener} is of mode fullnat and takes no new connections here: give the node {node} a source_pool"
+def _crowded(address: str) -> str:
+    return f"there is no room for the interface's address {address}: health checks from it may fail; remove it"
+
+
+def _without_pool(listener: str, ip: int, node: str) -> str:
+    why = f"{listener} is of mode fullnat and takes no new connections of IPv{ip} here"
+    return f"{why}: give the node {node} a source_pool"
 
 
 def _refusal(counter: str) -> str:

@@ -47,8 +47,15 @@ def take_off(link: Link) -> None:
 def addresses(index: int = 0) -> tuple[str, ...]:
     """The addresses of this node, or of one of its links: those of IPv4, then those of IPv6 but the link-local ones.
 
-    Of IPv6, those come last that are temporary (RFC 8981), deprecated, or another machine's as well.
+    Of IPv6, those come last that are temporary (RFC 8981), deprecated, or another machine's as well. Raises OSError.
     """
+    try:
+        return _addresses(index)
+    except NetlinkError as error:
+        raise OSError(error.code, str(error)) from None
+
+
+def _addresses(index: int) -> tuple[str, ...]:
     of_link = {"index": index} if index else {}
     with IPRoute() as routes:
         v4 = [str(each.get_attr("IFA_ADDRESS")) for each in routes.get_addr(family=socket.AF_INET, **of_link)]

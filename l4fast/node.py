@@ -221,6 +221,7 @@ class Node:
         )
         self._tasks.spawn(agent.keep_epoch(), "epoch")
         self._tasks.spawn(agent.keep_expiry(), "expiry")
+        self._tasks.spawn(agent.keep_addresses(), "addresses")
         self._tasks.spawn(agent.keep_count(), "session count")
         self._tasks.spawn(hops.keep(agent.changed), "next hops")
         self._tasks.spawn(control.run(), "control link")

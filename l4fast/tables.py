@@ -81,14 +81,17 @@ class Tables:
         for version, tables in self.versions.items():
             tables.apply(of_version[version], down, next_hops, GATEWAYS[version])
 
-    def set_local(self, *addresses: Sequence[str]) -> None:
-        """The addresses of each interface, together at most eight of each version: what a real sends there is no
-        client's reply (health checks).
+    def set_local(self, *addresses: Sequence[str]) -> tuple[str, ...]:
+        """The addresses of each interface: what a real sends there is no client's reply (health checks). There is room
+        for eight of each version, the first ones of each interface before the second ones; returns the others.
 
         The first of an interface in each version is the outer source of what it sends in tunnel mode.
         """
-        for version, tables in self.versions.items():
-            tables.set_local(*(_of(version, of) for of in addresses))
+        return tuple(
+            address
+            for version, tables in self.versions.items()
+            for address in tables.set_local(*(_of(version, of) for of in addresses))
+        )
 
     def set_pools(self, own: Sequence[str], everyones: Collection[str]) -> None:
         """The source addresses of fullnat, this node's and all nodes' (those of `own` may be left out), from the next

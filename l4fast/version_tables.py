@@ -90,17 +90,17 @@ class VersionTables:
         self._pools: frozenset[str] = frozenset()
         plane.set(version, generation=1)
 
-    def set_local(self, *addresses: Sequence[str]) -> None:
-        """Those of each interface."""
+    def set_local(self, *addresses: Sequence[str]) -> tuple[str, ...]:
+        """Those of each interface; returns those that have no room, the last ones of their interfaces."""
         size = len(self._settings.local)
-        local = [address_bytes(address) for of in addresses for address in of]
-        if len(local) > size:
-            raise TablesError(f"{len(local)} addresses on the node's interfaces; at most {size} are supported")
+        ranked = [of[rank] for rank in range(max(map(len, addresses), default=0)) for of in addresses if rank < len(of)]
+        local = [address_bytes(address) for address in ranked[:size]]
         nobody = bytes(self._settings.local[0])
         for slot, field in enumerate(self._settings.interfaces):
             of = addresses[slot % len(addresses)]
             put_address(field, "address", address_bytes(of[0]) if of else nobody)
         self._plane.set(self._version, local=b"".join(local).ljust(size * len(nobody), b"\0"))
+        return tuple(ranked[size:])
 
     def set_pools(self, own: Sequence[str], everyones: Collection[str]) -> None:
         size = len(self._settings.pool)

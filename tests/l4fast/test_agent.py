@@ -71,8 +71,9 @@ class FakeTables:
     def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None:
         self.pools.append((tuple(own), set(everyones)))
 
-    def set_local(self, *addresses: Sequence[str]) -> None:
+    def set_local(self, *addresses: Sequence[str]) -> tuple[str, ...]:
         self.local = [list(of) for of in addresses]
+        return tuple(self.local[0][2:])
 
     def set_epoch(self, now_s: int) -> None:
         self.epochs.append(now_s)
@@ -186,7 +187,7 @@ async def test_fullnat_gets_the_pools_of_all_nodes(rig: Rig, server: socket.sock
     assert status["problems"] == []
     await rig.agent.apply(replace(plain, listeners={"l": listener}), 2)
     assert rig.agent.report()["problems"] == [
-        "l is of mode fullnat and takes no new connections here: give the node l4-1 a source_pool"
+        "l is of mode fullnat and takes no new connections of IPv4 here: give the node l4-1 a source_pool"
     ]
 
 
@@ -208,6 +209,41 @@ async def test_vips_servers_and_pools_of_ipv6(rig: Rig) -> None:
     assert status["vips"] == ("2001:db8::1",)
     assert status["routes"][0] == "ip -6 route replace 2001:db8::1/128 via fd00::5"
     assert status["routes"][2] == "ip -6 route replace 2001:db8:9::1/128 via fd00::5"
+
+
+async def test_a_pool_of_the_other_version_is_none(rig: Rig, server: socket.socket) -> None:
+    plain = model(port_of(server))
+    nodes = {"l4-1": Node("l4-1", Role.L4, "10.0.0.5", source_pool=("2001:db8:9::1",))}
+    listener = replace(plain.listeners["l"], mode=Mode.FULLNAT)
+    await rig.agent.apply(replace(plain, nodes=nodes, listeners={"l": listener}), 1)
+    assert "l is of mode fullnat and takes no new connections of IPv4 here" in str(rig.agent.report()["problems"])
+
+
+async def test_the_nodes_addresses_are_followed(
+    rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(agent_module, "ADDRESSES_S", 0.005)
+    task = rig.tasks.spawn(rig.agent.keep_addresses(), "addresses")
+    await rig.agent.apply(model(port_of(server)), 1)
+    rig.local = ["10.0.0.6", "fd00::5"]  # a new lease, and a router has begun to advertise a network
+    await until(lambda: rig.tables.local == [["10.0.0.6", "fd00::5"], ["10.0.1.5"]])
+    status = rig.agent.status({})
+    assert status["routes"] == ("ip route replace 10.1.0.1/32 via 10.0.0.6",)
+    assert status["problems"] == []
+    rig.local = ["10.0.0.6", "10.1.0.1", "fd00::6"]
+    await until(lambda: len(rig.agent.report()["problems"]) == 2)  # type: ignore[arg-type]
+    assert rig.agent.report()["problems"] == [
+        "the VIP 10.1.0.1 is configured on this node; remove it there: its traffic has to come by a route",
+        "there is no room for the interface's address fd00::6: health checks from it may fail; remove it",
+    ]
+    assert "the VIP 10.1.0.1 is configured on this node" in caplog.text
+    monkeypatch.setattr(rig.agent, "_local", lambda: failing())
+    await until(lambda: "the node's addresses cannot be looked up: [Errno 12]" in caplog.text)
+    assert not task.done()
+
+
+def failing() -> Sequence[str]:
+    raise OSError(12, "Cannot allocate memory")
 
 
 async def test_a_refused_configuration_leaves_the_pools(rig: Rig, server: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -232,9 +233,20 @@ def test_every_vip_passes_the_filter(harness: Harness) -> None:
     assert not any(harness.plane.settings[4].vip_filter)
 
 
-def test_too_many_local_addresses_are_refused(harness: Harness) -> None:
-    with pytest.raises(TablesError, match="9 addresses on the node's interfaces; at most 8"):
-        harness.tables.set_local([f"10.0.0.{n}" for n in range(9)])
+def test_local_addresses_without_room_are_the_last_ones_of_their_interfaces(harness: Harness) -> None:
+    first, second = [f"10.0.0.{n}" for n in range(1, 10)], ["10.0.1.1", "10.0.1.2"]
+    six = [f"2001:db8::{n}" for n in range(1, 9)]
+    try:
+        assert harness.tables.set_local([*first, *six], second) == tuple(first[-3:])
+        local = [bytes(address) for address in harness.plane.settings[4].local]
+        assert local == [socket.inet_aton(a) for a in (first[0], second[0], first[1], second[1], *first[2:6])]
+        assert [bytes(each) for each in harness.plane.settings[6].local] == [
+            socket.inet_pton(socket.AF_INET6, address) for address in six
+        ]
+        assert harness.tables.set_local(first[:1]) == ()
+        assert [bytes(address) for address in harness.plane.settings[4].local[1:]] == [bytes(4)] * 7
+    finally:
+        harness.reset()
 
 
 def test_sessions_can_be_listed_by_client_and_up_to_a_limit(harness: Harness) -> None:
