@@ -5,8 +5,9 @@ often we look, does not matter. A report seen twice changes nothing. A node that
 has no rates until its second report; a single counter that has fallen (its listener was removed and added again) has
 counted from zero since. So no rate is ever negative.
 
-Over the nodes, rates add up. Sessions do not: a synchronised session is known to all nodes, so that the number of those
-who know the most is the best guess at how many there are.
+Over the nodes, rates add up. What is held does not: a synchronised session is known to all nodes, so that the number
+of those who know the most is the best guess at how many there are. A server's sessions are those whose packets pass a
+node, and do add up.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ def _together(views: list[View]) -> View:
     names = Counter(name for view in views for name in view.reasons)
     reasons = {name: _reason([view.reasons[name] for view in views if name in view.reasons]) for name in names}
     listeners = _rows([view.listeners for view in views])
-    servers = _rows([view.servers for view in views])
+    servers = _rows([view.servers for view in views], sessions=sum)
     health: dict[str, Health] = {}
     for view in views:
         for server, each in view.health.items():
@@ -219,18 +220,22 @@ def _reason(each: list[Reason]) -> Reason:
     return Reason(sum(reason.total for reason in each), _sum(reason.per_s for reason in each))
 
 
-def _rows(tables: list[Mapping[Any, Flow]]) -> dict[Any, Flow]:
+Join = Callable[[Iterable[float]], float]
+
+
+def _rows(tables: list[Mapping[Any, Flow]], *, sessions: Join = max) -> dict[Any, Flow]:
     names = dict.fromkeys(name for table in tables for name in table)
-    return {name: _joined([table[name] for table in tables if name in table], max) for name in names}
+    return {name: _joined([table[name] for table in tables if name in table], max, sessions) for name in names}
 
 
-def _joined(flows: Iterable[Flow], levels: Callable[[Iterable[float]], float]) -> Flow:
-    """Rates add up; `levels` joins what is held: sum over one node's listeners, max over nodes."""
+def _joined(flows: Iterable[Flow], connections: Join, sessions: Join | None = None) -> Flow:
+    """Rates add up; what is held is joined as said: by sum over one node's listeners, by max over nodes."""
+    joins = {"connections": connections, "sessions": sessions or connections}
     each = list(flows)
     joined = {}
     for name in (member.name for member in fields(Flow)):
         known = [value for flow in each if (value := getattr(flow, name)) is not None]
-        joined[name] = (levels if name in LEVELS else sum)(known) if known else None
+        joined[name] = joins.get(name, sum)(known) if known else None
     return Flow(**joined)
 
 

@@ -24,13 +24,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import le, not_
+from socket import ntohs
 from typing import Any, Literal
 
-from l4fast.addresses import address_bytes
+from core.endpoints import endpoint
+from l4fast.addresses import address_bytes, text_of
 from l4fast.bpf.syscall import Map
 from l4fast.members import counted
 from l4fast.sessions import STATES
-from l4fast.sweep import KIND_NONE, Block, Kinds, Listener, Mark, Seen
+from l4fast.sweep import KIND_NONE, NOBODY, Block, Kinds, Listener, Mark, Owner, Seen
 from l4fast.tables import UNPROVEN_TIMEOUT_S, Tables, other_direction
 from l4fast.version_tables import PROTOCOLS
 
@@ -160,7 +162,7 @@ class _Verdict:
     """`timeout_s`: idle seconds after which the session goes; 0: it goes at once."""
 
     timeout_s: int
-    listener: str = ""  # whose session it is
+    owner: Owner = NOBODY
     shared: bool = False  # by all that have its mark
     uncounted: bool = False
 
@@ -173,7 +175,7 @@ def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
     rows = _Rows(tables.versions[version].session_map, keys, values)
     of_row = _kinds(kinds, version, rows)
     for kind, n in Counter(of_row).items():
-        sweep.counts[kinds.listeners[kind]] += n
+        sweep.counts[kinds.owners[kind]] += n
     by_s = now_s + sweep.period_s + 1
     gone: list[Seen] = []
     uncounted: list[bytes] = []
@@ -183,9 +185,9 @@ def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
         if kind == KIND_NONE:
             verdict = _judge(sweep.listeners, *rows.session(row))
             if verdict.shared:
-                kinds.learn((version, rows.is_cold(row)), rows.mark(row), verdict.listener, verdict.timeout_s)
+                kinds.learn((version, rows.is_cold(row)), rows.mark(row), verdict.owner, verdict.timeout_s)
         else:
-            verdict = _Verdict(kinds.timeouts[kind], kinds.listeners[kind])
+            verdict = _Verdict(kinds.timeouts[kind], kinds.owners[kind])
         end_s = seen.last_s + verdict.timeout_s
         goes = end_s <= now_s or not verdict.timeout_s
         if seen.state == _ANSWER:
@@ -196,7 +198,7 @@ def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
             gone.append(seen)
         elif end_s <= by_s:
             sweep.due.put(end_s, seen)
-        sweep.counts[verdict.listener] += (kind == KIND_NONE) - goes
+        sweep.counts[verdict.owner] += (kind == KIND_NONE) - goes
         if verdict.uncounted and not goes:
             uncounted.append(seen.key)
     if uncounted:
@@ -223,11 +225,12 @@ def _judge(listeners: Mapping[bytes, Listener], key: Any, value: Any) -> _Verdic
     listener = listeners.get(_listener_part(key))
     if listener is None:
         return _Verdict(0 if used else UNKNOWN_TIMEOUT_S)
+    owner = (listener.name, endpoint(text_of(bytes(value.real)), ntohs(value.real_port)) if used else "")
     if listener.stateless or (used and _bytes(value, "real", "real_port") not in listener.reals):
-        return _Verdict(0, listener.name)
+        return _Verdict(0, owner)
     uncounted = listener.counted and not value.counted and value.state in _COUNTING
     shared = not uncounted and (not used or bool(value.member))
-    return _Verdict(listener.timeouts[value.state], listener.name, shared, uncounted)
+    return _Verdict(listener.timeouts[value.state], owner, shared, uncounted)
 
 
 def _left_alone(rows: _Rows, row: int) -> bool:

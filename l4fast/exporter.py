@@ -22,6 +22,7 @@ DENIED: Final = "denied"
 OVER: Final = "over_"
 DIRECTIONS: Final = ("in", "out")
 MADE: Final = "Sessions made on this node."
+USED: Final = "Sessions whose packets pass this node."
 HELD: Final = "Sessions held, those learnt from peers included."
 
 # Session sync: counter → (metric, help). Those of neither this nor the next line say why datagrams were refused.
@@ -109,7 +110,7 @@ def _servers(rows: Rows) -> Iterator[Family]:
     if "sessions_made" in counted:
         yield counter(f"{name}_new_sessions_total", MADE, _column(rows, "sessions_made"), labels)
     if "sessions" in counted:
-        yield gauge(f"{name}_sessions", HELD, _column(rows, "sessions"), labels)
+        yield gauge(f"{name}_sessions", USED, _column(rows, "sessions"), labels)
     if "connections" in counted:
         help = "Connections, counted exactly; of listeners with the schedulers lc and wlc."
         yield gauge(f"{name}_connections", help, _column(rows, "connections"), labels)

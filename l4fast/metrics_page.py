@@ -49,8 +49,9 @@ listeners' new sessions. In `sessions`, a fullnat session takes two entries.
 
 {l4}
 
-A `server` is an address and port. Its connections are there where the scheduler counts them (lc, wlc). In modes dr
-and tunnel answers do not pass the node: what goes `out` stays zero.
+A `server` is an address and port. Its sessions are those whose packets pass this node, so that they add up over the
+nodes; its connections are there where the scheduler counts them exactly (lc, wlc). In modes dr and tunnel answers do
+not pass the node: what goes `out` stays zero.
 
 ## Every process
 
@@ -74,14 +75,14 @@ red, or bold where there is no colour (`NO_COLOR`, or a terminal without). What 
 and said to be.
 
 A rate is taken between two reports of a node, by the node's own clock. A node that has just started has none for a
-second. Of several nodes rates are added up. Sessions are not: a synchronised session is known to all nodes, so that
-the number of the node that knows most is shown.
+second. Of several nodes rates are added up, and so are the sessions of servers. A listener's sessions are not: a
+synchronised session is known to all nodes, so that the number of the node that knows most is shown.
 """
 
 _NOTHING: Final[dict[str, Any]] = {
     "ready": False, "configuration": 0, "refused": False, "problems": [], "counters": {}, "early_fragments": {},
     "listeners": {},
-    "servers": {"": {"": dict.fromkeys((*MEMBER_COUNTERS, "connections"), 0)}}, "health": [], "tables": {},
+    "servers": {"": {"": dict.fromkeys((*MEMBER_COUNTERS, "sessions", "connections"), 0)}}, "health": [], "tables": {},
     "sync": {"complete": False, "peers": [], "counters": dict.fromkeys(COUNTERS, 0)},
 }  # fmt: skip
 

@@ -1,9 +1,9 @@
 """What a sweep over the sessions keeps from one call to the next (pure; `expiry` reads and deletes).
 
-Kinds. Sessions that agree in a few numbers, their mark, have one listener and one timeout. The first of a kind is
-judged by all that its entry says, the others are told by their mark, which is what makes a sweep fast. Kinds are
-forgotten when the configuration changes. What has to be judged each time, such as a session that no listener here has,
-is of KIND_NONE.
+Kinds. Sessions that agree in a few numbers, their mark, have one owner and one timeout. The first of a kind is judged
+by all that its entry says, the others are told by their mark, which is what makes a sweep fast. Kinds are forgotten
+when the configuration changes. What has to be judged each time, such as a session that no listener here has, is of
+KIND_NONE.
 
 Due. A sweep comes by every second in a small table, every ten in one of a million sessions. What will have been idle
 long enough before it comes by again is put down under that second, and goes then if nothing has happened to it.
@@ -18,6 +18,9 @@ from operator import is_
 
 Block = tuple[int, bytes, bytes, int]  # IP version, keys, values, count
 Mark = tuple[int, ...]
+# Whose a session is: a listener's name and "address:port" of its server, which is empty until a packet came by here.
+Owner = tuple[str, str]
+NOBODY: Owner = ("", "")
 
 KIND_NONE = 0
 # About 50 MB of memory. Sessions that find no room here wait for the sweep.
@@ -33,28 +36,31 @@ class _Numbers(dict[Mark, int]):
 
 
 class Kinds:
-    """Kinds of sessions by number: `listeners`, `timeouts`."""
+    """Kinds of sessions by number: `owners`, `timeouts`."""
 
     def __init__(self) -> None:
-        self.listeners = [""]
+        self.owners = [NOBODY]
         self.timeouts = [0]
         self._marks: dict[Hashable, _Numbers] = defaultdict(_Numbers)
-        self._numbers: dict[tuple[str, int], int] = {}
+        self._numbers: dict[tuple[Owner, int], int] = {}
+        self._limits: tuple[int, list[int]] = (0, [])
 
     def numbers(self, of: Hashable) -> Mapping[Mark, int]:
         """By mark, of one sort of marks; KIND_NONE for those that are not known."""
         return self._marks[of]
 
-    def learn(self, of: Hashable, mark: Mark, listener: str, timeout_s: int) -> None:
-        number = self._numbers.setdefault((listener, timeout_s), len(self.timeouts))
+    def learn(self, of: Hashable, mark: Mark, owner: Owner, timeout_s: int) -> None:
+        number = self._numbers.setdefault((owner, timeout_s), len(self.timeouts))
         if number == len(self.timeouts):
-            self.listeners.append(listener)
+            self.owners.append(owner)
             self.timeouts.append(timeout_s)
         self._marks[of][mark] = number
 
     def limits(self, by_s: int) -> list[int]:
         """By kind: whose last packet came then or before will have been idle long enough at `by_s`."""
-        return [_ALWAYS, *(by_s - timeout_s for timeout_s in self.timeouts[1:])]
+        if self._limits[0] != by_s or len(self._limits[1]) != len(self.timeouts):
+            self._limits = by_s, [_ALWAYS, *(by_s - timeout_s for timeout_s in self.timeouts[1:])]
+        return self._limits[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +114,12 @@ class Listener:
 
 @dataclass(slots=True)
 class Sweep:
-    """Where the walk over the sessions stands, and how many it has left: by listener, and entries by IP version."""
+    """Where the walk over the sessions stands, and how many it has left: by owner, and entries by IP version."""
 
     blocks: Iterator[Block] | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    last_counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Counter[Owner] = field(default_factory=Counter)
+    last_counts: Mapping[str, int] = field(default_factory=dict)  # by listener
+    last_servers: Mapping[Owner, int] = field(default_factory=dict)  # of those that packets have met here
     entries: Counter[int] = field(default_factory=Counter)
     last_entries: Mapping[int, int] = field(default_factory=dict)
     configuration: Sequence[object] = ()  # of which the listeners and the kinds are
@@ -135,6 +142,11 @@ class Sweep:
 
     def end(self) -> None:
         """Publishes the counts."""
-        self.last_counts, self.blocks = {name: n for name, n in self.counts.items() if name}, None
+        listeners: Counter[str] = Counter()
+        for (listener, _), n in self.counts.items():
+            if listener:
+                listeners[listener] += n
+        self.last_counts, self.blocks = dict(listeners), None
+        self.last_servers = {owner: n for owner, n in self.counts.items() if owner[1]}
         self.last_entries = dict(self.entries)
         self.counts.clear()

@@ -137,14 +137,17 @@ class Tables:
         return result
 
     def server_counters(self) -> ServerCounters:
-        """By listener name and server ("address:port"): packets and bytes in each direction, sessions made."""
+        """By listener name and server ("address:port"): packets and bytes in each direction, sessions made since it was
+        added; sessions whose packets pass here, as of the last whole sweep."""
         result: ServerCounters = {}
         for tables in self.versions.values():
             for (key, address, port), counts in tables.members.counters().items():
                 if key not in tables.services:
                     continue
                 servers = result.setdefault(tables.services[key].listener, {})
-                row = servers.setdefault(endpoint(address, port), dict.fromkeys(COUNTERS, 0))
+                server = endpoint(address, port)
+                held = self.sweep.last_servers.get((tables.services[key].listener, server), 0)
+                row = servers.setdefault(server, {**dict.fromkeys(COUNTERS, 0), "sessions": held})
                 for name in COUNTERS:
                     row[name] += counts[name]
         return result

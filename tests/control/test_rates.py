@@ -148,6 +148,12 @@ def test_over_the_nodes_rates_add_up_and_sessions_do_not() -> None:
     assert together.drops == 3
 
 
+def test_a_servers_sessions_are_those_that_pass_a_node_and_add_up() -> None:
+    first, second = ({"web": {"s:1": {"sessions": n, "connections": 9}}} for n in (3, 4))
+    picture = feed(Meters(), node("l4-1", facts(0.0, servers=first)), node("l4-2", facts(0.0, servers=second)))
+    assert picture.together.servers["web", "s:1"] == Flow(sessions=7, connections=9)
+
+
 def test_health_over_the_nodes() -> None:
     up, down = ({"server": "s:1/tcp", "healthy": healthy, "why": why} for healthy, why in ((True, "ok"), (False, "no")))
     picture = feed(Meters(), node("l4-1", facts(0.0, health=[up])), node("l4-2", facts(0.0, health=[down])))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
+from core.endpoints import endpoint
 from l4fast.expiry import CLOSED_TIMEOUT_S, FIN_WAIT_TIMEOUT_S, UNKNOWN_TIMEOUT_S, expire, timeouts
+from l4fast.loader import IP_VERSIONS
 from l4fast.sessions import STATES
 from l4fast.sweep import Sweep
 from l4fast.tables import UNPROVEN_TIMEOUT_S
@@ -125,6 +128,22 @@ def test_a_whole_sweep_counts_the_sessions(harness: Harness) -> None:
     expire(harness.tables, NOW_S + UDP_S, WHOLE)
     assert harness.tables.listener_counters()["udp-53"]["sessions"] == 0
     assert harness.tables.sweep.last_entries.get(4, 0) == 0
+
+
+@pytest.mark.parametrize("version", IP_VERSIONS)
+def test_a_whole_sweep_counts_the_sessions_of_each_server(harness: Harness, version: int) -> None:
+    of = service(53, protocol="udp", idle_timeout_s=UDP_S, version=version)
+    harness.reset([of])
+    packets = [replace(QUERY, source=f"203.0.113.{n}").as_version(version) for n in range(90)]
+    chosen = Counter(harness.real_of(packet) for packet in packets)
+    expected = {endpoint(real.address, real.port): chosen[real.address] for real in of.reals}
+    assert min(expected.values()) > 10
+    for _ in range(2):  # judged one by one, then by their kinds
+        expire(harness.tables, NOW_S, WHOLE)
+        servers = harness.tables.server_counters()["udp-53"]
+        assert {name: row["sessions"] for name, row in servers.items()} == expected
+    expire(harness.tables, NOW_S + UDP_S, WHOLE)
+    assert not any(row["sessions"] for row in harness.tables.server_counters()["udp-53"].values())
 
 
 def test_the_sessions_of_a_removed_listener_go_at_once(harness: Harness) -> None:

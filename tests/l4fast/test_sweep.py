@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from l4fast.sweep import KIND_NONE, PERIOD_MOST_S, Due, Kinds, Listener, Seen, Sweep
+from l4fast.sweep import KIND_NONE, NOBODY, PERIOD_MOST_S, Due, Kinds, Listener, Seen, Sweep
 
 NOW_S = 1_700_000_000
+WEB = ("web", "10.0.1.1:80")
 
 
 def seen(number: int) -> Seen:
@@ -13,21 +14,24 @@ def seen(number: int) -> Seen:
 
 def test_kinds_are_told_by_their_mark_within_one_sort() -> None:
     kinds = Kinds()
-    kinds.learn("a", (1, 2), "web", 900)
-    kinds.learn("a", (1, 3), "web", 900)
-    kinds.learn("a", (2, 2), "web", 120)
+    kinds.learn("a", (1, 2), WEB, 900)
+    kinds.learn("a", (1, 3), WEB, 900)
+    kinds.learn("a", (2, 2), WEB, 120)
     of = kinds.numbers("a")
     assert of[1, 2] == of[1, 3] != of[2, 2]
-    assert [(kinds.listeners[n], kinds.timeouts[n]) for n in (of[1, 2], of[2, 2])] == [("web", 900), ("web", 120)]
+    assert [(kinds.owners[n], kinds.timeouts[n]) for n in (of[1, 2], of[2, 2])] == [(WEB, 900), (WEB, 120)]
     assert of[9, 9] == kinds.numbers("b")[1, 2] == KIND_NONE
 
 
 def test_what_is_of_no_kind_is_looked_at_always() -> None:
     kinds = Kinds()
-    kinds.learn("a", (1,), "web", 900)
+    kinds.learn("a", (1,), WEB, 900)
     none, web = kinds.limits(NOW_S)
     assert none > NOW_S + 10**6  # a clock that has stepped back is no excuse
     assert web == NOW_S - 900
+    assert kinds.limits(NOW_S + 5)[1] == NOW_S - 895
+    kinds.learn("a", (2,), WEB, 10)
+    assert kinds.limits(NOW_S + 5)[1:] == [NOW_S - 895, NOW_S - 5]
 
 
 def test_due_gives_what_its_second_has_come_for() -> None:
@@ -73,10 +77,12 @@ def test_a_sweep_looks_ahead_as_far_as_the_one_before_took() -> None:
 def test_the_end_of_a_sweep_publishes_its_counts() -> None:
     sweep = Sweep()
     sweep.begin(iter(()), NOW_S)
-    sweep.counts.update({"web": 3, "": 8})
-    assert sweep.last_counts == {}
+    sweep.counts.update({WEB: 3, ("web", "10.0.1.2:80"): 2, ("web", ""): 4, NOBODY: 8})
+    sweep.entries.update({4: 17})
+    assert (sweep.last_counts, sweep.last_servers, sweep.last_entries) == ({}, {}, {})
     sweep.end()
-    assert (sweep.last_counts, sweep.blocks, sweep.counts) == ({"web": 3}, None, {})
+    assert (sweep.last_counts, sweep.blocks, sweep.counts) == ({"web": 9}, None, {})
+    assert (sweep.last_servers, sweep.last_entries) == ({WEB: 3, ("web", "10.0.1.2:80"): 2}, {4: 17})
 
 
 def test_another_configuration_forgets_the_kinds() -> None:
@@ -84,7 +90,7 @@ def test_another_configuration_forgets_the_kinds() -> None:
     services: dict[str, int] = {}
     assert not sweep.is_of([services])
     sweep.follow([services], {b"key": Listener("web", False, False, (1,), frozenset())})
-    sweep.kinds.learn("a", (1,), "web", 900)
+    sweep.kinds.learn("a", (1,), WEB, 900)
     assert sweep.is_of([services])
     assert not sweep.is_of([dict(services)])
     sweep.follow([{}], {})
