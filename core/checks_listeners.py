@@ -228,7 +228,8 @@ def _servers(
                 why = f"mode {listener.mode} keeps the port, {listener.port}, and {at} in {service.name} has another"
                 yield Problem(where, why, "give the servers the listener's port, or use mode nat")
         elif server.port == listener.port and (
-            server.address in vips or (instance is not None and not vips and server.address.startswith("127."))
+            server.address in vips
+            or (instance is not None and not vips and ipaddress.ip_address(server.address).is_loopback)
         ):
             why = f"{at} in {service.name} is where this listener answers itself"
             yield Problem(where, why, "change the listener's port or the server's")

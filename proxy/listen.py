@@ -11,13 +11,17 @@ import errno
 import os
 import socket
 import struct
+from contextlib import suppress
+from functools import cache
 from typing import Final
 
 from core.endpoints import endpoint, version
+from core.resolve import L7Listener
 from proxy.errors import ApplyError
 
 # By IP version, linux/in.h and linux/in6.h: bind a VIP that this machine does not (yet) have.
 FREEBIND: Final = {4: (socket.IPPROTO_IP, 15), 6: (socket.IPPROTO_IPV6, 78)}
+EVERYWHERE: Final = ("", "::")
 FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
 # The L4 tier asks each second and believes the second refusal (core.resolve.L7_NODE_CHECK): a node that drains goes on
@@ -37,6 +41,22 @@ _REMEDIES: Final = {
     errno.EACCES: "give the process CAP_NET_BIND_SERVICE, or choose a port of 1024 and above",
     errno.EADDRINUSE: "another process has it: `ss -ltnp` shows which",
 }
+
+
+@cache
+def has_ipv6() -> bool:
+    """Whether this machine can listen on IPv6 at all: its kernel may be without."""
+    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        sock.bind(("::", 0))
+        return True
+    return False
+
+
+def endpoints(listener: L7Listener) -> tuple[tuple[str, int], ...]:
+    """Where a listener answers: on its VIPs, or, without any, on every address of both IP versions, "" and "::"."""
+    everywhere = EVERYWHERE if has_ipv6() else EVERYWHERE[:1]
+    addresses = everywhere if listener.addresses == ("",) else listener.addresses
+    return tuple((address, listener.listener.port) for address in addresses)
 
 
 def bind(address: str, port: int) -> socket.socket:

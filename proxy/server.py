@@ -28,7 +28,7 @@ from core.model import BackendProtocol, Model
 from core.resolve import l7_listeners, servers
 from proxy.errors import ApplyError, Refused
 from proxy.head import read_request
-from proxy.listen import LAME_DUCK_S, bind
+from proxy.listen import LAME_DUCK_S, bind, endpoints
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class Supervisor:
 
     async def apply(self, model: Model, version: int) -> None:
         """Puts a configuration into effect on all workers. Raises ApplyError, and then the old one runs on."""
-        wanted = {(address, each.listener.port) for each in l7_listeners(model) for address in each.addresses}
+        wanted = {at for each in l7_listeners(model) for at in endpoints(each)}
         try:
             async with asyncio.timeout(APPLY_TIMEOUT_S):
                 await self._complete.wait()

@@ -46,7 +46,7 @@ from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.hub import Hub, Service, Site
 from proxy.keyless_abi import KeylessUnavailable
-from proxy.listen import BACKLOG, LAME_DUCK_S, accept_left, bind, refuse_new
+from proxy.listen import BACKLOG, EVERYWHERE, LAME_DUCK_S, accept_left, bind, endpoints, refuse_new
 from proxy.pool import Pool
 from proxy.rules import Router
 from proxy.tls import TlsServer
@@ -123,7 +123,7 @@ class Worker:
     async def apply(self, model: Model) -> list[str]:
         """Puts a configuration into effect as a whole; returns what is not perfect. ApplyError: nothing has changed."""
         listeners = l7_listeners(model)
-        wanted = {(address, each.listener.port): each for each in listeners for address in each.addresses}
+        wanted = {at: each for each in listeners for at in endpoints(each)}
         https = [each for each in listeners if each.listener.protocol is Protocol.HTTPS]
         if https and self._tls is None:
             raise ApplyError(f"listener {https[0].listener.name!r} is https, and no key server is given: --keyserver")
@@ -267,7 +267,7 @@ class Worker:
     @property
     def has_vips(self) -> bool:
         """Whether connections come from an L4 tier, which has to notice that we end."""
-        return any(address for address, _ in self._openings)
+        return any(address not in EVERYWHERE for address, _ in self._openings)
 
     @property
     def connections(self) -> int:

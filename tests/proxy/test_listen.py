@@ -7,8 +7,11 @@ import socket
 
 import pytest
 
+from core.model import Listener, Protocol
+from core.resolve import L7Listener
+from proxy import listen
 from proxy.errors import ApplyError
-from proxy.listen import accept_left, bind, refuse_new
+from proxy.listen import accept_left, bind, endpoints, refuse_new
 
 
 def test_a_reserved_port_can_be_shared_and_takes_no_connection() -> None:
@@ -80,6 +83,24 @@ def test_every_address() -> None:
     with bind("", 0) as sock:
         assert sock.getsockname()[0] == "0.0.0.0"
         assert accept_left_of_nobody(sock) == []
+
+
+def test_without_vips_a_listener_answers_on_both_ip_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = Listener("web", "i", Protocol.HTTP, 80)
+    assert endpoints(L7Listener(listener, ("",), (), ())) == (("", 80), ("::", 80))
+    vips = ("192.0.2.1", "2001:db8::1")
+    assert endpoints(L7Listener(listener, vips, (), ())) == (("192.0.2.1", 80), ("2001:db8::1", 80))
+    monkeypatch.setattr(listen, "has_ipv6", lambda: False)
+    assert endpoints(L7Listener(listener, ("",), (), ())) == (("", 80),)
+
+
+def test_a_kernel_without_ipv6_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    assert listen.has_ipv6.__wrapped__()
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert not listen.has_ipv6.__wrapped__()
 
 
 def accept_left_of_nobody(sock: socket.socket) -> list[socket.socket]:

@@ -195,6 +195,15 @@ async def test_clients_vips_and_servers_of_ipv6() -> None:
             assert (await l7.get())[0] == 200
 
 
+async def test_without_vips_clients_come_by_ipv6_too() -> None:
+    async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        assert not l7.worker.has_vips
+        client = await l7.connect(host="::1")
+        assert (await client.ask())[0] == 200
+        assert b"\r\nX-Forwarded-For: ::1\r\n" in backend.heads[-1]
+        await client.close()
+
+
 async def test_draining_finishes_what_is_in_flight() -> None:
     async def answer(request: Request) -> None:
         await asyncio.sleep(0.3)
@@ -222,14 +231,14 @@ async def test_draining_finishes_what_is_in_flight() -> None:
 async def test_closing_a_socket_serves_its_accept_queue() -> None:
     """Connections that wait to be accepted when the socket closes are not reset."""
     async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
-        (opening,) = l7.worker._openings.values()
+        opening = l7.worker._openings["", l7.port]
         waiting = []
         for _ in range(5):  # blocking: the loop has no turn in which to accept them
             sock = socket.create_connection(("127.0.0.1", l7.port))
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             waiting.append(sock)
         await opening.close()
-        l7.worker._openings.clear()
+        del l7.worker._openings["", l7.port]
         for sock in waiting:
             reader, writer = await asyncio.open_connection(sock=sock)
             assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
