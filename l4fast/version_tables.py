@@ -191,7 +191,7 @@ class VersionTables:
         most = len(self._owners.map.value().candidates)
         for (address, port, _), keys in reverse.items():
             if len(keys) > most:
-                names = ", ".join(endpoint(vip, vip_port) for vip, vip_port, _ in keys)
+                names = ", ".join([*(endpoint(vip, vip_port) for vip, vip_port, _ in keys[:most]), "…"])
                 raise TablesError(
                     f"{len(keys)} nat listeners share the server {endpoint(address, port)} ({names}); at most {most} "
                     "may: use mode dr, or other ports"

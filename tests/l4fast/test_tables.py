@@ -179,7 +179,10 @@ def test_the_vips_of_a_listener_are_counted_together(harness: Harness) -> None:
             [service(80, reals=[f"10.1.0.{n}" for n in range(65)], weights=[1] * 65)],
             "65 pairs of a listener and a server do not fit",
         ),
-        ([service(1000 + n) for n in range(9)], "9 nat listeners share the server 10.0.1.1:8080 .*at most 8"),
+        (
+            [service(1000 + n) for n in range(12)],
+            r"12 nat listeners share the server 10.0.1.1:8080 \(10.0.0.100:1000, .*, 10.0.0.100:1007, …\); at most 8",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_whole(harness: Harness, services: list[L4Service], message: str) -> None:
