@@ -221,9 +221,9 @@ def _servers(
     for server in _servers_of(model, service):
         at = endpoint(server.address, server.port)
         if listener.protocol in L4_PROTOCOLS:
-            if ipaddress.ip_address(server.address).is_loopback:
-                why = f"{at} in {service.name} is a loopback address, which the L4 tier cannot reach"
-                yield Problem(where, why, "give the server's address on the network")
+            if ipaddress.ip_address(server.address).is_loopback and listener.mode is not Mode.DR:
+                why = f"{at} in {service.name} is the L4 node itself, where mode {listener.mode} does not lead"
+                yield Problem(where, why, "give the server's address on the network, or use mode dr")
             if listener.mode in KEEPING_THE_PORT and server.port != listener.port:
                 why = f"mode {listener.mode} keeps the port, {listener.port}, and {at} in {service.name} has another"
                 yield Problem(where, why, "give the servers the listener's port, or use mode nat")

@@ -118,7 +118,7 @@ class Agent:
         self._services: tuple[L4Service, ...] = ()
         self._pending: asyncio.TimerHandle | None = None
         self._error = ""
-        self._misplaced: tuple[str, ...] = ()
+        self._said: frozenset[str] = frozenset()
         self._routes: tuple[str, ...] = ()
         self._pools: Mapping[str, Sequence[str]] = {}
         self._poolless: tuple[tuple[str, int], ...] = ()
@@ -169,9 +169,9 @@ class Agent:
     def _derive_from_addresses(self) -> None:
         pool = self._pools.get(self._name, ())
         self._routes = vip.routes(self._services, pool, [address for of in self._addresses.own for address in of])
-        before, self._misplaced = self._misplaced, vip.misplaced(self._services, self._addresses.local)
-        for address in set(self._misplaced) - set(before):
-            log.error("%s", _misplaced(address))
+        before, self._said = self._said, frozenset(self._servers_here())
+        for problem in sorted(self._said - before):
+            log.error("%s", problem)
 
     def _set_pools(self, pools: Mapping[str, Sequence[str]]) -> None:
         everyones = frozenset(address for pool in pools.values() for address in pool)
@@ -276,7 +276,17 @@ class Agent:
         tables = [self._error] if self._error else []
         refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
         poolless = [_without_pool(listener, ip, self._name) for listener, ip in self._poolless]
-        return [*tables, *poolless, *map(_misplaced, self._misplaced), *map(_crowded, self._crowded), *refusals]
+        return [*tables, *poolless, *self._servers_here(), *map(_crowded, self._crowded), *refusals]
+
+    def _servers_here(self) -> list[str]:
+        """What is wrong with the VIPs that are addresses of this node, and the servers that are this node itself."""
+        here = {address for address, hop in self._hops.hops().items() if hop.here}
+        services, local = self._services, self._addresses.local
+        return [
+            *map(_misplaced, vip.misplaced(services, local, here)),
+            *map(_missing, vip.missing(services, local, here)),
+            *(_unreachable(*each) for each in vip.unreachable(services, here)),
+        ]
 
     def status(self, _arguments: dict[str, object]) -> dict[str, object]:
         """The admin command `status`."""
@@ -319,6 +329,16 @@ class Agent:
 
 def _misplaced(address: str) -> str:
     return f"the VIP {address} is configured on this node; remove it there: its traffic has to come by a route"
+
+
+def _missing(address: str) -> str:
+    command = "ip addr add" if version_of(address) == 4 else "ip -6 addr add"
+    bits = 32 if version_of(address) == 4 else 128
+    return f"this node is a server of the VIP {address} and does not have it: `{command} {address}/{bits} dev lo`"
+
+
+def _unreachable(listener: str, address: str, mode: Mode) -> str:
+    return f"{listener}: its server {address} is this node itself, where mode {mode} does not lead; use mode dr"
 
 
 def _crowded(address: str) -> str:

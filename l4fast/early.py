@@ -26,6 +26,7 @@ from typing import Final
 from l4fast.addresses import text_of
 from l4fast.bpf import syscall
 from l4fast.loader import DataPlane
+from l4fast.version_tables import WAY_HERE, WAY_INTERFACE
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,10 @@ class Wire:
             sock.close()
 
     def send(self, way: int, frame: bytes) -> None:
-        number = way - 1 if way else 0  # 0: there is only one
+        if way & WAY_HERE:
+            self._up(frame[_ETHERNET:])
+            return
+        number = max(1, way & WAY_INTERFACE) - 1  # 0: there is only one
         with suppress(OSError):  # the interface is down or its queue full: lost as on any way
             self._frames[number].send(frame)
 
@@ -191,6 +195,12 @@ class Wire:
         older[ttl_at] -= 1  # the kernel makes IPv4's checksum anew (raw(7))
         with suppress(OSError):
             self._packets[version].sendto(older, (text_of(address), 0))
+
+    def _up(self, packet: bytes) -> None:
+        """To an address of this node."""
+        version, address = (4, packet[16:20]) if packet[0] >> 4 == 4 else (6, packet[24:40])
+        with suppress(OSError):
+            self._packets[version].sendto(packet, (text_of(address), 0))
 
 
 def _frames(interface: str) -> socket.socket:

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A next hop: its MAC address, and by which of the node's interfaces it is reached; empty: the first."""
+    """A next hop: its MAC address, and by which of the node's interfaces it is reached; empty: the first.
+
+    `here`: none, but this node itself.
+    """
 
     mac: bytes
     interface: str = ""
+    here: bool = False
 
     @classmethod
     def of(cls, hop: Hop | bytes) -> Hop:
         """A MAC address alone is one on the first interface."""
         return hop if isinstance(hop, Hop) else cls(hop)
+
+
+HERE = Hop(b"", here=True)

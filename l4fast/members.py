@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 
-from core.model import LEAST_SCHEDULERS, Scheduler
+from core.model import LEAST_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service, Real
 from l4fast.addresses import address_bytes
 from l4fast.bpf import syscall
@@ -75,8 +75,12 @@ class Members:
         down: Set[tuple[str, int, str]],
         listener_index: Mapping[ServiceKey, int],
         hops: Mapping[str, int],
+        here: Set[str],
     ) -> None:
-        """Before the rings that refer to members, and before the listeners."""
+        """Before the rings that refer to members, and before the listeners.
+
+        `here`: this node's own addresses, where mode dr alone leads; in others they have no next hop.
+        """
         members: dict[bytes, bytes] = {}
         numbers: dict[bytes, bytes] = {}
         for key, service in services.items():
@@ -86,7 +90,8 @@ class Members:
                 number = self._take((key, real.address, real.port))
                 weight = real.weight if service.scheduler is Scheduler.WLC else 1
                 end = address_bytes(real.address) + struct.pack("!H", real.port)
-                members[struct.pack("=I", number)] = end + struct.pack("=HHH", hops[real.address], weight, 0)
+                hop = hops[real.address] if service.mode is Mode.DR or real.address not in here else 0
+                members[struct.pack("=I", number)] = end + struct.pack("=HHH", hop, weight, 0)
                 numbers[end + struct.pack("=H", listener_index[key])] = struct.pack(
                     "=HBx", number, takes(service, real, down)
                 )

@@ -5,7 +5,8 @@ and forwarded packets do not pass the kernel; so every neighbour that is not con
 netlink message with NTF_USE (ip-neighbour(8): `use`), which starts ARP, or neighbour discovery of IPv6, without a
 packet to the server.
 
-The next hop of a real is the gateway of its route, or the real itself on its own network. Clients come back through the
+The next hop of a real is the gateway of its route, or the real itself on its own network; a real that has one of this
+node's addresses has none. Clients come back through the
 next hop of the default route of their IP version, or of the route to a given address. A gateway of IPv6 is usually a
 link-local address; that of a route to IPv4 addresses may be of IPv6 (RFC 9229) unless the route is the default one.
 Only the interfaces of the data plane count: a hop is reached by the one by which its route leaves. A MAC address once
@@ -27,7 +28,7 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from core.endpoints import version
-from l4fast.hops import Hop
+from l4fast.hops import HERE, Hop
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, GATEWAYS
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ NUD_VALID = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_
 NUD_BEING_PROVEN = NUD_REACHABLE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT
 NTF_USE = 0x01
 # From <linux/rtnetlink.h>
-RTN_UNICAST = 1
+RTN_UNICAST, RTN_LOCAL = 1, 2
 RT_TABLE_MAIN = 254
 
 
@@ -110,14 +111,19 @@ class Neighbours:
                     return {}, dict.fromkeys(watched, why)
                 names[indexes[0]] = name
             hops: dict[str, tuple[int, str]] = {}
+            here: set[str] = set()
             for address in watched:
                 try:
-                    hops[address] = next_hop(routes, names, self._target(address))
+                    hop = next_hop(routes, names, self._target(address))
+                    if hop is None:
+                        here.add(address)
+                    else:
+                        hops[address] = hop
                 except LookupError as error:
                     complaints[address] = f"{self._label(address)}: {error}"
             macs = resolve(routes, set(hops.values()))
         found = {address: Hop(macs[hop], names[hop[0]]) for address, hop in hops.items() if hop in macs}
-        return found, complaints
+        return found | dict.fromkeys(here, HERE), complaints
 
     def _target(self, address: str) -> str:
         return self._clients.get(address, address)
@@ -128,8 +134,11 @@ class Neighbours:
         return f"no next hop to {address}"
 
 
-def next_hop(routes: IPRoute, links: Collection[int], address: str) -> tuple[int, str]:
-    """On which of these links packets to `address` are handed to which neighbour. Raises LookupError with why not."""
+def next_hop(routes: IPRoute, links: Collection[int], address: str) -> tuple[int, str] | None:
+    """On which of these links packets to `address` are handed to which neighbour; None: it is this node's own.
+
+    Raises LookupError with the reason if there is none.
+    """
     family = FAMILIES[version(address)]
     if address in GATEWAYS.values():
         defaults = routes.get_default_routes(family=family, table=RT_TABLE_MAIN)
@@ -143,8 +152,10 @@ def next_hop(routes: IPRoute, links: Collection[int], address: str) -> tuple[int
         route = routes.route("get", dst=address, family=family)[0]
     except NetlinkError as error:
         raise LookupError(f"no route ({error.args[-1]})") from None
+    if route["type"] == RTN_LOCAL:
+        return None
     if route["type"] != RTN_UNICAST:
-        raise LookupError("it is an address of this node, which cannot be its own server")
+        raise LookupError("its route leads nowhere (`ip route get` shows it)")
     link = int(route.get_attr("RTA_OIF"))
     if link not in links:
         name = routes.get_links(link)[0].get_attr("IFLA_IFNAME")

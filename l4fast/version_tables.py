@@ -17,7 +17,7 @@ import socket
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 from core.endpoints import endpoint
 from core.model import HASH_SCHEDULERS, Mode, Scheduler
@@ -38,6 +38,8 @@ MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2, Mode.FULLN
 HASH, RING, LEAST = 0, 1, 2
 # VIP_* of types.h
 VIP_ANY, VIP_STATELESS = 1, 2
+# WAY_* of types.h
+WAY_INTERFACE, WAY_HERE, WAY_NODE = 0xFF, 0x100, 0x200
 # Indexes into `hops`: nobody's (types.h), and HOP_CLIENTS.
 _NO_HOP, _CLIENTS = "", "clients"
 # What the hash of a flow is of, beside the client's address (listener.hash_ports, listener.hash_service). The
@@ -76,6 +78,7 @@ class VersionTables:
         self._vips = Mirror(plane, "vips", version)
         self._hops = Mirror(plane, "hops", version)
         self._hop_numbers = Mirror(plane, "hop_numbers", version)
+        self._node_macs = Mirror(plane, "node_macs", version)
         self._owners = Mirror(plane, "reverse", version)
         self._limits = ListenerLimits(plane, version)
         self._listener_indexes = Indexes(plane.sizes["MAX_LISTENERS"])
@@ -95,7 +98,7 @@ class VersionTables:
         size = len(self._settings.local)
         ranked = [of[rank] for rank in range(max(map(len, addresses), default=0)) for of in addresses if rank < len(of)]
         local = [address_bytes(address) for address in ranked[:size]]
-        nobody = bytes(self._settings.local[0])
+        nobody = bytes(ct.sizeof(self._settings.local[0]))
         for slot, field in enumerate(self._settings.interfaces):
             of = addresses[slot % len(addresses)]
             put_address(field, "address", address_bytes(of[0]) if of else nobody)
@@ -133,10 +136,12 @@ class VersionTables:
         lists = {service.access.listed for service in services if service.access is not None}
 
         addresses = {real.address for service in services for real in service.reals}
-        stale = self._write_hops(addresses, next_hops, gateway)
+        hops = {address: Hop.of(hop) for address, hop in next_hops.items()}
+        here = frozenset(address for address in addresses if address in hops and hops[address].here)
+        stale = self._write_hops(addresses, hops, gateway, beside(services, here))
         listener_index = {key: self._listener_index(key) for key in wanted}
         self._limits.write({index: wanted[key].limits for key, index in listener_index.items() if wanted[key].limits})
-        self.members.write(wanted, down, listener_index, self._hop_indexes.used)
+        self.members.write(wanted, down, listener_index, self._hop_indexes.used, here)
         rings = {
             key: self._rings.content(
                 service, [self.members.number((key, real.address, real.port)) for real in service.reals], down
@@ -147,7 +152,8 @@ class VersionTables:
         self._access_lists.write(lists)
         shared = {key for keys in reverse.values() if len(keys) > 1 for key in keys}
         listeners = {
-            _listener_key(key): self._listener(service, rings[key], key in shared) for key, service in wanted.items()
+            _listener_key(key): self._listener(service, rings[key], key in shared, here)
+            for key, service in wanted.items()
         }
         owners = {_reverse_key(end): self._reverse(end, keys, wanted) for end, keys in reverse.items()}
         vips = {address_bytes(vip): struct.pack("=I", n) for vip, n in Counter(key[0] for key in wanted).items()}
@@ -210,28 +216,39 @@ class VersionTables:
             filter_words[slot // 16] |= mark << slot % 16 * 2
         return filter_words
 
-    def _write_hops(self, addresses: Set[str], next_hops: Mapping[str, Hop | bytes], gateway: str) -> bool:
-        """Says whether an address that sessions may go to has another next hop than before, or none."""
+    def _write_hops(
+        self, addresses: Set[str], next_hops: Mapping[str, Hop], gateway: str, nodes: Collection[str]
+    ) -> bool:
+        """Says whether an address that sessions may go to has another next hop than before, or none. `nodes`: those
+        whose hops are WAY_NODE."""
         for address in addresses:
             self._hop_indexes.take(address)
         hops = self._hop_indexes.used
         entries = {_index(hops[_CLIENTS]): self._hop(next_hops.get(gateway))}
-        entries |= {_index(hops[address]): self._hop(next_hops.get(address)) for address in addresses}
+        entries |= {
+            _index(hops[address]): self._hop(next_hops.get(address), WAY_NODE if address in nodes else 0)
+            for address in addresses
+        }
+        macs = {next_hops[address].mac + bytes(2): _index(1) for address in nodes if address in next_hops}
+        self._node_macs.add(macs)
+        self._node_macs.prune(macs)
         numbers = {address_bytes(address): _index(hops[address]) for address in addresses}
         self._hops.add(entries)
         changed = self._hop_numbers.add(numbers)
         return bool(changed | self._hop_numbers.prune(numbers))
 
-    def _hop(self, hop: Hop | bytes | None) -> bytes:
-        """struct hop; zero if there is none."""
+    def _hop(self, hop: Hop | None, way: int = 0) -> bytes:
+        """struct hop; zero if there is none. What is here has a MAC address as well, for it is resolved."""
+        interfaces = self._plane.interfaces
         if hop is None:
             return bytes(ct.sizeof(self._hops.map.value))
-        hop = Hop.of(hop)
-        interfaces = self._plane.interfaces
+        if hop.here:
+            return struct.pack("=6s6sI", interfaces[0].mac, interfaces[0].mac, WAY_HERE)
         number = [each.name for each in interfaces].index(hop.interface) if hop.interface else 0
-        return struct.pack("=6s6sI", hop.mac, interfaces[number].mac, number + 1 if len(interfaces) > 1 else 0)
+        return struct.pack("=6s6sI", hop.mac, interfaces[number].mac, way | (number + 1 if len(interfaces) > 1 else 0))
 
-    def _listener(self, service: L4Service, ring: bytes, shared: bool) -> bytes:
+    def _listener(self, service: L4Service, ring: bytes, shared: bool, here: Set[str]) -> bytes:
+        mine = [real for real in service.reals if real.address in here] if service.mode is Mode.DR else []
         scheduler = HASH if service.scheduler in HASH_SCHEDULERS else LEAST if counted(service) else RING
         hash_ports, hash_service = HASHED.get(service.scheduler, HASHED[Scheduler.MAGLEV])
         value = self._listeners.map.value(
@@ -244,6 +261,7 @@ class VersionTables:
             track=shared or ((scheduler != HASH or service.persistence_timeout_s > 0) and service.protocol == "tcp"),
             persist_s=service.persistence_timeout_s,
             stateless=service.stateless,
+            here=self.members.number((service_key(service), mine[0].address, mine[0].port)) if mine else 0,
             hash_ports=hash_ports,
             hash_service=hash_service,
             limited=bool(service.limits),
@@ -292,6 +310,17 @@ class VersionTables:
         size = len(self._settings.pool)
         pool = [address_bytes(self._pool[slot % len(self._pool)]) for slot in range(size)] if self._pool else []
         return b"".join(pool).ljust(type(self._settings).pool.size, b"\0")
+
+
+def beside(services: Iterable[L4Service], here: Set[str]) -> frozenset[str]:
+    """The other servers of the listeners that have one on this node, to which packets may be handed as they are."""
+    return frozenset(
+        real.address
+        for service in services
+        if service.mode is Mode.DR and any(real.address in here for real in service.reals)
+        for real in service.reals
+        if real.address not in here
+    )
 
 
 def _index(number: int) -> bytes:

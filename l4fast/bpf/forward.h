@@ -71,6 +71,8 @@ static __always_inline enum reason to_real(struct packet *p, const struct sessio
         ((__be16 *)p->l4)[1] = s->real_port;
     }
     count_in(p, s->member);
+    if (s->mode == MODE_DR && stays(p, s->hop, to))
+        return PASS_SERVED_HERE;
     send_by(p, p->eth, s->hop, to);
     return reason;
 }

@@ -8,13 +8,13 @@
  */
 #define FRAGMENT_TIMEOUT_S 3 /* fragments of one packet are sent in one go: this is for queues on the way */
 
-/* What has just been forwarded was a first fragment. */
+/* What has just been forwarded, or passed to a server here, was a first fragment. */
 static __always_inline void remember(const struct packet *p, const struct settings *settings, enum reason reason)
 {
     struct fragment_key key = {.source = p->key.client, .destination = p->key.vip, .id = p->fragment_id,
                                .protocol = p->key.protocol};
     struct fragment entry = {.first_s = settings->now_s, .member = p->member, .hop = p->hop,
-                             .answer = reason == TX_REPLY};
+                             .answer = reason == TX_REPLY, .here = reason == PASS_SERVED_HERE};
     struct ethhdr *eth = (void *)(long)p->ctx->data;
     struct ip *ip = (void *)(eth + 1);
 
@@ -81,6 +81,11 @@ static __always_inline enum reason later_fragment(struct packet *p, const struct
     to = next_hop(first->hop);
     if (!to)
         return unresolved(first->hop);
+    if (first->here) {
+        count_in(p, first->member);
+        p->way = WAY_HERE;
+        return PASS_SERVED_HERE;
+    }
     delta = fold((__u32)address_delta(key.source, first->source) + address_delta(key.destination, first->destination));
     if (!same_address(key.source, first->source) || !same_address(key.destination, first->destination)) {
         if (p->ip->ttl <= 1)

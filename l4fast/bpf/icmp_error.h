@@ -170,6 +170,8 @@ static __always_inline enum reason error_to_real(struct packet *p, const struct 
         readdress(p, p->ip->source, s->real);
     }
     count_in(p, s->member);
+    if (s->mode == MODE_DR && stays(p, s->hop, to))
+        return PASS_SERVED_HERE;
     send_by(p, p->eth, s->hop, to);
     return TX_ERROR;
 }

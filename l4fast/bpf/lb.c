@@ -102,6 +102,7 @@ static __always_inline enum reason warm(struct session_key *key, struct session 
     struct listener_key listener_key = {.vip = key->vip, .port = key->vip_port, .protocol = key->protocol};
     int answer = s->state == STATE_ANSWER;
     struct listener *listener;
+    struct hop *to;
     __u32 *hop;
 
     if (answer) {
@@ -125,7 +126,8 @@ static __always_inline enum reason warm(struct session_key *key, struct session 
         s->hop = *hop;
         s->member = member_of(listener, s->real, s->real_port);
     }
-    if (!next_hop(s->hop))
+    to = next_hop(s->hop);
+    if (!to || (to->way & WAY_HERE && s->mode != MODE_DR))
         return answer ? DROP_NO_GATEWAY : DROP_NO_NEIGHBOUR;
     s->refresh_s = listener->refresh_s;
     if (s->sync_due_s == SYNC_NOT_YET && !answer)
@@ -453,7 +455,7 @@ int lb(struct xdp_md *ctx)
         reason = icmp(&p, settings, stats);
     else if (reason == LB_FRAGMENT)
         reason = fragment(&p, settings, stats);
-    if (p.first && reason < PASS_FIRST && reason != TX_TOO_BIG)
+    if (p.first && ((reason < PASS_FIRST && reason != TX_TOO_BIG) || reason == PASS_SERVED_HERE))
         remember(&p, settings, reason);
     action = leave(stats, reason);
     return p.way && action == XDP_TX ? send_on(&p, settings) : action;
@@ -515,11 +517,15 @@ int release(struct xdp_md *ctx)
     struct stats *stats = cpu_stats.lookup(&zero);
     struct packet p = {};
     enum reason reason;
+    int action;
 
     if (!settings || !stats || parse(ctx, settings, &p) != LB_FRAGMENT)
         return XDP_DROP;
     reason = later_fragment(&p, settings);
-    return reason == LB_NEXT ? XDP_PASS : leave(stats, reason) | p.way << 8;
+    if (reason == LB_NEXT)
+        return XDP_PASS;
+    action = leave(stats, reason);
+    return (reason == PASS_SERVED_HERE ? XDP_TX : action) | p.way << 8;
 }
 
 /* Run by the daemon on each CPU in turn: sends what its page holds. */

@@ -34,6 +34,9 @@ BPF_TABLE("hash", struct member_key, struct member_number, member_numbers, MAX_M
 BPF_TABLE("array", int, struct hop, hops, MAX_HOPS);
 BPF_TABLE("hash", struct address, __u32, hop_numbers, MAX_HOPS);
 
+/* MAC address of a WAY_NODE hop → 1. Written by Python. */
+BPF_TABLE("hash", struct mac, __u32, node_macs, MAX_HOPS);
+
 /* Number of an interface, from 0 → where packets for other interfaces than their own are redirected. Written by Python. */
 BPF_DEVMAP(devices, INTERFACES);
 

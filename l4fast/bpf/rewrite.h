@@ -106,10 +106,32 @@ static __always_inline enum reason unresolved(__u16 hop)
     return hop == HOP_CLIENTS ? DROP_NO_GATEWAY : DROP_NO_NEIGHBOUR;
 }
 
+/* From another server of a listener that has one here. */
+static __always_inline int from_node(const struct packet *p)
+{
+    struct mac mac = {};
+
+    __builtin_memcpy(mac.octets, p->eth->h_source, ETH_ALEN);
+    return node_macs.lookup(&mac) != NULL;
+}
+
+/* dr: whether a packet goes up to the kernel, unchanged: for a server on this node itself. So does what another node has
+ * sent here, whichever server this one would choose: two nodes would hand it to and fro for ever. */
+static __always_inline int stays(struct packet *p, __u16 hop, const struct hop *to)
+{
+    if (!(to->way & (WAY_HERE | WAY_NODE)) || !(to->way & WAY_HERE || from_node(p)))
+        return 0;
+    p->hop = hop;
+    p->way = WAY_HERE;
+    return 1;
+}
+
 /* By which interface a packet leaves, as an index into settings.interfaces. */
 static __always_inline __u32 interface_of(const struct hop *to)
 {
-    return (to->way ? to->way - 1 : 0) & (INTERFACES - 1);
+    __u32 number = to->way & WAY_INTERFACE;
+
+    return (number ? number - 1 : 0) & (INTERFACES - 1);
 }
 
 static __always_inline void send_by(struct packet *p, struct ethhdr *eth, __u16 hop, const struct hop *to)
@@ -123,7 +145,9 @@ static __always_inline void send_by(struct packet *p, struct ethhdr *eth, __u16 
 /* What is sent by one of several interfaces: back into the one that it came from, or over to another. */
 static __always_inline int send_on(const struct packet *p, const struct settings *settings)
 {
-    __u32 number = (p->way - 1) & (INTERFACES - 1);
+    __u32 number = ((p->way & WAY_INTERFACE) - 1) & (INTERFACES - 1);
 
-    return settings->interfaces[number].index == p->ctx->ingress_ifindex ? XDP_TX : devices.redirect_map(number, 0);
+    if (!(p->way & WAY_INTERFACE) || settings->interfaces[number].index == p->ctx->ingress_ifindex)
+        return XDP_TX;
+    return devices.redirect_map(number, 0);
 }

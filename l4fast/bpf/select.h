@@ -149,6 +149,8 @@ static __always_inline enum reason session_to(int index, struct session *s, cons
 {
     struct member *member;
 
+    if (listener->here && from_node(p))
+        index = listener->here;
     if (index < 0)
         return DROP_NO_REAL;
     member = members.lookup(&index);

@@ -24,6 +24,7 @@ enum reason {
     PASS_ICMP,              /* to a VIP: neither an echo request nor an error about a listener's packets */
     PASS_OTHER_PROTOCOL,    /* to a VIP, neither TCP, UDP nor ICMP */
     PASS_NO_LISTENER,       /* a session whose listener is not known here */
+    PASS_SERVED_HERE,       /* dr: to a server on this node itself */
 
     DROP_FIRST,
     DROP_BAD_IP = DROP_FIRST, /* to a VIP: version, header length or total length is wrong */

@@ -108,7 +108,8 @@ struct fragment {
     __u16 hop;          /* index into `hops` */
     __u8 answer;        /* from a real */
     __u8 tunnel;
-    __u8 zero[2];
+    __u8 here;          /* it went up to a server on this node */
+    __u8 zero;
 };
 ASSERT_SIZE(struct fragment, 20, 44);
 
@@ -158,8 +159,9 @@ struct listener {
     __u16 access_list;  /* index into `access_lists` */
     __u8 limited;       /* there is something in `limits` */
     __u8 zero;
+    __u32 here;         /* index into `members`: the real on this node itself; 0: none */
 };
-ASSERT_SIZE(struct listener, 48, 64);
+ASSERT_SIZE(struct listener, 56, 64);
 
 /* map `limits` (array), by index of the listener: what it may take at most. Prices are in ticks (limits.h); 0: no limit. */
 struct limit {
@@ -216,9 +218,19 @@ struct member_number {
 struct hop {
     __u8 destination[6]; /* MAC addresses; zero: not resolved */
     __u8 source[6];
-    __u32 way;           /* 0: by the interface that the packet came in by; otherwise the number of one, from 1 */
+    __u32 way;           /* WAY_* */
 };
+#define WAY_INTERFACE 0xff /* mask: the number of an interface, from 1; 0: the one that the packet came in by */
+#define WAY_HERE 0x100     /* no hop, but a server on this node itself */
+#define WAY_NODE 0x200     /* another server of a listener that has one here, which may be an L4 node as well */
 ASSERT_SIZE(struct hop, 16, 16);
+
+/* map `node_macs`, key */
+struct mac {
+    __u8 octets[6];
+    __u16 zero;
+};
+ASSERT_SIZE(struct mac, 8, 8);
 
 /* inner maps of `rings` (arrays): indexes into `members` */
 struct ring_chunk {

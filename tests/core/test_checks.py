@@ -287,8 +287,8 @@ CASES = [
     (
         'servers = [{ address = "10.0.0.31", port = 80 }',
         'servers = [{ address = "127.0.0.1", port = 80 }',
-        "listeners.udp.backend_service: 127.0.0.1:80 in dns is a loopback address, which the L4 tier cannot reach; "
-        "give the server's address on the network",
+        "listeners.udp.backend_service: 127.0.0.1:80 in dns is the L4 node itself, where mode nat does not lead; "
+        "give the server's address on the network, or use mode dr",
     ),
     # stateless instances
     (

@@ -35,7 +35,7 @@ from l4fast import agent as agent_module
 from l4fast import counts
 from l4fast.agent import Agent
 from l4fast.fill import Fill
-from l4fast.hops import Hop
+from l4fast.hops import HERE, Hop
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_peer import Layout, Sync
@@ -103,12 +103,13 @@ class FakeTables:
 class FakeHops:
     def __init__(self) -> None:
         self.watched: set[str] = set()
+        self.here: dict[str, Hop] = {}
 
     async def watch(self, addresses: AbstractSet[str]) -> None:
         self.watched = set(addresses)
 
     def hops(self) -> dict[str, Hop]:
-        return dict.fromkeys(self.watched, Hop(b"\x02\x00\x00\x00\x00\x01", "eth0"))
+        return dict.fromkeys(self.watched, Hop(b"\x02\x00\x00\x00\x00\x01", "eth0")) | self.here
 
 
 class Rig:
@@ -309,6 +310,22 @@ async def test_a_vip_on_this_node_is_an_error(rig: Rig, server: socket.socket) -
     await rig.agent.apply(model(port_of(server)), 1)
     (error,) = rig.agent.report()["problems"]  # type: ignore[misc]
     assert "the VIP 10.1.0.1 is configured on this node; remove it there" in error  # type: ignore[operator]
+
+
+async def test_a_server_that_is_this_node(rig: Rig, server: socket.socket) -> None:
+    rig.hops.here = {"127.0.0.1": HERE}
+    of = model(port_of(server))
+    await rig.agent.apply(of, 1)
+    assert rig.agent.report()["problems"] == [
+        "l: its server 127.0.0.1 is this node itself, where mode nat does not lead; use mode dr"
+    ]
+    await rig.agent.apply(replace(of, listeners={"l": replace(of.listeners["l"], mode=Mode.DR)}), 2)
+    assert rig.agent.report()["problems"] == [
+        "this node is a server of the VIP 10.1.0.1 and does not have it: `ip addr add 10.1.0.1/32 dev lo`"
+    ]
+    rig.local = ["10.0.0.5", "10.1.0.1"]
+    await rig.agent.apply(replace(of, listeners={"l": replace(of.listeners["l"], mode=Mode.DR)}), 3)
+    assert rig.agent.report()["problems"] == []
 
 
 async def test_refused_datagrams_become_a_problem_and_stop_being_one(

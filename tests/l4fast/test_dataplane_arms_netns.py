@@ -2,8 +2,9 @@
 
     client c0 ── e0 node e1 ── s0 server
 
-In nat the server answers through the node's XDP, in dr through the node's kernel, which is a router here. The far ends
-carry an XDP program in native mode, without which a veth takes no redirected frames.
+In nat the server answers through the node's XDP, in dr through the node's kernel, which is a router here. Behind a VIP
+of its own the node is a server itself. The far ends carry an XDP program in native mode, without which a veth takes no
+redirected frames.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ VIP = {4: "10.88.9.9", 6: "2001:db8:89::9"}
 CLIENT = {4: "10.88.1.2", 6: "2001:db8:81::2"}
 NODE = {4: ("10.88.1.1", "10.88.2.1"), 6: ("2001:db8:81::1", "2001:db8:82::1")}
 SERVER = {4: "10.88.2.2", 6: "2001:db8:82::2"}
+VIP_HERE = {4: "10.88.9.10", 6: "2001:db8:89::10"}
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 LENGTH = {4: 24, 6: 64}
-NAT_PORT, DR_PORT, REAL_PORT = 80, 81, 8080
+NAT_PORT, DR_PORT, REAL_PORT, HERE_PORT, LOOPBACK_PORT = 80, 81, 8080, 82, 83
 WAYS = pytest.mark.parametrize(
-    ("version", "port"), [(4, NAT_PORT), (4, DR_PORT), (6, NAT_PORT), (6, DR_PORT)],
-    ids=["nat", "dr", "nat-ipv6", "dr-ipv6"],
+    ("version", "port"),
+    [(version, port) for version in (4, 6) for port in (NAT_PORT, DR_PORT, HERE_PORT, LOOPBACK_PORT)],
+    ids=[f"{name}-ipv{version}" for version in (4, 6) for name in ("nat", "dr", "here", "loopback")],
 )  # fmt: skip
 PASS = "#include <linux/bpf.h>\nint pass(struct xdp_md *ctx) { return XDP_PASS; }\n"
 _serial = itertools.count()
@@ -111,6 +115,14 @@ def services() -> list[L4Service]:
         for version in (4, 6)
         for port, real_port, mode in ((NAT_PORT, REAL_PORT, Mode.NAT), (DR_PORT, DR_PORT, Mode.DR))
         for protocol in ("tcp", "udp")
+    ] + [
+        L4Service(
+            f"{protocol}-{port}-{version}", VIP_HERE[version], port, protocol, Mode.DR, Scheduler.RR,
+            (Real(address, port, 100, port),), None, 900,
+        )
+        for version in (4, 6)
+        for port, address in ((HERE_PORT, NODE[version][0]), (LOOPBACK_PORT, LOOPBACK[version]))
+        for protocol in ("tcp", "udp")
     ]  # fmt: skip
 
 
@@ -136,6 +148,7 @@ def wire(client: str, node: str, server: str) -> None:
             f"ip -n {client} route add default via {NODE[version][0]}",
             f"ip -n {server} route add default via {NODE[version][1]}",
             f"ip -n {server} addr add {VIP[version]}/{32 if version == 4 else 128} dev lo",
+            f"ip -n {node} addr add {VIP_HERE[version]}/{32 if version == 4 else 128} dev lo",
         )
 
 
@@ -171,7 +184,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             plane.attach("e0", mode)
             plane.attach("e1", mode)
             hops = Neighbours("e0", "e1", clients=CLIENT[4], clients6=CLIENT[6])
-            asyncio.run(hops.watch(set(SERVER.values())))
+            asyncio.run(hops.watch({real.address for service in services() for real in service.reals}))
         tables.set_epoch(1_000_000)
         tables.set_local(*([NODE[version][number] for version in (4, 6)] for number in range(2)))
         tables.apply(services(), set(), hops.hops())
@@ -179,6 +192,9 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             (server, version, address, port)
             for version in (4, 6)
             for address, port in ((SERVER[version], REAL_PORT), (VIP[version], DR_PORT))
+        ]
+        listening += [
+            (node, version, VIP_HERE[version], port) for version in (4, 6) for port in (HERE_PORT, LOOPBACK_PORT)
         ]
         stack.enter_context(serving(*listening))
         yield Site(client, node, server, tables)
@@ -188,7 +204,11 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def connect(site: Site, version: int, port: int) -> socket.socket:
     with within(site.client):
-        return socket.create_connection((VIP[version], port), timeout=5)
+        return socket.create_connection((vip(version, port), port), timeout=5)
+
+
+def vip(version: int, port: int) -> str:
+    return (VIP_HERE if port in (HERE_PORT, LOOPBACK_PORT) else VIP)[version]
 
 
 def counted(site: Site, name: str) -> tuple[int, int]:
@@ -219,10 +239,40 @@ def test_udp(site: Site, version: int, port: int) -> None:
     with sock:
         sock.settimeout(5)
         for n in range(3):
-            sock.sendto(b"%d" % n, (VIP[version], port))
+            sock.sendto(b"%d" % n, (vip(version, port), port))
             answer, sender = sock.recvfrom(2048)
-            assert (answer, sender[:2]) == (f"{CLIENT[version]} {n}".encode(), (VIP[version], port))
+            assert (answer, sender[:2]) == (f"{CLIENT[version]} {n}".encode(), (vip(version, port), port))
     assert counted(site, f"udp-{port}-{version}")[0] >= 3
+
+
+def test_what_the_node_serves_goes_up(site: Site) -> None:
+    before = site.tables.counters()["pass_served_here"]
+    for version in (4, 6):
+        with connect(site, version, HERE_PORT) as sock:
+            assert sock.recv(100) == f"{CLIENT[version]}\n".encode()
+        (view,) = [
+            view for view in site.tables.sessions() if view.client.startswith(("[" + CLIENT[6], CLIENT[4])) and
+            sock_port(view.vip) == HERE_PORT and view.protocol == "tcp" and view.state == "fin-wait" and
+            (":" in view.vip.rpartition(":")[0]) is (version == 6)
+        ][:1]  # fmt: skip
+        assert view.real.startswith(("[" + NODE[6][0], NODE[4][0]))
+    assert site.tables.counters()["pass_served_here"] >= before + 8
+
+
+def sock_port(end: str) -> int:
+    return int(end.rpartition(":")[2])
+
+
+def test_fragments_for_the_node_itself(site: Site) -> None:
+    """They reach the kernel, which puts them together."""
+    payload = os.urandom(6000)
+    for version in (4, 6):
+        with within(site.client):
+            sock = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        with sock:
+            sock.settimeout(5)
+            sock.sendto(payload, (VIP_HERE[version], HERE_PORT))
+            assert sock.recv(65535) == CLIENT[version].encode() + b" " + payload
 
 
 def test_the_node_reaches_its_servers(site: Site) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from pyroute2 import netns
 
-from l4fast.hops import Hop
+from l4fast.hops import HERE, Hop
 from l4fast.neighbours import Neighbours
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6
 
@@ -112,6 +112,19 @@ async def test_each_hop_by_the_interface_of_its_route(far: str) -> None:
     assert hops.hops()["10.79.0.2"] == HOP
 
 
+async def test_this_nodes_own_addresses(far: str) -> None:
+    sh("ip link set lo up", "ip addr add 10.80.0.1/32 dev lo")
+    hops = Neighbours("e0")
+    own = {NODE, NODE6, "127.0.0.1", "::1", "10.80.0.1", "10.79.0.1"}
+    await hops.watch(own | {FAR})
+    assert hops.hops() == dict.fromkeys(own, HERE) | {FAR: HOP}
+    sh("ip addr del 10.80.0.1/32 dev lo", "ip route add 10.80.0.1/32 via 10.78.0.3")
+    async with asyncio.timeout(5):
+        while not await hops.refresh():  # until it is resolved
+            await asyncio.sleep(0.02)
+    assert hops.hops()["10.80.0.1"] == HOP
+
+
 async def test_the_better_of_two_default_routes(far: str) -> None:
     sh("ip route add default via 10.79.0.2 metric 10", f"ip route add default via {FAR} metric 5")
     hops = Neighbours("e1", "e0")
@@ -146,14 +159,12 @@ async def test_a_neighbour_of_ipv6_is_kept_resolved(far: str) -> None:
     ("address", "why"),
     [
         (CLIENT_GATEWAY, "e0: no next hop towards clients: no default route leaves by the interface"),
-        (NODE, f"e0: no next hop to {NODE}: it is an address of this node"),
         ("10.79.0.2", "e0: no next hop to 10.79.0.2: its route leaves by e1"),
         ("203.0.113.1", "e0: no next hop to 203.0.113.1: no route"),
         (
             FAR6,
             "e0: no next hop towards clients of IPv6: no default route leaves by the interface; add one by `ip -6",
         ),
-        (NODE6, f"e0: no next hop to {NODE6}: it is an address of this node"),
         ("2001:db8:79::2", "e0: no next hop to 2001:db8:79::2: its route leaves by e1"),
         ("2001:db8:1::1", "e0: no next hop to 2001:db8:1::1: no route"),
     ],
