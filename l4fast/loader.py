@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import resource
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ IP_VERSIONS = (4, 6)
 # enum stage of types.h
 STAGES = ("lb", "least")
 STAGE_IPV6 = 2
+# SYN_WAYS of types.h
+SYN_WAYS = 4
 
 # BCC's name for each architecture's directory below arch/ (bcc: frontends/clang/kbuild_helper.cc).
 _ARCHITECTURES = {
@@ -244,6 +247,8 @@ class DataPlane:
         sizes = {
             "MAX_SESSIONS": sessions,
             "MAX_HALF_OPEN": half_open,
+            "SYN_BUCKETS": -(-half_open // SYN_WAYS),
+            "SYN_SEED": secrets.randbits(63),
             "MAX_FRAGMENTS": fragments,
             "MAX_LISTENERS": listeners + 1,  # index 0 is nobody's
             "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,

@@ -40,9 +40,9 @@ at zero when a node starts, and a listener's when it is added.
 | `rate(paifang_l4_sync_refused_datagrams_total{{reason!="own"}}[1m]) > 0` | see [session sync](session-sync.md) |
 | `paifang_l4_configuration_refused == 1`, `paifang_l4_problems > 0` | `paifang status` has the words |
 
-The tables `half_open`, `half_open_answers`, `fragments` and `clients` evict their oldest entries, and keep what
-nobody asks for until they need the room. On a busy node they are full, which is no alarm by itself. A `half_open`
-table that fills within seconds is a flood of SYNs, or servers that do not answer: compare `tx_syn` with the
+The tables `half_open`, `half_open_fullnat`, `half_open_answers`, `fragments` and `clients` evict their oldest entries,
+and keep what nobody asks for until they need the room. On a busy node they are full, which is no alarm by itself. A
+`half_open` table that fills within seconds is a flood of SYNs, or servers that do not answer: compare `tx_syn` with the
 listeners' new sessions. In `sessions`, a fullnat session takes two entries.
 
 ## L4 node

@@ -33,7 +33,7 @@ from l4fast.agent import Agent
 from l4fast.early import EarlyFragments, Wire
 from l4fast.errors import L4Error, LoadError
 from l4fast.expiry import expire
-from l4fast.fill import LRU_TABLES, Census, Fill, Fills
+from l4fast.fill import TABLES, Census, Fill, Fills, countable
 from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.neighbours import Neighbours
 from l4fast.pins import Pins
@@ -203,7 +203,7 @@ class Node:
         stack.push_async_callback(self._tasks.close)
         hops = Neighbours(*settings.interfaces)
         census = Census(
-            {name: {version: tables.plane.map(name, version) for version in IP_VERSIONS} for name in LRU_TABLES}
+            {name: {version: countable(tables.plane, name, version) for version in IP_VERSIONS} for name in TABLES}
         )
         agent = Agent(
             name=settings.name, interfaces=settings.interfaces, tables=tables, hops=hops, sync=sync, tasks=self._tasks,

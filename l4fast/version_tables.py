@@ -89,9 +89,10 @@ class VersionTables:
         self._rings = Rings(plane, version)
         self._access_lists = AccessLists(plane, version)
         self._generation = 1
+        self._configuration = 1
         self._pool: tuple[str, ...] = ()
         self._pools: frozenset[str] = frozenset()
-        plane.set(version, generation=1)
+        plane.set(version, generation=1, configuration=1)
 
     def set_local(self, *addresses: Sequence[str]) -> tuple[str, ...]:
         """Those of each interface; returns those that have no room, the last ones of their interfaces."""
@@ -180,7 +181,13 @@ class VersionTables:
         self.services = wanted
         if stale:  # 0 means "cold"; nobody keeps a generation for 65,535 changes
             self._generation = self._generation % 0xFFFF + 1
-        self._plane.set(self._version, generation=self._generation, vip_filter=vip_filter)
+        self._configuration = self._configuration % 0xFFFFFFFF + 1
+        self._plane.set(
+            self._version,
+            generation=self._generation,
+            configuration=self._configuration,
+            vip_filter=vip_filter,
+        )
 
     def _check_room(self, wanted: Mapping[ServiceKey, L4Service]) -> None:
         reverse = _reverse_of(wanted)

@@ -8,6 +8,7 @@ to scapy. `Harness` is a loaded program with its tables, run by BPF_PROG_TEST_RU
 
 from __future__ import annotations
 
+import ctypes as ct
 import functools
 import hashlib
 import itertools
@@ -417,10 +418,14 @@ class Harness:
 
     def reset(self, services: Iterable[L4Service] = (), pool: Sequence[str] = ()) -> None:
         """No sessions, no half-open entries, no limit to unproven ones, these services, all reals up and resolved."""
-        for name, version in itertools.product(("half_open", "half_open_answers", "clients"), IP_VERSIONS):
+        for name, version in itertools.product(("half_open_fullnat", "half_open_answers", "clients"), IP_VERSIONS):
             table = self.plane.map(name, version)
             for keys, _, count in list(table.blocks(1024)):
                 table.delete_many(keys, count)
+        for version in IP_VERSIONS:
+            syns = self.plane.map("half_open", version)
+            keys = struct.pack(f"={syns.max_entries}I", *range(syns.max_entries))
+            syns.put_many(keys, bytes(ct.sizeof(syns.value)) * syns.max_entries, syns.max_entries)
         for version, keys, _, _ in list(self.tables.session_blocks(1024)):
             self.tables.delete_sessions(version, self.tables.split_keys(version, keys))
         self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC, CLIENT_GATEWAY6: GATEWAY_MAC}
@@ -448,6 +453,16 @@ class Harness:
         ]
         assert action in {"tx": (XDP_TX, XDP_REDIRECT), "pass": (XDP_PASS,), "drop": (XDP_DROP,)}[reason.split("_")[0]]
         return reason, after
+
+    def half_open(self, version: int = 4) -> int:
+        """How many flows are remembered by their SYN."""
+        syns, of_fullnat = (self.plane.map(name, version) for name in ("half_open", "half_open_fullnat"))
+        buckets = [
+            bucket for _, values, count in syns.blocks(1024) for bucket in (syns.value * count).from_buffer_copy(values)
+        ]
+        return sum(entry != 0 for bucket in buckets for entry in bucket.entry) + sum(
+            count for _, _, count in of_fullnat.blocks(1024)
+        )
 
     def check(self, case: Case) -> None:
         reason, after = self.run(case.before)

@@ -28,7 +28,9 @@
 #include "forward.h"
 #include "fullnat.h"
 #include "sync.h"
+#include "listener.h"
 #include "select.h"
+#include "half_open.h"
 #include "least.h"
 #include "persist.h"
 #include "ports.h"
@@ -142,7 +144,7 @@ static __always_inline enum reason warm(struct session_key *key, struct session 
 static __always_inline enum reason stateless(struct packet *p, const struct settings *settings)
 {
     struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
-    struct listener *listener = listeners.lookup(&key);
+    struct listener *listener = find_listener(&key, settings);
     enum reason reason;
     struct session s;
 
@@ -224,13 +226,9 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
 
 static __always_inline void remember_syn(struct packet *p, int member, __u16 counted, const struct settings *settings)
 {
-    struct half_open entry = {
-        .member = member, .counted = counted, .begun_s = settings->now_s, .sequence = bpf_ntohl(p->sequence),
-    };
-
     if (counted)
         begun(counted, settings, 1);
-    half_open.update(&p->key, &entry);
+    put_syn(&p->key, syn_entry(p, member, settings));
 }
 
 #define CHOOSE (-2) /* none yet: the scheduler has to choose one */
@@ -240,18 +238,18 @@ static __always_inline void remember_syn(struct packet *p, int member, __u16 cou
 static __always_inline int new_tcp_flow(struct packet *p, const struct listener *listener,
                                         const struct settings *settings, struct stats *stats, int *state)
 {
-    struct half_open *syn = listener->track ? half_open.lookup(&p->key) : NULL;
+    __u64 syn = listener->track ? find_syn(&p->key) : 0;
 
     *state = -1;
     if (p->tcp_flags & TCP_SYN)
-        return syn && syn->sequence == bpf_ntohl(p->sequence) ? syn->member : CHOOSE;
+        return syn && syn_sequence(syn) == bpf_ntohl(p->sequence) ? syn_member(syn) : CHOOSE;
     if (syn) {
-        if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p)) {
+        if (!(p->tcp_flags & TCP_CONTROL) && follows(syn_sequence(syn), p)) {
             *state = STATE_ESTABLISHED;
-            if (syn->counted && syn->begun_s == settings->now_s)
-                begun(syn->counted, settings, -1);
+            if (listener->scheduler == SCHEDULER_LEAST && syn_of_now(syn, settings))
+                begun(syn_member(syn), settings, -1);
         }
-        return syn->member;
+        return syn_member(syn);
     }
     if (listener->persist_s) {
         int member = kept_member(p, listener, settings);
@@ -268,7 +266,7 @@ static __always_inline int new_tcp_flow(struct packet *p, const struct listener 
 static __always_inline enum reason new_flow(struct packet *p, const struct settings *settings, struct stats *stats)
 {
     struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
-    struct listener *listener = listeners.lookup(&key);
+    struct listener *listener = find_listener(&key, settings);
     enum reason reason = TX_UNTRACKED;
     enum reason why;
     struct session s;
@@ -311,7 +309,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     if (state >= 0 && enter_counted(p, &s, state, listener, stats)) {
         reason = TX_NEW_SESSION;
         if (listener->track)
-            half_open.delete(&p->key);
+            drop_syn(&p->key);
     }
     return to_real(p, &s, settings, reason);
 }
@@ -351,15 +349,24 @@ static __always_inline enum reason reply(struct packet *p, const struct settings
     return to_client(p, as);
 }
 
+/* Where a flow without session goes: as its SYN did, or by hash. */
+static __always_inline int half_open_member(const struct packet *p, const struct listener *listener)
+{
+    __u64 syn = listener->track ? find_syn(&p->key) : 0;
+
+    return syn ? syn_member(syn) : ring_member(listener, flow_slot(&p->key, listener));
+}
+
 /* An ICMP error about an answer, or in fullnat to the pool, goes the way of its flow: `p->key` is the flow's. It changes no
  * session: whoever sees one packet of a flow, or guesses its ports, can forge an error. */
 static __always_inline enum reason error_in(struct packet *p, const struct settings *settings, struct stats *stats)
 {
     struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
     struct session *known = sessions.lookup(&p->key), s;
+    struct half_open_fullnat *syn = NULL;
     struct listener *listener;
-    struct half_open *syn;
     enum reason reason = LB_NEXT;
+    int member;
 
     if (known) {
         if (known->generation != settings->generation)
@@ -372,13 +379,18 @@ static __always_inline enum reason error_in(struct packet *p, const struct setti
     listener = listeners.lookup(&key);
     if (!listener)
         return PASS_ICMP;
-    syn = half_open.lookup(&p->key);
-    if (listener->mode == MODE_FULLNAT && !syn)
-        return DROP_NO_SESSION;
-    reason = session_to(syn ? syn->member : ring_member(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
+    if (listener->mode == MODE_FULLNAT) {
+        syn = half_open_fullnat.lookup(&p->key);
+        if (!syn)
+            return DROP_NO_SESSION;
+        member = syn->member;
+    } else {
+        member = half_open_member(p, listener);
+    }
+    reason = session_to(member, &s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
-    if (syn && listener->mode == MODE_FULLNAT)
+    if (syn)
         set_source(&s, &p->key, syn->source, syn->source_port);
     return error_to_real(p, &s, settings);
 }

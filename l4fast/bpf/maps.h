@@ -4,9 +4,12 @@
  * is ever evicted. Full: EVENT_TABLE_FULL, the flow goes on by hash. */
 BPF_TABLE("hash", struct session_key, struct session, sessions, MAX_SESSIONS);
 
-/* session_key → half_open. Written by the program. Full: the kernel evicts old ones, which is all that a SYN flood can
- * evict. */
-BPF_TABLE("lru_hash", struct session_key, struct half_open, half_open, MAX_HALF_OPEN);
+/* Hash of a flow → what its SYN chose. Written by the program. Full: the oldest of a bucket goes, which is all that a SYN
+ * flood can evict. */
+BPF_TABLE("array", int, struct syn_bucket, half_open, SYN_BUCKETS);
+
+/* fullnat, session_key → half_open_fullnat. Written by the program. Full: the kernel evicts old ones. */
+BPF_TABLE("lru_hash", struct session_key, struct half_open_fullnat, half_open_fullnat, MAX_HALF_OPEN);
 
 /* fullnat, key of the answer → key of the half-open flow that has this port. Written by the program. Full: as above. */
 BPF_TABLE("lru_hash", struct session_key, struct session_key, half_open_answers, MAX_HALF_OPEN);
@@ -20,6 +23,9 @@ BPF_RINGBUF_OUTPUT(early_fragments, EARLY_RING_PAGES);
 
 /* listener_key → listener. Written by Python, read here. Full: Python refuses the configuration. */
 BPF_TABLE("hash", struct listener_key, struct listener, listeners, MAX_LISTENERS);
+
+/* Copies of listeners, by a hash of their keys. Written by the program. */
+BPF_TABLE("percpu_array", int, struct listener_copy, listener_copies, 1 << LISTENER_COPIES_BITS);
 
 /* VIP → number of its listeners; 0 for an address of any node's pool. Written by Python; asked about irregular packets
  * and those of no session. */

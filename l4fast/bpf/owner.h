@@ -18,16 +18,16 @@ static __always_inline int is_local(const struct settings *settings, struct addr
 static __always_inline int answers(struct session_key *key, const struct reverse_key *from)
 {
     struct session *s = sessions.lookup(key);
-    struct half_open *syn;
     struct member *member;
+    __u64 syn;
     int index;
 
     if (s)
         return same_address(s->real, from->real) && s->real_port == from->port;
-    syn = half_open.lookup(key);
+    syn = find_syn(key);
     if (!syn)
         return 0;
-    index = syn->member;
+    index = syn_member(syn);
     member = members.lookup(&index);
     return member && same_address(member->real, from->real) && member->port == from->port;
 }

@@ -83,7 +83,7 @@ static __always_inline int establish(struct packet *p, struct session *s, struct
         sessions.delete(answer);
         return 0;
     }
-    half_open.delete(&p->key);
+    half_open_fullnat.delete(&p->key);
     half_open_answers.delete(answer);
     return 1;
 }
@@ -92,8 +92,8 @@ static __always_inline int establish(struct packet *p, struct session *s, struct
 static __always_inline enum reason fullnat_syn(struct packet *p, struct session *s, const struct listener *listener,
                                                const struct settings *settings, struct stats *stats)
 {
-    struct half_open *syn = half_open.lookup(&p->key);
-    struct half_open entry = {.sequence = bpf_ntohl(p->sequence)};
+    struct half_open_fullnat *syn = half_open_fullnat.lookup(&p->key);
+    struct half_open_fullnat entry = {.sequence = bpf_ntohl(p->sequence)};
     struct session_key answer;
     enum reason reason;
     int index;
@@ -126,20 +126,20 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
         begun(entry.counted, settings, 1);
     entry.source = s->source;
     entry.source_port = s->source_port;
-    half_open.update(&p->key, &entry);
+    half_open_fullnat.update(&p->key, &entry);
     return translate(p, s, TX_SYN);
 }
 
 static __always_inline enum reason fullnat_tcp(struct packet *p, struct session *s, const struct listener *listener,
                                                const struct settings *settings, struct stats *stats)
 {
-    struct half_open *syn;
+    struct half_open_fullnat *syn;
     struct session_key answer;
     enum reason reason;
 
     if (p->tcp_flags & TCP_SYN)
         return fullnat_syn(p, s, listener, settings, stats);
-    syn = half_open.lookup(&p->key);
+    syn = half_open_fullnat.lookup(&p->key);
     if (!syn)
         return DROP_NO_SESSION;
     reason = session_to(syn->member, s, p, listener, settings);
@@ -150,7 +150,7 @@ static __always_inline enum reason fullnat_tcp(struct packet *p, struct session 
     if (!keeps_port(p, &answer))
         return DROP_NO_SESSION;
     reason = TX_UNTRACKED;
-    if (!(p->tcp_flags & TCP_CONTROL) && follows(syn, p)) {
+    if (!(p->tcp_flags & TCP_CONTROL) && follows(syn->sequence, p)) {
         __u16 counted = syn->begun_s == settings->now_s ? syn->counted : 0;
 
         if (establish(p, s, &answer, listener, settings, stats)) {
@@ -192,12 +192,12 @@ static __always_inline enum reason half_open_answer(struct packet *p)
     struct session_key *owner = half_open_answers.lookup(&p->key);
     struct session s = {.mode = MODE_FULLNAT, .state = STATE_ANSWER, .hop = HOP_CLIENTS};
     struct session_key flow;
-    struct half_open *syn;
+    struct half_open_fullnat *syn;
 
     if (!owner)
         return DROP_NO_SESSION;
     flow = *owner;
-    syn = half_open.lookup(&flow);
+    syn = half_open_fullnat.lookup(&flow);
     if (!syn)
         return DROP_NO_SESSION;
     if (!next_hop(HOP_CLIENTS))

@@ -206,9 +206,9 @@ static __always_inline int bad_source(const struct session_key *key)
 }
 
 /* In sequence after the SYN: what follows it at most a first window later. */
-static __always_inline int follows(const struct half_open *syn, const struct packet *p)
+static __always_inline int follows(__u32 syn_sequence, const struct packet *p)
 {
-    __u32 distance = bpf_ntohl(p->sequence) - syn->sequence;
+    __u32 distance = bpf_ntohl(p->sequence) - syn_sequence;
 
     return distance >= 1 && distance <= SEQUENCE_WINDOW;
 }

@@ -120,15 +120,23 @@ struct held {
     __u64 frame[HELD_BYTES / 8 + 1];
 };
 
-/* map `half_open`: key struct session_key. What a SYN chose, for schedulers that a hash cannot repeat and for fullnat. */
-struct half_open {
+/* map `half_open` (array): half_open.h. A cache line. */
+#define SYN_WAYS 4
+struct syn_bucket {
+    __u64 id[SYN_WAYS];    /* of the flow, ^ entry */
+    __u64 entry[SYN_WAYS]; /* SYN_*; 0: none */
+};
+ASSERT_SIZE(struct syn_bucket, 64, 64);
+
+/* map `half_open_fullnat`: key struct session_key. What a SYN of fullnat got. */
+struct half_open_fullnat {
     __u16 member;       /* index into `members` */
-    __be16 source_port; /* fullnat */
+    __be16 source_port;
     __u16 counted;      /* where the SYN was counted as begun; 0: it was not … */
     __u16 zero;
     __u32 begun_s;      /* … in this second */
     __u32 sequence;     /* host order: the SYN's */
-    struct address source; /* fullnat */
+    struct address source;
 };
 
 /* map `listeners`, key */
@@ -148,7 +156,7 @@ struct listener {
     __u8 mode;
     __u8 scheduler;
     __u8 refresh_s;     /* of the sessions made here */
-    __u8 track;         /* a SYN leaves a half_open entry: its choice cannot be repeated, or its reply is ambiguous */
+    __u8 track;         /* a SYN leaves an entry in `half_open`: its choice cannot be repeated, or its reply is ambiguous */
     __u8 stateless;     /* keeps no session */
     __u8 acl;           /* enum acl */
     __u64 hash_service; /* mask: which of VIP (<< 8) and protocol the flow's hash is of … */
@@ -171,6 +179,14 @@ struct limit {
 /* map `spendings` (array), by index of the listener. In words of eight bytes, for atomic operations. */
 struct spending {
     __u64 flows;        /* the tick until which what may begin has begun */
+};
+
+/* map `listener_copies` (per CPU): listener.h */
+#define LISTENER_COPIES_BITS 6
+struct listener_copy {
+    struct listener_key key;
+    __u32 configuration; /* settings.configuration; 0: there is no copy here */
+    struct listener listener;
 };
 
 /* map `clients`, key: whose real is kept */
@@ -302,6 +318,7 @@ struct settings {
     __u32 now_s;              /* wall clock, written by the daemon */
     __u32 generation;         /* from 1 to 65,535; raised when what sessions remember of this node may have changed */
     __u32 unproven_per_cpu_s; /* STATE_UNPROVEN sessions that one CPU may make in a second */
+    __u32 configuration;      /* from 1 on; raised when a listener may have changed */
     __u32 echo_per_cpu_s;     /* echo requests that one CPU may answer in a second */
     __u32 held_per_cpu_s;     /* fragments that one CPU may give to the daemon in a second */
     struct interface interfaces[INTERFACES]; /* repeated to fill it */

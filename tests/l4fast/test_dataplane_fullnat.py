@@ -110,7 +110,7 @@ def test_a_connection(harness: Harness) -> None:
     check_answer(harness, answer(source, real))
     assert entries(harness) == 0
     assert forwarded(harness, ACKED, "tx_new_session") == (source, real)
-    assert (entries(harness), entries(harness, "half_open"), entries(harness, "half_open_answers")) == (2, 0, 0)
+    assert (entries(harness), entries(harness, "half_open_fullnat"), entries(harness, "half_open_answers")) == (2, 0, 0)
     assert state_of(harness, ACKED) == "established"
     for n in range(4):
         assert forwarded(harness, replace(DATA, payload=b"x" * n), "tx_session") == (source, real)

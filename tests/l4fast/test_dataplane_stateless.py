@@ -84,7 +84,7 @@ def test_in_a_tunnel(harness: Harness) -> None:
 
 
 def held(harness: Harness) -> int:
-    return sum(count for name in ("sessions", "half_open") for _, _, count in harness.plane.map(name).blocks(64))
+    return harness.half_open() + sum(count for _, _, count in harness.plane.map("sessions").blocks(64))
 
 
 @pytest.mark.parametrize(
