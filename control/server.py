@@ -24,6 +24,7 @@ from control.node.notify import notify
 from control.node.tcp import cannot_bind
 from control.service import ControlPlane
 from control.store import SqliteStore, Store
+from core.endpoints import endpoint
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,6 @@ async def _listen(app: web.Application, address: tuple[str, int], identity: Iden
         await web.TCPSite(runner, host, port, ssl_context=context).start()
     except OSError as error:
         await runner.cleanup()
-        raise ServeError(f"cannot listen on {host}:{port}: {cannot_bind(error)}") from None
-    log.info("%s API on %s:%d", "node" if identity else "user", host, runner.addresses[0][1])
+        raise ServeError(f"cannot listen on {endpoint(host, port)}: {cannot_bind(error)}") from None
+    log.info("%s API on %s", "node" if identity else "user", endpoint(host, runner.addresses[0][1]))
     return runner

@@ -211,16 +211,29 @@ def _canonical(value: str) -> str:
 
 
 _OCTET: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_PLAIN_NETWORK_V6: Final = re.compile(r"([0-9A-Fa-f:]{2,39})(?:/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?")
 _PLAIN_NETWORK: Final = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}(?:/(3[0-2]|[12]?[0-9]))?")
 
 
 def _is_plain_network(value: str) -> bool:
-    """Whether this is a sound IPv4 network in the usual form: told without `ipaddress`, for lists of 100,000."""
+    """Whether this is a sound network in the usual form: told with as little as possible, for lists of 100,000."""
     match = _PLAIN_NETWORK.fullmatch(value)
     if match is None:
-        return False
+        return _is_plain_network_v6(value)
     a, b, c, d, length = match.groups()
     return not (int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)) & 0xFFFFFFFF >> int(length or 32)
+
+
+def _is_plain_network_v6(value: str) -> bool:
+    match = _PLAIN_NETWORK_V6.fullmatch(value)
+    if match is None:
+        return False
+    try:
+        number = int(ipaddress.IPv6Address(match[1]))
+    except ValueError:
+        return False
+    # Below 2^48 lie the addresses in the form of IPv6, among others: those are looked at more closely.
+    return number >= 1 << 48 and not number & (1 << 128 - int(match[2] or 128)) - 1
 
 
 def _has_type(bare: object, value: object) -> bool:

@@ -17,6 +17,7 @@ from control.node import logs
 from control.node.identity import Identity, IdentityError
 from control.node.notify import notify
 from control.node.tasks import Tasks
+from core.endpoints import endpoint
 from keyserver import check, harden, issue
 from keyserver.audit import AuditLog
 from keyserver.errors import KeyFilesError, StartError
@@ -139,7 +140,8 @@ async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
         log.info("listening on %s for uid %s", settings.socket, ", ".join(map(str, sorted(settings.access.uids))))
     if settings.listen is not None and settings.identity is not None:
         port = await server.listen_tcp(*settings.listen, _identity(settings.identity))
-        log.info("listening on %s:%d for nodes of role %s", settings.listen[0], port, ", ".join(settings.access.roles))
+        where = endpoint(settings.listen[0], port)
+        log.info("listening on %s for nodes of role %s", where, ", ".join(settings.access.roles))
     hup = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

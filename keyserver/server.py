@@ -28,6 +28,7 @@ from typing import cast
 from certs.report import ChainReport
 from control.node.identity import Identity, IdentityError, peer_of
 from control.node.tcp import cannot_bind
+from core.endpoints import endpoint
 from keyserver.errors import ErrorCode, KeyServerError, StartError
 from keyserver.policy import Access, Shape
 from keyserver.protocol import (
@@ -118,7 +119,7 @@ class KeyServer:
                 backlog=BACKLOG,
             )
         except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port}: {cannot_bind(error)}") from None
+            raise StartError(f"cannot listen on {endpoint(host, port)}: {cannot_bind(error)}") from None
         self._servers.append(server)
         return cast(int, server.sockets[0].getsockname()[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core import reader
 from core.config import from_dict, load, to_dict, to_toml
 from core.errors import ConfigErrors
 from core.model import (
@@ -17,6 +19,7 @@ from core.model import (
     L7_SCHEDULERS,
     AccessList,
     Acl,
+    Address,
     AvailabilityGroup,
     BackendProtocol,
     BackendService,
@@ -317,6 +320,20 @@ def test_ipv6_is_read_in_any_form_and_kept_in_the_canonical_one() -> None:
     assert model.listeners["http-80"].trusted_proxies == ("2001:db8::/32", "2001:db8:1::")
     assert model.instances["default"].vips == ("2001:db8::1:0:0:1",)
     assert model.nodes["n"].address_v6 == "2001:db8::a"
+
+
+@given(
+    st.sampled_from(["::", "2001:DB8::", "::ffff:a00:0", "fe80::1%a", "1::2::3", "12345::", "1.2.3.0"])
+    | st.builds(lambda number, by: str(ipaddress.IPv6Address(number << by & (1 << 128) - 1)),
+                st.integers(0, (1 << 64) - 1), st.integers(0, 127)),
+    st.sampled_from(["", "/", "/0", "/07", "/32", "/48", "/64", "/96", "/104", "/128", "/129", "/ffff::"]),
+)  # fmt: skip
+def test_the_short_way_to_read_networks_says_what_the_long_one_says(address: str, length: str) -> None:
+    network, constraint = address + length, Address(network=True)
+    short = reader._address_fault(constraint, network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "_is_plain_network", lambda value: False)
+        assert reader._address_fault(constraint, network) == short
 
 
 def test_one_address_written_in_two_ways_is_one() -> None:
