@@ -12,6 +12,7 @@ import curses
 import json
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -118,11 +119,26 @@ def _has_screen() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-class Screen:
-    """The live view. `styles`: curses' attributes."""
+def _hung_up() -> bool:
+    """Whether the terminal has gone, which curses does not tell: reading then fails at once, for ever."""
+    terminal = select.poll()
+    terminal.register(0, 0)  # the descriptor that curses reads
+    return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in terminal.poll(0))
 
-    def __init__(self, screen: curses.window, read: Read, sort: Sort, styles: Mapping[Style, int]) -> None:
+
+class Screen:
+    """The live view. `styles`: curses' attributes; `gone` says whether the terminal is."""
+
+    def __init__(
+        self,
+        screen: curses.window,
+        read: Read,
+        sort: Sort,
+        styles: Mapping[Style, int],
+        gone: Callable[[], bool] = _hung_up,
+    ) -> None:
         self._screen = screen
+        self._gone = gone
         self._read = read
         self._sort = sort
         self._tab = 0
@@ -133,7 +149,7 @@ class Screen:
         self._styles = styles
 
     def run(self) -> int:
-        """Until q."""
+        """Until q, or until the terminal has gone."""
         self._screen.timeout(round(KEY_S * 1000))
         threading.Thread(target=self._keep_reading, daemon=True).start()
         try:
@@ -146,7 +162,7 @@ class Screen:
         self._paint()
         while True:
             key = self._screen.getch()
-            if key in (ord("q"), ord("Q")):
+            if key in (ord("q"), ord("Q")) or (key == curses.ERR and self._gone()):
                 return
             changed = self._press(key)
             while not self._heard.empty():

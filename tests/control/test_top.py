@@ -201,6 +201,9 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
+    def hang_up(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_RDWR), self._master)
+
     def ended(self) -> int:
         return self.process.wait(10)
 
@@ -249,6 +252,14 @@ def test_a_signal_leaves_the_terminal_in_order(node: Path, number: signal.Signal
         os.killpg(terminal.process.pid, number)
         terminal.until(LEFT)
         assert terminal.ended() == 128 + number
+
+
+def test_it_ends_with_its_terminal(node: Path) -> None:
+    """It is not the terminal's session leader, so that no SIGHUP ends it: it has to see that nobody reads it."""
+    with Terminal(["--state", str(node)]) as terminal:
+        terminal.until("LISTENER")
+        terminal.hang_up()
+        assert terminal.ended() in (0, 1)
 
 
 def test_a_dumb_terminal_gets_text(node: Path) -> None:
@@ -307,7 +318,7 @@ def painted(keys: str, height: int = 30, width: int = 100) -> list[list[str]]:
         return {"version": 4, "nodes": [node]}
 
     paper = Paper(keys, height, width)
-    assert top.Screen(cast(Any, paper), read, Sort.PACKETS, dict.fromkeys(Style, 0)).run() == 0
+    assert top.Screen(cast(Any, paper), read, Sort.PACKETS, dict.fromkeys(Style, 0), lambda: False).run() == 0
     return paper.pages
 
 
@@ -340,7 +351,7 @@ def test_an_error_is_said_and_the_picture_stays() -> None:
         raise ApiError("no answer")
 
     paper = Paper("")
-    screen = top.Screen(cast(Any, paper), read, Sort.PACKETS, dict.fromkeys(Style, 0))
+    screen = top.Screen(cast(Any, paper), read, Sort.PACKETS, dict.fromkeys(Style, 0), lambda: False)
     threading.Timer(1.5, paper.keys.append, "q").start()
     screen.run()
     assert "configuration 4" in paper.pages[-1][0]
