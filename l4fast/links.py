@@ -62,6 +62,7 @@ def _addresses(index: int) -> tuple[str, ...]:
         found = [
             (bool((each.get_attr("IFA_FLAGS") or each["flags"]) & _LAST_CHOICE), str(each.get_attr("IFA_ADDRESS")))
             for each in routes.get_addr(family=socket.AF_INET6, **of_link)
-            if each["scope"] != _SCOPE_LINK
+            # A kernel without IPv6 answers with addresses of other families.
+            if each["family"] == socket.AF_INET6 and each["scope"] != _SCOPE_LINK
         ]
     return (*v4, *(address for _, address in sorted(found, key=lambda each: each[0])))

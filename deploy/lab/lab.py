@@ -27,6 +27,7 @@ from deploy.lab.state import Started, State
 from deploy.lab.topology import DEFAULT_LAB, Host, Topology, cables, port_of, scripts
 
 PROGRAMS = ("ip", "ethtool", "nsenter", "setpriv", "sysctl")
+IPV6 = Path("/proc/net/if_inet6")  # there wherever the kernel knows IPv6
 READY_S = 60.0
 GRACE_S = 1.0  # between SIGTERM and SIGKILL on the way down: nobody waits for a lab's L7 nodes to drain
 
@@ -45,6 +46,8 @@ def preflight() -> None:
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         packages = "iproute2 ethtool util-linux procps"
         raise UsageError(f"missing programs: {', '.join(missing)}; install them: apt-get install {packages}")
+    if not IPV6.exists():
+        raise UsageError("this kernel runs without IPv6, which the lab has beside IPv4: boot it without ipv6.disable=1")
 
 
 def command_of(lab: str, command: str) -> str:

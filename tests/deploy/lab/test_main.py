@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deploy.lab import __main__ as main
-from deploy.lab import state
+from deploy.lab import lab, state
 from deploy.lab.lab import command_of
 from deploy.lab.topology import MOST
 
@@ -46,6 +46,14 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(shutil, "which", lambda program: None if program == "ethtool" else "/bin/" + program)
     assert main.main(["up"]) == 2
     assert "missing programs: ethtool; install them: apt-get install" in capsys.readouterr().err
+
+
+def test_a_kernel_without_ipv6_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda program: "/bin/" + program)
+    monkeypatch.setattr(lab, "IPV6", Path("/nonexistent"))
+    assert main.main(["up"]) == 2
+    assert "this kernel runs without IPv6" in capsys.readouterr().err
 
 
 @pytest.fixture
