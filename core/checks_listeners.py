@@ -107,7 +107,7 @@ def _access(listener: Listener, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "acl"), f"{listener.acl} without a list", "give access_list")
 
 
-LIMITS = ("max_new_connections_per_s",)
+LIMITS = ("max_connections", "max_new_connections_per_s")
 
 
 def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: Path) -> Iterator[Problem]:
@@ -120,6 +120,9 @@ def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: 
             yield Problem((*path, name), why, f"remove it, or add {lacking}")
     if instance is None or instance.type is not InstanceType.DNLB:
         return
+    if listener.max_connections:
+        why = "an instance of type dnlb keeps no sessions that could be counted"
+        yield Problem((*path, "max_connections"), why, "remove it, or use type nlb")
     if listener.max_new_connections_per_s and listener.protocol is Protocol.UDP:
         why = "an instance of type dnlb keeps no sessions, and no datagram is the first"
         yield Problem((*path, "max_new_connections_per_s"), why, "remove it, or use type nlb")

@@ -228,6 +228,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "idle_timeout_s": "how long a connection may wait for its next request",
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",
+        "max_connections": "connections at a time",
         "max_new_connections_per_s": "connections that may begin in a second",
         "acl": "who may connect: everybody (off), those in the list (white), or everybody else (black)",
         "access_list": "the list",

@@ -72,6 +72,7 @@ class Limits:
     """What an L4 node lets pass of a listener, for each of its VIPs; 0: no limit."""
 
     new_connections_per_s: int = 0
+    connections: int = 0
 
     def __bool__(self) -> bool:
         return self != UNLIMITED
@@ -167,7 +168,7 @@ def _l4_service(
     model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], access: Access | None
 ) -> L4Service:
     ip = version(vip)
-    limits = Limits(listener.max_new_connections_per_s)
+    limits = Limits(listener.max_new_connections_per_s, listener.max_connections)
     if listener.protocol in (Protocol.HTTP, Protocol.HTTPS):
         reals = tuple(
             Real(real.address, listener.port, real.weight, real.check_port)

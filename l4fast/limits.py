@@ -18,7 +18,7 @@ K = TypeVar("K")
 TICKS = 16  # in a nanosecond
 TICKS_S = 1_000_000_000 * TICKS
 # The listener's counters of what was beyond a limit, in the order of `enum reason`.
-OVER = ("over_connection_rate",)
+OVER = ("over_connection_rate", "over_connections")
 
 
 class ListenerLimits:
@@ -41,6 +41,12 @@ class ListenerLimits:
         entries = {bytes(self._limits.map.key(index)): bytes(value(**prices(of))) for index, of in wanted.items()}
         self._limits.add(dict.fromkeys(self._limits.held, bytes(value())) | entries)
 
+    def connections(self, index: int) -> int:
+        """How many the listener has, if they are counted."""
+        value = self._spendings.get(self._spendings.key(index))
+        assert value is not None  # an array's
+        return ct.c_int64(value.connections).value
+
     def counters(self, indexes: Mapping[K, int]) -> dict[K, dict[str, int]]:
         """Packets that were not let in, by why, of listeners by their indexes."""
         layout = self._stats.value
@@ -58,4 +64,4 @@ class ListenerLimits:
 def prices(limits: Limits) -> dict[str, int]:
     """The fields of struct limit."""
     flows = limits.new_connections_per_s
-    return {"flow_price": TICKS_S // flows if flows else 0}
+    return {"flow_price": TICKS_S // flows if flows else 0, "connections": limits.connections}

@@ -30,8 +30,14 @@ COUNTERS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made
 NOBODY: Member = (("", 0, ""), "", 0)  # has number 0
 
 
-def counted(service: L4Service) -> bool:
+def least(service: L4Service) -> bool:
+    """Whether its scheduler asks for connections."""
     return service.scheduler in LEAST_SCHEDULERS and not service.stateless
+
+
+def counted(service: L4Service) -> bool:
+    """Whether its sessions count as connections."""
+    return least(service) or service.limits.connections > 0
 
 
 def members_of(services: Mapping[ServiceKey, L4Service]) -> set[Member]:
@@ -91,7 +97,7 @@ class Members:
                 weight = real.weight if service.scheduler is Scheduler.WLC else 1
                 end = address_bytes(real.address) + struct.pack("!H", real.port)
                 hop = hops[real.address] if service.mode is Mode.DR or real.address not in here else 0
-                members[struct.pack("=I", number)] = end + struct.pack("=HHH", hop, weight, 0)
+                members[struct.pack("=I", number)] = end + struct.pack("=HHBx", hop, listener_index[key], weight)
                 numbers[end + struct.pack("=H", listener_index[key])] = struct.pack(
                     "=HBx", number, takes(service, real, down)
                 )
@@ -105,8 +111,11 @@ class Members:
             self._stats.put_per_cpu(self._stats.key(number), [self._stats.value()] * self._plane.cpus)
         return number
 
-    def prune(self, services: Mapping[ServiceKey, L4Service]) -> None:
-        """After the listeners: what is counted nowhere any more comes free once its count is zero."""
+    def prune(self, services: Mapping[ServiceKey, L4Service]) -> set[ServiceKey]:
+        """After the listeners: what is counted nowhere any more comes free once its count is zero.
+
+        Returns the listeners that have members with connections left.
+        """
         self._numbers.prune(self._wanted)
         wanted = members_of(services)
         gone = self._indexes.used.keys() - wanted - {NOBODY}
@@ -117,9 +126,10 @@ class Members:
                 self._past.setdefault(member[0], Counter()).update(self._counters(member))
         self._counted -= gone - ending
         self._indexes.keep(wanted | ending | {NOBODY})
+        return {key for key, _, _ in ending}
 
     def connections(self) -> dict[Member, int]:
-        """How many connections each real of a listener with lc or wlc has."""
+        """How many connections each real has of a listener that counts them."""
         return {member: self._connections(member) for member in self._counted}
 
     def _connections(self, member: Member) -> int:

@@ -16,7 +16,7 @@ from core.resolve import L4Service
 from core.schedule import flow_table, smooth_wrr_ring
 from l4fast.bpf import syscall
 from l4fast.loader import DataPlane
-from l4fast.members import counted, takes
+from l4fast.members import least, takes
 from l4fast.mirror import Indexes
 
 # Maglev's paper (section 5.3): the more slots per server, the more even; both primes. The size follows from the number
@@ -50,7 +50,7 @@ class Rings:
     def content(self, service: L4Service, numbers: Sequence[int], down: Set[tuple[str, int, str]]) -> bytes:
         """Members slot by slot, 16 bits each; `numbers`: those of its reals. Empty if none takes new flows."""
         able = [takes(service, real, down) for real in service.reals]
-        if counted(service):
+        if least(service):
             return array("H", (number for number, takes_new in zip(numbers, able, strict=True) if takes_new)).tobytes()
         return array("H", map(numbers.__getitem__, self._order(service, able))).tobytes()
 

@@ -28,7 +28,7 @@ from l4fast.errors import TablesError
 from l4fast.hops import Hop
 from l4fast.limits import ListenerLimits
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane
-from l4fast.members import NOBODY, Members, ServiceKey, counted, members_of
+from l4fast.members import NOBODY, Members, ServiceKey, counted, least, members_of
 from l4fast.mirror import Indexes, Mirror
 from l4fast.rings import Rings
 
@@ -173,9 +173,9 @@ class VersionTables:
         for mirror, entries in reversed(written):
             mirror.prune(entries)
 
-        self._listener_indexes.keep({*wanted, NOBODY})
         self._hop_indexes.keep(addresses | {_NO_HOP, _CLIENTS})
-        self.members.prune(wanted)
+        ending = self.members.prune(wanted)
+        self._listener_indexes.keep({*wanted, *ending, NOBODY})
         self._rings.keep(set(rings.values()))
         self._access_lists.keep(lists)
         self.services = wanted
@@ -256,7 +256,7 @@ class VersionTables:
 
     def _listener(self, service: L4Service, ring: bytes, shared: bool, here: Set[str]) -> bytes:
         mine = [real for real in service.reals if real.address in here] if service.mode is Mode.DR else []
-        scheduler = HASH if service.scheduler in HASH_SCHEDULERS else LEAST if counted(service) else RING
+        scheduler = HASH if service.scheduler in HASH_SCHEDULERS else LEAST if least(service) else RING
         hash_ports, hash_service = HASHED.get(service.scheduler, HASHED[Scheduler.MAGLEV])
         value = self._listeners.map.value(
             ring=self._rings.number(ring),
@@ -272,6 +272,7 @@ class VersionTables:
             hash_ports=hash_ports,
             hash_service=hash_service,
             limited=bool(service.limits),
+            counts=counted(service),
             **self._access_lists.fields(service.access),
         )
         put_address(value, "persist_mask", prefix_mask(service.persistence_prefix, self._version))
@@ -283,6 +284,10 @@ class VersionTables:
             self._limits.clear(index)
         return index
 
+    def connections(self, key: ServiceKey) -> int:
+        """How many the listener has, if they are counted."""
+        return self._limits.connections(self._listener_indexes.used[key])
+
     def refused(self) -> dict[ServiceKey, dict[str, int]]:
         """Packets that the listeners' access lists and limits kept out."""
         return self._limits.counters(self._listener_indexes.used)
@@ -293,7 +298,7 @@ class VersionTables:
 
         def remembered(entry: bytes) -> tuple[int, ...]:
             value = self._listeners.map.value.from_buffer_copy(entry)
-            return value.index, value.refresh_s, value.acl, value.access_list, value.scheduler == LEAST
+            return value.index, value.refresh_s, value.acl, value.access_list, value.counts
 
         return any(
             members_of({key: service}) != members_of({key: wanted.get(key, service)})

@@ -270,7 +270,7 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     enum reason reason = TX_UNTRACKED;
     enum reason why;
     struct session s;
-    int index, state, chosen = 0;
+    int index, state, chosen = 0, entered = 0;
     __u16 counted = 0;
 
     if (!listener)
@@ -304,13 +304,18 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         return why;
     if (chosen && state < 0 && listener->track)
         remember_syn(p, index, counted, settings);
-    if (chosen && listener->persist_s)
-        keep_real(p, listener, &s, settings);
-    if (state >= 0 && enter_counted(p, &s, state, listener, stats)) {
+    if (state >= 0) {
+        entered = enter_counted(p, &s, state, listener, stats);
+        if (entered == OVER)
+            return over(listener->index, DROP_CONNECTIONS);
+    }
+    if (entered) {
         reason = TX_NEW_SESSION;
         if (listener->track)
             drop_syn(&p->key);
     }
+    if (chosen && listener->persist_s)
+        keep_real(p, listener, &s, settings);
     return to_real(p, &s, settings, reason);
 }
 

@@ -1,9 +1,11 @@
-/* lc, wlc: the real with the fewest connections, for its weight in wlc.
+/* Connections, and lc and wlc: the real with the fewest, for its weight in wlc.
  *
  * A real's connections are the sessions with it in this node's table, a peer's among them, that are established, unproven
  * or of UDP: those that have ended count no more, though they are remembered a while. The count is exact: a session knows
- * where it is counted (session.counted) and gives that up once, by an atomic operation, whoever ends it. To these come the
- * SYNs sent to the real in this second of the node's clock that have not yet become sessions: the connections of one
+ * where it is counted (session.counted) and gives that up once, by an atomic operation, whoever ends it. A listener's
+ * are those of its reals. They are counted where the scheduler needs to know or the listener has a limit of them.
+ *
+ * To a real's connections lc and wlc add the SYNs sent to the real in this second of the node's clock that have not yet become sessions: the connections of one
  * round trip must not all go to the real that was the least busy at its beginning. A flood of SYNs weighs for a second.
  *
  * Up to RING_CHUNK reals are all compared, equals having their turns; of more, the better of two random ones is taken,
@@ -27,13 +29,20 @@ static __always_inline int counts(__u8 state)
     return state == STATE_ESTABLISHED || state == STATE_UNPROVEN || state == STATE_UDP;
 }
 
-static __always_inline void count_connection(__u16 member, int by)
+/* Returns how many its listener then has. */
+static __always_inline __s64 count_connection(__u16 member, __s64 by)
 {
     int index = member;
     struct load *load = loads.lookup(&index);
+    struct member *of = members.lookup(&index);
+    struct spending *listeners_own;
 
-    if (load)
-        __sync_fetch_and_add(&load->sessions, (__u64)(__s64)by);
+    if (!load || !of)
+        return 0;
+    __sync_fetch_and_add(&load->sessions, (__u64)by);
+    index = of->listener;
+    listeners_own = spendings.lookup(&index);
+    return listeners_own ? (__s64)__sync_fetch_and_add(&listeners_own->connections, (__u64)by) + by : 0;
 }
 
 /* The session ends, or is about to be written anew: it counts no more. */
@@ -53,7 +62,7 @@ static __always_inline void adopt(struct session *s, const struct listener *list
 {
     union counted_word word = {}, was;
 
-    if (listener->scheduler != SCHEDULER_LEAST || s->counted || !counts(s->state))
+    if (!listener->counts || s->counted || !counts(s->state))
         return;
     word.counted = member_of(listener, s->real, s->real_port);
     if (!word.counted)
@@ -211,16 +220,20 @@ static __always_inline int least_found(void)
     return member;
 }
 
-/* Enters a session and counts it. Counted first: whoever ends it at once finds it counted. */
+/* Enters a session and counts it. Says whether it did; OVER: it would be one connection too many. Counted first: whoever
+ * ends it at once finds it counted. */
+#define OVER (-1)
 static __always_inline int enter_counted(struct packet *p, struct session *s, enum state state,
                                          const struct listener *listener, struct stats *stats)
 {
-    if (listener->scheduler != SCHEDULER_LEAST)
+    int entered = OVER;
+
+    if (!listener->counts)
         return enter(p, s, state, stats);
     s->counted = s->member;
-    count_connection(s->member, 1);
-    if (enter(p, s, state, stats))
-        return 1;
-    count_connection(s->member, -1);
-    return 0;
+    if (may_have(listener, count_connection(s->member, 1)))
+        entered = enter(p, s, state, stats);
+    if (entered != 1)
+        count_connection(s->member, -1);
+    return entered;
 }

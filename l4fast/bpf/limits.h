@@ -40,6 +40,15 @@ static __always_inline enum reason over(__u16 listener, enum reason reason)
     return reason;
 }
 
+/* Whether a listener may have so many connections. */
+static __always_inline int may_have(const struct listener *listener, __s64 connections)
+{
+    int index = listener->index;
+    struct limit *limit = limits.lookup(&index);
+
+    return !limit || !limit->connections || connections <= (__s64)limit->connections;
+}
+
 /* What the limits say to a packet of no session. `begins`: of a flow that nobody knew before it. */
 static __always_inline enum reason within_limits(const struct listener *listener, int begins)
 {
@@ -49,6 +58,8 @@ static __always_inline enum reason within_limits(const struct listener *listener
 
     if (!limit || !spending)
         return LB_NEXT;
+    if (begins && !may_have(listener, spending->connections + 1))
+        return over(listener->index, DROP_CONNECTIONS);
     /* The depth is less by the flow that goes into debt. */
     if (begins && limit->flow_price && !spend(&spending->flows, limit->flow_price, FLOWS_DEPTH - limit->flow_price))
         return over(listener->index, DROP_CONNECTION_RATE);

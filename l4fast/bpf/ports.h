@@ -64,12 +64,12 @@ static __always_inline int keeps_port(const struct packet *p, struct session_key
     return owner && same_key(owner, &p->key);
 }
 
-/* Both entries; the answer's first, since packets must not find a session without it. */
+/* Both entries; the answer's first, since packets must not find a session without it. Says what `enter_counted` does. */
 static __always_inline int establish(struct packet *p, struct session *s, struct session_key *answer,
                                      const struct listener *listener, const struct settings *settings, struct stats *stats)
 {
     struct session *entry = scratch();
-    int error;
+    int error, entered;
 
     if (!entry)
         return 0;
@@ -79,9 +79,10 @@ static __always_inline int establish(struct packet *p, struct session *s, struct
         stats->count[EVENT_TABLE_FULL] += error != -EEXIST;
         return 0;
     }
-    if (!enter_counted(p, s, STATE_ESTABLISHED, listener, stats)) {
+    entered = enter_counted(p, s, STATE_ESTABLISHED, listener, stats);
+    if (entered != 1) {
         sessions.delete(answer);
-        return 0;
+        return entered;
     }
     half_open_fullnat.delete(&p->key);
     half_open_answers.delete(answer);
@@ -152,8 +153,11 @@ static __always_inline enum reason fullnat_tcp(struct packet *p, struct session 
     reason = TX_UNTRACKED;
     if (!(p->tcp_flags & TCP_CONTROL) && follows(syn->sequence, p)) {
         __u16 counted = syn->begun_s == settings->now_s ? syn->counted : 0;
+        int entered = establish(p, s, &answer, listener, settings, stats);
 
-        if (establish(p, s, &answer, listener, settings, stats)) {
+        if (entered == OVER)
+            return over(listener->index, DROP_CONNECTIONS);
+        if (entered) {
             reason = TX_NEW_SESSION;
             if (counted)
                 begun(counted, settings, -1);
@@ -169,6 +173,7 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
     int index = choose(p, listener, settings, &counted);
     enum reason reason = session_to(index, s, p, listener, settings);
     struct session_key answer;
+    int entered;
 
     if (reason == LB_NEXT && listener->limited)
         reason = within_limits(listener, 1);
@@ -176,10 +181,11 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
         return reason;
     if (take_port(p, s, settings, stats))
         return DROP_NO_PORT;
-    if (!enter_counted(p, s, STATE_UDP, listener, stats)) {
+    entered = enter_counted(p, s, STATE_UDP, listener, stats);
+    if (entered != 1) {
         answer = answer_key(s, p->key.protocol);
         sessions.delete(&answer);
-        return DROP_NO_PORT;
+        return entered == OVER ? over(listener->index, DROP_CONNECTIONS) : DROP_NO_PORT;
     }
     if (listener->persist_s)
         keep_real(p, listener, s, settings);

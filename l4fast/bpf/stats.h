@@ -39,6 +39,7 @@ enum reason {
     DROP_BAD_SOURCE,        /* of a flow without session: no client may have this address */
     DROP_DENIED,            /* of a flow without session, or that lost it: the access list keeps this client out */
     DROP_CONNECTION_RATE,   /* a SYN or a first datagram: as many as the listener may take have begun in this second */
+    DROP_CONNECTIONS,       /* a SYN, or what would have made a session: the listener has as many as it may */
     DROP_TTL,               /* nat, tunnel, fullnat: it would reach zero */
     DROP_TOO_BIG,           /* tunnel: it would exceed the MTU, and its sender counts on fragments */
     DROP_NO_ADDRESS,        /* tunnel: the interface has no address for the outer header */

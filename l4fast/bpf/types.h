@@ -21,8 +21,8 @@
 #define INTERFACES 4
 /* Source addresses of fullnat on one node, each with 64,512 ports towards each real. A power of two. */
 #define POOL_ADDRESSES 16
-/* Of a listener: connections that begin in a second. */
-#define LIMITS 1
+/* Of a listener: connections that begin in a second; connections. */
+#define LIMITS 2
 /* Two bits each: with 20 VIPs one address in a hundred is taken for a VIP at first. */
 #define VIP_FILTER_SLOTS 2048
 /* Keys and values of 64 bytes a record (IPv6: 112): so many, a header and an AEAD tag fit a datagram below an MTU of 1500. */
@@ -166,7 +166,7 @@ struct listener {
     struct address persist_mask; /* what of an address is the client */
     __u16 access_list;  /* index into `access_lists` */
     __u8 limited;       /* there is something in `limits` */
-    __u8 zero;
+    __u8 counts;        /* its sessions count as connections: lc, wlc, or there is a limit to them */
     __u32 here;         /* index into `members`: the real on this node itself; 0: none */
 };
 ASSERT_SIZE(struct listener, 56, 64);
@@ -174,11 +174,13 @@ ASSERT_SIZE(struct listener, 56, 64);
 /* map `limits` (array), by index of the listener: what it may take at most. Prices are in ticks (limits.h); 0: no limit. */
 struct limit {
     __u64 flow_price;   /* of a flow that begins */
+    __u64 connections;  /* sessions that count */
 };
 
 /* map `spendings` (array), by index of the listener. In words of eight bytes, for atomic operations. */
 struct spending {
     __u64 flows;        /* the tick until which what may begin has begun */
+    __u64 connections;  /* exact: the sum of its members' `loads` */
 };
 
 /* map `listener_copies` (per CPU): listener.h */
@@ -209,8 +211,9 @@ struct member {
     struct address real;
     __be16 port;
     __u16 hop;          /* index into `hops` */
-    __u16 weight;       /* wlc; otherwise 1 */
-    __u16 zero;
+    __u16 listener;     /* its index */
+    __u8 weight;        /* wlc; otherwise 1 */
+    __u8 zero;
 };
 ASSERT_SIZE(struct member, 12, 24);
 

@@ -461,9 +461,11 @@ def test_a_limit_needs_who_keeps_it() -> None:
     ]
 
 
-def test_of_a_stateless_instance_no_datagram_is_the_first() -> None:
-    given = STATELESS.replace("udp_idle_timeout_s = 30", "max_new_connections_per_s = 9")
+def test_a_stateless_instance_has_no_connections_to_limit() -> None:
+    given = STATELESS.replace("udp_idle_timeout_s = 30", "max_connections = 9, max_new_connections_per_s = 9")
     assert errors(given) == [
+        "listeners.udp.max_connections: an instance of type dnlb keeps no sessions that could be counted; "
+        "remove it, or use type nlb",
         "listeners.udp.max_new_connections_per_s: an instance of type dnlb keeps no sessions, and no datagram is the "
         "first; remove it, or use type nlb",
     ]

@@ -79,3 +79,4 @@ def test_limits_are_the_l4_tiers(protocol: str) -> None:
 
     assert limits() == UNLIMITED
     assert limits(max_new_connections_per_s=7) == Limits(new_connections_per_s=7)
+    assert limits(max_connections=6) == Limits(connections=6)
