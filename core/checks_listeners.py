@@ -107,7 +107,7 @@ def _access(listener: Listener, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "acl"), f"{listener.acl} without a list", "give access_list")
 
 
-LIMITS = ("max_connections", "max_new_connections_per_s")
+LIMITS = ("bandwidth_in_mbit_s", "bandwidth_out_mbit_s", "max_connections", "max_new_connections_per_s")
 
 
 def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: Path) -> Iterator[Problem]:
@@ -118,6 +118,14 @@ def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: 
         for name in given if lacking else ():
             why = f"the L4 tier keeps it, and {listener.name} is not behind it for want of {lacking}"
             yield Problem((*path, name), why, f"remove it, or add {lacking}")
+    if listener.bandwidth_out_mbit_s:
+        why = "the L4 tier keeps it, and answers %s do not pass there"
+        if listener.protocol in L7_PROTOCOLS:
+            yield Problem((*path, "bandwidth_out_mbit_s"), why % f"of {listener.protocol}", "remove it")
+        elif listener.mode in KEEPING_THE_PORT:
+            yield Problem(
+                (*path, "bandwidth_out_mbit_s"), why % f"in mode {listener.mode}", "remove it, or use mode nat"
+            )
     if instance is None or instance.type is not InstanceType.DNLB:
         return
     if listener.max_connections:

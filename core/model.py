@@ -298,6 +298,8 @@ class Listener:
     idle_timeout_s: Annotated[int, Range(1, 60, "s")] = 15
     request_timeout_s: Annotated[int, Range(1, 180, "s")] = 60
     trusted_proxies: tuple[IPNetwork, ...] = ()
+    bandwidth_in_mbit_s: Annotated[int, Range(0, 5120, "Mbit/s")] = 0
+    bandwidth_out_mbit_s: Annotated[int, Range(0, 5120, "Mbit/s")] = 0
     max_connections: Annotated[int, Range(0, 10_000_000)] = 0
     max_new_connections_per_s: Annotated[int, Range(0, 1_000_000)] = 0
     acl: Acl = Acl.OFF

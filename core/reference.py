@@ -228,6 +228,9 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "idle_timeout_s": "how long a connection may wait for its next request",
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",
+        "bandwidth_in_mbit_s": "what clients may send",
+        "bandwidth_out_mbit_s": "what may be sent to them; for tcp and udp in the modes nat and fullnat, since other "
+        "answers do not pass the L4 tier",
         "max_connections": "connections at a time",
         "max_new_connections_per_s": "connections that may begin in a second",
         "acl": "who may connect: everybody (off), those in the list (white), or everybody else (black)",

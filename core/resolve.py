@@ -73,6 +73,13 @@ class Limits:
 
     new_connections_per_s: int = 0
     connections: int = 0
+    in_mbit_s: int = 0  # from clients
+    out_mbit_s: int = 0
+
+    @property
+    def of_bandwidth(self) -> bool:
+        """Whether packets of established flows are limited too."""
+        return bool(self.in_mbit_s or self.out_mbit_s)
 
     def __bool__(self) -> bool:
         return self != UNLIMITED
@@ -168,7 +175,10 @@ def _l4_service(
     model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], access: Access | None
 ) -> L4Service:
     ip = version(vip)
-    limits = Limits(listener.max_new_connections_per_s, listener.max_connections)
+    limits = Limits(
+        listener.max_new_connections_per_s, listener.max_connections, listener.bandwidth_in_mbit_s,
+        listener.bandwidth_out_mbit_s,
+    )  # fmt: skip
     if listener.protocol in (Protocol.HTTP, Protocol.HTTPS):
         reals = tuple(
             Real(real.address, listener.port, real.weight, real.check_port)

@@ -14,12 +14,14 @@ from typing import Any, cast
 
 from control.node import admin
 from control.node.patience import patience
+from l4fast.limits import OVER
 from l4fast.sessions import PHASES, end
 from l4fast.settings import ADMIN_SOCKET
 
 COMMANDS = ("status", "sessions", "counters", "kill")
 ENDS = ("client", "vip", "real")
 LIMIT = 1000
+REFUSED = ("denied", *OVER)  # counters of a listener
 
 EXAMPLES = """examples:
   paifang l4 ask status --state /var/lib/paifang/l4
@@ -122,6 +124,9 @@ def _counters(counters: Document) -> str:
     ]
     if servers:
         parts.append(_table((header[0], "SERVER", *header[1:], "CONNECTIONS"), servers))
+    refused = [(name, why, row[why]) for name, row in listeners.items() for why in REFUSED if row.get(why)]
+    if refused:
+        parts.append(_table(("LISTENER", "NOT LET IN", "PACKETS"), refused))
     for title in ("packets", "sync"):
         counted = [(name, count) for name, count in counters[title].items() if count]
         parts.append(_table((title.upper(), "COUNT"), counted) if counted else f"{title}: all counters are zero")

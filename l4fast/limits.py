@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes as ct
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from core.resolve import Limits
 from l4fast.loader import DataPlane
@@ -17,8 +17,12 @@ K = TypeVar("K")
 
 TICKS = 16  # in a nanosecond
 TICKS_S = 1_000_000_000 * TICKS
+# A byte's price at 1 Mbit/s: eight bits take 8,000 ns; shifted, lest small packets be cheap by rounding.
+BYTE_PRICE = 8_000 * TICKS << 16
+# listener.limited
+LIMITED_FLOWS, LIMITED_BANDWIDTH = 1, 2
 # The listener's counters of what was beyond a limit, in the order of `enum reason`.
-OVER = ("over_connection_rate", "over_connections")
+OVER = ("over_connection_rate", "over_connections", "over_bandwidth_in", "over_bandwidth_out")
 
 
 class ListenerLimits:
@@ -61,7 +65,18 @@ class ListenerLimits:
         }
 
 
-def prices(limits: Limits) -> dict[str, int]:
+def prices(limits: Limits) -> dict[str, Any]:
     """The fields of struct limit."""
     flows = limits.new_connections_per_s
-    return {"flow_price": TICKS_S // flows if flows else 0, "connections": limits.connections}
+    in_and_out = [BYTE_PRICE // mbit_s if mbit_s else 0 for mbit_s in (limits.in_mbit_s, limits.out_mbit_s)]
+    return {
+        "flow_price": TICKS_S // flows if flows else 0,
+        "connections": limits.connections,
+        "byte_price": (ct.c_uint64 * 2)(*in_and_out),
+    }
+
+
+def limited(limits: Limits) -> int:
+    """What packets have to ask for: a field of struct listener."""
+    of_flows = limits.new_connections_per_s or limits.connections
+    return (LIMITED_FLOWS if of_flows else 0) | (LIMITED_BANDWIDTH if limits.of_bandwidth else 0)

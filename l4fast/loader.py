@@ -43,8 +43,8 @@ EARLY_RING_BYTES = 1 << 19
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
 IP_VERSIONS = (4, 6)
 # enum stage of types.h
-STAGES = ("lb", "least")
-STAGE_IPV6 = 2
+STAGES = ("lb", "least", "toll")
+STAGE_IPV6 = 3
 # SYN_WAYS of types.h
 SYN_WAYS = 4
 
@@ -260,7 +260,7 @@ class DataPlane:
             "EARLY_RING_PAGES": max(1, EARLY_RING_BYTES // resource.getpagesize()),
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
         }
-        functions = ("lb", "least", "flush", "account", "release")
+        functions = ("lb", "least", "toll", "flush", "account", "release")
         programs = {
             version: Program(SOURCES / "lb.c", functions, sizes | {"IP_VERSION": version}) for version in IP_VERSIONS
         }

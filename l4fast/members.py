@@ -97,7 +97,9 @@ class Members:
                 weight = real.weight if service.scheduler is Scheduler.WLC else 1
                 end = address_bytes(real.address) + struct.pack("!H", real.port)
                 hop = hops[real.address] if service.mode is Mode.DR or real.address not in here else 0
-                members[struct.pack("=I", number)] = end + struct.pack("=HHBx", hop, listener_index[key], weight)
+                members[struct.pack("=I", number)] = end + struct.pack(
+                    "=HHBB", hop, listener_index[key], weight, service.limits.of_bandwidth
+                )
                 numbers[end + struct.pack("=H", listener_index[key])] = struct.pack(
                     "=HBx", number, takes(service, real, down)
                 )

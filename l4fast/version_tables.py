@@ -26,7 +26,7 @@ from l4fast.access import AccessLists
 from l4fast.addresses import address_bytes, prefix_mask, put_address
 from l4fast.errors import TablesError
 from l4fast.hops import Hop
-from l4fast.limits import ListenerLimits
+from l4fast.limits import LIMITED_BANDWIDTH, ListenerLimits, limited
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane
 from l4fast.members import NOBODY, Members, ServiceKey, counted, least, members_of
 from l4fast.mirror import Indexes, Mirror
@@ -271,7 +271,7 @@ class VersionTables:
             here=self.members.number((service_key(service), mine[0].address, mine[0].port)) if mine else 0,
             hash_ports=hash_ports,
             hash_service=hash_service,
-            limited=bool(service.limits),
+            limited=limited(service.limits),
             counts=counted(service),
             **self._access_lists.fields(service.access),
         )
@@ -298,7 +298,10 @@ class VersionTables:
 
         def remembered(entry: bytes) -> tuple[int, ...]:
             value = self._listeners.map.value.from_buffer_copy(entry)
-            return value.index, value.refresh_s, value.acl, value.access_list, value.counts
+            return (
+                value.index, value.refresh_s, value.acl, value.access_list, value.counts,
+                value.limited & LIMITED_BANDWIDTH,
+            )  # fmt: skip
 
         return any(
             members_of({key: service}) != members_of({key: wanted.get(key, service)})
@@ -310,7 +313,11 @@ class VersionTables:
 
     def _reverse(self, end: Endpoint, keys: Sequence[ServiceKey], services: Mapping[ServiceKey, L4Service]) -> bytes:
         address, real_port, _ = end
-        value = self._owners.map.value(count=len(keys), stateless=len(keys) == 1 and services[keys[0]].stateless)
+        value = self._owners.map.value(
+            count=len(keys),
+            stateless=len(keys) == 1 and services[keys[0]].stateless,
+            limited=any(services[key].limits.of_bandwidth for key in keys),
+        )
         for candidate, key in zip(value.candidates, keys, strict=False):
             vip, port, _ = key
             put_address(candidate, "vip", address_bytes(vip))

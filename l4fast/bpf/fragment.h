@@ -17,9 +17,12 @@ static __always_inline void remember(const struct packet *p, const struct settin
                              .answer = reason == TX_REPLY, .here = reason == PASS_SERVED_HERE};
     struct ethhdr *eth = (void *)(long)p->ctx->data;
     struct ip *ip = (void *)(eth + 1);
+    int index = p->member;
+    struct member *of = members.lookup(&index);
 
     if ((void *)(ip + 1) > (void *)(long)p->ctx->data_end)
         return;
+    entry.limited = of && of->limited;
     entry.source = ip->source;
     entry.destination = ip->destination;
     entry.tunnel = ip->protocol == PROTOCOL_TUNNEL;
@@ -68,11 +71,16 @@ static __always_inline enum reason later_fragment(struct packet *p, const struct
     struct fragment_key key = {.source = p->ip->source, .destination = p->ip->destination, .id = p->fragment_id,
                                .protocol = p->key.protocol};
     struct fragment *first = fragments.lookup(&key);
+    enum reason reason = LB_NEXT;
     struct hop *to;
     __u16 delta;
 
     if (!first || settings->now_s - first->first_s > FRAGMENT_TIMEOUT_S)
         return LB_NEXT;
+    if (first->limited)
+        reason = ask_toll(p->ctx, p->length, 0, first->member, first->answer ? OUTWARDS : INWARDS);
+    if (reason != LB_NEXT)
+        return reason;
     if (first->tunnel) {
         struct session s = {.real = first->destination, .member = first->member, .hop = first->hop};
 

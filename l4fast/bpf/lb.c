@@ -132,12 +132,19 @@ static __always_inline enum reason warm(struct session_key *key, struct session 
     if (!to || (to->way & WAY_HERE && s->mode != MODE_DR))
         return answer ? DROP_NO_GATEWAY : DROP_NO_NEIGHBOUR;
     s->refresh_s = listener->refresh_s;
+    s->limited = !!(listener->limited & LIMITED_BANDWIDTH);
     if (s->sync_due_s == SYNC_NOT_YET && !answer)
         s->sync_due_s = settings->now_s + listener->refresh_s;
     s->generation = settings->generation;
     adopt(s, listener);
     stats->count[EVENT_WARMED]++;
     return LB_NEXT;
+}
+
+/* What the listener's bandwidth says to a client's packet of no session. */
+static __always_inline enum reason has_bandwidth(const struct packet *p, const struct listener *listener)
+{
+    return listener->limited & LIMITED_BANDWIDTH ? ask_toll(p->ctx, p->length, listener->index, 0, INWARDS) : LB_NEXT;
 }
 
 /* A packet to a listener that keeps no session: its hash says where it goes, whatever came before it. */
@@ -156,9 +163,11 @@ static __always_inline enum reason stateless(struct packet *p, const struct sett
         return DROP_BAD_FLAGS;
     if (denied(listener, p->key.client))
         return deny(listener);
-    reason = session_to(ring_member(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
-    if (reason == LB_NEXT && listener->limited)
-        reason = within_limits(listener, p->tcp_flags & TCP_SYN);
+    reason = has_bandwidth(p, listener);
+    if (reason == LB_NEXT)
+        reason = session_to(ring_member(listener, flow_slot(&p->key, listener)), &s, p, listener, settings);
+    if (reason == LB_NEXT && listener->limited && p->tcp_flags & TCP_SYN)
+        reason = may_begin(listener);
     if (reason != LB_NEXT)
         return reason;
     return to_real(p, &s, settings, TX_STATELESS);
@@ -191,6 +200,12 @@ static __always_inline void revive(const struct session_key *key, struct session
         adopt(s, listener);
 }
 
+/* An entry of fullnat's answers is asked about the other direction. */
+static __always_inline enum direction direction_of(const struct session *s)
+{
+    return s->state == STATE_ANSWER ? OUTWARDS : INWARDS;
+}
+
 static __always_inline enum reason known_session(struct packet *p, const struct settings *settings, struct stats *stats)
 {
     struct session *s = sessions.lookup(&p->key);
@@ -204,10 +219,16 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
         if (reason != LB_NEXT)
             return reason;
     }
-    if ((p->tcp_flags & TCP_CONTROL) | (s->state & STATE_UNSTEADY)) {
+    if ((p->tcp_flags & TCP_CONTROL) | (s->state & STATE_UNSTEADY) | s->limited) {
+        if (s->limited) {
+            enum reason reason = ask_toll(p->ctx, p->length, 0, s->member, direction_of(s));
+
+            if (reason != LB_NEXT)
+                return reason;
+        }
         if (s->state == STATE_ANSWER)
             answered(p, s, settings, stats);
-        else
+        else if (p->key.protocol == IPPROTO_TCP)
             changed = advance(s, p->tcp_flags);
         if (changed == RESTART) {
             forget(&p->key, s);
@@ -279,6 +300,9 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         return DROP_BAD_SOURCE;
     if (denied(listener, p->key.client))
         return deny(listener);
+    why = has_bandwidth(p, listener);
+    if (why != LB_NEXT)
+        return why;
     if (p->key.protocol == IPPROTO_TCP) {
         if (bad_flags(p->tcp_flags))
             return DROP_BAD_FLAGS;
@@ -298,8 +322,8 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         index = choose(p, listener, settings, &counted);
     }
     why = session_to(index, &s, p, listener, settings);
-    if (why == LB_NEXT && listener->limited)
-        why = within_limits(listener, chosen);
+    if (why == LB_NEXT && chosen && listener->limited)
+        why = may_begin(listener);
     if (why != LB_NEXT)
         return why;
     if (chosen && state < 0 && listener->track)
@@ -333,6 +357,7 @@ static __always_inline enum reason reply(struct packet *p, const struct settings
     struct reverse_key from = {.real = p->key.client, .port = p->key.client_port, .protocol = p->key.protocol};
     struct reverse *owners = reverse.lookup(&from);
     struct session_key key = {.client = p->key.vip, .client_port = p->key.vip_port, .protocol = p->key.protocol};
+    enum reason reason = LB_NEXT;
     struct candidate *as;
     struct session *s;
 
@@ -343,6 +368,10 @@ static __always_inline enum reason reply(struct packet *p, const struct settings
     as = owner(owners, &from, &key);
     if (!as)
         return DROP_REPLY_AMBIGUOUS;
+    if (owners->limited)
+        reason = ask_toll(p->ctx, p->length, 0, as->member, OUTWARDS);
+    if (reason != LB_NEXT)
+        return reason;
     if (!owners->stateless && (p->key.protocol == IPPROTO_UDP || p->tcp_flags & (TCP_FIN | TCP_RST))) {
         s = sessions.lookup(&key);
         if (s) {
@@ -376,6 +405,8 @@ static __always_inline enum reason error_in(struct packet *p, const struct setti
     if (known) {
         if (known->generation != settings->generation)
             reason = warm(&p->key, known, settings, stats);
+        if (reason == LB_NEXT && known->limited)
+            reason = ask_toll(p->ctx, p->length, 0, known->member, direction_of(known));
         if (reason != LB_NEXT)
             return reason;
         s = *known;
@@ -392,7 +423,9 @@ static __always_inline enum reason error_in(struct packet *p, const struct setti
     } else {
         member = half_open_member(p, listener);
     }
-    reason = session_to(member, &s, p, listener, settings);
+    reason = has_bandwidth(p, listener);
+    if (reason == LB_NEXT)
+        reason = session_to(member, &s, p, listener, settings);
     if (reason != LB_NEXT)
         return reason;
     if (syn)
@@ -406,6 +439,7 @@ static __always_inline enum reason error_out(struct packet *p, const struct sett
     struct reverse_key from = {.real = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
     struct reverse *owners = reverse.lookup(&from);
     struct session_key key = p->key;
+    enum reason reason = LB_NEXT;
     struct candidate *as;
 
     if (!owners)
@@ -413,7 +447,11 @@ static __always_inline enum reason error_out(struct packet *p, const struct sett
     if (is_local(settings, p->key.client))
         return PASS_LOCAL;
     as = owner(owners, &from, &key);
-    return as ? error_to_client(p, as) : DROP_REPLY_AMBIGUOUS;
+    if (!as)
+        return DROP_REPLY_AMBIGUOUS;
+    if (owners->limited)
+        reason = ask_toll(p->ctx, p->length, 0, as->member, OUTWARDS);
+    return reason == LB_NEXT ? error_to_client(p, as) : reason;
 }
 
 static __always_inline enum reason icmp(struct packet *p, const struct settings *settings, struct stats *stats)
@@ -476,6 +514,33 @@ int lb(struct xdp_md *ctx)
         remember(&p, settings, reason);
     action = leave(stats, reason);
     return p.way && action == XDP_TX ? send_on(&p, settings) : action;
+}
+
+/* Lets a packet of limited bandwidth pay for `lb`, and hands it back. */
+int toll(struct xdp_md *ctx)
+{
+    int zero = 0, index;
+    struct stats *stats = cpu_stats.lookup(&zero);
+    struct toll *toll = tolls.lookup(&zero);
+    enum reason reason;
+    __u16 listener;
+
+    if (!stats || !toll)
+        return XDP_DROP;
+    index = toll->member;
+    listener = toll->listener;
+    if (index) {
+        struct member *member = members.lookup(&index);
+
+        listener = member ? member->listener : 0;
+    }
+    reason = within_bandwidth(listener, toll->direction, toll->length);
+    if (reason != LB_NEXT)
+        return leave(stats, reason);
+    toll->paid = 1;
+    stages.call(ctx, STAGE_LB);
+    toll->paid = 0;
+    return leave(stats, DROP_INTERNAL);
 }
 
 /* Finds the least busy real for `lb`, and hands the packet back to it. */

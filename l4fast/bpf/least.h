@@ -199,10 +199,13 @@ static __always_inline void ask_least(struct xdp_md *ctx, const struct listener 
 {
     int zero = 0;
     struct least *least = least_choice.lookup(&zero);
+    struct toll *toll = tolls.lookup(&zero);
 
     if (!least)
         return;
     least->listener = *listener;
+    if (toll && listener->limited & LIMITED_BANDWIDTH)
+        toll->paid = 1; /* `lb` begins anew with a packet that has paid */
     stages.call(ctx, STAGE_LEAST);
 }
 

@@ -2,31 +2,29 @@
  *
  * A rate is kept by a token bucket that holds time: one word says until which tick it has been spent. Whoever finds that
  * tick in the past may spend, and moves it on by the price; with the clock the bucket fills by itself, up to its depth.
- * It may go into debt by one price, which is waited for. One bucket serves all CPUs, since a single flow arrives on one of
- * them and may have all there is; it moves by compare-and-swap, so that nothing is spent twice or lost.
+ * Packets of any size pass, since it may go into debt by one price, which is waited for.
+ *
+ * One bucket serves all CPUs, since a single flow arrives on one of them and may have all there is. CPUs that look at the
+ * same time may all find something, at most one packet each beyond the limit: all pay, so that the bucket owes it, and
+ * nothing that was paid is lost.
  */
-#define TICKS 16ULL                       /* in a nanosecond; 64 bits of them are 36 years of uptime */
+#define TICKS 16ULL /* in a nanosecond; 64 bits of them are 36 years of uptime */
 #define FLOWS_DEPTH (1000000000ULL * TICKS) /* a second's flows may begin at once, after a pause as long */
-#define SPEND_TRIES 4                     /* while other CPUs spend from the same bucket */
+#define BANDWIDTH_DEPTH (250000000ULL * TICKS) /* TCP that has lost a whole window begins again after 200 ms */
 
 /* Whether it could be paid for. The clock is coarse, a few milliseconds at most. */
 static __always_inline int spend(__u64 *spent, __u64 price, __u64 depth)
 {
     __u64 now = bpf_ktime_get_coarse_ns() * TICKS;
-    __u64 until = *(volatile __u64 *)spent, was;
-    int i;
+    __u64 until = *(volatile __u64 *)spent, from = until;
 
-#pragma unroll
-    for (i = 0; i < SPEND_TRIES; i++) {
-        if (until > now)
-            return 0;
-        was = __sync_val_compare_and_swap(spent, until, (until + depth < now ? now - depth : until) + price);
-        if (was == until)
-            return 1;
-        until = was;
-    }
-    /* The bucket is no fuller than its depth: others have just spent. */
-    __sync_fetch_and_add(spent, price);
+    if (until > now)
+        return 0;
+    if (from < now - depth)
+        from = now - depth;
+    /* When another CPU was faster, the bucket is no fuller than its depth, and this is owed. */
+    if (__sync_val_compare_and_swap(spent, until, from + price) != until)
+        __sync_fetch_and_add(spent, price);
     return 1;
 }
 
@@ -49,8 +47,46 @@ static __always_inline int may_have(const struct listener *listener, __s64 conne
     return !limit || !limit->connections || connections <= (__s64)limit->connections;
 }
 
-/* What the limits say to a packet of no session. `begins`: of a flow that nobody knew before it. */
-static __always_inline enum reason within_limits(const struct listener *listener, int begins)
+enum direction { INWARDS, OUTWARDS };
+
+/* What the bandwidth of a listener says to a packet of `length` bytes. */
+static __always_inline enum reason within_bandwidth(__u16 listener, enum direction direction, __u32 length)
+{
+    int index = listener;
+    struct limit *limit = limits.lookup(&index);
+    struct spending *spending = spendings.lookup(&index);
+    __u64 price = limit ? limit->byte_price[direction & 1] : 0;
+
+    if (!price || !spending || spend(&spending->bandwidth[direction & 1], price * length >> 16, BANDWIDTH_DEPTH))
+        return LB_NEXT;
+    return over(listener, direction == INWARDS ? DROP_BANDWIDTH_IN : DROP_BANDWIDTH_OUT);
+}
+
+/* Asks the program `toll` whether the packet has its listener's bandwidth: either drops it, or calls `lb` again, which goes
+ * the same way and is told so once. As a part of `lb` it would be more than the verifier (6.18) goes through. `member`: 0, or
+ * of the listener, which is then found by it. */
+static __always_inline enum reason ask_toll(struct xdp_md *ctx, __u32 length, __u16 listener, __u16 member,
+                                            enum direction direction)
+{
+    int zero = 0;
+    struct toll *toll = tolls.lookup(&zero);
+
+    if (!toll)
+        return DROP_INTERNAL;
+    if (toll->paid) {
+        toll->paid = 0;
+        return LB_NEXT;
+    }
+    toll->length = length;
+    toll->listener = listener;
+    toll->member = member;
+    toll->direction = direction;
+    stages.call(ctx, STAGE_TOLL);
+    return DROP_INTERNAL;
+}
+
+/* What the limits say to a packet with which a flow begins. */
+static __always_inline enum reason may_begin(const struct listener *listener)
 {
     int index = listener->index;
     struct limit *limit = limits.lookup(&index);
@@ -58,10 +94,10 @@ static __always_inline enum reason within_limits(const struct listener *listener
 
     if (!limit || !spending)
         return LB_NEXT;
-    if (begins && !may_have(listener, spending->connections + 1))
+    if (!may_have(listener, spending->connections + 1))
         return over(listener->index, DROP_CONNECTIONS);
     /* The depth is less by the flow that goes into debt. */
-    if (begins && limit->flow_price && !spend(&spending->flows, limit->flow_price, FLOWS_DEPTH - limit->flow_price))
+    if (limit->flow_price && !spend(&spending->flows, limit->flow_price, FLOWS_DEPTH - limit->flow_price))
         return over(listener->index, DROP_CONNECTION_RATE);
     return LB_NEXT;
 }

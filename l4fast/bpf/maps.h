@@ -60,6 +60,9 @@ BPF_TABLE("array", int, struct load, loads, MAX_MEMBERS);
 BPF_TABLE("array", int, struct account, accounting, 1);
 BPF_TABLE("percpu_array", int, struct least, least_choice, 1);
 
+/* Of a packet whose listener has limited bandwidth. Written by the programs alone. */
+BPF_TABLE("percpu_array", int, struct toll, tolls, 1);
+
 /* Stage → program. Written by Python when the programs are loaded; STAGE_IPV6 in the map of IPv4's programs. */
 BPF_PROG_ARRAY(stages, STAGES);
 

@@ -114,7 +114,7 @@ static __always_inline enum reason fullnat_syn(struct packet *p, struct session 
     index = choose(p, listener, settings, &entry.counted);
     reason = session_to(index, s, p, listener, settings);
     if (reason == LB_NEXT && listener->limited)
-        reason = within_limits(listener, 1);
+        reason = may_begin(listener);
     if (reason != LB_NEXT)
         return reason;
     if (take_port(p, s, settings, stats))
@@ -176,7 +176,7 @@ static __always_inline enum reason fullnat_udp(struct packet *p, struct session 
     int entered;
 
     if (reason == LB_NEXT && listener->limited)
-        reason = within_limits(listener, 1);
+        reason = may_begin(listener);
     if (reason != LB_NEXT)
         return reason;
     if (take_port(p, s, settings, stats))
@@ -199,6 +199,9 @@ static __always_inline enum reason half_open_answer(struct packet *p)
     struct session s = {.mode = MODE_FULLNAT, .state = STATE_ANSWER, .hop = HOP_CLIENTS};
     struct session_key flow;
     struct half_open_fullnat *syn;
+    enum reason reason = LB_NEXT;
+    struct member *member;
+    int index;
 
     if (!owner)
         return DROP_NO_SESSION;
@@ -208,6 +211,12 @@ static __always_inline enum reason half_open_answer(struct packet *p)
         return DROP_NO_SESSION;
     if (!next_hop(HOP_CLIENTS))
         return DROP_NO_GATEWAY;
+    index = syn->member;
+    member = members.lookup(&index);
+    if (member && member->limited)
+        reason = ask_toll(p->ctx, p->length, 0, index, OUTWARDS);
+    if (reason != LB_NEXT)
+        return reason;
     s.real = flow.client;
     s.real_port = flow.client_port;
     s.member = syn->member;

@@ -139,6 +139,7 @@ static __always_inline void new_session(struct session *s, const struct packet *
     s->mode = listener->mode;
     s->state = 0;
     s->learnt = 0;
+    s->limited = !!(listener->limited & LIMITED_BANDWIDTH);
     s->source_port = 0;
     prepare(s, &p->key);
 }

@@ -40,6 +40,8 @@ enum reason {
     DROP_DENIED,            /* of a flow without session, or that lost it: the access list keeps this client out */
     DROP_CONNECTION_RATE,   /* a SYN or a first datagram: as many as the listener may take have begun in this second */
     DROP_CONNECTIONS,       /* a SYN, or what would have made a session: the listener has as many as it may */
+    DROP_BANDWIDTH_IN,      /* from a client: as much as the listener may take has passed */
+    DROP_BANDWIDTH_OUT,     /* nat, fullnat: from a real, likewise */
     DROP_TTL,               /* nat, tunnel, fullnat: it would reach zero */
     DROP_TOO_BIG,           /* tunnel: it would exceed the MTU, and its sender counts on fragments */
     DROP_NO_ADDRESS,        /* tunnel: the interface has no address for the outer header */

@@ -35,6 +35,7 @@ static __always_inline void stage(const struct session_key *key, const struct se
     record->hop = 0;
     record->refresh_s = 0;
     record->learnt = 1;
+    record->limited = 0;
     stats->count[EVENT_SYNC_STAGED]++;
     page->count = i + 1;
     if (page->count == PAGE_RECORDS)

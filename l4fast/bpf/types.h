@@ -21,8 +21,11 @@
 #define INTERFACES 4
 /* Source addresses of fullnat on one node, each with 64,512 ports towards each real. A power of two. */
 #define POOL_ADDRESSES 16
-/* Of a listener: connections that begin in a second; connections. */
-#define LIMITS 2
+/* Of a listener: connections that begin in a second; connections; bandwidth in either direction. */
+#define LIMITS 4
+/* listener.limited: there are limits of flows; of bandwidth, which all its packets are asked about. */
+#define LIMITED_FLOWS 1
+#define LIMITED_BANDWIDTH 2
 /* Two bits each: with 20 VIPs one address in a hundred is taken for a VIP at first. */
 #define VIP_FILTER_SLOTS 2048
 /* Keys and values of 64 bytes a record (IPv6: 112): so many, a header and an AEAD tag fit a datagram below an MTU of 1500. */
@@ -82,7 +85,8 @@ struct session {
     __u8 refresh_s;     /* (node) how often to tell the peers */
     __u8 mode;          /* enum mode */
     __u8 state;         /* enum state */
-    __u8 learnt;        /* from a peer */
+    __u8 learnt : 1;    /* from a peer */
+    __u8 limited : 1;   /* (node) its listener's bandwidth */
     __be16 source_port; /* fullnat: what the client's port becomes */
     __u16 l3_delta;     /* nat, fullnat: one's complement, wire order: what rewriting adds to the sum of the IP header … */
     __u16 l4_delta;     /* … and of the TCP or UDP checksum's words */
@@ -109,7 +113,7 @@ struct fragment {
     __u8 answer;        /* from a real */
     __u8 tunnel;
     __u8 here;          /* it went up to a server on this node */
-    __u8 zero;
+    __u8 limited;       /* its listener's bandwidth */
 };
 ASSERT_SIZE(struct fragment, 20, 44);
 
@@ -165,7 +169,7 @@ struct listener {
     __u64 seed;         /* of the flow's hash; the same on every node */
     struct address persist_mask; /* what of an address is the client */
     __u16 access_list;  /* index into `access_lists` */
-    __u8 limited;       /* there is something in `limits` */
+    __u8 limited;       /* LIMITED_*; 0: there is nothing in `limits` */
     __u8 counts;        /* its sessions count as connections: lc, wlc, or there is a limit to them */
     __u32 here;         /* index into `members`: the real on this node itself; 0: none */
 };
@@ -175,12 +179,14 @@ ASSERT_SIZE(struct listener, 56, 64);
 struct limit {
     __u64 flow_price;   /* of a flow that begins */
     __u64 connections;  /* sessions that count */
+    __u64 byte_price[2]; /* of an IP packet's bytes, << 16; by enum direction */
 };
 
 /* map `spendings` (array), by index of the listener. In words of eight bytes, for atomic operations. */
 struct spending {
     __u64 flows;        /* the tick until which what may begin has begun */
     __u64 connections;  /* exact: the sum of its members' `loads` */
+    __u64 bandwidth[2]; /* by enum direction: until when it has been spent */
 };
 
 /* map `listener_copies` (per CPU): listener.h */
@@ -213,7 +219,7 @@ struct member {
     __u16 hop;          /* index into `hops` */
     __u16 listener;     /* its index */
     __u8 weight;        /* wlc; otherwise 1 */
-    __u8 zero;
+    __u8 limited;       /* its listener's bandwidth */
 };
 ASSERT_SIZE(struct member, 12, 24);
 
@@ -272,7 +278,17 @@ struct least {
     __s32 member;       /* index into `members`; 0: no answer, -1: there is none */
     __u32 zero;
 };
-enum stage { STAGE_LB, STAGE_LEAST, STAGE_IPV6, STAGES };
+enum stage { STAGE_LB, STAGE_LEAST, STAGE_TOLL, STAGE_IPV6, STAGES };
+
+/* map `tolls` (per CPU): what `lb` asks the program `toll`, and its answer */
+struct toll {
+    __u32 length;       /* of the IP packet */
+    __u16 listener;     /* its index, or … */
+    __u16 member;       /* … that of a member; 0: of none */
+    __u8 direction;     /* enum direction */
+    __u8 paid;          /* the answer; read once */
+    __u8 zero[2];
+};
 
 /* map `accounting`, element 0: what the program `account` is to do with the sessions of these keys */
 #define ACCOUNT_KEYS 32
@@ -298,7 +314,8 @@ struct reverse_key {
 /* map `reverse`, value: the listeners whose replies these may be */
 struct reverse {
     __u16 count;
-    __u16 stateless;    /* the listener keeps no session; it is the only one then */
+    __u8 stateless;     /* the listener keeps no session; it is the only one then */
+    __u8 limited;       /* the bandwidth of one of them at least */
     struct candidate {
         struct address vip;
         __be16 port;

@@ -315,6 +315,17 @@ CASES = [
         'port = 80, backend_service = "web", max_new_connections_per_s = 1000001 }',
         "listeners.http.max_new_connections_per_s: 1000001 is out of range; give a whole number from 0 to 1000000",
     ),
+    (
+        'backend_service = "stream", mode = "dr" }',
+        'backend_service = "stream", mode = "dr", bandwidth_out_mbit_s = 9 }',
+        "listeners.tcp.bandwidth_out_mbit_s: the L4 tier keeps it, and answers in mode dr do not pass there; "
+        "remove it, or use mode nat",
+    ),
+    (
+        'instance = "site", protocol = "http", port = 80,',
+        'instance = "site", protocol = "http", port = 80, bandwidth_out_mbit_s = 9,',
+        "listeners.http.bandwidth_out_mbit_s: the L4 tier keeps it, and answers of http do not pass there; remove it",
+    ),
     # IP versions
     (
         'type = "nlb", vips = ["192.0.2.2"]',

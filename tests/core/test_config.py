@@ -177,7 +177,8 @@ servers = [
     choices = "name, instance, protocol, port, backend_service, mode, certificates, established_timeout_s, "
     choices += "udp_idle_timeout_s, persistence_timeout_s, persistence_prefix, persistence_prefix_v6, "
     choices += "idle_timeout_s, request_timeout_s, "
-    choices += "trusted_proxies, max_connections, max_new_connections_per_s, acl, access_list, servers, domains"
+    choices += "trusted_proxies, bandwidth_in_mbit_s, bandwidth_out_mbit_s, "
+    choices += "max_connections, max_new_connections_per_s, acl, access_list, servers, domains"
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
@@ -522,7 +523,8 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
             persistence_prefix=draw(st.integers(8, 32)),
             persistence_prefix_v6=draw(st.integers(8, 128)),
             mode=Mode.NAT, max_new_connections_per_s=draw(st.integers(0, 1_000_000)),
-            max_connections=draw(st.sampled_from([0, 7])),
+            max_connections=draw(st.sampled_from([0, 7])), bandwidth_in_mbit_s=draw(st.integers(0, 5120)),
+            bandwidth_out_mbit_s=draw(st.integers(0, 5120)),
         )  # fmt: skip
     protocol = draw(st.sampled_from([Protocol.HTTP, Protocol.HTTPS]))
     certificates = st.lists(st.sampled_from(names[:4]), min_size=1, unique=True).map(tuple)

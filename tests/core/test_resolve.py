@@ -80,3 +80,6 @@ def test_limits_are_the_l4_tiers(protocol: str) -> None:
     assert limits() == UNLIMITED
     assert limits(max_new_connections_per_s=7) == Limits(new_connections_per_s=7)
     assert limits(max_connections=6) == Limits(connections=6)
+    assert limits(bandwidth_in_mbit_s=5) == Limits(in_mbit_s=5)
+    if protocol != "http":
+        assert limits(bandwidth_out_mbit_s=4) == Limits(out_mbit_s=4)

@@ -91,6 +91,9 @@ def test_counters() -> None:
     assert ["web", "10.0.1.1:80", "1", "2", "3", "4", "5", "7"] in lines("counters", COUNTERS)
     assert ["web", "10.0.1.2:80", "9", "8", "7", "6", "4", "-"] in lines("counters", COUNTERS)
     assert "CONNECTIONS" not in ask.render("counters", COUNTERS | {"servers": {}})
+    assert "NOT LET IN" not in text
+    listeners = {"web": COUNTERS["listeners"]["web"] | {"denied": 0, "over_connections": 8}}
+    assert ["web", "over_connections", "8"] in lines("counters", COUNTERS | {"listeners": listeners})
     assert text.endswith("sync: all counters are zero")
     assert ask.render("counters", COUNTERS | {"listeners": {}}).startswith("no listeners")
 

@@ -18,8 +18,9 @@ import socket
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -28,7 +29,7 @@ from pyroute2 import netns
 
 from core.endpoints import endpoint
 from core.model import Mode, Scheduler
-from core.resolve import L4Service, Real
+from core.resolve import L4Service, Limits, Real
 from l4fast.decap import Decap
 from l4fast.hops import Hop
 from l4fast.loader import XDP_FLAGS, DataPlane, Program
@@ -461,3 +462,70 @@ def test_connections_outlive_a_change_of_configuration(lan: Lan, site: Site) -> 
                     assert other.recv(100).decode().split()[0] != name
         finally:
             lan.tables.apply(services(), set(), macs)
+
+
+LIMIT_MBIT_S, MEASURED_S, ATTEMPTS = 20, 2.0, 4
+
+
+def test_a_limit_of_bandwidth_is_used_and_kept(lan: Lan, site: Site) -> None:
+    """Bulk TCP in both directions at once, which the server echoes; headers and acknowledgements count.
+
+    More than the limit never passes. That it is used, a busy machine may have to show in another attempt.
+    """
+    limits = Limits(in_mbit_s=LIMIT_MBIT_S, out_mbit_s=LIMIT_MBIT_S)
+    with within(lan.node):
+        macs = resolved()
+    before = lan.tables.counters()
+    try:
+        lan.tables.apply([replace(service, limits=limits) for service in services_of_mode(Mode.NAT)], set(), macs)
+        for _ in range(ATTEMPTS):
+            used = bulk_mbit_s(lan, site)
+            assert max(used) <= LIMIT_MBIT_S * 1.1
+            if min(used) >= LIMIT_MBIT_S * 0.85:
+                break
+        else:
+            raise AssertionError(f"{used} of {LIMIT_MBIT_S} Mbit/s are used")
+    finally:
+        lan.tables.apply(services(), set(), macs)
+    after = lan.tables.counters()
+    assert all(after[name] > before[name] for name in ("drop_bandwidth_in", "drop_bandwidth_out"))
+
+
+def services_of_mode(mode: Mode) -> list[L4Service]:
+    return [service for service in services() if service.mode is mode]
+
+
+def bulk_mbit_s(lan: Lan, site: Site) -> list[float]:
+    """What passes towards the server and back."""
+
+    def moved() -> tuple[int, int]:
+        (counters,) = [
+            row for name, row in lan.tables.listener_counters().items()
+            if name == f"v{6 if site.family == socket.AF_INET6 else 4}-tcp-{NAT_PORT}"
+        ]  # fmt: skip
+        return counters["bytes_in"], counters["bytes_out"]
+
+    with connect(lan, site, NAT_PORT) as sock:
+        workers = [threading.Thread(target=worker, args=(sock,)) for worker in (pour, drain)]
+        for worker in workers:
+            worker.start()
+        time.sleep(0.7)  # slow start, and what the full bucket held
+        first, began = moved(), time.monotonic()
+        time.sleep(MEASURED_S)
+        last, took_s = moved(), time.monotonic() - began
+        sock.shutdown(socket.SHUT_RDWR)
+        for worker in workers:
+            worker.join()
+    return [(after - before) * 8 / took_s / 1e6 for before, after in zip(first, last, strict=True)]
+
+
+def pour(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            sock.sendall(bytes(1 << 16))
+
+
+def drain(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while sock.recv(1 << 16):
+            pass
