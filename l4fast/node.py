@@ -37,8 +37,9 @@ from l4fast.fill import TABLES, Census, Fill, Fills, countable
 from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.neighbours import Neighbours
 from l4fast.pins import Pins
-from l4fast.settings import ADMIN_SOCKET, Settings, load_keys
+from l4fast.settings import ADMIN_SOCKET, Settings, load_secrets
 from l4fast.state import StateDirectory
+from l4fast.sync_codec import Secrets
 from l4fast.sync_io import SyncIO, multicast_socket
 from l4fast.sync_peer import Layout, Sync
 from l4fast.tables import Tables
@@ -122,7 +123,7 @@ class Node:
         """Until SIGTERM or SIGINT. Raises L4Error, AdminError or LinkError."""
         settings = self._settings
         loop = asyncio.get_running_loop()
-        keys = load_keys(settings.cluster_key)
+        shared = load_secrets(settings.cluster_key)
         for number in (signal.SIGTERM, signal.SIGINT):  # before anything is attached that has to come off
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
@@ -133,11 +134,12 @@ class Node:
             plane = DataPlane.load()
             tables = Tables(plane, sync_period_s=SYNC_PERIOD_S)
             sync = Sync(
-                name=settings.name, keys=keys, boot=state.next_boot(time.time_ns()), salt=secrets.randbits(64),
+                name=settings.name, keys=shared.keys, boot=state.next_boot(time.time_ns()), salt=secrets.randbits(64),
                 layouts=layouts_of({ip: (each.session_map.key, each.session_map.value)
                                     for ip, each in tables.versions.items()}),
                 now=loop.time(), refresh_s=REFRESH_S,
             )  # fmt: skip
+            _seed(tables, shared)
             tables.set_epoch(int(time.time()))
             state.note_program([link.index for link in found], program_id(plane))
             pins = Pins(settings.state)
@@ -152,7 +154,7 @@ class Node:
                 server = await MetricsServer(agent.metrics).serve(metrics)
                 stack.callback(server.close)
                 log.info("metrics at http://%s/metrics", endpoint(*metrics.getsockname()[:2]))
-            loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync)
+            loop.add_signal_handler(signal.SIGHUP, self._reload_keys, sync, tables, agent)
             log.info("forwarding on %s (%s XDP)", ", ".join(settings.interfaces), settings.xdp)
             await self._stop.wait()
             notify("STOPPING=1")
@@ -241,13 +243,22 @@ class Node:
         notify("READY=1")
         log.info("ready")
 
-    def _reload_keys(self, sync: Sync) -> None:
+    def _reload_keys(self, sync: Sync, tables: Tables, agent: Agent) -> None:
         try:
-            sync.rekey(load_keys(self._settings.cluster_key))
+            shared = load_secrets(self._settings.cluster_key)
         except L4Error as error:
             log.error("the cluster keys stay as they were: %s", error)
         else:
+            sync.rekey(shared.keys)
+            _seed(tables, shared)
+            agent.changed()
             log.info("cluster keys read again")
+
+
+def _seed(tables: Tables, shared: Secrets) -> None:
+    if shared.seed is None:
+        log.warning("the cluster key file has no line of a seed: strangers can tell which server a flow goes to")
+    tables.set_seed(shared.seed or 0)
 
 
 def _own(indexes: list[int]) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from typing import Literal, NoReturn, cast
 from control.node.addresses import address
 from core.endpoints import split
 from l4fast.errors import L4Error
-from l4fast.sync_codec import KEY_BYTES, ClusterKey, KeyFileError, parse_keys
+from l4fast.sync_codec import KEY_BYTES, SEED_WORD, KeyFileError, Secrets, parse_secrets
 
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
 SYNC_V6 = "[ff02::81]:8848"  # for networks of IPv6 alone: of one link, as the other
@@ -145,14 +145,14 @@ def parse_group(text: str) -> tuple[str, int]:
     raise SettingsError(f"--sync {text}: give a multicast group and a port, such as {SYNC} or {SYNC_V6}")
 
 
-def load_keys(path: Path) -> tuple[ClusterKey, ...]:
-    """The cluster keys of a file that only its owner may read. Raises SettingsError."""
+def load_secrets(path: Path) -> Secrets:
+    """The cluster's keys and its seed, of a file that only its owner may read. Raises SettingsError."""
     try:
         with path.open(encoding="ascii", errors="replace") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o077:
                 raise SettingsError(f"{path}: others may read the cluster key (mode {mode:04o}); chmod 600 {path}")
-            return parse_keys(file.read(1 << 16))
+            return parse_secrets(file.read(1 << 16))
     except OSError as error:
         remedy = f"`paifang l4 --make-cluster-key {path}` makes one; every L4 node needs the same"
         raise SettingsError(f"{path}: cannot read the cluster key: {error.strerror}; {remedy}") from None
@@ -172,4 +172,6 @@ def make_key(path: Path) -> None:
         ) from None
     with os.fdopen(descriptor, "w") as file:
         file.write("# Paifang cluster key: the same file on every L4 node, readable by its owner only.\n")
+        file.write(secrets.token_hex(KEY_BYTES) + "\n")
+        file.write(f"# Leave it when the key is changed: it says which server a flow goes to.\n{SEED_WORD} ")
         file.write(secrets.token_hex(KEY_BYTES) + "\n")

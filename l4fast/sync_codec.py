@@ -36,6 +36,7 @@ VERSION: Final = 2
 MAX_DATAGRAM: Final = 1452
 TAG_SIZE: Final = 16
 KEY_BYTES: Final = 32
+SEED_WORD: Final = "seed"  # begins the seed's line in the key file
 
 _HEADER: Final = struct.Struct("!2sBBIQQQQQBBBBI")
 HEADER_SIZE: Final = _HEADER.size
@@ -208,23 +209,48 @@ class ClusterKey:
         return AESGCM(self._derive(b"paifang sync 2 boot" + struct.pack("!QQQ", node, boot, salt), KEY_BYTES))
 
 
-def parse_keys(text: str) -> tuple[ClusterKey, ...]:
-    """Reads a key file: one key a line, in hex or base64; `#` starts a comment. Raises KeyFileError.
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What the L4 nodes of a cluster share."""
+
+    keys: tuple[ClusterKey, ...]
+    seed: int | None  # of the flows' hash, 64 bits
+
+
+def parse_secrets(text: str) -> Secrets:
+    """Reads a key file: one key a line, in hex or base64, and once `seed` and a key; `#` starts a comment. Raises
+    KeyFileError.
 
     The first key seals; every key opens. So a key is changed without a gap: append the new one on every node, then
-    move it to the top on every node, then remove the old one.
+    move it to the top on every node, then remove the old one. The seed stays: with another one, flows that have no
+    session go to other servers.
     """
-    keys = []
+    keys: list[ClusterKey] = []
+    seeds: list[int] = []
     for number, line in enumerate(text.splitlines(), 1):
-        line = line.split("#", 1)[0].strip()
-        if line:
-            try:
-                keys.append(ClusterKey(_decode(line)))
-            except KeyFileError as error:
-                raise KeyFileError(f"line {number}: {error}") from None
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        try:
+            if words[0] == SEED_WORD:
+                seeds.append(flow_seed(_decode("".join(words[1:]))))
+            else:
+                keys.append(ClusterKey(_decode("".join(words))))
+        except KeyFileError as error:
+            raise KeyFileError(f"line {number}: {error}") from None
     if not keys:
         raise KeyFileError("it holds no key")
-    return tuple(keys)
+    if len(seeds) > 1:
+        raise KeyFileError("it holds two seeds")
+    return Secrets(tuple(keys), seeds[0] if seeds else None)
+
+
+def flow_seed(secret: bytes) -> int:
+    """What the flows' hash begins with (select.h): of a secret that no key is derived from. Raises KeyFileError."""
+    if len(secret) != KEY_BYTES:
+        raise KeyFileError(f"a seed has {KEY_BYTES} bytes, this one has {len(secret)}")
+    made = HKDF(algorithm=SHA256(), length=8, salt=None, info=b"paifang flow hash").derive(secret)
+    return int.from_bytes(made, "big")
 
 
 def _decode(line: str) -> bytes:

@@ -99,6 +99,14 @@ class Tables:
         for version, tables in self.versions.items():
             tables.set_pools(_of(version, own), _of(version, everyones))
 
+    def set_seed(self, seed: int) -> None:
+        """What the flows' hash begins with from the next `apply` on: 64 bits, the same on every node.
+
+        Flows that have a session keep their real.
+        """
+        for tables in self.versions.values():
+            tables.seed = seed
+
     def set_epoch(self, now_s: int) -> None:
         """The wall clock in seconds, called a few times a second: it stamps and ages sessions."""
         self.plane.set(now_s=now_s)

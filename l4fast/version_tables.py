@@ -66,6 +66,7 @@ class VersionTables:
 
     def __init__(self, plane: DataPlane, version: int, sync_period_s: int) -> None:
         self.services: dict[ServiceKey, L4Service] = {}
+        self.seed = 0
         self.session_map = plane.map("sessions", version)
         self.key_size = ct.sizeof(self.session_map.key)
         self.value_size = ct.sizeof(self.session_map.value)
@@ -271,6 +272,7 @@ class VersionTables:
             here=self.members.number((service_key(service), mine[0].address, mine[0].port)) if mine else 0,
             hash_ports=hash_ports,
             hash_service=hash_service,
+            seed=self.seed,
             limited=limited(service.limits),
             counts=counted(service),
             **self._access_lists.fields(service.access),

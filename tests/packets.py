@@ -369,8 +369,8 @@ def service(
     )
 
 
-def flow_slot(packet: Packet, scheduler: Scheduler, slots: int) -> int:
-    """select.h's flow_slot on a little-endian machine, without a seed: murmur3's fmix64 over the key, scaled to the
+def flow_slot(packet: Packet, scheduler: Scheduler, slots: int, seed: int = 0) -> int:
+    """select.h's flow_slot on a little-endian machine: murmur3's fmix64 over the key, scaled to the
     table."""
     mask = (1 << 64) - 1
     h: int
@@ -379,11 +379,11 @@ def flow_slot(packet: Packet, scheduler: Scheduler, slots: int) -> int:
     ports: int = 0 if scheduler is Scheduler.SH else socket.htons(packet.source_port) | socket.htons(packet.port) << 16
     if packet.version == 4:
         service = vip[0]
-        h = client[0] << 32 | ports
+        h = (client[0] << 32 | ports) ^ seed
     else:
         golden = 0x9E3779B97F4A7C15
         service = vip[0] * golden + (vip[1] << 32 | vip[2]) ^ vip[3]
-        h = (client[1] << 32 | client[0]) * golden & mask
+        h = ((client[1] << 32 | client[0]) ^ seed) * golden & mask
         h ^= h >> 32
         h ^= client[3] << 32 | client[2]
         h = h * golden & mask
@@ -400,11 +400,11 @@ def flow_slot(packet: Packet, scheduler: Scheduler, slots: int) -> int:
     return (h & 0xFFFFFFFF) * slots >> 32
 
 
-def maglev_real(packet: Packet, of: L4Service) -> Real:
+def maglev_real(packet: Packet, of: L4Service, seed: int = 0) -> Real:
     """Where core.schedule sends this flow, for schedulers that hash."""
     table = flow_table([f"{r.address}:{r.port}" for r in of.reals], [r.weight for r in of.reals], (), MAGLEV_SMALL)
     flow = replace(packet, destination=of.vip, port=of.port)
-    return of.reals[table[flow_slot(flow, of.scheduler, len(table))]]
+    return of.reals[table[flow_slot(flow, of.scheduler, len(table), seed)]]
 
 
 class Harness:

@@ -30,7 +30,7 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
     ca = authority.Authority.init(root / "ca")
     (root / "ca.pem").write_bytes(ca.ca_pem)
     (root / "ca.pem").chmod(0o644)
-    cluster_key = secrets.token_hex(CLUSTER_KEY_BYTES)
+    key, seed = secrets.token_hex(CLUSTER_KEY_BYTES), secrets.token_hex(CLUSTER_KEY_BYTES)
     for process in made.values():
         home, host = process.directory, process.host
         home.mkdir(mode=0o700)
@@ -38,7 +38,7 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
             ca.issue_node(ROLES[host.role], host.name, [host.address]).write(home / "identity")
             (home / "state").mkdir(mode=0o700)
         if host.role == "l4":
-            write_atomic(home / "cluster.key", f"{cluster_key}\n".encode())
+            write_atomic(home / "cluster.key", f"{key}\nseed {seed}\n".encode())
         if host.role == "keyserver":
             (home / "keys").mkdir(mode=0o700)
         hand_over(process)

@@ -45,7 +45,7 @@ from core.model import (
     Server,
     ServerGroup,
 )
-from l4fast.settings import load_keys, make_key
+from l4fast.settings import load_secrets, make_key
 from l4fast.sync_codec import ClusterKey, Header, Type, node_id, parse_header, seal
 from l4fast.sync_io import multicast_socket
 from tests.l4fast.netns import Network
@@ -263,7 +263,7 @@ def test_hostile_datagrams_are_counted_and_the_nodes_carry_on(cluster: Cluster) 
     """From a host on the same network: forged, replayed, of another cluster, cut short."""
     group = cluster.group
     network = cluster.network
-    (key,) = load_keys(cluster.key_file)
+    (key,) = load_secrets(cluster.key_file).keys
 
     def sockets() -> tuple[socket.socket, socket.socket]:
         listen, send = multicast_socket(*group, "eth0"), multicast_socket(*group, "eth0")

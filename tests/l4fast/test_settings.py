@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from l4fast.settings import MakeClusterKey, Settings, SettingsError, load_keys, make_key, parse, parse_group
+from l4fast.settings import MakeClusterKey, Settings, SettingsError, load_secrets, make_key, parse, parse_group
 
 REQUIRED = {
     "--name": "l4-1",
@@ -99,19 +99,22 @@ def test_key_file(tmp_path: Path) -> None:
     assert parse(["--make-cluster-key", str(path)]) == MakeClusterKey(path)
     make_key(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    (key,) = load_keys(path)
+    (key,), seed = load_secrets(path).keys, load_secrets(path).seed
+    assert seed
     make_key(tmp_path / "other")
-    assert load_keys(tmp_path / "other")[0].id != key.id
+    other = load_secrets(tmp_path / "other")
+    assert other.keys[0].id != key.id
+    assert other.seed != seed
     with pytest.raises(SettingsError, match="exists; remove it first"):
         make_key(path)
     with pytest.raises(SettingsError, match="cannot create it: No such file"):
         make_key(tmp_path / "none" / "key")
     path.chmod(0o640)
     with pytest.raises(SettingsError, match=rf"others may read the cluster key \(mode 0640\); chmod 600 {path}"):
-        load_keys(path)
+        load_secrets(path)
     path.chmod(0o600)
     path.write_text("abcd\n")
     with pytest.raises(SettingsError, match="line 1: a cluster key has 32 bytes, this one has 2; a line holds 32"):
-        load_keys(path)
+        load_secrets(path)
     with pytest.raises(SettingsError, match=r"No such file or directory; `paifang l4 --make-cluster-key \S+` makes"):
-        load_keys(tmp_path / "none")
+        load_secrets(tmp_path / "none")
