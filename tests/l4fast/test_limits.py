@@ -44,13 +44,14 @@ pytestmark = pytest.mark.root
 
 POOL = ("10.0.2.1", six("10.0.2.1"))
 MEASURED_S = 1.5
+LISTENERS = 4  # so few that their numbers are used again
 CLOCK_S = 0.03  # how far the coarse clock of a busy machine may be behind, at most
 COUNTING = ("established", "unproven", "udp")
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=1024, half_open=1024)
+    harness = Harness(sessions=1024, half_open=1024, listeners=LISTENERS)
     yield harness
     harness.close()
 
@@ -421,14 +422,28 @@ def test_a_limit_given_later_finds_those_that_are_there(harness: Harness) -> Non
 
 
 def test_a_listener_that_goes_takes_its_count_along(harness: Harness) -> None:
-    """And its number is nobody else's until the last of its sessions has gone."""
     for port in range(100, 120):
+        expire(harness.tables, NOW_S, 1 << 20)
         of = limited(Limits(connections=1), port, reals=REALS[:1])
         harness.tables.apply([of], set(), harness.macs)
         assert opened(harness, established(0, port=port)) == ["tx_syn", "tx_new_session"]
         assert connections(harness, of) == 1
         assert harness.run(flow(1, port=port))[0] == "drop_connections"
         assert beyond(harness, of) == {"over_connections": 1}
+
+
+def test_a_listeners_number_is_its_own_while_it_has_connections(harness: Harness) -> None:
+    """Also when the listener has gone: who got the number would lose what it had not."""
+    gone = limited(Limits(connections=5), 100, reals=REALS[:1])
+    harness.tables.apply([gone], set(), harness.macs)
+    assert opened(harness, established(0, port=100)) == ["tx_syn", "tx_new_session"]
+    for port in range(101, 101 + 2 * LISTENERS):
+        of = limited(Limits(connections=1), port, reals=REALS[:1])
+        harness.tables.apply([of], set(), harness.macs)
+    assert opened(harness, established(0, port=of.port)) == ["tx_syn", "tx_new_session"]
+    expire(harness.tables, NOW_S, 1 << 20)
+    assert connections(harness, of) == 1
+    assert harness.run(flow(1, port=of.port))[0] == "drop_connections"
 
 
 def test_two_cpus_never_pass_the_limit(harness: Harness) -> None:
