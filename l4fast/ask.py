@@ -21,6 +21,7 @@ from l4fast.settings import ADMIN_SOCKET
 COMMANDS = ("status", "sessions", "counters", "kill")
 ENDS = ("client", "vip", "real")
 LIMIT = 1000
+LIMIT_OF = "limit_"  # begins the names of a listener's limits
 REFUSED = ("denied", *OVER)  # counters of a listener
 
 EXAMPLES = """examples:
@@ -124,6 +125,14 @@ def _counters(counters: Document) -> str:
     ]
     if servers:
         parts.append(_table((header[0], "SERVER", *header[1:], "CONNECTIONS"), servers))
+    limits = [
+        (name, limit.removeprefix(LIMIT_OF), most, row["connections"] if limit == f"{LIMIT_OF}connections" else "")
+        for name, row in listeners.items()
+        for limit, most in row.items()
+        if limit.startswith(LIMIT_OF)
+    ]
+    if limits:
+        parts.append(_table(("LISTENER", "LIMIT", "AT MOST", "NOW"), limits))
     refused = [(name, why, row[why]) for name, row in listeners.items() for why in REFUSED if row.get(why)]
     if refused:
         parts.append(_table(("LISTENER", "NOT LET IN", "PACKETS"), refused))

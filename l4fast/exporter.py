@@ -20,9 +20,11 @@ ACTIONS: Final = ("tx", "pass", "drop")
 EVENT: Final = "event"
 DENIED: Final = "denied"
 OVER: Final = "over_"
+LIMIT: Final = "limit_"
 DIRECTIONS: Final = ("in", "out")
 MADE: Final = "Sessions made on this node."
 USED: Final = "Sessions whose packets pass this node."
+CONNECTED: Final = "Connections, counted exactly; of listeners with the schedulers lc and wlc or a limit of them."
 HELD: Final = "Sessions held, those learnt from peers included."
 
 # Session sync: counter → (metric, help). Those of neither this nor the next line say why datagrams were refused.
@@ -92,6 +94,16 @@ def _listeners(rows: Rows) -> Iterator[Family]:
     help = "Packets that were not let in: `denied` by the access list, or beyond one of the listener's limits."
     yield counter(f"{name}_refused_packets_total", help, _refused(rows), (*labels, "reason"))
     yield gauge(f"{name}_sessions", HELD, _column(rows, "sessions"), labels)
+    yield gauge(f"{name}_connections", CONNECTED, _column(rows, "connections"), labels)
+    help = "What a listener may take on this node, all its VIPs together; of listeners with limits."
+    yield gauge(f"{name}_limit", help, _limits(rows), (*labels, "limit"))
+
+
+def _limits(rows: Rows) -> Iterator[Sample]:
+    for values, row in rows:
+        for name, most in row.items():
+            if name.startswith(LIMIT):
+                yield (*values, name.removeprefix(LIMIT)), most
 
 
 def _refused(rows: Rows) -> Iterator[Sample]:
@@ -112,8 +124,7 @@ def _servers(rows: Rows) -> Iterator[Family]:
     if "sessions" in counted:
         yield gauge(f"{name}_sessions", USED, _column(rows, "sessions"), labels)
     if "connections" in counted:
-        help = "Connections, counted exactly; of listeners with the schedulers lc and wlc."
-        yield gauge(f"{name}_connections", help, _column(rows, "connections"), labels)
+        yield gauge(f"{name}_connections", CONNECTED, _column(rows, "connections"), labels)
 
 
 def _traffic(name: str, labels: tuple[str, ...], rows: Rows, whose: str) -> Iterator[Family]:

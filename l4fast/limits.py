@@ -76,6 +76,17 @@ def prices(limits: Limits) -> dict[str, Any]:
     }
 
 
+def shown(limits: Limits) -> dict[str, int]:
+    """The limits that there are, by the names that counters have for them."""
+    named = {
+        "limit_new_connections_per_s": limits.new_connections_per_s,
+        "limit_connections": limits.connections,
+        "limit_bandwidth_in_mbit_s": limits.in_mbit_s,
+        "limit_bandwidth_out_mbit_s": limits.out_mbit_s,
+    }
+    return {name: most for name, most in named.items() if most}
+
+
 def limited(limits: Limits) -> int:
     """What packets have to ask for: a field of struct listener."""
     of_flows = limits.new_connections_per_s or limits.connections

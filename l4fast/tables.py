@@ -24,7 +24,7 @@ from core.resolve import L4Service
 from l4fast.addresses import put_address
 from l4fast.bpf import syscall
 from l4fast.hops import Hop
-from l4fast.limits import OVER
+from l4fast.limits import OVER, shown
 from l4fast.loader import IP_VERSIONS, DataPlane, reasons
 from l4fast.members import COUNTERS, counted
 from l4fast.sessions import SessionView, Wanted, view
@@ -40,7 +40,7 @@ GATEWAYS = {4: CLIENT_GATEWAY, 6: CLIENT_GATEWAY6}
 UNPROVEN_TIMEOUT_S = 10
 UNPROVEN_SHARE = 0.5
 EVERY = Wanted()
-LISTENER_COUNTERS = (*COUNTERS, "denied", *OVER, "sessions", "connections")
+LISTENER_COUNTERS = (*COUNTERS, "denied", *OVER, "sessions")
 ServerCounters = dict[str, dict[str, dict[str, int]]]  # listener name → "address:port" → COUNTERS
 
 # Echo requests that one CPU answers in a second: plenty for people and monitoring, and a flood gets no more.
@@ -124,8 +124,9 @@ class Tables:
 
     def listener_counters(self, servers: ServerCounters | None = None) -> dict[str, dict[str, int]]:
         """By listener name (its VIPs together): packets and bytes in each direction and sessions made, since it was
-        added; packets denied and beyond a limit; sessions held as of the last whole sweep; connections now, where they
-        are counted (lc, wlc, a limit). Answers in dr and tunnel mode do not pass here: out is zero.
+        added; packets denied and beyond a limit; sessions held as of the last whole sweep. Answers in dr and tunnel
+        mode do not pass here: out is zero. Where there are such, `connections` now (counted for lc, wlc and a limit)
+        and the limits themselves, `limit_…`.
 
         `servers`: what `server_counters` has just said, to save the asking.
         """
@@ -135,10 +136,10 @@ class Tables:
             for key, service in tables.services.items():
                 row = result.setdefault(service.listener, dict.fromkeys(LISTENER_COUNTERS, 0))
                 row["sessions"] = self.sweep.last_counts.get(service.listener, 0)
-                row["connections"] += tables.connections(key) if counted(service) else 0
-                for counts in (refused[key], tables.members.past(key)):
+                own = {"connections": tables.connections(key)} if counted(service) else {}
+                for counts in (refused[key], tables.members.past(key), own, shown(service.limits)):
                     for name, number in counts.items():
-                        row[name] += number
+                        row[name] = row.get(name, 0) + number
         for listener, members in (self.server_counters() if servers is None else servers).items():
             for counts in members.values():
                 for name in COUNTERS:

@@ -92,8 +92,18 @@ def test_counters() -> None:
     assert ["web", "10.0.1.2:80", "9", "8", "7", "6", "4", "-"] in lines("counters", COUNTERS)
     assert "CONNECTIONS" not in ask.render("counters", COUNTERS | {"servers": {}})
     assert "NOT LET IN" not in text
-    listeners = {"web": COUNTERS["listeners"]["web"] | {"denied": 0, "over_connections": 8}}
-    assert ["web", "over_connections", "8"] in lines("counters", COUNTERS | {"listeners": listeners})
+    assert "AT MOST" not in text
+    limited = {
+        "denied": 0,
+        "over_connections": 8,
+        "connections": 3,
+        "limit_connections": 5,
+        "limit_bandwidth_in_mbit_s": 9,
+    }
+    shown = lines("counters", COUNTERS | {"listeners": {"web": COUNTERS["listeners"]["web"] | limited}})
+    assert ["web", "over_connections", "8"] in shown
+    assert ["web", "connections", "5", "3"] in shown
+    assert ["web", "bandwidth_in_mbit_s", "9"] in shown
     assert text.endswith("sync: all counters are zero")
     assert ask.render("counters", COUNTERS | {"listeners": {}}).startswith("no listeners")
 

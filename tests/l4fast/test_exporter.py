@@ -28,8 +28,9 @@ NODE: dict[str, Any] = {
         "web": {
             "packets_in": 1, "bytes_in": 2, "packets_out": 3, "bytes_out": 4, "sessions_made": 5, "denied": 6,
             "over_connection_rate": 8,
-            "sessions": 7,
-        }
+            "sessions": 7, "connections": 4, "limit_connections": 50,
+        },
+        "free": dict.fromkeys(("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made", "sessions"), 0),
     },
     "servers": {"web": {"10.0.1.1:80": SERVER}, "mail": {"10.0.1.1:25": {"connections": 9}}},
     "health": [
@@ -82,6 +83,11 @@ def test_listeners_and_servers() -> None:
     assert found["paifang_l4_listener_refused_packets_total", "web", "denied"] == 6
     assert found["paifang_l4_listener_refused_packets_total", "web", "over_connection_rate"] == 8
     assert found["paifang_l4_listener_sessions", "web"] == 7
+    assert found["paifang_l4_listener_connections", "web"] == 4
+    assert found["paifang_l4_listener_limit", "web", "connections"] == 50
+    assert not [
+        key for key in found if key[:2] in {(f"paifang_l4_listener_{n}", "free") for n in ("connections", "limit")}
+    ]
     server = ("web", "10.0.1.1:80")
     assert found["paifang_l4_server_packets_total", *server, "in"] == 1
     assert found["paifang_l4_server_bytes_total", *server, "in"] == 2

@@ -287,6 +287,19 @@ def opened(harness: Harness, packet: Packet) -> list[str]:
     return [harness.run(replace(packet, flags=SYN, sequence=1000))[0], harness.run(packet)[0]]
 
 
+def test_limits_are_shown_beside_what_is_taken(harness: Harness) -> None:
+    """Of all VIPs together; of what has no limit, nothing."""
+    of = limited(Limits(7, 5, 20, 30), reals=REALS[:1])
+    start(harness, of, replace(of, vip="10.0.0.101"), service(81, real_port=8081))
+    opened(harness, established(0))
+    rows = harness.tables.listener_counters()
+    assert {name: n for name, n in rows["tcp-80"].items() if name.startswith("limit_") or name == "connections"} == {
+        "limit_new_connections_per_s": 14, "limit_connections": 10, "limit_bandwidth_in_mbit_s": 40,
+        "limit_bandwidth_out_mbit_s": 60, "connections": 1,
+    }  # fmt: skip
+    assert not [name for name in rows["tcp-81"] if name.startswith("limit_") or name == "connections"]
+
+
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("mode", Mode)
 def test_a_full_listener_takes_no_more(harness: Harness, mode: Mode, version: int) -> None:
@@ -407,7 +420,6 @@ def test_a_limit_given_later_finds_those_that_are_there(harness: Harness) -> Non
     start(harness, free)
     for n in range(3):
         harness.run(established(n))
-    assert harness.tables.listener_counters()[of.listener]["connections"] == 0
     harness.tables.apply([of], set(), harness.macs)
     harness.run(established(0))
     assert harness.tables.listener_counters()[of.listener]["connections"] == 1
