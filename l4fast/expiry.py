@@ -122,10 +122,10 @@ class _Rows:
         """Of sessions that packets have met here: a member's number belongs to it alone within a generation."""
         return zip(*self._of_values("member"), self.generation, *self._of_values("counted"), self.state, strict=True)
 
-    def cold_marks(self, rows: Sequence[bool]) -> Iterable[Mark]:
-        """Of the sessions of these rows, which name their listener only by its address and port."""
+    def cold_marks(self, rows: Sequence[bool] = ()) -> Iterable[Mark]:
+        """Of the sessions of these rows (or of all), which name their listener only by its address and port."""
         columns = [*self._of_keys("vip", "vip_port", "protocol"), *self._of_values("counted"), self.state]
-        return zip(*(compress(column, rows) for column in columns), strict=True)
+        return zip(*(compress(column, rows) for column in columns) if rows else columns, strict=True)
 
     def is_cold(self, row: int) -> bool:
         return not self.generation[row]
@@ -207,13 +207,16 @@ def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
 
 
 def _kinds(kinds: Kinds, version: int, rows: _Rows) -> list[int]:
-    used = list(map(kinds.numbers((version, False)).__getitem__, rows.used_marks()))
+    of_used, of_cold = (kinds.numbers((version, is_cold)).__getitem__ for is_cold in (False, True))
+    if not any(rows.generation):
+        return list(map(of_cold, rows.cold_marks()))
+    found = list(map(of_used, rows.used_marks()))
     if 0 in rows.generation:
         cold = list(map(not_, rows.generation))
-        numbers = map(kinds.numbers((version, True)).__getitem__, rows.cold_marks(cold))
+        numbers = map(of_cold, rows.cold_marks(cold))
         for row, number in zip(compress(range(len(cold)), cold), numbers, strict=True):
-            used[row] = number
-    return used
+            found[row] = number
+    return found
 
 
 def _judge(listeners: Mapping[bytes, Listener], key: Any, value: Any) -> _Verdict:

@@ -48,8 +48,8 @@ log = logging.getLogger(__name__)
 
 SYNC_PERIOD_S: Final = 20  # how often the data plane tells the peers of a session that carries packets
 REFRESH_S: Final = SYNC_PERIOD_S + 5  # by when a peer that has missed such a session knows it again
-# Sessions looked at in one go, ten times a second: a million in the shortest timeout.
-EXPIRY_BUDGET: Final = 10_000
+# Sessions looked at in one go, ten times a second: 800,000 in the shortest timeout, for less than 5 % of a core.
+EXPIRY_BUDGET: Final = 8_000
 CENSUS_BUDGET: Final = 4_000  # entries of other tables counted in one go, as often: a full one of 65,536 in 1.7 s
 CONFIGURATION_WAIT_S: Final = 5.0
 

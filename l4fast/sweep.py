@@ -5,7 +5,7 @@ by all that its entry says, the others are told by their mark, which is what mak
 when the configuration changes. What has to be judged each time, such as a session that no listener here has, is of
 KIND_NONE.
 
-Due. A sweep comes by every second in a small table, every ten in one of a million sessions. What will have been idle
+Due. A sweep comes by every second in a small table, every twelve in one of a million sessions. What will have been idle
 long enough before it comes by again is put down under that second, and goes then if nothing has happened to it.
 """
 
