@@ -16,6 +16,7 @@ import heapq
 import itertools
 import logging
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,7 @@ from typing import Final
 from l4fast.addresses import text_of
 from l4fast.bpf import syscall
 from l4fast.loader import DataPlane
-from l4fast.version_tables import WAY_HERE, WAY_INTERFACE
+from l4fast.version_tables import WAY_HERE, WAY_INTERFACE, WAY_VLAN_SHIFT
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class Wire:
             return
         number = max(1, way & WAY_INTERFACE) - 1  # 0: there is only one
         with suppress(OSError):  # the interface is down or its queue full: lost as on any way
-            self._frames[number].send(frame)
+            self._frames[number].send(tagged(way >> WAY_VLAN_SHIFT, frame))
 
     def forward(self, version: int, packet: bytes) -> None:
         """As the kernel would have, had it got the packet: if it forwards at all."""
@@ -201,6 +202,11 @@ class Wire:
         version, address = (4, packet[16:20]) if packet[0] >> 4 == 4 else (6, packet[24:40])
         with suppress(OSError):
             self._packets[version].sendto(packet, (text_of(address), 0))
+
+
+def tagged(vlan: int, frame: bytes) -> bytes:
+    """The frame in a VLAN (IEEE 802.1Q); 0: in none."""
+    return frame[:12] + struct.pack("!HH", 0x8100, vlan) + frame[12:] if vlan else frame
 
 
 def _frames(interface: str) -> socket.socket:

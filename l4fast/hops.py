@@ -9,11 +9,12 @@ from dataclasses import dataclass
 class Hop:
     """A next hop: its MAC address, and by which of the node's interfaces it is reached; empty: the first.
 
-    `here`: none, but this node itself.
+    `vlan`: the VLAN that it is in; 0: frames are untagged. `here`: none, but this node itself.
     """
 
     mac: bytes
     interface: str = ""
+    vlan: int = 0
     here: bool = False
 
     @classmethod

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import socket
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyroute2 import IPRoute
+from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 # By pyroute2's words for XDP_ATTACHED_DRV and XDP_ATTACHED_SKB of <linux/if_link.h>
 _MODES = {"xdp": "native", "xdpgeneric": "generic"}
 # From <linux/rtnetlink.h> and <linux/if_addr.h>
 _SCOPE_LINK = 253
+_8021Q = 0x8100
+# From <linux/sockios.h> and <linux/ethtool.h>
+_SIOCETHTOOL, _ETHTOOL_GFLAGS, _ETH_FLAG_RXVLAN = 0x8946, 0x25, 1 << 8
 _LAST_CHOICE = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY, _DADFAILED, _DEPRECATED
 _FLAGS = {"generic": 1 << 1, "native": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 
@@ -42,6 +50,45 @@ def take_off(link: Link) -> None:
     with IPRoute() as routes:
         xdp = {"attrs": [("IFLA_XDP_FD", -1), ("IFLA_XDP_FLAGS", _FLAGS[link.mode])]}
         routes.link("set", index=link.index, xdp=xdp)
+
+
+@dataclass(frozen=True, slots=True)
+class Vlan:
+    """A VLAN's own link on another: the index of that one, and the VLAN's number."""
+
+    parent: int
+    number: int
+
+
+def vlans(links: Iterable[nlmsg]) -> dict[int, Vlan]:
+    """The VLAN links (IEEE 802.1Q) among these, by their indexes."""
+    found = {}
+    for link in links:
+        info = link.get_attr("IFLA_LINKINFO")
+        if info is None or info.get_attr("IFLA_INFO_KIND") != "vlan":
+            continue
+        data = info.get_attr("IFLA_INFO_DATA")
+        if data.get_attr("IFLA_VLAN_PROTOCOL") in (None, _8021Q):
+            found[int(link["index"])] = Vlan(int(link.get_attr("IFLA_LINK")), int(data.get_attr("IFLA_VLAN_ID")))
+    return found
+
+
+def vlans_on(index: int) -> tuple[int, ...]:
+    """The indexes of the VLAN links on a link."""
+    with IPRoute() as routes:
+        return tuple(vlan for vlan, of in vlans(routes.get_links()).items() if of.parent == index)
+
+
+def takes_tags_off(device: str) -> bool:
+    """Whether the driver takes VLAN tags off frames before XDP sees them (ethtool(8): rxvlan)."""
+    value = ctypes.create_string_buffer(struct.pack("=II", _ETHTOOL_GFLAGS, 0), 8)
+    request = struct.pack("16sP16x", device.encode()[:15], ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            fcntl.ioctl(probe.fileno(), _SIOCETHTOOL, request)
+        except OSError:  # a driver without such options, or no link
+            return False
+    return bool(struct.unpack("=II", value.raw)[1] & _ETH_FLAG_RXVLAN)
 
 
 def addresses(index: int = 0) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ The next hop of a real is the gateway of its route, or the real itself on its ow
 node's addresses has none. Clients come back through the
 next hop of the default route of their IP version, or of the route to a given address. A gateway of IPv6 is usually a
 link-local address; that of a route to IPv4 addresses may be of IPv6 (RFC 9229) unless the route is the default one.
-Only the interfaces of the data plane count: a hop is reached by the one by which its route leaves. A MAC address once
+Only the interfaces of the data plane count: a hop is reached by the one by which its route leaves, be it by the link of
+a VLAN on it. A MAC address once
 learnt is kept while its resolution fails: whether a server is alive is for the health checks to say.
 
 pyroute2's synchronous IPRoute does not run inside an event loop, and its asynchronous one not on uvloop: the look-ups
@@ -29,6 +30,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from core.endpoints import version
 from l4fast.hops import HERE, Hop
+from l4fast.links import takes_tags_off, vlans
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, GATEWAYS
 
 log = logging.getLogger(__name__)
@@ -110,11 +112,16 @@ class Neighbours:
                     why = f"there is no interface {name}; `ip link` lists those of this machine"
                     return {}, dict.fromkeys(watched, why)
                 names[indexes[0]] = name
+            ways = {index: (name, 0) for index, name in names.items()} | {
+                index: (names[of.parent], of.number)
+                for index, of in vlans(routes.get_links()).items()
+                if of.parent in names
+            }
             hops: dict[str, tuple[int, str]] = {}
             here: set[str] = set()
             for address in watched:
                 try:
-                    hop = next_hop(routes, names, self._target(address))
+                    hop = next_hop(routes, ways, self._target(address))
                     if hop is None:
                         here.add(address)
                     else:
@@ -122,7 +129,11 @@ class Neighbours:
                 except LookupError as error:
                     complaints[address] = f"{self._label(address)}: {error}"
             macs = resolve(routes, set(hops.values()))
-        found = {address: Hop(macs[hop], names[hop[0]]) for address, hop in hops.items() if hop in macs}
+        found = {address: Hop(macs[hop], *ways[hop[0]]) for address, hop in hops.items() if hop in macs}
+        for name in {hop.interface for hop in found.values() if hop.vlan}:
+            if takes_tags_off(name):
+                why = f"{name} takes the tags of VLANs off before XDP sees them: `ethtool -K {name} rxvlan off`"
+                complaints[name] = why
         return found | dict.fromkeys(here, HERE), complaints
 
     def _target(self, address: str) -> str:

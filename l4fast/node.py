@@ -262,7 +262,11 @@ def _seed(tables: Tables, shared: Secrets) -> None:
 
 
 def _own(indexes: list[int]) -> list[tuple[str, ...]]:
-    return [links.addresses(index) for index in indexes]
+    """Of each interface and the VLANs on it."""
+    return [
+        tuple(address for link in (index, *links.vlans_on(index)) for address in links.addresses(link))
+        for index in indexes
+    ]
 
 
 def _expire(tables: Tables, census: Census, now_s: int) -> int:

@@ -39,7 +39,7 @@ HASH, RING, LEAST = 0, 1, 2
 # VIP_* of types.h
 VIP_ANY, VIP_STATELESS = 1, 2
 # WAY_* of types.h
-WAY_INTERFACE, WAY_HERE, WAY_NODE = 0xFF, 0x100, 0x200
+WAY_INTERFACE, WAY_HERE, WAY_NODE, WAY_VLAN_SHIFT = 0x0F, 0x10, 0x20, 8
 # Indexes into `hops`: nobody's (types.h), and HOP_CLIENTS.
 _NO_HOP, _CLIENTS = "", "clients"
 # What the hash of a flow is of, beside the client's address (listener.hash_ports, listener.hash_service). The
@@ -253,7 +253,8 @@ class VersionTables:
         if hop.here:
             return struct.pack("=6s6sI", interfaces[0].mac, interfaces[0].mac, WAY_HERE)
         number = [each.name for each in interfaces].index(hop.interface) if hop.interface else 0
-        return struct.pack("=6s6sI", hop.mac, interfaces[number].mac, way | (number + 1 if len(interfaces) > 1 else 0))
+        way |= hop.vlan << WAY_VLAN_SHIFT | (number + 1 if len(interfaces) > 1 else 0)
+        return struct.pack("=6s6sI", hop.mac, interfaces[number].mac, way)
 
     def _listener(self, service: L4Service, ring: bytes, shared: bool, here: Set[str]) -> bytes:
         mine = [real for real in service.reals if real.address in here] if service.mode is Mode.DR else []

@@ -37,6 +37,7 @@
 #include "owner.h"
 #include "icmp_error.h"
 #include "fragment.h"
+#include "vlan.h"
 
 /* TCP events, and the next state for each. A nibble is a state; RESTART: a SYN opens a new connection on the same ports.
  *
@@ -485,7 +486,6 @@ int lb(struct xdp_md *ctx)
     struct packet p = {};
     enum reason reason;
     __u32 vip;
-    int action;
 
     if (!settings || !stats)
         return XDP_PASS;
@@ -493,6 +493,8 @@ int lb(struct xdp_md *ctx)
 #if IP_VERSION == 4
     if (reason == PASS_NOT_IP && p.eth->h_proto == bpf_htons(ETH_P_IPV6))
         stages.call(ctx, STAGE_IPV6);
+    if (reason == PASS_NOT_IP && p.eth->h_proto == bpf_htons(ETH_P_8021Q))
+        stages.call(ctx, STAGE_UNTAG);
 #endif
     vip = reason == LB_NEXT ? may_be_vip(settings, p.key.vip) : 0;
     if (vip & VIP_STATELESS)
@@ -512,8 +514,32 @@ int lb(struct xdp_md *ctx)
         reason = fragment(&p, settings, stats);
     if (p.first && ((reason < PASS_FIRST && reason != TX_TOO_BIG) || reason == PASS_SERVED_HERE))
         remember(&p, settings, reason);
-    action = leave(stats, reason);
-    return p.way && action == XDP_TX ? send_on(&p, settings) : action;
+    return p.way | stats->tag ? leave_by(&p, settings, stats, reason) : leave(stats, reason);
+}
+
+/* Takes the tag of a frame's VLAN off, for `lb`. */
+int untag(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct settings *settings = node_settings.lookup(&zero);
+    struct stats *stats = cpu_stats.lookup(&zero);
+#if IP_VERSION == 4
+    struct tagged *frame = (void *)(long)ctx->data;
+#endif
+    enum reason reason;
+
+    if (!settings || !stats)
+        return XDP_PASS;
+#if IP_VERSION == 4
+    if ((void *)(frame + 1) <= (void *)(long)ctx->data_end && frame->protocol == bpf_htons(ETH_P_IPV6))
+        stages.call(ctx, STAGE_UNTAG_IPV6);
+#endif
+    reason = take_tag(ctx, settings, stats);
+    if (reason != LB_NEXT)
+        return leave(stats, reason);
+    stages.call(ctx, STAGE_LB);
+    stats->tag = 0; /* not reached, unless the stages are not there */
+    return leave(stats, DROP_INTERNAL);
 }
 
 /* Lets a packet of limited bandwidth pay for `lb`, and hands it back. */
@@ -535,12 +561,14 @@ int toll(struct xdp_md *ctx)
         listener = member ? member->listener : 0;
     }
     reason = within_bandwidth(listener, toll->direction, toll->length);
-    if (reason != LB_NEXT)
-        return leave(stats, reason);
-    toll->paid = 1;
-    stages.call(ctx, STAGE_LB);
-    toll->paid = 0;
-    return leave(stats, DROP_INTERNAL);
+    if (reason == LB_NEXT) {
+        toll->paid = 1;
+        stages.call(ctx, STAGE_LB);
+        toll->paid = 0;
+        reason = DROP_INTERNAL;
+    }
+    stats->tag = 0;
+    return leave(stats, reason);
 }
 
 /* Finds the least busy real for `lb`, and hands the packet back to it. */

@@ -63,7 +63,7 @@ BPF_TABLE("percpu_array", int, struct least, least_choice, 1);
 /* Of a packet whose listener has limited bandwidth. Written by the programs alone. */
 BPF_TABLE("percpu_array", int, struct toll, tolls, 1);
 
-/* Stage → program. Written by Python when the programs are loaded; STAGE_IPV6 in the map of IPv4's programs. */
+/* Stage → program. Written by Python when the programs are loaded; those of IPv6 in the map of IPv4's programs. */
 BPF_PROG_ARRAY(stages, STAGES);
 
 /* reverse_key → reverse. Written by Python for the reals of nat listeners. */

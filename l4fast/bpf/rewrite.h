@@ -141,13 +141,3 @@ static __always_inline void send_by(struct packet *p, struct ethhdr *eth, __u16 
     p->hop = hop;
     p->way = to->way;
 }
-
-/* What is sent by one of several interfaces: back into the one that it came from, or over to another. */
-static __always_inline int send_on(const struct packet *p, const struct settings *settings)
-{
-    __u32 number = ((p->way & WAY_INTERFACE) - 1) & (INTERFACES - 1);
-
-    if (!(p->way & WAY_INTERFACE) || settings->interfaces[number].index == p->ctx->ingress_ifindex)
-        return XDP_TX;
-    return devices.redirect_map(number, 0);
-}

@@ -16,7 +16,7 @@ enum reason {
     TX_REPLY_ERROR,         /* nat, fullnat: an ICMP error about a client's packet, to the client */
 
     PASS_FIRST,
-    PASS_NOT_IP = PASS_FIRST, /* ARP, VLAN */
+    PASS_NOT_IP = PASS_FIRST, /* ARP; a VLAN in a VLAN */
     PASS_TRUNCATED,         /* ends within its Ethernet or IP header */
     PASS_OTHER_HOST,        /* not sent to the MAC address of one of the node's interfaces */
     PASS_NOT_FOR_VIP,       /* neither to a listener nor from a real */
@@ -79,6 +79,8 @@ struct stats {
     struct budget unproven; /* sessions made */
     struct budget echo;     /* requests answered */
     struct budget held;     /* fragments given to the daemon */
+    __be32 tag;             /* of the frame that is being looked at, taken off by `untag`: TPID and TCI; 0: it had none */
+    __u32 zero;
 };
 
 static __always_inline int within(struct budget *budget, __u32 limit, __u32 now_s)

@@ -245,9 +245,10 @@ struct hop {
     __u8 source[6];
     __u32 way;           /* WAY_* */
 };
-#define WAY_INTERFACE 0xff /* mask: the number of an interface, from 1; 0: the one that the packet came in by */
-#define WAY_HERE 0x100     /* no hop, but a server on this node itself */
-#define WAY_NODE 0x200     /* another server of a listener that has one here, which may be an L4 node as well */
+#define WAY_INTERFACE 0x0f /* mask: the number of an interface, from 1; 0: the one that the packet came in by */
+#define WAY_HERE 0x10      /* no hop, but a server on this node itself */
+#define WAY_NODE 0x20      /* another server of a listener that has one here, which may be an L4 node as well */
+#define WAY_VLAN(way) ((way) >> 8 & 0xfff) /* the VLAN's number; 0: untagged */
 ASSERT_SIZE(struct hop, 16, 16);
 
 /* map `node_macs`, key */
@@ -278,7 +279,7 @@ struct least {
     __s32 member;       /* index into `members`; 0: no answer, -1: there is none */
     __u32 zero;
 };
-enum stage { STAGE_LB, STAGE_LEAST, STAGE_TOLL, STAGE_IPV6, STAGES };
+enum stage { STAGE_LB, STAGE_LEAST, STAGE_TOLL, STAGE_UNTAG, STAGE_IPV6, STAGE_UNTAG_IPV6, STAGES };
 
 /* map `tolls` (per CPU): what `lb` asks the program `toll`, and its answer */
 struct toll {

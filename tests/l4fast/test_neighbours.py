@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ import pytest
 from pyroute2 import netns
 
 from l4fast.hops import HERE, Hop
+from l4fast.links import Vlan
 from l4fast.neighbours import Neighbours
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6
 
@@ -110,6 +112,24 @@ async def test_each_hop_by_the_interface_of_its_route(far: str) -> None:
     sh(f"ip route replace 10.79.0.2/32 via {FAR}")
     assert await hops.refresh()
     assert hops.hops()["10.79.0.2"] == HOP
+
+
+async def test_vlans(far: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel here knows no VLANs: e1 stands for the link of one on e0."""
+    index = {name: socket.if_nametoindex(name) for name in ("e0", "e1")}
+    monkeypatch.setattr("l4fast.neighbours.vlans", lambda links: {index["e1"]: Vlan(index["e0"], 20)})
+    hops = Neighbours("e0")
+    with caplog.at_level(logging.WARNING):
+        await hops.watch({FAR, "10.79.0.2"})
+    assert hops.hops() == {FAR: HOP, "10.79.0.2": Hop(bytes.fromhex("0200000000ee"), "e0", 20)}
+    assert "e0 takes the tags of VLANs off before XDP sees them: `ethtool -K e0 rxvlan off`" in caplog.text
+    caplog.clear()
+    sh("ethtool -K e0 rxvlan off")
+    await hops.refresh()
+    sh("ethtool -K e0 rxvlan on")
+    with caplog.at_level(logging.WARNING):
+        await hops.refresh()
+    assert caplog.text.count("takes the tags") == 1
 
 
 async def test_this_nodes_own_addresses(far: str) -> None:
