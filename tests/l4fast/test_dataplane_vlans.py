@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from core.model import Mode, Scheduler
+from core.resolve import Limits
 from l4fast.early import tagged
 from l4fast.hops import HERE, Hop
 from l4fast.interfaces import Interface
@@ -158,11 +159,13 @@ def test_what_the_node_says_goes_back_under_the_tag_that_came(harness: Harness, 
     harness.check(Case("too big, untagged", large.frame(), "tx_too_big", told))
 
 
+def nobodys(version: int) -> Packet:
+    return replace(Packet().as_version(version), destination=as_version(version, "10.0.0.99")[0])
+
+
 @VERSIONS
 def test_what_goes_up_keeps_its_tag(harness: Harness, version: int) -> None:
-    (elsewhere,) = as_version(version, "10.0.0.99")
-    other = replace(Packet().as_version(version), destination=elsewhere)
-    harness.check(Case("for nobody here", in_vlan(other, 77), "pass_not_for_vip"))
+    harness.check(Case("for nobody here", in_vlan(nobodys(version), 77), "pass_not_for_vip"))
     harness.check(Case("a server here", in_vlan(Packet(port=85).as_version(version), 77), "pass_served_here"))
     stranger = replace(Packet(port=81).as_version(version), eth_destination=bytes.fromhex("0200000000ee"))
     harness.check(Case("another host", in_vlan(stranger, 77), "pass_other_host"))
@@ -190,8 +193,21 @@ def test_a_tag_is_no_other_frames(harness: Harness, version: int) -> None:
     ):
         harness.run(before)
         assert harness.run(plain) == ("tx_session", forwarded(plain).frame())  # type: ignore[union-attr]
+        harness.run(before)
+        harness.check(Case("for nobody here", nobodys(version).frame(), "pass_not_for_vip"))
     drops = harness.run(in_vlan(replace(Packet(port=80, ttl=1).as_version(version)), 77))
     assert drops[0] == "drop_ttl"
+
+
+@VERSIONS
+def test_nor_is_that_of_a_frame_beyond_the_bandwidth(harness: Harness, version: int) -> None:
+    """Which another program drops."""
+    of = service(80, Mode.DR, reals=[PLAIN], version=version, name=f"narrow-{version}")
+    harness.tables.apply([replace(of, limits=Limits(in_mbit_s=1))], set(), REAL_MACS)
+    packet = Packet(flags=ACK, payload=bytes(1000)).as_version(version)
+    reasons = [harness.run(in_vlan(packet, 77))[0] for _ in range(200)]
+    assert reasons[-1] == "drop_bandwidth_in"
+    harness.check(Case("for nobody here", nobodys(version).frame(), "pass_not_for_vip"))
 
 
 @VERSIONS
