@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from bench import Row
 from bench.l4 import ageing, packets
-from bench.l4.rig import Rig
-from l4fast.loader import IP_VERSIONS
+from bench.l4.rig import HALF_OPEN, Rig, configure
+from l4fast.loader import IP_VERSIONS, DataPlane
 
 
 def run(quick: bool) -> list[Row]:
     """Needs root."""
     rows: list[Row] = []
-    for version in IP_VERSIONS:
-        with Rig(version, 1 << 16 if quick else 1 << 20, quick=quick) as rig:
-            rows += packets.rows(rig, quick=quick)
+    most = 1 << 16 if quick else 1 << 20
+    plane = DataPlane.load(sessions=4 * most, half_open=HALF_OPEN)
+    try:
+        configure(plane, *IP_VERSIONS)
+        for version in IP_VERSIONS:
+            with Rig(version, plane, most, quick=quick) as rig:
+                rows += packets.rows(rig, quick=quick)
+    finally:
+        plane.close()
     return [*rows, *ageing.rows(quick=quick)]

@@ -21,7 +21,7 @@ from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.node import EXPIRY_BUDGET
 from l4fast.tables import Tables
 
-QUICK_SESSIONS, SESSIONS = 1 << 18, 1 << 20
+QUICK_SESSIONS, SESSIONS = 1 << 17, 1 << 20
 QUICK_SWEEPS, SWEEPS = 3, 5
 SHARE_GOAL = 0.05
 IDLE_MOST_S = 600

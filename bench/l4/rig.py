@@ -30,7 +30,7 @@ STATELESS = {Mode.NAT: 84, Mode.DR: 85}
 NOW_S = 1_000_000
 # A test run with more than one repeat costs 14 ms, whatever it runs: rounds are not shorter than a few of those.
 QUICK_REPEAT, REPEAT = 200_000, 1_000_000
-QUICK_ROUNDS, ROUNDS = 5, 11
+QUICK_ROUNDS, ROUNDS = 4, 11
 # Up to here a run untimed through all flows leaves anything in a cache.
 CACHED_FLOWS = 1 << 16
 
@@ -68,16 +68,17 @@ def services(version: int) -> list[L4Service]:
     ]
 
 
-def configure(plane: DataPlane, version: int) -> Tables:
-    """The benchmark's listeners on a loaded data plane."""
-    of = ADDRESSES[version]
+def configure(plane: DataPlane, *versions: int) -> Tables:
+    """The benchmark's listeners of these IP versions on a loaded data plane, once."""
+    of_each = [ADDRESSES[version] for version in versions]
     tables = Tables(plane)
     plane.use(Interface("eth0", 1, NODE_MAC, 1500))
-    tables.set_local((of.node,))
-    tables.set_pools(of.pool, ())
+    tables.set_local([of.node for of in of_each])
+    tables.set_pools([address for of in of_each for address in of.pool], ())
     tables.set_epoch(NOW_S)
-    macs = {address: real_mac(n) for n, address in enumerate(of.reals)}
-    tables.apply(services(version), set(), macs | {of.gateway: real_mac(99)})
+    macs = {address: real_mac(n) for of in of_each for n, address in enumerate(of.reals)}
+    macs |= {of.gateway: real_mac(99) for of in of_each}
+    tables.apply([service for version in versions for service in services(version)], set(), macs)
     # The flood guard would refuse most of the sessions that a benchmark makes in one second.
     plane.set(unproven_per_cpu_s=1 << 31)
     return tables
@@ -118,19 +119,19 @@ class Root:
 
 
 class Rig:
-    """Data plane, floors and root of one IP version, with room for `most` flows (a power of two)."""
+    """Floors and root of one IP version, with room for `most` flows (a power of two), beside the data plane."""
 
-    def __init__(self, version: int, most: int, *, quick: bool) -> None:
+    def __init__(self, version: int, plane: DataPlane, most: int, *, quick: bool) -> None:
         self.version = version
         self.addresses = ADDRESSES[version]
         self.repeat = QUICK_REPEAT if quick else REPEAT
         self.rounds = QUICK_ROUNDS if quick else ROUNDS
         self.root = Root(version, most)
-        self.plane = DataPlane.load(sessions=4 * most, half_open=HALF_OPEN)
-        self.tables = configure(self.plane, version)
+        self.plane = plane
         self.ours = (self.plane.programs[4], "lb")
-        floors = {tunnel: self._floor(4 * most, tunnel) for tunnel in (False, True)}
-        no_nat = self._floor(4 * most, tunnel=False, nat=False)
+        size = plane.sizes["MAX_SESSIONS"]
+        floors = {tunnel: self._floor(size, tunnel) for tunnel in (False, True)}
+        no_nat = self._floor(size, tunnel=False, nat=False)
         self.floors = {
             Mode.NAT: floors[False], Mode.FULLNAT: floors[False], Mode.TUNNEL: floors[True], Mode.DR: no_nat,
         }  # fmt: skip
@@ -145,7 +146,6 @@ class Rig:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.plane.close()
         self.root.close()
         for floor in set(self.floors.values()):
             floor.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,10 +18,17 @@ LISTED, STRANGER = "2001:db8:7::1", "2001:db8:8::1"
 LISTED4 = "198.51.100.7"
 
 
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Harness]:
+    harness = Harness(sessions=256, half_open=256, access_lists=2)
+    yield harness
+    harness.close()
+
+
 @pytest.fixture
-def harness(roomy: Harness) -> Harness:
-    roomy.reset()
-    return roomy
+def harness(loaded: Harness) -> Harness:
+    loaded.reset()
+    return loaded
 
 
 def access(acl: Acl, *networks: str) -> Access:

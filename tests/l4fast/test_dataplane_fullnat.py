@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -48,13 +49,22 @@ QUERY = Packet(protocol=UDP, port=53, payload=b"question")
 
 
 def start(harness: Harness) -> Harness:
-    harness.reset(SERVICES, POOL, PEERS_POOL)
+    harness.reset()
+    harness.tables.set_pools(POOL, PEERS_POOL)
+    harness.tables.apply(SERVICES, set(), harness.macs)
     return harness
 
 
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Harness]:
+    harness = Harness(sessions=1 << 17, half_open=4096)
+    yield harness
+    harness.close()
+
+
 @pytest.fixture
-def harness(roomy: Harness) -> Harness:
-    return start(roomy)
+def harness(loaded: Harness) -> Harness:
+    return start(loaded)
 
 
 def forwarded(harness: Harness, packet: Packet, verdict: str) -> tuple[End, End]:
