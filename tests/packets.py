@@ -24,7 +24,8 @@ from core.schedule import flow_table
 from l4fast.interfaces import Interface
 from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.rings import MAGLEV_SMALL
-from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, Tables
+from l4fast.sweep import Sweep
+from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, ECHO_PER_CPU_S, Tables
 
 NODE_MAC = bytes.fromhex("02000000000a")
 ROUTER_MAC = bytes.fromhex("020000000001")
@@ -136,11 +137,11 @@ def ipv4_header(source: str, destination: str, protocol: int, length: int, *, to
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:]
 
 
-def ip_header(source: str, destination: str, protocol: int, length: int, *, tos: int = 0) -> bytes:
+def ip_header(source: str, destination: str, protocol: int, length: int, *, tos: int = 0, label: int = 0) -> bytes:
     """The same in the addresses' version."""
     if version_of(source) == 4:
         return ipv4_header(source, destination, protocol, length, tos=tos)
-    head = struct.pack("!IHBB", 6 << 28 | tos << 20, length, protocol, 64)
+    head = struct.pack("!IHBB", 6 << 28 | tos << 20 | label, length, protocol, 64)
     return head + address_bytes(source) + address_bytes(destination)
 
 
@@ -290,18 +291,14 @@ class Packet:
 
     def in_tunnel(self, address: str, *, mac: bytes | None = None, tos: int | None = None) -> bytes:
         """As tunnel forwards it: one hop older, inside a packet from the node."""
-        inner = replace(self, ttl=self.ttl - 1).frame()[14:]
-        length = len(inner) - len(self.padding)
-        version = version_of(address)
-        (node,) = as_version(version, NODE)
-        outer = ip_header(node, address, TUNNEL_PROTOCOL[self.version], length, tos=self.tos if tos is None else tos)
-        real_mac = REAL_MACS[address] if mac is None else mac
-        return real_mac + self.eth_destination + struct.pack("!H", ETH_TYPE[version]) + outer + inner
+        inner = replace(self, ttl=self.ttl - 1, padding=b"").frame()
+        tos = self.tos if tos is None else tos
+        return encapsulated(inner, address, mac=mac, tos=tos, label=self.label) + self.padding
 
     def too_big(self, mtu: int, *, quoted: int | None = None) -> bytes:
-        """The ICMP error that the sender gets (RFC 1191, RFC 4443), quoting 28 bytes of IPv4 and of IPv6 what fits."""
+        """The ICMP error that the sender gets (RFC 1191, RFC 4443), quoting what icmp.h quotes."""
         frame, version = self.frame(), self.version
-        most = {4: 28, 6: QUOTED_MOST[6]}[version] if quoted is None else quoted
+        most = {4: 28, 6: 56}[version] if quoted is None else quoted
         told = frame[14 : min(14 + most, len(frame) - len(self.padding))]
         payload = icmp(*ICMP_ERRORS["too big"][version], struct.pack("!I", mtu), told)
         message = Packet(self.destination, self.source, protocol=ICMP_PROTOCOL[version], payload=payload).l4()
@@ -318,6 +315,15 @@ class Packet:
     def to_client(self, vip: str, port: int) -> Packet:
         """As nat hands a real's answer back."""
         return replace(self.to_mac(GATEWAY_MAC), source=vip, source_port=port, ttl=self.ttl - 1)
+
+
+def encapsulated(frame: bytes, address: str, *, mac: bytes | None = None, tos: int = 0, label: int = 0) -> bytes:
+    """A frame's packet, as it is, in a packet from the node to this address."""
+    (node,) = as_version(version_of(address), NODE)
+    protocol = TUNNEL_PROTOCOL[4 if frame[12:14] == b"\x08\x00" else 6]
+    outer = ip_header(node, address, protocol, len(frame) - 14, tos=tos, label=label)
+    eth_type = struct.pack("!H", ETH_TYPE[version_of(address)])
+    return (REAL_MACS[address] if mac is None else mac) + frame[:6] + eth_type + outer + frame[14:]
 
 
 @dataclass(frozen=True)
@@ -416,9 +422,13 @@ class Harness:
         self.tables = Tables(self.plane)
         self.macs: dict[str, bytes] = {}
 
-    def reset(self, services: Iterable[L4Service] = (), pool: Sequence[str] = ()) -> None:
-        """No sessions, no half-open entries, no limit to unproven ones, these services, all reals up and resolved."""
-        for name, version in itertools.product(("half_open_fullnat", "half_open_answers", "clients"), IP_VERSIONS):
+    def reset(
+        self, services: Iterable[L4Service] = (), pool: Sequence[str] = (), peers_pools: Sequence[str] = ()
+    ) -> None:
+        """As newly loaded, but for the node's counters: these services, all reals up and resolved, and no limit to
+        unproven sessions."""
+        names = ("half_open_fullnat", "half_open_answers", "clients", "fragments")
+        for name, version in itertools.product(names, IP_VERSIONS):
             table = self.plane.map(name, version)
             for keys, _, count in list(table.blocks(1024)):
                 table.delete_many(keys, count)
@@ -428,11 +438,14 @@ class Harness:
             syns.put_many(keys, bytes(ct.sizeof(syns.value)) * syns.max_entries, syns.max_entries)
         for version, keys, _, _ in list(self.tables.session_blocks(1024)):
             self.tables.delete_sessions(version, self.tables.split_keys(version, keys))
+        self.tables.sweep = Sweep()
         self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC, CLIENT_GATEWAY6: GATEWAY_MAC}
         self.tables.set_epoch(NOW_S)
         self.tables.set_local((NODE, six(NODE)))
-        self.tables.set_pools(pool, ())
-        self.plane.set(unproven_per_cpu_s=1 << 30)
+        self.tables.set_pools(pool, peers_pools)
+        self.plane.use(INTERFACE)
+        self.plane.set(unproven_per_cpu_s=1 << 30, echo_per_cpu_s=ECHO_PER_CPU_S, held_per_cpu_s=0)
+        self.tables.apply([], set(), self.macs)  # so that listeners of earlier tests leave no counts
         self.tables.apply(list(services), set(), self.macs)
 
     def run(self, packet: Packet | bytes) -> tuple[str, bytes]:
@@ -478,7 +491,7 @@ class Harness:
 
     def session(self, packet: Packet) -> dict[str, int] | None:
         """The fields of a client packet's session."""
-        table = self.tables.versions[packet.version].session_map
+        table = self.plane.map("sessions", packet.version)
         key = address_bytes(packet.source) + address_bytes(packet.destination)
         key += struct.pack("!HHB3x", packet.source_port, packet.port, packet.protocol)
         value = table.get(table.key.from_buffer_copy(key))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,17 +19,10 @@ LISTED, STRANGER = "198.51.100.7", "203.0.113.9"
 LIST = ("198.51.100.0/24", "192.0.2.0/25")
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=256, half_open=256, access_lists=2)
-    yield harness
-    harness.close()
-
-
 @pytest.fixture
-def harness(loaded: Harness) -> Harness:
-    loaded.reset()
-    return loaded
+def harness(roomy: Harness) -> Harness:
+    roomy.reset()
+    return roomy
 
 
 def access(acl: Acl, *networks: str) -> Access:

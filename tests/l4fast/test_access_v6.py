@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,17 +17,10 @@ LISTED, STRANGER = "2001:db8:7::1", "2001:db8:8::1"
 LISTED4 = "198.51.100.7"
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=256, half_open=256, access_lists=2)
-    yield harness
-    harness.close()
-
-
 @pytest.fixture
-def harness(loaded: Harness) -> Harness:
-    loaded.reset()
-    return loaded
+def harness(roomy: Harness) -> Harness:
+    roomy.reset()
+    return roomy
 
 
 def access(acl: Acl, *networks: str) -> Access:

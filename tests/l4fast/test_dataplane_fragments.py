@@ -45,20 +45,10 @@ SEGMENT = Packet(flags=ACK, payload=bytes(range(256)) * 4)
 SIZES = (400, 400)  # the rest is the last one's
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=1024, half_open=1024, fragments=1024)
-    yield harness
-    harness.close()
-
-
 @pytest.fixture
-def harness(loaded: Harness) -> Harness:
-    table = loaded.plane.map("fragments")
-    for keys, _, count in list(table.blocks(1024)):
-        table.delete_many(keys, count)
-    loaded.reset(SERVICES, [POOL])
-    return loaded
+def harness(roomy: Harness) -> Harness:
+    roomy.reset(SERVICES, [POOL])
+    return roomy
 
 
 def cut(packet: Packet, sizes: Sequence[int] = SIZES) -> list[bytes]:

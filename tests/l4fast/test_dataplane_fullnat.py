@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -49,22 +48,13 @@ QUERY = Packet(protocol=UDP, port=53, payload=b"question")
 
 
 def start(harness: Harness) -> Harness:
-    harness.reset()
-    harness.tables.set_pools(POOL, PEERS_POOL)
-    harness.tables.apply(SERVICES, set(), harness.macs)
+    harness.reset(SERVICES, POOL, PEERS_POOL)
     return harness
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=1 << 17, half_open=4096)
-    yield harness
-    harness.close()
-
-
 @pytest.fixture
-def harness(loaded: Harness) -> Harness:
-    return start(loaded)
+def harness(roomy: Harness) -> Harness:
+    return start(roomy)
 
 
 def forwarded(harness: Harness, packet: Packet, verdict: str) -> tuple[End, End]:

@@ -78,7 +78,13 @@ def reference(of: L4Service) -> Picker:
     return WeightedLeastConnections(weights, among_equals=RoundRobin(weights))
 
 
-@pytest.mark.parametrize("of", [*SERVICES, replace(WLC, reals=tuple(replace(r, weight=100) for r in WLC.reals))])
+EQUALS = replace(WLC, reals=tuple(replace(real, weight=100) for real in WLC.reals))
+UNEQUALS = replace(
+    LC, reals=tuple(replace(real, weight=weight) for real, weight in zip(LC.reals, (3, 2, 1), strict=True))
+)
+
+
+@pytest.mark.parametrize("of", [*SERVICES, EQUALS, UNEQUALS])
 def test_it_chooses_as_the_picker_does(harness: Harness, of: L4Service) -> None:
     """While sessions come and go at random."""
     harness.reset([of])
@@ -146,6 +152,7 @@ def test_syns_on_their_way_count_for_a_second(harness: Harness) -> None:
     assert sum(exact(harness)["tcp-80"].values()) == 2
     harness.tables.set_epoch(NOW_S + 1)
     assert harness.real_of(Packet(source_port=5000)) == idle
+    assert {harness.real_of(Packet(source_port=5001 + n)) for n in range(3)} == set(REALS)
 
 
 def test_a_syn_that_becomes_a_session_is_counted_once(harness: Harness) -> None:
@@ -236,6 +243,16 @@ def test_sessions_of_peers_count_too(harness: Harness, state: str) -> None:
     for n in range(50):  # and the first packet here changes nothing
         harness.run(Packet(source_port=2000 + n, flags=ACK, sequence=1001))
     assert sum(exact(harness)["tcp-80"].values()) == (50 if state == "established" else 0)
+
+
+def test_datagrams_of_peers_count_too(harness: Harness) -> None:
+    for n in range(20):
+        opened(harness, Packet(protocol=UDP, port=53, source_port=2000 + n))
+    told = records(harness, {})
+    harness.tables.delete_sessions(4, harness.tables.split_keys(4, told[0]))
+    assert sum(exact(harness)["udp-53"].values()) == 0
+    harness.tables.write_sessions(4, *told)
+    assert sum(exact(harness)["udp-53"].values()) == 20
 
 
 def test_a_peer_that_says_another_real_moves_the_count(harness: Harness) -> None:

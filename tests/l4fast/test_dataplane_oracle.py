@@ -7,7 +7,7 @@ checksums and lengths, and has to build the same bytes again.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -43,12 +43,10 @@ SERVICES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def harness() -> Iterator[Harness]:
-    harness = Harness(sessions=4096, half_open=1024)
-    harness.reset(SERVICES)
-    yield harness
-    harness.close()
+@pytest.fixture
+def harness(roomy: Harness) -> Harness:
+    roomy.reset(SERVICES)
+    return roomy
 
 
 LENGTHS_AND_SUMS = {"len", "plen", "chksum", "cksum"}

@@ -159,5 +159,5 @@ def test_more_clients_than_there_is_room_for(harness: Harness) -> None:
 
 def test_servers_that_do_not_fit_are_refused(harness: Harness) -> None:
     many = [service(1000 + n, persistence=(KEPT_S, 32)) for n in range(11)]
-    with pytest.raises(TablesError, match="33 servers of listeners with persistence do not fit"):
+    with pytest.raises(TablesError, match="33 pairs of a listener and a server do not fit the tables"):
         harness.tables.apply(many, set(), harness.macs)

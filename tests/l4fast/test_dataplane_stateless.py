@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -44,17 +43,10 @@ SERVICES = (NAT, DR, DNS, KEPT, DEAD)
 QUERY = Packet(protocol=UDP, port=53, payload=b"q")
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=64, half_open=64)
-    yield harness
-    harness.close()
-
-
 @pytest.fixture
-def harness(loaded: Harness) -> Harness:
-    loaded.reset(SERVICES)
-    return loaded
+def harness(roomy: Harness) -> Harness:
+    roomy.reset(SERVICES)
+    return roomy
 
 
 def nat(packet: Packet) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,6 @@ from core.endpoints import endpoint
 from l4fast.expiry import CLOSED_TIMEOUT_S, FIN_WAIT_TIMEOUT_S, UNKNOWN_TIMEOUT_S, expire, timeouts
 from l4fast.loader import IP_VERSIONS
 from l4fast.sessions import STATES
-from l4fast.sweep import Sweep
 from l4fast.tables import UNPROVEN_TIMEOUT_S
 from tests.packets import ACK, FIN, NOW_S, RST, UDP, Harness, Packet, service
 
@@ -33,18 +31,10 @@ def test_no_state_outlives_the_listener() -> None:
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Harness]:
-    harness = Harness(sessions=8192, half_open=16)
-    yield harness
-    harness.close()
-
-
 @pytest.fixture
-def harness(loaded: Harness) -> Harness:
-    loaded.reset(SERVICES)
-    loaded.tables.sweep = Sweep()
-    return loaded
+def harness(roomy: Harness) -> Harness:
+    roomy.reset(SERVICES)
+    return roomy
 
 
 TCP_ACK = Packet(flags=ACK)
