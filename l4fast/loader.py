@@ -43,8 +43,8 @@ EARLY_RING_BYTES = 1 << 19
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
 IP_VERSIONS = (4, 6)
 # enum stage of types.h
-STAGES = ("lb", "least", "toll", "untag")
-STAGES_IPV6 = {4: "lb", 5: "untag"}
+STAGES = ("lb", "least", "toll", "untag", "other")
+STAGES_IPV6 = {5: "lb", 6: "untag"}
 # SYN_WAYS of types.h
 SYN_WAYS = 4
 
@@ -260,7 +260,7 @@ class DataPlane:
             "EARLY_RING_PAGES": max(1, EARLY_RING_BYTES // resource.getpagesize()),
             "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
         }
-        functions = ("lb", "least", "toll", "untag", "flush", "account", "release")
+        functions = ("lb", "least", "other", "toll", "untag", "flush", "account", "release")
         programs = {
             version: Program(SOURCES / "lb.c", functions, sizes | {"IP_VERSION": version}) for version in IP_VERSIONS
         }

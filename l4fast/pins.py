@@ -1,9 +1,9 @@
 """Keeps the tail calls of a killed agent's programs whole.
 
 The kernel empties an array of programs once no process has it open (programs that refer to the array and stand in it
-would otherwise live for ever): IPv6 and the new flows of lc and wlc would end with an agent that is killed. A name in
-bpffs counts as a process. Each agent has a directory of its own there; what a killed one left in it goes when the next
-one has attached its programs, or with an orderly end.
+would otherwise live for ever): IPv6, fragments and the new flows of lc, wlc and fullnat would end with an agent that is
+killed. A name in bpffs counts as a process. Each agent has a directory of its own there; what a killed one left in it
+goes when the next one has attached its programs, or with an orderly end.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Pins:
                 syscall.pin(program.map_fd("stages"), path)
         except OSError as error:
             log.warning(
-                "%s: %s; should this agent be killed, IPv6 and new flows of lc and wlc stop until it is started again",
+                "%s: %s; should this agent be killed, IPv6, fragments, VLANs and new flows of lc, wlc and fullnat stop "
+                "until it is started again",
                 self._bpffs, error.strerror,
             )  # fmt: skip
 

@@ -310,11 +310,11 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         if (p->tcp_flags & TCP_SYN)
             reason = TX_SYN;
         if (listener->mode == MODE_FULLNAT)
-            return fullnat_tcp(p, &s, listener, settings, stats);
+            return LB_FULLNAT;
         index = new_tcp_flow(p, listener, settings, stats, &state);
     } else {
         if (listener->mode == MODE_FULLNAT)
-            return fullnat_udp(p, &s, listener, settings, stats);
+            return LB_FULLNAT;
         index = CHOOSE;
         state = STATE_UDP;
     }
@@ -342,6 +342,19 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
     if (chosen && listener->persist_s)
         keep_real(p, listener, &s, settings);
     return to_real(p, &s, settings, reason);
+}
+
+/* A flow without session, of a listener that admits it. */
+static __always_inline enum reason fullnat(struct packet *p, const struct settings *settings, struct stats *stats)
+{
+    struct listener_key key = {.vip = p->key.vip, .port = p->key.vip_port, .protocol = p->key.protocol};
+    struct listener *listener = find_listener(&key, settings);
+    struct session s;
+
+    if (!listener)
+        return DROP_INTERNAL;
+    return p->key.protocol == IPPROTO_TCP ? fullnat_tcp(p, &s, listener, settings, stats)
+                                          : fullnat_udp(p, &s, listener, settings, stats);
 }
 
 /* fullnat: to a pool's address, and no session's. */
@@ -478,6 +491,14 @@ static __always_inline enum reason fragment(struct packet *p, const struct setti
     return reason == LB_NEXT ? early_fragment(p, settings, stats) : reason;
 }
 
+/* The stages are not there. */
+static __always_inline enum reason without_other(struct packet *p, enum reason reason)
+{
+    if (reason == LB_ICMP)
+        return PASS_ICMP;
+    return reason == LB_FRAGMENT ? irregular(p, DROP_FRAGMENT) : DROP_INTERNAL;
+}
+
 int lb(struct xdp_md *ctx)
 {
     int zero = 0;
@@ -508,11 +529,35 @@ int lb(struct xdp_md *ctx)
     }
     if (reason == LB_NEXT)
         reason = reply(&p, settings, stats);
-    else if (reason == LB_ICMP)
+    if (reason > LB_NEXT) {
+        stages.call(ctx, STAGE_OTHER);
+        reason = without_other(&p, reason);
+    }
+    if (p.first && ((reason < PASS_FIRST && reason != TX_TOO_BIG) || reason == PASS_SERVED_HERE))
+        remember(&p, settings, reason);
+    return p.way | stats->tag ? leave_by(&p, settings, stats, reason) : leave(stats, reason);
+}
+
+/* What there is little of, and more than `lb` has room for (the verifier's limit): ICMP, later fragments, and new flows of
+ * fullnat, which `lb` has admitted. */
+int other(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct settings *settings = node_settings.lookup(&zero);
+    struct stats *stats = cpu_stats.lookup(&zero);
+    struct packet p = {};
+    enum reason reason;
+
+    if (!settings || !stats)
+        return XDP_PASS;
+    reason = parse(ctx, settings, &p);
+    if (reason == LB_ICMP)
         reason = icmp(&p, settings, stats);
     else if (reason == LB_FRAGMENT)
         reason = fragment(&p, settings, stats);
-    if (p.first && ((reason < PASS_FIRST && reason != TX_TOO_BIG) || reason == PASS_SERVED_HERE))
+    else if (reason == LB_NEXT)
+        reason = fullnat(&p, settings, stats);
+    if (p.first && reason < PASS_FIRST)
         remember(&p, settings, reason);
     return p.way | stats->tag ? leave_by(&p, settings, stats, reason) : leave(stats, reason);
 }

@@ -28,9 +28,11 @@ pins = Pins(pathlib.Path(sys.argv[1]))
 harness = Harness(sessions=64, half_open=64)
 if sys.argv[2] == "pinned":
     pins.hold(harness.plane)
+harness.reset()
 harness.plane.attach("eth0", "generic")
 pins.settle()
-harness.reset([service(80, Mode.DR, Scheduler.LC), service(80, Mode.DR, version=6)])
+services = [service(80, Mode.DR, Scheduler.LC), service(80, Mode.DR, version=6)]
+harness.tables.apply(services, set(), harness.macs)
 print("attached", flush=True)
 time.sleep(600)
 """
@@ -106,4 +108,4 @@ def test_without_bpffs_the_log_says_what_it_means(tmp_path: Path, caplog: pytest
     finally:
         plane.close()
     (record,) = caplog.records
-    assert "IPv6 and new flows of lc and wlc stop" in record.getMessage()
+    assert "IPv6, fragments, VLANs and new flows of lc, wlc and fullnat stop" in record.getMessage()
