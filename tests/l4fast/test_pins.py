@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_a_killed_agents_programs_go_on(tmp_path: Path, pinned: str) -> None:
         pins = Pins(tmp_path)
         with subprocess.Popen(
             ["nsenter", f"--net={network.path('node')}", sys.executable, "-c", AGENT, tmp_path, pinned],
-            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         ) as agent:  # fmt: skip
             try:
                 assert agent.stdout is not None
