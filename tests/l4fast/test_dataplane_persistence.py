@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.model import Scheduler
+from core.model import Mode, Scheduler
 from core.resolve import L4Service
 from l4fast.errors import TablesError
 from l4fast.sessions import STATES
@@ -98,6 +98,16 @@ def test_listeners_keep_apart(harness: Harness) -> None:
     harness.real_of(Packet(source="203.0.113.200", port=81))  # so that the turns differ
     (second,) = set(flows(harness, 2, port=81))
     assert first != second
+
+
+def test_listeners_that_share_their_servers_keep_apart_too(harness: Harness) -> None:
+    one, other = (service(port, Mode.DR, Scheduler.RR, name=f"{port}", persistence=(KEPT_S, 32)) for port in (90, 91))
+    other = replace(other, reals=one.reals)
+    harness.reset([one, other])
+    harness.run(Packet(port=90))
+    harness.run(Packet(source="203.0.113.200", port=91))  # so that the turns differ
+    (second,) = {harness.run(Packet(source_port=3000 + n, port=91))[1][:6] for n in range(2)}
+    assert second != harness.run(Packet(source_port=4000, port=90))[1][:6]
 
 
 @pytest.mark.parametrize("how", ["down", "weight 0", "removed"])

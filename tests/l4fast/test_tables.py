@@ -318,3 +318,16 @@ def test_a_large_group_changes_under_traffic_without_a_stray_packet(harness: Har
             reason, after = harness.run(Packet(source=f"203.0.113.{client + 1}", source_port=1024 + n, flags=ACK | 1))
             assert reason == "tx_untracked"
             assert after[:6] in {macs[member] for member in members}
+
+
+def test_sessions_of_both_versions_and_more_than_a_block_are_found(harness: Harness) -> None:
+    many = [service(53, protocol="udp", real_port=5353), service(54, protocol="udp", real_port=5454, version=6)]
+    harness.reset(many)
+    for n in range(200):
+        harness.plane.run(Packet(protocol=UDP, port=53, source_port=2000 + n).frame())
+        harness.plane.run(Packet(protocol=UDP, port=54, source_port=2000 + n).as_version(6).frame())
+    found = harness.tables.sessions()
+    assert len(found) == len({view.client for view in found}) == 400
+    assert not any(view.source for view in found), "of fullnat alone"
+    assert harness.tables.kill(Wanted(state="udp")) == 400
+    assert harness.tables.sessions() == []
