@@ -24,6 +24,30 @@ static __always_inline void set_source(struct session *s, const struct session_k
     prepare(s, key);
 }
 
+/* The end of the way to a real, in nat and dr. */
+static __always_inline enum reason hand_on(struct packet *p, const struct session *s, const struct hop *to,
+                                           enum reason reason)
+{
+    count_in(p, s->member);
+    if (s->mode == MODE_DR && stays(p, s->hop, to))
+        return PASS_SERVED_HERE;
+    send_by(p, p->eth, s->hop, to);
+    return reason;
+}
+
+/* The same in fullnat, in either direction. */
+static __always_inline enum reason hand_on_translated(struct packet *p, const struct session *s, const struct hop *to,
+                                                      enum reason reason, enum reason reply)
+{
+    send_by(p, p->eth, s->hop, to);
+    if (s->state == STATE_ANSWER) {
+        count_out(p, s->member);
+        return reply;
+    }
+    count_in(p, s->member);
+    return reason;
+}
+
 /* fullnat: both addresses and ports, in either direction. */
 static __always_inline enum reason translate(struct packet *p, const struct session *s, enum reason reason)
 {
@@ -40,13 +64,7 @@ static __always_inline enum reason translate(struct packet *p, const struct sess
     p->ip->destination = s->real;
     ports[0] = s->source_port;
     ports[1] = s->real_port;
-    send_by(p, p->eth, s->hop, to);
-    if (s->state == STATE_ANSWER) {
-        count_out(p, s->member);
-        return TX_REPLY;
-    }
-    count_in(p, s->member);
-    return reason;
+    return hand_on_translated(p, s, to, reason, TX_REPLY);
 }
 
 /* From the client to the session's real. `reason` says why, if it can be. */
@@ -70,11 +88,7 @@ static __always_inline enum reason to_real(struct packet *p, const struct sessio
         rewrite_l4(p, s->l4_delta);
         ((__be16 *)p->l4)[1] = s->real_port;
     }
-    count_in(p, s->member);
-    if (s->mode == MODE_DR && stays(p, s->hop, to))
-        return PASS_SERVED_HERE;
-    send_by(p, p->eth, s->hop, to);
-    return reason;
+    return hand_on(p, s, to, reason);
 }
 
 /* From a real to its client, under the listener's address. */

@@ -141,13 +141,7 @@ static __always_inline enum reason translate_error(struct packet *p, const struc
     rename_end(p, &error->ip.source, &error->source_port, s->real, s->real_port);
     rename_end(p, &error->ip.destination, &error->port, s->source, s->source_port);
     readdress(p, s->source, s->real);
-    send_by(p, p->eth, s->hop, to);
-    if (s->state == STATE_ANSWER) {
-        count_out(p, s->member);
-        return TX_REPLY_ERROR;
-    }
-    count_in(p, s->member);
-    return TX_ERROR;
+    return hand_on_translated(p, s, to, TX_ERROR, TX_REPLY_ERROR);
 }
 
 static __always_inline enum reason error_to_real(struct packet *p, const struct session *s,
@@ -169,11 +163,7 @@ static __always_inline enum reason error_to_real(struct packet *p, const struct 
         rename_end(p, &error->ip.source, &error->source_port, s->real, s->real_port);
         readdress(p, p->ip->source, s->real);
     }
-    count_in(p, s->member);
-    if (s->mode == MODE_DR && stays(p, s->hop, to))
-        return PASS_SERVED_HERE;
-    send_by(p, p->eth, s->hop, to);
-    return TX_ERROR;
+    return hand_on(p, s, to, TX_ERROR);
 }
 
 static __always_inline enum reason error_to_client(struct packet *p, const struct candidate *as)
