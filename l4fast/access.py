@@ -33,8 +33,8 @@ class AccessLists:
         template = plane.map("access_list_template", version)
         self._sizes = ct.sizeof(template.key), ct.sizeof(template.value)
         self._template_fd = template.fd
-        self._most = plane.sizes["MAX_ACCESS_LISTS"] // 2
-        self._indexes = Indexes(plane.sizes["MAX_ACCESS_LISTS"])
+        self._most = plane.sizes["access_lists"] // 2
+        self._indexes = Indexes(plane.sizes["access_lists"])
 
     def settle(self) -> None:
         """Frees the lists that were released before."""

@@ -22,8 +22,9 @@ from core.endpoints import version
 from l4fast import links
 from l4fast.addresses import address_bytes
 from l4fast.errors import LoadError
-from l4fast.loader import SOURCES, XDP_FLAGS, Program, possible_cpus, reasons
+from l4fast.loader import XDP_FLAGS, Program, possible_cpus
 from l4fast.settings import Parser, SettingsError
+from l4fast.sources import SOURCES, reasons
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +104,8 @@ class Decap:
         """Raises LoadError."""
         try:
             self.program.attach(device, "decap", XDP_FLAGS[mode])
-        except Exception as error:  # BCC raises bare Exception
-            raise LoadError(f"cannot attach to {device} in {mode} mode ({error}); try --xdp generic") from None
+        except OSError as error:
+            raise LoadError(f"cannot attach to {device} in {mode} mode ({error.strerror}); try --xdp generic") from None
 
     def counters(self) -> dict[str, int]:
         """Packets by what became of them (decap.h), summed over the CPUs."""

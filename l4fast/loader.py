@@ -3,9 +3,8 @@
 The sources are compiled once for each IP version, into programs with maps of the same names and layouts of their own
 (bpf/ip.h). That of IPv4 is attached, and hands IPv6 packets to the other by a tail call.
 
-BCC wants kernel headers and needs almost none of them. It gets a small tree, made afresh in a temporary directory,
-that leads to the UAPI headers of linux-libc-dev; this compiles in a tenth of a second and on machines without headers.
-BCC rewrites map accesses in the main file only, so that our own headers are expanded in place before, with #line marks.
+BCC compiles, and says what keys and values look like; maps and programs are made by bpf(2) from what it gives
+(bytecode.py), which is kept for the next start.
 
 The program is not pinned: it is detached when the process ends in order, and stays, forwarding by its last tables, when
 the process is killed (a restart replaces it atomically, but starts with empty session tables, filled by the peers).
@@ -16,11 +15,12 @@ from __future__ import annotations
 import contextlib
 import ctypes as ct
 import errno
+import hashlib
+import json
 import logging
 import os
 import platform
 import re
-import resource
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from l4fast.bpf import syscall
+from l4fast.bytecode import FORMAT, Bytecode, MapSpec, kept, placed, placeholder
 from l4fast.errors import LoadError
 from l4fast.interfaces import Interface, interface
+from l4fast.sources import SOURCES, kernel_tree, stitch
 
 log = logging.getLogger(__name__)
 
-SOURCES = Path(__file__).parent / "bpf"
 XdpMode = Literal["native", "generic"]
 # Addresses of all the nodes' fullnat pools together.
 POOL_ADDRESSES_MOST = 1024
@@ -47,94 +48,8 @@ STAGES = ("lb", "least", "toll", "untag", "other")
 STAGES_IPV6 = {5: "lb", 6: "untag"}
 # SYN_WAYS of types.h
 SYN_WAYS = 4
-
-# BCC's name for each architecture's directory below arch/ (bcc: frontends/clang/kbuild_helper.cc).
-_ARCHITECTURES = {
-    "x86_64": "x86",
-    "aarch64": "arm64",
-    "riscv64": "riscv",
-    "ppc64le": "powerpc",
-    "s390x": "s390",
-    "loongarch64": "loongarch",
-}
-_KCONFIG = """\
-#define __KERNEL__
-#define CONFIG_BPF_SYSCALL
-#define __LINUX_BPF_H__  /* BCC brings its own */
-typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;
-typedef signed char s8; typedef short s16; typedef int s32; typedef long long s64;
-typedef unsigned long size_t; typedef unsigned long uintptr_t; typedef _Bool bool;
-#define NULL ((void *)0)
-"""
-
-
-def _multiarch() -> Path:
-    """Where the distribution keeps the headers below asm/ of this architecture."""
-    machine = platform.machine()
-    candidates = [Path(f"/usr/include/{machine}-linux-gnu"), Path(f"/usr/include/{machine}-linux-gnueabi")]
-    if machine == "ppc64le":
-        candidates.insert(0, Path("/usr/include/powerpc64le-linux-gnu"))
-    candidates.append(Path("/usr/include"))
-    for candidate in candidates:
-        if (candidate / "asm/types.h").exists():
-            return candidate
-    raise LoadError("the kernel's user headers are missing (asm/types.h); install linux-libc-dev")
-
-
-@contextlib.contextmanager
-def kernel_tree() -> Iterator[None]:
-    """Points BCC_KERNEL_SOURCE to a tree with the few headers that it needs."""
-    if not Path("/usr/include/linux/bpf.h").exists():
-        raise LoadError("the kernel's user headers are missing (linux/bpf.h); install linux-libc-dev")
-    architecture = _ARCHITECTURES.get(platform.machine())
-    if architecture is None:
-        raise LoadError(f"{platform.machine()} is not supported; supported are {', '.join(_ARCHITECTURES)}")
-    with tempfile.TemporaryDirectory(prefix="paifang-bpf-") as name:
-        root = Path(name)
-        asm = root / f"arch/{architecture}/include/asm"
-        for directory in (root / "include/linux", asm):
-            directory.mkdir(parents=True)
-        (root / "include/uapi").symlink_to("/usr/include")
-        (root / f"arch/{architecture}/include/uapi").symlink_to(_multiarch())
-        (root / "include/linux/kconfig.h").write_text(_KCONFIG)
-        (root / "include/linux/log2.h").touch()
-        (root / "include/linux/if.h").write_text("#define IFNAMSIZ 16\n")
-        (asm / "page.h").write_text(f"#define PAGE_SIZE {resource.getpagesize()}\n")
-        before = os.environ.get("BCC_KERNEL_SOURCE")
-        os.environ["BCC_KERNEL_SOURCE"] = name
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["BCC_KERNEL_SOURCE"]
-            else:
-                os.environ["BCC_KERNEL_SOURCE"] = before
-
-
-def stitch(path: Path) -> str:
-    """A source with its own #includes expanded in place; compiler messages still name the right file and line."""
-    lines = [f'#line 1 "{path.name}"']
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        include = re.fullmatch(r'\s*#include "([\w.]+)"\s*', line)
-        if include:
-            lines += [stitch(path.parent / include[1]), f'#line {number + 1} "{path.name}"']
-        else:
-            lines.append(line)
-    return "\n".join(lines)
-
-
-def reasons(header: Path = SOURCES / "stats.h", enum: str = "reason") -> dict[str, int]:
-    """The counters' names and numbers, in lower case, from the one place that defines them: `enum reason`."""
-    body = re.search(rf"enum {enum} \{{(.*?)\n\}};", header.read_text(), re.S)
-    if body is None:
-        raise LoadError(f"{header}: no enum {enum}; reinstall paifang")
-    names: dict[str, int] = {}
-    for name in re.findall(r"^\s*([A-Z]\w+)\b", body[1], re.M):
-        if name == f"{enum.upper()}_COUNT":
-            return names
-        if not name.endswith("_FIRST"):
-            names[name.lower()] = len(names)
-    raise LoadError(f"{header}: enum {enum} has no {enum.upper()}_COUNT; reinstall paifang")
+# In place of the sizes of maps that are given when loading (maps.h).
+SIZED = 3
 
 
 @contextlib.contextmanager
@@ -150,62 +65,188 @@ def _stderr_to(path: Path) -> Iterator[None]:
             os.close(saved)
 
 
-class Program:
-    """One compiled source: its functions, loaded as XDP programs, and its maps."""
+def compiled(source: Path, defines: Mapping[str, int | str]) -> Bytecode:
+    """The bytecode of a source, from an earlier compilation if there was one. Raises LoadError."""
+    bcc = _bcc()
+    text = stitch(source)
+    flags = [f"-D{name}={value}" for name, value in defines.items()] + ["-Wno-macro-redefined"]
+    release = Path("/usr/include/linux/version.h")
+    depends = (
+        FORMAT, bcc.__version__, platform.release(), platform.machine(), release.exists() and release.read_text(), text,
+        flags,
+    )  # fmt: skip
+    key = hashlib.sha256(repr(depends).encode()).hexdigest()[:32]
+    return kept(key, lambda: _compile(bcc, source.name, text, flags))
 
-    def __init__(self, source: Path, functions: tuple[str, ...], defines: Mapping[str, int]) -> None:
+
+def _bcc() -> Any:
+    try:
+        import bcc
+    except ImportError as error:
+        raise LoadError(f"BCC's Python module is missing ({error}); install python3-bpfcc") from None
+    if os.geteuid() != 0:
+        raise LoadError("XDP needs root (CAP_BPF, CAP_NET_ADMIN); run as root")
+    return bcc
+
+
+def _compile(bcc: Any, name: str, text: str, flags: Sequence[str]) -> Bytecode:
+    """Raises LoadError."""
+    log.info("compiling %s", name)
+    with tempfile.TemporaryDirectory(prefix="paifang-bpf-") as directory, kernel_tree():
+        messages = Path(directory) / "messages"
         try:
-            import bcc
-        except ImportError as error:
-            raise LoadError(f"BCC's Python module is missing ({error}); install python3-bpfcc") from None
-        if os.geteuid() != 0:
-            raise LoadError("XDP needs root (CAP_BPF, CAP_NET_ADMIN); run as root")
+            with _stderr_to(messages):
+                module = bcc.BPF(text=text.encode(), cflags=flags)
+        except Exception as error:  # BCC raises bare Exception
+            words = messages.read_text(errors="replace").strip()
+            log.error("%s does not compile: %s\n%s", name, error, words[-6000:])
+            raise _unloadable(name, error) from None
+    try:
+        return _extracted(bcc, module.module, dict(re.findall(r'BPF_ARRAY_OF_MAPS\((\w+), "(\w+)"', text)))
+    finally:
+        module.cleanup()
+
+
+def _unloadable(name: str, error: Exception) -> LoadError:
+    return LoadError(
+        f"{name} does not load ({error}); Linux 5.13 or later with CONFIG_BPF_SYSCALL and CONFIG_BPF_JIT is needed, "
+        "and the log has the words of the compiler or the kernel"
+    )
+
+
+def _extracted(bcc: Any, module: int, inner: Mapping[str, str]) -> Bytecode:
+    """What BCC has compiled. `inner`: patterns of the maps that maps hold."""
+    lib = bcc.libbcc.lib
+    for call in lib.bpf_table_key_size_id, lib.bpf_table_leaf_size_id:
+        call.argtypes, call.restype = [ct.c_void_p, ct.c_ulonglong], ct.c_size_t
+    lib.bpf_table_name.argtypes, lib.bpf_table_name.restype = [ct.c_void_p, ct.c_ulonglong], ct.c_char_p
+    maps: dict[str, MapSpec] = {}
+    places: dict[int, int] = {}
+    for number in range(lib.bpf_num_tables(module)):
+        name = lib.bpf_table_name(module, number)
+        places[lib.bpf_table_fd(module, name)] = number
+        maps[name.decode()] = MapSpec(
+            type=lib.bpf_table_type_id(module, number),
+            key_size=lib.bpf_table_key_size_id(module, number),
+            value_size=lib.bpf_table_leaf_size_id(module, number),
+            max_entries=lib.bpf_table_max_entries_id(module, number),
+            flags=lib.bpf_table_flags_id(module, number),
+            inner=inner.get(name.decode(), ""),
+            key_layout=lib.bpf_table_key_desc(module, name).decode(),
+            value_layout=lib.bpf_table_leaf_desc(module, name).decode(),
+        )
+    functions = {}
+    for number in range(lib.bpf_num_functions(module)):
+        name = lib.bpf_function_name(module, number)
+        code = ct.string_at(lib.bpf_function_start(module, name), lib.bpf_function_size(module, name))
+        functions[name.decode()] = placed(code, places.__getitem__)
+    return Bytecode(maps, functions)
+
+
+class Program:
+    """One source: its functions, loaded as XDP programs, and its maps.
+
+    `sizes` of maps, by name, in elements (of rings in bytes), where the source does not say; `constants`: numbers that
+    the source takes by LOADED(). Raises LoadError.
+    """
+
+    def __init__(
+        self, source: Path, functions: tuple[str, ...], defines: Mapping[str, int], *,
+        sizes: Mapping[str, int] | None = None, constants: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        constants = constants or {}
+        self.sizes = sizes or {}
+        self._bpf = compiled(source, {**defines, **{name: placeholder(name) for name in constants}})
+        self._bcc = _bcc()
+        self._lib = self._bcc.libbcc.lib
+        self._decode: Callable[[Any], Any] = self._bcc.BPF._decode_table_type
+        self._maps: dict[str, syscall.Map[Any, Any]] = {}
         self._callbacks: dict[str, Callable[[int, int], None]] = {}
-        flags = [f"-D{name}={value}" for name, value in defines.items()] + ["-Wno-macro-redefined"]
-        with tempfile.TemporaryDirectory(prefix="paifang-bpf-") as directory, kernel_tree():
-            messages = Path(directory) / "messages"
-            try:
-                with _stderr_to(messages):
-                    self._bpf = bcc.BPF(text=stitch(source).encode(), cflags=flags)
-                    self.functions = {name: self._bpf.load_func(name.encode(), bcc.BPF.XDP) for name in functions}
-            except Exception as error:  # BCC raises bare Exception
-                text = messages.read_text(errors="replace").strip()
-                log.error("%s does not load: %s\n%s", source.name, error, text[-6000:])
-                raise LoadError(
-                    f"{source.name} does not load ({error}); Linux 5.13 or later with CONFIG_BPF_SYSCALL and "
-                    "CONFIG_BPF_JIT is needed, and the log has the compiler's words"
-                ) from None
+        self._on_record: dict[str, object] = {}  # what the library calls, kept as long as it may
+        self._rings: int | None = None
+        self._fds: dict[str, int] = {}
+        self._map_fds: dict[str, int] = {}
+        try:
+            self._make_maps(self.sizes)
+            for name in functions:
+                code = self._bpf.linked(name, [self._map_fds[each] for each in self._bpf.maps], constants)
+                self._fds[name] = syscall.load_xdp(code, name)
+        except OSError as error:
+            self.close()
+            log.error("%s is refused: %s\n%s", source.name, error.strerror, getattr(error, "words", "")[-6000:])
+            raise _unloadable(source.name, error) from None
+
+    def _make_maps(self, sizes: Mapping[str, int]) -> None:
+        unknown = sizes.keys() - self._bpf.maps.keys()
+        assert not unknown, unknown
+        for name, spec in sorted(self._bpf.maps.items(), key=lambda item: bool(item[1].inner)):
+            entries = sizes.get(name, spec.max_entries)
+            assert entries != SIZED, name
+            inner = self._map_fds[spec.inner] if spec.inner else 0
+            self._map_fds[name] = syscall.create_map(
+                spec.type, spec.key_size, spec.value_size, entries, spec.flags, name, inner
+            )
 
     def fd(self, function: str) -> int:
-        return int(self.functions[function].fd)
+        return self._fds[function]
+
+    def map_fd(self, name: str) -> int:
+        return self._map_fds[name]
 
     def map(self, name: str) -> syscall.Map[Any, Any]:
         """A map with the layouts of its C declaration."""
-        table = self._bpf[name.encode()]
-        value = getattr(table, "sLeaf", table.Leaf)  # of a per-CPU map: one CPU's
-        return syscall.Map(int(table.map_fd), name, table.Key, value, int(table.max_entries))
-
-    def map_fd(self, name: str) -> int:
-        return int(self._bpf[name.encode()].map_fd)
+        if name not in self._maps:
+            spec = self._bpf.maps[name]
+            key, value = (self._decode(json.loads(layout)) for layout in (spec.key_layout, spec.value_layout))
+            self._maps[name] = syscall.Map(
+                self._map_fds[name], name, key, value, self.sizes.get(name, spec.max_entries)
+            )
+        return self._maps[name]
 
     def open_ring(self, name: str, callback: Callable[[int, int], None]) -> None:
         """`callback`, instead of one given before, gets address and size of each record, during `consume`."""
         known = name in self._callbacks
         self._callbacks[name] = callback
-        if not known:
-            self._bpf[name.encode()].open_ring_buffer(lambda _, address, size: self._callbacks[name](address, size))
+        if known:
+            return
+
+        def on_record(_context: int, address: int, size: int) -> int:
+            self._callbacks[name](address, size)
+            return 0
+
+        self._on_record[name] = function = self._bcc.libbcc._RINGBUF_CB_TYPE(on_record)
+        if self._rings is None:
+            self._rings = self._lib.bpf_new_ringbuf(self._map_fds[name], function, None)
+            opened = bool(self._rings)
+        else:
+            opened = self._lib.bpf_add_ringbuf(self._rings, self._map_fds[name], function, None) >= 0
+        if not opened:
+            raise LoadError(f"the ring {name} cannot be mapped ({os.strerror(ct.get_errno())})")
 
     def consume(self) -> None:
-        self._bpf.ring_buffer_consume()
+        if self._rings is not None:
+            self._lib.bpf_consume_ringbuf(self._rings)
 
     def attach(self, device: str, function: str, flags: int) -> None:
-        self._bpf.attach_xdp(device.encode(), self.functions[function], flags)
+        """Raises OSError."""
+        self._set_link(device, self._fds[function], flags)
 
     def detach(self, device: str, flags: int) -> None:
-        self._bpf.remove_xdp(device.encode(), flags)
+        """Raises OSError."""
+        self._set_link(device, -1, flags)
+
+    def _set_link(self, device: str, fd: int, flags: int) -> None:
+        if self._lib.bpf_attach_xdp(device.encode(), fd, flags) < 0:
+            code = ct.get_errno()
+            raise OSError(code, os.strerror(code))
 
     def close(self) -> None:
-        self._bpf.cleanup()
+        if self._rings is not None:
+            self._lib.bpf_free_ringbuf(self._rings)
+            self._rings = None
+        for fds in self._fds, self._map_fds:
+            while fds:
+                os.close(fds.popitem()[1])
 
 
 def possible_cpus() -> int:
@@ -245,24 +286,33 @@ class DataPlane:
         if not 2 <= members <= 65535:
             raise LoadError(f"members={members} is out of range; give 2 to 65535")
         sizes = {
-            "MAX_SESSIONS": sessions,
-            "MAX_HALF_OPEN": half_open,
-            "SYN_BUCKETS": -(-half_open // SYN_WAYS),
-            "SYN_SEED": secrets.randbits(63),
-            "MAX_FRAGMENTS": fragments,
-            "MAX_LISTENERS": listeners + 1,  # index 0 is nobody's
-            "MAX_VIPS": listeners + POOL_ADDRESSES_MOST,
-            "MAX_MEMBERS": members,
-            "MAX_HOPS": members + 2,
-            "MAX_CLIENTS": clients,
-            "MAX_RINGS": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
-            "MAX_ACCESS_LISTS": 2 * access_lists,  # those in use and those that replace them
-            "EARLY_RING_PAGES": max(1, EARLY_RING_BYTES // resource.getpagesize()),
-            "SYNC_RING_PAGES": max(1, sync_ring_bytes // resource.getpagesize()),
-        }
+            "sessions": sessions,
+            "half_open": -(-half_open // SYN_WAYS),
+            "half_open_fullnat": half_open,
+            "half_open_answers": half_open,
+            "fragments": fragments,
+            "early_fragments": EARLY_RING_BYTES,
+            "vips": listeners + POOL_ADDRESSES_MOST,
+            "members": members,
+            "member_numbers": members,
+            "member_stats": members,
+            "loads": members,
+            "reverse": members,
+            "hops": members + 2,
+            "hop_numbers": members + 2,
+            "node_macs": members + 2,
+            "clients": clients,
+            "rings": 3 * listeners,  # those in use, those that replace them, those that a packet may still read
+            "access_lists": 2 * access_lists,  # those in use and those that replace them
+            "sync_ring": sync_ring_bytes,
+        } | dict.fromkeys(("listeners", "listener_stats", "limits", "spendings"), listeners + 1)  # 0 is nobody's
+        constants = {"SYN_BUCKETS": sizes["half_open"], "SYN_SEED": secrets.randbits(63)}
         functions = ("lb", "least", "other", "toll", "untag", "flush", "account", "release")
         programs = {
-            version: Program(SOURCES / "lb.c", functions, sizes | {"IP_VERSION": version}) for version in IP_VERSIONS
+            version: Program(
+                SOURCES / "lb.c", functions, {"IP_VERSION": version, "SIZED": SIZED}, sizes=sizes, constants=constants
+            )
+            for version in IP_VERSIONS
         }
         for program in programs.values():
             stages = program.map("stages")
@@ -319,8 +369,8 @@ class DataPlane:
         self.use(*self.interfaces[: len(self._attached)], link)
         try:
             self.programs[4].attach(device, "lb", XDP_FLAGS[mode])
-        except Exception as error:  # BCC raises bare Exception
-            raise LoadError(_attach_advice(device, mode, str(error))) from None
+        except OSError as error:
+            raise LoadError(_attach_advice(device, mode, error)) from None
         self._attached.append((device, mode))
 
     def detach(self) -> None:
@@ -329,8 +379,8 @@ class DataPlane:
             device, mode = self._attached.pop()
             try:
                 self.programs[4].detach(device, XDP_FLAGS[mode])
-            except Exception as error:
-                log.warning("detach from %s: %s", device, error)
+            except OSError as error:
+                log.warning("detach from %s: %s", device, error.strerror)
 
     def close(self) -> None:
         """Detaches and frees the maps."""
@@ -347,8 +397,8 @@ class DataPlane:
         return action, after
 
 
-def _attach_advice(device: str, mode: XdpMode, why: str) -> str:
+def _attach_advice(device: str, mode: XdpMode, error: OSError) -> str:
     remedy = "use --xdp generic" if mode == "native" else "check `ip link show`"
-    if os.strerror(errno.EBUSY) in why or os.strerror(errno.EEXIST) in why:
+    if error.errno in (errno.EBUSY, errno.EEXIST):
         remedy = f"another XDP program is there: `ip link set dev {device} xdp off`"
-    return f"cannot attach to {device} in {mode} mode ({why}); {remedy}"
+    return f"cannot attach to {device} in {mode} mode ({error.strerror}); {remedy}"

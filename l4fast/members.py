@@ -56,7 +56,7 @@ class Members:
         assert tuple(name for name, *_ in self._stats.value._fields_) == COUNTERS
         self._loads = plane.map("loads", version)
         self._accounting = plane.map("accounting", version)
-        self._indexes = Indexes(plane.sizes["MAX_MEMBERS"])
+        self._indexes = Indexes(plane.sizes["members"])
         self._indexes.take(NOBODY)
         self._counted: set[Member] = set()
         self._past: dict[ServiceKey, Counter[str]] = {}

@@ -277,5 +277,5 @@ def _expire(tables: Tables, census: Census, now_s: int) -> int:
 
 
 def _fill(tables: Tables, census: Census) -> Fills:
-    size, used = tables.plane.sizes["MAX_SESSIONS"], tables.sweep.last_entries
+    size, used = tables.plane.sizes["sessions"], tables.sweep.last_entries
     return {"sessions": {version: Fill(used.get(version, 0), size) for version in IP_VERSIONS}} | census.fill()

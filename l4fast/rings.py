@@ -36,7 +36,7 @@ class Rings:
         self._rings = plane.map("rings", version)
         self._chunk = plane.map("ring_template", version).value
         self._template_fd = plane.programs[version].map_fd("ring_template")
-        self._indexes = Indexes(plane.sizes["MAX_RINGS"])
+        self._indexes = Indexes(plane.sizes["rings"])
         self._orders: dict[tuple[object, ...], array[int]] = {}
 
     def settle(self) -> None:

@@ -25,9 +25,10 @@ from l4fast.addresses import put_address
 from l4fast.bpf import syscall
 from l4fast.hops import Hop
 from l4fast.limits import OVER, shown
-from l4fast.loader import IP_VERSIONS, DataPlane, reasons
+from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.members import COUNTERS, counted
 from l4fast.sessions import SessionView, Wanted, view
+from l4fast.sources import reasons
 from l4fast.sweep import Block, Seen, Sweep
 from l4fast.version_tables import MODES, VersionTables
 
@@ -61,7 +62,7 @@ class Tables:
         self._cpu_pages = {version: plane.map("cpu_page", version) for version in IP_VERSIONS}
         self._reasons = reasons()
         self._unpinnable: set[int] = set()
-        per_s = plane.sizes["MAX_SESSIONS"] * UNPROVEN_SHARE / UNPROVEN_TIMEOUT_S
+        per_s = plane.sizes["sessions"] * UNPROVEN_SHARE / UNPROVEN_TIMEOUT_S
         plane.set(unproven_per_cpu_s=max(1, int(per_s / plane.cpus)), echo_per_cpu_s=ECHO_PER_CPU_S)
 
     # The desired state

@@ -82,9 +82,9 @@ class VersionTables:
         self._node_macs = Mirror(plane, "node_macs", version)
         self._owners = Mirror(plane, "reverse", version)
         self._limits = ListenerLimits(plane, version)
-        self._listener_indexes = Indexes(plane.sizes["MAX_LISTENERS"])
+        self._listener_indexes = Indexes(plane.sizes["listeners"])
         self._listener_indexes.take(NOBODY)
-        self._hop_indexes = Indexes(plane.sizes["MAX_HOPS"])
+        self._hop_indexes = Indexes(plane.sizes["hops"])
         for name in (_NO_HOP, _CLIENTS):
             self._hop_indexes.take(name)
         self._rings = Rings(plane, version)

@@ -129,7 +129,7 @@ class Rig:
         self.root = Root(version, most)
         self.plane = plane
         self.ours = (self.plane.programs[4], "lb")
-        size = plane.sizes["MAX_SESSIONS"]
+        size = plane.sizes["sessions"]
         floors = {tunnel: self._floor(size, tunnel) for tunnel in (False, True)}
         no_nat = self._floor(size, tunnel=False, nat=False)
         self.floors = {

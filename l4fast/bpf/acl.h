@@ -12,7 +12,7 @@ struct network {
 /* Access list index → its networks (network → 1). Written by Python: a list never changes; a change is a new list and
  * then a new `listener`. Inner tries differ in size, as the kernel lets them. */
 BPF_F_TABLE("lpm_trie", struct network, __u32, access_list_template, 1, 1 /* BPF_F_NO_PREALLOC, which tries need */);
-BPF_ARRAY_OF_MAPS(access_lists, "access_list_template", MAX_ACCESS_LISTS);
+BPF_ARRAY_OF_MAPS(access_lists, "access_list_template", SIZED);
 
 static __always_inline int denied(const struct listener *listener, struct address client)
 {

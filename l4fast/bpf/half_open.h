@@ -14,7 +14,7 @@
 
 static __always_inline __u64 flow_id(const struct session_key *key)
 {
-    __u64 h = SYN_SEED ^ ((__u64)key->client.word[0] << 32 | *(__u32 *)&key->client_port);
+    __u64 h = LOADED(SYN_SEED) ^ ((__u64)key->client.word[0] << 32 | *(__u32 *)&key->client_port);
 
     h ^= h >> 33;
     h *= 0xff51afd7ed558ccdULL;
@@ -33,7 +33,7 @@ static __always_inline __u64 flow_id(const struct session_key *key)
 
 static __always_inline struct syn_bucket *syns_of(__u64 id)
 {
-    int index = (id >> 32) * SYN_BUCKETS >> 32;
+    int index = (id >> 32) * LOADED(SYN_BUCKETS) >> 32;
 
     return half_open.lookup(&index);
 }

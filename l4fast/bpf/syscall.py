@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "s390x": 351}
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
+PROG_LOAD = 5
 PROG_TEST_RUN = 10
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 
@@ -27,6 +28,8 @@ SMALLEST_FRAME = 14  # what a test run of an XDP program accepts
 MAP_TYPE_ARRAY, MAP_TYPE_LPM_TRIE = 2, 11
 F_NO_PREALLOC, F_INNER_MAP = 0x1, 0x1000
 F_TEST_LIVE_FRAMES = 0x2
+PROG_TYPE_XDP = 6
+VERIFIER_LOG_BYTES = 1 << 24
 
 _libc = ct.CDLL(None, use_errno=True)
 
@@ -45,6 +48,29 @@ class _CreateAttr(ct.Structure):
         ("numa_node", ct.c_uint32),
         ("map_name", ct.c_char * 16),
     )
+
+
+class _LoadAttr(ct.Structure):
+    _fields_ = (
+        ("prog_type", ct.c_uint32),
+        ("count", ct.c_uint32),
+        ("instructions", ct.c_uint64),
+        ("license", ct.c_uint64),
+        ("log_level", ct.c_uint32),
+        ("log_size", ct.c_uint32),
+        ("log", ct.c_uint64),
+        ("kern_version", ct.c_uint32),
+        ("prog_flags", ct.c_uint32),
+        ("name", ct.c_char * 16),
+    )
+
+
+class VerifierError(OSError):
+    """A program that the kernel refuses, and `words`: why."""
+
+    def __init__(self, code: int | None, message: str | None, words: str) -> None:
+        super().__init__(code, message)
+        self.words = words
 
 
 class _ElementAttr(ct.Structure):
@@ -112,9 +138,33 @@ def bpf(command: int, attributes: ct.Structure) -> int:
     return result
 
 
-def create_map(map_type: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
-    """A new map. The caller closes the descriptor."""
-    return bpf(MAP_CREATE, _CreateAttr(map_type, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15]))
+def create_map(
+    map_type: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str, inner: int = 0
+) -> int:
+    """A new map. `inner`: descriptor of a map like those that it will hold. The caller closes the descriptor."""
+    return bpf(
+        MAP_CREATE, _CreateAttr(map_type, key_size, value_size, max_entries, flags, inner, 0, name.encode()[:15])
+    )
+
+
+def load_xdp(instructions: bytes, name: str) -> int:
+    """A new XDP program. The caller closes the descriptor. Raises VerifierError."""
+    attributes = _LoadAttr(
+        prog_type=PROG_TYPE_XDP,
+        count=len(instructions) // 8,
+        instructions=_address(instructions),
+        license=_address(b"GPL\0"),
+        name=name.encode()[:15],
+    )
+    try:
+        return bpf(PROG_LOAD, attributes)
+    except OSError:
+        words = ct.create_string_buffer(VERIFIER_LOG_BYTES)
+        attributes.log_level, attributes.log_size, attributes.log = 1, len(words), ct.addressof(words)
+        try:
+            return bpf(PROG_LOAD, attributes)
+        except OSError as error:
+            raise VerifierError(error.errno, error.strerror, words.value.decode(errors="replace")) from None
 
 
 class _ObjectAttr(ct.Structure):

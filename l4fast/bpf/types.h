@@ -5,6 +5,10 @@
  * sessions share one byte order.
  */
 
+/* A number that is set when the program is loaded. */
+#define TEXT_OF(name) #name
+#define LOADED(name) __extension__({ __u64 value; asm("%0 = " TEXT_OF(name) " ll" : "=r"(value)); value; })
+
 #define ASSERT_SIZE(type, size4, size6) _Static_assert(sizeof(type) == (IP_VERSION == 4 ? (size4) : (size6)), #type)
 
 /* A session is known to its peers after this many packets: most flows of a scan or a flood never get there. */

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from core.endpoints import endpoint
 from deploy.lab import model, namespaces, state
 from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIP6
-from l4fast.loader import reasons
+from l4fast.sources import reasons
 
 pytestmark = pytest.mark.root
 

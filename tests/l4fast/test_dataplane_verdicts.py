@@ -20,8 +20,8 @@ from core.model import Acl, Mode
 from core.prefixes import Prefixes
 from core.resolve import Access, L4Service, Limits
 from l4fast.hops import HERE
-from l4fast.loader import reasons
 from l4fast.sessions import STATES
+from l4fast.sources import reasons
 from tests.packets import (
     ACK,
     CLIENT,

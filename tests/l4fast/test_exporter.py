@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from control.node.metrics import render
 from l4fast.exporter import SYNC, SYNC_REFUSED, SYNC_UNSENT, action_of, families
-from l4fast.loader import reasons
+from l4fast.sources import reasons
 from l4fast.sync_peer import COUNTERS
 
 SERVER = {

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from l4fast import loader
+from l4fast import loader, sources
+from l4fast.bpf import syscall
 from l4fast.errors import LoadError
-from l4fast.loader import SOURCES, DataPlane, Program, kernel_tree, reasons, stitch
+from l4fast.loader import DataPlane, Program
+from l4fast.sources import SOURCES, kernel_tree, reasons, stitch
 
 
 def test_own_includes_are_expanded_in_place_and_lines_keep_their_names(tmp_path: Path) -> None:
@@ -79,8 +81,8 @@ def test_the_kernel_tree_is_temporary(monkeypatch: pytest.MonkeyPatch, before: s
 def test_the_kernel_tree_of_other_architectures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: str, directory: str
 ) -> None:
-    monkeypatch.setattr(loader.platform, "machine", lambda: machine)
-    monkeypatch.setattr(loader, "_multiarch", lambda: tmp_path)
+    monkeypatch.setattr(sources.platform, "machine", lambda: machine)
+    monkeypatch.setattr(sources, "_multiarch", lambda: tmp_path)
     with kernel_tree():
         root = Path(os.environ["BCC_KERNEL_SOURCE"])
         assert (root / f"arch/{directory}/include/uapi").readlink() == tmp_path
@@ -88,7 +90,7 @@ def test_the_kernel_tree_of_other_architectures(
 
 
 def test_an_unknown_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader.platform, "machine", lambda: "vax")
+    monkeypatch.setattr(sources.platform, "machine", lambda: "vax")
     with pytest.raises(LoadError, match="vax is not supported; supported are x86_64"), kernel_tree():
         pass
 
@@ -114,7 +116,7 @@ def test_too_many_reals_are_refused() -> None:
 def test_a_compiler_error_names_file_and_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "broken.c").write_text('#include <linux/bpf.h>\n#include "part.h"\n')
     (tmp_path / "part.h").write_text("\nint lb(struct xdp_md *ctx) { return nonsense; }\n")
-    with pytest.raises(LoadError, match=r"broken\.c does not load"):
+    with pytest.raises(LoadError, match=r"broken\.c does not load.*the words of the compiler"):
         Program(tmp_path / "broken.c", ("lb",), {})
     assert "part.h:2:" in caplog.text
     assert "nonsense" in caplog.text
@@ -128,6 +130,57 @@ def test_the_verifier_is_quoted(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with pytest.raises(LoadError, match=r"unsafe\.c does not load"):
         Program(tmp_path / "unsafe.c", ("lb",), {})
     assert "invalid access to packet" in caplog.text
+
+
+SMALL = """
+#include <linux/bpf.h>
+#define TEXT_OF(name) #name
+#define LOADED(name) __extension__({ __u64 value; asm("%0 = " TEXT_OF(name) " ll" : "=r"(value)); value; })
+BPF_TABLE("array", int, __u64, numbers, SIZED);
+BPF_TABLE("array", int, __u32, pattern, 2);
+BPF_ARRAY_OF_MAPS(groups, "pattern", SIZED);
+int lb(struct xdp_md *ctx)
+{
+    int last = 4;
+    __u64 *number = numbers.lookup(&last);
+
+    if (number)
+        *number += LOADED(ANSWER);
+    return number ? XDP_TX : XDP_PASS;
+}
+"""
+
+
+@pytest.mark.root
+def test_one_compilation_serves_every_size_and_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    source = tmp_path / "small.c"
+    source.write_text(SMALL)
+    results = []
+    for size, answer in ((5, 42), (4, 7), (6, 1 << 62)):
+        sizes, constants = {"numbers": size, "groups": size}, {"ANSWER": answer}
+        program = Program(source, ("lb",), {"SIZED": loader.SIZED}, sizes=sizes, constants=constants)
+        monkeypatch.setattr(loader, "_compile", None)  # from now on it has to be there
+        numbers = program.map("numbers")
+        action, _, _ = syscall.run_program(program.fd("lb"), bytes(64))
+        results.append((numbers.max_entries, action, getattr(numbers.get(numbers.key(4)), "value", None)))
+        program.close()
+    assert results == [(5, 3, 42), (4, 2, None), (6, 3, 1 << 62)]
+
+
+@pytest.mark.root
+def test_what_is_closed_leaves_no_descriptor(tmp_path: Path) -> None:
+    source = tmp_path / "small.c"
+    source.write_text(SMALL)
+
+    def use() -> None:
+        sizes = {"numbers": 5, "groups": 5}
+        Program(source, ("lb",), {"SIZED": loader.SIZED}, sizes=sizes, constants={"ANSWER": 1}).close()
+
+    use()
+    before = len(os.listdir("/proc/self/fd"))
+    use()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture

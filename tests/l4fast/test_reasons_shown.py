@@ -8,7 +8,7 @@ from control.node.metrics import render
 from control.rates import Meters
 from control.top_view import Section, lines, text
 from l4fast.exporter import families
-from l4fast.loader import reasons
+from l4fast.sources import reasons
 from tests.l4fast.test_exporter import NODE
 
 
