@@ -18,9 +18,10 @@ from control.node.identity import Identity, IdentityError
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import endpoint
-from keyserver import check, harden, issue
+from keyserver import check, encrypt, harden, issue, passphrases
 from keyserver.audit import AuditLog
 from keyserver.errors import KeyFilesError, StartError
+from keyserver.passphrases import Passphrases
 from keyserver.policy import Access
 from keyserver.server import KeyServer
 from keyserver.service import Service
@@ -30,6 +31,7 @@ log = logging.getLogger("keyserver")
 
 POLL_S = 1.0  # how soon a changed key file is noticed without a SIGHUP
 SUMMARY_S = 60.0
+NAMED_FILES = 5  # in a log line
 DRAIN_S = 5.0  # clients close by themselves after a GOODBYE; this is for those that do not
 DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
 
@@ -40,6 +42,7 @@ EXAMPLES = """examples:
   paifang keyserver --keys ./keys --listen 10.0.0.5:8473 --identity ./key-1
   paifang keyserver issue --help        make a development certificate
   paifang keyserver check --help        do a chain and a key fit?
+  paifang keyserver encrypt --help      encrypt key files in place
 SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
 """
 
@@ -47,7 +50,8 @@ SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
 @dataclass(frozen=True, slots=True)
 class Settings:
     keys: list[Path]
-    passphrase_file: Path | None
+    passphrases: Passphrases
+    encrypted_only: bool
     socket: Path | None
     socket_group: str | None
     access: Access
@@ -58,7 +62,10 @@ class Settings:
 
 
 def parse(arguments: list[str]) -> Settings:
-    """Settings from the command line; exits with code 2 and a message for what does not fit together."""
+    """Settings from the command line; exits with code 2 and a message for what does not fit together.
+
+    Raises StartError for a passphrase that is not there.
+    """
     parser = argparse.ArgumentParser(
         prog="paifang keyserver",
         description="Holds private keys and signs TLS handshakes, and nothing else, for the nodes that serve TLS.",
@@ -66,7 +73,8 @@ def parse(arguments: list[str]) -> Settings:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--keys", type=Path, nargs="+", required=True, metavar="PATH", help="PEM files or directories")
-    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="opens those keys that are encrypted")
+    passphrases.add_arguments(parser)
+    parser.add_argument("--encrypted-only", action="store_true", help="refuse key files that are not encrypted")
     parser.add_argument("--socket", type=Path, metavar="PATH", help="listen on a unix socket (mode 0660)")
     parser.add_argument("--socket-group", metavar="GROUP", help="the socket's group (default: the process's)")
     parser.add_argument(
@@ -82,7 +90,7 @@ def parse(arguments: list[str]) -> Settings:
         "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
     )
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"{arguments[0]!r} is unknown; give options, or issue, or check")
+        parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt")
     options = parser.parse_args(arguments)
     if options.socket is None and options.listen is None:
         parser.error("nothing to listen on: give --socket PATH, --listen ADDR:PORT or both")
@@ -102,7 +110,8 @@ def parse(arguments: list[str]) -> Settings:
         listen = (host.removeprefix("[").removesuffix("]"), int(port))
     return Settings(
         keys=options.keys,
-        passphrase_file=options.passphrase_file,
+        passphrases=passphrases.from_options(options),
+        encrypted_only=options.encrypted_only,
         socket=options.socket,
         socket_group=options.socket_group,
         access=Access(
@@ -158,6 +167,12 @@ async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
     return 1 if failures else 0
 
 
+def _warn_of_clear_keys(store: KeyStore) -> None:
+    if clear := store.in_the_clear:
+        which = ", ".join(map(str, clear[:NAMED_FILES])) + (", …" if len(clear) > NAMED_FILES else "")
+        log.warning("%d key files are not encrypted (%s); `paifang keyserver encrypt` does it", len(clear), which)
+
+
 def _identity(directory: Path) -> Identity:
     """Our identity. Raises IdentityError, also where it is another role's: nodes would refuse it at every handshake."""
     identity = Identity.load(directory)
@@ -192,6 +207,7 @@ async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) ->
             log.error("the keys stay as they were: %s", error)
         else:
             if changes is not None:
+                _warn_of_clear_keys(store)
                 log.info("keys read anew: %d added, %d removed, %d held", *changes, len(store))
         if told:
             notify("READY=1")
@@ -218,8 +234,9 @@ def start(settings: Settings) -> int:
         raise StartError(f"cannot forbid memory dumps: {error}") from None
     if why := harden.lock_memory():
         log.warning("memory may be swapped out: %s", why)
-    store = KeyStore(settings.keys, settings.passphrase_file)
+    store = KeyStore(settings.keys, settings.passphrases, encrypted_only=settings.encrypted_only)
     log.log(logging.INFO if len(store) else logging.WARNING, "%d keys held", len(store))
+    _warn_of_clear_keys(store)
     try:
         audit = AuditLog(settings.audit_log)
     except OSError as error:
@@ -237,6 +254,9 @@ def main() -> int:
                 return 0
             case ["check", *arguments]:
                 return check.main(arguments)
+            case ["encrypt", *arguments]:
+                encrypt.main(arguments)
+                return 0
             case arguments:
                 return start(parse(arguments))
     except (StartError, KeyFilesError, IdentityError) as error:

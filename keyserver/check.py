@@ -15,8 +15,9 @@ from pathlib import Path
 
 from certs.chain import inspect
 from certs.report import NO_KEY
-from keyserver import harden
+from keyserver import harden, passphrases
 from keyserver.errors import KeyFilesError, StartError
+from keyserver.passphrases import NONE, Passphrases
 from keyserver.store import KeyStore
 
 EXAMPLES = """examples:
@@ -24,13 +25,13 @@ EXAMPLES = """examples:
 """
 
 
-def problems(chain: str, key: Path) -> tuple[list[str], list[str]]:
+def problems(chain: str, key: Path, opened_by: Passphrases = NONE) -> tuple[list[str], list[str]]:
     """What is wrong with a PEM chain by itself, and what with the file of its private key."""
     report = inspect(chain, datetime.now(UTC))
     if key.is_dir():
         return list(report.problems), ["is a directory; give the file of its private key"]
     try:
-        store = KeyStore([key])
+        store = KeyStore([key], opened_by)
     except KeyFilesError as error:
         return list(report.problems), [f"{file.why}; {file.remedy}" for file in error.files]
     if report.key_id != NO_KEY and report.key_id not in store:
@@ -38,7 +39,7 @@ def problems(chain: str, key: Path) -> tuple[list[str], list[str]]:
     return list(report.problems), []
 
 
-def check(pairs: Sequence[tuple[Path, Path]]) -> list[tuple[list[str], list[str]]]:
+def check(pairs: Sequence[tuple[Path, Path]], opened_by: Passphrases = NONE) -> list[tuple[list[str], list[str]]]:
     """`problems` of each (chain file, key file). Raises StartError for a chain file that cannot be read."""
     found = []
     for chain, key in pairs:
@@ -48,7 +49,7 @@ def check(pairs: Sequence[tuple[Path, Path]]) -> list[tuple[list[str], list[str]
             raise StartError(f"{chain}: {error.strerror}; give a file of PEM certificates") from None
         except UnicodeDecodeError:
             raise StartError(f"{chain}: not PEM text; give a file of PEM certificates") from None
-        found.append(problems(text, key))
+        found.append(problems(text, key, opened_by))
     return found
 
 
@@ -62,12 +63,13 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="CHAIN KEY", help="PEM files, in pairs")
     parser.add_argument("--json", action="store_true", help="print for each pair [[about CHAIN…], [about KEY…]]")
+    passphrases.add_arguments(parser)
     options = parser.parse_args(arguments)
     if len(options.files) % 2:
         parser.error("files come in pairs: CHAIN KEY")
     harden.forbid_dumps()
     pairs = list(zip(options.files[::2], options.files[1::2], strict=True))
-    found = check(pairs)
+    found = check(pairs, passphrases.from_options(options))
     if options.json:
         print(json.dumps(found))
         return 0

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certs.authority import Authority, AuthorityError, private_pem
 from control.node.files import write_atomic
 from core.model import NAME
-from keyserver.errors import StartError
+from keyserver import passphrases
+from keyserver.encrypt import encrypted_pem
+from keyserver.errors import BadFile, KeyFilesError, StartError
+from keyserver.keyfile import load
 
 RSA_BITS = 2048
 
@@ -23,8 +25,21 @@ EXAMPLES = """examples:
 """
 
 
-def issue(keys: Path, ca: Path, name: str, domains: Sequence[str], chain_out: Path, *, use_rsa: bool = False) -> Path:
-    """Make KEYS/NAME.key if it is not there, and a fresh leaf for it. Returns the key's path. Raises StartError."""
+def issue(
+    keys: Path,
+    ca: Path,
+    name: str,
+    domains: Sequence[str],
+    chain_out: Path,
+    *,
+    use_rsa: bool = False,
+    passphrase: Sequence[bytes] = (),
+) -> Path:
+    """Make KEYS/NAME.key if it is not there, and a fresh leaf for it. Returns the key's path.
+
+    passphrase: what encrypts a key that is made, the first of them, and opens one that is there. Raises StartError or,
+    for a key that is there and of no use, KeyFilesError.
+    """
     if not re.fullmatch(NAME.regex, name):
         raise StartError(f"--name {name!r}: give {NAME.what}")
     path = keys / f"{name}.key"
@@ -32,8 +47,12 @@ def issue(keys: Path, ca: Path, name: str, domains: Sequence[str], chain_out: Pa
         authority = Authority.load(ca)
         keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            write_atomic(path, private_pem(_generate(use_rsa)))
-        key = load_pem_private_key(path.read_bytes(), None)
+            made = _generate(use_rsa)
+            write_atomic(path, encrypted_pem(made, passphrase[0]) if passphrase else private_pem(made))
+        found = load(path, True, passphrase)
+        if isinstance(found, BadFile):
+            raise KeyFilesError([found])
+        (key, *_) = found.keys
         if not isinstance(key, rsa.RSAPrivateKey if use_rsa else ec.EllipticCurvePrivateKey):
             raise StartError(f"{path}: a key of another type is there and is never overwritten; give another --name")
         write_atomic(chain_out, authority.issue_leaf(key.public_key(), domains))
@@ -50,7 +69,7 @@ def _generate(use_rsa: bool) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Raises StartError."""
+    """Raises StartError, KeyFilesError."""
     parser = argparse.ArgumentParser(
         prog="paifang keyserver issue",
         description="Make a development certificate: the private key stays in --keys, the public chain goes out.",
@@ -63,6 +82,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--domain", action="append", required=True, help="DNS name, *.name or IP; may be repeated")
     parser.add_argument("--chain-out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--rsa", action="store_true", help=f"RSA-{RSA_BITS} instead of ECDSA P-256")
+    passphrases.add_arguments(parser, what="encrypts the key")
     options = parser.parse_args(arguments)
-    key = issue(options.keys, options.ca, options.name, options.domain, options.chain_out, use_rsa=options.rsa)
+    passphrase = passphrases.from_options(options).read()
+    key = issue(
+        *(options.keys, options.ca, options.name, options.domain, options.chain_out),
+        use_rsa=options.rsa,
+        passphrase=passphrase,
+    )
     print(f"{options.chain_out}: certificate for {', '.join(options.domain)}; its key is {key}")

@@ -1,10 +1,9 @@
-"""The keys: from PEM files to signers, and never back.
+"""The keys: from files (keyfile.py) to signers, and never back.
 
 A `Signer` signs and says what it is; the private key stays inside the library's own object behind it, which no method
 hands out, and which is neither printed nor pickled. A `KeyStore` maps key ids (SHA-256 of the SubjectPublicKeyInfo) to
 signers. A reload reads everything anew and takes effect by one assignment; if a single file cannot be used, nothing
-changes and the error names each such file. Every file named must hold a private key; in a directory, `*.key` files
-must, and `*.pem` files without one are taken for certificates and skipped.
+changes and the error names each such file.
 """
 
 from __future__ import annotations
@@ -16,20 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from certs.authority import key_id
 from keyserver.errors import BadFile, ErrorCode, KeyFilesError, KeyServerError
-from keyserver.policy import KeyType
+from keyserver.keyfile import PrivateKey, files_below, load, type_of
+from keyserver.passphrases import NONE, Passphrases
 
-MIN_RSA_BITS = 2048  # NIST SP 800-131A
-MAX_KEY_FILE_BYTES = 1 << 16
-SUFFIXES = (".pem", ".key")
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 Operation = Callable[[bytes], bytes]
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -40,7 +33,6 @@ _SHA2: Mapping[int, Sha2] = {
     5: hashes.SHA384(),
     6: hashes.SHA512(),
 }
-_BEGIN, _END = "-----BEGIN ", "PRIVATE KEY-----"
 
 
 class Signer:
@@ -49,7 +41,7 @@ class Signer:
     __slots__ = ("_operations", "key_id", "key_type")
 
     def __init__(self, key: PrivateKey) -> None:
-        self.key_type = _type_of(key)
+        self.key_type = type_of(key)
         self.key_id = key_id(key.public_key())
         self._operations = _operations(key)
 
@@ -70,14 +62,17 @@ class Signer:
 class KeyStore:
     """The signers of all keys below `paths`, and the way to read them anew. Safe to use from several threads.
 
-    passphrase_file: opens those keys that are encrypted. Raises KeyFilesError for what cannot be used.
+    passphrases: open those keys that are encrypted. `in_the_clear` are the files whose keys are not. With
+    `encrypted_only` such files are refused. Raises KeyFilesError for what cannot be used.
     """
 
-    def __init__(self, paths: Sequence[Path], passphrase_file: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], passphrases: Passphrases = NONE, *, encrypted_only: bool = False) -> None:
         self._paths = tuple(paths)
-        self._passphrase_file = passphrase_file
+        self._passphrases = passphrases
+        self._encrypted_only = encrypted_only
         self._lock = threading.Lock()
         self._fingerprint = self._look()
+        self.in_the_clear: tuple[Path, ...] = ()
         self._signers: Mapping[bytes, Signer] = self._read()
 
     def get(self, key_id: bytes) -> Signer | None:
@@ -103,21 +98,11 @@ class KeyStore:
             self._signers = new
             return len(new.keys() - old.keys()), len(old.keys() - new.keys())
 
-    def _files(self) -> list[tuple[Path, bool]]:
-        """Key files, and whether each must hold a private key. A missing path is listed, to be complained of."""
-        files: list[tuple[Path, bool]] = []
-        for path in self._paths:
-            try:
-                inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
-                files += [(file, file.suffix == ".key") for file in inside]
-            except OSError:  # not a directory, or none that we may read: reading it as a file says what it is
-                files.append((path, True))
-        return files
-
     def _look(self) -> Fingerprint:
         """What `stat` says of every file and directory; any change of content, permission or set shows here."""
         seen = []
-        for path in (*self._paths, *(file for file, _ in self._files())):
+        files = (file for file, _ in files_below(self._paths))
+        for path in (*self._paths, *self._passphrases.paths, *files):
             try:
                 status = path.stat()
             except OSError:
@@ -126,105 +111,25 @@ class KeyStore:
         return tuple(seen)
 
     def _read(self) -> Mapping[bytes, Signer]:
-        passphrase, bad = None, []
-        if self._passphrase_file is not None:
-            text = _read_private(self._passphrase_file)
-            if isinstance(text, BadFile):
-                raise KeyFilesError([text])
-            passphrase = text.rstrip(b"\r\n")
+        passphrases, bad = self._passphrases.read(), []
         signers: dict[bytes, Signer] = {}
+        clear: list[Path] = []
         for path in self._paths:
             if os.path.isdir(path) and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 bad.append(BadFile(str(path), "others may replace the keys in it", f"chmod go-w {path}"))
-        for path, must in self._files():
-            found = _signers_in(path, must, passphrase)
+        for path, must in files_below(self._paths):
+            found = load(path, must, passphrases)
             if isinstance(found, BadFile):
                 bad.append(found)
+            elif found.in_the_clear and self._encrypted_only:
+                bad.append(BadFile(str(path), "it is not encrypted", f"`paifang keyserver encrypt {path}` does it"))
             else:
-                signers.update((signer.key_id, signer) for signer in found)
+                clear += [path] * found.in_the_clear
+                signers.update((signer.key_id, signer) for signer in map(Signer, found.keys))
         if bad:
             raise KeyFilesError(bad)
+        self.in_the_clear = tuple(clear)
         return signers
-
-
-def _signers_in(path: Path, must: bool, passphrase: bytes | None) -> list[Signer] | BadFile:
-    data = _read_private(path, certificates_may_be_public=not must)
-    if isinstance(data, BadFile):
-        return data
-    blocks = _private_blocks(data)
-    if not blocks and must:
-        return BadFile(str(path), "no private key in it", "give a PEM file with a private key, or remove it")
-    if passphrase is None and any(b"ENCRYPTED" in block for block in blocks):
-        remedy = f"`openssl pkey -in {path} -out NEW; chmod 600 NEW`, or a key server with --passphrase-file"
-        return BadFile(str(path), "it is encrypted", remedy)
-    try:
-        return [Signer(_load(block, passphrase)) for block in blocks]
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        why = str(error).splitlines()[0] if str(error) else "not readable"
-        return BadFile(
-            str(path), f"not a usable private key: {why}", "give ECDSA P-256 or P-384, RSA ≥ 2048 or Ed25519"
-        )
-
-
-def _read_private(path: Path, *, certificates_may_be_public: bool = False) -> bytes | BadFile:
-    """The bytes of a file that only its owner may read; whose permissions are those of the very file read."""
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return BadFile(str(path), "not a regular file", "give a PEM file or a directory of them")
-            data = file.read(MAX_KEY_FILE_BYTES + 1)
-    except OSError as error:
-        remedy = (
-            "make it readable for the key server's user" if isinstance(error, PermissionError) else "check the path"
-        )
-        return BadFile(str(path), error.strerror or "cannot be read", remedy)
-    if len(data) > MAX_KEY_FILE_BYTES:
-        return BadFile(str(path), f"longer than {MAX_KEY_FILE_BYTES} bytes", "a key file is a few kilobytes")
-    if status.st_mode & 0o077 and not (certificates_may_be_public and not _private_blocks(data)):
-        mode = stat.S_IMODE(status.st_mode)
-        return BadFile(str(path), f"others than its owner may use it (mode {mode:04o})", f"chmod 600 {path}")
-    return data
-
-
-def _private_blocks(data: bytes) -> list[bytes]:
-    """The PEM blocks whose label ends in PRIVATE KEY; certificates and EC PARAMETERS beside them are skipped."""
-    blocks: list[bytes] = []
-    lines: list[str] = []
-    for line in data.decode("ascii", "replace").splitlines():
-        if line.startswith(_BEGIN) and line.rstrip().endswith(_END):
-            lines = [line]
-        elif lines:
-            lines.append(line)
-            if line.startswith("-----END "):
-                blocks.append(("\n".join(lines) + "\n").encode("ascii", "replace"))
-                lines = []
-    if lines:  # cut short: left to the parser, which says so
-        blocks.append("\n".join(lines).encode("ascii", "replace"))
-    return blocks
-
-
-def _load(block: bytes, passphrase: bytes | None) -> PrivateKey:
-    key = load_pem_private_key(block, passphrase if b"ENCRYPTED" in block else None)
-    if not isinstance(key, PrivateKey):
-        raise TypeError("keys of its type are not used here")
-    return key
-
-
-def _type_of(key: PrivateKey) -> KeyType:
-    match key:
-        case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):
-            return KeyType.EC_P256
-        case ec.EllipticCurvePrivateKey(curve=ec.SECP384R1()):
-            return KeyType.EC_P384
-        case ec.EllipticCurvePrivateKey():
-            raise ValueError(f"curve {key.curve.name} is not used here")
-        case rsa.RSAPrivateKey():
-            if key.key_size < MIN_RSA_BITS:
-                raise ValueError(f"RSA with {key.key_size} bits is weak")
-            return KeyType.RSA
-        case _:
-            return KeyType.ED25519
 
 
 def _operations(key: PrivateKey) -> Mapping[int, Operation]:

@@ -180,7 +180,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("own.key", "own.pem", 3, "holds a private key; keep it from here"),
         ("own.pem", "other.key", 4, "other.key: not the private key of this chain; give the one"),
         ("own.pem", "open.key", 4, "others than its owner may use it (mode 0644); chmod 600 "),
-        ("own.pem", "sealed.key", 4, "it is encrypted; `openssl pkey -in"),
+        ("own.pem", "sealed.key", 4, "it is encrypted; give the key server --passphrase-file"),
         ("own.pem", "garbage.key", 4, "no private key in it; give a PEM file with a private key"),
         ("own.pem", "ca", 4, "is a directory; give the file of its private key"),
     ],

@@ -12,10 +12,11 @@ from certs.authority import Authority, key_id, private_pem
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from keyserver.audit import AuditLog
+from keyserver.keyfile import PrivateKey
 from keyserver.policy import Access
 from keyserver.server import KeyServer
 from keyserver.service import Service
-from keyserver.store import KeyStore, PrivateKey
+from keyserver.store import KeyStore
 
 TLS13 = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(range(32))
 

@@ -14,6 +14,7 @@ from certs.authority import Authority, private_pem
 from control.node.files import write_atomic
 from keyserver import check
 from keyserver.errors import StartError
+from keyserver.passphrases import Passphrases
 
 NOW = datetime.now(UTC)
 
@@ -58,7 +59,8 @@ def test_keys_that_cannot_be_used(tmp_path: Path, authority: Authority) -> None:
     assert check.problems(chain, key)[1][0].startswith("no private key in it")
     secret = ec.generate_private_key(ec.SECP256R1())
     write_atomic(key, secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
-    assert check.problems(chain, key)[1][0].startswith("it is encrypted; `openssl pkey -in")
+    assert check.problems(chain, key)[1][0].startswith("it is encrypted; give the key server --passphrase-file")
+    assert check.problems(chain, key, Passphrases(fixed=(b"x",)))[1][0].startswith("not the private key of this chain")
     assert check.problems(chain, tmp_path)[1] == ["is a directory; give the file of its private key"]
     key.unlink()
     assert check.problems(chain, key)[1] == ["No such file or directory; check the path"]

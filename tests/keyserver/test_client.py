@@ -15,6 +15,7 @@ from keyserver import client as client_module
 from keyserver.audit import AuditLog
 from keyserver.client import Endpoint, KeyClient
 from keyserver.errors import ErrorCode, KeyServerError
+from keyserver.keyfile import PrivateKey
 from keyserver.policy import Access
 from keyserver.protocol import (
     MAX_CHAIN_BYTES,
@@ -32,7 +33,7 @@ from keyserver.protocol import (
 )
 from keyserver.server import KeyServer
 from keyserver.service import Service
-from keyserver.store import KeyStore, PrivateKey
+from keyserver.store import KeyStore
 from tests.keyserver.conftest import TLS13, StartServer
 from tests.keyserver.test_protocol import DOCUMENT
 from tests.keyserver.test_store import verify

@@ -7,7 +7,7 @@ import pytest
 
 import keyserver.__main__ as program
 from certs.authority import Authority
-from keyserver.store import PrivateKey
+from keyserver.keyfile import PrivateKey
 from tests.keyserver.conftest import TLS13, StartServer
 from tests.keyserver.test_store import verify
 

@@ -10,7 +10,7 @@ from certs.authority import Authority
 from certs.chain import inspect
 from control.node.files import write_atomic
 from keyserver import issue
-from keyserver.errors import StartError
+from keyserver.errors import KeyFilesError, StartError
 from keyserver.store import KeyStore
 
 
@@ -48,6 +48,19 @@ def test_issuing_again_keeps_the_key(tmp_path: Path, ca_dir: Path) -> None:
     assert key.read_bytes() == before
 
 
+def test_a_key_that_is_encrypted_from_its_first_moment(tmp_path: Path, ca_dir: Path) -> None:
+    write_atomic(tmp_path / "passphrase", b"correct horse battery staple\n")
+    arguments = ["--keys", str(tmp_path / "keys"), "--ca", str(ca_dir), "--name", "web", "--domain", "a.test"]
+    arguments += ["--chain-out", str(tmp_path / "web.pem"), "--passphrase-file", str(tmp_path / "passphrase")]
+    issue.main(arguments)
+    text = (tmp_path / "keys" / "web.key").read_text()
+    assert text.startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    issue.main(arguments)
+    assert (tmp_path / "keys" / "web.key").read_text() == text
+    with pytest.raises(KeyFilesError, match=r"web\.key: it is encrypted"):
+        issue.issue(tmp_path / "keys", ca_dir, "web", ["a.test"], tmp_path / "web.pem")
+
+
 @pytest.mark.parametrize(
     ("name", "domains", "why"),
     [("../web", ["a.test"], "--name"), ("", ["a.test"], "--name"), ("web", ["a b"], "domain 'a b'")],
@@ -64,6 +77,6 @@ def test_what_is_missing_or_broken(tmp_path: Path, ca_dir: Path) -> None:
     with pytest.raises(StartError, match=r"/no/web\.pem: No such file or directory; give"):
         issue.issue(tmp_path / "keys", ca_dir, "web", ["a.test"], tmp_path / "no" / "web.pem")
     write_atomic(tmp_path / "keys" / "bad.key", b"garbage")
-    with pytest.raises(StartError, match=r"."):
+    with pytest.raises(KeyFilesError, match=r"bad\.key: no private key in it"):
         issue.issue(tmp_path / "keys", ca_dir, "bad", ["a.test"], tmp_path / "web.pem")
     assert (tmp_path / "keys" / "bad.key").read_bytes() == b"garbage"

@@ -20,6 +20,7 @@ from control.node.identity import Identity
 from keyserver.__main__ import parse
 from keyserver.client import KeyClient
 from keyserver.errors import ErrorCode, KeyServerError
+from keyserver.passphrases import NONE, Passphrases
 from tests.keyserver.conftest import TLS13
 
 ROOT = Path(__file__).parent.parent.parent
@@ -123,6 +124,31 @@ async def test_it_says_when_it_has_read_its_keys_anew(start: Start, tmp_path: Pa
     assert not child.said_ready()  # nobody has asked for that
 
 
+async def test_keys_become_encrypted_while_it_serves(
+    start: Start, tmp_path: Path, key_dir: Path, ids: dict[str, bytes]
+) -> None:
+    write_atomic(tmp_path / "old", b"the old passphrase")
+    write_atomic(tmp_path / "new", b"the new passphrase")
+    old, new = ("--passphrase-file", tmp_path / "old"), ("--passphrase-file", tmp_path / "new")
+    child = start("--socket", tmp_path / "sock", *old, *new)
+    clear = "4 key files are not encrypted ("
+    assert clear + str(key_dir / "ed25519.key") in child.log.read_text()
+    client = KeyClient([f"unix:{tmp_path / 'sock'}"])
+    await client.start()
+    for number, arguments in enumerate([old, (*new, "--old-passphrase-file", tmp_path / "old")], 1):
+        argv = [sys.executable, "-m", "keyserver", "encrypt", *map(str, arguments), "--", str(key_dir)]
+        await asyncio.to_thread(subprocess.run, argv, check=True, env={**os.environ, **ENVIRONMENT}, timeout=SECONDS)
+        child.said_ready()
+        child.signal(signal.SIGHUP)
+        await eventually(child.said_ready)
+        assert child.log.read_text().count("0 added, 0 removed, 4 held") >= number
+        assert await client.sign(ids["rsa"], 0x0804, TLS13, "a.test")
+    await client.close()
+    log = child.log.read_text()
+    assert log.count(clear) == 1
+    assert "passphrase" not in log
+
+
 def test_audit_lines_go_to_standard_output(start: Start, tmp_path: Path) -> None:
     child = start("--socket", tmp_path / "sock")
     assert child.terminate(SECONDS) == 0
@@ -149,7 +175,7 @@ def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_di
         (["--keys", "KEYS", "--socket", "S", "--rate", "0"], "--rate: give 1 or more"),
         (["--keys", "KEYS", "--socket", "S", "--bogus"], "unrecognized arguments"),
         (["--keys", "KEYS", "--socket", "S", "--allow-uid", "ann"], "'ann': give a number; `id -u ann`"),
-        (["isue", "--keys", "KEYS"], "'isue' is unknown; give options, or issue, or check"),
+        (["isue", "--keys", "KEYS"], "'isue' is unknown; give options, or issue, check, encrypt"),
     ],
 )
 def test_flags_that_do_not_fit(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +190,11 @@ def test_flags() -> None:
     assert settings.keys == [Path("a"), Path("b")]
     assert settings.access.uids == {33, 34}
     assert settings.audit_log == Path("-")
-    assert parse(["--keys", "a", "--socket", "s"]).access.uids == {os.geteuid()}
+    plain = parse(["--keys", "a", "--socket", "s"])
+    assert plain.access.uids == {os.geteuid()}
+    assert (plain.passphrases, plain.encrypted_only) == (NONE, False)
+    more = parse(["--keys", "a", "--socket", "s", "--encrypted-only", "--passphrase-file", "p"])
+    assert (more.passphrases, more.encrypted_only) == (Passphrases((Path("p"),)), True)
     tcp = parse(["--keys", "a", "--listen", "[::1]:8473", "--identity", "i"])
     assert tcp.listen == ("::1", 8473)
     assert tcp.access.nodes is None
@@ -196,6 +226,8 @@ def test_mistakes_are_one_line_with_a_remedy(
         (*keys, "--socket", tmp_path / ("x" * 100)): "AF_UNIX path too long; use a shorter one",
         (*keys, *socket, "--socket-group", "nobodies"): "there is no group nobodies; `getent group` lists them",
         (*keys, *socket, "--passphrase-file", missing): "no: No such file or directory; check the path",
+        (*keys, *socket, "--passphrase-env", "PFT_UNSET"): "$PFT_UNSET is unset or empty",
+        (*keys, *socket, "--encrypted-only"): "it is not encrypted; `paifang keyserver encrypt",
         issue: "paifang certs init",
     }.items():
         code, text = run(*arguments)

@@ -18,6 +18,7 @@ from control.node.files import write_atomic
 from control.node.identity import Identity
 from keyserver import server as server_module
 from keyserver.errors import ErrorCode, StartError
+from keyserver.keyfile import PrivateKey
 from keyserver.policy import Access
 from keyserver.protocol import (
     MAX_CHAIN_BYTES,
@@ -34,7 +35,6 @@ from keyserver.protocol import (
     client_side,
     encode,
 )
-from keyserver.store import PrivateKey
 from tests.keyserver.conftest import TLS13, StartServer
 from tests.keyserver.raw import RawClient
 from tests.keyserver.test_store import verify

@@ -11,10 +11,11 @@ from certs.authority import Authority, private_pem
 from control.node.files import write_atomic
 from keyserver.audit import AuditLog
 from keyserver.errors import ErrorCode, KeyServerError
+from keyserver.keyfile import PrivateKey
 from keyserver.policy import KeyType, Shape
 from keyserver.protocol import Failed, Sign, Signed
 from keyserver.service import CHAIN_UNITS, Service, is_slow
-from keyserver.store import KeyStore, PrivateKey
+from keyserver.store import KeyStore
 from tests.keyserver.conftest import TLS13
 from tests.keyserver.test_store import verify
 

@@ -18,8 +18,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certs.authority import key_id, private_pem
 from control.node.files import write_atomic
+from keyserver.encrypt import encrypted_pem
 from keyserver.errors import ErrorCode, KeyFilesError, KeyServerError
-from keyserver.store import KeyStore, PrivateKey, Signer
+from keyserver.keyfile import PrivateKey
+from keyserver.passphrases import Passphrases
+from keyserver.store import KeyStore, Signer
 
 SHA = {4: hashes.SHA256(), 5: hashes.SHA384(), 6: hashes.SHA512()}
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -96,14 +99,40 @@ def test_encrypted_keys(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
     write_atomic(tmp_path / "right", b"secret\n")
     write_atomic(tmp_path / "wrong", b"Secret\n")
     paths = [tmp_path / "a", tmp_path / "b"]
-    assert len(KeyStore(paths, tmp_path / "right")) == 2
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    assert len(KeyStore(paths, Passphrases((right,)))) == 2
+    assert len(KeyStore(paths, Passphrases((wrong, right)))) == 2, "each is tried in turn"
     with pytest.raises(KeyFilesError, match=r"a: not a usable private key"):
-        KeyStore(paths, tmp_path / "wrong")
-    with pytest.raises(KeyFilesError, match=r"a: it is encrypted; `openssl pkey -in"):
+        KeyStore(paths, Passphrases((wrong,)))
+    with pytest.raises(KeyFilesError, match=r"a: it is encrypted; give the key server --passphrase-file"):
         KeyStore(paths)
-    (tmp_path / "right").chmod(0o644)
+    right.chmod(0o644)
     with pytest.raises(KeyFilesError, match=r"right: others than its owner may use it"):
-        KeyStore(paths, tmp_path / "right")
+        KeyStore(paths, Passphrases((right,)))
+
+
+def test_keys_in_the_clear_are_told_apart(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
+    write_atomic(tmp_path / "a.key", encrypted_pem(keys["p256"], b"a passphrase"))
+    write_atomic(tmp_path / "b.key", private_pem(keys["rsa"]))
+    opened_by = Passphrases(fixed=(b"a passphrase",))
+    store = KeyStore([tmp_path], opened_by)
+    assert store.in_the_clear == (tmp_path / "b.key",)
+    with pytest.raises(KeyFilesError, match=r"b\.key: it is not encrypted; `paifang keyserver encrypt"):
+        KeyStore([tmp_path], opened_by, encrypted_only=True)
+    write_atomic(tmp_path / "b.key", encrypted_pem(keys["rsa"], b"a passphrase"))
+    assert store.reload(always=False) == (0, 0)
+    assert store.in_the_clear == ()
+    assert len(KeyStore([tmp_path], opened_by, encrypted_only=True)) == 2
+
+
+def test_a_passphrase_that_changes_is_noticed(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
+    write_atomic(tmp_path / "a.key", encrypted_pem(keys["p256"], b"a passphrase"))
+    write_atomic(tmp_path / "passphrase", b"a passphrase")
+    store = KeyStore([tmp_path / "a.key"], Passphrases((tmp_path / "passphrase",)))
+    write_atomic(tmp_path / "passphrase", b"another passphrase")
+    with pytest.raises(KeyFilesError, match=r"a\.key: not a usable private key"):
+        store.reload(always=False)
+    assert len(store) == 1
 
 
 def weak_rsa() -> bytes:
