@@ -21,7 +21,7 @@ lint: setup
 	@$(PY) -m mypy
 
 test: lint
-	@$(PY) -m pytest -q -m "not soak"
+	@$(PY) -m pytest -q -m "not soak" -n 3 --dist loadfile
 
 bench: setup
 	@$(PY) -m bench all

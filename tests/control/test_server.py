@@ -42,9 +42,12 @@ def test_both_doors_open_and_sigterm_ends_it_while_a_node_waits(authority: Autho
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             child.signal(signal.SIGTERM)
-            return await polling, await asyncio.to_thread(child.terminate, 10)
+            status = await polling
+            while (code := child.poll()) is None:
+                await asyncio.sleep(0.01)
+            return status, code
 
-        assert asyncio.run(wait_and_end()) == (204, 0)
+        assert asyncio.run(asyncio.wait_for(wait_and_end(), 20)) == (204, 0)
     finally:
         child.terminate(1)
 

@@ -3,6 +3,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,23 +119,25 @@ def test_a_child_dies_with_its_parent(nursery: Nursery) -> None:
 
 
 @pytest.mark.root
-def test_a_child_that_becomes_another_user_may_say_that_it_is_ready(tmp_path: Path) -> None:
+def test_a_child_that_becomes_another_user_may_say_that_it_is_ready() -> None:
     nobody = 65534
-    for path in (tmp_path, *tmp_path.parents[:2]):  # pytest's own directories are closed to others
-        path.chmod(0o711)
     code = "import os, socket; s = socket.socket(1, 2); s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
     words = ["setpriv", f"--reuid={nobody}", "--clear-groups", "/usr/bin/python3", "-c", code]
-    child = Child.start("x", words, log=tmp_path / "log", notify_dir=tmp_path, notify_uid=nobody)
-    try:
-        child.wait_ready(10)
-    finally:
-        child.terminate(5)
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to others
+        directory = Path(name)
+        directory.chmod(0o711)
+        child = Child.start("x", words, log=directory / "log", notify_dir=directory, notify_uid=nobody)
+        try:
+            child.wait_ready(10)
+        finally:
+            child.terminate(5)
 
 
 def test_a_child_that_is_left_lives_on(tmp_path: Path) -> None:
     """And nothing warns of it when we end."""
     program = f"""
 import sys
+import tempfile
 from pathlib import Path
 from control.node.children import Child
 here = Path({str(tmp_path)!r})
