@@ -23,7 +23,7 @@ import platform
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from l4fast.bpf import syscall
 from l4fast.bytecode import FORMAT, Bytecode, MapSpec, kept, placed, placeholder
 from l4fast.errors import LoadError
 from l4fast.interfaces import Interface, interface
-from l4fast.sources import SOURCES, kernel_tree, stitch
+from l4fast.sources import SOURCES, kernel_tree, reasons, stitch
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,8 @@ EARLY_RING_BYTES = 1 << 19
 # From <linux/if_link.h>
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
 IP_VERSIONS = (4, 6)
-# enum stage of types.h
-STAGES = ("lb", "least", "toll", "untag", "other")
-STAGES_IPV6 = {5: "lb", 6: "untag"}
+FUNCTIONS = ("lb", "least", "other", "toll", "untag", "flush", "account", "release")
+FUNCTIONS_IPV6 = (*FUNCTIONS, "fragmented")
 # SYN_WAYS of types.h
 SYN_WAYS = 4
 # In place of the sizes of maps that are given when loading (maps.h).
@@ -187,6 +186,10 @@ class Program:
                 spec.type, spec.key_size, spec.value_size, entries, spec.flags, name, inner
             )
 
+    @property
+    def functions(self) -> Collection[str]:
+        return self._fds.keys()
+
     def fd(self, function: str) -> int:
         return self._fds[function]
 
@@ -307,20 +310,13 @@ class DataPlane:
             "sync_ring": sync_ring_bytes,
         } | dict.fromkeys(("listeners", "listener_stats", "limits", "spendings"), listeners + 1)  # 0 is nobody's
         constants = {"SYN_BUCKETS": sizes["half_open"], "SYN_SEED": secrets.randbits(63)}
-        functions = ("lb", "least", "other", "toll", "untag", "flush", "account", "release")
         programs = {
             version: Program(
                 SOURCES / "lb.c", functions, {"IP_VERSION": version, "SIZED": SIZED}, sizes=sizes, constants=constants
             )
-            for version in IP_VERSIONS
+            for version, functions in ((4, FUNCTIONS), (6, FUNCTIONS_IPV6))
         }
-        for program in programs.values():
-            stages = program.map("stages")
-            for number, name in enumerate(STAGES):
-                stages.put(stages.key(number), stages.value(program.fd(name)))
-        entry = programs[4].map("stages")
-        for number, name in STAGES_IPV6.items():
-            entry.put(entry.key(number), entry.value(programs[6].fd(name)))
+        _join_stages(programs)
         return cls(programs, sizes)
 
     def set(self, *versions: int, **fields: int | bytes | Sequence[int]) -> None:
@@ -395,6 +391,20 @@ class DataPlane:
         """One BPF_PROG_TEST_RUN: (XDP action, frame afterwards). `lb` of version 4 takes every frame."""
         action, after, _ = syscall.run_program(self.programs[version].fd(function), frame)
         return action, after
+
+
+def _join_stages(programs: Mapping[int, Program]) -> None:
+    """Fills the arrays by which programs call one another (types.h: enum stage)."""
+    number = reasons(SOURCES / "types.h", "stage")
+    found = [(of, f"stage_{name}", of.fd(name)) for of in programs.values() for name in of.functions]
+    found += [
+        (programs[4], "stage_ipv6", programs[6].fd("lb")),
+        (programs[4], "stage_untag_ipv6", programs[6].fd("untag")),
+    ]
+    for program, stage, fd in found:
+        if stage in number:
+            stages = program.map("stages")
+            stages.put(stages.key(number[stage]), stages.value(fd))
 
 
 def _attach_advice(device: str, mode: XdpMode, error: OSError) -> str:

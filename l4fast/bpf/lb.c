@@ -496,10 +496,10 @@ static __always_inline enum reason without_other(struct packet *p, enum reason r
 {
     if (reason == LB_ICMP)
         return PASS_ICMP;
-    return reason == LB_FRAGMENT ? irregular(p, DROP_FRAGMENT) : DROP_INTERNAL;
+    return reason == LB_FRAGMENT || reason == LB_FRAGMENTED ? irregular(p, DROP_FRAGMENT) : DROP_INTERNAL;
 }
 
-int lb(struct xdp_md *ctx)
+static __always_inline int balance(struct xdp_md *ctx, enum shape shape)
 {
     int zero = 0;
     struct settings *settings = node_settings.lookup(&zero);
@@ -510,7 +510,7 @@ int lb(struct xdp_md *ctx)
 
     if (!settings || !stats)
         return XDP_PASS;
-    reason = parse(ctx, settings, &p);
+    reason = parse(ctx, settings, &p, shape);
 #if IP_VERSION == 4
     if (reason == PASS_NOT_IP && p.eth->h_proto == bpf_htons(ETH_P_IPV6))
         stages.call(ctx, STAGE_IPV6);
@@ -530,13 +530,25 @@ int lb(struct xdp_md *ctx)
     if (reason == LB_NEXT)
         reason = reply(&p, settings, stats);
     if (reason > LB_NEXT) {
-        stages.call(ctx, STAGE_OTHER);
+        stages.call(ctx, reason == LB_FRAGMENTED ? STAGE_FRAGMENTED : STAGE_OTHER);
         reason = without_other(&p, reason);
     }
     if (p.first && ((reason < PASS_FIRST && reason != TX_TOO_BIG) || reason == PASS_SERVED_HERE))
         remember(&p, settings, reason);
     return p.way | stats->tag ? leave_by(&p, settings, stats, reason) : leave(stats, reason);
 }
+
+int lb(struct xdp_md *ctx)
+{
+    return balance(ctx, IP_VERSION == 4 ? EITHER : WHOLE);
+}
+
+#if IP_VERSION == 6
+int fragmented(struct xdp_md *ctx)
+{
+    return balance(ctx, FRAGMENTED);
+}
+#endif
 
 /* What there is little of, and more than `lb` has room for (the verifier's limit): ICMP, later fragments, and new flows of
  * fullnat, which `lb` has admitted. */
@@ -550,7 +562,7 @@ int other(struct xdp_md *ctx)
 
     if (!settings || !stats)
         return XDP_PASS;
-    reason = parse(ctx, settings, &p);
+    reason = parse(ctx, settings, &p, EITHER);
     if (reason == LB_ICMP)
         reason = icmp(&p, settings, stats);
     else if (reason == LB_FRAGMENT)
@@ -674,7 +686,7 @@ int release(struct xdp_md *ctx)
     enum reason reason;
     int action;
 
-    if (!settings || !stats || parse(ctx, settings, &p) != LB_FRAGMENT)
+    if (!settings || !stats || parse(ctx, settings, &p, EITHER) != LB_FRAGMENT)
         return XDP_DROP;
     reason = later_fragment(&p, settings);
     if (reason == LB_NEXT)

@@ -64,7 +64,7 @@ BPF_TABLE("percpu_array", int, struct least, least_choice, 1);
 BPF_TABLE("percpu_array", int, struct toll, tolls, 1);
 
 /* Stage → program. Written by Python when the programs are loaded; those of IPv6 in the map of IPv4's programs. */
-BPF_PROG_ARRAY(stages, STAGES);
+BPF_PROG_ARRAY(stages, STAGE_COUNT);
 
 /* reverse_key → reverse. Written by Python for the reals of nat listeners. */
 BPF_TABLE("hash", struct reverse_key, struct reverse, reverse, SIZED);

@@ -121,8 +121,12 @@ static __always_inline enum reason parse_fragment(struct packet *p, __u8 protoco
     return offset ? LB_FRAGMENT : LB_NEXT;
 }
 
+/* IPv6: which packets a program takes. The ports of fragments stand eight bytes further back, and all that is behind is
+ * gone through twice by the verifier where both may come. */
+enum shape { WHOLE, FRAGMENTED, EITHER };
+
 #if IP_VERSION == 4
-static __always_inline enum reason parse_ip(struct packet *p, void *end)
+static __always_inline enum reason parse_ip(struct packet *p, void *end, enum shape shape)
 {
     struct ip *ip = p->ip;
     __u32 size = p->length - sizeof(*ip);
@@ -148,7 +152,7 @@ static __always_inline enum reason parse_ip(struct packet *p, void *end)
     return parse_l4(p, end, ip->protocol, size);
 }
 #else
-static __always_inline enum reason parse_ip(struct packet *p, void *end)
+static __always_inline enum reason parse_ip(struct packet *p, void *end, enum shape shape)
 {
     struct ip *ip = p->ip;
     struct ip_fragment *header = (void *)(ip + 1);
@@ -161,6 +165,8 @@ static __always_inline enum reason parse_ip(struct packet *p, void *end)
         __u32 offset;
         enum reason reason;
 
+        if (shape == WHOLE)
+            return LB_FRAGMENTED;
         if (size < sizeof(*header) || (void *)(header + 1) > end)
             return irregular(p, DROP_BAD_FRAGMENT);
         offset = bpf_ntohs(header->fragment) & ~7;
@@ -170,6 +176,8 @@ static __always_inline enum reason parse_ip(struct packet *p, void *end)
         reason = parse_fragment(p, header->protocol, offset, size, header->fragment & bpf_htons(1), offset + size);
         return reason == LB_NEXT ? parse_l4(p, end, header->protocol, size) : reason;
     }
+    if (shape == FRAGMENTED)
+        return DROP_INTERNAL;
     if (ip->protocol == IPPROTO_HOPOPTS || ip->protocol == IPPROTO_ROUTING || ip->protocol == IPPROTO_DSTOPTS ||
         ip->protocol == IPPROTO_AH)
         return irregular(p, DROP_IP_OPTIONS);
@@ -178,7 +186,8 @@ static __always_inline enum reason parse_ip(struct packet *p, void *end)
 #endif
 
 /* Lengths are checked against the frame, which Ethernet may have padded: bytes after the IP packet do not count. */
-static __always_inline enum reason parse(struct xdp_md *ctx, const struct settings *settings, struct packet *p)
+static __always_inline enum reason parse(struct xdp_md *ctx, const struct settings *settings, struct packet *p,
+                                         enum shape shape)
 {
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
@@ -195,5 +204,5 @@ static __always_inline enum reason parse(struct xdp_md *ctx, const struct settin
     if (!to_this_node(settings, p->eth->h_dest))
         return PASS_OTHER_HOST;
     p->length = ip_length(p->ip);
-    return parse_ip(p, end);
+    return parse_ip(p, end, shape);
 }

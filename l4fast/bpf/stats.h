@@ -65,6 +65,7 @@ enum reason {
     LB_NEXT = REASON_COUNT,
     LB_ICMP,                /* for the stages of these names */
     LB_FRAGMENT,
+    LB_FRAGMENTED, /* of IPv6, not looked at */
     LB_FULLNAT,
 };
 

@@ -283,7 +283,17 @@ struct least {
     __s32 member;       /* index into `members`; 0: no answer, -1: there is none */
     __u32 zero;
 };
-enum stage { STAGE_LB, STAGE_LEAST, STAGE_TOLL, STAGE_UNTAG, STAGE_OTHER, STAGE_IPV6, STAGE_UNTAG_IPV6, STAGES };
+enum stage {
+    STAGE_LB,
+    STAGE_LEAST,
+    STAGE_TOLL,
+    STAGE_UNTAG,
+    STAGE_OTHER,
+    STAGE_FRAGMENTED,
+    STAGE_IPV6,
+    STAGE_UNTAG_IPV6,
+    STAGE_COUNT,
+};
 
 /* map `tolls` (per CPU): what `lb` asks the program `toll`, and its answer */
 struct toll {
