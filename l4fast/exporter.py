@@ -38,6 +38,7 @@ SYNC: Final = {
     "received_hellos": ("received_hellos", "Signs of life received."),
     "received_resends": ("received_resends", "Requests of peers to send datagrams again."),
     "received_late": ("received_late_datagrams", "Datagrams that came after later ones, or were sent again."),
+    "received_older": ("received_older_records", "Session records received that were no newer than what was here."),
     "missing": ("missing_datagrams", "Datagrams that did not come in their turn; most come later, the rest are lost."),
     "lost": ("lost_datagrams", "Datagrams that never came: the network drops multicast, or the node is overloaded."),
     "resend_asked": ("asked_resends", "Requests to peers to send datagrams again."),

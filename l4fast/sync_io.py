@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from core.endpoints import version
+from l4fast.merging import Merged
 from l4fast.sync_codec import MAX_DATAGRAM
 from l4fast.sync_peer import Records, Sync
 
@@ -49,7 +50,7 @@ class SessionTable(Protocol):
     def on_sync_page(self, callback: Callable[[int, bytes, bytes, int], None]) -> None: ...
     def drain_ring(self, version: int) -> None: ...
     def flush_sync(self) -> None: ...
-    def write_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> int: ...
+    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged: ...
 
 
 def multicast_socket(group: str, port: int, interface: str) -> socket.socket:
@@ -222,11 +223,12 @@ class SyncIO:
 
     def _write(self, records: Records, now: float) -> None:
         try:
-            written = self._table.write_sessions(records.ip, records.keys, records.values, records.count)
+            merged = self._table.merge_sessions(records.ip, records.keys, records.values, records.count)
         except OSError as error:
-            written, why = 0, str(error)
+            merged, why = Merged(full=records.count), str(error)
         else:
             why = "the session table is full"
-        if written < records.count:
-            self._sync.counters["write_failed"] += records.count - written
+        if merged.full:
+            self._sync.counters["write_failed"] += merged.full
             self._log(now, "sessions of a peer are not taken over: %s", why)
+        self._sync.counters["received_older"] += records.count - merged.new - merged.newer - merged.full

@@ -11,10 +11,7 @@ A missing sequence number is asked for again (`RESEND_TRIES` times); what never 
 way are sent again by their owner within `refresh_s` while they live, so a peer counts as in sync once `refresh_s` has
 gone by without a loss. The same holds for a node that has just started.
 
-A record that arrives overwrites the entry this node has. Why that does no harm: a node emits a record only while it
-forwards a packet of that session, so the newest emission comes from where the traffic is. A datagram that overtakes
-the move of a flow from one node to another is at most a flush and a queue old; it names the same server, since the
-second node took the session from the first; and the next packet advances the state again.
+Whether a record or the entry that this node has is the newer one is decided where both are at hand (bpf/merge.h).
 """
 
 from __future__ import annotations
@@ -59,9 +56,9 @@ WINDOW: Final = 1024  # sequence numbers; IPsec's default is 64 (RFC 4303, 3.4.3
 
 COUNTERS: Final = (
     "sent_datagrams", "sent_records", "sent_hellos", "resent", "send_queue_full", "send_error",
-    "received_datagrams", "received_records", "received_hellos", "received_resends", "received_late", "missing", "lost",
-    "resend_asked", "own", *(fault.value for fault in Fault), "replayed", "old_boot", "clock", "layout", "unknown_type",
-    "too_many_peers", "write_failed",
+    "received_datagrams", "received_records", "received_hellos", "received_resends", "received_late", "received_older",
+    "missing", "lost", "resend_asked", "own", *(fault.value for fault in Fault), "replayed", "old_boot", "clock",
+    "layout", "unknown_type", "too_many_peers", "write_failed",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from l4fast.hops import Hop
 from l4fast.limits import OVER, shown
 from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.members import COUNTERS, counted
+from l4fast.merging import Merged, Merging
 from l4fast.sessions import SessionView, Wanted, view
 from l4fast.sources import reasons
 from l4fast.sweep import Block, Seen, Sweep
@@ -58,6 +59,10 @@ class Tables:
         self.plane = plane
         self.sweep = Sweep()
         self.versions = {version: VersionTables(plane, version, sync_period_s) for version in IP_VERSIONS}
+        self._merging = {
+            version: Merging(plane.programs[version].fd("merge"), version, of.key_size, of.value_size)
+            for version, of in self.versions.items()
+        }
         self._cpu_stats = {version: plane.map("cpu_stats", version) for version in IP_VERSIONS}
         self._cpu_pages = {version: plane.map("cpu_page", version) for version in IP_VERSIONS}
         self._reasons = reasons()
@@ -203,21 +208,17 @@ class Tables:
 
     # Session sync
 
-    def write_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> int:
-        """Enters `count` sessions from a peer, whose keys and values stand in two blocks, with one system call.
+    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
+        """Enters `count` sessions of a peer, whose keys and values stand in two blocks, unless what is here holds.
 
-        Returns how many had room. Raises ValueError if the blocks' lengths do not fit.
+        Raises ValueError if the blocks' lengths do not fit.
         """
         tables = self.versions[version]
-        if len(keys) != count * tables.key_size or len(values) != count * tables.value_size:
-            raise ValueError(f"{count} sessions are {count * tables.key_size} and {count * tables.value_size} bytes")
-        if not tables.members.any_counted:
-            return tables.session_map.put_many(keys, values, count) if count else 0
-        each = self.split_keys(version, keys)
-        tables.members.forget(each)
-        written = tables.session_map.put_many(keys, values, count) if count else 0
-        tables.members.adopt(each)
-        return written
+        return self._merging[version].enter(keys, values, count, counted=tables.members.any_counted)
+
+    def end_keys(self, version: int, keys: bytes, until_s: int) -> int:
+        """The sessions of these keys end, if their last packet came no later; returns how many they were."""
+        return self._merging[version].end(keys, until_s)
 
     def delete_sessions(self, version: int, keys: Sequence[bytes]) -> int:
         """Ends these sessions; returns how many there were."""

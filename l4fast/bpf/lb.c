@@ -675,6 +675,44 @@ int account(struct xdp_md *ctx)
     return XDP_PASS;
 }
 
+#include "merge.h"
+
+/* Run by the daemon over a frame of a peer's sessions, or of keys: merge.h. */
+int merge(struct xdp_md *ctx)
+{
+    void *end = (void *)(long)ctx->data_end;
+    struct merge *request = (void *)(long)ctx->data;
+    __u32 i, count, done = 0;
+
+    if ((void *)(request + 1) > end)
+        return 0;
+    count = request->count;
+    if (count > MERGE_RECORDS)
+        return 0;
+    for (i = 0; i < MERGE_RECORDS; i++) {
+        struct session_key *key = (void *)(request + 1) + i * sizeof(*key);
+        struct session *told = (void *)(request + 1) + count * sizeof(*key) + i * sizeof(*told);
+
+        if (i >= count || (void *)(key + 1) > end)
+            break;
+        if (request->operation != MERGE_ENTER) {
+            struct session *s = sessions.lookup(key);
+
+            if (s && request->operation == MERGE_COUNT)
+                revive(key, s);
+            else if (s && s->last_s <= request->until_s && forget(key, s))
+                done += ONE(MERGED_ENDED);
+            continue;
+        }
+        asm volatile("" : "+r"(told)); /* one pointer, checked and used, not computed anew for either */
+        if ((void *)(told + 1) > end)
+            break;
+        if (worth_telling(told))
+            done += enter_told(key, told);
+    }
+    return done;
+}
+
 /* Run by the daemon on a fragment that came before its first: XDP_PASS while that is so. Otherwise what is to be done with
  * it, and above the action's eight bits the way of the next hop. */
 int release(struct xdp_md *ctx)

@@ -110,7 +110,7 @@ def test_a_session_learnt_from_a_peer_is_asked_too(harness: Harness) -> None:
     learnt = harness.tables.versions[4].session_map.value.from_buffer_copy(values)
     learnt.generation = learnt.listener = 0
     harness.tables.apply([service(80, access=access(Acl.BLACK, *LIST))], set(), harness.macs)
-    harness.tables.write_sessions(4, keys, bytes(learnt), count)
+    harness.tables.versions[4].session_map.put_many(keys, bytes(learnt), count)
     assert harness.run(packet)[0] == "drop_denied"
 
 

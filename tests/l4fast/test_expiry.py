@@ -166,7 +166,7 @@ def test_what_a_peer_told_of_an_unknown_listener_is_kept_a_while(harness: Harnes
     value.generation, value.learnt = 0, 1
     pages.append((keys, bytes(value), count))
     harness.reset(SERVICES[:1])
-    harness.tables.write_sessions(4, *pages[0])
+    assert harness.tables.merge_sessions(4, *pages[0]).new == 1
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S - 1, WHOLE) == 0
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S, WHOLE) == 1
 
@@ -239,7 +239,7 @@ def test_sessions_of_peers_have_their_listeners_times(harness: Harness, version:
         if not own or number % own:
             value.generation, value.member, value.learnt = 0, 0, 1
         learnt += bytes(value)
-    harness.tables.write_sessions(version, keys, bytes(learnt), count)
+    harness.tables.versions[version].session_map.put_many(keys, bytes(learnt), count)
     for _ in range(2):  # judged one by one, then by their kinds
         assert expire(harness.tables, NOW_S + UNPROVEN_TIMEOUT_S - 1, WHOLE) == 0
         assert {name: n for name, n in harness.tables.sweep.last_counts.items() if n} == {"tcp-80": 100, "udp-53": 50}

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from l4fast.merging import Merged
 from l4fast.sync_codec import ClusterKey
 from l4fast.sync_io import SyncIO, multicast_socket
 from l4fast.sync_peer import Layout, Sync
@@ -44,11 +45,12 @@ class FakeTable:
         if self.flushes == 1:
             raise OSError(12, "Cannot allocate memory")
 
-    def write_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> int:
+    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
         if self.fail:
             raise self.fail
         self.written.append((version, keys, values, count))
-        return min(count, self.room)
+        taken = min(count, self.room)
+        return Merged(new=taken, full=count - taken)
 
     def close(self) -> None:
         for fd in (*self.ring_fds.values(), *self.bells.values()):
