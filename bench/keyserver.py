@@ -1,6 +1,6 @@
 """Signatures a second of one key-server process through its unix socket, next to `openssl speed` on the same core.
 
-The server runs pinned to one core, as its users run it: shape check, rate limit and audit log (to a file) included. The
+The server and its RSA worker run pinned to one core: shape check, rate limit and audit log (to a file) included. The
 client pipelines from another core. `openssl speed` runs on the server's core between the server's runs, so that both
 see the same neighbours. It signs a digest in a loop; the server hashes, checks, logs and talks besides.
 CPU time a signature is the server's (user and system), from /proc; on busy machines it is the figure to believe.
@@ -23,7 +23,8 @@ from pathlib import Path
 
 import uvloop
 
-from bench import Row
+from bench import Row, keyserver_latency
+from bench.keyserver_content import CONTENT, P256, RSA
 from certs.authority import Authority
 from certs.chain import inspect
 from control.node.children import Child
@@ -32,10 +33,9 @@ from keyserver.errors import KeyServerError
 from keyserver.issue import issue
 
 ROOT = Path(__file__).parent.parent
-CONTENT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)
-P256, RSA = 0x0403, 0x0804
 IN_FLIGHT = 256
 GOALS = {P256: 0.75, RSA: 0.9}  # goals.md
+P99_GOAL = 2.0  # goals.md: RSA load does not move ECDSA's p99 by more
 NAMES = {P256: "P-256", RSA: "RSA-2048 PSS"}
 PEER = "openssl speed, one core"
 ALGORITHMS = {P256: "ecdsap256", RSA: "rsa2048"}
@@ -50,8 +50,9 @@ class Run:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process's main thread, which does all the work here (proc(5), schedstat: nanoseconds)."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    """CPU time of the server's main thread and of its workers, which do all the work here (schedstat: nanoseconds)."""
+    workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(int(Path(f"/proc/{each}/schedstat").read_text().split()[0]) for each in (pid, *workers)) / 1e9
 
 
 async def measure(client: KeyClient, pid: int, key_id: bytes, scheme: int, seconds: float) -> Run:
@@ -131,6 +132,15 @@ async def compare(directory: Path, child: Child, keys: dict[int, bytes], core: i
     return rows
 
 
+def latency(directory: Path, keys: dict[int, bytes], quick: bool) -> list[Row]:
+    rounds, count = (8, 400) if quick else (20, 400)
+    alone, loaded = keyserver_latency.compare(directory / "sock", keys, directory, rounds, count)
+    return [
+        Row("P-256 under RSA load, p50", "µs", loaded.p50, "without that load", alone.p50),
+        Row("P-256 under RSA load, p99", "µs", loaded.p99, "without that load", alone.p99, P99_GOAL),
+    ]
+
+
 def run(quick: bool) -> list[Row]:
     """P-256 and RSA-2048 through a unix socket against `openssl speed`. 20 s when quick, else 80 s."""
     cores = sorted(os.sched_getaffinity(0))
@@ -141,7 +151,8 @@ def run(quick: bool) -> list[Row]:
         try:
             child.wait_ready(20)
             os.sched_setaffinity(0, {ours})
-            return uvloop.run(compare(directory, child, keys, theirs, quick))
+            rows = uvloop.run(compare(directory, child, keys, theirs, quick))
+            return rows + latency(directory, keys, quick)
         finally:
             os.sched_setaffinity(0, cores)
             child.terminate(20)

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +21,19 @@ from control.node.tasks import Tasks
 from core.endpoints import endpoint
 from keyserver import check, encrypt, harden, issue, passphrases
 from keyserver.audit import AuditLog
+from keyserver.crew import Crew
 from keyserver.errors import KeyFilesError, StartError
-from keyserver.passphrases import Passphrases
-from keyserver.policy import Access
+from keyserver.keyring import Keyring, Sources
+from keyserver.policy import Access, KeyType
 from keyserver.server import KeyServer
 from keyserver.service import Service
-from keyserver.store import KeyStore
 
 log = logging.getLogger("keyserver")
 
 POLL_S = 1.0  # how soon a changed key file is noticed without a SIGHUP
 SUMMARY_S = 60.0
+REFRESH_TIMEOUT_S = 5.0
+MAX_WORKERS = 64
 NAMED_FILES = 5  # in a log line
 DRAIN_S = 5.0  # clients close by themselves after a GOODBYE; this is for those that do not
 DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
@@ -49,9 +52,8 @@ SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    keys: list[Path]
-    passphrases: Passphrases
-    encrypted_only: bool
+    keys: Sources
+    rsa_workers: int
     socket: Path | None
     socket_group: str | None
     access: Access
@@ -89,6 +91,9 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
     )
+    parser.add_argument(
+        "--rsa-workers", type=int, default=1, metavar="N", help="processes that sign with RSA keys (%(default)s)"
+    )
     if arguments and not arguments[0].startswith("-"):
         parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt")
     options = parser.parse_args(arguments)
@@ -102,6 +107,8 @@ def parse(arguments: list[str]) -> Settings:
         parser.error("--allow-node is for --listen")
     if options.rate < 1:
         parser.error("--rate: give 1 or more signatures a second")
+    if not 1 <= options.rsa_workers <= MAX_WORKERS:
+        parser.error(f"--rsa-workers: give 1 to {MAX_WORKERS}; a core each is of use, more is not")
     listen = None
     if options.listen is not None:
         host, colon, port = options.listen.rpartition(":")
@@ -109,9 +116,8 @@ def parse(arguments: list[str]) -> Settings:
             parser.error(f"--listen {options.listen!r}: give ADDR:PORT, such as 10.0.0.5:8473")
         listen = (host.removeprefix("[").removesuffix("]"), int(port))
     return Settings(
-        keys=options.keys,
-        passphrases=passphrases.from_options(options),
-        encrypted_only=options.encrypted_only,
+        keys=Sources(tuple(options.keys), passphrases.from_options(options), options.encrypted_only),
+        rsa_workers=options.rsa_workers,
         socket=options.socket,
         socket_group=options.socket_group,
         access=Access(
@@ -131,8 +137,24 @@ def _uid(text: str) -> int:
     return int(text)
 
 
-async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code. Raises StartError."""
+async def serve(settings: Settings, audit: AuditLog) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code. Raises StartError, KeyFilesError or IdentityError."""
+    rsa = Crew("rsa", [KeyType.RSA], settings.rsa_workers)
+    keyring = Keyring(settings.keys, [rsa])
+    try:
+        try:
+            await rsa.start()
+            await keyring.reload()
+        except OSError as error:
+            raise StartError(f"cannot start another process: {error}; has this user too many of them?") from None
+        _tell_of_keys(keyring)
+        return await _serve(settings, keyring, [rsa], audit)
+    finally:
+        await keyring.close()
+        await rsa.close()
+
+
+async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], audit: AuditLog) -> int:
     stop = asyncio.Event()
     failures: list[str] = []
 
@@ -142,8 +164,8 @@ async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
 
     loop = asyncio.get_running_loop()
     tasks = Tasks(died)
-    service = Service(store, audit, rate=settings.rate)
-    server = KeyServer(service, settings.access)
+    service = Service(keyring.store, audit, rate=settings.rate, refresh=lambda: _refresh(keyring, loop))
+    server = KeyServer(service, settings.access, crews)
     if settings.socket is not None:
         await server.listen_unix(settings.socket, settings.socket_group)
         log.info("listening on %s for uid %s", settings.socket, ", ".join(map(str, sorted(settings.access.uids))))
@@ -155,7 +177,7 @@ async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hup.set)
-    tasks.spawn(_follow_files(store, audit, hup), "key files")
+    tasks.spawn(_follow_files(keyring, audit, hup), "key files")
     tasks.spawn(_summarise(service), "summary")
     notify("READY=1")
     await stop.wait()
@@ -167,9 +189,25 @@ async def serve(settings: Settings, store: KeyStore, audit: AuditLog) -> int:
     return 1 if failures else 0
 
 
-def _warn_of_clear_keys(store: KeyStore) -> None:
-    if clear := store.in_the_clear:
-        which = ", ".join(map(str, clear[:NAMED_FILES])) + (", …" if len(clear) > NAMED_FILES else "")
+def _refresh(keyring: Keyring, loop: asyncio.AbstractEventLoop) -> None:
+    """Look for new keys, from another thread."""
+    try:
+        asyncio.run_coroutine_threadsafe(keyring.reload(always=False), loop).result(REFRESH_TIMEOUT_S)
+    except TimeoutError:
+        log.error("key files have changed and take long to read")
+    except KeyFilesError as error:
+        log.error("key files have changed and cannot be used, the old set stays: %s", error)
+
+
+def _tell_of_keys(keyring: Keyring) -> None:
+    held = len(keyring.store)
+    log.log(logging.INFO if held else logging.WARNING, "%d keys held", held)
+    _warn_of_clear_keys(keyring)
+
+
+def _warn_of_clear_keys(keyring: Keyring) -> None:
+    if clear := keyring.in_the_clear:
+        which = ", ".join(clear[:NAMED_FILES]) + (", …" if len(clear) > NAMED_FILES else "")
         log.warning("%d key files are not encrypted (%s); `paifang keyserver encrypt` does it", len(clear), which)
 
 
@@ -182,7 +220,7 @@ def _identity(directory: Path) -> Identity:
     return identity
 
 
-async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) -> None:
+async def _follow_files(keyring: Keyring, audit: AuditLog, hup: asyncio.Event) -> None:
     """Read the keys anew when told to, or when a file has changed; READY=1 says that we have done what we were told.
 
     That is also said when the keys stay as they were: who waits for it (`paifang up`) then learns why from a node.
@@ -199,16 +237,16 @@ async def _follow_files(store: KeyStore, audit: AuditLog, hup: asyncio.Event) ->
         except OSError as error:
             log.error("cannot reopen the audit log, the old one stays: %s", error)
         try:
-            changes = await asyncio.to_thread(store.reload, always=told)
+            changes = await keyring.reload(always=told)
         except KeyFilesError as error:
             for file in error.files:
                 log.error("the keys stay as they were: %s", file)
-        except OSError as error:  # a directory that vanished between two looks at it
+        except (OSError, TimeoutError) as error:  # the reader cannot be started, or does not end
             log.error("the keys stay as they were: %s", error)
         else:
             if changes is not None:
-                _warn_of_clear_keys(store)
-                log.info("keys read anew: %d added, %d removed, %d held", *changes, len(store))
+                log.info("keys read anew: %d added, %d removed, %d held", *changes, len(keyring.store))
+                _warn_of_clear_keys(keyring)
         if told:
             notify("READY=1")
 
@@ -234,15 +272,12 @@ def start(settings: Settings) -> int:
         raise StartError(f"cannot forbid memory dumps: {error}") from None
     if why := harden.lock_memory():
         log.warning("memory may be swapped out: %s", why)
-    store = KeyStore(settings.keys, settings.passphrases, encrypted_only=settings.encrypted_only)
-    log.log(logging.INFO if len(store) else logging.WARNING, "%d keys held", len(store))
-    _warn_of_clear_keys(store)
     try:
         audit = AuditLog(settings.audit_log)
     except OSError as error:
         remedy = "give a file in a directory of this user, or - for standard output"
         raise StartError(f"cannot open the audit log {settings.audit_log}: {error.strerror}; {remedy}") from None
-    return uvloop.run(serve(settings, store, audit))
+    return uvloop.run(serve(settings, audit))
 
 
 def main() -> int:

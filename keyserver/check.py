@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from certs.authority import key_id
 from certs.chain import inspect
 from certs.report import NO_KEY
 from keyserver import harden, passphrases
-from keyserver.errors import KeyFilesError, StartError
+from keyserver.errors import BadFile, KeyFilesError, StartError
+from keyserver.keyfile import load
 from keyserver.passphrases import NONE, Passphrases
-from keyserver.store import KeyStore
 
 EXAMPLES = """examples:
   paifang keyserver check fullchain.pem privkey.pem
@@ -31,10 +32,12 @@ def problems(chain: str, key: Path, opened_by: Passphrases = NONE) -> tuple[list
     if key.is_dir():
         return list(report.problems), ["is a directory; give the file of its private key"]
     try:
-        store = KeyStore([key], opened_by)
+        found = load(key, True, opened_by.read())
     except KeyFilesError as error:
         return list(report.problems), [f"{file.why}; {file.remedy}" for file in error.files]
-    if report.key_id != NO_KEY and report.key_id not in store:
+    if isinstance(found, BadFile):
+        return list(report.problems), [f"{found.why}; {found.remedy}"]
+    if report.key_id != NO_KEY and report.key_id not in {key_id(each.public_key()) for each in found.keys}:
         return list(report.problems), ["not the private key of this chain; give the one that its leaf was made with"]
     return list(report.problems), []
 

@@ -130,17 +130,18 @@ def is_encrypted(block: bytes) -> bool:
 def open_block(block: bytes, passphrases: Sequence[bytes]) -> PrivateKey:
     """The key of a PEM block. Raises ValueError, TypeError or UnsupportedAlgorithm for one that is of no use here."""
     if not is_encrypted(block):
-        return _usable(load_pem_private_key(block, None))
+        return usable(load_pem_private_key(block, None))
     for number, passphrase in enumerate(passphrases, 1):
         try:
-            return _usable(load_pem_private_key(block, passphrase))
+            return usable(load_pem_private_key(block, passphrase))
         except ValueError:
             if number == len(passphrases):
                 raise
     raise TypeError("it is encrypted")
 
 
-def _usable(key: object) -> PrivateKey:
+def usable(key: object) -> PrivateKey:
+    """Raises TypeError or ValueError for a key that is not used here."""
     if not isinstance(key, PrivateKey):
         raise TypeError("keys of its type are not used here")
     type_of(key)

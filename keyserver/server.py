@@ -2,10 +2,8 @@
 
 A connection's requests are served in turns of at most `TURN_REQUESTS`, so that a client that pipelines thousands delays
 the others by a millisecond. While a client has requests waiting, or does not read its replies, nothing more is read
-from it; so what a connection can occupy is bounded. ECDSA and Ed25519 are signed in the turn itself. RSA waits in one
-queue for all connections and is signed one at a time, with a look at the sockets in between: `cryptography` keeps the
-GIL while it signs (measured; docs/decisions/0031), so threads would only add their switching. While that queue is not
-empty, a few of its replies share one write. Chain checks, which are long and rare, go to one thread.
+from it; so what a connection can occupy is bounded. ECDSA and Ed25519 are signed in the turn itself; what a crew signs
+(crew.py) is answered when its worker is done. Chain checks, which are long and rare, go to one thread.
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -29,6 +26,7 @@ from certs.report import ChainReport
 from control.node.identity import Identity, IdentityError, peer_of
 from control.node.tcp import cannot_bind
 from core.endpoints import endpoint
+from keyserver.crew import Crew, Job
 from keyserver.errors import ErrorCode, KeyServerError, StartError
 from keyserver.policy import Access, Shape
 from keyserver.protocol import (
@@ -48,18 +46,15 @@ from keyserver.protocol import (
     Unknown,
     server_side,
 )
-from keyserver.service import Service, is_slow
-from keyserver.store import Signer
+from keyserver.service import Service
+from keyserver.store import Elsewhere
 
 log = logging.getLogger(__name__)
 
 TURN_REQUESTS = 64  # about a millisecond of P-256
 MAX_CONNECTIONS = 1024
-MAX_IN_FLIGHT = 1024  # RSA requests of one connection that wait
-MAX_QUEUED = 4096  # and of all: a second's work of one core
-SHARED_WRITE = 4  # RSA replies: less than a millisecond of waiting for three quarters of the system calls
+MAX_IN_FLIGHT = 1024  # requests of one connection that crews have
 MAX_CHAINS = 16  # chain checks that wait, of all connections
-QUEUE_DEADLINE_S = 2.0  # the client's default deadline: who has waited so long has given up
 GREETING_DEADLINE_S = 5.0
 REFUSAL_LINGERS_S = 0.5
 BACKLOG = 128
@@ -67,34 +62,23 @@ SOCKET_MODE = 0o660
 _UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
 
 
-@dataclass(frozen=True, slots=True)
-class _Slow:
-    """An RSA request that waits for its turn."""
-
-    connection: _Connection
-    request: Sign
-    signer: Signer
-    shape: Shape
-    since: float
-
-
 class KeyServer:
     """All connections of one key server. Made in a running loop; `listen_*` as often as wanted, `drain` at the end."""
 
-    def __init__(self, service: Service, access: Access) -> None:
+    def __init__(self, service: Service, access: Access, crews: Sequence[Crew] = ()) -> None:
         self.service = service
         self.access = access
         self.loop = asyncio.get_running_loop()
         self.connections: set[_Connection] = set()
         self._servers: list[asyncio.AbstractServer] = []
         self._socket_files: dict[Path, int] = {}
-        self._slow: deque[_Slow] = deque()
-        self._pumping = False
-        self._unsent: list[tuple[_Connection, Message]] = []  # RSA replies
+        self._unsent: list[tuple[_Connection, Message]] = []  # replies of crews
         self._chains = ThreadPoolExecutor(1, thread_name_prefix="chain")
         self._chains_waiting = 0
         self._draining = False
         self._idle = asyncio.Event()
+        for crew in crews:
+            crew.flush = self._send_unsent
 
     async def listen_unix(self, path: Path, group: str | None = None) -> None:
         """Listen on a unix socket of mode 0660 and, if given, of a group by name. Raises StartError.
@@ -157,39 +141,13 @@ class KeyServer:
         if self._draining and not self.connections:
             self._idle.set()
 
-    def queue(self, slow: _Slow) -> bool:
-        """Whether an RSA request found a place in the queue."""
-        if len(self._slow) >= MAX_QUEUED:
-            return False
-        self._slow.append(slow)
-        if not self._pumping:
-            self._pumping = True
-            self.loop.call_soon(self._pump)
-        return True
+    def later(self, connection: _Connection, reply: Message) -> None:
+        """Keep a reply until its crew says that no more come at once."""
+        self._unsent.append((connection, reply))
 
-    def _pump(self) -> None:
-        """Sign one RSA request, skipping those that nobody waits for, and let the loop look at its sockets."""
-        now = self.loop.time()
-        while self._slow:
-            slow = self._slow.popleft()
-            slow.connection.in_flight -= 1
-            if slow.connection.gone:
-                continue
-            client = slow.connection.client
-            self.service.begin_turn()
-            if slow.since + QUEUE_DEADLINE_S < now:
-                self._unsent.append((slow.connection, self.service.refuse(client, slow.request, ErrorCode.BUSY)))
-                continue
-            reply = self.service.sign(client, slow.request, slow.signer, slow.shape)
-            self._unsent.append((slow.connection, reply))
-            break
-        if not self._slow or len(self._unsent) >= SHARED_WRITE:
-            self._send_slow()
-        self._pumping = bool(self._slow)
-        if self._pumping:
-            self.loop.call_soon(self._pump)
-
-    def _send_slow(self) -> None:
+    def _send_unsent(self) -> None:
+        if not self._unsent:
+            return
         self.flush_audit()
         unsent, self._unsent = self._unsent, []
         by_connection: dict[_Connection, list[Message]] = {}
@@ -305,16 +263,30 @@ class _Connection(asyncio.Protocol):
     def _sign(self, request: Sign, now: float) -> Message | None:
         service, client = self._service, self.client
         try:
-            signer, shape = service.admit(client, request, now)
-            if is_slow(signer):
-                self._queue(_Slow(self, request, signer, shape, now))
+            held, shape = service.admit(client, request, now)
+            if isinstance(held, Elsewhere):
+                self._hand_over(held, request, shape, now)
                 return None
         except KeyServerError as error:
             return service.refuse(client, request, error.code)
-        return service.sign(client, request, signer, shape)
+        return service.sign(client, request, held, shape)
 
-    def _queue(self, slow: _Slow) -> None:
-        if self.in_flight >= MAX_IN_FLIGHT or not self._server.queue(slow):
+    def _hand_over(self, held: Elsewhere, request: Sign, shape: Shape, now: float) -> None:
+        """Let a crew sign. Raises KeyServerError where there is no room."""
+
+        def done(result: bytes | ErrorCode) -> None:
+            self.in_flight -= 1
+            if self.gone:
+                return
+            service = self._service
+            service.begin_turn()
+            if isinstance(result, ErrorCode):
+                reply: Message = service.refuse(self.client, request, result)
+            else:
+                reply = service.signed(self.client, request, held.key_type, shape, result)
+            self._server.later(self, reply)
+
+        if self.in_flight >= MAX_IN_FLIGHT or not held.crew.ask(Job(request, now, done, lambda: self.gone)):
             raise KeyServerError(ErrorCode.BUSY)
         self.in_flight += 1
 

@@ -1,9 +1,8 @@
 """Requests to replies: the key server without its sockets.
 
 A SIGN passes four gates, the cheapest first: the client's rate, the key's existence, the content's shape, the scheme.
-What passes is signed; RSA takes 15 times as long as ECDSA, so that `admit` and `sign` are separate steps and the caller
-may let quick ones go before slow ones. Each SIGN leaves one audit line, except those over the rate: a flood must
-not fill the disk, so these are only counted.
+What passes is signed here (`sign`), or by a crew's worker, whose answer is then recorded (`signed`). Each SIGN leaves
+one audit line, except those over the rate: a flood must not fill the disk, so these are only counted.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from datetime import UTC, datetime
 from certs.chain import inspect
 from certs.report import ChainReport
 from keyserver.audit import AuditLog
-from keyserver.errors import ErrorCode, KeyFilesError, KeyServerError
+from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.policy import KeyType, Shape, TokenBucket, check
 from keyserver.protocol import Failed, Sign, Signed
-from keyserver.store import KeyStore, Signer
+from keyserver.store import Held, KeyStore, Signer
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,10 @@ CHAIN_UNITS = 100  # of the client's rate: a chain check costs about as much CPU
 
 
 class Service:
-    """The keys, who uses them how much, and the record of it. `clock` is wall-clock time: for audit and expiry."""
+    """The keys, who uses them how much, and the record of it.
+
+    refresh: looks for new keys; called outside the loop's thread. clock: wall-clock time, for audit and expiry.
+    """
 
     def __init__(
         self,
@@ -35,12 +37,14 @@ class Service:
         audit: AuditLog,
         *,
         rate: float,
+        refresh: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.store = store
         self.counters: Counter[str] = Counter()
         self._audit = audit
         self._rate = rate
+        self._refresh = refresh
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}  # as many as there are identities: uids allowed, names issued
         self._time = ""
@@ -53,8 +57,8 @@ class Service:
         """To be called before the group's replies are sent. Raises OSError: then none of them may be."""
         self._audit.flush()
 
-    def admit(self, client: str, request: Sign, now: float) -> tuple[Signer, Shape]:
-        """The signer to use, if `client` may have this. `now`: monotonic seconds. Raises KeyServerError."""
+    def admit(self, client: str, request: Sign, now: float) -> tuple[Held, Shape]:
+        """The key to use, if `client` may have this. `now`: monotonic seconds. Raises KeyServerError."""
         if not self._bucket(client, now).take(now):
             raise KeyServerError(ErrorCode.RATE_LIMITED)
         signer = self.store.get(request.key_id)
@@ -64,13 +68,17 @@ class Service:
 
     def sign(self, client: str, request: Sign, signer: Signer, shape: Shape) -> Signed | Failed:
         """The reply to a request that was admitted."""
-        request_id, key_id, scheme, sni, content = request
         try:
-            signature = signer.sign(scheme, content)
+            signature = signer.sign(request.scheme, request.content)
         except Exception:
-            log.exception("key %s cannot sign with 0x%04x", key_id.hex()[:16], scheme)
+            log.exception("key %s cannot sign with 0x%04x", request.key_id.hex()[:16], request.scheme)
             return self.refuse(client, request, ErrorCode.INTERNAL)
-        self.counters[signer.key_type] += 1
+        return self.signed(client, request, signer.key_type, shape, signature)
+
+    def signed(self, client: str, request: Sign, key_type: KeyType, shape: Shape, signature: bytes) -> Signed:
+        """The reply with a signature that was made."""
+        request_id, key_id, scheme, sni, _ = request
+        self.counters[key_type] += 1
         self._audit.record(self._time, client, key_id, sni, scheme, shape, "ok")
         return Signed(request_id, signature)
 
@@ -94,10 +102,7 @@ class Service:
     def _holds(self, key_id: bytes) -> bool:
         """Whether the key is held; one that is not may have been put there a moment ago."""
         if key_id not in self.store:
-            try:
-                self.store.reload(always=False)
-            except KeyFilesError as error:
-                log.error("key files changed and cannot be used, the old set stays: %s", error)
+            self._refresh()
         return key_id in self.store
 
     def _bucket(self, client: str, now: float) -> TokenBucket:
@@ -105,8 +110,3 @@ class Service:
         if bucket is None:
             bucket = self._buckets[client] = TokenBucket(self._rate, self._rate, now)
         return bucket
-
-
-def is_slow(signer: Signer) -> bool:
-    """Whether a signature takes so long (0.2 ms and more) that others should not wait behind it."""
-    return signer.key_type is KeyType.RSA

@@ -1,30 +1,27 @@
-"""The keys: from files (keyfile.py) to signers, and never back.
+"""Keys in use: what signs, and never gives the key back.
 
 A `Signer` signs and says what it is; the private key stays inside the library's own object behind it, which no method
 hands out, and which is neither printed nor pickled. A `KeyStore` maps key ids (SHA-256 of the SubjectPublicKeyInfo) to
-signers. A reload reads everything anew and takes effect by one assignment; if a single file cannot be used, nothing
-changes and the error names each such file.
+signers of this process and to keys that are elsewhere.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NoReturn
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from certs.authority import key_id
-from keyserver.errors import BadFile, ErrorCode, KeyFilesError, KeyServerError
-from keyserver.keyfile import PrivateKey, files_below, load, type_of
-from keyserver.passphrases import NONE, Passphrases
+from keyserver.crew import Crew
+from keyserver.errors import ErrorCode, KeyServerError
+from keyserver.keyfile import PrivateKey, type_of
+from keyserver.policy import KeyType
 
 Operation = Callable[[bytes], bytes]
-Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 Sha2 = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
@@ -59,77 +56,40 @@ class Signer:
         raise TypeError("a private key stays in its process")
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A key that only the workers of a crew have."""
+
+    key_id: bytes
+    key_type: KeyType
+    crew: Crew
+
+
+Held = Signer | Elsewhere
+
+
 class KeyStore:
-    """The signers of all keys below `paths`, and the way to read them anew. Safe to use from several threads.
+    """Key id → who signs with it: this process, or a crew's worker. Replaced as a whole, by one assignment."""
 
-    passphrases: open those keys that are encrypted. `in_the_clear` are the files whose keys are not. With
-    `encrypted_only` such files are refused. Raises KeyFilesError for what cannot be used.
-    """
+    def __init__(self, held: Mapping[bytes, Held] = MappingProxyType({})) -> None:
+        self._held = held
 
-    def __init__(self, paths: Sequence[Path], passphrases: Passphrases = NONE, *, encrypted_only: bool = False) -> None:
-        self._paths = tuple(paths)
-        self._passphrases = passphrases
-        self._encrypted_only = encrypted_only
-        self._lock = threading.Lock()
-        self._fingerprint = self._look()
-        self.in_the_clear: tuple[Path, ...] = ()
-        self._signers: Mapping[bytes, Signer] = self._read()
-
-    def get(self, key_id: bytes) -> Signer | None:
-        return self._signers.get(key_id)
+    def get(self, key_id: bytes) -> Held | None:
+        return self._held.get(key_id)
 
     def __contains__(self, key_id: bytes) -> bool:
-        return key_id in self._signers
+        return key_id in self._held
 
     def __len__(self) -> int:
-        return len(self._signers)
+        return len(self._held)
 
-    def reload(self, *, always: bool = True) -> tuple[int, int] | None:
-        """Read everything anew: (keys added, keys removed). Without `always`, only if a file has changed, else None.
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._held.values())
 
-        Raises KeyFilesError; then the old set stays, and only a further change makes `reload(always=False)` try again.
-        """
-        with self._lock:
-            fingerprint = self._look()  # before reading: a change in between is seen the next time
-            if not always and fingerprint == self._fingerprint:
-                return None
-            self._fingerprint = fingerprint
-            old, new = self._signers, self._read()
-            self._signers = new
-            return len(new.keys() - old.keys()), len(old.keys() - new.keys())
-
-    def _look(self) -> Fingerprint:
-        """What `stat` says of every file and directory; any change of content, permission or set shows here."""
-        seen = []
-        files = (file for file, _ in files_below(self._paths))
-        for path in (*self._paths, *self._passphrases.paths, *files):
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            seen.append((str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
-        return tuple(seen)
-
-    def _read(self) -> Mapping[bytes, Signer]:
-        passphrases, bad = self._passphrases.read(), []
-        signers: dict[bytes, Signer] = {}
-        clear: list[Path] = []
-        for path in self._paths:
-            if os.path.isdir(path) and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                bad.append(BadFile(str(path), "others may replace the keys in it", f"chmod go-w {path}"))
-        for path, must in files_below(self._paths):
-            found = load(path, must, passphrases)
-            if isinstance(found, BadFile):
-                bad.append(found)
-            elif found.in_the_clear and self._encrypted_only:
-                bad.append(BadFile(str(path), "it is not encrypted", f"`paifang keyserver encrypt {path}` does it"))
-            else:
-                clear += [path] * found.in_the_clear
-                signers.update((signer.key_id, signer) for signer in map(Signer, found.keys))
-        if bad:
-            raise KeyFilesError(bad)
-        self.in_the_clear = tuple(clear)
-        return signers
+    def replace(self, held: Mapping[bytes, Held]) -> tuple[int, int]:
+        """Hold these from now on: (keys added, keys removed)."""
+        old, self._held = self._held, held
+        return len(held.keys() - old.keys()), len(old.keys() - held.keys())
 
 
 def _operations(key: PrivateKey) -> Mapping[int, Operation]:

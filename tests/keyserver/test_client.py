@@ -12,11 +12,9 @@ import uvloop
 from certs.authority import Authority
 from control.node.identity import Identity
 from keyserver import client as client_module
-from keyserver.audit import AuditLog
 from keyserver.client import Endpoint, KeyClient
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyfile import PrivateKey
-from keyserver.policy import Access
 from keyserver.protocol import (
     MAX_CHAIN_BYTES,
     Event,
@@ -31,10 +29,7 @@ from keyserver.protocol import (
     encode,
     server_side,
 )
-from keyserver.server import KeyServer
-from keyserver.service import Service
-from keyserver.store import KeyStore
-from tests.keyserver.conftest import TLS13, StartServer
+from tests.keyserver.conftest import TLS13, Serving, StartServer
 from tests.keyserver.test_protocol import DOCUMENT
 from tests.keyserver.test_store import verify
 
@@ -189,8 +184,8 @@ def test_both_loops_and_both_transports(
     chain = ca.issue_leaf(keys["p384"].public_key(), ["a.test", "*.b.test"]).decode()
 
     async def main() -> None:
-        audit = AuditLog(tmp_path / "audit")
-        server = KeyServer(Service(KeyStore([key_dir]), audit, rate=1e6), Access(frozenset({os.getuid()})))
+        serving = await Serving.begin(key_dir, tmp_path / "audit", 1e6, frozenset({os.getuid()}))
+        server = serving.server
         await server.listen_unix(tmp_path / "sock")
         port = await server.listen_tcp("127.0.0.1", 0, server_identity)
         for endpoint, who in ((f"unix:{tmp_path / 'sock'}", None), (f"127.0.0.1:{port}", l7)):
@@ -209,8 +204,7 @@ def test_both_loops_and_both_transports(
         await refused.start()
         assert await code_of(refused.sign(ids["p256"], 0x0403, TLS13, "")) is ErrorCode.UNAVAILABLE
         await refused.close()
-        await server.drain(1)
-        audit.close()
+        await serving.end(1)
 
     run(main())
 

@@ -21,7 +21,7 @@ from keyserver import encrypt
 from keyserver.errors import KeyFilesError, StartError
 from keyserver.keyfile import PrivateKey
 from keyserver.passphrases import Passphrases
-from keyserver.store import KeyStore
+from tests.keyserver.conftest import key_store
 
 PASSPHRASE = b"correct horse battery staple"
 OTHER = b"Tr0ub4dor&3 and more of it"
@@ -76,7 +76,7 @@ def test_a_directory(
     assert capsys.readouterr().out.count(": encrypted\n") == 5
     assert (key_dir / "chain.pem").read_bytes() == CERTIFICATE
     assert (key_dir / "both.pem").read_bytes().startswith(CERTIFICATE + BEGIN)
-    store = KeyStore([key_dir], Passphrases(fixed=(PASSPHRASE,)), encrypted_only=True)
+    store = key_store([key_dir], Passphrases(fixed=(PASSPHRASE,)), encrypted_only=True)
     assert len(store) == 5
     assert {path.stat().st_mode & 0o777 for path in key_dir.glob("*.key")} == {0o600}
     before = {path: path.read_bytes() for path in key_dir.iterdir()}
@@ -90,9 +90,9 @@ def test_the_passphrase_is_changed(key_dir: Path, words: dict[bytes, str]) -> No
     with pytest.raises(KeyFilesError, match=r"p256\.key: another passphrase opens it; give that one too"):
         run([key_dir / "p256.key"], "--passphrase-file", words[PASSPHRASE])
     run([key_dir], "--passphrase-file", words[PASSPHRASE], "--old-passphrase-file", words[OTHER])
-    assert len(KeyStore([key_dir], Passphrases(fixed=(PASSPHRASE,)))) == 4
+    assert len(key_store([key_dir], Passphrases(fixed=(PASSPHRASE,)))) == 4
     with pytest.raises(KeyFilesError):
-        KeyStore([key_dir], Passphrases(fixed=(OTHER,)))
+        key_store([key_dir], Passphrases(fixed=(OTHER,)))
 
 
 def test_an_older_form_becomes_pkcs8(tmp_path: Path, keys: dict[str, PrivateKey], words: dict[bytes, str]) -> None:
@@ -101,7 +101,7 @@ def test_an_older_form_becomes_pkcs8(tmp_path: Path, keys: dict[str, PrivateKey]
     write_atomic(path, old)
     run([path], "--passphrase-file", words[PASSPHRASE], "--old-passphrase-file", words[OTHER])
     assert path.read_bytes().startswith(BEGIN)
-    assert len(KeyStore([path], Passphrases(fixed=(PASSPHRASE,)))) == 1
+    assert len(key_store([path], Passphrases(fixed=(PASSPHRASE,)))) == 1
 
 
 def test_files_that_cannot_be_encrypted_stay_and_are_named(

@@ -11,7 +11,7 @@ from certs.chain import inspect
 from control.node.files import write_atomic
 from keyserver import issue
 from keyserver.errors import KeyFilesError, StartError
-from keyserver.store import KeyStore
+from tests.keyserver.conftest import key_store
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_certificate_that_the_key_server_can_serve(tmp_path: Path, ca_dir: Pat
     assert key.stat().st_mode & 0o777 == 0o600
     assert chain.stat().st_mode & 0o777 == 0o644
     assert "PRIVATE" not in chain.read_text()
-    store = KeyStore([tmp_path / "keys"])
+    store = key_store([tmp_path / "keys"])
     leaf = x509.load_pem_x509_certificate(chain.read_bytes())
     report = inspect(chain.read_text(), leaf.not_valid_before_utc, store.__contains__)
     assert (report.names, report.problems) == (("a.test", "*.a.test"), ())

@@ -20,6 +20,7 @@ from control.node.identity import Identity
 from keyserver.__main__ import parse
 from keyserver.client import KeyClient
 from keyserver.errors import ErrorCode, KeyServerError
+from keyserver.keyring import Sources
 from keyserver.passphrases import NONE, Passphrases
 from tests.keyserver.conftest import TLS13
 
@@ -149,6 +150,28 @@ async def test_keys_become_encrypted_while_it_serves(
     assert "passphrase" not in log
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_worker_that_dies_or_hangs_costs_no_signature(
+    start: Start, tmp_path: Path, ids: dict[str, bytes], number: signal.Signals
+) -> None:
+    child = start("--socket", tmp_path / "sock", "--rsa-workers", "2")
+    client = KeyClient([f"unix:{tmp_path / 'sock'}"], deadline_s=10)
+    await client.start()
+    await client.sign(ids["rsa"], 0x0804, TLS13, "")
+    signatures = asyncio.gather(*(client.sign(ids["rsa"], 0x0804, TLS13, "") for _ in range(400)))
+    await client.sign(ids["p256"], 0x0403, TLS13, "")
+    workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    assert len(workers) == 2, workers
+    os.kill(int(workers[0]), number)
+    assert len(set(await signatures)) == 400
+    assert await client.sign(ids["p256"], 0x0403, TLS13, "")
+    await eventually(lambda: child.log.read_text().count("is ready") == 3)
+    assert f"worker rsa {workers[0]} has ended; starting another" in child.log.read_text()
+    assert not Path(f"/proc/{workers[0]}").exists(), "it was reaped"
+    await client.close()
+    assert child.terminate(SECONDS) == 0
+
+
 def test_audit_lines_go_to_standard_output(start: Start, tmp_path: Path) -> None:
     child = start("--socket", tmp_path / "sock")
     assert child.terminate(SECONDS) == 0
@@ -173,6 +196,7 @@ def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_di
         (["--keys", "KEYS", "--listen", "h:1", "--identity", "X", "--allow-uid", "1"], "are for --socket"),
         (["--keys", "KEYS", "--socket", "S", "--allow-node", "a"], "--allow-node is for --listen"),
         (["--keys", "KEYS", "--socket", "S", "--rate", "0"], "--rate: give 1 or more"),
+        (["--keys", "KEYS", "--socket", "S", "--rsa-workers", "0"], "--rsa-workers: give 1 to 64"),
         (["--keys", "KEYS", "--socket", "S", "--bogus"], "unrecognized arguments"),
         (["--keys", "KEYS", "--socket", "S", "--allow-uid", "ann"], "'ann': give a number; `id -u ann`"),
         (["isue", "--keys", "KEYS"], "'isue' is unknown; give options, or issue, check, encrypt"),
@@ -187,14 +211,15 @@ def test_flags_that_do_not_fit(arguments: list[str], why: str, capsys: pytest.Ca
 
 def test_flags() -> None:
     settings = parse(["--keys", "a", "b", "--socket", "s", "--allow-uid", "33", "--allow-uid", "34"])
-    assert settings.keys == [Path("a"), Path("b")]
+    assert settings.keys.paths == (Path("a"), Path("b"))
     assert settings.access.uids == {33, 34}
     assert settings.audit_log == Path("-")
     plain = parse(["--keys", "a", "--socket", "s"])
     assert plain.access.uids == {os.geteuid()}
-    assert (plain.passphrases, plain.encrypted_only) == (NONE, False)
+    assert plain.keys == Sources((Path("a"),), NONE, False)
+    assert plain.rsa_workers == 1
     more = parse(["--keys", "a", "--socket", "s", "--encrypted-only", "--passphrase-file", "p"])
-    assert (more.passphrases, more.encrypted_only) == (Passphrases((Path("p"),)), True)
+    assert more.keys == Sources((Path("a"),), Passphrases((Path("p"),)), True)
     tcp = parse(["--keys", "a", "--listen", "[::1]:8473", "--identity", "i"])
     assert tcp.listen == ("::1", 8473)
     assert tcp.access.nodes is None

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from certs.authority import Authority, private_pem
 from control.node.files import write_atomic
 from control.node.identity import Identity
+from keyserver import crew as crew_module
 from keyserver import server as server_module
 from keyserver.errors import ErrorCode, StartError
 from keyserver.keyfile import PrivateKey
@@ -35,7 +36,7 @@ from keyserver.protocol import (
     client_side,
     encode,
 )
-from tests.keyserver.conftest import TLS13, StartServer
+from tests.keyserver.conftest import TLS13, Serving, StartServer
 from tests.keyserver.raw import RawClient
 from tests.keyserver.test_store import verify
 
@@ -318,7 +319,7 @@ async def test_the_rsa_queue_is_bounded(
 async def test_who_waited_too_long_is_told_so(
     path: Path, start_server: StartServer, ids: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "QUEUE_DEADLINE_S", -1.0)
+    monkeypatch.setattr(crew_module, "QUEUE_DEADLINE_S", -1.0)
     await start_server(path)
     client = await RawClient.unix(path)
     await client.send(Sign(1, ids["rsa"], 0x0804, "", TLS13))
@@ -460,7 +461,7 @@ async def test_lines_that_are_lost_take_the_waiting_rsa_replies_with_them(
         patch.setattr(server.service, "end_turn", full)
         server._unsent = [(connection, Signed(1, b"signature")), (connection, Failed(2, ErrorCode.BUSY))]
         assert not server.flush_audit()
-    server._send_slow()
+    server._send_unsent()
     assert [await client.receive(), await client.receive()] == [
         Failed(1, ErrorCode.INTERNAL),
         Failed(2, ErrorCode.BUSY),
@@ -469,18 +470,19 @@ async def test_lines_that_are_lost_take_the_waiting_rsa_replies_with_them(
 
 
 async def test_keys_change_while_signatures_are_made(
-    path: Path, start_server: StartServer, key_dir: Path, ids: dict[str, bytes]
+    path: Path, start_server: StartServer, serving: list[Serving], key_dir: Path, ids: dict[str, bytes]
 ) -> None:
-    server = await start_server(path)
+    await start_server(path)
+    keyring = serving[0].keyring
     client = await RawClient.unix(path)
     for round_ in range(5):
         write_atomic(key_dir / f"{round_}.key", private_pem(ec.generate_private_key(ec.SECP256R1())))
         await client.send(*(Sign(n, ids["p256"], 0x0403, "", TLS13) for n in range(1, 101)))
-        assert await asyncio.to_thread(server.service.store.reload) == (1, 0)
+        assert await keyring.reload() == (1, 0)
         replies = [await client.receive() for _ in range(100)]
         assert all(isinstance(r, Signed) for r in replies)
     (key_dir / "p256.key").unlink()
-    await asyncio.to_thread(server.service.store.reload)
+    await keyring.reload()
     await client.send(Sign(1, ids["p256"], 0x0403, "", TLS13))
     assert await client.receive() == Failed(1, ErrorCode.UNKNOWN_KEY), "revoked at once"
     await client.close()

@@ -1,22 +1,22 @@
 """Gates, replies and audit lines of single requests, without sockets."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs.authority import Authority, private_pem
-from control.node.files import write_atomic
+from certs.authority import Authority
 from keyserver.audit import AuditLog
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyfile import PrivateKey
 from keyserver.policy import KeyType, Shape
 from keyserver.protocol import Failed, Sign, Signed
-from keyserver.service import CHAIN_UNITS, Service, is_slow
-from keyserver.store import KeyStore
-from tests.keyserver.conftest import TLS13
+from keyserver.service import CHAIN_UNITS, Service
+from keyserver.store import Signer
+from tests.keyserver.conftest import TLS13, key_store
 from tests.keyserver.test_store import verify
 
 NOW = datetime(2026, 11, 20, 5, 0, tzinfo=UTC)
@@ -25,7 +25,10 @@ NOW = datetime(2026, 11, 20, 5, 0, tzinfo=UTC)
 class Bench:
     def __init__(self, tmp_path: Path, key_dir: Path, rate: float = 10) -> None:
         self.path = tmp_path / "audit"
-        self.service = Service(KeyStore([key_dir]), AuditLog(self.path), rate=rate, clock=lambda: NOW)
+        self.refreshed: list[None] = []
+        refresh: Callable[[], None] = lambda: self.refreshed.append(None)  # noqa: E731
+        store, audit = key_store([key_dir]), AuditLog(self.path)
+        self.service = Service(store, audit, rate=rate, refresh=refresh, clock=lambda: NOW)
         self.service.begin_turn()
 
     def lines(self) -> list[dict[str, str]]:
@@ -41,6 +44,7 @@ def bench(tmp_path: Path, key_dir: Path) -> Bench:
 def test_a_signature_and_its_line(bench: Bench, keys: dict[str, PrivateKey], ids: dict[str, bytes]) -> None:
     request = Sign(7, ids["p256"], 0x0403, "a.test", TLS13)
     signer, shape = bench.service.admit("l7:a", request, 0)
+    assert isinstance(signer, Signer)
     assert (signer.key_type, shape) == (KeyType.EC_P256, Shape.TLS13)
     reply = bench.service.sign("l7:a", request, signer, shape)
     assert isinstance(reply, Signed)
@@ -100,7 +104,7 @@ def test_a_signature_that_fails_is_internal(
 ) -> None:
     request = Sign(7, ids["ed25519"], 0x0403, "", TLS13)
     signer = bench.service.store.get(ids["ed25519"])
-    assert signer is not None
+    assert isinstance(signer, Signer)
     assert bench.service.sign("l7:a", request, signer, Shape.TLS13) == Failed(7, ErrorCode.INTERNAL)
     assert "cannot sign with 0x0403" in caplog.text
     assert [line["result"] for line in bench.lines()] == ["internal"]
@@ -116,26 +120,19 @@ def test_chain_checks_draw_on_the_rate(tmp_path: Path, key_dir: Path) -> None:
     Bench(tmp_path, key_dir, rate=1).service.admit_chain("l7:a", 0)
 
 
-def test_chains(bench: Bench, key_dir: Path, ca: Authority, ids: dict[str, bytes], keys: dict[str, PrivateKey]) -> None:
+def test_chains(bench: Bench, ca: Authority, ids: dict[str, bytes], keys: dict[str, PrivateKey]) -> None:
     chain = ca.issue_leaf(keys["p256"].public_key(), ["a.test"], now=NOW).decode()
     report = bench.service.check_chain(chain)
     assert (report.key_id, report.names, report.problems) == (ids["p256"], ("a.test",), ())
-    stranger = ec.generate_private_key(ec.SECP256R1())
-    chain = ca.issue_leaf(stranger.public_key(), ["b.test"], now=NOW).decode()
-    assert "holds no private key" in bench.service.check_chain(chain).problems[0]
-    write_atomic(key_dir / "late.key", private_pem(stranger))
-    assert bench.service.check_chain(chain).problems == (), "a key that was put there a moment ago is found"
+    assert not bench.refreshed
+    stranger = ca.issue_leaf(ec.generate_private_key(ec.SECP256R1()).public_key(), ["b.test"], now=NOW).decode()
+    assert "holds no private key" in bench.service.check_chain(stranger).problems[0]
+    assert len(bench.refreshed) == 1, "it may have been put there a moment ago"
 
 
-def test_a_chain_check_survives_bad_key_files(
-    bench: Bench, key_dir: Path, ca: Authority, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_atomic(key_dir / "bad.key", b"bad")
-    chain = ca.issue_leaf(ec.generate_private_key(ec.SECP256R1()).public_key(), ["b.test"], now=NOW).decode()
-    assert len(bench.service.check_chain(chain).problems) == 1
-    assert "bad.key" in caplog.text
-
-
-def test_rsa_is_slow(bench: Bench, ids: dict[str, bytes]) -> None:
-    slow = {name for name, key in ids.items() if is_slow(bench.service.store.get(key))}  # type: ignore[arg-type]
-    assert slow == {"rsa"}
+def test_what_a_worker_signed_is_recorded(bench: Bench, ids: dict[str, bytes]) -> None:
+    request = Sign(7, ids["rsa"], 0x0804, "a.test", TLS13)
+    assert bench.service.signed("l7:a", request, KeyType.RSA, Shape.TLS13, b"signature") == Signed(7, b"signature")
+    (line,) = bench.lines()
+    assert (line["key"], line["result"]) == (ids["rsa"].hex()[:16], "ok")
+    assert bench.service.counters == {"rsa": 1}
