@@ -36,6 +36,10 @@ class AccessLists:
         self._most = plane.sizes["access_lists"] // 2
         self._indexes = Indexes(plane.sizes["access_lists"])
 
+    def restore(self, numbers: Set[int]) -> None:
+        """Lists of an agent before, which are in use until the next state is written."""
+        self._indexes.reserve(numbers)
+
     def settle(self) -> None:
         """Frees the lists that were released before."""
         released = self._indexes.settle()

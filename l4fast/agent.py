@@ -89,14 +89,15 @@ class Agent:
     """Joins configuration, health and neighbours, and keeps the data plane's clock and expiry going.
 
     `own` gives the addresses of each interface, `local` those of the whole node; both block and run in a thread.
-    `early`: counters of the fragments that came before their first. `fill` says how full the tables are.
+    `early`: counters of the fragments that came before their first. `fill` says how full the tables are. `idle`: reals
+    that an agent before had found down, and are so until their checks say otherwise.
     """
 
     def __init__(
         self, *, name: str, interfaces: Sequence[str], tables: Forwarder, hops: NextHops, sync: Sync, tasks: Tasks,
         expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[Sequence[str]]],
         early: Mapping[str, int],
-        fill: Callable[[], Fills],
+        fill: Callable[[], Fills], idle: AbstractSet[health.Real] = frozenset(),
     ) -> None:  # fmt: skip
         self.configured = asyncio.Event()
         self.refused = False
@@ -112,6 +113,7 @@ class Agent:
         self._local = local
         self._own = own
         self._early = early
+        self._idle = idle
         self._loop = asyncio.get_running_loop()
         self._counter = Counter(tables, fill, self._loop.time)
         self._monitor = HealthMonitor(self._on_health, tasks)
@@ -151,7 +153,9 @@ class Agent:
             (s.listener, version_of(s.vip)) for s in services
             if s.mode is Mode.FULLNAT and version_of(s.vip) not in map(version_of, pool)
         ))  # fmt: skip
-        self._monitor.watch(health.targets(services))
+        targets = health.targets(services)
+        self._monitor.watch(targets, health.of_reals(targets, self._idle))
+        self._idle = frozenset()
         self._derive_from_addresses()
         self.configured.set()
         log.info(
@@ -195,7 +199,7 @@ class Agent:
 
     def _push(self, services: tuple[L4Service, ...]) -> None:
         try:
-            self._tables.apply(services, health.down(self._states()), self._hops.hops())
+            self._tables.apply(services, health.down(self._states()) | self._idle, self._hops.hops())
         except Exception as error:
             self._error = str(error)
             raise
@@ -235,7 +239,8 @@ class Agent:
                 self._derive_from_addresses()
 
     async def keep_expiry(self) -> None:
-        """Ages sessions until cancelled."""
+        """Ages sessions until cancelled, once it is known which listeners there are: those of others would go."""
+        await self.configured.wait()
         while True:
             self._expire(int(time.time()))
             await asyncio.sleep(EXPIRY_S)

@@ -18,7 +18,7 @@ from l4fast.limits import OVER
 from l4fast.sessions import PHASES, end
 from l4fast.settings import ADMIN_SOCKET
 
-COMMANDS = ("status", "sessions", "counters", "kill")
+COMMANDS = ("status", "sessions", "counters", "kill", "leave")
 ENDS = ("client", "vip", "real")
 LIMIT = 1000
 LIMIT_OF = "limit_"  # begins the names of a listener's limits
@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   paifang l4 ask sessions --state /var/lib/paifang/l4 --client 2001:db8:7::/48 --vip [2001:db8::25]:80
   paifang l4 ask kill --state /var/lib/paifang/l4 --real 10.0.0.21:8080
   paifang l4 ask counters --state /var/lib/paifang/l4 --json
+  paifang l4 ask leave --state /var/lib/paifang/l4
 """
 
 Document = Mapping[str, Any]
@@ -50,7 +51,8 @@ def parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         "what",
         choices=COMMANDS,
         metavar="WHAT",
-        help="status: node, servers, peers; sessions; counters; kill: end sessions",
+        help="status: node, servers, peers; sessions; counters; kill: end sessions; leave: end the process, whose XDP "
+        "program goes on forwarding until the node is started again, which takes over its tables",
     )
     add("--state", type=Path, required=True, metavar="DIR", help="the node's state directory, as given to it")
     for name in ENDS:
@@ -79,7 +81,7 @@ def render(what: str, document: object, limit: int = LIMIT) -> str:
     """The text for people."""
     if what == "sessions":
         return _sessions(cast(list[Document], document), limit)
-    return {"status": _status, "counters": _counters, "kill": _killed}[what](cast(Document, document))
+    return {"status": _status, "counters": _counters, "kill": _killed, "leave": _left}[what](cast(Document, document))
 
 
 def _status(node: Document) -> str:
@@ -98,6 +100,10 @@ def _status(node: Document) -> str:
     lines += ["", _table(("PEER", "STATE", "HEARD", "SESSIONS", "DELAY"), peers) if peers else "no peers heard"]
     servers = [(entry["server"], "up" if entry["healthy"] else "DOWN", entry["why"]) for entry in node["health"]]
     return "\n".join([*lines, "", _table(("SERVER", "HEALTH", "WHY"), servers) if servers else "no servers"])
+
+
+def _left(answer: Document) -> str:
+    return f"it ends; {', '.join(answer['left'])} forwards on by its last tables"
 
 
 def _sessions(views: Sequence[Document], limit: int) -> str:

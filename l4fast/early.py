@@ -26,8 +26,8 @@ from typing import Final
 
 from l4fast.addresses import text_of
 from l4fast.bpf import syscall
+from l4fast.hop_tables import WAY_HERE, WAY_INTERFACE, WAY_VLAN_SHIFT
 from l4fast.loader import DataPlane
-from l4fast.version_tables import WAY_HERE, WAY_INTERFACE, WAY_VLAN_SHIFT
 
 log = logging.getLogger(__name__)
 

@@ -179,7 +179,8 @@ def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
     by_s = now_s + sweep.period_s + 1
     gone: list[Seen] = []
     uncounted: list[bytes] = []
-    for row in compress(range(len(of_row)), map(le, rows.last_s, map(kinds.limits(by_s).__getitem__, of_row))):
+    last_s = sweep.paused.without(rows.last_s)
+    for row in compress(range(len(of_row)), map(le, last_s, map(kinds.limits(by_s).__getitem__, of_row))):
         kind = of_row[row]
         seen = Seen(version, rows.key(row), rows.last_s[row], rows.state[row])
         if kind == KIND_NONE:
@@ -188,7 +189,7 @@ def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
                 kinds.learn((version, rows.is_cold(row)), rows.mark(row), verdict.owner, verdict.timeout_s)
         else:
             verdict = _Verdict(kinds.timeouts[kind], kinds.owners[kind])
-        end_s = seen.last_s + verdict.timeout_s
+        end_s = last_s[row] + verdict.timeout_s
         goes = end_s <= now_s or not verdict.timeout_s
         if seen.state == _ANSWER:
             if goes and _left_alone(rows, row):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import cast
 
 from control.node.probe import Target
 from core.endpoints import endpoint
@@ -29,6 +30,12 @@ def targets(services: Sequence[L4Service]) -> tuple[Target, ...]:
                 (real.check_port, service.check), Target(key, real.address, real.check_port, service.check)
             )
     return tuple(target for known in checks.values() for target in known.values())
+
+
+def of_reals(watched: Iterable[Target], reals: Set[Real]) -> frozenset[Key]:
+    """The keys of these reals' checks."""
+    keys = cast("Iterable[Key]", (target.key for target in watched))
+    return frozenset(key for key in keys if key[:3] in reals)
 
 
 def down(states: Mapping[Key, tuple[bool, str]]) -> frozenset[Real]:

@@ -24,6 +24,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,12 +147,13 @@ class Program:
     """One source: its functions, loaded as XDP programs, and its maps.
 
     `sizes` of maps, by name, in elements (of rings in bytes), where the source does not say; `constants`: numbers that
-    the source takes by LOADED(). Raises LoadError.
+    the source takes by LOADED(). `maps`: descriptors of those that there are. Raises LoadError.
     """
 
     def __init__(
         self, source: Path, functions: tuple[str, ...], defines: Mapping[str, int], *,
         sizes: Mapping[str, int] | None = None, constants: Mapping[str, int] | None = None,
+        maps: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         constants = constants or {}
         self.sizes = sizes or {}
@@ -166,7 +168,7 @@ class Program:
         self._fds: dict[str, int] = {}
         self._map_fds: dict[str, int] = {}
         try:
-            self._make_maps(self.sizes)
+            self._make_maps(maps or {})
             for name in functions:
                 code = self._bpf.linked(name, [self._map_fds[each] for each in self._bpf.maps], constants)
                 self._fds[name] = syscall.load_xdp(code, name)
@@ -175,16 +177,24 @@ class Program:
             log.error("%s is refused: %s\n%s", source.name, error.strerror, getattr(error, "words", "")[-6000:])
             raise _unloadable(source.name, error) from None
 
-    def _make_maps(self, sizes: Mapping[str, int]) -> None:
-        unknown = sizes.keys() - self._bpf.maps.keys()
+    def _make_maps(self, there: Mapping[str, int]) -> None:
+        unknown = self.sizes.keys() - self._bpf.maps.keys()
         assert not unknown, unknown
         for name, spec in sorted(self._bpf.maps.items(), key=lambda item: bool(item[1].inner)):
-            entries = sizes.get(name, spec.max_entries)
+            if name in there:
+                self._map_fds[name] = os.dup(there[name])
+                continue
+            entries = self.sizes.get(name, spec.max_entries)
             assert entries != SIZED, name
             inner = self._map_fds[spec.inner] if spec.inner else 0
             self._map_fds[name] = syscall.create_map(
                 spec.type, spec.key_size, spec.value_size, entries, spec.flags, name, inner
             )
+
+    @property
+    def maps(self) -> Mapping[str, int]:
+        """Descriptors by name."""
+        return self._map_fds
 
     @property
     def functions(self) -> Collection[str]:
@@ -257,12 +267,29 @@ def possible_cpus() -> int:
     return int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1].split(",")[-1]) + 1
 
 
-class DataPlane:
-    """The loaded XDP programs of an L4 node, by IP version. `Tables` writes their maps; one process has one of each."""
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """What an agent leaves to the next: descriptors of its maps, by IP version and name, under what contract they were
+    written, and the seed of its half-open flows."""
 
-    def __init__(self, programs: Mapping[int, Program], sizes: Mapping[str, int]) -> None:
+    contract: int
+    seed: int
+    maps: Mapping[int, Mapping[str, int]]
+
+
+class DataPlane:
+    """The loaded XDP programs of an L4 node, by IP version. `Tables` writes their maps; one process has one of each.
+
+    `inherited`: the maps are those of an agent before.
+    """
+
+    def __init__(
+        self, programs: Mapping[int, Program], sizes: Mapping[str, int], estate: Estate, *, inherited: bool
+    ) -> None:
         self.programs = programs
         self.sizes = sizes
+        self.estate = estate
+        self.inherited = inherited
         self.cpus = possible_cpus()
         self._settings_maps = {version: program.map("node_settings") for version, program in programs.items()}
         self.settings: dict[int, Any] = {version: of.get(of.key(0)) for version, of in self._settings_maps.items()}
@@ -281,10 +308,12 @@ class DataPlane:
         clients: int = 1 << 16,
         access_lists: int = 1 << 8,
         sync_ring_bytes: int = 1 << 20,
+        left: Estate | None = None,
     ) -> DataPlane:
         """Compiles and loads; each argument is the size of a table, of which there is one for each IP version.
 
-        `members`: pairs of a listener and a server, at most 65,535. Raises LoadError.
+        `members`: pairs of a listener and a server, at most 65,535. `left` by an agent before: its maps are used, if
+        this agent's would mean the same. Raises LoadError.
         """
         if not 2 <= members <= 65535:
             raise LoadError(f"members={members} is out of range; give 2 to 65535")
@@ -309,15 +338,19 @@ class DataPlane:
             "access_lists": 2 * access_lists,  # those in use and those that replace them
             "sync_ring": sync_ring_bytes,
         } | dict.fromkeys(("listeners", "listener_stats", "limits", "spendings"), listeners + 1)  # 0 is nobody's
-        constants = {"SYN_BUCKETS": sizes["half_open"], "SYN_SEED": secrets.randbits(63)}
+        contract = _contract(sizes)
+        inherited = left is not None and left.contract == contract
+        maps, seed = (left.maps, left.seed) if left is not None and inherited else ({}, secrets.randbits(63))
         programs = {
             version: Program(
-                SOURCES / "lb.c", functions, {"IP_VERSION": version, "SIZED": SIZED}, sizes=sizes, constants=constants
+                SOURCES / "lb.c", functions, {"IP_VERSION": version, "SIZED": SIZED}, sizes=sizes,
+                constants={"SYN_BUCKETS": sizes["half_open"], "SYN_SEED": seed}, maps=maps.get(version),
             )
             for version, functions in ((4, FUNCTIONS), (6, FUNCTIONS_IPV6))
-        }
+        }  # fmt: skip
         _join_stages(programs)
-        return cls(programs, sizes)
+        estate = Estate(contract, seed, {version: program.maps for version, program in programs.items()})
+        return cls(programs, sizes, estate, inherited=inherited)
 
     def set(self, *versions: int, **fields: int | bytes | Sequence[int]) -> None:
         """Writes fields of `struct settings`, of these IP versions or of all; `interfaces` are written by `attach`.
@@ -362,12 +395,17 @@ class DataPlane:
                 devices.put(devices.key(len(self._attached)), devices.value(link.index))
         except OSError as error:
             raise LoadError(f"interface {device}: {error.strerror}; `ip link` lists the interfaces") from None
-        self.use(*self.interfaces[: len(self._attached)], link)
+        if link not in self.interfaces:
+            self.use(*self.interfaces[: len(self._attached)], link)
         try:
             self.programs[4].attach(device, "lb", XDP_FLAGS[mode])
         except OSError as error:
             raise LoadError(_attach_advice(device, mode, error)) from None
         self._attached.append((device, mode))
+
+    @property
+    def attached(self) -> bool:
+        return bool(self._attached)
 
     def detach(self) -> None:
         """Takes the program off its links; one that has gone is no error."""
@@ -391,6 +429,12 @@ class DataPlane:
         """One BPF_PROG_TEST_RUN: (XDP action, frame afterwards). `lb` of version 4 takes every frame."""
         action, after, _ = syscall.run_program(self.programs[version].fd(function), frame)
         return action, after
+
+
+def _contract(sizes: Mapping[str, int]) -> int:
+    """Differs where the same bytes in the maps may mean something else: another layout, another size."""
+    texts = [(SOURCES / name).read_text() for name in ("types.h", "maps.h", "stats.h")]
+    return int.from_bytes(hashlib.sha256(repr((texts, sorted(sizes.items()))).encode()).digest()[:7], "big")
 
 
 def _join_stages(programs: Mapping[int, Program]) -> None:

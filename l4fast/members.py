@@ -8,17 +8,19 @@ A number is not given to another member while anything may still refer to it: a 
 from __future__ import annotations
 
 import ctypes as ct
+import socket
 import struct
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import compress
 
 from core.model import LEAST_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service, Real
-from l4fast.addresses import address_bytes
+from l4fast.addresses import address_bytes, text_of
 from l4fast.bpf import syscall
 from l4fast.loader import DataPlane
-from l4fast.mirror import Indexes, Mirror
+from l4fast.mirror import RESTORED_AT_ONCE, Indexes, Mirror
 from l4fast.sweep import Seen
 
 ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
@@ -60,6 +62,52 @@ class Members:
         self._indexes.take(NOBODY)
         self._counted: set[Member] = set()
         self._past: dict[ServiceKey, Counter[str]] = {}
+
+    def restore(self, listeners: Mapping[int, ServiceKey], counting: Set[int]) -> dict[ServiceKey, int]:
+        """What an agent before has left; `listeners` by index, and those of them that count connections.
+
+        Returns the indexes of listeners that are gone, but for connections of theirs, by names of their own.
+        """
+        self._numbers.restore()
+        used: dict[Member, int] = {}
+        ended: dict[ServiceKey, int] = {}
+        for raw, value in self._numbers.held.items():
+            key = self._numbers.map.key.from_buffer_copy(raw)
+            member = (
+                listeners.get(key.listener, _gone(key.listener)),
+                text_of(bytes(key.real)),
+                socket.ntohs(key.port),
+            )
+            used[member] = self._numbers.map.value.from_buffer_copy(value).member
+            if key.listener in counting:
+                self._counted.add(member)
+        for number in self._busy() - set(used.values()):
+            left = self._members.map.entry(number)
+            member = (_gone(left.listener), text_of(bytes(left.real)), socket.ntohs(left.port))
+            used[member] = number
+            self._counted.add(member)
+            ended[member[0]] = left.listener
+        self._indexes.restore(used)
+        return ended
+
+    def _busy(self) -> set[int]:
+        """Numbers of members with connections."""
+        busy: set[int] = set()
+        layout = self._loads.value
+        for keys, values, _ in self._loads.blocks(RESTORED_AT_ONCE):
+            sessions = memoryview(values).cast("Q")[layout.sessions.offset // 8 :: ct.sizeof(layout) // 8].tolist()
+            busy.update(compress(memoryview(keys).cast("I").tolist(), sessions))
+        return busy
+
+    def idle(self, listeners: Mapping[int, ServiceKey]) -> set[tuple[str, int, str]]:
+        """Of an agent before: (address, port, protocol) of reals that take no new flows from any listener."""
+        takes: Counter[tuple[str, int, str]] = Counter()
+        for raw, value in self._numbers.held.items():
+            key = self._numbers.map.key.from_buffer_copy(raw)
+            _, _, protocol = listeners.get(key.listener, _gone(key.listener))
+            real = text_of(bytes(key.real)), socket.ntohs(key.port), protocol
+            takes[real] += self._numbers.map.value.from_buffer_copy(value).takes
+        return {real for real, listeners in takes.items() if not listeners}
 
     @property
     def any_counted(self) -> bool:
@@ -197,6 +245,11 @@ class Members:
             ]
             self._accounting.put(self._accounting.key(0), request)
             self._plane.run(bytes(syscall.SMALLEST_FRAME), "account", self._version)
+
+
+def _gone(listener: int) -> ServiceKey:
+    """A name for a listener of which only its index is left."""
+    return "", listener, "gone"
 
 
 def takes(service: L4Service, real: Real, down: Set[tuple[str, int, str]]) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes as ct
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from l4fast.loader import DataPlane
+
+RESTORED_AT_ONCE = 4096  # entries in one system call
 
 
 class Mirror:
@@ -15,6 +19,14 @@ class Mirror:
     def __init__(self, plane: DataPlane, name: str, version: int) -> None:
         self.map = plane.map(name, version)
         self.held: dict[bytes, bytes] = {}
+
+    def restore(self) -> None:
+        """The map, a hash table, was written by an agent before."""
+        key_size, value_size = ct.sizeof(self.map.key), ct.sizeof(self.map.value)
+        for keys, values, count in self.map.blocks(RESTORED_AT_ONCE):
+            for n in range(count):
+                key = keys[n * key_size : (n + 1) * key_size]
+                self.held[key] = values[n * value_size : (n + 1) * value_size]
 
     def add(self, wanted: Mapping[bytes, bytes]) -> set[bytes]:
         """Writes what is new or differs; returns the keys whose value has changed."""
@@ -36,6 +48,13 @@ class Mirror:
         return gone
 
 
+@dataclass(frozen=True)
+class Left:
+    """Something that an agent before has left, known by its number alone."""
+
+    number: int
+
+
 class Indexes:
     """Numbers for things that live a while. A number that came free is given again after one `settle`, oldest first."""
 
@@ -43,6 +62,16 @@ class Indexes:
         self.free = deque(range(size))
         self.used: dict[Any, int] = {}
         self.released: list[int] = []
+
+    def restore(self, used: Mapping[Any, int]) -> None:
+        """These were given by an agent before."""
+        self.used.update(used)
+        taken = set(used.values())
+        self.free = deque(number for number in self.free if number not in taken)
+
+    def reserve(self, numbers: Iterable[int]) -> None:
+        """These were given by an agent before, nobody knows to what; the next `keep` releases them."""
+        self.restore({Left(number): number for number in numbers})
 
     def settle(self) -> list[int]:
         """Numbers released before come free; returns them."""

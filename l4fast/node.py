@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
@@ -34,6 +34,7 @@ from l4fast.early import EarlyFragments, Wire
 from l4fast.errors import L4Error, LoadError
 from l4fast.expiry import expire
 from l4fast.fill import TABLES, Census, Fill, Fills, countable
+from l4fast.interfaces import interface
 from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.neighbours import Neighbours
 from l4fast.pins import Pins
@@ -89,7 +90,7 @@ def check_interface(name: str, settings: Settings, state: StateDirectory) -> lin
     link = links.find(name)
     if link is None:
         raise NodeError(f"no interface {name}; `ip link` lists those of this machine")
-    if link.program and link.program != state.program(link.index):
+    if link.program and link.program not in state.programs(link.index):
         raise NodeError(
             f"{name} carries another XDP program (id {link.program}); "
             f"if nobody needs it: `ip link set dev {name} xdp off`"
@@ -113,6 +114,7 @@ class Node:
         self._identity = identity
         self._stop = asyncio.Event()
         self._failure: tuple[str, BaseException] | None = None
+        self._leaves = False
         self._tasks = Tasks(self._on_failure)
 
     def _on_failure(self, name: str, error: BaseException) -> None:
@@ -131,25 +133,37 @@ class Node:
             stack.callback(state.close)
             found = await asyncio.to_thread(check_interfaces, settings, state)
             metrics = settings.metrics and stack.enter_context(listen(*settings.metrics))
-            plane = DataPlane.load()
+            pins = Pins(settings.state)
+            with pins.left(*state.estate()) as left:
+                plane = DataPlane.load(left=left)
+            plane.use(*map(interface, settings.interfaces))
             tables = Tables(plane, sync_period_s=SYNC_PERIOD_S)
+            if plane.inherited:
+                log.info("going on by the tables of the agent before")
+                tables.resume(int(time.time()))
+            elif left is not None:
+                log.warning("the agent before had other tables; starting with empty ones, which the peers fill")
+            boot = state.next_boot(time.time_ns())
             sync = Sync(
-                name=settings.name, keys=shared.keys, boot=state.next_boot(time.time_ns()), salt=secrets.randbits(64),
+                name=settings.name, keys=shared.keys, boot=boot, salt=secrets.randbits(64),
                 layouts=layouts_of({ip: (each.session_map.key, each.session_map.value)
                                     for ip, each in tables.versions.items()}),
                 now=loop.time(), refresh_s=REFRESH_S,
             )  # fmt: skip
             _seed(tables, shared)
             tables.set_epoch(int(time.time()))
-            state.note_program([link.index for link in found], program_id(plane))
-            pins = Pins(settings.state)
-            pins.hold(plane)
-            self._attach(plane)
-            pins.settle()
+            pins.hold(plane, boot)
+            take_over = partial(self._take_over, plane, pins, state, boot, found)
+            # With empty tables, it takes the place of a program that forwards only when they have been filled.
+            wait = not plane.inherited and any(link.program for link in found)
+            if not wait:
+                take_over()
             stack.callback(self._take_off, plane, pins)
             await self._start_sync(stack, sync, tables)
             early = self._start_early(stack, plane)
-            agent = await self._start_agent(stack, sync, tables, early, [link.index for link in found])
+            agent = await self._start_agent(
+                stack, sync, tables, early, [link.index for link in found], take_over if wait else None
+            )
             if metrics:
                 server = await MetricsServer(agent.metrics).serve(metrics)
                 stack.callback(server.close)
@@ -162,6 +176,22 @@ class Node:
             name, error = self._failure
             raise NodeError(f"{name} failed ({error!r}); the XDP program stays attached until the next start")
 
+    def _leave(self, _arguments: dict[str, object]) -> object:
+        """The admin command `leave`."""
+        self._leaves = True
+        self._stop.set()
+        return {"left": list(self._settings.interfaces)}
+
+    def _take_over(
+        self, plane: DataPlane, pins: Pins, state: StateDirectory, boot: int, found: Sequence[links.Link]
+    ) -> None:
+        """From whatever program is attached. What the next agent has to know is written down at each step, since this
+        one may be killed at any."""
+        state.note_program({link.index: link.program for link in found}, program_id(plane))
+        self._attach(plane)
+        state.note_estate(boot, plane.estate.contract, plane.estate.seed)
+        pins.settle()
+
     def _attach(self, plane: DataPlane) -> None:
         """To all interfaces or, raising LoadError, to none."""
         try:
@@ -172,7 +202,7 @@ class Node:
             raise
 
     def _take_off(self, plane: DataPlane, pins: Pins) -> None:
-        if self._failure is None:
+        if self._failure is None and not self._leaves and plane.attached:
             plane.detach()
             pins.release()
 
@@ -199,7 +229,13 @@ class Node:
         return early
 
     async def _start_agent(
-        self, stack: AsyncExitStack, sync: Sync, tables: Tables, early: EarlyFragments, indexes: list[int]
+        self,
+        stack: AsyncExitStack,
+        sync: Sync,
+        tables: Tables,
+        early: EarlyFragments,
+        indexes: list[int],
+        take_over: Callable[[], None] | None,
     ) -> Agent:
         settings = self._settings
         stack.push_async_callback(self._tasks.close)
@@ -211,10 +247,11 @@ class Node:
             name=settings.name, interfaces=settings.interfaces, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
             expire=partial(_expire, tables, census), local=links.addresses, own=partial(_own, indexes),
             fill=partial(_fill, tables, census),
-            early=early.counters,
+            early=early.counters, idle=tables.idle,
         )  # fmt: skip
         handlers = {
             "status": agent.status, "counters": agent.counters, "sessions": agent.sessions, "kill": agent.kill,
+            "leave": self._leave,
         }  # fmt: skip
         server = await admin.serve(settings.state / ADMIN_SOCKET, handlers)
         stack.callback(server.close)
@@ -227,10 +264,10 @@ class Node:
         self._tasks.spawn(agent.keep_count(), "session count")
         self._tasks.spawn(hops.keep(agent.changed), "next hops")
         self._tasks.spawn(control.run(), "control link")
-        self._tasks.spawn(self._announce(agent), "readiness")
+        self._tasks.spawn(self._announce(agent, take_over), "readiness")
         return agent
 
-    async def _announce(self, agent: Agent) -> None:
+    async def _announce(self, agent: Agent, take_over: Callable[[], None] | None) -> None:
         """READY=1 once a configuration runs, or there is none, and the first round of probes is over."""
         try:
             await asyncio.wait_for(agent.configured.wait(), CONFIGURATION_WAIT_S)
@@ -239,6 +276,8 @@ class Node:
                 log.warning("not ready: no configuration could be applied")
                 await agent.configured.wait()
         await agent.first_health_round()
+        if take_over is not None:
+            take_over()
         agent.ready = True
         notify("READY=1")
         log.info("ready")

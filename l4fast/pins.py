@@ -1,9 +1,12 @@
-"""Keeps the tail calls of a killed agent's programs whole.
+"""What outlives a killed agent: its maps, by which its programs go on, and from which the next agent goes on.
 
 The kernel empties an array of programs once no process has it open (programs that refer to the array and stand in it
 would otherwise live for ever): IPv6, fragments and the new flows of lc, wlc and fullnat would end with an agent that is
-killed. A name in bpffs counts as a process. Each agent has a directory of its own there; what a killed one left in it
-goes when the next one has attached its programs, or with an orderly end.
+killed. A name in bpffs counts as a process. So all maps have one, in a directory of each life of the agent.
+
+The next agent finds sessions, counters and configuration there and uses the maps as they are, if it means the same by
+them (`Estate.contract`), but for the array of programs, which is filled with its own. What a killed agent left goes
+when the next one has attached its programs, or with an orderly end.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ import hashlib
 import logging
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from l4fast.bpf import syscall
-from l4fast.loader import DataPlane
+from l4fast.loader import DataPlane, Estate
 
 log = logging.getLogger(__name__)
 
 BPFFS = Path("/sys/fs/bpf")
-_NEW = "-new"  # bpffs takes no dots
+# Of the programs themselves, and filled with them.
+NOT_LEFT = frozenset({"stages"})
 
 
 class Pins:
@@ -29,36 +34,68 @@ class Pins:
 
     def __init__(self, state: Path, bpffs: Path = BPFFS) -> None:
         self._bpffs = bpffs
+        self._life = ""
         self.directory = bpffs / f"paifang-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]}"
 
-    def hold(self, plane: DataPlane) -> None:
-        """Pins the arrays, beside those of an agent before. Where that is impossible, the log says what it means."""
+    @contextlib.contextmanager
+    def left(self, life: int, contract: int, seed: int) -> Iterator[Estate | None]:
+        """What the agent has left in that life, under these words of it; None if there is nothing."""
+        maps: dict[int, dict[str, int]] = {}
+        with contextlib.ExitStack() as stack:
+            try:
+                for path in (self.directory / _name(life)).iterdir():
+                    name, _, version = path.name.rpartition("-")
+                    if name not in NOT_LEFT:
+                        maps.setdefault(int(version), {})[name] = fd = syscall.pinned(path)
+                        stack.callback(os.close, fd)
+            except OSError as error:
+                if life:
+                    log.warning("%s: what the agent before has left cannot be used: %s", self.directory, error)
+                maps = {}
+            yield Estate(contract, seed, maps) if maps else None
+
+    def hold(self, plane: DataPlane, life: int) -> None:
+        """Pins the maps, beside those of lives before. Where that is impossible, the log says what it means."""
+        self._life = _name(life)
+        directory = self.directory / self._life
         try:
             _mount(self._bpffs)
-            self.directory.mkdir(exist_ok=True, mode=0o700)
-            for version, program in plane.programs.items():
-                path = self.directory / f"stages{version}{_NEW}"
-                path.unlink(missing_ok=True)
-                syscall.pin(program.map_fd("stages"), path)
+            directory.mkdir(parents=True, mode=0o700)
+            for version, maps in plane.estate.maps.items():
+                for name, fd in maps.items():
+                    syscall.pin(fd, directory / f"{name}-{version}")
         except OSError as error:
             log.warning(
                 "%s: %s; should this agent be killed, IPv6, fragments, VLANs and new flows of lc, wlc and fullnat stop "
-                "until it is started again",
+                "until it is started again, which then knows no sessions",
                 self._bpffs, error.strerror,
             )  # fmt: skip
 
     def settle(self) -> None:
-        """The programs are attached: those of an agent before are not needed any more."""
+        """The programs are attached: the maps of lives before are not needed any more."""
         with contextlib.suppress(FileNotFoundError):
-            for path in self.directory.glob(f"*{_NEW}"):
-                path.replace(path.with_name(path.name.removesuffix(_NEW)))
+            for path in self.directory.iterdir():
+                if path.name != self._life:
+                    _remove(path)
 
     def release(self) -> None:
         """The programs are detached."""
         with contextlib.suppress(FileNotFoundError):
-            for path in self.directory.iterdir():
-                path.unlink()
-            self.directory.rmdir()
+            _remove(self.directory)
+
+
+def _name(life: int) -> str:
+    return f"{life:x}"
+
+
+def _remove(path: Path) -> None:
+    """bpffs knows no type of file by which shutil.rmtree could tell maps from directories."""
+    if path.is_dir():
+        for below in path.iterdir():
+            _remove(below)
+        path.rmdir()
+    else:
+        path.unlink()
 
 
 def _mount(directory: Path) -> None:

@@ -39,6 +39,10 @@ class Rings:
         self._indexes = Indexes(plane.sizes["rings"])
         self._orders: dict[tuple[object, ...], array[int]] = {}
 
+    def restore(self, numbers: Set[int]) -> None:
+        """Rings of an agent before, which are in use until the next state is written."""
+        self._indexes.reserve(numbers)
+
     def settle(self) -> None:
         """Frees the rings that were released before."""
         rings = self._indexes.settle()

@@ -10,11 +10,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from control.node.files import write_atomic
 from l4fast.errors import L4Error
+
+ESTATE = ("life", "contract", "seed")
 
 
 class StateError(L4Error):
@@ -50,13 +52,27 @@ class StateDirectory:
         self._write("boot.json", {"boot": boot})
         return boot
 
-    def program(self, ifindex: int) -> int:
-        """The id of the XDP program that an agent of this directory attached to the interface; 0 if none."""
-        return self._read("xdp.json").get(f"{self._machine_boot}/{ifindex}", 0)
+    def programs(self, ifindex: int) -> frozenset[int]:
+        """The ids of the XDP programs of which an agent of this directory has attached one to the interface."""
+        found = self._read("xdp.json")
+        return frozenset(found.get(f"{self._machine_boot}/{ifindex}{of}", 0) for of in ("", "/before")) - {0}
 
-    def note_program(self, ifindexes: Iterable[int], program: int) -> None:
+    def note_program(self, ifindexes: Mapping[int, int], program: int) -> None:
+        """This one is about to be attached to these interfaces, in place of those; 0 for none. Raises StateError."""
+        noted = {f"{self._machine_boot}/{ifindex}": program for ifindex in ifindexes}
+        noted |= {f"{self._machine_boot}/{ifindex}/before": before for ifindex, before in ifindexes.items() if before}
+        self._write("xdp.json", noted)
+
+    def estate(self) -> tuple[int, int, int]:
+        """Of the life whose programs are attached: its number, and contract and seed of its maps, if those are pinned.
+        Zeros if there is none."""
+        found = self._read("maps.json")
+        life, contract, seed = (found.get(f"{self._machine_boot}/{name}", 0) for name in ESTATE)
+        return life, contract, seed
+
+    def note_estate(self, *estate: int) -> None:
         """Raises StateError."""
-        self._write("xdp.json", {f"{self._machine_boot}/{ifindex}": program for ifindex in ifindexes})
+        self._write("maps.json", {f"{self._machine_boot}/{name}": n for name, n in zip(ESTATE, estate, strict=True)})
 
     def _read(self, name: str) -> dict[str, int]:
         """Empty where the file is missing or damaged: nothing here is worth a node that does not start."""

@@ -27,6 +27,8 @@ KIND_NONE = 0
 DUE_MOST = 1 << 18
 # How far ahead a sweep looks when the one before was held up.
 PERIOD_MOST_S = 30
+# The longest idle time of a session, after which none is left of before a pause.
+PAUSE_MOST_S = 900
 _ALWAYS = 1 << 40  # later than any second
 
 
@@ -113,6 +115,21 @@ class Listener:
 
 
 @dataclass(slots=True)
+class Pause:
+    """Packets that came after `from_s`, for `gap_s` seconds, left no trace: there was no agent to set the clock. That
+    time does not count for sessions whose last packet seems to have come before."""
+
+    from_s: int = 0
+    gap_s: int = 0
+
+    def without(self, last_s: Sequence[int]) -> Sequence[int]:
+        """When the last packets came at the latest."""
+        if not self.gap_s:
+            return last_s
+        return [second + self.gap_s if second <= self.from_s else second for second in last_s]
+
+
+@dataclass(slots=True)
 class Sweep:
     """Where the walk over the sessions stands, and how many it has left: by owner, and entries by IP version."""
 
@@ -127,6 +144,7 @@ class Sweep:
     kinds: Kinds = field(default_factory=Kinds)
     due: Due = field(default_factory=Due)
     begun_s: int = 0
+    paused: Pause = field(default_factory=Pause)
     period_s: int = 1  # after which, presumably, the sweep will come by again
 
     def is_of(self, configuration: Sequence[object]) -> bool:
@@ -138,6 +156,8 @@ class Sweep:
     def begin(self, blocks: Iterator[Block], now_s: int) -> None:
         self.period_s = min(max(now_s - self.begun_s, 1), PERIOD_MOST_S)
         self.begun_s, self.blocks = now_s, blocks
+        if now_s > self.paused.from_s + self.paused.gap_s + PAUSE_MOST_S:
+            self.paused = Pause()
         self.entries.clear()
 
     def end(self) -> None:

@@ -30,7 +30,7 @@ from l4fast.members import COUNTERS, counted
 from l4fast.merging import Merged, Merging
 from l4fast.sessions import SessionView, Wanted, view
 from l4fast.sources import reasons
-from l4fast.sweep import Block, Seen, Sweep
+from l4fast.sweep import Block, Pause, Seen, Sweep
 from l4fast.version_tables import MODES, VersionTables
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,16 @@ class Tables:
         self._unpinnable: set[int] = set()
         per_s = plane.sizes["sessions"] * UNPROVEN_SHARE / UNPROVEN_TIMEOUT_S
         plane.set(unproven_per_cpu_s=max(1, int(per_s / plane.cpus)), echo_per_cpu_s=ECHO_PER_CPU_S)
+
+    @property
+    def idle(self) -> frozenset[tuple[str, int, str]]:
+        """(address, port, protocol) of the reals that took no new flows when an agent before ended."""
+        return frozenset().union(*(tables.idle for tables in self.versions.values()))
+
+    def resume(self, now_s: int) -> None:
+        """The maps are those of an agent that has ended; its clock stands in them."""
+        from_s = self.plane.settings[4].now_s
+        self.sweep.paused = Pause(from_s, max(0, now_s - from_s))
 
     # The desired state
 

@@ -23,8 +23,9 @@ from core.endpoints import endpoint
 from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service
 from l4fast.access import AccessLists
-from l4fast.addresses import address_bytes, prefix_mask, put_address
+from l4fast.addresses import address_bytes, prefix_mask, put_address, text_of
 from l4fast.errors import TablesError
+from l4fast.hop_tables import Hops
 from l4fast.hops import Hop
 from l4fast.limits import LIMITED_BANDWIDTH, ListenerLimits, limited
 from l4fast.loader import POOL_ADDRESSES_MOST, DataPlane
@@ -38,10 +39,6 @@ MODES: Mapping[Mode, int] = {Mode.NAT: 0, Mode.DR: 1, Mode.TUNNEL: 2, Mode.FULLN
 HASH, RING, LEAST = 0, 1, 2
 # VIP_* of types.h
 VIP_ANY, VIP_STATELESS = 1, 2
-# WAY_* of types.h
-WAY_INTERFACE, WAY_HERE, WAY_NODE, WAY_VLAN_SHIFT = 0x0F, 0x10, 0x20, 8
-# Indexes into `hops`: nobody's (types.h), and HOP_CLIENTS.
-_NO_HOP, _CLIENTS = "", "clients"
 # What the hash of a flow is of, beside the client's address (listener.hash_ports, listener.hash_service). The
 # schedulers that do not hash use it for the packets of flows that nobody knows.
 _ALL = (1 << 64) - 1
@@ -77,23 +74,38 @@ class VersionTables:
         self._sync_period_s = sync_period_s
         self._listeners = Mirror(plane, "listeners", version)
         self._vips = Mirror(plane, "vips", version)
-        self._hops = Mirror(plane, "hops", version)
-        self._hop_numbers = Mirror(plane, "hop_numbers", version)
-        self._node_macs = Mirror(plane, "node_macs", version)
+        self._hops = Hops(plane, version)
         self._owners = Mirror(plane, "reverse", version)
         self._limits = ListenerLimits(plane, version)
         self._listener_indexes = Indexes(plane.sizes["listeners"])
         self._listener_indexes.take(NOBODY)
-        self._hop_indexes = Indexes(plane.sizes["hops"])
-        for name in (_NO_HOP, _CLIENTS):
-            self._hop_indexes.take(name)
         self._rings = Rings(plane, version)
         self._access_lists = AccessLists(plane, version)
         self._generation = 1
         self._configuration = 1
         self._pool: tuple[str, ...] = ()
         self._pools: frozenset[str] = frozenset()
-        plane.set(version, generation=1, configuration=1)
+        self.idle: Set[Endpoint] = frozenset()  # reals that took no new flows when an agent before ended
+        self._restored = plane.inherited
+        if plane.inherited:
+            self._restore()
+        else:
+            plane.set(version, generation=1, configuration=1)
+
+    def _restore(self) -> None:
+        """Goes on where an agent before has ended, by what stands in the maps."""
+        for mirror in self._listeners, self._vips, self._owners:
+            mirror.restore()
+        self._hops.restore()
+        layout = self._listeners.map.value
+        left = {_service_key_of(key): layout.from_buffer_copy(value) for key, value in self._listeners.held.items()}
+        names = {value.index: key for key, value in left.items()}
+        ended = self.members.restore(names, {value.index for value in left.values() if value.counts})
+        self.idle = self.members.idle(names)
+        self._listener_indexes.restore({key: value.index for key, value in left.items()} | ended)
+        self._rings.restore({value.ring for value in left.values() if value.ring_size})
+        self._access_lists.restore({value.access_list for value in left.values() if value.acl})
+        self._generation, self._configuration = self._settings.generation, self._settings.configuration
 
     def set_local(self, *addresses: Sequence[str]) -> tuple[str, ...]:
         """Those of each interface; returns those that have no room, the last ones of their interfaces."""
@@ -119,7 +131,7 @@ class VersionTables:
         """Checks that the services fit. Raises TablesError."""
         wanted = {service_key(service): service for service in services}
         self._listener_indexes.settle()
-        self._hop_indexes.settle()
+        self._hops.settle()
         self.members.settle()
         self._rings.settle()
         self._access_lists.settle()
@@ -140,10 +152,10 @@ class VersionTables:
         addresses = {real.address for service in services for real in service.reals}
         hops = {address: Hop.of(hop) for address, hop in next_hops.items()}
         here = frozenset(address for address in addresses if address in hops and hops[address].here)
-        stale = self._write_hops(addresses, hops, gateway, beside(services, here))
+        stale = self._hops.write(addresses, hops, gateway, beside(services, here)) | self._restored
         listener_index = {key: self._listener_index(key) for key in wanted}
         self._limits.write({index: wanted[key].limits for key, index in listener_index.items() if wanted[key].limits})
-        self.members.write(wanted, down, listener_index, self._hop_indexes.used, here)
+        self.members.write(wanted, down, listener_index, self._hops.numbers, here)
         rings = {
             key: self._rings.content(
                 service, [self.members.number((key, real.address, real.port)) for real in service.reals], down
@@ -174,12 +186,13 @@ class VersionTables:
         for mirror, entries in reversed(written):
             mirror.prune(entries)
 
-        self._hop_indexes.keep(addresses | {_NO_HOP, _CLIENTS})
+        self._hops.keep(addresses)
         ending = self.members.prune(wanted)
         self._listener_indexes.keep({*wanted, *ending, NOBODY})
         self._rings.keep(set(rings.values()))
         self._access_lists.keep(lists)
         self.services = wanted
+        self._restored = False
         if stale:  # 0 means "cold"; nobody keeps a generation for 65,535 changes
             self._generation = self._generation % 0xFFFF + 1
         self._configuration = self._configuration % 0xFFFFFFFF + 1
@@ -198,7 +211,7 @@ class VersionTables:
             )
         for what, indexes, things in (
             ("listeners", self._listener_indexes, set[object](wanted)),
-            ("next hops", self._hop_indexes, {real.address for service in wanted.values() for real in service.reals}),
+            ("next hops", self._hops, {real.address for service in wanted.values() for real in service.reals}),
         ):
             if not indexes.room(things):
                 raise TablesError(f"{len(things)} {what} do not fit the tables; load them larger")
@@ -223,38 +236,6 @@ class VersionTables:
             slot = (word * 0x9E3779B1 & 0xFFFFFFFF) >> 21
             filter_words[slot // 16] |= mark << slot % 16 * 2
         return filter_words
-
-    def _write_hops(
-        self, addresses: Set[str], next_hops: Mapping[str, Hop], gateway: str, nodes: Collection[str]
-    ) -> bool:
-        """Says whether an address that sessions may go to has another next hop than before, or none. `nodes`: those
-        whose hops are WAY_NODE."""
-        for address in addresses:
-            self._hop_indexes.take(address)
-        hops = self._hop_indexes.used
-        entries = {_index(hops[_CLIENTS]): self._hop(next_hops.get(gateway))}
-        entries |= {
-            _index(hops[address]): self._hop(next_hops.get(address), WAY_NODE if address in nodes else 0)
-            for address in addresses
-        }
-        macs = {next_hops[address].mac + bytes(2): _index(1) for address in nodes if address in next_hops}
-        self._node_macs.add(macs)
-        self._node_macs.prune(macs)
-        numbers = {address_bytes(address): _index(hops[address]) for address in addresses}
-        self._hops.add(entries)
-        changed = self._hop_numbers.add(numbers)
-        return bool(changed | self._hop_numbers.prune(numbers))
-
-    def _hop(self, hop: Hop | None, way: int = 0) -> bytes:
-        """struct hop; zero if there is none. What is here has a MAC address as well, for it is resolved."""
-        interfaces = self._plane.interfaces
-        if hop is None:
-            return bytes(ct.sizeof(self._hops.map.value))
-        if hop.here:
-            return struct.pack("=6s6sI", interfaces[0].mac, interfaces[0].mac, WAY_HERE)
-        number = [each.name for each in interfaces].index(hop.interface) if hop.interface else 0
-        way |= hop.vlan << WAY_VLAN_SHIFT | (number + 1 if len(interfaces) > 1 else 0)
-        return struct.pack("=6s6sI", hop.mac, interfaces[number].mac, way)
 
     def _listener(self, service: L4Service, ring: bytes, shared: bool, here: Set[str]) -> bytes:
         mine = [real for real in service.reals if real.address in here] if service.mode is Mode.DR else []
@@ -345,13 +326,15 @@ def beside(services: Iterable[L4Service], here: Set[str]) -> frozenset[str]:
     )
 
 
-def _index(number: int) -> bytes:
-    return struct.pack("=I", number)
-
-
 def _listener_key(key: ServiceKey) -> bytes:
     vip, port, protocol = key
     return address_bytes(vip) + struct.pack("!HBx", port, PROTOCOLS[protocol])
+
+
+def _service_key_of(key: bytes) -> ServiceKey:
+    """The reverse of `_listener_key`."""
+    port, protocol = struct.unpack("!HBx", key[-4:])
+    return text_of(key[:-4]), port, {number: name for name, number in PROTOCOLS.items()}[protocol]
 
 
 def _reverse_key(end: Endpoint) -> bytes:

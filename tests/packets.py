@@ -22,7 +22,7 @@ from core.model import Mode, Scheduler
 from core.resolve import Access, L4Service, Real
 from core.schedule import flow_table
 from l4fast.interfaces import Interface
-from l4fast.loader import IP_VERSIONS, DataPlane
+from l4fast.loader import IP_VERSIONS, DataPlane, Estate
 from l4fast.rings import MAGLEV_SMALL
 from l4fast.sweep import Sweep
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, ECHO_PER_CPU_S, Tables
@@ -416,8 +416,8 @@ def maglev_real(packet: Packet, of: L4Service, seed: int = 0) -> Real:
 class Harness:
     """A loaded program with its tables; `reset` between tests."""
 
-    def __init__(self, **sizes: int) -> None:
-        self.plane = DataPlane.load(**sizes)
+    def __init__(self, *, left: Estate | None = None, **sizes: int) -> None:
+        self.plane = DataPlane.load(left=left, **sizes)
         self.plane.use(INTERFACE)
         self.tables = Tables(self.plane)
         self.macs: dict[str, bytes] = {}

@@ -17,12 +17,12 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass
 
 from control.node.tasks import Tasks
 from core.endpoints import endpoint, version
-from core.health import Health, observe
+from core.health import Health, State, observe
 from core.model import CheckType, HealthCheck
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,9 @@ class HealthMonitor:
         self._states: dict[Hashable, Health] = {}
         self._reasons: dict[Hashable, str] = {}
 
-    def watch(self, targets: Iterable[Target]) -> None:
-        """Probe exactly these from now on. Who keeps its address keeps its state; who is new counts as healthy."""
+    def watch(self, targets: Iterable[Target], down: Container[Hashable] = ()) -> None:
+        """Probe exactly these from now on. Who keeps its address keeps its state; who is new counts as healthy, unless
+        its key is `down`."""
         wanted = {target.key: target for target in targets}
         for key in self._watched.keys() - wanted.keys():
             self._drop(key)
@@ -86,7 +87,8 @@ class HealthMonitor:
                 before[1].cancel()
                 if (before[0].address, before[0].port) != (target.address, target.port):
                     self._drop(key)
-            self._states.setdefault(key, Health(since=time.monotonic()))
+            begins = State.UNHEALTHY if key in down else State.HEALTHY
+            self._states.setdefault(key, Health(begins, since=time.monotonic()))
             self._reasons.setdefault(key, "not probed yet")
             task = self._tasks.spawn(self._probe_forever(target), f"probe {endpoint(target.address, target.port)}")
             self._watched[key] = (target, task)

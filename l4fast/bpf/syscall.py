@@ -21,7 +21,7 @@ PROG_LOAD = 5
 PROG_TEST_RUN = 10
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 
-OBJ_PIN = 6
+OBJ_PIN, OBJ_GET = 6, 7
 BPF_FS_MAGIC = 0xCAFE4A11  # <linux/magic.h>
 
 SMALLEST_FRAME = 14  # what a test run of an XDP program accepts
@@ -173,7 +173,14 @@ class _ObjectAttr(ct.Structure):
 
 def pin(fd: int, path: Path) -> None:
     """Gives a map or program a name in bpffs. Raises OSError."""
-    bpf(OBJ_PIN, _ObjectAttr(_address(os.fsencode(path)), fd, 0))
+    name = os.fsencode(path)  # lives as long as the call
+    bpf(OBJ_PIN, _ObjectAttr(_address(name), fd, 0))
+
+
+def pinned(path: Path) -> int:
+    """The map or program of this name in bpffs; the caller closes the descriptor. Raises OSError."""
+    name = os.fsencode(path)
+    return bpf(OBJ_GET, _ObjectAttr(_address(name), 0, 0))
 
 
 def is_bpffs(path: Path) -> bool:
@@ -244,6 +251,13 @@ class Map(Generic[K, V]):
     def get(self, key: K) -> V | None:
         value = self.value()
         return value if self._element(MAP_LOOKUP, key, value) else None
+
+    def entry(self, number: int) -> V:
+        """Of an array. Raises IndexError."""
+        value = self.get(self.key(number))
+        if value is None:
+            raise IndexError(number)
+        return value
 
     def get_per_cpu(self, key: K, cpus: int) -> list[V]:
         """One value for each possible CPU; the kernel rounds each up to eight bytes."""

@@ -113,7 +113,7 @@ class FakeHops:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, idle: AbstractSet[tuple[str, int, str]] = frozenset()) -> None:
         self.tables, self.hops, self.tasks = FakeTables(), FakeHops(), Tasks()
         self.expired: list[int] = []
         self.local = ["10.0.0.5"]
@@ -129,7 +129,7 @@ class Rig:
         self.agent = Agent(
             name="l4-1", interfaces=["eth0", "eth1"], tables=self.tables, hops=self.hops, sync=self.sync,
             tasks=self.tasks, expire=self._expire, local=lambda: self.local, own=lambda: [self.local, ["10.0.1.5"]],
-            early={}, fill=lambda: {"sessions": {4: Fill(7, 100)}},
+            early={}, fill=lambda: {"sessions": {4: Fill(7, 100)}}, idle=idle,
         )  # fmt: skip
 
     def _expire(self, now_s: int) -> int:
@@ -360,11 +360,28 @@ async def test_the_wait_for_health_is_bounded(rig: Rig, monkeypatch: pytest.Monk
         await rig.agent.first_health_round()
 
 
+async def test_what_was_down_before_stays_so_until_it_has_answered_often_enough(server: socket.socket) -> None:
+    rig = Rig(idle={("127.0.0.1", port_of(server), "tcp")})
+    try:
+        await rig.agent.apply(model(port_of(server), check=HealthCheck(interval_s=1, timeout_s=1, rise=2)), 1)
+        assert rig.tables.pushes[0][1] == {("127.0.0.1", port_of(server), "tcp")}
+        await rig.agent.first_health_round()
+        assert rig.agent.report()["health"] == [
+            {"server": f"127.0.0.1:{port_of(server)}/tcp", "healthy": False, "why": "connected"}
+        ]
+        await until(lambda: rig.tables.pushes[-1][1] == set())
+    finally:
+        await rig.tasks.close()
+
+
 async def test_timers_write_the_clock_and_expire(rig: Rig) -> None:
     rig.tasks.spawn(rig.agent.keep_epoch(), "epoch")
     rig.tasks.spawn(rig.agent.keep_expiry(), "expiry")
     rig.tasks.spawn(rig.agent.keep_count(), "session count")
     await until(lambda: len(rig.tables.epochs) >= 2)
+    assert rig.expired == [], "of which listener a session is, is not known yet"
+    await rig.agent.apply(model(1), 1)
+    await until(lambda: rig.expired)
     assert rig.expired[0] >= rig.tables.epochs[0] > 1_600_000_000
     assert rig.sync.sessions == 7 == rig.agent.report()["sessions"]
 

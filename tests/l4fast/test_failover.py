@@ -365,6 +365,74 @@ def test_a_killed_node_comes_back_over_its_own_program(cluster: Cluster) -> None
             exchange(sock, 1)
 
 
+def retransmissions(sock: socket.socket) -> int:
+    """tcpi_total_retrans of <linux/tcp.h>: packets that were lost, or late."""
+    return int(struct.unpack_from("=I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0])
+
+
+@pytest.mark.parametrize("how", ["killed", "left", "upgraded"])
+def test_no_packet_is_lost_while_the_daemon_is_replaced(cluster: Cluster, how: str) -> None:
+    """Its tables stay: sessions, counters, listeners. After an upgrade that lays them out differently they are filled
+    anew, while the program before forwards."""
+    cluster.route_through("l4-1")
+    ended, turns = threading.Event(), [0, 0]
+    stack = contextlib.ExitStack()
+    socks = [stack.enter_context(cluster.connect(version)) for version in VIPS]
+
+    def talk(which: int) -> None:
+        while not ended.is_set():
+            exchange(socks[which], turns[which])
+            turns[which] += 1
+            time.sleep(0.002)
+
+    for sock in socks:
+        exchange(sock, 1)
+    passed = sum(listener["packets_in"] for listener in counted(cluster).values())
+    lost = [retransmissions(sock) for sock in socks]
+    talkers = [threading.Thread(target=talk, args=(which,)) for which in range(len(socks))]
+    for talker in talkers:
+        talker.start()
+    try:
+        old = cluster.nodes.pop("l4-1")
+        if how == "killed":
+            old.signal(signal.SIGKILL)
+        else:
+            cluster.ask("l4-1", "leave")
+        until(lambda: old.poll() is not None, "the agent has ended")
+        assert old.terminate(5) == (-signal.SIGKILL if how == "killed" else 0)
+        if how == "upgraded":
+            left = cluster.state("l4-1") / "maps.json"
+            noted = json.loads(left.read_text())
+            left.write_text(json.dumps({key: n ^ ("contract" in key) for key, n in noted.items()}))
+        time.sleep(1.2)
+        for version in VIPS:
+            with cluster.connect(version) as sock:
+                exchange(sock, 7)
+        cluster.start("l4-1")
+        cluster.nodes["l4-1"].wait_ready(60)
+        alone = list(turns)
+        until(lambda: all(now > then + 20 for now, then in zip(turns, alone, strict=True)), "data goes on")
+    finally:
+        ended.set()
+        for talker in talkers:
+            talker.join(10)
+    assert [retransmissions(sock) for sock in socks] == lost
+    if how == "upgraded":
+        stack.close()
+        return
+    clients = {endpoint(*sock.getsockname()[:2]): turn for sock, turn in zip(socks, turns, strict=True)}
+    mine = {session["client"]: session for session in cluster.sessions("l4-1") if session["client"] in clients}
+    for client, turn in clients.items():
+        assert not mine[client]["synced"]
+        assert int(str(mine[client]["packets"])) > turn
+    assert sum(listener["packets_in"] for listener in counted(cluster).values()) > passed + sum(turns)
+    stack.close()
+
+
+def counted(cluster: Cluster) -> dict[str, dict[str, int]]:
+    return cluster.ask("l4-1", "counters")["listeners"]  # type: ignore[return-value]
+
+
 def test_the_end_is_orderly(cluster: Cluster) -> None:
     for name in NODES:
         assert cluster.nodes.pop(name).terminate(10) == 0

@@ -28,7 +28,7 @@ from tests.packets import GATEWAY_MAC, REALS, Harness, service, six
 pins = Pins(pathlib.Path(sys.argv[1]))
 harness = Harness(sessions=64, half_open=64)
 if sys.argv[2] == "pinned":
-    pins.hold(harness.plane)
+    pins.hold(harness.plane, 1)
 harness.reset()
 harness.plane.attach("eth0", "generic")
 pins.settle()
@@ -91,10 +91,11 @@ def test_a_start_takes_over_and_an_orderly_end_leaves_nothing(tmp_path: Path) ->
     plane = DataPlane.load(sessions=16, half_open=16)
     try:
         pins = Pins(tmp_path)
-        for _ in range(2):
-            pins.hold(plane)
+        for life in (1, 26):
+            pins.hold(plane, life)
+            assert (pins.directory / f"{life:x}/stages-6").exists()
             pins.settle()
-            assert sorted(path.name for path in pins.directory.iterdir()) == ["stages4", "stages6"]
+            assert [path.name for path in pins.directory.iterdir()] == [f"{life:x}"]
         pins.release()
         assert not pins.directory.exists()
         pins.release()
@@ -105,7 +106,7 @@ def test_a_start_takes_over_and_an_orderly_end_leaves_nothing(tmp_path: Path) ->
 def test_without_bpffs_the_log_says_what_it_means(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plane = DataPlane.load(sessions=16, half_open=16)
     try:
-        Pins(tmp_path, tmp_path / "missing").hold(plane)
+        Pins(tmp_path, tmp_path / "missing").hold(plane, 1)
     finally:
         plane.close()
     (record,) = caplog.records

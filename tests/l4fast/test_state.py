@@ -35,12 +35,23 @@ def test_one_agent_at_a_time(tmp_path: Path) -> None:
 
 def test_programs_are_remembered_per_interface(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
-    assert state.program(3) == 0
-    state.note_program([3, 4], 41)
-    assert (state.program(3), state.program(4), state.program(5)) == (41, 41, 0)
+    assert state.programs(3) == frozenset()
+    state.note_program({3: 0, 4: 40}, 41)
+    assert (state.programs(3), state.programs(4), state.programs(5)) == ({41}, {40, 41}, frozenset())
     text = (tmp_path / "xdp.json").read_text()
-    (tmp_path / "xdp.json").write_text(text.replace("-", "x", 1))  # the machine has been booted since
-    assert state.program(3) == 0
+    (tmp_path / "xdp.json").write_text(text.replace("-", "x"))  # the machine has been booted since
+    assert state.programs(3) == frozenset()
+    state.close()
+
+
+def test_an_estate_is_of_one_boot_of_the_machine(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    assert state.estate() == (0, 0, 0)
+    state.note_estate(7, 1 << 55, 1 << 62)
+    assert state.estate() == (7, 1 << 55, 1 << 62)
+    text = (tmp_path / "maps.json").read_text()
+    (tmp_path / "maps.json").write_text(text.replace("-", "x"))
+    assert state.estate() == (0, 0, 0)
     state.close()
 
 

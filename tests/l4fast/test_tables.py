@@ -58,7 +58,7 @@ class Writes:
         self.seen: list[str] = []
         four = tables.versions[4]
         for mirror in (
-            four._listeners, four._vips, four._hops, four._hop_numbers, four._owners,
+            four._listeners, four._vips, four._hops._hops, four._hops._by_address, four._owners,
             four.members._members, four.members._numbers,
         ):  # fmt: skip
             for method in ("put_many", "delete"):
