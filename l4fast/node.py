@@ -153,12 +153,12 @@ class Node:
             _seed(tables, shared)
             tables.set_epoch(int(time.time()))
             pins.hold(plane, boot)
+            stack.callback(self._take_off, plane, pins)
             take_over = partial(self._take_over, plane, pins, state, boot, found)
             # With empty tables, it takes the place of a program that forwards only when they have been filled.
             wait = not plane.inherited and any(link.program for link in found)
             if not wait:
                 take_over()
-            stack.callback(self._take_off, plane, pins)
             await self._start_sync(stack, sync, tables)
             early = self._start_early(stack, plane)
             agent = await self._start_agent(
@@ -202,7 +202,9 @@ class Node:
             raise
 
     def _take_off(self, plane: DataPlane, pins: Pins) -> None:
-        if self._failure is None and not self._leaves and plane.attached:
+        if not plane.attached:
+            pins.abandon()
+        elif self._failure is None and not self._leaves:
             plane.detach()
             pins.release()
 

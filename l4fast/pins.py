@@ -78,6 +78,13 @@ class Pins:
                 if path.name != self._life:
                     _remove(path)
 
+    def abandon(self) -> None:
+        """The programs were not attached."""
+        with contextlib.suppress(FileNotFoundError):
+            _remove(self.directory / self._life)
+            if not any(self.directory.iterdir()):
+                self.directory.rmdir()
+
     def release(self) -> None:
         """The programs are detached."""
         with contextlib.suppress(FileNotFoundError):

@@ -96,9 +96,15 @@ def test_a_start_takes_over_and_an_orderly_end_leaves_nothing(tmp_path: Path) ->
             assert (pins.directory / f"{life:x}/stages-6").exists()
             pins.settle()
             assert [path.name for path in pins.directory.iterdir()] == [f"{life:x}"]
+        pins.hold(plane, 27)
+        pins.abandon()
+        assert [path.name for path in pins.directory.iterdir()] == ["1a"]
         pins.release()
         assert not pins.directory.exists()
         pins.release()
+        pins.hold(plane, 28)
+        pins.abandon()
+        assert not pins.directory.exists()
     finally:
         plane.close()
 
