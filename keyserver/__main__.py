@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
@@ -19,12 +16,15 @@ from control.node.identity import Identity, IdentityError
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import endpoint
-from keyserver import check, encrypt, harden, issue, passphrases
+from keyserver import check, encrypt, harden, issue
 from keyserver.audit import AuditLog
 from keyserver.crew import Crew
 from keyserver.errors import KeyFilesError, StartError
-from keyserver.keyring import Keyring, Sources
-from keyserver.policy import Access, KeyType
+from keyserver.grants import Grants, GrantsError
+from keyserver.grants_file import GrantsFile
+from keyserver.keyring import Keyring
+from keyserver.options import Settings, parse
+from keyserver.policy import KeyType
 from keyserver.server import KeyServer
 from keyserver.service import Service
 
@@ -33,108 +33,9 @@ log = logging.getLogger("keyserver")
 POLL_S = 1.0  # how soon a changed key file is noticed without a SIGHUP
 SUMMARY_S = 60.0
 REFRESH_TIMEOUT_S = 5.0
-MAX_WORKERS = 64
 NAMED_FILES = 5  # in a log line
 DRAIN_S = 5.0  # clients close by themselves after a GOODBYE; this is for those that do not
-DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
-
 ROLE = "keyserver"
-
-EXAMPLES = """examples:
-  paifang keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33
-  paifang keyserver --keys ./keys --listen 10.0.0.5:8473 --identity ./key-1
-  paifang keyserver issue --help        make a development certificate
-  paifang keyserver check --help        do a chain and a key fit?
-  paifang keyserver encrypt --help      encrypt key files in place
-SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    keys: Sources
-    rsa_workers: int
-    socket: Path | None
-    socket_group: str | None
-    access: Access
-    listen: tuple[str, int] | None
-    identity: Path | None
-    audit_log: Path
-    rate: float
-
-
-def parse(arguments: list[str]) -> Settings:
-    """Settings from the command line; exits with code 2 and a message for what does not fit together.
-
-    Raises StartError for a passphrase that is not there.
-    """
-    parser = argparse.ArgumentParser(
-        prog="paifang keyserver",
-        description="Holds private keys and signs TLS handshakes, and nothing else, for the nodes that serve TLS.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--keys", type=Path, nargs="+", required=True, metavar="PATH", help="PEM files or directories")
-    passphrases.add_arguments(parser)
-    parser.add_argument("--encrypted-only", action="store_true", help="refuse key files that are not encrypted")
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="listen on a unix socket (mode 0660)")
-    parser.add_argument("--socket-group", metavar="GROUP", help="the socket's group (default: the process's)")
-    parser.add_argument(
-        "--allow-uid", type=_uid, action="append", metavar="N", help="who may use the socket (default: the same user)"
-    )
-    parser.add_argument("--listen", metavar="ADDR:PORT", help="listen on TCP with mutual TLS, for nodes of role l7")
-    parser.add_argument("--identity", type=Path, metavar="DIR", help="this server's identity, for --listen")
-    parser.add_argument(
-        "--allow-node", action="append", metavar="NAME", help="which nodes may use --listen (default: all of role l7)"
-    )
-    parser.add_argument("--audit-log", type=Path, default=Path("-"), metavar="PATH", help="default: standard output")
-    parser.add_argument(
-        "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
-    )
-    parser.add_argument(
-        "--rsa-workers", type=int, default=1, metavar="N", help="processes that sign with RSA keys (%(default)s)"
-    )
-    if arguments and not arguments[0].startswith("-"):
-        parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt")
-    options = parser.parse_args(arguments)
-    if options.socket is None and options.listen is None:
-        parser.error("nothing to listen on: give --socket PATH, --listen ADDR:PORT or both")
-    if (options.listen is None) != (options.identity is None):
-        parser.error("--listen and --identity belong together: TCP is served with mutual TLS only")
-    if options.socket is None and (options.allow_uid or options.socket_group):
-        parser.error("--allow-uid and --socket-group are for --socket")
-    if options.listen is None and options.allow_node:
-        parser.error("--allow-node is for --listen")
-    if options.rate < 1:
-        parser.error("--rate: give 1 or more signatures a second")
-    if not 1 <= options.rsa_workers <= MAX_WORKERS:
-        parser.error(f"--rsa-workers: give 1 to {MAX_WORKERS}; a core each is of use, more is not")
-    listen = None
-    if options.listen is not None:
-        host, colon, port = options.listen.rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
-            parser.error(f"--listen {options.listen!r}: give ADDR:PORT, such as 10.0.0.5:8473")
-        listen = (host.removeprefix("[").removesuffix("]"), int(port))
-    return Settings(
-        keys=Sources(tuple(options.keys), passphrases.from_options(options), options.encrypted_only),
-        rsa_workers=options.rsa_workers,
-        socket=options.socket,
-        socket_group=options.socket_group,
-        access=Access(
-            frozenset(options.allow_uid or [os.geteuid()]),
-            frozenset(options.allow_node) if options.allow_node else None,
-        ),
-        listen=listen,
-        identity=options.identity,
-        audit_log=options.audit_log,
-        rate=options.rate,
-    )
-
-
-def _uid(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number; `id -u {text}` shows a user's")
-    return int(text)
 
 
 async def serve(settings: Settings, audit: AuditLog) -> int:
@@ -164,7 +65,16 @@ async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], au
 
     loop = asyncio.get_running_loop()
     tasks = Tasks(died)
-    service = Service(keyring.store, audit, rate=settings.rate, refresh=lambda: _refresh(keyring, loop))
+    policy = GrantsFile(settings.policy) if settings.policy is not None else None
+    service = Service(
+        keyring.store,
+        audit,
+        rate=settings.rate,
+        key_rate=settings.key_rate,
+        grants=_grants(policy, keyring),
+        refresh=lambda: _refresh(keyring, loop),
+    )
+    keyring.changed = service.keys_changed
     server = KeyServer(service, settings.access, crews)
     if settings.socket is not None:
         await server.listen_unix(settings.socket, settings.socket_group)
@@ -177,7 +87,7 @@ async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], au
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hup.set)
-    tasks.spawn(_follow_files(keyring, audit, hup), "key files")
+    tasks.spawn(_follow_files(keyring, policy, server, audit, hup), "key files")
     tasks.spawn(_summarise(service), "summary")
     notify("READY=1")
     await stop.wait()
@@ -187,6 +97,38 @@ async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], au
     await tasks.close()
     audit.close()
     return 1 if failures else 0
+
+
+def _grants(policy: GrantsFile | None, keyring: Keyring) -> Grants | None:
+    """Raises StartError."""
+    if policy is None:
+        return None
+    try:
+        grants = policy.read()
+    except GrantsError as error:
+        raise StartError(str(error)) from None
+    assert grants is not None
+    _warn_of_unknown_keys(policy, grants, keyring)
+    return grants
+
+
+def _warn_of_unknown_keys(policy: GrantsFile, grants: Grants, keyring: Keyring) -> None:
+    names = keyring.store.names
+    for key in grants.names_no_key(names):
+        log.warning("%s: no key %r is held", policy.path, key)
+
+
+def _follow_policy(policy: GrantsFile, keyring: Keyring, server: KeyServer, *, always: bool) -> None:
+    try:
+        grants = policy.read(always=always)
+    except GrantsError as error:
+        log.error("the policy stays as it was: %s", error)
+        return
+    if grants is not None:
+        server.service.grants = grants
+        log.info("policy read anew: %d grants", len(grants.grants))
+        _warn_of_unknown_keys(policy, grants, keyring)
+        server.cut_off()
 
 
 def _refresh(keyring: Keyring, loop: asyncio.AbstractEventLoop) -> None:
@@ -220,7 +162,9 @@ def _identity(directory: Path) -> Identity:
     return identity
 
 
-async def _follow_files(keyring: Keyring, audit: AuditLog, hup: asyncio.Event) -> None:
+async def _follow_files(
+    keyring: Keyring, policy: GrantsFile | None, server: KeyServer, audit: AuditLog, hup: asyncio.Event
+) -> None:
     """Read the keys anew when told to, or when a file has changed; READY=1 says that we have done what we were told.
 
     That is also said when the keys stay as they were: who waits for it (`paifang up`) then learns why from a node.
@@ -247,6 +191,8 @@ async def _follow_files(keyring: Keyring, audit: AuditLog, hup: asyncio.Event) -
             if changes is not None:
                 log.info("keys read anew: %d added, %d removed, %d held", *changes, len(keyring.store))
                 _warn_of_clear_keys(keyring)
+        if policy is not None:
+            _follow_policy(policy, keyring, server, always=told)
         if told:
             notify("READY=1")
 

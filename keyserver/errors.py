@@ -24,8 +24,8 @@ class ErrorCode(IntEnum):
     UNKNOWN_KEY = 0x04  # no private key with this id is held
     REFUSED_SCHEME = 0x05  # the signature scheme is not allowed, or not for this type of key
     REFUSED_SHAPE = 0x06  # the content is not what a TLS server signs in a handshake
-    REFUSED_CLIENT = 0x07  # this client may not use the key server
-    RATE_LIMITED = 0x08  # the client has used up its rate
+    REFUSED_CLIENT = 0x07  # this client may not use the key server, or not this key
+    RATE_LIMITED = 0x08  # the client has used up its rate, or the key's is used up
     BUSY = 0x09  # a queue of the server is full, or the request waited in it too long
     INTERNAL = 0x0A  # the server failed; its log says how
 

@@ -70,6 +70,7 @@ class Keyring:
         self._files: Mapping[str, ReadFile] = {}
         self._fingerprint: Fingerprint | None = None
         self._passphrases_seen: tuple[Mark | None, ...] = ()
+        self.changed: Callable[[], None] = lambda: None  # called when the set has been replaced
         self._lock = asyncio.Lock()
         self._tasks = Tasks()
         for crew in crews:
@@ -97,7 +98,8 @@ class Keyring:
                 raise KeyFilesError([BadFile(*bad) for bad in reading.bad])
             held = self._held(reading)
             self._files, self._passphrases_seen = reading.files, opened_by
-            changes = self.store.replace(held)
+            changes = self.store.replace(held, _names(reading.files))
+            self.changed()
             self._take_note(reading.deaf)
             return changes
 
@@ -172,3 +174,11 @@ class Keyring:
         files = (file for file, _ in files_below(sources.paths))
         seen = ((str(path), mark_of(path)) for path in (*sources.paths, *sources.passphrases.paths, *files))
         return tuple((path, mark) for path, mark in seen if mark is not None)
+
+
+def _names(files: Mapping[str, ReadFile]) -> dict[bytes, set[str]]:
+    names: dict[bytes, set[str]] = {}
+    for path, file in files.items():
+        for key_id in file.keys:
+            names.setdefault(bytes.fromhex(key_id), set()).add(Path(path).stem)
+    return names

@@ -133,6 +133,15 @@ class KeyServer:
         self.connections.add(connection)
         return True
 
+    def cut_off(self) -> None:
+        """Close the connections of clients that the policy does not name any more."""
+        for connection in list(self.connections):
+            if connection.admitted and not self.service.may_connect(connection.client):
+                log.warning("%s: cut off: no grant of the policy is for it any more", connection.client)
+                self.service.counters["refused_client"] += 1
+                connection.reply([Failed(0, ErrorCode.REFUSED_CLIENT)])
+                connection.close()
+
     def remove(self, connection: _Connection) -> None:
         self.connections.discard(connection)
         self._check_idle()
@@ -185,7 +194,8 @@ class KeyServer:
             log.error("a chain check failed", exc_info=error)
             connection.reply([Failed(request_id, ErrorCode.INTERNAL)])
         else:
-            connection.reply([ChainChecked(request_id, done.result())])
+            report = self.service.judged(connection.client, done.result(), self.loop.time())
+            connection.reply([ChainChecked(request_id, report)])
 
 
 class _Connection(asyncio.Protocol):
@@ -213,7 +223,10 @@ class _Connection(asyncio.Protocol):
             self.close()
             return
         try:
-            self.client = self._identify(self._server.access, self._transport)
+            client = self._identify(self._server.access, self._transport)
+            if not self._service.may_connect(client):
+                raise IdentityError(f"no grant of the policy is for {client}")
+            self.client = client
         except IdentityError as error:
             self._refuse(str(error), ErrorCode.REFUSED_CLIENT)
             # A client that is closed upon while it greets fails to write, and never reads why.
@@ -332,6 +345,11 @@ class _Connection(asyncio.Protocol):
             self._wire.send(reply)
         if data := self._wire.data_to_send():
             self._transport.write(data)
+
+    @property
+    def admitted(self) -> bool:
+        """Whether we know who it is, and let it in."""
+        return not (self._refused or self.gone)
 
     def close(self) -> None:
         """Close once what has been written is out."""

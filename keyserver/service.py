@@ -1,8 +1,9 @@
 """Requests to replies: the key server without its sockets.
 
-A SIGN passes four gates, the cheapest first: the client's rate, the key's existence, the content's shape, the scheme.
-What passes is signed here (`sign`), or by a crew's worker, whose answer is then recorded (`signed`). Each SIGN leaves
-one audit line, except those over the rate: a flood must not fill the disk, so these are only counted.
+A SIGN passes five gates, the cheapest first: the client's rate, the key's existence, the policy for client and key,
+shape and scheme of the content, the rates of the grant and of the key. What passes is signed here (`sign`), or by a
+crew's worker, whose answer is then recorded (`signed`). Each SIGN leaves one audit line, except those over a rate: a
+flood must not fill the disk, so these are only counted.
 """
 
 from __future__ import annotations
@@ -10,24 +11,28 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from certs.chain import inspect
 from certs.report import ChainReport
 from keyserver.audit import AuditLog
 from keyserver.errors import ErrorCode, KeyServerError
+from keyserver.grants import EVERY_SHAPE, Grants, Permission
 from keyserver.policy import KeyType, Shape, TokenBucket, check
 from keyserver.protocol import Failed, Sign, Signed
 from keyserver.store import Held, KeyStore, Signer
 
 log = logging.getLogger(__name__)
 
+EVERYTHING = Permission(EVERY_SHAPE, None)
 CHAIN_UNITS = 100  # of the client's rate: a chain check costs about as much CPU as this many ECDSA signatures
 
 
 class Service:
     """The keys, who uses them how much, and the record of it.
 
+    rate, key_rate: signatures a second for each client, and for each key. grants: None lets every client use every key.
     refresh: looks for new keys; called outside the loop's thread. clock: wall-clock time, for audit and expiry.
     """
 
@@ -37,16 +42,21 @@ class Service:
         audit: AuditLog,
         *,
         rate: float,
+        key_rate: float | None = None,
+        grants: Grants | None = None,
         refresh: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.store = store
         self.counters: Counter[str] = Counter()
         self._audit = audit
+        self.grants = grants
         self._rate = rate
+        self._key_rate = key_rate
         self._refresh = refresh
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}  # as many as there are identities: uids allowed, names issued
+        self._key_buckets: dict[bytes, TokenBucket] = {}
         self._time = ""
 
     def begin_turn(self) -> None:
@@ -61,10 +71,29 @@ class Service:
         """The key to use, if `client` may have this. `now`: monotonic seconds. Raises KeyServerError."""
         if not self._bucket(client, now).take(now):
             raise KeyServerError(ErrorCode.RATE_LIMITED)
-        signer = self.store.get(request.key_id)
-        if signer is None:
+        key_id = request.key_id
+        held = self.store.get(key_id)
+        if held is None:
             raise KeyServerError(ErrorCode.UNKNOWN_KEY)
-        return signer, check(signer.key_type, request.scheme, request.content)
+        permission = self._permission(client, key_id, now)
+        if permission is None:
+            raise KeyServerError(ErrorCode.REFUSED_CLIENT)
+        shape = check(held.key_type, request.scheme, request.content)
+        if shape not in permission.tls:
+            raise KeyServerError(ErrorCode.REFUSED_SHAPE)
+        if not permission.take(now) or not (self._key_rate is None or self._key_bucket(key_id, now).take(now)):
+            raise KeyServerError(ErrorCode.RATE_LIMITED)
+        return held, shape
+
+    def may_connect(self, client: str) -> bool:
+        """Whether the policy has anything for this client."""
+        return self.grants is None or self.grants.names_client(client)
+
+    def keys_changed(self) -> None:
+        """To be called when the store holds another set: answers and buckets of keys that have gone are forgotten."""
+        if self.grants is not None:
+            self.grants.forget()
+        self._key_buckets = {key_id: bucket for key_id, bucket in self._key_buckets.items() if key_id in self.store}
 
     def sign(self, client: str, request: Sign, signer: Signer, shape: Shape) -> Signed | Failed:
         """The reply to a request that was admitted."""
@@ -99,6 +128,19 @@ class Service:
         """The findings on a chain. Takes milliseconds and may read key files: not for the loop's thread."""
         return inspect(pem, self._clock(), self._holds)
 
+    def judged(self, client: str, report: ChainReport, now: float) -> ChainReport:
+        """The findings with what the policy says of this client and the chain's key."""
+        if report.key_id not in self.store or self._permission(client, report.key_id, now) is not None:
+            return report
+        return replace(
+            report, problems=(*report.problems, f"the key server's policy does not let {client} use its key")
+        )
+
+    def _permission(self, client: str, key_id: bytes, now: float) -> Permission | None:
+        if self.grants is None:
+            return EVERYTHING
+        return self.grants.permission(client, key_id, self.store.names.get(key_id, ()), now)
+
     def _holds(self, key_id: bytes) -> bool:
         """Whether the key is held; one that is not may have been put there a moment ago."""
         if key_id not in self.store:
@@ -109,4 +151,11 @@ class Service:
         bucket = self._buckets.get(client)
         if bucket is None:
             bucket = self._buckets[client] = TokenBucket(self._rate, self._rate, now)
+        return bucket
+
+    def _key_bucket(self, key_id: bytes, now: float) -> TokenBucket:
+        bucket = self._key_buckets.get(key_id)
+        if bucket is None:
+            assert self._key_rate is not None
+            bucket = self._key_buckets[key_id] = TokenBucket(self._key_rate, self._key_rate, now)
         return bucket

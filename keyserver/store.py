@@ -7,10 +7,10 @@ signers of this process and to keys that are elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -66,13 +66,19 @@ class Elsewhere:
 
 
 Held = Signer | Elsewhere
+Names = Mapping[bytes, Collection[str]]
+NOTHING: Mapping[bytes, Any] = MappingProxyType({})
 
 
 class KeyStore:
-    """Key id → who signs with it: this process, or a crew's worker. Replaced as a whole, by one assignment."""
+    """Key id → who signs with it: this process, or a crew's worker. Replaced as a whole, by one assignment.
 
-    def __init__(self, held: Mapping[bytes, Held] = MappingProxyType({})) -> None:
+    `names` are what people call the keys: those of their files, without the suffix.
+    """
+
+    def __init__(self, held: Mapping[bytes, Held] = NOTHING, names: Names = NOTHING) -> None:
         self._held = held
+        self.names = names
 
     def get(self, key_id: bytes) -> Held | None:
         return self._held.get(key_id)
@@ -86,9 +92,9 @@ class KeyStore:
     def __iter__(self) -> Iterator[Held]:
         return iter(self._held.values())
 
-    def replace(self, held: Mapping[bytes, Held]) -> tuple[int, int]:
+    def replace(self, held: Mapping[bytes, Held], names: Names = NOTHING) -> tuple[int, int]:
         """Hold these from now on: (keys added, keys removed)."""
-        old, self._held = self._held, held
+        old, self._held, self.names = self._held, held, names
         return len(held.keys() - old.keys()), len(old.keys() - held.keys())
 
 

@@ -38,6 +38,7 @@ PURE = (
     "proxy.pool",
     "keyserver.protocol",
     "keyserver.policy",
+    "keyserver.grants",
 )
 IMPURE = {"asyncio", "socket", "ssl", "time", "random", "secrets", "os", "pathlib", "subprocess", "threading", "uvloop"}
 

@@ -28,6 +28,7 @@ from keyserver.store import KeyStore
 from keyserver.worker import Worker
 
 TLS13 = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(range(32))
+TLS12 = bytes(64) + bytes([3, 0, 29, 32]) + bytes(range(32))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 
 import keyserver.__main__ as program
 from certs.authority import Authority
+from keyserver import options
 from keyserver.keyfile import PrivateKey
 from tests.keyserver.conftest import TLS13, StartServer
 from tests.keyserver.test_store import verify
@@ -31,8 +32,8 @@ async def test_the_python_example(
 
 def test_the_flags_are_those_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        program.parse(["--help"])
+        options.parse(["--help"])
     offered = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.M))
     assert set(re.findall(r"^\| `(--[a-z-]+)", PAGE, re.M)) == offered
-    assert f"| {program.DEFAULT_RATE} |" in PAGE
+    assert f"| {options.DEFAULT_RATE} |" in PAGE
     assert f"within {program.DRAIN_S:.0f} seconds" in PAGE

@@ -17,10 +17,10 @@ from certs.authority import key_id, private_pem
 from control.node.children import Child, ChildError
 from control.node.files import write_atomic
 from control.node.identity import Identity
-from keyserver.__main__ import parse
 from keyserver.client import KeyClient
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyring import Sources
+from keyserver.options import parse
 from keyserver.passphrases import NONE, Passphrases
 from tests.keyserver.conftest import TLS13
 
@@ -150,6 +150,30 @@ async def test_keys_become_encrypted_while_it_serves(
     assert "passphrase" not in log
 
 
+async def test_the_policy_is_followed(start: Start, tmp_path: Path, ids: dict[str, bytes]) -> None:
+    policy, me = tmp_path / "policy.toml", f"uid:{os.getuid()}"
+    write_atomic(policy, f'[[grants]]\nclients = ["{me}"]\nkeys = ["p256", "typo"]'.encode())
+    child = start("--socket", tmp_path / "sock", "--policy", policy, "--audit-log", tmp_path / "audit")
+    assert f"{policy}: no key 'typo' is held" in child.log.read_text()
+    client = KeyClient([f"unix:{tmp_path / 'sock'}"], deadline_s=0.5)
+    await client.start()
+    assert await client.sign(ids["p256"], 0x0403, TLS13, "")
+    with pytest.raises(KeyServerError) as caught:
+        await client.sign(ids["ed25519"], 0x0807, TLS13, "")
+    assert caught.value.code is ErrorCode.REFUSED_CLIENT
+    results = [json.loads(line)["result"] for line in (tmp_path / "audit").read_text().splitlines()]
+    assert results == ["ok", "refused_client"]
+    write_atomic(policy, b"nonsense")
+    await eventually(lambda: "the policy stays as it was" in child.log.read_text())
+    assert await client.sign(ids["p256"], 0x0403, TLS13, "")
+    write_atomic(policy, b'[[grants]]\nclients = ["l7:*"]\nkeys = ["*"]')
+    child.signal(signal.SIGHUP)
+    await eventually(lambda: f"{me}: cut off" in child.log.read_text())
+    with pytest.raises(KeyServerError):
+        await client.sign(ids["p256"], 0x0403, TLS13, "")
+    await client.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_worker_that_dies_or_hangs_costs_no_signature(
     start: Start, tmp_path: Path, ids: dict[str, bytes], number: signal.Signals
@@ -197,6 +221,7 @@ def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_di
         (["--keys", "KEYS", "--socket", "S", "--allow-node", "a"], "--allow-node is for --listen"),
         (["--keys", "KEYS", "--socket", "S", "--rate", "0"], "--rate: give 1 or more"),
         (["--keys", "KEYS", "--socket", "S", "--rsa-workers", "0"], "--rsa-workers: give 1 to 64"),
+        (["--keys", "KEYS", "--socket", "S", "--key-rate", "nan"], "--key-rate: give 1 or more"),
         (["--keys", "KEYS", "--socket", "S", "--bogus"], "unrecognized arguments"),
         (["--keys", "KEYS", "--socket", "S", "--allow-uid", "ann"], "'ann': give a number; `id -u ann`"),
         (["isue", "--keys", "KEYS"], "'isue' is unknown; give options, or issue, check, encrypt"),
@@ -253,6 +278,7 @@ def test_mistakes_are_one_line_with_a_remedy(
         (*keys, *socket, "--passphrase-file", missing): "no: No such file or directory; check the path",
         (*keys, *socket, "--passphrase-env", "PFT_UNSET"): "$PFT_UNSET is unset or empty",
         (*keys, *socket, "--encrypted-only"): "it is not encrypted; `paifang keyserver encrypt",
+        (*keys, *socket, "--policy", missing): "no: No such file or directory; check the path",
         issue: "paifang certs init",
     }.items():
         code, text = run(*arguments)

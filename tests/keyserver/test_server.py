@@ -19,6 +19,7 @@ from control.node.identity import Identity
 from keyserver import crew as crew_module
 from keyserver import server as server_module
 from keyserver.errors import ErrorCode, StartError
+from keyserver.grants import parse
 from keyserver.keyfile import PrivateKey
 from keyserver.policy import Access
 from keyserver.protocol import (
@@ -125,6 +126,42 @@ async def test_nodes_that_are_not_named_are_refused(
     assert await bad.receive() == Failed(0, ErrorCode.REFUSED_CLIENT)
     for client in (good, bad):
         await client.close()
+
+
+async def test_a_client_is_revoked(path: Path, start_server: StartServer, ids: dict[str, bytes]) -> None:
+    server = await start_server(path)
+    mine, nobodys = (parse(f'[[grants]]\nclients = ["{c}"]\nkeys = ["*"]') for c in (f"uid:{os.getuid()}", "l7:x"))
+    server.service.grants = mine
+    client, other = await RawClient.unix(path), await RawClient.unix(path)
+    server.cut_off()
+    await client.send(Sign(1, ids["p256"], 0x0403, "", TLS13))
+    assert isinstance(await client.receive(), Signed)
+    server.service.grants = nobodys
+    server.cut_off()
+    for each in (client, other):
+        assert await each.receive() == Failed(0, ErrorCode.REFUSED_CLIENT)
+        assert await each.receive() is None
+        await each.close()
+    late = await RawClient.unix(path, greet=False)
+    await late.send(Hello(), Sign(1, ids["p256"], 0x0403, "", TLS13))
+    assert await late.receive() == Failed(0, ErrorCode.REFUSED_CLIENT)
+    assert server.service.counters["refused_client"] == 3
+    assert server.service.counters["ec-p256"] == 1
+    await late.close()
+
+
+async def test_a_chain_whose_key_is_not_for_this_client(
+    path: Path, start_server: StartServer, ca: Authority, keys: dict[str, PrivateKey]
+) -> None:
+    server = await start_server(path)
+    server.service.grants = parse('[[grants]]\nclients = ["*"]\nkeys = ["rsa"]')
+    client = await RawClient.unix(path)
+    for number, (name, problems) in enumerate({"rsa": 0, "p256": 1}.items(), 1):
+        await client.send(CheckChain(number, ca.issue_leaf(keys[name].public_key(), ["a.test"]).decode()))
+        reply = await client.receive()
+        assert isinstance(reply, ChainChecked)
+        assert len(reply.report.problems) == problems
+    await client.close()
 
 
 async def refused_by_tls(port: int, context: ssl.SSLContext) -> None:

@@ -11,24 +11,25 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from certs.authority import Authority
 from keyserver.audit import AuditLog
 from keyserver.errors import ErrorCode, KeyServerError
+from keyserver.grants import Grants, parse
 from keyserver.keyfile import PrivateKey
 from keyserver.policy import KeyType, Shape
 from keyserver.protocol import Failed, Sign, Signed
 from keyserver.service import CHAIN_UNITS, Service
 from keyserver.store import Signer
-from tests.keyserver.conftest import TLS13, key_store
+from tests.keyserver.conftest import TLS12, TLS13, key_store
 from tests.keyserver.test_store import verify
 
 NOW = datetime(2026, 11, 20, 5, 0, tzinfo=UTC)
 
 
 class Bench:
-    def __init__(self, tmp_path: Path, key_dir: Path, rate: float = 10) -> None:
+    def __init__(self, tmp_path: Path, key_dir: Path, rate: float = 10, key_rate: float | None = None) -> None:
         self.path = tmp_path / "audit"
         self.refreshed: list[None] = []
         refresh: Callable[[], None] = lambda: self.refreshed.append(None)  # noqa: E731
         store, audit = key_store([key_dir]), AuditLog(self.path)
-        self.service = Service(store, audit, rate=rate, refresh=refresh, clock=lambda: NOW)
+        self.service = Service(store, audit, rate=rate, key_rate=key_rate, refresh=refresh, clock=lambda: NOW)
         self.service.begin_turn()
 
     def lines(self) -> list[dict[str, str]]:
@@ -136,3 +137,87 @@ def test_what_a_worker_signed_is_recorded(bench: Bench, ids: dict[str, bytes]) -
     (line,) = bench.lines()
     assert (line["key"], line["result"]) == (ids["rsa"].hex()[:16], "ok")
     assert bench.service.counters == {"rsa": 1}
+
+
+def policy(*entries: str) -> Grants:
+    return parse("\n".join(f"[[grants]]\n{entry}" for entry in entries))
+
+
+@pytest.mark.parametrize(
+    ("client", "key", "content", "code"),
+    [
+        ("l7:a", "p256", TLS13, None),
+        ("l7:a", "p256", TLS12, ErrorCode.REFUSED_SHAPE),
+        ("l7:a", "p384", TLS13, ErrorCode.REFUSED_CLIENT),
+        ("l7:b", "p256", TLS13, ErrorCode.REFUSED_CLIENT),
+        ("l7:b", "p384", TLS12, None),
+    ],
+)
+def test_the_policy_decides_who_uses_what(
+    bench: Bench, ids: dict[str, bytes], client: str, key: str, content: bytes, code: ErrorCode | None
+) -> None:
+    bench.service.grants = policy(
+        'clients = ["l7:a"]\nkeys = ["p256"]\ntls = ["1.3"]', f'clients = ["l7:b"]\nkeys = ["{ids["p384"].hex()}"]'
+    )
+    request = Sign(7, ids[key], {"p256": 0x0403, "p384": 0x0503}[key], "", content)
+    if code is None:
+        assert bench.service.admit(client, request, 0)[0].key_id == ids[key]
+    else:
+        with pytest.raises(KeyServerError) as caught:
+            bench.service.admit(client, request, 0)
+        assert caught.value.code is code
+
+
+def codes(service: Service, client: str, request: Sign, now: float, count: int) -> list[ErrorCode | None]:
+    found: list[ErrorCode | None] = []
+    for _ in range(count):
+        try:
+            service.admit(client, request, now)
+            found.append(None)
+        except KeyServerError as error:
+            found.append(error.code)
+    return found
+
+
+def test_rates_of_grants_and_keys(tmp_path: Path, key_dir: Path, ids: dict[str, bytes]) -> None:
+    service = Bench(tmp_path, key_dir, rate=1000, key_rate=5).service
+    service.grants = policy('clients = ["l7:a"]\nkeys = ["*"]\nrate = 3', 'clients = ["*"]\nkeys = ["*"]')
+    request, limited = Sign(7, ids["p256"], 0x0403, "", TLS13), ErrorCode.RATE_LIMITED
+    assert codes(service, "l7:a", request, 0, 4) == [None, None, None, limited]
+    assert codes(service, "l7:b", request, 0, 3) == [None, None, limited], "the key's rate is for all clients"
+    assert codes(service, "l7:b", request._replace(key_id=ids["ed25519"], scheme=0x0807), 0, 1) == [None]
+    bad = request._replace(content=b"x")
+    assert codes(service, "l7:b", bad, 0.2, 9) == [ErrorCode.REFUSED_SHAPE] * 9
+    assert codes(service, "l7:b", request, 0.2, 2) == [None, limited], "what is refused takes nothing of the rate"
+
+
+def test_buckets_and_answers_go_with_their_keys(tmp_path: Path, key_dir: Path, ids: dict[str, bytes]) -> None:
+    service = Bench(tmp_path, key_dir, rate=1000, key_rate=1).service
+    service.grants = policy('clients = ["*"]\nkeys = ["shop"]')
+    request = Sign(7, ids["p256"], 0x0403, "", TLS13)
+    assert codes(service, "l7:a", request, 0, 1) == [ErrorCode.REFUSED_CLIENT]
+    held = {ids["p256"]: service.store.get(ids["p256"])}
+    service.store.replace(held, {ids["p256"]: {"shop"}})  # type: ignore[arg-type]
+    service.keys_changed()
+    assert codes(service, "l7:a", request, 0, 2) == [None, ErrorCode.RATE_LIMITED]
+    service.keys_changed()
+    assert codes(service, "l7:a", request, 0, 1) == [ErrorCode.RATE_LIMITED]
+    service.store.replace({})
+    service.keys_changed()
+    service.store.replace(held, {ids["p256"]: {"shop"}})  # type: ignore[arg-type]
+    service.keys_changed()
+    assert codes(service, "l7:a", request, 0, 1) == [None]
+
+
+def test_a_chain_whose_key_the_client_may_not_use(
+    bench: Bench, ca: Authority, keys: dict[str, PrivateKey], ids: dict[str, bytes]
+) -> None:
+    chain = ca.issue_leaf(keys["p256"].public_key(), ["a.test"], now=NOW).decode()
+    report = bench.service.check_chain(chain)
+    assert bench.service.judged("l7:a", report, 0) is report
+    bench.service.grants = policy('clients = ["l7:a"]\nkeys = ["p256"]')
+    assert bench.service.judged("l7:a", report, 0) is report
+    (problem,) = bench.service.judged("l7:b", report, 0).problems
+    assert problem == "the key server's policy does not let l7:b use its key"
+    stranger = ca.issue_leaf(ec.generate_private_key(ec.SECP256R1()).public_key(), ["b.test"], now=NOW).decode()
+    assert len(bench.service.judged("l7:b", bench.service.check_chain(stranger), 0).problems) == 1

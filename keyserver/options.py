@@ -1,0 +1,118 @@
+"""The command line of `paifang keyserver`, as settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyserver import passphrases
+from keyserver.keyring import Sources
+from keyserver.policy import Access
+
+DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
+MAX_WORKERS = 64
+
+EXAMPLES = """examples:
+  paifang keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33
+  paifang keyserver --keys ./keys --listen 10.0.0.5:8473 --identity ./key-1
+  paifang keyserver issue --help        make a development certificate
+  paifang keyserver check --help        do a chain and a key fit?
+  paifang keyserver encrypt --help      encrypt key files in place
+SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    keys: Sources
+    rsa_workers: int
+    socket: Path | None
+    socket_group: str | None
+    access: Access
+    listen: tuple[str, int] | None
+    identity: Path | None
+    audit_log: Path
+    rate: float
+    key_rate: float | None
+    policy: Path | None
+
+
+def parse(arguments: list[str]) -> Settings:
+    """Settings from the command line; exits with code 2 and a message for what does not fit together.
+
+    Raises StartError for a passphrase that is not there.
+    """
+    parser = argparse.ArgumentParser(
+        prog="paifang keyserver",
+        description="Holds private keys and signs TLS handshakes, and nothing else, for the nodes that serve TLS.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--keys", type=Path, nargs="+", required=True, metavar="PATH", help="PEM files or directories")
+    passphrases.add_arguments(parser)
+    parser.add_argument("--encrypted-only", action="store_true", help="refuse key files that are not encrypted")
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="listen on a unix socket (mode 0660)")
+    parser.add_argument("--socket-group", metavar="GROUP", help="the socket's group (default: the process's)")
+    parser.add_argument(
+        "--allow-uid", type=_uid, action="append", metavar="N", help="who may use the socket (default: the same user)"
+    )
+    parser.add_argument("--listen", metavar="ADDR:PORT", help="listen on TCP with mutual TLS, for nodes of role l7")
+    parser.add_argument("--identity", type=Path, metavar="DIR", help="this server's identity, for --listen")
+    parser.add_argument(
+        "--allow-node", action="append", metavar="NAME", help="which nodes may use --listen (default: all of role l7)"
+    )
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="which client may use which key (default: all)")
+    parser.add_argument("--key-rate", type=float, metavar="N", help="signatures a second and key (default: no limit)")
+    parser.add_argument("--audit-log", type=Path, default=Path("-"), metavar="PATH", help="default: standard output")
+    parser.add_argument(
+        "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
+    )
+    parser.add_argument(
+        "--rsa-workers", type=int, default=1, metavar="N", help="processes that sign with RSA keys (%(default)s)"
+    )
+    if arguments and not arguments[0].startswith("-"):
+        parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt")
+    options = parser.parse_args(arguments)
+    if options.socket is None and options.listen is None:
+        parser.error("nothing to listen on: give --socket PATH, --listen ADDR:PORT or both")
+    if (options.listen is None) != (options.identity is None):
+        parser.error("--listen and --identity belong together: TCP is served with mutual TLS only")
+    if options.socket is None and (options.allow_uid or options.socket_group):
+        parser.error("--allow-uid and --socket-group are for --socket")
+    if options.listen is None and options.allow_node:
+        parser.error("--allow-node is for --listen")
+    for flag, rate in (("--rate", options.rate), ("--key-rate", options.key_rate)):
+        if rate is not None and not rate >= 1:
+            parser.error(f"{flag}: give 1 or more signatures a second")
+    if not 1 <= options.rsa_workers <= MAX_WORKERS:
+        parser.error(f"--rsa-workers: give 1 to {MAX_WORKERS}; a core each is of use, more is not")
+    listen = None
+    if options.listen is not None:
+        host, colon, port = options.listen.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            parser.error(f"--listen {options.listen!r}: give ADDR:PORT, such as 10.0.0.5:8473")
+        listen = (host.removeprefix("[").removesuffix("]"), int(port))
+    return Settings(
+        keys=Sources(tuple(options.keys), passphrases.from_options(options), options.encrypted_only),
+        rsa_workers=options.rsa_workers,
+        socket=options.socket,
+        socket_group=options.socket_group,
+        access=Access(
+            frozenset(options.allow_uid or [os.geteuid()]),
+            frozenset(options.allow_node) if options.allow_node else None,
+        ),
+        listen=listen,
+        identity=options.identity,
+        audit_log=options.audit_log,
+        rate=options.rate,
+        key_rate=options.key_rate,
+        policy=options.policy,
+    )
+
+
+def _uid(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number; `id -u {text}` shows a user's")
+    return int(text)
