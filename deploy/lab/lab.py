@@ -122,6 +122,22 @@ class Lab:
         os.killpg(pid, signal.SIGKILL)  # each was started in a session of its own
         self._reap([name])
 
+    def end_process(self, name: str) -> None:
+        """SIGTERM to a host's process; returns once it has ended. Raises LabError if none runs, or it does not end."""
+        if (pid := self.process_id(name)) is None:
+            raise LabError(f"{name} runs no process")
+        os.kill(pid, signal.SIGTERM)
+        self.wait_ended(name)
+
+    def wait_ended(self, name: str) -> None:
+        """Returns once a host's process, which was told to end, has. Raises LabError if it does not."""
+        deadline = time.monotonic() + READY_S
+        while self.process_id(name) is not None:
+            if time.monotonic() > deadline:
+                raise LabError(f"{name} does not end within {READY_S:.0f} s")
+            time.sleep(0.02)
+        self._reap([name])
+
     def kill(self, name: str) -> None:
         """The death of a machine: its cable is dead, all its processes are gone, nobody said goodbye; once or more."""
         host = self.host(name)
