@@ -117,9 +117,10 @@ def _unloadable(name: str, error: Exception) -> LoadError:
 def _extracted(bcc: Any, module: int, inner: Mapping[str, str]) -> Bytecode:
     """What BCC has compiled. `inner`: patterns of the maps that maps hold."""
     lib = bcc.libbcc.lib
+    lib.bpf_num_tables.argtypes, lib.bpf_num_tables.restype = [ct.c_void_p], ct.c_size_t
     for call in lib.bpf_table_key_size_id, lib.bpf_table_leaf_size_id:
-        call.argtypes, call.restype = [ct.c_void_p, ct.c_ulonglong], ct.c_size_t
-    lib.bpf_table_name.argtypes, lib.bpf_table_name.restype = [ct.c_void_p, ct.c_ulonglong], ct.c_char_p
+        call.argtypes, call.restype = [ct.c_void_p, ct.c_size_t], ct.c_size_t
+    lib.bpf_table_name.argtypes, lib.bpf_table_name.restype = [ct.c_void_p, ct.c_size_t], ct.c_char_p
     maps: dict[str, MapSpec] = {}
     places: dict[int, int] = {}
     for number in range(lib.bpf_num_tables(module)):
