@@ -153,6 +153,15 @@ def test_least_connections_are_counted(harness: Harness) -> None:
     assert counts("tcp-80") == counts("udp-53") == [0, 0, 0]
 
 
+def test_syns_on_their_way_count_for_least_connections(harness: Harness) -> None:
+    """Else all that come before the first handshake has ended would go to one server."""
+    harness.tables.apply([replace(TCP_SERVICE, scheduler=Scheduler.LC)], set(), harness.macs)
+    busy = establish(harness, source_port=2000)[1]
+    chosen = Counter(forwarded(harness, replace(OPENED, source_port=2001 + n), "tx_syn")[1] for n in range(8))
+    assert sorted(chosen.values()) == [2, 3, 3]
+    assert chosen[busy] == 2
+
+
 def test_a_client_keeps_its_server(harness: Harness) -> None:
     kept = (replace(WRR_SERVICE, persistence_timeout_s=60), replace(DNS, persistence_timeout_s=60))
     harness.tables.apply(kept, set(), harness.macs)

@@ -342,7 +342,11 @@ def test_a_peer_goes_on_with_what_it_was_told(harness: Harness, peer: Peer) -> N
         other.close()
 
 
-def test_what_is_told_holds_nothing_of_this_node(harness: Harness, peer: Peer) -> None:
+@pytest.mark.parametrize("scheduler", [Scheduler.MAGLEV, Scheduler.LC])
+def test_what_is_told_holds_nothing_of_this_node(harness: Harness, peer: Peer, scheduler: Scheduler) -> None:
+    """Nor, of lc, where it counts."""
+    harness.tables.apply([service(80, scheduler=scheduler)], set(), harness.macs)
+    harness.run(Packet())
     for _ in range(3):
         harness.run(DATA)
     ((_, values, _),) = peer.told()

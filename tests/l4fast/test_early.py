@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from core.model import Mode
 from l4fast.early import FIRST_LOOK_S, LIMIT_S, MOST, EarlyFragments, Fragment, Waiting, Wire
+from l4fast.hop_tables import WAY_VLAN_SHIFT
+from l4fast.hops import Hop
 from tests.l4fast.netns import Network
 from tests.packets import (
     MTU,
@@ -89,11 +91,13 @@ class Held:
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
         self.sent: list[bytes] = []
+        self.ways: set[int] = set()
         self.forwarded: list[bytes] = []
         self.early = EarlyFragments(harness.plane, self._send, lambda _, packet: self.forwarded.append(packet))
 
-    def _send(self, _way: int, frame: bytes) -> None:
+    def _send(self, way: int, frame: bytes) -> None:
         self.sent.append(frame)
+        self.ways.add(way)
 
     async def settled(self) -> None:
         await asyncio.sleep(0.05)
@@ -144,6 +148,23 @@ async def test_what_overtakes_the_first_is_sent_as_if_it_had_not(
         assert reason.startswith("tx_")
     assert sorted(waiting.sent) == sorted(in_order[n] for n in order[: order.index(0)])
     assert waiting.early.counters == {"held": order.index(0), "sent": order.index(0), "expired": 0, "forwarded": 0}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("version", [4, 6])
+async def test_they_leave_by_the_way_of_their_next_hop(waiting: Held, version: int) -> None:
+    """Here a VLAN."""
+    harness = waiting.harness
+    hops = {address: Hop(mac, vlan=7) for address, mac in harness.macs.items()}
+    services = [of for tables in harness.tables.versions.values() for of in tables.services.values()]
+    harness.tables.apply(services, set(), hops)
+    first, *later = datagram(53, version).fragments(*SIZES)
+    for fragment in later:
+        assert harness.run(fragment)[0] == "drop_held_fragment"
+    assert harness.run(first)[0] == "tx_new_session"
+    await waiting.settled()
+    assert len(waiting.sent) == 2
+    assert waiting.ways == {7 << WAY_VLAN_SHIFT}
 
 
 @pytest.mark.root

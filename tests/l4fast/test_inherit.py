@@ -191,6 +191,21 @@ def test_the_same_configuration_writes_no_listener_anew_but_for_its_ring(ancesto
     assert numbers(heir.tables) == numbers(ancestor.tables)
 
 
+def test_what_listeners_use_is_not_written_over(ancestor: Harness, heir: Harness) -> None:
+    """Before they use something else: rings and access lists of the agent before have no other names than numbers."""
+
+    def numbers(harness: Harness) -> list[set[object]]:
+        entries = [
+            of._listeners.map.value.from_buffer_copy(entry)
+            for of in harness.tables.versions.values()
+            for entry in of._listeners.held.values()
+        ]
+        return [{entry.ring for entry in entries}, {entry.access_list for entry in entries if entry.acl}]
+
+    go_on(heir)
+    assert [before & after for before, after in zip(numbers(ancestor), numbers(heir), strict=True)] == [set(), set()]
+
+
 def test_who_drained_or_was_down_takes_nobody(ancestor: Harness, heir: Harness) -> None:
     """What the agent is told by `idle`."""
     assert heir.tables.idle == {(REALS[1], 8089, "tcp"), (six(REALS[1]), 8089, "tcp")}
@@ -220,6 +235,7 @@ def test_what_was_removed_meanwhile_goes(ancestor: Harness, heir: Harness) -> No
     ]
     go_on(heir, left)
     assert heir.run(packet(82, "tcp", 4))[0] == "pass_no_listener"
+    assert heir.run(data(OPENED[0]))[0] == "drop_no_neighbour"
     for second in range(2):
         expire(heir.tables, NOW_S + second, 1 << 20)
     assert heir.real_of(data(OPENED[0])) != to
