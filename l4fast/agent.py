@@ -67,7 +67,7 @@ class Forwarder(Counted, Protocol):
     def set_pools(self, own: Sequence[str], everyones: AbstractSet[str]) -> None: ...
     def set_epoch(self, now_s: int) -> None: ...
     def sessions(self, wanted: Wanted, *, limit: int = SESSIONS_LIMIT) -> Sequence[SessionView]: ...
-    def kill(self, wanted: Wanted) -> int: ...
+    def kill(self, wanted: Wanted) -> Mapping[int, bytes]: ...
 
 
 class NextHops(Protocol):
@@ -248,7 +248,8 @@ class Agent:
     async def keep_count(self) -> None:
         """Keeps the number of sessions for the report and the peers, and what sync refuses, until cancelled."""
         while True:
-            self._sync.sessions = self._counter.look().sessions
+            counts = self._counter.look()
+            self._sync.sessions, self._sync.lost = counts.sessions, counts.packets.get("event_sync_lost", 0)
             self._look_at_refusals(self._loop.time())
             await asyncio.sleep(COUNT_S)
 
@@ -281,7 +282,8 @@ class Agent:
         tables = [self._error] if self._error else []
         refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
         poolless = [_without_pool(listener, ip, self._name) for listener, ip in self._poolless]
-        return [*tables, *poolless, *self._servers_here(), *map(_crowded, self._crowded), *refusals]
+        here = [*self._servers_here(), *map(_crowded, self._crowded)]
+        return [*tables, *poolless, *here, *refusals, *self._sync.problems(now)]
 
     def _servers_here(self) -> list[str]:
         """What is wrong with the VIPs that are addresses of this node, and the servers that are this node itself."""
@@ -327,7 +329,10 @@ class Agent:
         wanted = Wanted.of(arguments)
         if wanted == Wanted():
             raise ValueError("which sessions? give client, vip, real or state")
-        killed = self._tables.kill(wanted)
+        killed = 0
+        for ip, keys in self._tables.kill(wanted).items():
+            self._sync.send_ended(ip, keys, self._loop.time(), time.time_ns() // 1000)
+            killed += len(keys) // self._sync.layouts[ip].key_size
         log.info("%d sessions were killed: %s", killed, wanted)
         return {"killed": killed}
 

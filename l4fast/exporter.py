@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from control.node.metrics import Family, Sample, counter, gauge, only
-from l4fast.sync_peer import COUNTERS, PeerState
+from l4fast.sync_peer import COUNTERS
+from l4fast.sync_peers import PeerState
 
 Document = Mapping[str, Any]
 Rows = Collection[tuple[tuple[str, ...], Mapping[str, int]]]  # label values, numbers by name
@@ -42,6 +43,14 @@ SYNC: Final = {
     "missing": ("missing_datagrams", "Datagrams that did not come in their turn; most come later, the rest are lost."),
     "lost": ("lost_datagrams", "Datagrams that never came: the network drops multicast, or the node is overloaded."),
     "resend_asked": ("asked_resends", "Requests to peers to send datagrams again."),
+    "sent_ends": ("sent_ended_sessions", "Sessions killed here, of which the peers were told."),
+    "received_ends": ("received_ended_sessions", "Sessions killed elsewhere."),
+    "snapshots_given": ("given_snapshots", "Snapshots of the session table that peers took."),
+    "snapshots_refused": ("refused_snapshots", "Requests for a snapshot that were refused; the log says why."),
+    "snapshots_broken": ("broken_snapshots", "Snapshots that peers did not take to their end."),
+    "snapshots_taken": ("taken_snapshots", "Snapshots of peers' session tables that were taken."),
+    "snapshots_failed": ("failed_snapshots", "Snapshots that did not come, or not to their end; the log says why."),
+    "snapshot_records": ("snapshot_records", "Session records received in snapshots."),
     "write_failed": ("unwritten_records", "Records received for which the session table had no room."),
 }
 SYNC_UNSENT: Final = ("send_queue_full", "send_error")

@@ -27,7 +27,7 @@ from control.node.link import ControlLink
 from control.node.metrics_server import MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
-from core.endpoints import endpoint
+from core.endpoints import endpoint, version
 from l4fast import links
 from l4fast.agent import Agent
 from l4fast.early import EarlyFragments, Wire
@@ -39,9 +39,10 @@ from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.neighbours import Neighbours
 from l4fast.pins import Pins
 from l4fast.settings import ADMIN_SOCKET, Settings, load_secrets
+from l4fast.snapshot_io import Snapshots, listener
 from l4fast.state import StateDirectory
-from l4fast.sync_codec import Secrets
 from l4fast.sync_io import SyncIO, multicast_socket
+from l4fast.sync_keys import Secrets, seed_digest
 from l4fast.sync_peer import Layout, Sync
 from l4fast.tables import Tables
 
@@ -148,7 +149,7 @@ class Node:
                 name=settings.name, keys=shared.keys, boot=boot, salt=secrets.randbits(64),
                 layouts=layouts_of({ip: (each.session_map.key, each.session_map.value)
                                     for ip, each in tables.versions.items()}),
-                now=loop.time(), refresh_s=REFRESH_S,
+                now=loop.time(), refresh_s=REFRESH_S, seed=seed_digest(shared.seed),
             )  # fmt: skip
             _seed(tables, shared)
             tables.set_epoch(int(time.time()))
@@ -221,6 +222,17 @@ class Node:
         sync_io = SyncIO(sync, tables, sock, group)
         sync_io.start()
         stack.callback(sync_io.close)
+        self._snapshots = Snapshots(sync, tables, self._identity, self._tasks)
+        try:
+            await self._snapshots.start(
+                listener(settings.interfaces[0], version(settings.sync_group), settings.sync_tcp)
+            )
+        except OSError as error:
+            raise NodeError(
+                f"cannot listen for the peers' requests for snapshots on {settings.interfaces[0]}, port "
+                f"{settings.sync_tcp}: {error.strerror}; choose another port with --sync-tcp"
+            ) from None
+        stack.callback(self._snapshots.close)
 
     def _start_early(self, stack: AsyncExitStack, plane: DataPlane) -> EarlyFragments:
         wire = Wire(*self._settings.interfaces)
@@ -290,7 +302,7 @@ class Node:
         except L4Error as error:
             log.error("the cluster keys stay as they were: %s", error)
         else:
-            sync.rekey(shared.keys)
+            sync.rekey(shared.keys, seed_digest(shared.seed))
             _seed(tables, shared)
             agent.changed()
             log.info("cluster keys read again")

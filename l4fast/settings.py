@@ -16,7 +16,7 @@ from typing import Literal, NoReturn, cast
 from control.node.addresses import address
 from core.endpoints import split
 from l4fast.errors import L4Error
-from l4fast.sync_codec import KEY_BYTES, SEED_WORD, KeyFileError, Secrets, parse_secrets
+from l4fast.sync_keys import KEY_BYTES, SEED_WORD, KeyFileError, Secrets, parse_secrets
 
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
 SYNC_V6 = "[ff02::81]:8848"  # for networks of IPv6 alone: of one link, as the other
@@ -50,6 +50,7 @@ class Settings:
     xdp: Literal["native", "generic"]
     sync_group: str
     sync_port: int
+    sync_tcp: int
     metrics: tuple[str, int] | None
     log_level: str
 
@@ -105,6 +106,13 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
         help=f"multicast group of session sync (default {SYNC}; {SYNC_V6})",
     )
     add(
+        "--sync-tcp",
+        type=_port,
+        default=0,
+        metavar="PORT",
+        help="where the other L4 nodes get snapshots of the sessions, by TLS (default: any, which they are told)",
+    )
+    add(
         "--metrics",
         type=_metrics,
         default=METRICS,
@@ -127,8 +135,15 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     group, port = parse_group(given.sync)
     return Settings(
         given.name, given.control, given.identity, interfaces, given.state, given.cluster_key,
-        cast('Literal["native", "generic"]', given.xdp), group, port, given.metrics, given.log_level,
+        cast('Literal["native", "generic"]', given.xdp), group, port, given.sync_tcp,
+        given.metrics, given.log_level,
     )  # fmt: skip
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port; give 1 to 65535, or 0 for any")
 
 
 def _metrics(text: str) -> tuple[str, int] | None:

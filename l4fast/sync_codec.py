@@ -1,49 +1,41 @@
 """Session-sync datagrams: sealed bytes ⇄ header and body. Pure; `sync.md` draws every byte.
 
 A datagram is a header in the clear, a body sealed with AES-256-GCM, and the tag. The header is the additional data, so
-no byte of a datagram can be changed. The body of a SESSIONS datagram is the keys of all records and then their values,
-because that is how BPF_MAP_UPDATE_BATCH takes them: neither side ever touches a single session. All are of one IP
-version, which the header names.
+no byte of a datagram can be changed. The body of a SESSIONS datagram is the keys of all records and then their values:
+the receiver hands both blocks to the kernel as they are, and neither side ever touches a single session. All are of one
+IP version, which the header names.
 
-A pair of key and nonce is never used twice:
-  - each boot of each node seals under a key of its own, HKDF-SHA256(cluster key, node id, boot epoch, boot salt). The
-    salt is 64 random bits, so this holds even where a clock runs backwards and the state directory is lost;
-  - within a boot, the nonce is the sequence number, which only ever counts up (`Sealer` is its only source).
-What would break it is one running process copied with its memory (a virtual machine's snapshot resumed twice).
-
-The cluster id names the cluster key and is derived from it. A datagram under a key that is not in the key file is
-therefore *foreign*, whether it comes from another cluster or from a node that has not been given the new key.
+Each boot of each node has a key of its own (`sync_keys`), under which the nonce is the sequence number. That only ever
+counts up: `Sealer` is its only source.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from l4fast.sync_keys import ClusterKey
 
 MAGIC: Final = b"PF"
-VERSION: Final = 2
+VERSION: Final = 3
 # 1,500 bytes of Ethernet payload less the IPv6 and UDP headers: no datagram is ever fragmented, over either version.
 MAX_DATAGRAM: Final = 1452
 TAG_SIZE: Final = 16
-KEY_BYTES: Final = 32
-SEED_WORD: Final = "seed"  # begins the seed's line in the key file
 
 _HEADER: Final = struct.Struct("!2sBBIQQQQQBBBBI")
 HEADER_SIZE: Final = _HEADER.size
 MAX_BODY: Final = MAX_DATAGRAM - HEADER_SIZE - TAG_SIZE
 MAX_COUNT: Final = 255  # what its field holds
-_HELLO: Final = struct.Struct("!II")
+_HELLO: Final = struct.Struct("!IIIIH")
 MAX_NAME: Final = 80
+_RESEND: Final = struct.Struct("!QQ")
+_RANGE: Final = struct.Struct("!QQ")
+MAX_RANGES: Final = 64
 
 
 class Fault(StrEnum):
@@ -63,16 +55,16 @@ class DatagramError(Exception):
         self.fault = fault
 
 
-class KeyFileError(Exception):
-    """A cluster key file whose text is not a key."""
-
-
 class Type(IntEnum):
     """What the body holds. A receiver ignores and counts types that it does not know."""
 
     SESSIONS = 1
     HELLO = 2
     RESEND = 3
+    ENDED = 4
+
+
+WITH_RECORDS: Final = (Type.SESSIONS, Type.ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +96,34 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Sent every second: the sender is there, how many sessions it holds, how many of its datagrams it had to drop."""
+    """Sent every second: the sender is there.
+
+    How many sessions it holds; how many of its datagrams it had to drop, which it can send again; how many records it
+    has lost before they were in a datagram; the digest of its seed; where it gives snapshots (TCP), 0: nowhere.
+    """
 
     name: str
     sessions: int
     dropped: int
+    lost: int = 0
+    seed: int = 0
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Resend:
-    """Asks `node` to send its datagrams `first` to `last` (inclusive) of `boot` again."""
+    """Asks `node` to send datagrams of `boot` again: ranges of sequence numbers, inclusive, at most MAX_RANGES."""
 
     node: int
     boot: int
-    first: int
-    last: int
-
-
-_RESEND: Final = struct.Struct("!QQQQ")
+    ranges: tuple[tuple[int, int], ...]
 
 
 def parse_header(datagram: bytes) -> Header:
     """Reads the header and checks that the sealed body is as long as it says. Raises DatagramError.
 
-    The length rule: a SESSIONS body is count × (key_size + value_size) bytes; other types have no records.
+    The length rule: a body with records is count × (key_size + value_size) bytes, of which an ENDED one has no values;
+    other types have no records.
     """
     if not HEADER_SIZE + TAG_SIZE <= len(datagram) <= MAX_DATAGRAM:
         raise DatagramError(Fault.MALFORMED, f"{len(datagram)} bytes")
@@ -138,129 +134,54 @@ def parse_header(datagram: bytes) -> Header:
         raise DatagramError(Fault.VERSION, f"version {version}, this node speaks {VERSION}")
     header = Header(*fields)
     body_size = len(datagram) - HEADER_SIZE - TAG_SIZE
-    if header.type == Type.SESSIONS:
+    if header.type in WITH_RECORDS:
         if header.count == 0 or body_size != header.count * (header.key_size + header.value_size):
             raise DatagramError(Fault.MALFORMED, f"{header.count} records do not make {body_size} bytes")
+        if header.type == Type.ENDED and header.value_size:
+            raise DatagramError(Fault.MALFORMED, "ends with values")
     elif header.ip or header.count or header.key_size or header.value_size:
         raise DatagramError(Fault.MALFORMED, f"type {header.type} has no records")
     return header
 
 
 def records_per_datagram(key_size: int, value_size: int) -> int:
-    """How many records of these sizes one datagram holds."""
+    """How many records of these sizes one datagram holds; of keys alone with a value size of 0."""
     return min(MAX_COUNT, MAX_BODY // (key_size + value_size))
 
 
 def split_records(header: Header, body: bytes) -> tuple[bytes, bytes]:
-    """The keys block and the values block of a SESSIONS body."""
+    """The keys block and the values block of a body with records."""
     end = header.count * header.key_size
     return body[:end], body[end:]
 
 
 def pack_hello(hello: Hello) -> bytes:
-    return _HELLO.pack(hello.sessions & 0xFFFFFFFF, hello.dropped & 0xFFFFFFFF) + hello.name.encode()[:MAX_NAME]
+    numbers = (number & 0xFFFFFFFF for number in (hello.sessions, hello.dropped, hello.lost, hello.seed))
+    return _HELLO.pack(*numbers, hello.port) + hello.name.encode()[:MAX_NAME]
 
 
 def parse_hello(body: bytes) -> Hello:
     """Raises DatagramError."""
     if not _HELLO.size <= len(body) <= _HELLO.size + MAX_NAME:
         raise DatagramError(Fault.MALFORMED, f"hello of {len(body)} bytes")
-    sessions, dropped = _HELLO.unpack_from(body)
-    return Hello(body[_HELLO.size :].decode(errors="replace"), sessions, dropped)
+    return Hello(body[_HELLO.size :].decode(errors="replace"), *_HELLO.unpack_from(body))
 
 
 def pack_resend(resend: Resend) -> bytes:
-    return _RESEND.pack(resend.node, resend.boot, resend.first, resend.last)
+    assert 0 < len(resend.ranges) <= MAX_RANGES, "the caller's ranges"
+    return _RESEND.pack(resend.node, resend.boot) + b"".join(_RANGE.pack(*each) for each in resend.ranges)
 
 
 def parse_resend(body: bytes) -> Resend:
     """Raises DatagramError."""
-    if len(body) != _RESEND.size:
+    size = len(body) - _RESEND.size
+    if not _RANGE.size <= size <= MAX_RANGES * _RANGE.size or size % _RANGE.size:
         raise DatagramError(Fault.MALFORMED, f"resend of {len(body)} bytes")
-    resend = Resend(*_RESEND.unpack(body))
-    if resend.first > resend.last:
+    ranges: tuple[tuple[int, int], ...] = tuple(_RANGE.iter_unpack(body[_RESEND.size :]))
+    if any(first > last for first, last in ranges):
         raise DatagramError(Fault.MALFORMED, "resend of an empty range")
-    return resend
-
-
-def node_id(name: str) -> int:
-    """64 bits of SHA-256: two of a cluster's node names do not meet by chance."""
-    digest = Hash(SHA256())
-    digest.update(name.encode())
-    return int.from_bytes(digest.finalize()[:8], "big")
-
-
-class ClusterKey:
-    """One secret of the cluster: its public id, and the key that each boot of each node seals under."""
-
-    __slots__ = ("_secret", "id")
-
-    def __init__(self, secret: bytes) -> None:
-        if len(secret) != KEY_BYTES:
-            raise KeyFileError(f"a cluster key has {KEY_BYTES} bytes, this one has {len(secret)}")
-        self._secret = secret
-        self.id = int.from_bytes(self._derive(b"paifang sync 2 cluster id", 4), "big")
-
-    def _derive(self, info: bytes, size: int) -> bytes:
-        return HKDF(algorithm=SHA256(), length=size, salt=None, info=info).derive(self._secret)
-
-    def cipher(self, node: int, boot: int, salt: int) -> AESGCM:
-        """The cipher of one boot of one node. About 10 µs: keep it."""
-        return AESGCM(self._derive(b"paifang sync 2 boot" + struct.pack("!QQQ", node, boot, salt), KEY_BYTES))
-
-
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """What the L4 nodes of a cluster share."""
-
-    keys: tuple[ClusterKey, ...]
-    seed: int | None  # of the flows' hash, 64 bits
-
-
-def parse_secrets(text: str) -> Secrets:
-    """Reads a key file: one key a line, in hex or base64, and once `seed` and a key; `#` starts a comment. Raises
-    KeyFileError.
-
-    The first key seals; every key opens. So a key is changed without a gap: append the new one on every node, then
-    move it to the top on every node, then remove the old one. The seed stays: with another one, flows that have no
-    session go to other servers.
-    """
-    keys: list[ClusterKey] = []
-    seeds: list[int] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split("#", 1)[0].split()
-        if not words:
-            continue
-        try:
-            if words[0] == SEED_WORD:
-                seeds.append(flow_seed(_decode("".join(words[1:]))))
-            else:
-                keys.append(ClusterKey(_decode("".join(words))))
-        except KeyFileError as error:
-            raise KeyFileError(f"line {number}: {error}") from None
-    if not keys:
-        raise KeyFileError("it holds no key")
-    if len(seeds) > 1:
-        raise KeyFileError("it holds two seeds")
-    return Secrets(tuple(keys), seeds[0] if seeds else None)
-
-
-def flow_seed(secret: bytes) -> int:
-    """What the flows' hash begins with (select.h): of a secret that no key is derived from. Raises KeyFileError."""
-    if len(secret) != KEY_BYTES:
-        raise KeyFileError(f"a seed has {KEY_BYTES} bytes, this one has {len(secret)}")
-    made = HKDF(algorithm=SHA256(), length=8, salt=None, info=b"paifang flow hash").derive(secret)
-    return int.from_bytes(made, "big")
-
-
-def _decode(line: str) -> bytes:
-    """Hex first: 64 hex digits are also valid base64, but of 48 bytes."""
-    for read in (bytes.fromhex, lambda text: base64.b64decode(text, validate=True)):
-        try:
-            return read(line)
-        except (ValueError, binascii.Error):
-            continue
-    raise KeyFileError("neither hex nor base64")
+    node, boot = _RESEND.unpack_from(body)
+    return Resend(node, boot, ranges)
 
 
 def seal(cipher: AESGCM, header: Header, body: bytes) -> bytes:
@@ -311,11 +232,20 @@ class Sealer:
 
     def sessions(self, ip: int, keys: bytes, values: bytes, count: int, layout: int, sent_us: int) -> list[bytes]:
         """The records, of this IP version, as datagrams: one, unless a page is larger than a datagram."""
+        return self._records(Type.SESSIONS, ip, keys, values, count, layout, sent_us)
+
+    def ended(self, ip: int, keys: bytes, count: int, layout: int, sent_us: int) -> list[bytes]:
+        """The keys of sessions that have ended, as datagrams."""
+        return self._records(Type.ENDED, ip, keys, b"", count, layout, sent_us)
+
+    def _records(
+        self, type_: Type, ip: int, keys: bytes, values: bytes, count: int, layout: int, sent_us: int
+    ) -> list[bytes]:
         key_size, value_size = len(keys) // count, len(values) // count
         step = records_per_datagram(key_size, value_size)
         return [
             self.seal(
-                Type.SESSIONS,
+                type_,
                 keys[at * key_size : (at + step) * key_size] + values[at * value_size : (at + step) * value_size],
                 sent_us,
                 ip=ip,
@@ -326,11 +256,3 @@ class Sealer:
             )
             for at in range(0, count, step)
         ]
-
-
-def key_by_id(keys: Sequence[ClusterKey], cluster: int) -> ClusterKey:
-    """Raises DatagramError for a cluster that is not ours."""
-    for key in keys:
-        if key.id == cluster:
-            return key
-    raise DatagramError(Fault.FOREIGN_CLUSTER, f"cluster {cluster:08x}")

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from core.endpoints import version
 from l4fast.merging import Merged
 from l4fast.sync_codec import MAX_DATAGRAM
+from l4fast.sync_ends import Ended
 from l4fast.sync_peer import Records, Sync
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class SessionTable(Protocol):
     def drain_ring(self, version: int) -> None: ...
     def flush_sync(self) -> None: ...
     def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged: ...
+    def end_keys(self, version: int, keys: bytes, until_s: int) -> int: ...
 
 
 def multicast_socket(group: str, port: int, interface: str) -> socket.socket:
@@ -100,6 +102,11 @@ def _join_v6(sock: socket.socket, group: str, index: int) -> None:
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
+
+
+def address_of(source: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """With its zone, of an address of one link."""
+    return f"{source[0]}%{source[3]}" if len(source) == 4 and source[3] else source[0]
 
 
 class SyncIO:
@@ -154,9 +161,14 @@ class SyncIO:
             self._table.flush_sync()
         except OSError as error:  # the records stay in their pages
             self._log(self._loop.time(), "session records cannot be collected: %s", error)
+        if self._sync.has_data_to_send:  # that somebody else has put there
+            self._send()
 
     def _tick(self) -> None:
-        self._sync.tick(self._loop.time(), time.time_ns() // 1000)
+        now = self._loop.time()
+        self._sync.tick(now, time.time_ns() // 1000)
+        for ended in self._sync.ended_again(now):
+            self._end(ended, now)
         self._send()
         self._schedule_tick()
 
@@ -209,17 +221,25 @@ class SyncIO:
         now, wall_us = self._loop.time(), time.time_ns() // 1000
         for _ in range(RECEIVE_BATCH):
             try:
-                datagram = self._sock.recv(MAX_DATAGRAM + 1)
+                datagram, source = self._sock.recvfrom(MAX_DATAGRAM + 1)
             except BlockingIOError:
                 break
             except OSError as error:
                 self._log(now, "session sync cannot receive: %s", error)
                 break
-            records = self._sync.receive_data(datagram, now, wall_us)
-            if records is not None:
-                self._write(records, now)
+            told = self._sync.receive_data(datagram, now, wall_us, address_of(source))
+            if isinstance(told, Records):
+                self._write(told, now)
+            elif told is not None:
+                self._end(told, now)
         self._send()
         self._schedule_tick()
+
+    def _end(self, ended: Ended, now: float) -> None:
+        try:
+            self._table.end_keys(ended.ip, ended.keys, ended.until_s)
+        except OSError as error:
+            self._log(now, "sessions that were ended stay: %s", error)
 
     def _write(self, records: Records, now: float) -> None:
         try:

@@ -7,25 +7,21 @@ What holds, whatever arrives:
     that came twice because another peer had asked for them again;
   - memory is bounded: `max_peers` peers, one window each, and `history` datagrams of our own.
 
-A missing sequence number is asked for again (`RESEND_TRIES` times); what never comes is *lost*. Sessions lost on the
-way are sent again by their owner within `refresh_s` while they live, so a peer counts as in sync once `refresh_s` has
-gone by without a loss. The same holds for a node that has just started.
-
-Whether a record or the entry that this node has is the newer one is decided where both are at hand (bpf/merge.h).
+Gaps are repaired (`sync_window`), and what cannot be makes this node take a snapshot (`sync_peers`). Whether a record
+or the entry that this node has is the newer one is decided where both are at hand (bpf/merge.h).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from l4fast.sync_codec import (
-    ClusterKey,
+    MAX_RANGES,
     DatagramError,
     Fault,
     Header,
@@ -33,41 +29,34 @@ from l4fast.sync_codec import (
     Resend,
     Sealer,
     Type,
-    key_by_id,
-    node_id,
     open_body,
     pack_hello,
     pack_resend,
     parse_header,
     parse_hello,
     parse_resend,
+    records_per_datagram,
     split_records,
 )
+from l4fast.sync_ends import Ended, Ends
+from l4fast.sync_keys import ClusterKey, key_by_id, node_id
+from l4fast.sync_peers import RETURN_S, CatchingUp, Peer, PeerState
+from l4fast.sync_window import WINDOW, History, Window
 
 HELLO_S: Final = 1.0
-SILENT_S: Final = 3.5  # three hellos may be lost before a peer is called silent
+HELLO_SOON_S: Final = 0.05  # to a newcomer, who may be one of many
 CLOCK_SKEW_S: Final = 30.0  # replays older than this are refused even by a node that has just started
-RESEND_DELAY_S: Final = 0.02  # datagrams that overtake one another on the way are not yet missing
-RESEND_RETRY_S: Final = 0.1
-RESEND_TRIES: Final = 3
-RESEND_RANGES: Final = 8
-RESENDS_PER_HELLO: Final = 256  # datagrams sent again between two hellos: peers cannot make us flood the network
-WINDOW: Final = 1024  # sequence numbers; IPsec's default is 64 (RFC 4303, 3.4.3), but our bursts are longer
+ASK_S: Final = 0.01  # between two requests to one peer
+# Datagrams sent again between two hellos: these and as many as were new. Peers cannot make us flood the network.
+RESENDS_PER_HELLO: Final = 256
 
 COUNTERS: Final = (
     "sent_datagrams", "sent_records", "sent_hellos", "resent", "send_queue_full", "send_error",
     "received_datagrams", "received_records", "received_hellos", "received_resends", "received_late", "received_older",
-    "missing", "lost", "resend_asked", "own", *(fault.value for fault in Fault), "replayed", "old_boot", "clock",
-    "layout", "unknown_type", "too_many_peers", "write_failed",
+    "missing", "lost", "resend_asked", "sent_ends", "received_ends", "own", *(fault.value for fault in Fault),
+    "replayed", "old_boot", "clock", "layout", "unknown_type", "too_many_peers", "write_failed", "snapshots_given",
+    "snapshots_refused", "snapshots_broken", "snapshots_taken", "snapshots_failed", "snapshot_records",
 )  # fmt: skip
-
-
-class PeerState(StrEnum):
-    """`unsynced`: this node may lack sessions of the peer. `silent`: nothing heard for `SILENT_S`."""
-
-    SYNCED = "synced"
-    UNSYNCED = "unsynced"
-    SILENT = "silent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,79 +70,6 @@ class Records:
     delay_us: int
 
 
-class Window:
-    """Which of the last `WINDOW` sequence numbers have been seen. Bit i stands for `highest - i`."""
-
-    __slots__ = ("highest", "lost", "seen")
-    _MASK: Final = (1 << WINDOW) - 1
-
-    def __init__(self, first: int) -> None:
-        self.highest = first
-        self.seen = self._MASK  # what came before the first is not ours to miss, nor to accept
-        self.lost = 0
-
-    def fresh(self, sequence: int) -> bool:
-        """Whether this number has not been seen and is not too old to tell."""
-        age = self.highest - sequence
-        return age < 0 or (age < WINDOW and not self.seen >> age & 1)
-
-    def mark(self, sequence: int) -> int:
-        """Takes a fresh number; returns how many are newly missing (0 for one that fills a gap)."""
-        ahead = sequence - self.highest
-        if ahead < 0:
-            self.seen |= 1 << -ahead
-            return 0
-        if ahead < WINDOW:
-            self.lost += ahead - (self.seen >> (WINDOW - ahead)).bit_count()
-            self.seen = ((self.seen << ahead) | 1) & self._MASK
-        else:
-            self.lost += WINDOW - self.seen.bit_count() + ahead - WINDOW
-            self.seen = 1
-        self.highest = sequence
-        return ahead - 1
-
-    def missing(self) -> Iterator[tuple[int, int]]:
-        """The gaps as inclusive ranges, the oldest first."""
-        first = 0
-        unseen = ~self.seen & self._MASK
-        for age in range(unseen.bit_length() - 1, -1, -1):
-            if unseen >> age & 1:
-                first = first or self.highest - age
-            elif first:
-                yield first, self.highest - age - 1
-                first = 0
-
-    def give_up(self) -> None:
-        """What is missing now is lost."""
-        self.lost += WINDOW - self.seen.bit_count()
-        self.seen = self._MASK
-
-
-@dataclass(slots=True)
-class Peer:
-    """One life (`boot`) of another node."""
-
-    node: int
-    boot: int
-    cluster: int
-    cipher: AESGCM
-    window: Window
-    heard: float
-    unsynced_until: float
-    name: str = ""
-    sessions: int = 0
-    dropped: int = 0
-    records: int = 0
-    delay_us: int = 0
-    resend_at: float | None = None
-    resend_tries: int = 0
-
-    def state(self, now: float) -> PeerState:
-        if now - self.heard > SILENT_S:
-            return PeerState.SILENT
-        return PeerState.UNSYNCED if now < self.unsynced_until else PeerState.SYNCED
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What both ends must agree on to exchange records of one IP version: the sizes, and a checksum over names and
@@ -164,53 +80,37 @@ class Layout:
     checksum: int
 
 
-@dataclass(slots=True)
-class _History:
-    """Our last datagrams by sequence number, for peers that missed one, and when each may be sent again."""
-
-    limit: int
-    datagrams: OrderedDict[int, tuple[bytes, float]] = field(default_factory=OrderedDict)
-
-    def add(self, sequence: int, datagram: bytes) -> None:
-        self.datagrams[sequence] = (datagram, 0.0)
-        if len(self.datagrams) > self.limit:
-            self.datagrams.popitem(last=False)
-
-    def again(self, sequence: int, now: float) -> bytes | None:
-        """The datagram, unless it is too old or has just been sent again for another peer."""
-        datagram, not_before = self.datagrams.get(sequence, (None, 0.0))
-        if datagram is None or now < not_before:
-            return None
-        self.datagrams[sequence] = (datagram, now + RESEND_RETRY_S / 2)
-        return datagram
-
-
 class Sync:
     """This node among its peers.
 
     The caller sends what `data_to_send` gives after each call, calls `tick` when `next_timer` is due, writes the
-    records that `receive_data` returns, and reports datagrams that it could not send with `dropped`.
+    records that `receive_data` returns, and reports datagrams that it could not send with `dropped`. It carries out
+    what `ended_again` gives at each tick, and takes snapshots as `catching_up` wants them.
     """
 
     def __init__(
         self, *, name: str, keys: Sequence[ClusterKey], boot: int, salt: int, layouts: Mapping[int, Layout], now: float,
-        refresh_s: float, max_peers: int = 64, history: int = WINDOW,
+        refresh_s: float, max_peers: int = 64, history: int = WINDOW, seed: int = 0,
     ) -> None:  # fmt: skip
         self.name = name
         self.node = node_id(name)
+        self.boot = boot
         self.layouts = layouts
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.peers: dict[int, Peer] = {}
-        self.sessions = 0
+        self.ends = Ends()
+        self.catching_up = CatchingUp(self.peers, now)
+        # What hellos tell: sessions held, records that the data plane has lost, the seed's digest, the snapshots' port
+        self.sessions, self.lost, self.seed, self.port = 0, 0, seed, 0
         self._keys = tuple(keys)
         self._sealer = Sealer(keys[0], node=self.node, boot=boot, salt=salt)
         self._refresh_s = refresh_s
         self._max_peers = max_peers
-        self._history = _History(history)
+        self._history = History(history)
         self._resends_left = RESENDS_PER_HELLO
+        self._new_since_hello = 0
         self._out: deque[bytes] = deque()
         self._hello_at = now
-        self._complete_at = now + refresh_s
         self._dropped_until = 0.0
 
     # Sending
@@ -222,13 +122,34 @@ class Sync:
         assert len(values) == count * layout.value_size, "the caller's page"
         if not count:
             return
-        datagrams = self._sealer.sessions(ip, keys, values, count, layout.checksum, wall_us)
-        first = self._sealer.sequence - len(datagrams) + 1
-        for sequence, datagram in enumerate(datagrams, first):
+        self._queue(self._sealer.sessions(ip, keys, values, count, layout.checksum, wall_us))
+        self.counters["sent_records"] += count
+
+    def send_ended(self, ip: int, keys: bytes, now: float, wall_us: int) -> None:
+        """Queues that these sessions were ended here and now, and remembers it. The block holds whole keys."""
+        layout = self.layouts[ip]
+        count, rest = divmod(len(keys), layout.key_size)
+        assert not rest, "the caller's keys"
+        if not count:
+            return
+        self._queue(self._sealer.ended(ip, keys, count, layout.checksum, wall_us))
+        wall_s = wall_us // 1_000_000
+        step = records_per_datagram(layout.key_size, 0) * layout.key_size  # the blocks that the peers remember, too
+        for at in range(0, len(keys), step):
+            some = keys[at : at + step]
+            self.ends.add(Ended(ip, some, len(some) // layout.key_size, wall_s), now, wall_s)
+        self.counters["sent_ends"] += count
+
+    def _queue(self, datagrams: Sequence[bytes]) -> None:
+        for sequence, datagram in enumerate(datagrams, self._sealer.sequence - len(datagrams) + 1):
             self._history.add(sequence, datagram)
         self._out.extend(datagrams)
+        self._new_since_hello += len(datagrams)
         self.counters["sent_datagrams"] += len(datagrams)
-        self.counters["sent_records"] += count
+
+    @property
+    def has_data_to_send(self) -> bool:
+        return bool(self._out)
 
     def data_to_send(self) -> list[bytes]:
         """The datagrams to multicast now, in order; each is given once."""
@@ -241,44 +162,53 @@ class Sync:
         self.counters[reason] += count
         self._dropped_until = now + self._refresh_s
 
-    def rekey(self, keys: Sequence[ClusterKey]) -> None:
+    def rekey(self, keys: Sequence[ClusterKey], seed: int = 0) -> None:
         """Takes a changed key file. Peers under keys that are gone are forgotten."""
         self._keys = tuple(keys)
+        self.seed = seed
         self._sealer.rekey(keys[0])
-        known = {key.id for key in keys}
-        self.peers = {node: peer for node, peer in self.peers.items() if peer.cluster in known}
+        known = self.clusters()
+        for node in [node for node, peer in self.peers.items() if peer.cluster not in known]:
+            del self.peers[node]
+
+    def clusters(self) -> Collection[int]:
+        """The ids of the cluster keys that this node has."""
+        return {key.id for key in self._keys}
 
     # Timers
 
     def next_timer(self) -> float:
-        """When `tick` is due: the next hello or the next request for something missing."""
-        return min([self._hello_at, *(peer.resend_at for peer in self.peers.values() if peer.resend_at is not None)])
+        """When `tick` is due: the next hello, request for something missing, or end to be carried out again."""
+        times = [self._hello_at, self.ends.next_timer(), *(peer.resend_at for peer in self.peers.values())]
+        return min(time for time in times if time is not None)
 
     def tick(self, now: float, wall_us: int) -> None:
         if now >= self._hello_at:
-            self._hello_at = now + HELLO_S
-            self._resends_left = RESENDS_PER_HELLO
-            dropped = self.counters["send_queue_full"] + self.counters["send_error"]
-            self._send(Type.HELLO, pack_hello(Hello(self.name, self.sessions, dropped)), wall_us)
-            self.counters["sent_hellos"] += 1
+            self._hello(now, wall_us)
         for peer in self.peers.values():
             if peer.resend_at is not None and now >= peer.resend_at:
                 self._ask_again(peer, now, wall_us)
 
+    def _hello(self, now: float, wall_us: int) -> None:
+        self._hello_at = now + HELLO_S
+        self._resends_left = RESENDS_PER_HELLO + self._new_since_hello
+        self._new_since_hello = 0
+        dropped = self.counters["send_queue_full"] + self.counters["send_error"]
+        hello = Hello(self.name, self.sessions, dropped, self.lost, self.seed, self.port)
+        self._send(Type.HELLO, pack_hello(hello), wall_us)
+        self.counters["sent_hellos"] += 1
+
+    def ended_again(self, now: float) -> list[Ended]:
+        """Sessions that were ended lately, of which records may have come since."""
+        return self.ends.due(now)
+
     def _ask_again(self, peer: Peer, now: float, wall_us: int) -> None:
-        ranges = list(peer.window.missing())
-        if not ranges:
-            peer.resend_at = None
-        elif peer.resend_tries >= RESEND_TRIES:
-            peer.window.give_up()
-            peer.resend_at = None
-            self._note_losses(peer, now)
-        else:
-            peer.resend_tries += 1
-            peer.resend_at = now + RESEND_RETRY_S
-            for first, last in ranges[:RESEND_RANGES]:
-                self._send(Type.RESEND, pack_resend(Resend(peer.node, peer.boot, first, last)), wall_us)
-                self.counters["resend_asked"] += 1
+        if ranges := peer.window.ask(now, MAX_RANGES):
+            self._send(Type.RESEND, pack_resend(Resend(peer.node, peer.boot, tuple(ranges))), wall_us)
+            self.counters["resend_asked"] += 1
+        self._note_losses(peer, now)
+        due = peer.window.next_ask()
+        peer.resend_at = due and max(due, now + ASK_S)
 
     def _send(self, type_: Type, body: bytes, wall_us: int) -> None:
         datagram = self._sealer.seal(type_, body, wall_us)
@@ -287,14 +217,17 @@ class Sync:
 
     # Receiving
 
-    def receive_data(self, datagram: bytes, now: float, wall_us: int) -> Records | None:
-        """Takes one datagram from the network, whatever it is. Returns the records to write, if it held any."""
+    def receive_data(self, datagram: bytes, now: float, wall_us: int, address: str = "") -> Records | Ended | None:
+        """Takes one datagram from the network, whatever it is. Returns the records to write or the sessions that have
+        ended, if it held any."""
         try:
             header = parse_header(datagram)
             if header.node == self.node:
                 self.counters["own"] += 1
                 return None
             key = key_by_id(self._keys, header.cluster)
+            if key is None:
+                raise DatagramError(Fault.FOREIGN_CLUSTER, f"cluster {header.cluster:08x}")
             peer = self.peers.get(header.node)
             if peer is not None and header.boot < peer.boot:
                 self.counters["old_boot"] += 1
@@ -309,7 +242,10 @@ class Sync:
                 self.counters["clock"] += 1
                 return None
             peer = self._heard(peer, header, cipher, now)
-            return self._take(peer, header, body, now, wall_us) if peer is not None else None
+            if peer is None:
+                return None
+            peer.address = address
+            return self._take(peer, header, body, now, wall_us)
         except DatagramError as error:
             self.counters[error.fault] += 1
             return None
@@ -320,21 +256,21 @@ class Sync:
             if peer is None and len(self.peers) >= self._max_peers and not self._forget_silent(now):
                 self.counters["too_many_peers"] += 1
                 return None
-            # We were not there for its earlier numbers: unsynced until it has sent every living session anew.
-            peer = Peer(
-                header.node, header.boot, header.cluster, cipher, Window(header.sequence), now, now + self._refresh_s
-            )
+            # We were not there for its earlier numbers.
+            peer = Peer(header.node, header.boot, header.cluster, cipher, Window(header.sequence), now)
+            peer.fell_behind(now, self._refresh_s)
             self.peers[header.node] = peer
+            self._hello_at = min(self._hello_at, now + HELLO_SOON_S)
             return peer
-        peer.heard = now
+        returned, peer.heard = now - peer.heard > RETURN_S, now
         peer.cluster, peer.cipher = header.cluster, cipher
-        late = header.sequence < peer.window.highest
-        missing = peer.window.mark(header.sequence)
-        self.counters["received_late"] += late
-        if missing:
+        self.counters["received_late"] += header.sequence < peer.window.highest
+        if missing := peer.window.mark(header.sequence, now):
             self.counters["missing"] += missing
-            peer.resend_tries = 0
-            peer.resend_at = now + RESEND_DELAY_S
+            peer.resend_at = peer.window.next_ask() if peer.resend_at is None else peer.resend_at
+        if returned:
+            peer.window.give_up()
+            peer.fell_behind(now, self._refresh_s)
         self._note_losses(peer, now)
         return peer
 
@@ -342,7 +278,7 @@ class Sync:
         if peer.window.lost:
             self.counters["lost"] += peer.window.lost
             peer.window.lost = 0
-            peer.unsynced_until = now + self._refresh_s
+            peer.fell_behind(now, self._refresh_s)
 
     def _forget_silent(self, now: float) -> bool:
         silent = [peer for peer in self.peers.values() if peer.state(now) is PeerState.SILENT]
@@ -350,17 +286,17 @@ class Sync:
             del self.peers[min(silent, key=lambda peer: peer.heard).node]
         return bool(silent)
 
-    def _take(self, peer: Peer, header: Header, body: bytes, now: float, wall_us: int) -> Records | None:
+    def _take(self, peer: Peer, header: Header, body: bytes, now: float, wall_us: int) -> Records | Ended | None:
         match header.type:
             case Type.SESSIONS:
                 return self._take_sessions(peer, header, body, wall_us)
             case Type.HELLO:
-                hello = parse_hello(body)
-                peer.name, peer.sessions, peer.dropped = hello.name, hello.sessions, hello.dropped
-                self.counters["received_hellos"] += 1
+                self._take_hello(peer, parse_hello(body), now)
             case Type.RESEND:
                 self._resend(parse_resend(body), now)
                 self.counters["received_resends"] += 1
+            case Type.ENDED:
+                return self._take_ended(header, body, now, wall_us)
             case _:
                 self.counters["unknown_type"] += 1
         return None
@@ -375,24 +311,62 @@ class Sync:
         self.counters["received_records"] += header.count
         return Records(header.ip, *split_records(header, body), header.count, peer.delay_us)
 
+    def _take_ended(self, header: Header, body: bytes, now: float, wall_us: int) -> Ended | None:
+        layout = self.layouts.get(header.ip)
+        if layout is None or (header.key_size, header.layout) != (layout.key_size, layout.checksum):
+            self.counters["layout"] += 1
+            return None
+        self.counters["received_ends"] += header.count
+        ended = Ended(header.ip, body, header.count, header.sent_us // 1_000_000)
+        self.ends.add(ended, now, wall_us // 1_000_000)
+        return ended
+
+    def _take_hello(self, peer: Peer, hello: Hello, now: float) -> None:
+        self.counters["received_hellos"] += 1
+        if peer.lost is not None and hello.lost != peer.lost:
+            peer.fell_behind(now, self._refresh_s)
+        peer.name, peer.sessions, peer.dropped = hello.name, hello.sessions, hello.dropped
+        peer.lost, peer.seed, peer.port = hello.lost, hello.seed, hello.port
+
     def _resend(self, resend: Resend, now: float) -> None:
         if (resend.node, resend.boot) != (self.node, self._sealer.boot):
             return
-        last = min(resend.last, self._sealer.sequence)
-        for sequence in range(max(resend.first, last - WINDOW), last + 1):
-            if self._resends_left and (datagram := self._history.again(sequence, now)):
-                self._resends_left -= 1
-                self._out.append(datagram)
-                self.counters["resent"] += 1
+        for first, last in resend.ranges:
+            last = min(last, self._sealer.sequence)
+            for sequence in range(max(first, last - WINDOW), last + 1):
+                if self._resends_left and (datagram := self._history.again(sequence, now)):
+                    self._resends_left -= 1
+                    self._out.append(datagram)
+                    self.counters["resent"] += 1
 
     # Status
 
+    def complete(self, now: float) -> bool:
+        """Whether this node knows every session that its peers have told of."""
+        return self.catching_up.complete(now)
+
+    def in_step(self, now: float) -> list[int]:
+        """The nodes whose sessions this one knows, its own among them: what a snapshot of its table stands for."""
+        synced = (peer for peer in self.peers.values() if peer.state(now) is PeerState.SYNCED)
+        return [self.node, *(peer.node for peer in synced if not peer.window.missing())]
+
+    def problems(self, now: float) -> list[str]:
+        """What an operator has to do something about."""
+        seeds = [
+            f"{peer.name} has another seed in its cluster key file: flows without session go to other servers there; "
+            "copy one file to all L4 nodes and send their agents SIGHUP"
+            for peer in self.peers.values()
+            if peer.name and peer.state(now) is not PeerState.SILENT and peer.seed != self.seed
+        ]
+        return [*seeds, *self.catching_up.problems(now)]
+
     def status(self, now: float) -> dict[str, object]:
         """For people and the control plane: whether this node knows every session, and each peer."""
-        states = {peer.state(now) for peer in self.peers.values()}
+        taken = self.catching_up.last_taken
         return {
-            "complete": now >= self._complete_at and PeerState.UNSYNCED not in states,
+            "complete": self.complete(now),
             "overflowed": now < self._dropped_until,
+            "snapshot": {"from": taken[0], "took_s": round(taken[1], 2)} if taken else None,
             "peers": [
                 {
                     "name": peer.name or f"{peer.node:016x}",

@@ -41,6 +41,7 @@ GATEWAYS = {4: CLIENT_GATEWAY, 6: CLIENT_GATEWAY6}
 # How long an UNPROVEN session lives (expiry), and the share of the table that all of them may take.
 UNPROVEN_TIMEOUT_S = 10
 UNPROVEN_SHARE = 0.5
+FOREVER_S = 0xFFFFFFFF
 EVERY = Wanted()
 LISTENER_COUNTERS = (*COUNTERS, "denied", *OVER, "sessions")
 ServerCounters = dict[str, dict[str, dict[str, int]]]  # listener name → "address:port" → COUNTERS
@@ -187,17 +188,15 @@ class Tables:
             for key, value in itertools.islice(found, limit)
         ]
 
-    def kill(self, wanted: Wanted) -> int:
-        """Deletes the sessions wanted, on this node alone; returns how many there were.
+    def kill(self, wanted: Wanted) -> dict[int, bytes]:
+        """Deletes the sessions wanted; returns their keys, a block for each IP version, for the peers.
 
         A flow whose packets go on is a new one, of which only the beginning is missing: see docs/l4.md.
         """
-        killed = 0
+        killed: dict[int, bytes] = {}
         for version, tables in self.versions.items():
-            found = list(self._find(tables, wanted))
-            answers = [bytes(other_direction(key, value)) for key, value in found if value.mode == MODES[Mode.FULLNAT]]
-            killed += self.delete_sessions(version, [bytes(key) for key, _ in found])
-            self.delete_sessions(version, answers)
+            killed[version] = b"".join(bytes(key) for key, _ in self._find(tables, wanted))
+            self.end_keys(version, killed[version], FOREVER_S)
         return killed
 
     def _find(self, tables: VersionTables, wanted: Wanted) -> Iterator[tuple[Any, Any]]:

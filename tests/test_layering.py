@@ -28,7 +28,12 @@ MAY_IMPORT = {
 PURE = (
     "core",
     "l4fast.sync_codec",
+    "l4fast.snapshot",
+    "l4fast.sync_ends",
+    "l4fast.sync_keys",
     "l4fast.sync_peer",
+    "l4fast.sync_peers",
+    "l4fast.sync_window",
     "proxy.body",
     "proxy.errors",
     "proxy.head",

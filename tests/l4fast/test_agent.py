@@ -37,7 +37,7 @@ from l4fast.agent import Agent
 from l4fast.fill import Fill
 from l4fast.hops import HERE, Hop
 from l4fast.sessions import SessionView, Wanted
-from l4fast.sync_codec import ClusterKey
+from l4fast.sync_keys import ClusterKey
 from l4fast.sync_peer import Layout, Sync
 
 CHECK = HealthCheck(interval_s=0.02, timeout_s=1, rise=2, fall=2)
@@ -91,9 +91,9 @@ class FakeTables:
     def connections(self) -> dict[str, dict[str, int]]:
         return {"l": {"10.0.1.1:80": 4}}
 
-    def kill(self, wanted: Wanted) -> int:
+    def kill(self, wanted: Wanted) -> dict[int, bytes]:
         self.asked.append((wanted, 0))
-        return 3
+        return {4: b"killed here!", 6: b""}
 
     def sessions(self, wanted: Wanted, *, limit: int = 1000) -> list[SessionView]:
         self.asked.append((wanted, limit))
@@ -122,7 +122,7 @@ class Rig:
             keys=(ClusterKey(bytes(32)),),
             boot=1,
             salt=2,
-            layouts={4: Layout(4, 8, 9)},
+            layouts={4: Layout(4, 8, 9), 6: Layout(6, 9, 9)},
             now=0.0,
             refresh_s=60,
         )
@@ -393,6 +393,8 @@ async def test_admin_commands(rig: Rig) -> None:
     rig.agent.sessions({})
     of_real = {"real": "10.0.1.1:80", "state": "udp", "client": None}
     assert rig.agent.kill(of_real) == {"killed": 3}
+    assert rig.sync.counters["sent_ends"] == 3
+    assert rig.sync.has_data_to_send
     every = Wanted()
     assert rig.tables.asked == [
         (Wanted(client="192.0.2.1"), 5), (every, 1000), (Wanted(real="10.0.1.1:80", state="udp"), 0),

@@ -46,8 +46,9 @@ from core.model import (
     ServerGroup,
 )
 from l4fast.settings import load_secrets, make_key
-from l4fast.sync_codec import ClusterKey, Header, Type, node_id, parse_header, seal
+from l4fast.sync_codec import Header, Type, parse_header, seal
 from l4fast.sync_io import multicast_socket
+from l4fast.sync_keys import ClusterKey, node_id
 from tests.l4fast.netns import Network
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -363,6 +364,47 @@ def test_a_killed_node_comes_back_over_its_own_program(cluster: Cluster) -> None
     for version in VIPS:
         with cluster.connect(version) as sock:
             exchange(sock, 1)
+
+
+def test_a_node_that_begins_with_nothing_is_given_what_is_idle(cluster: Cluster) -> None:
+    """Its peer's snapshot has connections that carry nothing now, and of which nobody would tell it again."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(cluster.connect(version)) for version in VIPS]
+        for sock in socks:
+            exchange(sock, 1)
+            exchange(sock, 2)
+        clients = {endpoint(*sock.getsockname()[:2]) for sock in socks}
+        assert cluster.nodes.pop("l4-2").terminate(10) == 0
+        assert "prog/xdp" not in links(cluster, "l4-2")
+        cluster.start("l4-2")
+        cluster.nodes["l4-2"].wait_ready(60)
+        until(lambda: cluster.ask("l4-2", "status")["sync"]["complete"], "l4-2 is complete")
+        snapshot = cluster.ask("l4-2", "status")["sync"]["snapshot"]
+        assert snapshot["from"] == "l4-1"  # type: ignore[index]
+        known = {session["client"]: session for session in cluster.sessions("l4-2")}
+        assert clients <= known.keys()
+        assert all(known[client]["synced"] for client in clients)
+        assert cluster.sync("l4-1", "snapshots_given") >= 1
+        assert cluster.ask("l4-2", "status")["problems"] == []
+        cluster.route_through("l4-2")
+        for sock in socks:
+            exchange(sock, 3)
+    cluster.route_through("l4-1")
+
+
+def test_a_session_that_is_killed_on_one_node_is_gone_on_both(cluster: Cluster) -> None:
+    with cluster.connect() as sock:
+        exchange(sock, 1)
+        exchange(sock, 2)
+        client = endpoint(*sock.getsockname()[:2])
+
+        def known(name: str) -> bool:
+            return any(session["client"] == client for session in cluster.sessions(name))
+
+        until(lambda: known("l4-2"), "the session is known to the other node")
+        assert cluster.ask("l4-1", "kill", client=client) == {"killed": 1}
+        assert not known("l4-1")
+        until(lambda: not known("l4-2"), "it is gone there too")
 
 
 def retransmissions(sock: socket.socket) -> int:

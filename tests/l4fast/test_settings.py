@@ -26,15 +26,15 @@ def argv(**changes: str | None) -> list[str]:
 def test_defaults() -> None:
     assert parse(argv()) == Settings(
         "l4-1", "https://10.0.0.9:8471", Path("id"), ("eth0",), Path("st"), Path("key"), "native", "224.0.0.81", 8848,
-        ("127.0.0.1", 8474), "INFO",
+        0, ("127.0.0.1", 8474), "INFO",
     )  # fmt: skip
 
 
 def test_everything_given() -> None:
-    settings = parse(argv(xdp="generic", sync="239.1.2.3:99", log_level="DEBUG"))
+    settings = parse(argv(xdp="generic", sync="239.1.2.3:99", sync_tcp="8849", log_level="DEBUG"))
     assert isinstance(settings, Settings)
     assert (settings.xdp, settings.sync_group, settings.sync_port) == ("generic", "239.1.2.3", 99)
-    assert settings.log_level == "DEBUG"
+    assert (settings.sync_tcp, settings.log_level) == (8849, "DEBUG")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,8 @@ def test_where_metrics_are(text: str, expected: tuple[str, int] | None) -> None:
         ({"sync": "224.0.0.81"}, "--sync 224.0.0.81: give"),
         ({"sync": "224.0.0.81:0"}, "--sync 224.0.0.81:0: give"),
         ({"sync": "224.0.0.81:x"}, "--sync 224.0.0.81:x: give"),
+        ({"sync_tcp": "65536"}, "argument --sync-tcp: '65536' is no port; give 1 to 65535, or 0"),
+        ({"sync_tcp": "x"}, "argument --sync-tcp: 'x' is no port"),
         ({"metrics": "9100"}, "argument --metrics: '9100' is not HOST:PORT"),
         ({"nonsense": "1"}, "unrecognized arguments: --nonsense 1"),
     ],

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import re
 import struct
 from dataclasses import fields, replace
@@ -17,28 +14,25 @@ from l4fast.sync_codec import (
     HEADER_SIZE,
     MAX_BODY,
     MAX_DATAGRAM,
+    MAX_RANGES,
     TAG_SIZE,
-    ClusterKey,
     DatagramError,
     Fault,
     Header,
     Hello,
-    KeyFileError,
     Resend,
     Sealer,
     Type,
-    key_by_id,
-    node_id,
     open_body,
     pack_hello,
     pack_resend,
     parse_header,
     parse_hello,
     parse_resend,
-    parse_secrets,
     records_per_datagram,
     split_records,
 )
+from l4fast.sync_keys import ClusterKey
 
 SECRET = bytes(range(32))
 KEY = ClusterKey(SECRET)
@@ -56,7 +50,7 @@ def opened(datagram: bytes, key: ClusterKey = KEY) -> tuple[Header, bytes]:
 
 def test_header_bytes() -> None:
     assert HEADER.pack() == bytes.fromhex(
-        "5046 02 01" + f"{KEY.id:08x}" + "0000000000000002 0000000000000003 0000000000000004"
+        "5046 03 01" + f"{KEY.id:08x}" + "0000000000000002 0000000000000003 0000000000000004"
         "0000000000000005 0000000000000006 06 02 03 04 00000007"
     )  # fmt: skip
     assert parse_header(HEADER.pack() + bytes(14 + TAG_SIZE)) == HEADER
@@ -85,7 +79,8 @@ def test_the_document_draws_the_header() -> None:
 
 def test_the_document_lists_types_and_faults() -> None:
     text = Path(sync_codec.__file__).with_name("sync.md").read_text()
-    listed = re.findall(r"^\| (\d+) \| ([A-Z]+) \|", text, re.M)
+    types = text[text.index("## Types") : text.index("## Receiving")]
+    listed = re.findall(r"^\| (\d+) \| ([A-Z]+) \|", types, re.M)
     assert listed == [(str(type_.value), type_.name) for type_ in Type]
     assert all(f"`{fault.value}`" in text for fault in Fault)
     assert "72 to 1,452" in text
@@ -166,15 +161,41 @@ def test_no_key_and_nonce_twice() -> None:
 
 
 def test_hello_and_resend() -> None:
-    assert parse_hello(pack_hello(Hello("l4-1", 7, 8))) == Hello("l4-1", 7, 8)
-    assert pack_hello(Hello("a", 1, 2)) == b"\0\0\0\1\0\0\0\2a"
-    assert parse_resend(pack_resend(Resend(1, 2, 3, 4))) == Resend(1, 2, 3, 4)
-    for wrong in (b"", bytes(7), bytes(8 + 81)):
+    hello = Hello("l4-1", 7, 8, 9, 10, 11)
+    assert parse_hello(pack_hello(hello)) == hello
+    assert pack_hello(Hello("a", 1, 2, 3, 4, 5)) == bytes.fromhex("00000001 00000002 00000003 00000004 0005") + b"a"
+    assert parse_hello(pack_hello(Hello("", 2**32 + 7, 2**32 + 8))) == Hello("", 7, 8), "counters wrap"
+    many = Resend(1, 2, tuple((n, n + 1) for n in range(MAX_RANGES)))
+    assert parse_resend(pack_resend(many)) == many
+    assert len(pack_resend(many)) <= MAX_BODY
+    assert pack_resend(Resend(1, 2, ((3, 4),))) == b"".join(n.to_bytes(8, "big") for n in (1, 2, 3, 4))
+    for wrong in (b"", bytes(17), bytes(18 + 81)):
         with pytest.raises(DatagramError):
             parse_hello(wrong)
-    for wrong in (b"", bytes(31), bytes(33), pack_resend(Resend(1, 2, 4, 3))):
+    for wrong in (
+        b"",
+        bytes(16),
+        bytes(31),
+        bytes(33),
+        bytes(16 * MAX_RANGES + 32),
+        pack_resend(Resend(1, 2, ((4, 3),))),
+    ):
         with pytest.raises(DatagramError):
             parse_resend(wrong)
+
+
+def test_ends_are_keys_alone() -> None:
+    count = records_per_datagram(16, 0) + 2
+    keys = bytes(i % 251 for i in range(16 * count))
+    datagrams = sealer().ended(4, keys, count, 7, 6)
+    headers = [parse_header(each) for each in datagrams]
+    assert [(h.type, h.ip, h.count, h.key_size, h.value_size) for h in headers] == [
+        (Type.ENDED, 4, 86, 16, 0), (Type.ENDED, 4, 2, 16, 0),
+    ]  # fmt: skip
+    assert b"".join(split_records(*opened(each))[0] for each in datagrams) == keys
+    wrong = replace(headers[1], key_size=12, value_size=4)
+    with pytest.raises(DatagramError, match="ends with values"):
+        parse_header(wrong.pack() + datagrams[1][HEADER_SIZE:])
 
 
 @given(st.binary(max_size=MAX_DATAGRAM + 9) | st.binary(max_size=120).map(lambda tail: HEADER.pack() + tail))
@@ -199,50 +220,6 @@ def test_round_trip(count: int, data: st.DataObject) -> None:
     assert split_records(header, body) == (keys, values)
 
 
-def test_key_file() -> None:
-    hex_text, base64_text = SECRET.hex(), base64.b64encode(bytes(32)).decode()
-    secrets = parse_secrets(f"# made today\n{hex_text}  # current\n\n{base64_text}\n")
-    assert secrets.seed is None
-    first, second = secrets.keys
-    assert first.id == KEY.id
-    assert second.id == ClusterKey(bytes(32)).id != KEY.id
-    assert key_by_id((first, second), second.id) is second
-    with pytest.raises(DatagramError, match="foreign_cluster"):
-        key_by_id((first,), second.id)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "holds no key"),
-        ("# nothing\n", "holds no key"),
-        (SECRET.hex()[:-2], "line 1: a cluster key has 32 bytes, this one has 31"),
-        ("\n" + SECRET.hex() + "00", "line 2: a cluster key has 32 bytes, this one has 33"),
-        (f"seed {SECRET.hex()}", "holds no key"),
-        (f"{SECRET.hex()}\nseed", "line 2: a seed has 32 bytes, this one has 0"),
-        (f"{SECRET.hex()}\nseed {SECRET.hex()[2:]}", "line 2: a seed has 32 bytes, this one has 31"),
-        (f"{SECRET.hex()}\nseed {SECRET.hex()}\nseed {SECRET.hex()}", "holds two seeds"),
-        ("not a key!", "line 1: neither hex nor base64"),
-        ("äöü", "line 1: neither hex nor base64"),
-    ],
-)
-def test_bad_key_file(text: str, message: str) -> None:
-    with pytest.raises(KeyFileError, match=re.escape(message)):
-        parse_secrets(text)
-
-
-def test_the_seed_is_the_same_whatever_the_keys_are() -> None:
-    """HKDF-SHA256 (RFC 5869) by hand: one block of output. Other labels are derived from keys, never from a seed."""
-    extracted = hmac.digest(bytes(32), SECRET, "sha256")
-    expected = int.from_bytes(hmac.digest(extracted, b"paifang flow hash\x01", "sha256")[:8], "big")
-    for keys in (bytes(32).hex(), f"{SECRET.hex()}\n{bytes(32).hex()}"):
-        for text in (f"{keys}\nseed {SECRET.hex()}", f"seed  {base64.b64encode(SECRET).decode()} # ours\n{keys}"):
-            assert parse_secrets(text).seed == expected
-    assert parse_secrets(f"{SECRET.hex()}\nseed {bytes(32).hex()}").seed != expected
-
-
-def test_body_limit_and_node_ids() -> None:
+def test_body_limit() -> None:
     assert records_per_datagram(1, 1) == 255
     assert records_per_datagram(16, 32) * 48 <= MAX_BODY < (records_per_datagram(16, 32) + 1) * 48
-    assert node_id("l4-1") != node_id("l4-2")
-    assert node_id("l4-1") == int.from_bytes(hashlib.sha256(b"l4-1").digest()[:8], "big")

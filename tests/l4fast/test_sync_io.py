@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
 
 from l4fast.merging import Merged
-from l4fast.sync_codec import ClusterKey
-from l4fast.sync_io import SyncIO, multicast_socket
+from l4fast.sync_ends import AGAIN_S
+from l4fast.sync_io import SyncIO, address_of, multicast_socket
+from l4fast.sync_keys import ClusterKey
 from l4fast.sync_peer import Layout, Sync
 from tests.l4fast.netns import Network
 
@@ -28,6 +30,7 @@ class FakeTable:
         self.bells = {ip: bell for ip, (_, bell) in pipes.items()}
         self.pages: list[tuple[int, bytes, bytes, int]] = []
         self.written: list[tuple[int, bytes, bytes, int]] = []
+        self.ended: list[tuple[int, bytes, int]] = []
         self.flushes = 0
         self.fail: OSError | None = None
         self.room = 99
@@ -52,6 +55,10 @@ class FakeTable:
         taken = min(count, self.room)
         return Merged(new=taken, full=count - taken)
 
+    def end_keys(self, version: int, keys: bytes, until_s: int) -> int:
+        self.ended.append((version, keys, until_s))
+        return len(keys) // 4
+
     def close(self) -> None:
         for fd in (*self.ring_fds.values(), *self.bells.values()):
             os.close(fd)
@@ -68,6 +75,9 @@ class Wire:
         if self.error:
             raise self.error
         return self.sock.send(data)
+
+    def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int]]:
+        return self.sock.recv(size), ("192.0.2.7", 8848)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.sock, name)
@@ -169,6 +179,26 @@ async def test_noise_is_counted_and_survived(ends: tuple[End, End]) -> None:
     await until(lambda: b.sync.counters["malformed"] == 5)
     a.emit(1)
     await until(lambda: b.table.written)
+
+
+async def test_ends_are_carried_out_at_once_and_again(ends: tuple[End, End]) -> None:
+    """What somebody else has put into the state machine is sent without waiting for a page or a hello."""
+    a, b = ends
+    await until(lambda: a.sync.peers and b.sync.peers)
+    wall_us = time.time_ns() // 1000
+    a.sync.send_ended(6, b"12345678", asyncio.get_running_loop().time(), wall_us)
+    async with asyncio.timeout(AGAIN_S / 2):
+        while not b.table.ended:
+            await asyncio.sleep(0.001)
+    assert b.table.ended == [(6, b"12345678", wall_us // 1_000_000)]
+    await until(lambda: len(b.table.ended) == 2 == len(a.table.ended) + 1)
+    assert b.sync.peers[a.sync.node].address == "192.0.2.7"
+
+
+def test_addresses_of_one_link_keep_their_zone() -> None:
+    assert address_of(("192.0.2.7", 1)) == "192.0.2.7"
+    assert address_of(("fe80::1", 1, 0, 5)) == "fe80::1%5"
+    assert address_of(("2001:db8::1", 1, 0, 0)) == "2001:db8::1"
 
 
 async def test_what_lies_in_the_ring_is_sent_before_the_end() -> None:

@@ -7,22 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l4fast.sync_codec import ClusterKey, Header, Resend, Type, pack_resend, parse_header, seal
+from l4fast.sync_codec import Header, Resend, Type, pack_resend, parse_header, parse_resend, seal
+from l4fast.sync_ends import AGAIN_S, Ended
+from l4fast.sync_keys import ClusterKey, seed_digest
 from l4fast.sync_peer import (
     CLOCK_SKEW_S,
     COUNTERS,
     HELLO_S,
-    RESEND_DELAY_S,
-    RESEND_RETRY_S,
-    RESEND_TRIES,
+    HELLO_SOON_S,
     RESENDS_PER_HELLO,
-    SILENT_S,
-    WINDOW,
     Layout,
     Records,
     Sync,
-    Window,
 )
+from l4fast.sync_peers import LISTEN_S, RETURN_S, SILENT_S
+from l4fast.sync_window import RESEND_DELAY_S, RESEND_RETRY_S, RESEND_TRIES, WINDOW
 
 KEY = ClusterKey(bytes(32))
 OTHER_KEY = ClusterKey(b"\1" * 32)
@@ -31,10 +30,12 @@ WALL = 1_700_000_000_000_000
 REFRESH_S = 60.0
 
 
-def node(name: str, *, keys: tuple[ClusterKey, ...] = (KEY,), boot: int = 10, max_peers: int = 4) -> Sync:
+def node(
+    name: str, *, keys: tuple[ClusterKey, ...] = (KEY,), boot: int = 10, max_peers: int = 4, seed: int = 0
+) -> Sync:
     return Sync(
         name=name, keys=keys, boot=boot, salt=boot + 1, layouts=LAYOUTS, now=0.0, refresh_s=REFRESH_S,
-        max_peers=max_peers,
+        max_peers=max_peers, seed=seed,
     )  # fmt: skip
 
 
@@ -189,10 +190,12 @@ def test_the_last_of_a_burst_is_missed_and_comes_again() -> None:
 
 def test_what_never_comes_is_lost_and_the_peer_unsynced() -> None:
     a, b = node("a"), node("b")
-    b.receive_data(page(a), 1.0, WALL)
+    now = 1.0
+    while now < REFRESH_S + 2:
+        b.receive_data(tick(a, now)[0], now, WALL)
+        now += HELLO_S
+    tick(b, now)
     asked = 0
-    now = REFRESH_S + 2
-    assert b.receive_data(tick(a, now)[0], now, WALL) is None
     assert state(b, now) == "synced"
     page(a), page(a)
     b.receive_data(page(a), now, WALL)
@@ -202,7 +205,8 @@ def test_what_never_comes_is_lost_and_the_peer_unsynced() -> None:
     assert (asked, b.counters["lost"], b.counters["missing"]) == (RESEND_TRIES, 2, 2)
     assert state(b, now) == "unsynced"
     assert b.status(now)["complete"] is False
-    b.receive_data(page(a), now + REFRESH_S, WALL)
+    for second in range(1, int(REFRESH_S) + 1):
+        b.receive_data(page(a), now + second, WALL)
     assert state(b, now + REFRESH_S) == "synced"
     assert b.status(now + REFRESH_S)["complete"] is True
     assert state(b, now + REFRESH_S + SILENT_S + 0.1) == "silent"
@@ -216,11 +220,14 @@ def state(sync: Sync, now: float) -> object:
 def test_reordering_asks_for_nothing() -> None:
     a, b = node("a"), node("b")
     tick(b, 0.0)
+    b.receive_data(page(a), 0.1, WALL)
+    tick(b, 0.1 + HELLO_SOON_S)
     datagrams = [page(a, i) for i in range(20)]
     first, rest = datagrams[0], datagrams[1:]
     random.Random(1).shuffle(rest)
     assert all(b.receive_data(d, 0.5, WALL) for d in [first, *rest])
     assert tick(b, 0.5 + RESEND_DELAY_S) == []
+    assert b.counters["missing"] > 5
     assert b.counters["lost"] == 0 == b.counters["resend_asked"]
 
 
@@ -255,17 +262,19 @@ def test_resends_are_bounded_and_only_ours() -> None:
     a, b = node("a"), node("b")
     for i in range(WINDOW + 100):
         page(a, i)
-    ask = Resend(a.node, 10, 1, 10**12)
+    ask = Resend(a.node, 10, ((1, 10**12),))
     assert resend(a, b, ask, 0.5) == RESENDS_PER_HELLO
     assert resend(a, b, ask, 0.9) == 0
     tick(a, 1.0)
-    assert resend(a, b, ask, 1.0) == RESENDS_PER_HELLO
+    assert resend(a, b, ask, 1.0) == WINDOW  # as many as were new, but it keeps no more
     tick(a, 2.0)
-    assert resend(a, b, Resend(a.node, 9, 1, 5), 2.0) == 0
-    assert resend(a, b, Resend(a.node + 1, 10, 1, 5), 2.0) == 0
-    assert resend(a, b, Resend(a.node, 10, 1, 5), 2.0) == 0  # older than the history
-    assert resend(a, b, Resend(a.node, 10, 1000, 1000), 2.0) == 1
-    assert resend(a, b, Resend(a.node, 10, 1000, 1000), 2.0) == 0  # another peer asked just before
+    assert resend(a, b, ask, 2.0) == RESENDS_PER_HELLO
+    tick(a, 3.0)
+    assert resend(a, b, Resend(a.node, 9, ((WINDOW, WINDOW),)), 3.0) == 0
+    assert resend(a, b, Resend(a.node + 1, 10, ((WINDOW, WINDOW),)), 3.0) == 0
+    assert resend(a, b, Resend(a.node, 10, ((1, 5),)), 3.0) == 0  # older than the history
+    assert resend(a, b, Resend(a.node, 10, ((WINDOW, WINDOW), (WINDOW + 9, WINDOW + 9))), 3.0) == 2
+    assert resend(a, b, Resend(a.node, 10, ((WINDOW, WINDOW),)), 3.0) == 0  # another peer asked just before
 
 
 def resend(a: Sync, b: Sync, ask: Resend, now: float) -> int:
@@ -296,10 +305,134 @@ def test_hello_tells_name_sessions_and_drops() -> None:
     assert a.next_timer() == 1.0 + HELLO_S
 
 
-def test_a_node_that_starts_is_not_complete_for_a_refresh_period() -> None:
+def test_a_node_alone_is_complete_once_it_has_listened() -> None:
     a = node("a")
-    assert a.status(REFRESH_S - 1)["complete"] is False
-    assert a.status(REFRESH_S)["complete"] is True
+    assert a.status(LISTEN_S - 0.1)["complete"] is False
+    assert a.status(LISTEN_S)["complete"] is True
+
+
+def test_a_newcomer_is_answered_soon_and_not_by_each_datagram() -> None:
+    a, b = node("a"), node("b")
+    tick(b, 0.0)
+    b.receive_data(page(a), 0.1, WALL)
+    assert b.next_timer() == 0.1 + HELLO_SOON_S
+    b.receive_data(page(a), 0.12, WALL)
+    (hello,) = tick(b, 0.1 + HELLO_SOON_S)
+    assert parse_header(hello).type == Type.HELLO
+    b.receive_data(page(a), 0.2, WALL)
+    assert b.next_timer() == 0.1 + HELLO_SOON_S + HELLO_S
+
+
+def test_one_that_was_silent_for_long_is_behind_again() -> None:
+    a, b = node("a"), node("b")
+    heard(a, b, 0, REFRESH_S)
+    assert state(b, REFRESH_S + 1) == "synced"
+    at = REFRESH_S + RETURN_S - 1
+    b.receive_data(page(a), at, WALL)
+    assert state(b, at) == "synced"
+    page(a)
+    b.receive_data(page(a), at + RETURN_S + 1, WALL)
+    assert state(b, at + RETURN_S + 1) == "unsynced"
+    assert b.status(at + RETURN_S + 1)["complete"] is False
+    assert b.counters["lost"] == 1, "what it said meanwhile is not asked for"
+
+
+def heard(a: Sync, b: Sync, since: float, until: float) -> None:
+    while since <= until:
+        b.receive_data(page(a), since, WALL)
+        since += HELLO_S
+
+
+def test_records_that_a_peer_has_lost_itself_are_missed() -> None:
+    a, b = node("a"), node("b")
+    a.lost = 5  # before we knew it
+    heard(a, b, 0, REFRESH_S)
+    b.receive_data(tick(a, REFRESH_S)[0], REFRESH_S, WALL)
+    assert state(b, REFRESH_S) == "synced"
+    a.lost = 6
+    b.receive_data(tick(a, REFRESH_S + 1)[0], REFRESH_S + 1, WALL)
+    assert state(b, REFRESH_S + 1) == "unsynced"
+
+
+def test_another_seed_is_a_problem_and_ours_is_none() -> None:
+    a, b = node("a", seed=seed_digest(7)), node("b", seed=seed_digest(8))
+    b.receive_data(page(a), 0.9, WALL)
+    assert b.problems(1.0) == [], "nothing is known of its seed before its hello"
+    b.receive_data(tick(a, 1.0)[0], 1.0, WALL)
+    (problem,) = b.problems(1.0)
+    assert problem.startswith("a has another seed in its cluster key file")
+    assert b.problems(1.0 + SILENT_S + 1) == []
+    a.rekey((KEY,), seed_digest(8))
+    b.receive_data(tick(a, 2.0)[0], 2.0, WALL)
+    assert b.problems(2.0) == []
+
+
+def test_ends_travel_and_are_carried_out_again() -> None:
+    a, b = node("a"), node("b")
+    a.send_ended(6, b"k" * 12, 1.0, WALL)
+    (datagram,) = a.data_to_send()
+    expected = Ended(6, b"k" * 12, 2, WALL // 1_000_000)
+    assert b.receive_data(datagram, 2.0, WALL) == expected
+    for sync, now in ((a, 1.0), (b, 2.0)):
+        assert sync.ended_again(now + AGAIN_S - 0.01) == []
+        tick(sync, now)
+        sync._hello_at = now + 99
+        assert sync.next_timer() == now + AGAIN_S
+        assert sync.ended_again(now + AGAIN_S) == [expected]
+        assert sync.ended_again(now + 2 * AGAIN_S) == []
+        assert sync.ends.kept(WALL // 1_000_000) == [expected]
+    assert (a.counters["sent_ends"], b.counters["received_ends"]) == (2, 2)
+    a.send_ended(4, b"", 1.0, WALL)
+    assert a.data_to_send() == []
+    with pytest.raises(AssertionError, match="keys"):
+        a.send_ended(4, b"12345", 1.0, WALL)
+
+
+def test_many_ends_are_remembered_alike_everywhere() -> None:
+    """In the same blocks: a snapshot must not tell of them as if they were others."""
+    a, b = node("a"), node("b")
+    a.send_ended(4, b"".join(n.to_bytes(4, "big") for n in range(2000)), 1.0, WALL)
+    for datagram in a.data_to_send():
+        b.receive_data(datagram, 1.0, WALL)
+    wall_s = WALL // 1_000_000
+    assert a.ends.kept(wall_s) == b.ends.kept(wall_s)
+    assert sum(each.count for each in a.ends.kept(wall_s)) == 2000
+
+
+def test_ends_of_another_layout_are_refused() -> None:
+    a, b = node("a"), node("b")
+    a.send_ended(4, b"k" * 4, 1.0, WALL)
+    (datagram,) = a.data_to_send()
+    header = parse_header(datagram)
+    for changes in ({"layout": 9}, {"ip": 6}, {"ip": 5}):
+        wrong = replace(header, **changes)
+        body = bytes(header.count * header.key_size)
+        assert b.receive_data(seal(KEY.cipher(a.node, 10, 11), wrong, body), 1.0, WALL) is None
+        a.send_ended(4, b"k" * 4, 1.0, WALL)
+        header = parse_header(a.data_to_send()[0])
+    assert b.counters["layout"] == 3
+    assert b.counters["received_ends"] == 0
+
+
+def test_a_gap_is_asked_for_while_others_open() -> None:
+    """Each missing number has its own time: a loss every few milliseconds must not put off the asking."""
+    a, b = node("a"), node("b")
+    b.receive_data(page(a), 0.0, WALL)
+    tick(b, 0.1)
+    asked: list[tuple[int, int]] = []
+    for millisecond in range(0, 200, 5):
+        now = 0.1 + millisecond / 1000
+        page(a)
+        b.receive_data(page(a), now, WALL)
+        while b.next_timer() <= now:
+            for datagram in tick(b, now):
+                header = parse_header(datagram)
+                body = KEY.cipher(b.node, 10, 11).decrypt(
+                    b"\0" * 4 + header.sequence.to_bytes(8, "big"), datagram[56:], datagram[:56]
+                )
+                if header.type == Type.RESEND:
+                    asked += parse_resend(body).ranges
+    assert len({first for first, _ in asked}) >= 30
 
 
 def test_room_for_peers_is_bounded_and_silent_ones_make_room() -> None:
@@ -332,48 +465,6 @@ def test_keys_change_without_a_gap() -> None:
     assert b.peers == {}
     assert b.receive_data(page(a), 1.0, WALL) is None
     assert b.counters["foreign_cluster"] == 1
-
-
-def test_window_edges() -> None:
-    window = Window(1)
-    assert window.mark(WINDOW + 1) == WINDOW - 1
-    assert not window.fresh(1), "seen, and too old to tell"
-    assert window.fresh(2)
-    assert window.mark(WINDOW + 2) == 0
-    assert not window.fresh(2), "never seen, but too old to tell"
-    assert window.lost == 1
-
-
-def test_window_missing_ranges() -> None:
-    window = Window(10)
-    assert [window.mark(n) for n in (11, 14, 17)] == [0, 2, 2]
-    assert list(window.missing()) == [(12, 13), (15, 16)]
-    assert window.fresh(12)
-    assert not window.fresh(11)
-    assert not window.fresh(9)
-    assert window.mark(12) == 0
-    assert list(window.missing()) == [(13, 13), (15, 16)]
-    window.give_up()
-    assert (window.lost, list(window.missing()), window.fresh(13)) == (3, [], False)
-
-
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60))
-@settings(max_examples=200, deadline=None)
-def test_window_against_a_set(numbers: list[int]) -> None:
-    """The bitmap says what a set of all numbers would; seen, missing and lost add up to all numbers."""
-    window, seen = Window(numbers[0]), {numbers[0]}
-    for number in numbers[1:]:
-        expected = number > numbers[0] and number not in seen and number > max(seen) - WINDOW
-        if number < numbers[0]:
-            expected = False
-        assert window.fresh(number) is expected
-        if expected:
-            window.mark(number)
-            seen.add(number)
-    missing = [n for first, last in window.missing() for n in range(first, last + 1)]
-    everything = set(range(numbers[0], max(seen) + 1))
-    assert set(missing) == {n for n in everything - seen if n > max(seen) - WINDOW}
-    assert len(seen) + len(missing) + window.lost == len(everything)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))

@@ -1,0 +1,73 @@
+"""A session table without a kernel: what session sync needs of the data plane, by the rule of `merging`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from l4fast.merging import Merged
+from l4fast.sync_peer import Layout
+from tests.l4fast.merging import Entry, merged
+
+KEY_SIZE = 8
+_VALUE = struct.Struct("!IIIB3x")
+LAYOUTS = {ip: Layout(KEY_SIZE, _VALUE.size, 0x5E55) for ip in (4, 6)}
+
+
+def key_of(number: int) -> bytes:
+    return number.to_bytes(KEY_SIZE, "big")
+
+
+def value_of(entry: Entry) -> bytes:
+    return _VALUE.pack(entry.way, entry.last_s, entry.packets, entry.state)
+
+
+def entry_of(value: bytes) -> Entry:
+    way, last_s, packets, state = _VALUE.unpack(value)
+    return Entry(way, last_s, state, packets)
+
+
+class MemoryTable:
+    """`room`: for so many sessions of each IP version."""
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.entries: dict[int, dict[bytes, Entry]] = {4: {}, 6: {}}
+        self.room = room
+
+    def enter(self, number: int, entry: Entry, ip: int = 4) -> None:
+        self.entries[ip][key_of(number)] = entry
+
+    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
+        assert (len(keys), len(values)) == (count * KEY_SIZE, count * _VALUE.size)
+        new = newer = full = 0
+        table = self.entries[version]
+        for n in range(count):
+            key = keys[n * KEY_SIZE : (n + 1) * KEY_SIZE]
+            here = table.get(key)
+            entry = merged(here, entry_of(values[n * _VALUE.size : (n + 1) * _VALUE.size]))
+            if entry is None or entry == here:
+                continue
+            if here is None and len(table) >= self.room:
+                full += 1
+                continue
+            table[key] = entry
+            new += here is None
+            newer += here is not None
+        return Merged(new, newer, full)
+
+    def end_keys(self, version: int, keys: bytes, until_s: int) -> int:
+        table, ended = self.entries[version], 0
+        for at in range(0, len(keys), KEY_SIZE):
+            entry = table.get(keys[at : at + KEY_SIZE])
+            if entry is not None and entry.last_s <= until_s:
+                del table[keys[at : at + KEY_SIZE]]
+                ended += 1
+        return ended
+
+    def session_blocks(self, size: int) -> Iterator[tuple[int, bytes, bytes, int]]:
+        for version, table in self.entries.items():
+            keys = list(table)
+            for at in range(0, len(keys), size):
+                there = [key for key in keys[at : at + size] if key in table]
+                if there:
+                    yield version, b"".join(there), b"".join(value_of(table[key]) for key in there), len(there)
