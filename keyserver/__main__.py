@@ -18,7 +18,7 @@ from control.node.tasks import Tasks
 from core.endpoints import endpoint
 from keyserver import check, encrypt, harden, issue
 from keyserver.audit import AuditLog
-from keyserver.crew import Crew
+from keyserver.crew import Crew, start_token_process
 from keyserver.errors import KeyFilesError, StartError
 from keyserver.grants import Grants, GrantsError
 from keyserver.grants_file import GrantsFile
@@ -27,6 +27,7 @@ from keyserver.options import Settings, parse
 from keyserver.policy import KeyType
 from keyserver.server import KeyServer
 from keyserver.service import Service
+from keyserver.token_crew import TokenCrew
 
 log = logging.getLogger("keyserver")
 
@@ -41,18 +42,25 @@ ROLE = "keyserver"
 async def serve(settings: Settings, audit: AuditLog) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code. Raises StartError, KeyFilesError or IdentityError."""
     rsa = Crew("rsa", [KeyType.RSA], settings.rsa_workers)
-    keyring = Keyring(settings.keys, [rsa])
+    token = None
+    if settings.token is not None:
+        crew = Crew("token", [], settings.token_workers, start_token_process)
+        token = TokenCrew(crew, settings.token, settings.pin)
+    crews = [rsa] if token is None else [rsa, token.crew]
+    keyring = Keyring(settings.keys, [rsa], token=token)
     try:
         try:
-            await rsa.start()
+            for crew in crews:
+                await crew.start()
             await keyring.reload()
         except OSError as error:
             raise StartError(f"cannot start another process: {error}; has this user too many of them?") from None
         _tell_of_keys(keyring)
-        return await _serve(settings, keyring, [rsa], audit)
+        return await _serve(settings, keyring, crews, audit)
     finally:
         await keyring.close()
-        await rsa.close()
+        for crew in crews:
+            await crew.close()
 
 
 async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], audit: AuditLog) -> int:

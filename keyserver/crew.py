@@ -54,12 +54,17 @@ class Process(Protocol):
 Start = Callable[[socket.socket, socket.socket], Process]
 
 
-def start_process(requests: socket.socket, keys: socket.socket) -> Process:
+def start_process(requests: socket.socket, keys: socket.socket, module: str = "keyserver.worker") -> Process:
     """A worker with its ends of the two sockets. Raises OSError."""
     descriptors = (requests.fileno(), keys.fileno())
-    argv = [sys.executable, "-P", "-m", "keyserver.worker", "--requests", str(descriptors[0])]
+    argv = [sys.executable, "-P", "-m", module, "--requests", str(descriptors[0])]
     argv += ["--keys", str(descriptors[1])]
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=descriptors)
+
+
+def start_token_process(requests: socket.socket, keys: socket.socket) -> Process:
+    """A worker whose keys are in a token. Raises OSError."""
+    return start_process(requests, keys, "keyserver.token_worker")
 
 
 @dataclass(slots=True, eq=False)

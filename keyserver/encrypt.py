@@ -114,12 +114,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="PEM files, or directories of them")
     passphrases.add_arguments(parser, what="to encrypt with")
-    passphrases.add_arguments(parser, "old-", "opens keys that are encrypted already")
+    passphrases.add_arguments(parser, "old-passphrase", "opens keys that are encrypted already")
     options = parser.parse_args(arguments)
     new = passphrases.from_options(options).read()
     if len(new) != 1:
         parser.error("give one of --passphrase-file, --passphrase-env, --passphrase-credential")
-    old = passphrases.from_options(options, "old-").read()
+    old = passphrases.from_options(options, "old-passphrase").read()
     harden.forbid_dumps()
     bad: list[BadFile] = []
     for path, must in files_below(options.paths):

@@ -2,7 +2,8 @@
 
 A look at the files (`stat`) tells whether anything has changed; if so the reader (reader.py) reads it, hands RSA keys
 to the workers and the others to us. All or nothing: if a single file cannot be used, nothing changes and the error
-names each such file. A worker that was started later is given what is in force, as far as its files can be read.
+names each such file. A worker that was started later is given what is in force, as far as its files can be read. Keys
+of a token (token_crew.py) are listed when all is read anew on demand.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from keyserver.passphrases import NONE, Passphrases
 from keyserver.policy import KeyType
 from keyserver.reader import Mark, Order, ReadFile, Reading, key_from, mark_of, reading_from_json, to_json
 from keyserver.store import Elsewhere, Held, KeyStore, Signer
+from keyserver.token_crew import Listing, TokenCrew
+from keyserver.token_keys import TokenError
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +65,19 @@ async def read_elsewhere(order: Order) -> Reading:
 class Keyring:
     """Keeps `store` what the files say. Belongs to the loop's thread."""
 
-    def __init__(self, sources: Sources, crews: Sequence[Crew] = (), read: Read = read_elsewhere) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        crews: Sequence[Crew] = (),
+        read: Read = read_elsewhere,
+        token: TokenCrew | None = None,
+    ) -> None:
         self.store = KeyStore()
         self._sources = sources
         self._crews = {kind: crew for crew in crews for kind in crew.kinds}
         self._read = read
+        self._token = token
+        self._listing: Listing = {}
         self._files: Mapping[str, ReadFile] = {}
         self._fingerprint: Fingerprint | None = None
         self._passphrases_seen: tuple[Mark | None, ...] = ()
@@ -91,20 +102,23 @@ class Keyring:
             if not always and fingerprint == self._fingerprint:
                 return None
             self._fingerprint = fingerprint
+            listing = await self._list() if always else self._listing
             opened_by = tuple(map(mark_of, self._sources.passphrases.paths))
             known = self._files if opened_by == self._passphrases_seen else {}
             reading = await self._read(self._order(known=known))
             if reading.bad:
                 raise KeyFilesError([BadFile(*bad) for bad in reading.bad])
-            held = self._held(reading)
-            self._files, self._passphrases_seen = reading.files, opened_by
-            changes = self.store.replace(held, _names(reading.files))
+            held = self._held(reading) | self._in_token(listing)
+            self._files, self._passphrases_seen, self._listing = reading.files, opened_by, listing
+            changes = self.store.replace(held, _names(reading.files, listing))
             self.changed()
             self._take_note(reading.deaf)
             return changes
 
     async def close(self) -> None:
         await self._tasks.close()
+        if self._token is not None:
+            await self._token.close()
 
     def _order(self, *, known: Mapping[str, ReadFile], wanted: Sequence[str] | None = None) -> Order:
         """For all workers, or, with `wanted`, for those that have nothing yet."""
@@ -140,6 +154,21 @@ class Keyring:
                     held[key_id] = old
         return held
 
+    async def _list(self) -> Listing:
+        """What the token has. Raises KeyFilesError."""
+        if self._token is None:
+            return {}
+        try:
+            return await self._token.list()
+        except TokenError as error:
+            raise KeyFilesError([BadFile(f"token {self._token.label}", error.why, error.remedy)]) from None
+
+    def _in_token(self, listing: Listing) -> dict[bytes, Held]:
+        if self._token is None:
+            return {}
+        crew = self._token.crew
+        return {key_id: Elsewhere(key_id, KeyType(kind), crew) for key_id, (kind, _) in listing.items()}
+
     def _take_note(self, deaf: Sequence[int]) -> None:
         for crew in set(self._crews.values()):
             for hand in list(crew.hands):
@@ -155,7 +184,7 @@ class Keyring:
     async def _equip(self) -> None:
         """Give workers that have just started what is in force."""
         async with self._lock:
-            wanted = [held.key_id.hex() for held in self.store if isinstance(held, Elsewhere)]
+            wanted = [held.key_id.hex() for held in self.store if held.key_id not in self._listing]
             order = self._order(known={}, wanted=wanted)
             if not order.workers:
                 return
@@ -176,9 +205,11 @@ class Keyring:
         return tuple((path, mark) for path, mark in seen if mark is not None)
 
 
-def _names(files: Mapping[str, ReadFile]) -> dict[bytes, set[str]]:
+def _names(files: Mapping[str, ReadFile], listing: Listing) -> dict[bytes, set[str]]:
     names: dict[bytes, set[str]] = {}
     for path, file in files.items():
         for key_id in file.keys:
             names.setdefault(bytes.fromhex(key_id), set()).add(Path(path).stem)
+    for token_key_id, (_, label) in listing.items():
+        names.setdefault(token_key_id, set()).add(label)
     return names

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from keyserver import passphrases
 from keyserver.keyring import Sources
+from keyserver.passphrases import Passphrases
 from keyserver.policy import Access
+from keyserver.token_keys import Token
 
 DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
 MAX_WORKERS = 64
@@ -28,6 +30,9 @@ SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
 class Settings:
     keys: Sources
     rsa_workers: int
+    token: Token | None
+    pin: Passphrases
+    token_workers: int
     socket: Path | None
     socket_group: str | None
     access: Access
@@ -50,9 +55,15 @@ def parse(arguments: list[str]) -> Settings:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--keys", type=Path, nargs="+", required=True, metavar="PATH", help="PEM files or directories")
+    parser.add_argument("--keys", type=Path, nargs="+", default=[], metavar="PATH", help="PEM files or directories")
     passphrases.add_arguments(parser)
     parser.add_argument("--encrypted-only", action="store_true", help="refuse key files that are not encrypted")
+    parser.add_argument("--pkcs11-module", metavar="PATH", help="a PKCS #11 library; its keys are used besides --keys")
+    parser.add_argument("--pkcs11-token", metavar="LABEL", help="which of its tokens")
+    passphrases.add_arguments(parser, "pkcs11-pin", "the token's PIN")
+    parser.add_argument(
+        "--pkcs11-workers", type=int, default=1, metavar="N", help="processes, each with a session (%(default)s)"
+    )
     parser.add_argument("--socket", type=Path, metavar="PATH", help="listen on a unix socket (mode 0660)")
     parser.add_argument("--socket-group", metavar="GROUP", help="the socket's group (default: the process's)")
     parser.add_argument(
@@ -75,6 +86,14 @@ def parse(arguments: list[str]) -> Settings:
     if arguments and not arguments[0].startswith("-"):
         parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt")
     options = parser.parse_args(arguments)
+    if not options.keys and options.pkcs11_module is None:
+        parser.error("no keys: give --keys PATH, --pkcs11-module PATH or both")
+    pin = passphrases.from_options(options, "pkcs11-pin")
+    if not (options.pkcs11_module is None) == (options.pkcs11_token is None) == (not pin):
+        parser.error("--pkcs11-module, --pkcs11-token and one of --pkcs11-pin-… belong together")
+    for flag, workers in (("--rsa-workers", options.rsa_workers), ("--pkcs11-workers", options.pkcs11_workers)):
+        if not 1 <= workers <= MAX_WORKERS:
+            parser.error(f"{flag}: give 1 to {MAX_WORKERS}")
     if options.socket is None and options.listen is None:
         parser.error("nothing to listen on: give --socket PATH, --listen ADDR:PORT or both")
     if (options.listen is None) != (options.identity is None):
@@ -86,8 +105,6 @@ def parse(arguments: list[str]) -> Settings:
     for flag, rate in (("--rate", options.rate), ("--key-rate", options.key_rate)):
         if rate is not None and not rate >= 1:
             parser.error(f"{flag}: give 1 or more signatures a second")
-    if not 1 <= options.rsa_workers <= MAX_WORKERS:
-        parser.error(f"--rsa-workers: give 1 to {MAX_WORKERS}; a core each is of use, more is not")
     listen = None
     if options.listen is not None:
         host, colon, port = options.listen.rpartition(":")
@@ -97,6 +114,9 @@ def parse(arguments: list[str]) -> Settings:
     return Settings(
         keys=Sources(tuple(options.keys), passphrases.from_options(options), options.encrypted_only),
         rsa_workers=options.rsa_workers,
+        token=Token(options.pkcs11_module, options.pkcs11_token) if options.pkcs11_module is not None else None,
+        pin=pin,
+        token_workers=options.pkcs11_workers,
         socket=options.socket,
         socket_group=options.socket_group,
         access=Access(

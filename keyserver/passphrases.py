@@ -1,4 +1,4 @@
-"""Where the passphrases of encrypted key files come from: a file, the environment, or a credential of systemd.
+"""Where passphrases of key files and PINs of tokens come from: a file, the environment, or a credential of systemd.
 
 Several may be given, and each is tried in turn: so a passphrase is changed without a moment at which some key cannot be
 opened (give old and new, encrypt the files anew, give the new one alone). They are read anew at every reload, except
@@ -56,20 +56,22 @@ class Passphrases:
 NONE = Passphrases()
 
 
-def add_arguments(parser: argparse.ArgumentParser, prefix: str = "", what: str = "opens encrypted keys") -> None:
-    """`--passphrase-file`, `-env` and `-credential`, with a prefix such as "old-"."""
+def add_arguments(
+    parser: argparse.ArgumentParser, stem: str = "passphrase", what: str = "opens encrypted keys"
+) -> None:
+    """`--STEM-file`, `--STEM-env` and `--STEM-credential`."""
     for kind, metavar, text in (
         ("file", "FILE", f"{what}; a file that only its owner may read"),
         ("env", "NAME", "the same from an environment variable"),
         ("credential", "NAME", "the same from a credential of systemd (LoadCredential=)"),
     ):
-        parser.add_argument(f"--{prefix}passphrase-{kind}", action="append", default=[], metavar=metavar, help=text)
+        parser.add_argument(f"--{stem}-{kind}", action="append", default=[], metavar=metavar, help=text)
 
 
-def from_options(options: argparse.Namespace, prefix: str = "") -> Passphrases:
+def from_options(options: argparse.Namespace, stem: str = "passphrase") -> Passphrases:
     """What was said with `add_arguments`; variables are taken out of the environment. Raises StartError."""
     files, variables, credentials = (
-        getattr(options, f"{prefix.replace('-', '_')}passphrase_{kind}") for kind in ("file", "env", "credential")
+        getattr(options, f"{stem.replace('-', '_')}_{kind}") for kind in ("file", "env", "credential")
     )
     return Passphrases(
         tuple(map(Path, files)), tuple(map(_credential, credentials)), tuple(map(_from_environment, variables))

@@ -22,7 +22,10 @@ from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyring import Sources
 from keyserver.options import parse
 from keyserver.passphrases import NONE, Passphrases
+from keyserver.token_keys import Token
+from tests.keyserver import hsm
 from tests.keyserver.conftest import TLS13
+from tests.keyserver.test_store import verify
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONASYNCIODEBUG": "0"}
@@ -150,6 +153,32 @@ async def test_keys_become_encrypted_while_it_serves(
     assert "passphrase" not in log
 
 
+async def test_keys_of_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hsm").mkdir()
+    token = hsm.make(tmp_path / "hsm", monkeypatch)
+    flags = ["--pkcs11-module", hsm.MODULE, "--pkcs11-token", "pft"]
+    write_atomic(tmp_path / "policy", b'[[grants]]\nclients = ["*"]\nkeys = ["shop"]')
+    argv = [sys.executable, "-m", "keyserver", *flags, "--socket", str(tmp_path / "sock")]
+    right = [*argv, "--pkcs11-pin-file", str(token.pin_file), "--policy", str(tmp_path / "policy")]
+    child = Child.start("keyserver", right, log=tmp_path / "log", notify_dir=tmp_path, env=ENVIRONMENT)
+    try:
+        child.wait_ready(SECONDS)
+        client = KeyClient([f"unix:{tmp_path / 'sock'}"])
+        await client.start()
+        verify(token.keys["shop"], 0x0403, await client.sign(token.id_of("shop"), 0x0403, TLS13, ""), TLS13)
+        with pytest.raises(KeyServerError) as caught:
+            await client.sign(token.id_of("shop-rsa"), 0x0804, TLS13, "")
+        assert caught.value.code is ErrorCode.REFUSED_CLIENT, "labels are names"
+        await client.close()
+        assert "3 keys held" in child.log.read_text()
+    finally:
+        child.terminate(SECONDS)
+    monkeypatch.setenv("PFT_PIN", "0000")
+    code, text = await asyncio.to_thread(run, *argv[3:], "--pkcs11-pin-env", "PFT_PIN")
+    assert code == 2
+    assert "token pft: the PIN is refused (PinIncorrect); mend it" in text.splitlines()[-1]
+
+
 async def test_the_policy_is_followed(start: Start, tmp_path: Path, ids: dict[str, bytes]) -> None:
     policy, me = tmp_path / "policy.toml", f"uid:{os.getuid()}"
     write_atomic(policy, f'[[grants]]\nclients = ["{me}"]\nkeys = ["p256", "typo"]'.encode())
@@ -211,7 +240,10 @@ def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_di
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ([], "--keys"),
+        ([], "no keys: give --keys PATH, --pkcs11-module PATH or both"),
+        (["--pkcs11-module", "M", "--socket", "S"], "--pkcs11-module, --pkcs11-token and one of --pkcs11-pin-…"),
+        (["--keys", "KEYS", "--pkcs11-pin-file", "P", "--socket", "S"], "--pkcs11-pin-… belong together"),
+        (["--keys", "KEYS", "--socket", "S", "--pkcs11-workers", "65"], "--pkcs11-workers: give 1 to 64"),
         (["--keys", "KEYS"], "nothing to listen on"),
         (["--keys", "KEYS", "--listen", "127.0.0.1:0"], "--listen and --identity belong together"),
         (["--keys", "KEYS", "--socket", "S", "--identity", "X"], "--listen and --identity belong together"),
@@ -243,6 +275,10 @@ def test_flags() -> None:
     assert plain.access.uids == {os.geteuid()}
     assert plain.keys == Sources((Path("a"),), NONE, False)
     assert plain.rsa_workers == 1
+    assert plain.token is None
+    token = parse(["--pkcs11-module", "m", "--pkcs11-token", "t", "--pkcs11-pin-file", "p", "--socket", "s"])
+    assert (token.token, token.pin, token.token_workers) == (Token("m", "t"), Passphrases((Path("p"),)), 1)
+    assert token.keys.paths == ()
     more = parse(["--keys", "a", "--socket", "s", "--encrypted-only", "--passphrase-file", "p"])
     assert more.keys == Sources((Path("a"),), Passphrases((Path("p"),)), True)
     tcp = parse(["--keys", "a", "--listen", "[::1]:8473", "--identity", "i"])

@@ -15,7 +15,7 @@ from keyserver.passphrases import NONE, Passphrases
 def parsed(*arguments: str) -> Passphrases:
     parser = argparse.ArgumentParser()
     passphrases.add_arguments(parser)
-    passphrases.add_arguments(parser, "old-")
+    passphrases.add_arguments(parser, "old-passphrase")
     return passphrases.from_options(parser.parse_args(arguments))
 
 
