@@ -24,6 +24,7 @@ from core.schedule import flow_table
 from l4fast.interfaces import Interface
 from l4fast.loader import IP_VERSIONS, DataPlane, Estate
 from l4fast.rings import MAGLEV_SMALL
+from l4fast.sessions import Wanted
 from l4fast.sweep import Sweep
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, ECHO_PER_CPU_S, Tables
 
@@ -499,6 +500,11 @@ class Harness:
             return None
         names = ("bytes", "packets", "last_s", "mode", "state", "generation", "learnt", "sync_due_s")
         return {name: getattr(value, name) for name in names}
+
+    def kill(self, wanted: Wanted) -> int:
+        """How many sessions there were."""
+        killed = self.tables.kill(wanted)
+        return sum(len(keys) // self.tables.versions[version].key_size for version, keys in killed.items())
 
     def events(self, action: Callable[[], object]) -> dict[str, int]:
         """What the counters gained during an action."""

@@ -147,7 +147,7 @@ def test_least_connections_are_counted(harness: Harness) -> None:
     harness.run(replace(ACKED, source_port=2000, flags=RST))
     assert counts("tcp-80") == [1, 2, 2]
     assert opened(3000)[1] == real
-    assert harness.tables.kill(Wanted(client=f"{CLIENT}:3000")) == 1
+    assert harness.kill(Wanted(client=f"{CLIENT}:3000")) == 1
     assert counts("tcp-80") == [1, 2, 2]
     assert opened(2001 + 2000)[1] == real
     expire(harness.tables, NOW_S + 100_000, 1 << 20)
@@ -254,7 +254,7 @@ def test_a_killed_session_leaves_no_entry_of_its_answers(harness: Harness) -> No
     assert entries(harness) == 2
     (found,) = harness.tables.sessions()
     assert found.source == f"{source[0]}:{source[1]}"
-    assert harness.tables.kill(Wanted(client=CLIENT)) == 1
+    assert harness.kill(Wanted(client=CLIENT)) == 1
     assert entries(harness) == 0
 
 
