@@ -268,11 +268,6 @@ def test_sessions_can_be_listed_by_client_and_up_to_a_limit(harness: Harness) ->
     assert (view.idle_s, view.synced) == (7, False)
 
 
-def killed(harness: Harness, wanted: Wanted) -> int:
-    sizes = {version: of.key_size for version, of in harness.tables.versions.items()}
-    return sum(len(keys) // sizes[version] for version, keys in harness.tables.kill(wanted).items())
-
-
 def test_sessions_are_found_and_killed_by_their_ends_and_state(harness: Harness) -> None:
     harness.tables.apply(
         [service(53, protocol="udp"), service(80, scheduler=Scheduler.WRR, real_port=9000)], set(), MACS
@@ -294,10 +289,10 @@ def test_sessions_are_found_and_killed_by_their_ends_and_state(harness: Harness)
     ):
         expected = [each for each in everything if all(getattr(each, name) == part for name, part in parts.items())]
         assert harness.tables.sessions(wanted) == expected, wanted
-    assert killed(harness, Wanted(real=real)) == sum(each.real == real for each in everything) > 0
+    assert harness.kill(Wanted(real=real)) == sum(each.real == real for each in everything) > 0
     assert [each for each in everything if each.real != real] == harness.tables.sessions()
-    assert killed(harness, Wanted(state="udp")) == 20
-    assert killed(harness, Wanted(state="udp")) == 0
+    assert harness.kill(Wanted(state="udp")) == 20
+    assert harness.kill(Wanted(state="udp")) == 0
 
 
 def test_unproven_sessions_get_half_the_table() -> None:
@@ -334,5 +329,5 @@ def test_sessions_of_both_versions_and_more_than_a_block_are_found(harness: Harn
     found = harness.tables.sessions()
     assert len(found) == len({view.client for view in found}) == 400
     assert not any(view.source for view in found), "of fullnat alone"
-    assert killed(harness, Wanted(state="udp")) == 400
+    assert harness.kill(Wanted(state="udp")) == 400
     assert harness.tables.sessions() == []
