@@ -10,8 +10,8 @@
                             stalled and is given up) and the last newcomer is done, if no more come; and says what has
                             happened in the window until the command came
 
-Flows go on all the while, evenly spread over time. Those of a connection do not wait for answers: what a dead node has
-swallowed is found out by what follows.
+Flows go on all the while, evenly spread over time; a connection's first messages come one after the other. Later ones
+do not wait for answers: what a dead node has swallowed is found out by what follows.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from dataclasses import asdict, dataclass
 from bench.failover.numbered import Connection, Datagrams, Newcomers, Report, Spread, Wheel, WrongError
 from bench.failover.sockets import BUFFER_BYTES, IP_BIND_ADDRESS_NO_PORT, SO_RCVBUFFORCE, raise_limit
 
-OPENED_PER_S = 400
-OPEN_S = 20.0
+OPENED_PER_S = 1000
+OPEN_S = 20.0  # beyond what the rate allows
+FIRST = 3  # messages that go out at once: L4 nodes tell each other of a session at its third packet
 BURST = 32  # turns in a row: a veth's ring holds 256 frames
 READ_BYTES = 1 << 16
 NEWCOMER_S = 3.0  # a lost SYN comes again after 1 s (RFC 6298)
@@ -137,7 +138,7 @@ class Client:
                 self._wanted.extend(of[(have + n) % len(of)] for n in range(int(count) - have))
                 for _ in range(have - int(count)):
                     self._close(self._wheels[protocol].members[-1])
-            self._pending = Pending(name, now, now + OPEN_S, {})
+            self._pending = Pending(name, now, now + OPEN_S + len(self._wanted) / OPENED_PER_S, {})
         elif name == "newcomers":
             self._arrivals = Wheel[int](1 / arguments[0], 4) if arguments[0] else None
             if self._arrivals:
@@ -198,6 +199,7 @@ class Client:
                 return
             for fd in list(self._opening):
                 self._lose(fd, "not opened")
+            assert not self._wanted, "the rate of opening is not kept by far"
             say([[f.service.name, *f.sock.getsockname()[:2]] for f in self._flows.values()])
         else:
             waiting = list(self._unanswered(pending))
@@ -272,6 +274,7 @@ class Client:
             del self._opening[fd]
             self._poll.modify(fd, select.EPOLLIN)
             self._run(flow)
+            self._send(fd, now)
         elif fd in self._newcomers:
             self._meet(fd, self._newcomers[fd], events, now)
 
@@ -282,6 +285,8 @@ class Client:
                 flow.what.receive(data)
             elif data:
                 flow.what.receive(data, now)
+                if flow.what.answered() == flow.what.sent < FIRST:
+                    self._send(fd, now)
             else:
                 self._lose(fd, "closed")
         except BlockingIOError:  # the event was another's, which had this descriptor before
