@@ -1,38 +1,32 @@
-"""Compiles the XDP programs, loads them and attaches the first: the only module that knows BCC.
+"""Loads the XDP programs and attaches the first.
 
 The sources are compiled once for each IP version, into programs with maps of the same names and layouts of their own
 (bpf/ip.h). That of IPv4 is attached, and hands IPv6 packets to the other by a tail call.
 
-BCC compiles, and says what keys and values look like; maps and programs are made by bpf(2) from what it gives
-(bytecode.py), which is kept for the next start.
-
-The program is not pinned: it is detached when the process ends in order, and stays, forwarding by its last tables, when
-the process is killed (a restart replaces it atomically, but starts with empty session tables, filled by the peers).
+The program is detached when the process ends in order, and stays, forwarding by its last tables, when the process is
+killed; the next one takes its place over the same maps (pins.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes as ct
 import errno
 import hashlib
 import json
 import logging
 import os
-import platform
-import re
 import secrets
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from l4fast.bpf import syscall
-from l4fast.bytecode import FORMAT, Bytecode, MapSpec, kept, placed, placeholder
+from l4fast.bytecode import placeholder
+from l4fast.compiler import compiled, library, unloadable
 from l4fast.errors import LoadError
 from l4fast.interfaces import Interface, interface
-from l4fast.sources import SOURCES, kernel_tree, reasons, stitch
+from l4fast.sources import SOURCES, reasons
 
 log = logging.getLogger(__name__)
 
@@ -52,98 +46,6 @@ SYN_WAYS = 4
 SIZED = 3
 
 
-@contextlib.contextmanager
-def _stderr_to(path: Path) -> Iterator[None]:
-    """BCC's compiler and the verifier write to descriptor 2; their text belongs into our error."""
-    saved = os.dup(2)
-    with path.open("wb") as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def compiled(source: Path, defines: Mapping[str, int | str]) -> Bytecode:
-    """The bytecode of a source, from an earlier compilation if there was one. Raises LoadError."""
-    bcc = _bcc()
-    text = stitch(source)
-    flags = [f"-D{name}={value}" for name, value in defines.items()] + ["-Wno-macro-redefined"]
-    release = Path("/usr/include/linux/version.h")
-    depends = (
-        FORMAT, bcc.__version__, platform.release(), platform.machine(), release.exists() and release.read_text(), text,
-        flags,
-    )  # fmt: skip
-    key = hashlib.sha256(repr(depends).encode()).hexdigest()[:32]
-    return kept(key, lambda: _compile(bcc, source.name, text, flags))
-
-
-def _bcc() -> Any:
-    try:
-        import bcc
-    except ImportError as error:
-        raise LoadError(f"BCC's Python module is missing ({error}); install python3-bpfcc") from None
-    if os.geteuid() != 0:
-        raise LoadError("XDP needs root (CAP_BPF, CAP_NET_ADMIN); run as root")
-    return bcc
-
-
-def _compile(bcc: Any, name: str, text: str, flags: Sequence[str]) -> Bytecode:
-    """Raises LoadError."""
-    log.info("compiling %s", name)
-    with tempfile.TemporaryDirectory(prefix="paifang-bpf-") as directory, kernel_tree():
-        messages = Path(directory) / "messages"
-        try:
-            with _stderr_to(messages):
-                module = bcc.BPF(text=text.encode(), cflags=flags)
-        except Exception as error:  # BCC raises bare Exception
-            words = messages.read_text(errors="replace").strip()
-            log.error("%s does not compile: %s\n%s", name, error, words[-6000:])
-            raise _unloadable(name, error) from None
-    try:
-        return _extracted(bcc, module.module, dict(re.findall(r'BPF_ARRAY_OF_MAPS\((\w+), "(\w+)"', text)))
-    finally:
-        module.cleanup()
-
-
-def _unloadable(name: str, error: Exception) -> LoadError:
-    return LoadError(
-        f"{name} does not load ({error}); Linux 5.13 or later with CONFIG_BPF_SYSCALL and CONFIG_BPF_JIT is needed, "
-        "and the log has the words of the compiler or the kernel"
-    )
-
-
-def _extracted(bcc: Any, module: int, inner: Mapping[str, str]) -> Bytecode:
-    """What BCC has compiled. `inner`: patterns of the maps that maps hold."""
-    lib = bcc.libbcc.lib
-    lib.bpf_num_tables.argtypes, lib.bpf_num_tables.restype = [ct.c_void_p], ct.c_size_t
-    for call in lib.bpf_table_key_size_id, lib.bpf_table_leaf_size_id:
-        call.argtypes, call.restype = [ct.c_void_p, ct.c_size_t], ct.c_size_t
-    lib.bpf_table_name.argtypes, lib.bpf_table_name.restype = [ct.c_void_p, ct.c_size_t], ct.c_char_p
-    maps: dict[str, MapSpec] = {}
-    places: dict[int, int] = {}
-    for number in range(lib.bpf_num_tables(module)):
-        name = lib.bpf_table_name(module, number)
-        places[lib.bpf_table_fd(module, name)] = number
-        maps[name.decode()] = MapSpec(
-            type=lib.bpf_table_type_id(module, number),
-            key_size=lib.bpf_table_key_size_id(module, number),
-            value_size=lib.bpf_table_leaf_size_id(module, number),
-            max_entries=lib.bpf_table_max_entries_id(module, number),
-            flags=lib.bpf_table_flags_id(module, number),
-            inner=inner.get(name.decode(), ""),
-            key_layout=lib.bpf_table_key_desc(module, name).decode(),
-            value_layout=lib.bpf_table_leaf_desc(module, name).decode(),
-        )
-    functions = {}
-    for number in range(lib.bpf_num_functions(module)):
-        name = lib.bpf_function_name(module, number)
-        code = ct.string_at(lib.bpf_function_start(module, name), lib.bpf_function_size(module, name))
-        functions[name.decode()] = placed(code, places.__getitem__)
-    return Bytecode(maps, functions)
-
-
 class Program:
     """One source: its functions, loaded as XDP programs, and its maps.
 
@@ -159,7 +61,7 @@ class Program:
         constants = constants or {}
         self.sizes = sizes or {}
         self._bpf = compiled(source, {**defines, **{name: placeholder(name) for name in constants}})
-        self._bcc = _bcc()
+        self._bcc = library()
         self._lib = self._bcc.libbcc.lib
         self._decode: Callable[[Any], Any] = self._bcc.BPF._decode_table_type
         self._maps: dict[str, syscall.Map[Any, Any]] = {}
@@ -176,7 +78,7 @@ class Program:
         except OSError as error:
             self.close()
             log.error("%s is refused: %s\n%s", source.name, error.strerror, getattr(error, "words", "")[-6000:])
-            raise _unloadable(source.name, error) from None
+            raise unloadable(source.name, error) from None
 
     def _make_maps(self, there: Mapping[str, int]) -> None:
         unknown = self.sizes.keys() - self._bpf.maps.keys()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from l4fast import loader, sources
+from l4fast import compiler, loader, sources
 from l4fast.bpf import syscall
 from l4fast.errors import LoadError
 from l4fast.loader import DataPlane, Program
@@ -160,7 +160,7 @@ def test_one_compilation_serves_every_size_and_constant(tmp_path: Path, monkeypa
     for size, answer in ((5, 42), (4, 7), (6, 1 << 62)):
         sizes, constants = {"numbers": size, "groups": size}, {"ANSWER": answer}
         program = Program(source, ("lb",), {"SIZED": loader.SIZED}, sizes=sizes, constants=constants)
-        monkeypatch.setattr(loader, "_compile", None)  # from now on it has to be there
+        monkeypatch.setattr(compiler, "_compile", None)  # from now on it has to be there
         numbers = program.map("numbers")
         action, _, _ = syscall.run_program(program.fd("lb"), bytes(64))
         results.append((numbers.max_entries, action, getattr(numbers.get(numbers.key(4)), "value", None)))
