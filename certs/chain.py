@@ -1,8 +1,9 @@
 """Whether a certificate chain may be served: every reason why not, in words that say what to do.
 
-`inspect` looks at what a TLS client would: the leaf comes first and each certificate is signed by the next, all of them
-are valid at `now`, the leaf names hosts and is meant for servers, no key or signature is weak, and its private key
-is held. It does not ask whether the root is trusted: that is the client's business. RFC 5280, RFC 8446 section 4.4.2.
+`inspect` looks at what a TLS client would: the leaf comes first, each certificate is signed by the next, which may do
+so, and none is missing that clients lack; all are valid at `now`, the leaf names hosts and is meant for servers, no key
+or signature is weak, and its private key is held. It does not ask whether the root is trusted: that is the client's
+business. RFC 5280, RFC 8446 section 4.4.2.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from certs.authority import PublicKey, key_id
 from certs.report import NO_KEY, ChainReport
@@ -55,7 +56,7 @@ def inspect(pem: str, now: datetime, holds: Callable[[bytes], bool] = lambda key
     if place > 1:
         problems = [f"the leaf is certificate {place}: it has to come first"]
     else:
-        problems = [*_order(chain), *_leaf(leaf)]
+        problems = [*_order(chain), *_lengths(chain), *_complete(chain), *_leaf(leaf)]
     for place, certificate in enumerate(chain, 1):
         problems += [f"certificate {place} ({_title(certificate)}) {why}" for why in _each(certificate, now)]
     if identifier != NO_KEY and not holds(identifier):
@@ -93,6 +94,9 @@ def _order(chain: Sequence[x509.Certificate]) -> Iterator[str]:
         if not _is_ca(issuer):
             yield f"certificate {place + 1} ({_title(issuer)}) is no CA and cannot have signed certificate {place}"
             continue
+        usage = _extension(issuer, x509.KeyUsage)
+        if usage is not None and not usage.key_cert_sign:
+            yield f"certificate {place + 1} ({_title(issuer)}) may not sign certificates (key usage lacks keyCertSign)"
         try:
             certificate.verify_directly_issued_by(issuer)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -100,6 +104,38 @@ def _order(chain: Sequence[x509.Certificate]) -> Iterator[str]:
                 f"certificate {place} is signed by {certificate.issuer.rfc4514_string()[:100]}, "
                 f"not by certificate {place + 1} ({_title(issuer)})"
             )
+
+
+def _lengths(chain: Sequence[x509.Certificate]) -> Iterator[str]:
+    """How many CAs a CA lets stand below it; those that signed themselves do not count (RFC 5280 section 6.1.4)."""
+    below = 0
+    for place, issuer in enumerate(chain[1:], 2):
+        constraints = _extension(issuer, x509.BasicConstraints)
+        allowed = None if constraints is None else constraints.path_length
+        if allowed is not None and below > allowed:
+            yield f"certificate {place} ({_title(issuer)}) allows {allowed} CAs below it, and there are {below}"
+        below += issuer.issuer != issuer.subject
+
+
+def _complete(chain: Sequence[x509.Certificate]) -> Iterator[str]:
+    """Whether clients, which have roots only, can get from the leaf to one.
+
+    A root may be left out, and nothing in a certificate says whether its issuer is one. But a leaf that says where its
+    issuer's certificate is to be had comes from a CA that expects its clients to lack it, as public CAs do, which
+    never sign leaves by their roots. A private CA that does both may append its root.
+    """
+    leaf = chain[0]
+    access = _extension(leaf, x509.AuthorityInformationAccess)
+    if len(chain) > 1 or access is None or leaf.issuer == leaf.subject:
+        return
+    places = [
+        each.access_location.value for each in access if each.access_method == AuthorityInformationAccessOID.CA_ISSUERS
+    ]
+    if places:
+        yield (
+            f"the certificate of its issuer, {leaf.issuer.rfc4514_string()[:100]}, is missing: "
+            f"append it; it is to be had from {str(places[0])[:200]}"
+        )
 
 
 def _leaf(leaf: x509.Certificate) -> Iterator[str]:

@@ -2,15 +2,17 @@
 
 import base64
 import re
+import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +33,15 @@ CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 
 def usage(signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(signs, False, not signs, False, False, False, False, False, False)
+
+
+CA_ISSUERS, OCSP = AuthorityInformationAccessOID.CA_ISSUERS, AuthorityInformationAccessOID.OCSP
+
+
+def access(method: x509.ObjectIdentifier) -> x509.AuthorityInformationAccess:
+    """Where more about a certificate is to be had."""
+    place = x509.UniformResourceIdentifier("http://ca.test/middle.crt")
+    return x509.AuthorityInformationAccess([x509.AccessDescription(method, place)])
 
 
 def name(text: str) -> x509.Name:
@@ -80,6 +91,10 @@ def leaf(*extensions: x509.ExtensionType, key: Key = LEAF_KEY, **how: object) ->
         [leaf(key=ec.generate_private_key(ec.SECP384R1()), algorithm=hashes.SHA384())],
         [leaf(key=rsa.generate_private_key(65537, 2048))],
         [make("self", LEAF_KEY, "self", LEAF_KEY, [NAMES])],
+        [make("self", LEAF_KEY, "self", LEAF_KEY, [NAMES, access(CA_ISSUERS)])],
+        [leaf(NAMES, access(CA_ISSUERS)), MIDDLE],
+        [leaf(NAMES, access(OCSP))],
+        [GOOD, make("middle", MIDDLE_KEY, "root", ROOT_KEY, [x509.BasicConstraints(True, 0)]), ROOT],
         [make("self", LEAF_KEY, "self", LEAF_KEY, [CA, NAMES])],
     ],
 )
@@ -110,6 +125,18 @@ STRANGER = ec.generate_private_key(P256)
             [GOOD, make("middle", STRANGER, "root", ROOT_KEY, [CA])],
             [r"certificate 1 is signed by CN=middle, not by certificate 2 \(CN=middle\)"],
         ),
+        (
+            [leaf(NAMES, access(CA_ISSUERS))],
+            ["of its issuer, CN=middle, is missing: append it; it is to be had from http://ca.test/middle.crt"],
+        ),
+        (
+            [GOOD, make("middle", MIDDLE_KEY, "root", ROOT_KEY, [CA, usage(True)])],
+            [r"certificate 2 \(CN=middle\) may not sign certificates"],
+        ),
+        (
+            [GOOD, MIDDLE, make("root", ROOT_KEY, "root", ROOT_KEY, [x509.BasicConstraints(True, 0)])],
+            [r"certificate 3 \(CN=root\) allows 0 CAs below it, and there are 1"],
+        ),
         ([leaf(days=(1, 30))], [r"certificate 1 \(CN=leaf\) is not valid before 2026-11-21 00:00 UTC"]),
         ([leaf(days=(-30, -1))], [r"certificate 1 \(CN=leaf\) expired on 2026-11-19 00:00 UTC"]),
         ([leaf(days=(-30, -1)), make("middle", MIDDLE_KEY, "root", ROOT_KEY, [CA], (-9, -2))], ["11-19", "2026-11-18"]),
@@ -128,6 +155,22 @@ def test_chains_that_may_not_be_served(chain: list[x509.Certificate], problems: 
     assert len(found) == len(problems), found
     for text, expected in zip(found, problems, strict=True):
         assert re.search(expected, text), found
+
+
+@pytest.mark.parametrize("digest", ["md5", "sha1"])
+def test_signatures_of_old_are_weak(digest: str, tmp_path: Path) -> None:
+    """`cryptography` would not make them."""
+    signer = rsa.generate_private_key(65537, 2048)
+    key, request, out = (str(tmp_path / each) for each in ("ca.key", "leaf.csr", "leaf.pem"))
+    Path(key).write_bytes(signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (tmp_path / "ca.pem").write_text(pem(make("middle", signer, "middle", signer, [CA])))
+    new = ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null", "-subj", "/CN=old", "-out", request]
+    signing = ["x509", "-req", "-in", request, "-CA", str(tmp_path / "ca.pem"), "-CAkey", key, f"-{digest}"]
+    (tmp_path / "names").write_text("subjectAltName=DNS:a.test\n")
+    for arguments in (new, [*signing, "-extfile", str(tmp_path / "names"), "-set_serial", "7", "-out", out]):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+    found = inspect(Path(out).read_text(), datetime.now(UTC)).problems
+    assert found == (f"certificate 1 (CN=old) is signed with {digest.upper()}, which is weak",)
 
 
 @pytest.mark.parametrize(
