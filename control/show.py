@@ -8,6 +8,7 @@ from typing import Any
 
 MARKS = {"create": "+", "update": "~", "delete": "-"}
 CELL_LIMIT = 60
+FRESH_S = 2.0  # a node reports once a second
 
 
 def plan(changes: Sequence[Mapping[str, Any]]) -> str:
@@ -57,7 +58,32 @@ def status(document: Mapping[str, Any]) -> str:
         for node in document["nodes"]
     ]  # fmt: skip
     lines.append(table(rows, ("ROLE", "NAME", "STATE", "VERSION", "REPORT", "REMARKS")) if rows else "no nodes")
+    if owners := vips(document["nodes"]):
+        lines += ["", table(owners, ("VIP", "BY", "HELD BY", "REMARKS"))]
     return "\n".join(lines)
+
+
+def vips(nodes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Each VIP that L4 nodes announce: by which method, which nodes have it, and what is wrong about that."""
+    holders: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for node in nodes:
+        vip = node["facts"].get("vip")
+        for each in (vip.get("addresses") or ()) if isinstance(vip, Mapping) else ():
+            names = holders.setdefault((str(each["address"]), str(vip["method"])), [])
+            if each.get("held") and node["step"] != "silent":
+                names.append((str(node["name"]), node["age_s"] or 0.0))
+    return [
+        (address, method, ", ".join(name for name, _ in names) or "nobody", _claim(method, [age for _, age in names]))
+        for (address, method), names in holders.items()
+    ]
+
+
+def _claim(method: str, ages: Sequence[float]) -> str:
+    """`ages`: of the reports of those who claim it, in seconds: one that has just died is no rival."""
+    if not ages:
+        return "no node has it: see the nodes' remarks"
+    rivals = method == "vrrp" and sum(age < FRESH_S for age in ages) > 1
+    return "several nodes claim it: they do not hear each other's VRRP" if rivals else ""
 
 
 def remarks(node: Mapping[str, Any]) -> list[str]:

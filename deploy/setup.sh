@@ -10,6 +10,7 @@ python=/usr/bin/python3
 packages=(
     python3 python3-venv python3-bpfcc linux-libc-dev   # BPF programs are compiled against the UAPI headers only
     iproute2 iputils-ping ethtool curl openssl procps   # the lab and the demo
+    keepalived bird2                                    # who announces the VIP: l4 --vip vrrp, bgp
     nginx-light haproxy wrk                             # peers and load for the benchmarks
     softhsm2                                            # a PKCS #11 token for the key server's tests
 )

@@ -27,10 +27,13 @@ from core.endpoints import version as version_of
 from core.model import Mode, Model
 from core.resolve import L4Service, l4_services, source_pools
 from l4fast import exporter, health, vip
+from l4fast.announcing import Announcing
 from l4fast.counts import Counted, Counter
 from l4fast.fill import Fills
+from l4fast.holding import Readiness
 from l4fast.hops import Hop
 from l4fast.sessions import SessionView, Wanted
+from l4fast.shares import shares
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
 
 log = logging.getLogger(__name__)
@@ -97,7 +100,7 @@ class Agent:
         self, *, name: str, interfaces: Sequence[str], tables: Forwarder, hops: NextHops, sync: Sync, tasks: Tasks,
         expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[Sequence[str]]],
         early: Mapping[str, int],
-        fill: Callable[[], Fills], idle: AbstractSet[health.Real] = frozenset(),
+        fill: Callable[[], Fills], announcing: Announcing, idle: AbstractSet[health.Real] = frozenset(),
     ) -> None:  # fmt: skip
         self.configured = asyncio.Event()
         self.refused = False
@@ -114,6 +117,7 @@ class Agent:
         self._own = own
         self._early = early
         self._idle = idle
+        self._announcing = announcing
         self._loop = asyncio.get_running_loop()
         self._counter = Counter(tables, fill, self._loop.time)
         self._monitor = HealthMonitor(self._on_health, tasks)
@@ -156,6 +160,8 @@ class Agent:
         targets = health.targets(services)
         self._monitor.watch(targets, health.of_reals(targets, self._idle))
         self._idle = frozenset()
+        everyones = frozenset(address for of in pools.values() for address in of)
+        self._announcing.want(shares(vip.vips(services), pools, pools, self._name), everyones)
         self._derive_from_addresses()
         self.configured.set()
         log.info(
@@ -164,7 +170,9 @@ class Agent:
 
     def _look_at_addresses(self) -> Addresses:
         """Blocks."""
-        return Addresses(tuple(map(tuple, self._own())), tuple(self._local()))
+        held = self._announcing.own()
+        own = tuple(tuple(address for address in of if address not in held) for of in self._own())
+        return Addresses(own, tuple(self._local()))
 
     def _set_addresses(self, addresses: Addresses) -> None:
         self._crowded = tuple(self._tables.set_local(*addresses.own))
@@ -218,6 +226,11 @@ class Agent:
             if health.spoken(self._states(), UNASKED):
                 return
             await asyncio.sleep(LOOK_S)
+
+    def readiness(self) -> Readiness:
+        """What has to be there before VIPs are taken (holding.py)."""
+        complete = self._sync.complete(self._loop.time())
+        return Readiness(self.ready and self.configured.is_set(), health.spoken(self._states(), UNASKED), complete)
 
     async def keep_epoch(self) -> None:
         """Writes the wall clock, which sessions are aged by, until cancelled."""
@@ -274,6 +287,7 @@ class Agent:
             "early_fragments": dict(self._early),
             "sessions": self._sync.sessions,
             "sync": self._sync.status(self._loop.time()) | {"counters": self._sync.counters},
+            "vip": self._announcing.report(),
             "problems": self._problems(),
         }
 
@@ -282,15 +296,16 @@ class Agent:
         tables = [self._error] if self._error else []
         refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
         poolless = [_without_pool(listener, ip, self._name) for listener, ip in self._poolless]
+        announcing = self._announcing.problems()
         here = [*self._servers_here(), *map(_crowded, self._crowded)]
-        return [*tables, *poolless, *here, *refusals, *self._sync.problems(now)]
+        return [*tables, *announcing, *poolless, *here, *refusals, *self._sync.problems(now)]
 
     def _servers_here(self) -> list[str]:
         """What is wrong with the VIPs that are addresses of this node, and the servers that are this node itself."""
         here = {address for address, hop in self._hops.hops().items() if hop.here}
         services, local = self._services, self._addresses.local
         return [
-            *map(_misplaced, vip.misplaced(services, local, here)),
+            *map(_misplaced, vip.misplaced(services, frozenset(local) - self._announcing.excused(), here)),
             *map(_missing, vip.missing(services, local, here)),
             *(_unreachable(*each) for each in vip.unreachable(services, here)),
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -91,6 +92,7 @@ def _status(node: Document) -> str:
         f"sessions  {node['sessions']}",
         f"sync      {'complete' if node['sync']['complete'] else 'not complete yet'}"
         + ("; records were dropped here" if node["sync"]["overflowed"] else ""),
+        *_vip(node["vip"]),
         *(f"problem   {problem}" for problem in node["problems"]),
     ]
     peers = [
@@ -99,7 +101,28 @@ def _status(node: Document) -> str:
     ]
     lines += ["", _table(("PEER", "STATE", "HEARD", "SESSIONS", "DELAY"), peers) if peers else "no peers heard"]
     servers = [(entry["server"], "up" if entry["healthy"] else "DOWN", entry["why"]) for entry in node["health"]]
-    return "\n".join([*lines, "", _table(("SERVER", "HEALTH", "WHY"), servers) if servers else "no servers"])
+    vips = [(each["address"], each["state"], _age(each["since"]), each["transitions"])
+            for each in node["vip"]["addresses"]]  # fmt: skip
+    routers = [(each["address"], each["as"], each["state"], _age(each["since"]), each["bfd"] or "-")
+               for each in node["vip"]["peers"]]  # fmt: skip
+    tables = [
+        _table(header, rows)
+        for header, rows in (
+            (("VIP", "STATE", "FOR", "CHANGES"), vips), (("ROUTER", "AS", "SESSION", "FOR", "BFD"), routers),
+        )
+        if rows
+    ]  # fmt: skip
+    tables.append(_table(("SERVER", "HEALTH", "WHY"), servers) if servers else "no servers")
+    return "\n".join([*lines, *(line for table in tables for line in ("", table))])
+
+
+def _vip(vip: Document) -> list[str]:
+    waits = f", waits for {vip['waits_for']}" if vip["waits_for"] else ""
+    return [] if vip["method"] == "static" else [f"announced by {vip['method']}: {vip['stage']}{waits}"]
+
+
+def _age(since: float) -> str:
+    return f"{max(0.0, time.time() - since):.0f} s"
 
 
 def _left(answer: Document) -> str:

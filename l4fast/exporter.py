@@ -60,6 +60,7 @@ SYNC_REFUSED: Final = tuple(name for name in COUNTERS if name not in (*SYNC, *SY
 def families(node: Document) -> Iterator[Family]:
     """Every family, also those without samples; of servers, those of which there is any."""
     yield from _node(node)
+    yield from _vips(node["vip"])
     yield from _verdicts(node["counters"])
     help = "Fragments that came before their first: held in the agent, and what became of them."
     early = [((outcome,), number) for outcome, number in node["early_fragments"].items()]
@@ -86,6 +87,20 @@ def _node(node: Document) -> Iterator[Family]:
     yield gauge(f"{L4}_configuration_refused", help, only(node["refused"]))
     help = "Problems that somebody should look at; `paifang status` has their text."
     yield gauge(f"{L4}_problems", help, only(len(node["problems"])))
+
+
+def _vips(vip: Document) -> Iterator[Family]:
+    """Of methods by which the node announces anything."""
+    addresses, method = vip["addresses"], vip["method"]
+    help = "1 while this node has a VIP, or a source pool's address (vrrp: is its master; bgp: a router listens)."
+    held = [((each["address"], method), int(each["held"])) for each in addresses]
+    yield gauge(f"{L4}_vip_held", help, held, ("vip", "method"))
+    help = "How often that state has changed since the node began to announce it."
+    changes = [((each["address"], method), each["transitions"]) for each in addresses]
+    yield counter(f"{L4}_vip_transitions_total", help, changes, ("vip", "method"))
+    help = "Routers with which a BGP session is up (1) or not (0)."
+    routers = [((each["address"],), int(each["up"])) for each in vip["peers"]]
+    yield gauge(f"{L4}_bgp_session_up", help, routers, ("router",))
 
 
 def _verdicts(counters: Mapping[str, int]) -> Iterator[Family]:

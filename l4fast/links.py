@@ -79,6 +79,19 @@ def vlans_on(index: int) -> tuple[int, ...]:
         return tuple(vlan for vlan, of in vlans(routes.get_links()).items() if of.parent == index)
 
 
+def remove_address(device: str, address: str) -> bool:
+    """Takes the address of a single host off a link; says whether it was there."""
+    with IPRoute() as routes:
+        index = routes.link_lookup(ifname=device)
+        if not index:
+            return False
+        try:
+            routes.addr("del", index=index[0], address=address, prefixlen=128 if ":" in address else 32)
+        except NetlinkError:
+            return False
+    return True
+
+
 def takes_tags_off(device: str) -> bool:
     """Whether the driver takes VLAN tags off frames before XDP sees them (ethtool(8): rxvlan)."""
     value = ctypes.create_string_buffer(struct.pack("=II", _ETHTOOL_GFLAGS, 0), 8)

@@ -38,6 +38,8 @@ at zero when a node starts, and a listener's when it is added.
 | `rate(paifang_l4_events_total{{reason="event_table_full"}}[1m]) > 0` | it is full: new flows go by hash |
 | `paifang_l4_sync_complete == 0` for more than a minute | this node may lack sessions of its peers |
 | `rate(paifang_l4_sync_refused_datagrams_total{{reason!="own"}}[1m]) > 0` | see [session sync](session-sync.md) |
+| `sum by (vip) (paifang_l4_vip_held) != 1` with vrrp, `== 0` with bgp | nobody has a VIP, or two nodes have it |
+| `paifang_l4_bgp_session_up == 0` | a router does not hear of the VIPs |
 | `paifang_l4_configuration_refused == 1`, `paifang_l4_problems > 0` | `paifang status` has the words |
 
 The tables `half_open`, `half_open_fullnat`, `half_open_answers`, `fragments` and `clients` evict their oldest entries,
@@ -81,7 +83,7 @@ synchronised session is known to all nodes, so that the number of the node that 
 
 _NOTHING: Final[dict[str, Any]] = {
     "ready": False, "configuration": 0, "refused": False, "problems": [], "counters": {}, "early_fragments": {},
-    "listeners": {},
+    "listeners": {}, "vip": {"method": "static", "addresses": [], "peers": []},
     "servers": {"": {"": dict.fromkeys((*MEMBER_COUNTERS, "sessions", "connections"), 0)}}, "health": [], "tables": {},
     "sync": {"complete": False, "peers": [], "counters": dict.fromkeys(COUNTERS, 0)},
 }  # fmt: skip

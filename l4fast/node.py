@@ -2,8 +2,9 @@
 
 The order matters. The lock comes first, so that two agents never write to one interface. The program is attached with
 empty tables, which pass every packet to the kernel; then the configuration comes, then health; only then is the node
-ready. On the way out the last session records are sent before the program is taken off. A node whose agent fails leaves
-its program attached, like one that is killed: it forwards by its last tables until the agent is started again.
+ready, and takes its VIPs. On the way out these are given up first, and the last session records are sent before the
+program is taken off. A node whose agent fails leaves its program attached, like one that is killed: it forwards by its
+last tables until the agent is started again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from control.node.metrics_server import MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import endpoint, version
-from l4fast import links
+from l4fast import announcing, links
 from l4fast.agent import Agent
+from l4fast.announcing import Announcing
 from l4fast.early import EarlyFragments, Wire
 from l4fast.errors import L4Error, LoadError
 from l4fast.expiry import expire
@@ -132,6 +134,7 @@ class Node:
         async with AsyncExitStack() as stack:
             state = StateDirectory(settings.state)
             stack.callback(state.close)
+            announcing.check(settings.vip)
             found = await asyncio.to_thread(check_interfaces, settings, state)
             metrics = settings.metrics and stack.enter_context(listen(*settings.metrics))
             pins = Pins(settings.state)
@@ -155,6 +158,8 @@ class Node:
             tables.set_epoch(int(time.time()))
             pins.hold(plane, boot)
             stack.callback(self._take_off, plane, pins)
+            vips = await asyncio.to_thread(self._vips, plane.inherited)
+            tables.set_vips_here(vips.local)
             take_over = partial(self._take_over, plane, pins, state, boot, found)
             # With empty tables, it takes the place of a program that forwards only when they have been filled.
             wait = not plane.inherited and any(link.program for link in found)
@@ -163,8 +168,9 @@ class Node:
             await self._start_sync(stack, sync, tables)
             early = self._start_early(stack, plane)
             agent = await self._start_agent(
-                stack, sync, tables, early, [link.index for link in found], take_over if wait else None
+                stack, sync, tables, early, [link.index for link in found], take_over if wait else None, vips
             )
+            stack.push_async_callback(self._give_up, vips, tables)
             if metrics:
                 server = await MetricsServer(agent.metrics).serve(metrics)
                 stack.callback(server.close)
@@ -192,6 +198,20 @@ class Node:
         self._attach(plane)
         state.note_estate(boot, plane.estate.contract, plane.estate.seed)
         pins.settle()
+
+    def _vips(self, going_on: bool) -> Announcing:
+        """Blocks."""
+        settings = self._settings
+        program = announcing.prepare(
+            settings.vip, settings.state, settings.name, settings.interfaces, going_on=going_on
+        )
+        watched = settings.interfaces if settings.vip.method == "bgp" else ()  # keepalived looks at them itself
+        return Announcing(program, watched, clock=time.monotonic)
+
+    async def _give_up(self, vips: Announcing, tables: Tables) -> None:
+        """Where the program stays attached the VIPs stay too, for the keeper's grace."""
+        if self._failure is None and not self._leaves:
+            await vips.release(tables.counters)
 
     def _attach(self, plane: DataPlane) -> None:
         """To all interfaces or, raising LoadError, to none."""
@@ -250,6 +270,7 @@ class Node:
         early: EarlyFragments,
         indexes: list[int],
         take_over: Callable[[], None] | None,
+        vips: Announcing,
     ) -> Agent:
         settings = self._settings
         stack.push_async_callback(self._tasks.close)
@@ -261,7 +282,7 @@ class Node:
             name=settings.name, interfaces=settings.interfaces, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
             expire=partial(_expire, tables, census), local=links.addresses, own=partial(_own, indexes),
             fill=partial(_fill, tables, census),
-            early=early.counters, idle=tables.idle,
+            early=early.counters, idle=tables.idle, announcing=vips,
         )  # fmt: skip
         handlers = {
             "status": agent.status, "counters": agent.counters, "sessions": agent.sessions, "kill": agent.kill,
@@ -276,6 +297,7 @@ class Node:
         self._tasks.spawn(agent.keep_expiry(), "expiry")
         self._tasks.spawn(agent.keep_addresses(), "addresses")
         self._tasks.spawn(agent.keep_count(), "session count")
+        self._tasks.spawn(vips.keep(agent.readiness), "VIPs")
         self._tasks.spawn(hops.keep(agent.changed), "next hops")
         self._tasks.spawn(control.run(), "control link")
         self._tasks.spawn(self._announce(agent, take_over), "readiness")

@@ -17,6 +17,11 @@ from control.node.addresses import address
 from core.endpoints import split
 from l4fast.errors import L4Error
 from l4fast.sync_keys import KEY_BYTES, SEED_WORD, KeyFileError, Secrets, parse_secrets
+from l4fast.vip_errors import VipError
+from l4fast.vip_settings import EXAMPLES as EXAMPLES_VIP
+from l4fast.vip_settings import VipSettings
+from l4fast.vip_settings import add_options as add_vip_options
+from l4fast.vip_settings import read as read_vip
 
 SYNC = "224.0.0.81:8848"  # the group that IPVS uses, and its port
 SYNC_V6 = "[ff02::81]:8848"  # for networks of IPv6 alone: of one link, as the other
@@ -25,12 +30,13 @@ ADMIN_SOCKET = "admin.sock"  # in the state directory
 METRICS = "127.0.0.1:8474"
 OFF = "off"
 
-EXAMPLES = """examples:
+EXAMPLES = f"""examples:
   paifang l4 --make-cluster-key /etc/paifang/cluster.key     once; copy it to every L4 node
   paifang l4 decap --interface eth0 --vip 192.0.2.25         on a server of mode tunnel (decap --help)
   paifang l4 --name l4-1 --interface eth0 --control https://10.0.0.9:8471 \\
       --identity /etc/paifang/identity --state /var/lib/paifang/l4 --cluster-key /etc/paifang/cluster.key
   paifang l4 --interface eth0 --interface eth1 …             clients behind one, servers behind the other
+{EXAMPLES_VIP}
   paifang l4 ask status --state /var/lib/paifang/l4          what a running node says (ask --help)
 """
 
@@ -53,6 +59,7 @@ class Settings:
     sync_tcp: int
     metrics: tuple[str, int] | None
     log_level: str
+    vip: VipSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,7 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
         help=f"where Prometheus gets /metrics, without TLS or password, or {OFF} (default {METRICS})",
     )
     add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
+    add_vip_options(parser)
     given = parser.parse_args(argv)
     if given.make_cluster_key is not None:
         return MakeClusterKey(given.make_cluster_key)
@@ -136,7 +144,7 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     return Settings(
         given.name, given.control, given.identity, interfaces, given.state, given.cluster_key,
         cast('Literal["native", "generic"]', given.xdp), group, port, given.sync_tcp,
-        given.metrics, given.log_level,
+        given.metrics, given.log_level, _vip(given),
     )  # fmt: skip
 
 
@@ -144,6 +152,13 @@ def _port(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) < 65536:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no port; give 1 to 65535, or 0 for any")
+
+
+def _vip(given: argparse.Namespace) -> VipSettings:
+    try:
+        return read_vip(given)
+    except VipError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _metrics(text: str) -> tuple[str, int] | None:

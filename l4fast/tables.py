@@ -124,6 +124,10 @@ class Tables:
         for tables in self.versions.values():
             tables.seed = seed
 
+    def set_vips_here(self, here: bool) -> None:
+        """Whether VIPs may be addresses of this node: its kernel then gets nothing that it would answer for them."""
+        self.plane.set(vips_here=int(here))
+
     def set_epoch(self, now_s: int) -> None:
         """The wall clock in seconds, called a few times a second: it stamps and ages sessions."""
         self.plane.set(now_s=now_s)

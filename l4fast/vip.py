@@ -1,9 +1,10 @@
-"""Who brings the VIPs' traffic to this node. In this version: static routes on the router; nothing is announced.
+"""VIPs as the configuration has them: which there are, the routes to them, and where an address is a mistake.
 
-The VIP is no address of an L4 node. Its traffic arrives because the router has a route to the VIP through the node, and
-XDP takes it before the kernel sees it. A VIP that is also configured on the node is a mistake: the kernel would answer
-ARP for it, and whatever XDP passes up would be taken as the node's own. The exception: where the node itself is a
-server of mode dr, it needs the VIP as any such server does.
+Where nobody announces them (`--vip static`), and with BGP, a VIP is no address of an L4 node. Its traffic arrives
+because the router has a route to the VIP through the node, and XDP takes it before the kernel sees it. A VIP that is
+also configured on the node is a mistake: the kernel would answer ARP for it, and whatever XDP passes up would be taken
+as the node's own. The exceptions: with VRRP the owner has it (keepalived.py), and where the node itself is a server of
+mode dr, it needs the VIP as any such server does.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ COUNTS: tuple[tuple[str, Role, int], ...] = (
 EXAMPLES = f"""examples:
   paifang lab up                                   2 L4, 2 L7, a key server, 3 servers, control, router, client
   paifang lab up --l4 3 --backends 5 --xdp generic
+  paifang lab up --vip vrrp                        the L4 nodes announce the VIPs; or bgp
   paifang lab status
   paifang lab exec client -- curl -s http://{VIP}/
   paifang lab exec client -- curl -s http://[{VIP6}]/
@@ -64,8 +65,9 @@ def parser() -> argparse.ArgumentParser:
         default="both",
         help="tcp and udp listeners to make",
     )
-    up.add_argument("--vip", choices=["static"], default="static",
-                    help="who announces the VIP: static (the router's routes)")  # fmt: skip
+    up.add_argument("--vip", choices=["static", "vrrp", "bgp"], default="static",
+                    help="who announces the VIPs: static (routes on the router), vrrp (keepalived on the L4 nodes), "
+                    "bgp (BIRD on them and on the router); default %(default)s")  # fmt: skip
     up.add_argument("--xdp", choices=["native", "generic"], default="native",
                     help="how XDP runs on the L4 nodes (default %(default)s)")  # fmt: skip
 
@@ -90,7 +92,9 @@ def _count(most: int) -> Callable[[str], int]:
 
 def up(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, interrupted)  # an `up` that is ended takes down what it has built
-    topology = Topology(options.name, options.l4, options.l7, options.keyservers, options.backends, options.xdp)
+    topology = Topology(
+        options.name, options.l4, options.l7, options.keyservers, options.backends, options.xdp, options.vip
+    )
     lab = Lab.up(topology, options.mode, _say)
     lab.leave()
     if options.json:

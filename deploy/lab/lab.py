@@ -23,12 +23,14 @@ from deploy.lab import model, namespaces, processes, provision, state, xdp_pass
 from deploy.lab.api import TIMEOUT_S, Api, Json
 from deploy.lab.errors import LabError, UsageError
 from deploy.lab.processes import Process
+from deploy.lab.report import owners
 from deploy.lab.state import Started, State
-from deploy.lab.topology import DEFAULT_LAB, Host, Topology, cables, port_of, scripts
+from deploy.lab.topology import DEFAULT_LAB, VIPS, Host, Topology, cables, port_of, scripts
 
 PROGRAMS = ("ip", "ethtool", "nsenter", "setpriv", "sysctl")
 IPV6 = Path("/proc/net/if_inet6")  # there wherever the kernel knows IPv6
 READY_S = 60.0
+HELD_S = 90.0  # more than l4fast.holding waits for sessions that do not come
 GRACE_S = 1.0  # between SIGTERM and SIGKILL on the way down: nobody waits for a lab's L7 nodes to drain
 
 Say = Callable[[str], None]
@@ -48,6 +50,13 @@ def preflight() -> None:
         raise UsageError(f"missing programs: {', '.join(missing)}; install them: apt-get install {packages}")
     if not IPV6.exists():
         raise UsageError("this kernel runs without IPv6, which the lab has beside IPv4: boot it without ipv6.disable=1")
+
+
+def needs_program_of(topology: Topology) -> None:
+    """Raise UsageError unless what announces the VIPs is installed."""
+    program, package = {"vrrp": ("keepalived",) * 2, "bgp": ("bird", "bird2")}.get(topology.vip, ("", ""))
+    if program and shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is None:
+        raise UsageError(f"--vip {topology.vip} needs {program}: apt-get install {package}")
 
 
 def command_of(lab: str, command: str) -> str:
@@ -77,6 +86,7 @@ class Lab:
     def up(cls, topology: Topology, mode: model.Mode, say: Say) -> Lab:
         """Build the network, start every process, apply the default model; returns when all serve. Raises LabError."""
         preflight()
+        needs_program_of(topology)
         with state.locked(topology.lab):
             clean_up_after_crash(topology.lab, say)
             if foreign := [name for name in topology.namespaces() if namespaces.path_of(name).exists()]:
@@ -145,6 +155,7 @@ class Lab:
         for process in self._living_on(name):
             with contextlib.suppress(LabError):
                 self.kill_process(process)
+        namespaces.kill([host.netns])  # whatever else they had started there
 
     def start(self, name: str) -> None:
         """Bring a killed host back; returns when its process serves. Raises LabError."""
@@ -185,8 +196,8 @@ class Lab:
             runs = len(self._living_on(host.name)) == len(there) if there else None
             hosts.append({"name": host.name, "role": host.role, "address": host.address,
                           "address_v6": host.address_v6, "netns": host.netns, "pid": pid, "runs": runs})  # fmt: skip
-        return {"lab": self.topology.lab, "phase": self._state.phase, "xdp": self.topology.xdp, "hosts": hosts,
-                "listeners": listeners, "cluster": cluster}  # fmt: skip
+        return {"lab": self.topology.lab, "phase": self._state.phase, "xdp": self.topology.xdp,
+                "vip": self.topology.vip, "hosts": hosts, "listeners": listeners, "cluster": cluster}  # fmt: skip
 
     def _cluster(self) -> tuple[Json, list[Json]]:
         """What the control plane says about nodes and listeners; an error in place of the nodes if it is away."""
@@ -214,6 +225,7 @@ class Lab:
         self._wait_ready(["control"])
         self.api.apply(model.default(self.topology, cast(model.Mode, self._state.mode), chain))
         self._wait_ready(name for name in self._processes if name != "control")
+        self._wait_held(say)
         self._state = replace(self._state, phase="up")
         state.save(self._state)
         say(f"processes: {len(self._processes)} serve after {time.monotonic() - began:.1f} s")
@@ -246,6 +258,17 @@ class Lab:
                 self._children[name].wait_ready(max(1.0, deadline - time.monotonic()))
             except ChildError as error:
                 raise LabError(str(error)) from None
+
+    def _wait_held(self, say: Say) -> None:
+        """Until each VIP that the nodes announce is somebody's: they learn each other's sessions first."""
+        if self.topology.vip == "static":
+            return
+        began = time.monotonic()
+        while missing := set(VIPS) - {address for address, names in owners(self._cluster()[0]).items() if names}:
+            if time.monotonic() - began > HELD_S:
+                raise LabError(f"no L4 node takes {', '.join(sorted(missing))}; {self.root}/l4-*/log may say why")
+            time.sleep(0.1)
+        say(f"VIPs: taken after {time.monotonic() - began:.1f} s")
 
     def _cable(self, host: Host, direction: str) -> None:
         """Plug the host's cable in or out, at the switch; the client hangs on the router instead."""

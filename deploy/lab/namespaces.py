@@ -117,6 +117,13 @@ def end(names: Sequence[str], *, grace_s: float) -> int:
     return len(left)
 
 
+def kill(names: Sequence[str]) -> None:
+    """SIGKILL to every inhabitant."""
+    _signal_all(inhabitants(names), signal.SIGKILL)
+    if stubborn := _wait_gone(names, 5.0):
+        raise LabError(f"processes that do not end: {', '.join(map(str, stubborn))}")
+
+
 def _signal_all(processes: Iterable[int], number: signal.Signals) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.endpoints import endpoint
-from deploy.lab import model
+from deploy.lab import announced, model
 from deploy.lab.topology import CONTROL, DEVICE, VIPS, Host, Topology
 
 # Below systemd's range of dynamic users (61184–65519), above those of packages and people.
@@ -78,7 +78,13 @@ def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list
             return ["proxy", *node, *keys, *ready, "--workers", "1", "--access-log", str(home / "access.log")]
         case "l4":
             device = ["--interface", DEVICE, "--xdp", topology.xdp]
-            return ["l4fast", *node, *device, "--cluster-key", str(home / "cluster.key")]
+            number = topology.of("l4").index(host) + 1
+            announcing = announced.node_words(topology, number)
+            return ["l4fast", *node, *device, "--cluster-key", str(home / "cluster.key"), *announcing]
+        case "router" if topology.vip == "bgp":
+            return ["deploy.lab.bird", "--directory", str(home)]
+        case "router" if topology.vip == "vrrp":
+            return []
         case "router":
             nodes = [word for node_host in topology.of("l4") for word in ("--node", node_host.address)]
             hosts = [word for routing in (host, *topology.of("backend")) for word in ("--namespace", routing.netns)]

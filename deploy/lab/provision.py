@@ -15,7 +15,7 @@ from pathlib import Path
 
 from certs import authority
 from control.node.files import write_atomic
-from deploy.lab import model, processes
+from deploy.lab import announced, model, processes
 from deploy.lab.errors import LabError
 from deploy.lab.processes import Process
 from deploy.lab.topology import Topology
@@ -39,6 +39,8 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
             (home / "state").mkdir(mode=0o700)
         if host.role == "l4":
             write_atomic(home / "cluster.key", f"{key}\nseed {seed}\n".encode())
+        if host.role == "router" and topology.vip == "bgp":
+            (home / "bird.conf").write_text(announced.router_configuration(topology))
         if host.role == "keyserver":
             (home / "keys").mkdir(mode=0o700)
         hand_over(process)

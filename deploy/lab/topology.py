@@ -34,6 +34,7 @@ from core.endpoints import version
 
 Role = Literal["client", "router", "l4", "l7", "keyserver", "control", "backend"]
 Xdp = Literal["native", "generic"]
+VipMethod = Literal["static", "vrrp", "bgp"]
 
 LAN = "10.81.0"
 CLIENTS = "10.81.1"
@@ -66,6 +67,11 @@ L4_GROUP = {4: 100, 6: 106}
 POOL_GROUPS = {4: 200, 6: 260}
 # What is added to a node's number for the id of its next hop.
 HOPS = {4: 0, 6: 60}
+ANSWERS_TABLE = 101  # on the router that the nodes announce the VIPs to: what servers send to clients
+# The servers' addresses (FIRST_OCTET), the clients', those of VIPs and pools.
+SERVER_NETWORKS = {4: ("10.81.0.96/27", "10.81.0.128/25"), 6: ("fd81::100/120",)}
+CLIENT_NETWORKS = {4: "10.81.1.0/24", 6: "fd81:0:0:1::/64"}
+VIP_NETWORKS = {4: ("10.81.2.0/24", "10.81.3.0/24"), 6: ("fd81:0:0:2::/64", "fd81:0:0:3::/64")}
 VIP_TABLE = 100  # routing table for packets whose source is the VIP
 # Flows stay on their L4 node when another node goes; buckets move to a node that came back once idle for this long.
 BUCKETS = 128
@@ -108,6 +114,7 @@ class Topology:
     keyservers: int = 1
     backends: int = 3
     xdp: Xdp = "native"
+    vip: VipMethod = "static"
 
     def hosts(self) -> tuple[Host, ...]:
         """Every host, in the order in which they are listed to the user."""
@@ -216,16 +223,15 @@ def host_script(topology: Topology, host: Host) -> Script:
     if host.role == "client":
         ip += default_routes(ROUTER_CLIENT_SIDE)
     elif host.role == "router":
-        ip += [*of_link("eth1", ROUTER_CLIENT_SIDE, f"{CLIENTS6}1"), *l4_group(topology)]
-        ip += [f"route add {vip} nhid {L4_GROUP[version(vip)]}" for vip in VIPS]
-        ip += pool_routes(topology)
+        ip += of_link("eth1", ROUTER_CLIENT_SIDE, f"{CLIENTS6}1")
+        ip += routes_to_nodes(topology) if topology.vip == "static" else router_lines(topology)[0]
+        extra += () if topology.vip == "static" else router_lines(topology)[1]
         settings += ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", *HASH_PORTS]
         settings += ["net.ipv4.ping_group_range=0 0"]  # ICMP sockets for deploy/lab/router.py
         settings += ["net.ipv4.conf.all.send_redirects=0", f"net.ipv4.conf.{DEVICE}.send_redirects=0"]
         extra.append("ethtool -K eth1 tx off")
     elif host.role == "backend":
-        ip += [*hidden_vips(), *l4_group(topology), *pool_routes(topology)]
-        ip += [f"route add {every} nhid {L4_GROUP[ip_version]}" for ip_version, every in EVERYWHERE.items()]
+        ip += [*hidden_vips(), *(through_nodes(topology) if topology.vip == "static" else default_routes(ROUTER))]
         ip += [f"{route} table {VIP_TABLE}" for route in default_routes(ROUTER)]
         ip.append(f"rule add from {VIP} lookup {VIP_TABLE}")
         extra.append(f"ip -6 rule add from {VIP6} lookup {VIP_TABLE}")  # a batch has rules of one version only
@@ -268,6 +274,33 @@ def l4_group(topology: Topology) -> tuple[str, ...]:
     ]
     numbers = list(range(1, len(nodes) + 1))
     return (*hops, *group_lines("add", numbers), *pool_lines("add", len(nodes), numbers))
+
+
+def routes_to_nodes(topology: Topology) -> tuple[str, ...]:
+    """The router's routes to the VIPs and the pools."""
+    vips = (f"route add {vip} nhid {L4_GROUP[version(vip)]}" for vip in VIPS)
+    return (*l4_group(topology), *vips, *pool_routes(topology))
+
+
+def through_nodes(topology: Topology) -> tuple[str, ...]:
+    """A server's routes: whatever it answers goes through an L4 node."""
+    everything = (f"route add {every} nhid {L4_GROUP[ip_version]}" for ip_version, every in EVERYWHERE.items())
+    return (*l4_group(topology), *pool_routes(topology), *everything)
+
+
+def router_lines(topology: Topology) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the router does where the nodes announce the VIPs: lines of `ip -batch`, then those of sh."""
+    on_link = [f"route add {network} dev {DEVICE}" for networks in VIP_NETWORKS.values() for network in networks]
+    on_link += [f"route add default via {vip} dev {DEVICE} table {ANSWERS_TABLE} onlink" for vip in VIPS]
+    rules = [
+        f"rule add iif {DEVICE} from {servers} to {CLIENT_NETWORKS[ip]} lookup {ANSWERS_TABLE}"
+        for ip, networks in SERVER_NETWORKS.items()
+        for servers in networks
+    ]
+    # A batch has rules of one version only.
+    v4, v6 = rules[: len(SERVER_NETWORKS[4])], rules[len(SERVER_NETWORKS[4]) :]
+    lines = (*(on_link if topology.vip == "vrrp" else ()), *v4)
+    return lines, tuple(f"ip -6 {rule}" for rule in v6)
 
 
 def pool_routes(topology: Topology) -> tuple[str, ...]:

@@ -529,6 +529,8 @@ static __always_inline int balance(struct xdp_md *ctx, enum shape shape)
     }
     if (reason == LB_NEXT)
         reason = reply(&p, settings, stats);
+    if (vip && settings->vips_here && (reason == LB_NEXT || reason == PASS_NO_LISTENER) && is_vip(p.key.vip))
+        reason = DROP_NO_LISTENER;
     if (reason > LB_NEXT) {
         stages.call(ctx, reason == LB_FRAGMENTED ? STAGE_FRAGMENTED : STAGE_OTHER);
         reason = without_other(&p, reason);

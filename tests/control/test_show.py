@@ -57,3 +57,37 @@ def test_status_says_what_is_not_as_it_should_be() -> None:
     assert lines[3].split() == ["l7", "l7-1", "silent", "-", "-", "has", "never", "reported"]
     assert lines[4].endswith("not listed under nodes")
     assert show.status({"version": 0, "nodes": []}) == "version 0\nno nodes"
+
+
+def l4(name: str, method: str, *held: str, step: str = "in step", age_s: float = 0.5) -> dict[str, object]:
+    addresses = [{"address": vip, "held": vip in held} for vip in ("192.0.2.1", "192.0.2.2")]
+    facts = {"vip": {"method": method, "addresses": addresses}}
+    return {"role": "l4", "name": name, "listed": True, "why": "", "version": 3, "age_s": age_s, "step": step,
+            "facts": facts}  # fmt: skip
+
+
+def test_who_has_the_vips() -> None:
+    rows = show.vips([l4("l4-1", "vrrp", "192.0.2.1"), l4("l4-2", "vrrp", "192.0.2.1", "192.0.2.2")])
+    assert [row[:3] for row in rows] == [("192.0.2.1", "vrrp", "l4-1, l4-2"), ("192.0.2.2", "vrrp", "l4-2")]
+    assert rows[0][3].startswith("several nodes claim it")
+    assert rows[1][3] == ""
+    document = {"version": 3, "nodes": [l4("l4-1", "vrrp", "192.0.2.1")]}
+    assert show.status(document).splitlines()[-2].split() == ["192.0.2.1", "vrrp", "l4-1"]
+
+
+def test_a_node_that_has_died_is_no_rival_and_holds_nothing_for_long() -> None:
+    one = l4("l4-1", "vrrp", "192.0.2.1")
+    assert show.vips([one, l4("l4-2", "vrrp", "192.0.2.1", age_s=3.0)])[0][3] == ""
+    assert show.vips([one, l4("l4-2", "vrrp", "192.0.2.1", step="silent", age_s=6.0)])[0][2] == "l4-1"
+
+
+def test_by_bgp_several_nodes_have_a_vip() -> None:
+    both = [l4(name, "bgp", "192.0.2.1") for name in ("l4-1", "l4-2")]
+    assert show.vips(both) == [
+        ("192.0.2.1", "bgp", "l4-1, l4-2", ""), ("192.0.2.2", "bgp", "nobody", "no node has it: see the nodes' remarks")
+    ]  # fmt: skip
+
+
+def test_static_vips_are_nobodys() -> None:
+    static = l4("l4-1", "static") | {"facts": {"vip": {"method": "static", "addresses": []}}}
+    assert show.vips([static, static | {"facts": {}}]) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -34,11 +35,15 @@ from core.resolve import L4Service
 from l4fast import agent as agent_module
 from l4fast import counts
 from l4fast.agent import Agent
+from l4fast.announcing import Announcing
 from l4fast.fill import Fill
+from l4fast.holding import Readiness
 from l4fast.hops import HERE, Hop
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_keys import ClusterKey
 from l4fast.sync_peer import Layout, Sync
+from l4fast.vip_states import VipState
+from tests.l4fast.fake_vips import FakeProgram
 
 CHECK = HealthCheck(interval_s=0.02, timeout_s=1, rise=2, fall=2)
 
@@ -113,7 +118,9 @@ class FakeHops:
 
 
 class Rig:
-    def __init__(self, idle: AbstractSet[tuple[str, int, str]] = frozenset()) -> None:
+    def __init__(
+        self, idle: AbstractSet[tuple[str, int, str]] = frozenset(), program: FakeProgram | None = None
+    ) -> None:
         self.tables, self.hops, self.tasks = FakeTables(), FakeHops(), Tasks()
         self.expired: list[int] = []
         self.local = ["10.0.0.5"]
@@ -126,10 +133,11 @@ class Rig:
             now=0.0,
             refresh_s=60,
         )
+        self.announcing = Announcing(program, clock=lambda: 0.0)
         self.agent = Agent(
             name="l4-1", interfaces=["eth0", "eth1"], tables=self.tables, hops=self.hops, sync=self.sync,
             tasks=self.tasks, expire=self._expire, local=lambda: self.local, own=lambda: [self.local, ["10.0.1.5"]],
-            early={}, fill=lambda: {"sessions": {4: Fill(7, 100)}}, idle=idle,
+            early={}, fill=lambda: {"sessions": {4: Fill(7, 100)}}, announcing=self.announcing, idle=idle,
         )  # fmt: skip
 
     def _expire(self, now_s: int) -> int:
@@ -140,6 +148,13 @@ class Rig:
 @pytest.fixture
 async def rig():  # type: ignore[no-untyped-def]
     rig = Rig()
+    yield rig
+    await rig.tasks.close()
+
+
+@pytest.fixture
+async def by_vrrp():  # type: ignore[no-untyped-def]
+    rig = Rig(program=FakeProgram())
     yield rig
     await rig.tasks.close()
 
@@ -460,3 +475,44 @@ async def test_the_monitor_says_what_we_wait_for() -> None:
     monitor.watch([probe.Target("k", "127.0.0.1", 1, HealthCheck(interval_s=1000))])
     assert monitor.states() == {"k": (True, agent_module.UNASKED)}
     await tasks.close()
+
+
+async def test_vips_are_announced_once_the_node_is_ready(by_vrrp: Rig, server: socket.socket) -> None:
+    agent, program = by_vrrp.agent, by_vrrp.announcing._program
+    assert isinstance(program, FakeProgram)
+    nodes = {name: Node(name, Role.L4, "10.0.0.5", source_pool=pool)
+             for name, pool in (("l4-1", ("10.0.9.1",)), ("l4-2", ()))}  # fmt: skip
+    by_vrrp.sync.catching_up._complete_at = math.inf
+    assert agent.readiness() == Readiness(False, True, False)
+    by_vrrp.tasks.spawn(by_vrrp.announcing.keep(agent.readiness), "VIPs")
+    await agent.apply(replace(model(port_of(server)), nodes=nodes), 1)
+    await agent.first_health_round()
+    assert program.puts == []
+    agent.ready = True
+    by_vrrp.sync.catching_up._complete_at = 0.0
+    assert agent.readiness() == Readiness(True, True, True)
+    await until(lambda: program.puts)
+    assert program.puts == ["10.0.9.1 10.1.0.1"]
+    report = agent.report()["vip"]
+    assert report["method"] == "vrrp"  # type: ignore[index]
+    assert [each["address"] for each in report["addresses"]] == ["10.0.9.1", "10.1.0.1"]  # type: ignore[index]
+
+
+async def test_a_vip_that_the_node_holds_is_neither_misplaced_nor_an_address_of_its_own(
+    by_vrrp: Rig, server: socket.socket
+) -> None:
+    agent, announcing = by_vrrp.agent, by_vrrp.announcing
+    await agent.apply(model(port_of(server)), 1)
+    agent.ready = True
+    by_vrrp.sync.catching_up._complete_at = 0.0
+    keeping = by_vrrp.tasks.spawn(announcing.keep(agent.readiness), "VIPs")
+    await until(lambda: announcing.excused())
+    by_vrrp.local = ["10.0.0.5", "10.1.0.1"]
+    await agent.apply(model(port_of(server)), 2)
+    assert agent.report()["problems"] == []
+    assert by_vrrp.tables.local == [["10.0.0.5"], ["10.0.1.5"]]
+    keeping.cancel()
+    program = announcing._program
+    assert program is not None
+    program.states.note("10.1.0.1", VipState.BACKUP, 0.0)  # long ago, and it is still there
+    assert ["is configured on this node" in text for text in agent.report()["problems"]] == [True]  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ SESSION: dict[str, Any] = {
 STATUS: dict[str, Any] = {
     "name": "l4-1", "interfaces": ["eth0", "eth1"], "vips": ["192.0.2.10"], "ready": True, "sessions": 7,
     "problems": [],
+    "vip": {"method": "static", "stage": "static", "waits_for": "", "addresses": [], "peers": []},
     "health": [
         {"server": "10.0.0.20:8080/tcp", "healthy": True, "why": "connected"},
         {"server": "10.0.0.21:8080/tcp", "healthy": False, "why": "Connection refused"},
@@ -197,3 +198,23 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         ask.parser(Parser).parse_args(["--help"])
     assert caught.value.code == 0
     assert "paifang l4 ask sessions --state /var/lib/paifang/l4 --client 192.0.2.7" in capsys.readouterr().out
+
+
+def test_who_announces_the_vips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask.time, "time", lambda: 1100.0)
+    vip = {
+        "method": "bgp", "stage": "holding", "waits_for": "",
+        "addresses": [{"address": "192.0.2.10", "state": "announced", "since": 1040.0, "transitions": 2}],
+        "peers": [{"address": "10.0.0.1", "as": 65000, "state": "Established", "since": 1000.4, "bfd": "Up"},
+                  {"address": "10.0.0.2", "as": 65000, "state": "Active", "since": 1200.0, "bfd": ""}],
+    }  # fmt: skip
+    shown = lines("status", STATUS | {"vip": vip})
+    assert ["announced", "by", "bgp:", "holding"] in shown
+    assert ["192.0.2.10", "announced", "60", "s", "2"] in shown
+    assert ["10.0.0.1", "65000", "Established", "100", "s", "Up"] in shown
+    assert ["10.0.0.2", "65000", "Active", "0", "s", "-"] in shown
+    waiting = vip | {"method": "vrrp", "stage": "waiting", "waits_for": "the peers' sessions", "addresses": []}
+    assert "announced by vrrp: waiting, waits for the peers' sessions" in ask.render(
+        "status", STATUS | {"vip": waiting}
+    )
+    assert "announced" not in ask.render("status", STATUS)

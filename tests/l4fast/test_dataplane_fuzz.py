@@ -356,7 +356,7 @@ def fuzz(harness: Harness, seed: int, count: int, *, every: int = 1000) -> Count
 
 
 # Reasons that a fuzz need not come across.
-RARE = {"drop_internal", "drop_no_address", "event_no_port", "pass_no_listener", "pass_served_here"}
+RARE = {"drop_internal", "drop_no_address", "event_no_port", "pass_no_listener", "pass_served_here", "drop_no_listener"}
 RARE |= {"drop_connection_rate", "drop_connections", "drop_bandwidth_in", "drop_bandwidth_out"}
 
 

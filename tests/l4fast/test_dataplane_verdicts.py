@@ -543,6 +543,29 @@ def an_answer_to_nobody(t: Trial) -> None:
     t.kept(t.answer(destination=t.pool))
 
 
+@row("drop_no_listener", protocols=BOTH)
+def what_the_kernel_would_answer_for_a_vip_of_its_own(t: Trial) -> None:
+    t.harness.tables.set_vips_here(True)
+    t.kept(t.packet(port=8))
+    t.kept(t.packet(port=22, flags=SYN))
+
+
+@row("drop_no_listener", STATEFUL, BOTH)
+def a_session_whose_listener_has_gone_from_a_vip_of_its_own(t: Trial) -> None:
+    t.begin()
+    t.harness.tables.set_vips_here(True)
+    t.apply(replace(t.of, port=81, listener="other"))
+    t.kept(t.packet())
+
+
+@row("pass_not_for_vip", protocols=BOTH)
+def what_is_for_no_vip_where_vips_are_the_nodes_own(t: Trial) -> None:
+    t.harness.tables.set_vips_here(True)
+    t.kept(t.packet(destination=t.other))
+    t.kept(t.packet(destination=t.node))
+    t.kept(t.answer(source_port=9))
+
+
 @row("drop_no_real", ALL, BOTH)
 def no_server(t: Trial) -> None:
     t.set(replace(t.of, reals=tuple(replace(real, weight=0) for real in t.of.reals)))

@@ -33,6 +33,12 @@ NODE: dict[str, Any] = {
         "free": dict.fromkeys(("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made", "sessions"), 0),
     },
     "servers": {"web": {"10.0.1.1:80": SERVER}, "mail": {"10.0.1.1:25": {"connections": 9}}},
+    "vip": {
+        "method": "vrrp",
+        "addresses": [{"address": "192.0.2.10", "held": True, "transitions": 3},
+                      {"address": "2001:db8::10", "held": False, "transitions": 0}],
+        "peers": [{"address": "10.0.0.1", "up": True}, {"address": "10.0.0.2", "up": False}],
+    },
     "health": [
         {"server": "10.0.1.1:80/tcp", "healthy": True, "why": "connected"},
         {"server": "[2001:db8::1]:53/udp", "healthy": False, "why": "no answer"},
@@ -133,3 +139,12 @@ def test_a_node_that_has_nothing_says_what_there_is() -> None:
     found = scraped(NODE | {"listeners": {}, "servers": {}, "health": [], "tables": {}})
     assert ("paifang_l4_ready",) in found
     assert not [key for key in found if "listener" in key[0]]
+
+
+def test_who_has_the_vips() -> None:
+    found = scraped(NODE)
+    assert found["paifang_l4_vip_held", "192.0.2.10", "vrrp"] == 1
+    assert found["paifang_l4_vip_held", "2001:db8::10", "vrrp"] == 0
+    assert found["paifang_l4_vip_transitions_total", "192.0.2.10", "vrrp"] == 3
+    assert found["paifang_l4_bgp_session_up", "10.0.0.1"] == 1
+    assert found["paifang_l4_bgp_session_up", "10.0.0.2"] == 0

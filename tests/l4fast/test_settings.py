@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from l4fast.settings import MakeClusterKey, Settings, SettingsError, load_secrets, make_key, parse, parse_group
+from l4fast.vip_settings import VipSettings
 
 REQUIRED = {
     "--name": "l4-1",
@@ -26,7 +27,7 @@ def argv(**changes: str | None) -> list[str]:
 def test_defaults() -> None:
     assert parse(argv()) == Settings(
         "l4-1", "https://10.0.0.9:8471", Path("id"), ("eth0",), Path("st"), Path("key"), "native", "224.0.0.81", 8848,
-        0, ("127.0.0.1", 8474), "INFO",
+        0, ("127.0.0.1", 8474), "INFO", VipSettings(),
     )  # fmt: skip
 
 

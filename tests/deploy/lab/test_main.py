@@ -105,3 +105,14 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
         main.main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert f"paifang lab {command}".strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "package"), [("vrrp", "keepalived"), ("bgp", "bird2")])
+def test_what_announces_the_vips_has_to_be_installed(
+    method: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    missing = ("keepalived", "bird")
+    monkeypatch.setattr(shutil, "which", lambda program, path=None: None if program in missing else "/bin/" + program)
+    assert main.main(["up", "--vip", method]) == 2
+    assert f"apt-get install {package}" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 import os
+import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -68,3 +70,17 @@ def test_inhabitants_are_found_and_ended(netns: str) -> None:
     assert deaf.wait(10) == -9
     deaf.stdout.close()
     assert namespaces.end([netns], grace_s=0.3) == 0
+
+
+def test_whoever_is_killed_has_no_time_to_say_goodbye(netns: str) -> None:
+    script = "trap 'echo bye' TERM; echo; while :; do sleep 0.1; done"
+    deaf = subprocess.Popen([*namespaces.enter(netns), "sh", "-c", script], stdout=subprocess.PIPE)
+    assert deaf.stdout
+    with deaf.stdout as said:
+        said.readline()
+        killer = threading.Thread(target=namespaces.kill, args=([netns],))
+        killer.start()
+        assert deaf.wait(10) == -signal.SIGKILL
+        killer.join()
+        assert said.read() == b""
+    assert namespaces.inhabitants([netns]) == {}

@@ -1,4 +1,5 @@
 import ipaddress
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -129,3 +130,34 @@ def test_everybody_who_answers_knows_the_way_to_the_pools() -> None:
         assert "route add 10.81.3.12 nhid 201" in lines
         assert "route add fd81:0:0:3::11 nhid 260" in lines
         assert "route add fd81:0:0:3::12 nhid 261" in lines
+
+
+def test_where_the_nodes_announce_the_vips_nobody_has_routes_to_the_nodes() -> None:
+    for method in ("vrrp", "bgp"):
+        topology = Topology("pf", vip=method)  # type: ignore[arg-type]
+        for host in ("router", "be-1"):
+            assert "nhid" not in script(topology, host)
+            assert "nexthop" not in script(topology, host)
+        assert f"route add default via {t.ROUTER}" in script(topology, "be-1").splitlines()
+        assert f"addr add {t.VIP}/32 dev lo" in script(topology, "be-1")
+        router = script(topology, "router")
+        assert "rule add iif eth0 from 10.81.0.128/25 to 10.81.1.0/24 lookup 101" in router
+        assert "ip -6 rule add iif eth0 from fd81::100/120 to fd81:0:0:1::/64 lookup 101" in router
+
+
+def test_by_vrrp_the_vips_are_on_link_at_the_router() -> None:
+    lines = script(Topology("pf", vip="vrrp"), "router").splitlines()
+    for network in ("10.81.2.0/24", "10.81.3.0/24", "fd81:0:0:2::/64", "fd81:0:0:3::/64"):
+        assert f"route add {network} dev eth0" in lines
+    assert f"route add default via {t.VIP} dev eth0 table 101 onlink" in lines
+    assert f"route add default via {t.VIP6} dev eth0 table 101 onlink" in lines
+    assert "10.81.2.0/24" not in script(Topology("pf", vip="bgp"), "router")
+
+
+def test_servers_are_told_apart_by_their_addresses() -> None:
+    """The router sends what they send to clients to an L4 node, and nobody else's."""
+    topology = FULL
+    for host in topology.hosts():
+        for ip, address in ((4, host.address), (6, host.address_v6)):
+            found = any(ip_address(address) in ip_network(each) for each in t.SERVER_NETWORKS[ip])
+            assert found is (host.role == "backend"), host
