@@ -8,9 +8,14 @@ of the loop. What repeats in them (client, key, SNI, scheme, shape, result) is r
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 REMEMBERED = 4096  # rendered tails; about 250 bytes each
 
@@ -28,6 +33,11 @@ def _tail(client: str, key_id: bytes, sni: str, scheme: int, shape: str, result:
     return f'","{json.dumps(fields, separators=(",", ":"))[2:]}\n'
 
 
+def now_text() -> str:
+    """The time of an event."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 class AuditLog:
     """An audit log at `path`, appended to; `-` is standard output. Raises OSError where it cannot be opened."""
 
@@ -39,6 +49,17 @@ class AuditLog:
     def record(self, time: str, client: str, key_id: bytes, sni: str, scheme: int, shape: str, result: str) -> None:
         """Queue a line. `time` is RFC 3339; `shape` is empty where the content had none; `result` is "ok" or a code."""
         self._lines.append('{"time":"' + time + _tail(client, key_id, sni, scheme, shape, result))
+
+    def event(self, time: str, event: str, fields: Mapping[str, object]) -> None:
+        """Queue a line on something other than a signature: keys and policy that change, clients that do not get in."""
+        self._lines.append(json.dumps({"time": time, "event": event, **fields}, separators=(",", ":")) + "\n")
+
+    def flush_events(self) -> None:
+        """Write what is queued; what cannot be written is said in the log, since no reply depends on it."""
+        try:
+            self.flush()
+        except OSError as error:
+            log.error("the audit log cannot be written: %s", error)
 
     def flush(self) -> None:
         """Write what is queued. Raises OSError if that fails; the lines are then given up, as their replies must be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from pathlib import Path
 
@@ -16,6 +17,7 @@ class GrantsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.digest = ""  # SHA-256 of the policy in force, in hexadecimal
         self._mark: Mark | None = None
 
     def read(self, *, always: bool = True) -> Grants | None:
@@ -30,6 +32,8 @@ class GrantsFile:
         if self.path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise GrantsError(f"{self.path}: others may change it; chmod go-w {self.path}")
         try:
-            return parse(data.decode())
+            grants = parse(data.decode())
         except ValueError as error:
             raise GrantsError(f"{self.path}: {error}") from None
+        self.digest = hashlib.sha256(data).hexdigest()
+        return grants

@@ -73,6 +73,7 @@ class Keyring:
         token: TokenCrew | None = None,
     ) -> None:
         self.store = KeyStore()
+        self.stale = False  # while something has changed that cannot be used
         self._sources = sources
         self._crews = {kind: crew for crew in crews for kind in crew.kinds}
         self._read = read
@@ -102,6 +103,7 @@ class Keyring:
             if not always and fingerprint == self._fingerprint:
                 return None
             self._fingerprint = fingerprint
+            self.stale = True  # until all of it has been read
             listing = await self._list() if always else self._listing
             opened_by = tuple(map(mark_of, self._sources.passphrases.paths))
             known = self._files if opened_by == self._passphrases_seen else {}
@@ -111,6 +113,7 @@ class Keyring:
             held = self._held(reading) | self._in_token(listing)
             self._files, self._passphrases_seen, self._listing = reading.files, opened_by, listing
             changes = self.store.replace(held, _names(reading.files, listing))
+            self.stale = False
             self.changed()
             self._take_note(reading.deaf)
             return changes

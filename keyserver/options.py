@@ -15,6 +15,8 @@ from keyserver.token_keys import Token
 
 DEFAULT_RATE = 20_000  # signatures a second and client: more than a busy TLS node of eight cores asks for
 MAX_WORKERS = 64
+METRICS = "127.0.0.1:8476"
+OFF = "off"
 
 EXAMPLES = """examples:
   paifang keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33
@@ -22,6 +24,7 @@ EXAMPLES = """examples:
   paifang keyserver issue --help        make a development certificate
   paifang keyserver check --help        do a chain and a key fit?
   paifang keyserver encrypt --help      encrypt key files in place
+  paifang keyserver ping ENDPOINT       does it answer?
 SIGHUP reads the keys anew and reopens the audit log; SIGTERM drains and ends.
 """
 
@@ -42,6 +45,8 @@ class Settings:
     rate: float
     key_rate: float | None
     policy: Path | None
+    metrics: tuple[str, int] | None
+    metrics_asked: bool
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -81,10 +86,15 @@ def parse(arguments: list[str]) -> Settings:
         "--rate", type=float, default=DEFAULT_RATE, metavar="N", help="signatures a second and client (%(default)s)"
     )
     parser.add_argument(
+        "--metrics",
+        metavar="ADDR:PORT",
+        help=f"where Prometheus gets /metrics, without TLS or password, or {OFF} (default {METRICS}, if free)",
+    )
+    parser.add_argument(
         "--rsa-workers", type=int, default=1, metavar="N", help="processes that sign with RSA keys (%(default)s)"
     )
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt")
+        parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt, ping")
     options = parser.parse_args(arguments)
     if not options.keys and options.pkcs11_module is None:
         parser.error("no keys: give --keys PATH, --pkcs11-module PATH or both")
@@ -105,12 +115,8 @@ def parse(arguments: list[str]) -> Settings:
     for flag, rate in (("--rate", options.rate), ("--key-rate", options.key_rate)):
         if rate is not None and not rate >= 1:
             parser.error(f"{flag}: give 1 or more signatures a second")
-    listen = None
-    if options.listen is not None:
-        host, colon, port = options.listen.rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
-            parser.error(f"--listen {options.listen!r}: give ADDR:PORT, such as 10.0.0.5:8473")
-        listen = (host.removeprefix("[").removesuffix("]"), int(port))
+    listen = _address(parser, "--listen", options.listen) if options.listen is not None else None
+    metrics = METRICS if options.metrics is None else options.metrics
     return Settings(
         keys=Sources(tuple(options.keys), passphrases.from_options(options), options.encrypted_only),
         rsa_workers=options.rsa_workers,
@@ -129,7 +135,16 @@ def parse(arguments: list[str]) -> Settings:
         rate=options.rate,
         key_rate=options.key_rate,
         policy=options.policy,
+        metrics=None if metrics == OFF else _address(parser, "--metrics", metrics),
+        metrics_asked=options.metrics is not None,
     )
+
+
+def _address(parser: argparse.ArgumentParser, flag: str, text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        parser.error(f"{flag} {text!r}: give ADDR:PORT, such as 10.0.0.5:8473")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _uid(text: str) -> int:

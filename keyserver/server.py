@@ -28,7 +28,7 @@ from control.node.tcp import cannot_bind
 from core.endpoints import endpoint
 from keyserver.crew import Crew, Job
 from keyserver.errors import ErrorCode, KeyServerError, StartError
-from keyserver.policy import Access, Shape
+from keyserver.policy import Access, Shape, TokenBucket
 from keyserver.protocol import (
     Broken,
     ChainChecked,
@@ -57,6 +57,7 @@ MAX_IN_FLIGHT = 1024  # requests of one connection that crews have
 MAX_CHAINS = 16  # chain checks that wait, of all connections
 GREETING_DEADLINE_S = 5.0
 REFUSAL_LINGERS_S = 0.5
+REFUSALS_RECORDED = 100  # at once, and one a second: a stranger must not fill the audit log
 BACKLOG = 128
 SOCKET_MODE = 0o660
 _UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
@@ -77,6 +78,7 @@ class KeyServer:
         self._chains_waiting = 0
         self._draining = False
         self._idle = asyncio.Event()
+        self.refusals = TokenBucket(1, REFUSALS_RECORDED, self.loop.time())
         for crew in crews:
             crew.flush = self._send_unsent
 
@@ -139,6 +141,7 @@ class KeyServer:
             if connection.admitted and not self.service.may_connect(connection.client):
                 log.warning("%s: cut off: no grant of the policy is for it any more", connection.client)
                 self.service.counters["refused_client"] += 1
+                self.service.record("client_cut_off", {"client": connection.client})
                 connection.reply([Failed(0, ErrorCode.REFUSED_CLIENT)])
                 connection.close()
 
@@ -229,6 +232,8 @@ class _Connection(asyncio.Protocol):
             self.client = client
         except IdentityError as error:
             self._refuse(str(error), ErrorCode.REFUSED_CLIENT)
+            if self._server.refusals.take(self._server.loop.time()):
+                self._service.record("client_refused", {"why": str(error)})
             # A client that is closed upon while it greets fails to write, and never reads why.
             self._greeting = self._server.loop.call_later(REFUSAL_LINGERS_S, self.close)
             return

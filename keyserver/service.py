@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -49,6 +49,7 @@ class Service:
     ) -> None:
         self.store = store
         self.counters: Counter[str] = Counter()
+        self.answers: Counter[tuple[str, str]] = Counter()  # (client, result) of SIGN requests
         self._audit = audit
         self.grants = grants
         self._rate = rate
@@ -85,6 +86,11 @@ class Service:
             raise KeyServerError(ErrorCode.RATE_LIMITED)
         return held, shape
 
+    def record(self, event: str, fields: Mapping[str, object]) -> None:
+        """An audit line on something other than a signature."""
+        self._audit.event(self._clock().isoformat(timespec="milliseconds"), event, fields)
+        self._audit.flush_events()
+
     def may_connect(self, client: str) -> bool:
         """Whether the policy has anything for this client."""
         return self.grants is None or self.grants.names_client(client)
@@ -108,6 +114,7 @@ class Service:
         """The reply with a signature that was made."""
         request_id, key_id, scheme, sni, _ = request
         self.counters[key_type] += 1
+        self.answers[client, "ok"] += 1
         self._audit.record(self._time, client, key_id, sni, scheme, shape, "ok")
         return Signed(request_id, signature)
 
@@ -115,6 +122,7 @@ class Service:
         """The reply to a request that is not served."""
         result = code.name.lower()
         self.counters[result] += 1
+        self.answers[client, result] += 1
         if code is not ErrorCode.RATE_LIMITED:
             self._audit.record(self._time, client, request.key_id, request.sni, request.scheme, "", result)
         return Failed(request.request_id, code)

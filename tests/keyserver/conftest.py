@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -157,3 +158,15 @@ async def start_server(tmp_path: Path, key_dir: Path, serving: list[Serving]) ->
     for one in serving:
         await one.end()
     await asyncio.sleep(0)
+
+
+def audited(path: Path) -> list[dict[str, str]]:
+    """The audit lines of signatures, given and refused."""
+    lines: list[dict[str, str]] = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if "event" not in line]
+
+
+def events(path: Path) -> list[dict[str, str]]:
+    """The other audit lines."""
+    lines: list[dict[str, str]] = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if "event" in line]

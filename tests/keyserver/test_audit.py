@@ -91,3 +91,15 @@ def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     log.close()
     assert json.loads(capfd.readouterr().out)["result"] == "ok"
     os.fstat(1)
+
+
+def test_events(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = AuditLog(tmp_path / "audit")
+    log.event("2026-11-20T05:00:00.000+00:00", "key_added", {"key": "00", "names": ['a"b']})
+    log.flush_events()
+    line = '{"time":"2026-11-20T05:00:00.000+00:00","event":"key_added","key":"00","names":["a\\"b"]}\n'
+    assert (tmp_path / "audit").read_text() == line
+    os.close(log._descriptor)
+    log.event("", "policy", {})
+    log.flush_events()
+    assert "the audit log cannot be written" in caplog.text

@@ -1,17 +1,20 @@
 """The process as its users see it: flags, messages, signals, readiness."""
 
 import asyncio
-import json
+import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client.parser import text_string_to_metric_families
 
 from certs.authority import key_id, private_pem
 from control.node.children import Child, ChildError
@@ -24,7 +27,7 @@ from keyserver.options import parse
 from keyserver.passphrases import NONE, Passphrases
 from keyserver.token_keys import Token
 from tests.keyserver import hsm
-from tests.keyserver.conftest import TLS13
+from tests.keyserver.conftest import TLS13, audited, events
 from tests.keyserver.test_store import verify
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,6 +43,7 @@ def start(tmp_path: Path, key_dir: Path) -> Iterator[Start]:
 
     def run(*arguments: str | Path) -> Child:
         argv = [sys.executable, "-m", "keyserver", "--keys", str(key_dir), *map(str, arguments)]
+        argv += [] if "--metrics" in arguments else ["--metrics", "off"]
         child = Child.start("keyserver", argv, log=tmp_path / "log", notify_dir=tmp_path, env=ENVIRONMENT)
         children.append(child)
         child.wait_ready(SECONDS)
@@ -78,7 +82,7 @@ async def test_it_serves_and_drains(
     for each in (client, remote):
         await each.start()
         assert await each.sign(ids["p256"], 0x0403, TLS13, "a.test")
-    clients = [json.loads(line)["client"] for line in (tmp_path / "audit").read_text().splitlines()]
+    clients = [line["client"] for line in audited(tmp_path / "audit")]
     assert clients == [f"uid:{os.getuid()}", "l7:l7-1"]
     for each in (client, remote):
         await each.close()
@@ -100,7 +104,13 @@ async def test_sighup_and_polling(start: Start, tmp_path: Path, key_dir: Path, i
     child.signal(signal.SIGHUP)
     await eventually(lambda: "1 added, 0 removed, 5 held" in child.log.read_text())
     await client.sign(key_id(fresh.public_key()), 0x0403, TLS13, "b.test")
-    assert [len((tmp_path / name).read_text().splitlines()) for name in ("audit.1", "audit")] == [1, 1]
+    assert [len(audited(tmp_path / name)) for name in ("audit.1", "audit")] == [1, 1]
+    assert [(line["event"], line["key"]) for line in events(tmp_path / "audit.1")] == [
+        ("key_added", each.hex()) for each in sorted(ids.values())
+    ]
+    (added,) = events(tmp_path / "audit")
+    assert (added["event"], added["key"]) == ("key_added", key_id(fresh.public_key()).hex())
+    assert added["names"] == ["fresh"]
     (key_dir / "p384.key").chmod(0o644)
     await eventually(lambda: "the keys stay as they were" in child.log.read_text())
     assert "p384.key: others than its owner may use it (mode 0644); chmod 600" in child.log.read_text()
@@ -179,6 +189,46 @@ async def test_keys_of_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "token pft: the PIN is refused (PinIncorrect); mend it" in text.splitlines()[-1]
 
 
+async def test_metrics_and_ping(start: Start, tmp_path: Path, key_dir: Path, ids: dict[str, bytes]) -> None:
+    child = start("--socket", tmp_path / "sock", "--metrics", "127.0.0.1:0")
+    client = KeyClient([f"unix:{tmp_path / 'sock'}"])
+    await client.start()
+    for name, scheme, count in (("p256", 0x0403, 3), ("rsa", 0x0804, 2)):
+        for _ in range(count):
+            await client.sign(ids[name], scheme, TLS13, "")
+    with pytest.raises(KeyServerError):
+        await client.sign(ids["p256"], 0x0403, b"x", "")
+    (url,) = re.findall(r"metrics at (\S+)", child.log.read_text())
+
+    def scrape() -> dict[str, float]:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            found = text_string_to_metric_families(answer.read().decode())
+            return {",".join((s.name, *s.labels.values())): s.value for family in found for s in family.samples}
+
+    numbers, us = await asyncio.to_thread(scrape), f"uid:{os.getuid()}"
+    prefix = "paifang_keyserver"
+    expected = {
+        "keys,rsa": 1, "keys,ec-p256": 1, "signatures_total,ec-p256": 3, "signatures_total,rsa": 2, "connections": 1,
+        f"requests_total,{us},ok": 5, f"requests_total,{us},refused_shape": 1, "workers_ready,rsa": 1, "workers,rsa": 1,
+        "waiting_requests,rsa": 0, "worker_restarts_total,rsa": 0, "clear_key_files": 4, "stale": 0,
+    }  # fmt: skip
+    assert {name: numbers[f"{prefix}_{name}"] for name in expected} == expected
+    assert numbers["process_cpu_seconds_total"] > 0
+    write_atomic(key_dir / "bad.key", b"x")
+    child.signal(signal.SIGHUP)
+    await eventually(child.said_ready)
+    assert (await asyncio.to_thread(scrape))[f"{prefix}_stale"] == 1
+    (key_dir / "bad.key").unlink()
+    child.signal(signal.SIGHUP)
+    await eventually(child.said_ready)
+    assert (await asyncio.to_thread(scrape))[f"{prefix}_stale"] == 0
+    again = ("--keys", key_dir, "--socket", tmp_path / "2", "--metrics", url.split("/")[2])
+    code, text = await asyncio.to_thread(run, *again)
+    assert code == 2
+    assert "cannot serve metrics on" in text
+    await client.close()
+
+
 async def test_the_policy_is_followed(start: Start, tmp_path: Path, ids: dict[str, bytes]) -> None:
     policy, me = tmp_path / "policy.toml", f"uid:{os.getuid()}"
     write_atomic(policy, f'[[grants]]\nclients = ["{me}"]\nkeys = ["p256", "typo"]'.encode())
@@ -190,7 +240,7 @@ async def test_the_policy_is_followed(start: Start, tmp_path: Path, ids: dict[st
     with pytest.raises(KeyServerError) as caught:
         await client.sign(ids["ed25519"], 0x0807, TLS13, "")
     assert caught.value.code is ErrorCode.REFUSED_CLIENT
-    results = [json.loads(line)["result"] for line in (tmp_path / "audit").read_text().splitlines()]
+    results = [line["result"] for line in audited(tmp_path / "audit")]
     assert results == ["ok", "refused_client"]
     write_atomic(policy, b"nonsense")
     await eventually(lambda: "the policy stays as it was" in child.log.read_text())
@@ -198,6 +248,10 @@ async def test_the_policy_is_followed(start: Start, tmp_path: Path, ids: dict[st
     write_atomic(policy, b'[[grants]]\nclients = ["l7:*"]\nkeys = ["*"]')
     child.signal(signal.SIGHUP)
     await eventually(lambda: f"{me}: cut off" in child.log.read_text())
+    digests = [line["sha256"] for line in events(tmp_path / "audit") if line["event"] == "policy"]
+    assert len(set(digests)) == len(digests) == 2
+    assert digests[1] == hashlib.sha256(policy.read_bytes()).hexdigest()
+    assert {"client_cut_off", "client_refused"} & {line["event"] for line in events(tmp_path / "audit")}
     with pytest.raises(KeyServerError):
         await client.sign(ids["p256"], 0x0403, TLS13, "")
     await client.close()
@@ -256,7 +310,8 @@ def test_it_starts_without_keys_and_says_so(tmp_path: Path, start: Start, key_di
         (["--keys", "KEYS", "--socket", "S", "--key-rate", "nan"], "--key-rate: give 1 or more"),
         (["--keys", "KEYS", "--socket", "S", "--bogus"], "unrecognized arguments"),
         (["--keys", "KEYS", "--socket", "S", "--allow-uid", "ann"], "'ann': give a number; `id -u ann`"),
-        (["isue", "--keys", "KEYS"], "'isue' is unknown; give options, or issue, check, encrypt"),
+        (["--keys", "KEYS", "--socket", "S", "--metrics", "8476"], "--metrics '8476': give ADDR:PORT"),
+        (["isue", "--keys", "KEYS"], "'isue' is unknown; give options, or issue, check, encrypt, ping"),
     ],
 )
 def test_flags_that_do_not_fit(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,6 +331,9 @@ def test_flags() -> None:
     assert plain.keys == Sources((Path("a"),), NONE, False)
     assert plain.rsa_workers == 1
     assert plain.token is None
+    assert (plain.metrics, plain.metrics_asked) == (("127.0.0.1", 8476), False)
+    off = parse(["--keys", "a", "--socket", "s", "--metrics", "off"])
+    assert (off.metrics, off.metrics_asked) == (None, True)
     token = parse(["--pkcs11-module", "m", "--pkcs11-token", "t", "--pkcs11-pin-file", "p", "--socket", "s"])
     assert (token.token, token.pin, token.token_workers) == (Token("m", "t"), Passphrases((Path("p"),)), 1)
     assert token.keys.paths == ()
