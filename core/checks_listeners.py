@@ -52,6 +52,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "idle_timeout_s": L7_PROTOCOLS,
     "request_timeout_s": L7_PROTOCOLS,
     "trusted_proxies": L7_PROTOCOLS,
+    "tls_policy": (Protocol.HTTPS,),
 }
 
 

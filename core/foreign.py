@@ -1,9 +1,10 @@
 """What other load balancers offer under names that their users try here, where the plain answer "unknown key" would
-leave them wondering: the PROXY protocol on the L4 tier.
+leave them wondering: the PROXY protocol on the L4 tier, and the TLS policies with TLS 1.0 and 1.1.
 
 A header in front of a connection's bytes shifts every sequence number after it, and a tier that forwards packets would
 have to rewrite them all for the life of the connection. It has no need to: nat, dr and tunnel leave the client's
-address in place. Pure; works on plain data, before it is read.
+address in place. TLS 1.0 and 1.1 have the server sign with MD5 and SHA-1, which no key server of ours does (RFC 8996
+forbids both versions). Pure; works on plain data, before it is read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PROXY_PROTOCOL: Final = frozenset({
     "sendproxy", "sendproxyv2", "acceptproxy",                                 # HAProxy
     "useproxyproto", "useproxyprotocol", "upstreamproxyprotocol",              # Envoy, ingress-nginx
 })  # fmt: skip
+OLD_POLICIES: Final = ("tls_1_0", "tls_1_1")
 _L4: Final = ("tcp", "udp")
 
 
@@ -29,6 +31,10 @@ def without(kind: Kind, table: object, path: Path, problems: list[Problem]) -> o
     """A table less the keys that are explained here; a problem is noted for each."""
     if kind not in (Kind.LISTENERS, Kind.BACKEND_SERVICES) or not isinstance(table, Mapping):
         return table
+    if kind is Kind.LISTENERS and table.get("tls_policy") in OLD_POLICIES:
+        why = "TLS 1.0 and 1.1 sign handshakes with MD5 and SHA-1, which the key server refuses (RFC 8996)"
+        problems.append(Problem((*path, "tls_policy"), why, "give tls_1_2, which also has the suites of old clients"))
+        table = {key: value for key, value in table.items() if key != "tls_policy"}
     if table.get("protocol") not in _L4:
         return table
     asked = [key for key in table if _plain(key) in PROXY_PROTOCOL]

@@ -123,6 +123,15 @@ class Acl(StrEnum):
     BLACK = "black"
 
 
+class TlsPolicy(StrEnum):
+    """TLS versions and cipher suites, by Alibaba's names (`strict`: with forward secrecy and AEAD); tls_1_3 is ours."""
+
+    TLS_1_2 = "tls_1_2"
+    TLS_1_2_STRICT = "tls_1_2_strict"
+    TLS_1_2_STRICT_WITH_1_3 = "tls_1_2_strict_with_1_3"
+    TLS_1_3 = "tls_1_3"
+
+
 class CheckType(StrEnum):
     TCP = "tcp"
     UDP = "udp"
@@ -304,6 +313,7 @@ class Listener:
     max_new_connections_per_s: Annotated[int, Range(0, 1_000_000)] = 0
     acl: Acl = Acl.OFF
     access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
+    tls_policy: TlsPolicy = TlsPolicy.TLS_1_2_STRICT_WITH_1_3
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,6 +235,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_new_connections_per_s": "connections that may begin in a second",
         "acl": "who may connect: everybody (off), those in the list (white), or everybody else (black)",
         "access_list": "the list",
+        "tls_policy": "versions and cipher suites; see [TLS](tls.md)",
     },
     Rule: {
         "name": NAME,

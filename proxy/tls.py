@@ -1,9 +1,10 @@
 """TLS for the proxy's listeners, with private keys that the key server alone holds.
 
 `TlsServer.configure` is given the whole desired state and replaces contexts in place: handshakes under way keep the
-context they began with, connections do not notice. Each listener has one *base* context for its whole life, which holds
-no certificate but the session-ticket keys; the client's SNI selects the context that has. So a session can be resumed
-on the worker that made it whatever happens to the certificates.
+context they began with, connections do not notice. Each listener has one *base* context, which holds no certificate but
+the session-ticket keys; the client's SNI selects the context that has. So a session can be resumed on the worker that
+made it whatever happens to the certificates. The base lives as long as the listener's profile: no session outlives a
+change of what the listener demands, nor is one resumed at another listener.
 
 A chain is served when the key server has found it sound and holds its key. One that it objects to leaves the
 predecessor of the same name in service; one that could not be checked because no key server answered is served if there
@@ -31,11 +32,12 @@ from proxy.tls_certificates import (
     Credential,
     Group,
     TlsObject,
+    base_context,
     make_context,
-    new_context,
     read,
 )
 from proxy.tls_handshake import Failure, Handshake, Signers
+from proxy.tls_profile import DEFAULT, Profile
 from proxy.tls_stream import Buffers
 from proxy.tls_waiting import Waiting
 
@@ -75,8 +77,9 @@ class Keys(Signers, Protocol):
 class _Listener:
     """A listener's base context and the contexts that SNI chooses from."""
 
-    def __init__(self) -> None:
-        self.base = new_context()
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.base = base_context(profile)
         self.base.sni_callback = self._choose
         self.contexts = Contexts((), make_context)
 
@@ -90,6 +93,9 @@ class _Listener:
             return TLS_ALERT_INTERNAL_ERROR
         tls.context = context
         return None
+
+
+_Made = dict[tuple[Profile, Group], ssl.SSLContext]
 
 
 class TlsServer:
@@ -120,11 +126,13 @@ class TlsServer:
         self._handshake_timeout_s = handshake_timeout_s
         self._max_handshakes = max_handshakes
         self._listeners: dict[str, _Listener] = {}
+        self._former: dict[str, _Listener] = {}  # removed: whoever had connected by then is still served
         self._served: dict[str, Credential] = {}  # by certificate name
         self._unchecked: set[str] = set()  # chains of them that no key server has seen yet
         self._wanted: Mapping[str, Sequence[Certificate]] = {}
+        self._profiles: Mapping[str, Profile] = {}
         self._unsettled = False  # a verdict may change by itself
-        self._made: dict[Group, ssl.SSLContext] = {}
+        self._made: _Made = {}
         self._in_flight: dict[Handshake, float] = {}  # deadlines, in their order, since all wait equally long
         self._timer: asyncio.TimerHandle | None = None
         self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *(f"failed_{each}" for each in Failure)), 0))
@@ -132,7 +140,8 @@ class TlsServer:
 
     def protocol(self, listener: str, inner: asyncio.Protocol) -> asyncio.BaseProtocol:
         """For an accepted socket of `listener`. `inner` sees a transport once the handshake is done, else nothing."""
-        return Handshake(self, self._listener(listener).base, inner)
+        found = self._listeners.get(listener) or self._former[listener]
+        return Handshake(self, found.base, inner)
 
     def counters(self) -> dict[str, int]:
         """`ok`, `failed_REASON` for each reason (see `Failure`), and `in_flight`, which is a level."""
@@ -149,27 +158,31 @@ class TlsServer:
 
     # Configuration
 
-    async def configure(self, listeners: Mapping[str, Sequence[Certificate]]) -> list[str]:
+    async def configure(
+        self, listeners: Mapping[str, Sequence[Certificate]], profiles: Mapping[str, Profile] | None = None
+    ) -> list[str]:
         """Puts the whole desired state into effect: listener name → its certificates, the first one the default.
 
-        Returns what is wrong, readable, one line each; a bad certificate keeps its predecessor of the same name. Not to
-        be called again, nor `recheck`, before it has returned.
+        A listener that `profiles` leaves out has the default one. Returns what is wrong, readable, one line each; a bad
+        certificate keeps its predecessor of the same name. Not to be called again, nor `recheck`, before it has
+        returned.
         """
         problems: list[str] = []
-        self._wanted, self._unsettled = listeners, False
+        self._wanted, self._profiles, self._unsettled = listeners, profiles or {}, False
         wanted = {certificate.name: certificate for group in listeners.values() for certificate in group}
         judged = await asyncio.gather(*(self._judge(each, problems) for each in wanted.values()))
         self._served = {each.name: each for each in judged if each is not None}
         self._unchecked &= {each.chain for each in self._served.values()}
-        made: dict[Group, ssl.SSLContext] = {}
+        made: _Made = {}
         for name, certificates in listeners.items():
             credentials = [self._served[each.name] for each in certificates if each.name in self._served]
-            self._listener(name).contexts = Contexts(credentials, partial(self._context, made=made))
+            listener = self._listener(name, self._profiles.get(name, DEFAULT))
+            listener.contexts = Contexts(credentials, partial(self._context, profile=listener.profile, made=made))
+            self._listeners[name] = listener
             await asyncio.sleep(0)  # making a context takes a millisecond: others get their turn in between
             if not credentials:
                 problems.append(f"listener {name!r}: no certificate can be served")
-        for name in self._listeners.keys() - listeners.keys():
-            del self._listeners[name]
+        self._former = {name: self._listeners.pop(name) for name in self._listeners.keys() - listeners.keys()}
         self._made = made
         return problems
 
@@ -178,18 +191,18 @@ class TlsServer:
 
         None: nothing can have changed.
         """
-        return await self.configure(self._wanted) if self._unsettled else None
+        return await self.configure(self._wanted, self._profiles) if self._unsettled else None
 
-    def _context(self, group: Group, made: dict[Group, ssl.SSLContext]) -> ssl.SSLContext:
+    def _context(self, group: Group, profile: Profile, made: _Made) -> ssl.SSLContext:
         """The context of a group: the one that is in service, if there is one."""
-        if group not in made:
-            made[group] = self._made.get(group) or make_context(group)
-        return made[group]
+        if (profile, group) not in made:
+            made[profile, group] = self._made.get((profile, group)) or make_context(group, profile)
+        return made[profile, group]
 
-    def _listener(self, name: str) -> _Listener:
-        if name not in self._listeners:
-            self._listeners[name] = _Listener()
-        return self._listeners[name]
+    def _listener(self, name: str, profile: Profile) -> _Listener:
+        """The listener in service if its profile has not changed, else a new one."""
+        listener = self._listeners.get(name)
+        return listener if listener is not None and listener.profile == profile else _Listener(profile)
 
     async def _judge(self, certificate: Certificate, problems: list[str]) -> Credential | None:
         """What is to be served under this certificate's name; None for nothing. Adds to `problems`."""
@@ -203,7 +216,7 @@ class TlsServer:
             stays = "; its predecessor stays in service" if before is not None else "; it is not served"
         try:
             credential = read(certificate)
-            self._context((credential,), self._made)
+            self._context((credential,), DEFAULT, self._made)
             report = await self.keys.check_chain(certificate.chain)
         except CertificateError as error:
             problems.append(f"certificate {certificate.name!r}: {error}{stays}")

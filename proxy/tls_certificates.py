@@ -24,10 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from core.model import Certificate
 from proxy.keyless import reference_pem
+from proxy.tls_profile import DEFAULT, Profile, new_context
 
-# RFC 9325 §4.2: forward secrecy and AEAD only. TLS 1.3 has nothing else, and its own list.
-CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-ALPN = ("http/1.1",)
 KEY_TYPES = (
     (ec.EllipticCurvePublicKey, "EC"),
     (rsa.RSAPublicKey, "RSA"),
@@ -80,19 +78,9 @@ def read(certificate: Certificate) -> Credential:
     return Credential(certificate.name, certificate.chain, key_type, key_id, reference_pem(key_id, spki), dns)
 
 
-def new_context() -> ssl.SSLContext:
-    """A server context without a certificate.
-
-    The client's order of ciphers counts, since all of them are strong: it knows whether it has AES in hardware.
-    One ticket: nginx and OpenSSL give two, for clients that open connections in pairs, at the price of another record.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_ciphers(CIPHERS)
-    context.set_alpn_protocols(ALPN)
-    context.num_tickets = 1
+def base_context(profile: Profile = DEFAULT) -> ssl.SSLContext:
+    """A context without a certificate, whose connections are `TlsObject`s. Raises CertificateError."""
+    context = new_context(profile)
     context.sslobject_class = TlsObject
     return context
 
@@ -109,9 +97,9 @@ def _file(text: str) -> Iterator[str]:
         os.close(descriptor)
 
 
-def make_context(credentials: Iterable[Credential]) -> ssl.SSLContext:
+def make_context(credentials: Iterable[Credential], profile: Profile = DEFAULT) -> ssl.SSLContext:
     """A context for credentials of different key types. Raises CertificateError."""
-    context = new_context()
+    context = base_context(profile)
     for credential in credentials:
         try:
             with _file(credential.chain) as chain, _file(credential.reference) as reference:

@@ -50,6 +50,7 @@ from proxy.listen import BACKLOG, EVERYWHERE, LAME_DUCK_S, accept_left, bind, en
 from proxy.pool import Pool
 from proxy.rules import Router
 from proxy.tls import TlsServer
+from proxy.tls_profile import Profile
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class Worker:
         bound = self._bind(wanted.keys() - self._openings.keys())
         problems: list[str] = []
         if self._tls is not None:
-            problems = await self._tls.configure({each.listener.name: each.certificates for each in https})
+            profiles = {each.listener.name: Profile.of(each.listener) for each in https}
+            problems = await self._tls.configure({each.listener.name: each.certificates for each in https}, profiles)
         self._apply_services(model)
         sites = {_site_key(each): self._site(each) for each in listeners}
         for endpoint, each in wanted.items():

@@ -58,6 +58,12 @@ def test_the_example_is_sound() -> None:
 
 
 CASES = [
+    # TLS
+    (
+        'name = "http", ',
+        'name = "http", tls_policy = "tls_1_3", ',
+        "listeners.http.tls_policy: tls_policy is for https listeners, and this one is http; remove it",
+    ),
     # nodes
     (
         'name = "l4-1", role = "l4", address = "10.0.0.11"',

@@ -1,4 +1,5 @@
-"""Whoever asks the L4 tier for the PROXY protocol, under whatever name, is told whose it is and what to do."""
+"""Whoever asks for what others have is told why it is not here and what to do: the PROXY protocol on the L4 tier, under
+whatever name, and policies with TLS 1.0 and 1.1."""
 
 from __future__ import annotations
 
@@ -90,3 +91,18 @@ def test_other_protocols_and_objects_have_their_usual_answer() -> None:
     assert "unknown key" in error
     (error,) = errors('[[instances]]\nname = "i"\nproxy_protocol = true\n')
     assert "unknown key" in error
+
+
+@pytest.mark.parametrize("policy", ["tls_1_0", "tls_1_1"])
+def test_old_tls_is_explained_and_nothing_else_said(policy: str) -> None:
+    listener = """
+[[listeners]]
+protocol = "https"
+port = 443
+domains = ["a.test"]
+servers = ["10.0.1.1:80"]
+"""
+    assert errors(f'{SITE}{listener}tls_policy = "{policy}"\n') == [
+        "site.toml:24: listeners.https-443.tls_policy: TLS 1.0 and 1.1 sign handshakes with MD5 and SHA-1, which the "
+        "key server refuses (RFC 8996); give tls_1_2, which also has the suites of old clients"
+    ]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from core.model import Certificate, Model, Protocol
+from core.model import Certificate, Model, Protocol, TlsPolicy
 from proxy.tls import TlsServer
 from tests.proxy.support import ANSWER, Backend, Client, Proxy, Request, free_port, model, proxy, until
 from tests.proxy.tls_support import LocalKeys, certificate, client_context, new_key
@@ -60,6 +60,17 @@ async def test_certificates_change_in_place() -> None:
         assert (await old.ask())[0] == 200
         await old.close()
         await new.close()
+
+
+async def test_the_policy_is_the_listeners() -> None:
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        base = https(l7.port, backend.port, certificate(KEY, ["web.test"]))
+        listener = replace(base.listeners["web"], tls_policy=TlsPolicy.TLS_1_2)
+        await l7.worker.apply(replace(base, listeners={"web": listener}))
+        client = await connect(l7)
+        assert (await client.ask())[0] == 200
+        assert (await l7.record()).tls_version == "TLSv1.2"
+        await client.close()
 
 
 async def test_a_slow_reader_over_tls_costs_little_memory() -> None:

@@ -26,6 +26,7 @@ from tests.proxy.tls_support import (
     get,
     new_key,
     run,
+    s_client,
     serving,
     subject,
 )
@@ -73,15 +74,6 @@ def test_a_client_without_pss_gets_pkcs1() -> None:
             assert served.keys.schemes == [0x0501]
 
     run(main())
-
-
-async def s_client(port: int, *options: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        "openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "web.test", "-brief", *options,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    return out.decode()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -221,6 +213,17 @@ def test_a_handshake_keeps_the_certificate_that_it_began_with(way) -> None:
             assert await client == "old.test"
             served.keys.silent = False
             assert await thread(subject, served.port, "web.test") == "new.test"
+
+    run(main())
+
+
+def test_whoever_waited_when_a_listener_was_removed_is_served() -> None:
+    """Its sockets close a moment later, and what is in their queues then is accepted."""
+
+    async def main() -> None:
+        async with serving(LocalKeys([P256]), [certificate(P256, ["web.test"])]) as served:
+            assert await served.tls.configure({}) == []
+            assert "TLSv1.3" in await thread(get, served.port)
 
     run(main())
 

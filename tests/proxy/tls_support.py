@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from core.model import Certificate
 from keyserver.errors import ErrorCode, KeyServerError
 from proxy.tls import TlsServer
+from proxy.tls_profile import DEFAULT, Profile
 from proxy.tls_waiting import GreenletWaiting, ThreadWaiting, Waiting
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -171,11 +172,12 @@ async def serving(
     certificates: Sequence[Certificate],
     way: str = "greenlet",
     inner: Callable[[], asyncio.Protocol] = Http,
+    profile: Profile = DEFAULT,
     **options: Any,
 ) -> AsyncIterator[Served]:
     """A TlsServer on a free port of 127.0.0.1, with one listener named "web"."""
     tls = TlsServer(keys, waiting=WAYS[way](), **options)
-    await tls.configure({"web": certificates})
+    await tls.configure({"web": certificates}, {"web": profile})
     server = await asyncio.get_running_loop().create_server(lambda: tls.protocol("web", inner()), "127.0.0.1", 0)
     try:
         yield Served(server.sockets[0].getsockname()[1], tls, keys)
@@ -183,6 +185,16 @@ async def serving(
         server.close()
         await tls.close()
         await asyncio.sleep(0.01)  # connections that were cut are told so
+
+
+async def s_client(port: int, *options: str) -> str:
+    """What `openssl s_client` says of a handshake."""
+    process = await asyncio.create_subprocess_exec(
+        "openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "web.test", "-brief", *options,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return out.decode()
 
 
 def client_context(version: str = "", trust: str = "") -> ssl.SSLContext:

@@ -1,0 +1,76 @@
+"""What a listener offers and demands in TLS handshakes: a policy's name as OpenSSL's settings.
+
+    policy                    TLS 1.2 suites                            TLS 1.3   who chooses the suite
+    tls_1_2                   ECDHE with GCM, ChaCha20 or CBC           no        we: GCM and ChaCha20 go before CBC
+    tls_1_2_strict            ECDHE with GCM or ChaCha20                no        the client
+    tls_1_2_strict_with_1_3   ECDHE with GCM or ChaCha20                yes       the client
+    tls_1_3                   none                                      yes       the client
+
+Where every suite is strong the client chooses: it knows whether it has AES in hardware. RSA key exchange is in none of
+them, since the key server does not decrypt, nor are TLS 1.0 and 1.1, since it signs nothing with MD5 or SHA-1
+(docs/decisions/0043). No policy renegotiates or compresses.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from core.model import Listener, TlsPolicy
+
+# RFC 9325 §4.2: forward secrecy and AEAD only. TLS 1.3 has nothing else, and its own list.
+STRICT: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+WITH_CBC: Final = f"{STRICT}:ECDHE+AES:!AESCCM"
+ALPN: Final = ("http/1.1",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    minimum: ssl.TLSVersion
+    maximum: ssl.TLSVersion
+    ciphers: str
+    client_chooses: bool = True
+
+
+_V1_2, _V1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+_SETTINGS: Final[Mapping[TlsPolicy, _Settings]] = {
+    TlsPolicy.TLS_1_2: _Settings(_V1_2, _V1_2, WITH_CBC, client_chooses=False),
+    TlsPolicy.TLS_1_2_STRICT: _Settings(_V1_2, _V1_2, STRICT),
+    TlsPolicy.TLS_1_2_STRICT_WITH_1_3: _Settings(_V1_2, _V1_3, STRICT),
+    TlsPolicy.TLS_1_3: _Settings(_V1_3, _V1_3, STRICT),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the contexts of a listener have in common. Two listeners with equal profiles may share contexts."""
+
+    policy: TlsPolicy = TlsPolicy.TLS_1_2_STRICT_WITH_1_3
+
+    @classmethod
+    def of(cls, listener: Listener) -> Profile:
+        return cls(listener.tls_policy)
+
+
+DEFAULT: Final = Profile()
+
+
+def new_context(profile: Profile = DEFAULT) -> ssl.SSLContext:
+    """A server context without a certificate.
+
+    One ticket: nginx and OpenSSL give two, for clients that open connections in pairs, at the price of another record.
+    """
+    settings = _SETTINGS[profile.policy]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version, context.maximum_version = settings.minimum, settings.maximum
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    if settings.client_chooses:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    else:
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_ciphers(settings.ciphers)
+    context.set_alpn_protocols(ALPN)
+    context.num_tickets = 1
+    return context
