@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import Row
 
-BENCHES = ("l4", "veth", "l7", "tls", "keyserver", "failover")
+BENCHES = ("l4", "veth", "l7", "tls", "keyserver", "failover", "sync")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -34,43 +34,42 @@ class Merging:
     """Runs `merge` of one IP version. `program_fd`: of the loaded program."""
 
     def __init__(self, program_fd: int, version: int, key_size: int, value_size: int) -> None:
-        self._fd = program_fd
         self._most = RECORDS[version]
         self._key_size, self._value_size = key_size, value_size
+        self._runner = syscall.Runner(program_fd, _HEAD.size + self._most * (key_size + value_size))
 
-    def enter(self, keys: bytes, values: bytes, count: int, *, counted: bool) -> Merged:
-        """Enters `count` sessions, unless what is here holds. `counted`: some may count as connections here.
+    def enter(self, body: bytes, count: int, *, counted: bool) -> Merged:
+        """Enters `count` sessions, whose keys stand in a block before their values, unless what is here holds.
+        `counted`: some may count as connections here.
 
-        Raises ValueError if the blocks' lengths do not fit, OSError.
+        Raises ValueError if the block's length does not fit, OSError.
         """
-        if len(keys) != count * self._key_size or len(values) != count * self._value_size:
-            raise ValueError(f"{count} sessions are {count * self._key_size} and {count * self._value_size} bytes")
+        key_size, value_size = self._key_size, self._value_size
+        if len(body) != count * (key_size + value_size):
+            raise ValueError(f"{count} sessions are {count * (key_size + value_size)} bytes")
+        if count <= self._most and not counted:
+            answer = self._runner.run(_HEAD.pack(ENTER, count, 0, 0), body)
+            return Merged(answer & 0xFF, answer >> 8 & 0xFF, answer >> 16 & 0xFF)
         answers: list[int] = []
+        values_at = count * key_size
         for at, n in self._pieces(count):
-            some = keys[at * self._key_size : (at + n) * self._key_size]
-            answers.append(self._run(ENTER, n, some + values[at * self._value_size : (at + n) * self._value_size]))
+            keys = body[at * key_size : (at + n) * key_size]
+            values = body[values_at + at * value_size : values_at + (at + n) * value_size]
+            answers.append(self._runner.run(_HEAD.pack(ENTER, n, 0, 0), keys, values))
             if counted:
-                self._run(COUNT, n, some)
+                self._runner.run(_HEAD.pack(COUNT, n, 0, 0), keys)
         return _sum(answers)
 
     def end(self, keys: bytes, until_s: int) -> int:
-        """These sessions end, with their answers' entries, if their last packet came no later than that second; returns
-        how many they were."""
+        """These sessions end, with their answers' entries, if their last packet came no later than that second;
+        returns how many they were."""
         return _sum([
-            self._run(END, n, keys[at * self._key_size : (at + n) * self._key_size], until_s)
+            self._runner.run(_HEAD.pack(END, n, until_s, 0), keys[at * self._key_size : (at + n) * self._key_size])
             for at, n in self._pieces(len(keys) // self._key_size)
         ]).ended  # fmt: skip
 
     def _pieces(self, count: int) -> Iterator[tuple[int, int]]:
         return ((at, min(self._most, count - at)) for at in range(0, count, self._most))
-
-    def _run(self, operation: int, count: int, records: bytes, until_s: int = 0) -> int:
-        frame = _HEAD.pack(operation, count, until_s, 0) + records
-        attributes = syscall._TestRunAttr(
-            prog_fd=self._fd, data_size_in=len(frame), data_in=syscall._address(frame), repeat=1
-        )  # nobody wants the frame back, which halves the cost of `syscall.run_program`
-        syscall.bpf(syscall.PROG_TEST_RUN, attributes)
-        return int(attributes.retval)
 
 
 def _sum(answers: list[int]) -> Merged:

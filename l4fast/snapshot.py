@@ -73,11 +73,12 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Sessions of one IP version."""
+    """Sessions of one IP version: their keys, then their values."""
 
     ip: int
-    keys: bytes
-    values: bytes
+    key_size: int
+    value_size: int
+    body: bytes
     count: int
 
 
@@ -159,10 +160,9 @@ def _parse(kind: int, body: bytes) -> Frame:
                 return Begin(node, boot, sessions, nodes)
             case Kind.RECORDS:
                 ip, key_size, value_size, count = _RECORDS.unpack_from(body)
-                end = _RECORDS.size + count * key_size
-                if not count or len(body) != end + count * value_size:
+                if not count or len(body) != _RECORDS.size + count * (key_size + value_size):
                     raise SnapshotError(f"{count} records in {len(body)} bytes")
-                return Block(ip, body[_RECORDS.size : end], body[end:], count)
+                return Block(ip, key_size, value_size, body[_RECORDS.size :], count)
             case Kind.ENDED:
                 ip, key_size, count, until_s = _ENDED.unpack_from(body)
                 if not count or len(body) != _ENDED.size + count * key_size:
@@ -239,8 +239,9 @@ class Taking:
 
     def _check(self, frame: Block | Ended) -> None:
         layout = self._layouts.get(frame.ip)
-        values = len(frame.values) if isinstance(frame, Block) else frame.count * (layout.value_size if layout else 0)
-        if layout is None or (len(frame.keys), values) != (
-            frame.count * layout.key_size, frame.count * layout.value_size,
-        ):  # fmt: skip
+        if layout is None or (
+            (frame.key_size, frame.value_size) != (layout.key_size, layout.value_size)
+            if isinstance(frame, Block)
+            else len(frame.keys) != frame.count * layout.key_size
+        ):
             raise SnapshotError("records of another layout")

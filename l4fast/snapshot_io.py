@@ -60,7 +60,7 @@ class SessionTable(Protocol):
     """What snapshots need of the data plane (`l4fast.tables.Tables`)."""
 
     def session_blocks(self, size: int) -> Iterator[tuple[int, bytes, bytes, int]]: ...
-    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged: ...
+    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged: ...
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int: ...
 
 
@@ -285,7 +285,7 @@ class Snapshots:
             self._table.end_keys(part.ip, part.keys, part.until_s)
             sync.ends.add(part, self._loop.time(), int(time.time()))
             return before
-        merged = self._table.merge_sessions(part.ip, part.keys, part.values, part.count)
+        merged = self._table.merge_sessions(part.ip, part.body, part.count)
         sync.counters["snapshot_records"] += part.count
         sync.counters["write_failed"] += merged.full
         return Merged(*(a + b for a, b in zip(before, merged, strict=True)))

@@ -51,7 +51,7 @@ class SessionTable(Protocol):
     def on_sync_page(self, callback: Callable[[int, bytes, bytes, int], None]) -> None: ...
     def drain_ring(self, version: int) -> None: ...
     def flush_sync(self) -> None: ...
-    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged: ...
+    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged: ...
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int: ...
 
 
@@ -137,6 +137,11 @@ class SyncIO:
 
     def close(self) -> None:
         """Sends what still lies in the pages, as far as the socket takes it, and ends."""
+        self.stop()
+        self._sock.close()
+
+    def stop(self) -> None:
+        """The same, but for the socket."""
         for timer in self._timers.values():
             timer.cancel()
         with contextlib.suppress(OSError):
@@ -147,7 +152,6 @@ class SyncIO:
             self._loop.remove_reader(fd)
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
-        self._sock.close()
 
     # Out
 
@@ -243,7 +247,7 @@ class SyncIO:
 
     def _write(self, records: Records, now: float) -> None:
         try:
-            merged = self._table.merge_sessions(records.ip, records.keys, records.values, records.count)
+            merged = self._table.merge_sessions(records.ip, records.body, records.count)
         except OSError as error:
             merged, why = Merged(full=records.count), str(error)
         else:

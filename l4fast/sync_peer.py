@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -36,7 +36,6 @@ from l4fast.sync_codec import (
     parse_hello,
     parse_resend,
     records_per_datagram,
-    split_records,
 )
 from l4fast.sync_ends import Ended, Ends
 from l4fast.sync_keys import ClusterKey, key_by_id, node_id
@@ -59,14 +58,12 @@ COUNTERS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
-    """Session records of one IP version to write as one batch: `count` keys and as many values, each a block."""
+class Records(NamedTuple):
+    """Session records of one IP version to merge: `count` keys and then as many values."""
 
     ip: int
-    keys: bytes
-    values: bytes
-    count: int
+    body: bytes
+    count: int  # type: ignore[assignment]  # a tuple's own `count` is nobody's here
     delay_us: int
 
 
@@ -302,14 +299,19 @@ class Sync:
         return None
 
     def _take_sessions(self, peer: Peer, header: Header, body: bytes, wall_us: int) -> Records | None:
-        if Layout(header.key_size, header.value_size, header.layout) != self.layouts.get(header.ip):
+        layout = self.layouts.get(header.ip)
+        if (
+            layout is None
+            or header.layout != layout.checksum
+            or (header.key_size, header.value_size) != (layout.key_size, layout.value_size)
+        ):
             self.counters["layout"] += 1
             return None
         peer.records += header.count
         peer.delay_us = max(0, wall_us - header.sent_us)
         self.counters["received_datagrams"] += 1
         self.counters["received_records"] += header.count
-        return Records(header.ip, *split_records(header, body), header.count, peer.delay_us)
+        return Records(header.ip, body, header.count, peer.delay_us)
 
     def _take_ended(self, header: Header, body: bytes, now: float, wall_us: int) -> Ended | None:
         layout = self.layouts.get(header.ip)

@@ -11,8 +11,6 @@ Memory: a number for each that is missing, at most WINDOW; `limit` datagrams of 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import Final
 
 RESEND_DELAY_S: Final = 0.02
@@ -95,22 +93,26 @@ class Window:
         self._missing.clear()
 
 
-@dataclass(slots=True)
 class History:
-    """Our last datagrams by sequence number, for peers that missed one, and when each may be sent again."""
+    """Our last datagrams by sequence number, which are added in turn, for peers that missed one."""
 
-    limit: int
-    datagrams: OrderedDict[int, tuple[bytes, float]] = field(default_factory=OrderedDict)
+    __slots__ = ("_datagrams", "_last", "_limit", "_not_before")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._last = 0
+        self._datagrams: list[bytes] = [b""] * limit
+        self._not_before = [0.0] * limit  # when each may be sent again
 
     def add(self, sequence: int, datagram: bytes) -> None:
-        self.datagrams[sequence] = (datagram, 0.0)
-        if len(self.datagrams) > self.limit:
-            self.datagrams.popitem(last=False)
+        self._last = sequence
+        self._datagrams[sequence % self._limit] = datagram
+        self._not_before[sequence % self._limit] = 0.0
 
     def again(self, sequence: int, now: float) -> bytes | None:
         """The datagram, unless it is too old or has just been sent again for another peer."""
-        datagram, not_before = self.datagrams.get(sequence, (None, 0.0))
-        if datagram is None or now < not_before:
+        place = sequence % self._limit
+        if not max(0, self._last - self._limit) < sequence <= self._last or now < self._not_before[place]:
             return None
-        self.datagrams[sequence] = (datagram, now + RESEND_RETRY_S / 2)
-        return datagram
+        self._not_before[place] = now + RESEND_RETRY_S / 2
+        return self._datagrams[place]

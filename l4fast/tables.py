@@ -221,13 +221,13 @@ class Tables:
 
     # Session sync
 
-    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
-        """Enters `count` sessions of a peer, whose keys and values stand in two blocks, unless what is here holds.
+    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged:
+        """Enters `count` sessions of a peer, whose keys stand in a block before their values, unless what is here
+        holds.
 
-        Raises ValueError if the blocks' lengths do not fit.
+        Raises ValueError if the block's length does not fit.
         """
-        tables = self.versions[version]
-        return self._merging[version].enter(keys, values, count, counted=tables.members.any_counted)
+        return self._merging[version].enter(body, count, counted=self.versions[version].members.any_counted)
 
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int:
         """The sessions of these keys end, if their last packet came no later; returns how many they were."""

@@ -23,6 +23,7 @@ from core.resolve import Access, L4Service, Real
 from core.schedule import flow_table
 from l4fast.interfaces import Interface
 from l4fast.loader import IP_VERSIONS, DataPlane, Estate
+from l4fast.merging import Merged
 from l4fast.rings import MAGLEV_SMALL
 from l4fast.sessions import Wanted
 from l4fast.sweep import Sweep
@@ -467,6 +468,10 @@ class Harness:
         ]
         assert action in {"tx": (XDP_TX, XDP_REDIRECT), "pass": (XDP_PASS,), "drop": (XDP_DROP,)}[reason.split("_")[0]]
         return reason, after
+
+    def merge(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
+        """What a peer tells."""
+        return self.tables.merge_sessions(version, keys + values, count)
 
     def half_open(self, version: int = 4) -> int:
         """How many flows are remembered by their SYN."""

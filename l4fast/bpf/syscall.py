@@ -215,6 +215,30 @@ def run_program(program_fd: int, data: bytes, repeat: int = 1) -> tuple[int, byt
     return int(attributes.retval), out.raw[: attributes.data_size_out], int(attributes.duration)
 
 
+class Runner:
+    """Runs one XDP program over and over, on frames that nobody wants back: half the cost of `run_program`."""
+
+    def __init__(self, program_fd: int, size: int) -> None:
+        """`size`: of the largest frame, 3,520 bytes at most (a page less head and tail room)."""
+        self._frame = (ct.c_char * size)()
+        self._address = ct.addressof(self._frame)
+        self._attributes = _TestRunAttr(prog_fd=program_fd, data_in=self._address, repeat=1)
+        self._call = (_SYS_BPF[platform.machine()], PROG_TEST_RUN, ct.byref(self._attributes), ct.sizeof(_TestRunAttr))
+
+    def run(self, *parts: bytes) -> int:
+        """What the program returns for a frame of these parts. Raises OSError."""
+        size = 0
+        for part in parts:
+            assert size + len(part) <= len(self._frame), "the caller's frame"
+            ct.memmove(self._address + size, part, len(part))
+            size += len(part)
+        self._attributes.data_size_in, self._attributes.data_size_out = size, 0  # the kernel writes the latter
+        if _libc.syscall(*self._call) < 0:
+            code = ct.get_errno()
+            raise OSError(code, os.strerror(code))
+        return int(self._attributes.retval)
+
+
 def run_live(program_fd: int, data: bytes, repeat: int, ifindex: int) -> None:
     """Runs an XDP program `repeat` times over copies of a frame, as if the link had received them: what it sends is
     sent, what it passes goes to the kernel (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18). The link needs a native XDP

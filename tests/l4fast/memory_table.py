@@ -37,8 +37,9 @@ class MemoryTable:
     def enter(self, number: int, entry: Entry, ip: int = 4) -> None:
         self.entries[ip][key_of(number)] = entry
 
-    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
-        assert (len(keys), len(values)) == (count * KEY_SIZE, count * _VALUE.size)
+    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged:
+        assert len(body) == count * (KEY_SIZE + _VALUE.size)
+        keys, values = body[: count * KEY_SIZE], body[count * KEY_SIZE :]
         new = newer = full = 0
         table = self.entries[version]
         for n in range(count):

@@ -104,7 +104,7 @@ class Node:
             return
         told = self.sync.receive_data(datagram, self.network.now, self.network.wall_us, sender)
         if isinstance(told, Records):
-            self.table.merge_sessions(told.ip, told.keys, told.values, told.count)
+            self.table.merge_sessions(told.ip, told.body, told.count)
         elif isinstance(told, Ended):
             self.table.end_keys(told.ip, told.keys, told.until_s)
         self.act()
@@ -186,7 +186,7 @@ class Node:
             return
         for part in parts:
             if isinstance(part, Block):
-                self.table.merge_sessions(part.ip, part.keys, part.values, part.count)
+                self.table.merge_sessions(part.ip, part.body, part.count)
             else:
                 self.table.end_keys(part.ip, part.keys, part.until_s)
                 self.sync.ends.add(part, now, self.network.wall_s)

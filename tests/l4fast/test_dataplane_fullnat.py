@@ -401,7 +401,7 @@ def test_a_peer_takes_the_flow_over(harness: Harness) -> None:
         harness.tables.flush_sync()
         harness.tables.drain_ring(4)
         for keys, values, count in pages:
-            assert other.tables.merge_sessions(4, keys, values, count).new == count
+            assert other.merge(4, keys, values, count).new == count
         assert sum(count for _, _, count in pages) == 20
         for port, (source, real) in both.items():
             packet = replace(DATA, source_port=port)

@@ -233,13 +233,13 @@ def test_sessions_of_peers_count_too(harness: Harness, state: str) -> None:
     told = records(harness, {"state": STATES.index(state)})
     expected = exact(harness) if state == "established" else None
     for _ in range(3):
-        assert harness.tables.merge_sessions(4, *told).full == 0
+        assert harness.merge(4, *told).full == 0
         counts = exact(harness)
         assert sum(counts["tcp-80"].values()) == (50 if state == "established" else 0)
         assert expected in (None, counts)
     harness.tables.delete_sessions(4, harness.tables.split_keys(4, told[0]))
     assert sum(exact(harness)["tcp-80"].values()) == 0
-    harness.tables.merge_sessions(4, *told)
+    harness.merge(4, *told)
     for n in range(50):  # and the first packet here changes nothing
         harness.run(Packet(source_port=2000 + n, flags=ACK, sequence=1001))
     assert sum(exact(harness)["tcp-80"].values()) == (50 if state == "established" else 0)
@@ -251,7 +251,7 @@ def test_datagrams_of_peers_count_too(harness: Harness) -> None:
     told = records(harness, {})
     harness.tables.delete_sessions(4, harness.tables.split_keys(4, told[0]))
     assert sum(exact(harness)["udp-53"].values()) == 0
-    harness.tables.merge_sessions(4, *told)
+    harness.merge(4, *told)
     assert sum(exact(harness)["udp-53"].values()) == 20
 
 
@@ -264,10 +264,10 @@ def test_a_peer_that_says_another_real_moves_the_count(harness: Harness) -> None
     assert other != f"{real}:8080"
     value = harness.tables.versions[4].session_map.value.from_buffer_copy(values)
     put_address(value, "real", socket.inet_aton(other.split(":")[0]))
-    harness.tables.merge_sessions(4, keys, bytes(value), 1)
+    harness.merge(4, keys, bytes(value), 1)
     assert exact(harness)["tcp-80"][other] == 1, "of the same second: nothing says that the peer's is the newer"
     value.last_s += 1
-    harness.tables.merge_sessions(4, keys, bytes(value), 1)
+    harness.merge(4, keys, bytes(value), 1)
     assert exact(harness)["tcp-80"][other] == 2
 
 

@@ -327,7 +327,7 @@ def test_a_peer_goes_on_with_what_it_was_told(harness: Harness, peer: Peer) -> N
     try:
         other.reset([service(443, name="first"), *SERVICES[1:]])
         for keys, values, count in pages:
-            assert other.tables.merge_sessions(4, keys, values, count).new == count
+            assert other.merge(4, keys, values, count).new == count
         views = other.tables.sessions()
         assert len(views) == 30
         assert all(view.synced and view.packets == 3 for view in views)
@@ -356,8 +356,8 @@ def test_what_is_told_holds_nothing_of_this_node(harness: Harness, peer: Peer, s
 
 
 def test_merging_wants_whole_records(harness: Harness) -> None:
-    with pytest.raises(ValueError, match="2 sessions are 32 and 96 bytes"):
-        harness.tables.merge_sessions(4, bytes(32), bytes(48), 2)
+    with pytest.raises(ValueError, match="2 sessions are 128 bytes"):
+        harness.merge(4, bytes(32), bytes(48), 2)
 
 
 # Changes under living sessions

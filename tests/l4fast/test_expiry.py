@@ -166,7 +166,7 @@ def test_what_a_peer_told_of_an_unknown_listener_is_kept_a_while(harness: Harnes
     value.generation, value.learnt = 0, 1
     pages.append((keys, bytes(value), count))
     harness.reset(SERVICES[:1])
-    assert harness.tables.merge_sessions(4, *pages[0]).new == 1
+    assert harness.merge(4, *pages[0]).new == 1
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S - 1, WHOLE) == 0
     assert expire(harness.tables, NOW_S + UNKNOWN_TIMEOUT_S, WHOLE) == 1
 

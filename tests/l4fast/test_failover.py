@@ -23,7 +23,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -277,13 +276,13 @@ def test_hostile_datagrams_are_counted_and_the_nodes_carry_on(cluster: Cluster) 
         header = parse_header(genuine)
         stranger = ClusterKey(b"x" * 32)
         foreign = Header(Type.HELLO, stranger.id, 1, 2, 3, 4, time.time_ns() // 1000)
-        newer = replace(header, sequence=header.sequence + 1000)
+        newer = header._replace(sequence=header.sequence + 1000)
         datagrams = {
             "replayed": genuine,
             "forged": newer.pack() + genuine[56:],
             "foreign_cluster": seal(stranger.cipher(1, 2, 3), foreign, bytes(20)),
             "malformed": genuine[:-1] if header.type == Type.SESSIONS else genuine[:60],
-            "old_boot": replace(header, boot=header.boot - 1, sequence=9).pack() + genuine[56:],
+            "old_boot": header._replace(boot=header.boot - 1, sequence=9).pack() + genuine[56:],
             "clock": seal(key.cipher(7, 8, 9), Header(Type.HELLO, key.id, 7, 8, 9, 1, 1), bytes(20)),
         }
         for name in NODES:

@@ -368,7 +368,7 @@ def told(harness: Harness, state: int) -> None:
         for record in records:
             record.state, record.learnt = record.state if record.state == ANSWER else state, 1
             record.generation = record.counted = record.member = record.hop = 0
-        harness.tables.merge_sessions(version, keys, bytes(records), count)
+        harness.merge(version, keys, bytes(records), count)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -78,7 +78,7 @@ def test_every_pair_as_the_rule_has_it(harness: Harness, version: int) -> None:
     known = [(keys[number], value_of(harness, version, here)) for number, (here, _) in cases if here]
     assert table.put_many(*map(b"".join, zip(*known, strict=True)), len(known)) == len(known)
     told = [(keys[number], value_of(harness, version, record)) for number, (_, record) in cases]
-    outcome = harness.tables.merge_sessions(version, *map(b"".join, zip(*told, strict=True)), len(told))
+    outcome = harness.merge(version, *map(b"".join, zip(*told, strict=True)), len(told))
     new = newer = 0
     for number, (here, record) in cases:
         value = table.get(table.key.from_buffer_copy(keys[number]))
@@ -110,10 +110,10 @@ def test_every_pair_as_the_rule_has_it(harness: Harness, version: int) -> None:
 def test_however_many(harness: Harness, version: int, count: int) -> None:
     keys = b"".join(key_of(harness, version, number) for number in range(count))
     values = value_of(harness, version, Entry(1, 100)) * count
-    assert harness.tables.merge_sessions(version, keys, values, count) == Merged(new=count)
-    assert harness.tables.merge_sessions(version, keys, values, count) == Merged()
+    assert harness.merge(version, keys, values, count) == Merged(new=count)
+    assert harness.merge(version, keys, values, count) == Merged()
     values = value_of(harness, version, Entry(1, 101)) * count
-    assert harness.tables.merge_sessions(version, keys, values, count) == Merged(newer=count)
+    assert harness.merge(version, keys, values, count) == Merged(newer=count)
     assert harness.tables.end_keys(version, keys, 100) == 0
     assert harness.tables.end_keys(version, keys, 101) == count
     assert harness.tables.sessions() == []
@@ -129,7 +129,7 @@ def test_a_full_table_says_so() -> None:
     small = Harness(sessions=64, half_open=16)
     try:
         keys = b"".join(key_of(small, 4, number) for number in range(200))
-        outcome = small.tables.merge_sessions(4, keys, value_of(small, 4, Entry(1, 100)) * 200, 200)
+        outcome = small.merge(4, keys, value_of(small, 4, Entry(1, 100)) * 200, 200)
         assert (outcome.new + outcome.full, outcome.full >= 100) == (200, True)
         assert len(small.tables.sessions()) == outcome.new
     finally:
@@ -214,7 +214,7 @@ def test_counts_stay_exact_whatever_peers_tell(harness: Harness, version: int) -
             record.state = chance.choice((ESTABLISHED, FIN_WAIT, CLOSED))
             record.packets += chance.choice((-1, 0, 1))
             record.real = chance.choice(records).real
-        harness.tables.merge_sessions(version, keys, bytes(records), count)
+        harness.merge(version, keys, bytes(records), count)
         assert counted(harness) == living(harness), turn
         for number in chance.sample(range(2000, 2060), 5):
             flags = chance.choice((ACK, ACK, ACK | FIN, RST))
@@ -246,7 +246,7 @@ def test_a_flow_whose_packets_pass_here_keeps_its_server(harness: Harness, versi
     ct.memmove(ct.addressof(value) + type(value).real.offset, socket.inet_pton(family, other), type(value).real.size)
     for last_s, expected in ((NOW_S - 1, real), (NOW_S, real), (NOW_S + 1, other)):
         value.last_s = last_s
-        harness.tables.merge_sessions(version, keys, bytes(value), count)
+        harness.merge(version, keys, bytes(value), count)
         assert harness.real_of(packet) == expected
 
 
@@ -257,11 +257,11 @@ def test_what_has_ended_stays_ended(harness: Harness, version: int) -> None:
     packet, _ = opened(harness, version, 90, 3000)
     before = changed(harness, version, learnt=1)
     harness.run(replace(packet, flags=FIN | ACK))
-    assert harness.tables.merge_sessions(version, *before) == Merged()
+    assert harness.merge(version, *before) == Merged()
     assert [view.state for view in harness.tables.sessions()] == ["fin-wait"]
-    assert harness.tables.merge_sessions(version, *changed(harness, version, state=CLOSED)) == Merged(newer=1)
+    assert harness.merge(version, *changed(harness, version, state=CLOSED)) == Merged(newer=1)
     assert [view.state for view in harness.tables.sessions()] == ["closed"]
-    assert harness.tables.merge_sessions(version, *before) == Merged()
+    assert harness.merge(version, *before) == Merged()
 
 
 def test_one_ack_is_told_to_nobody(harness: Harness) -> None:
@@ -270,7 +270,7 @@ def test_one_ack_is_told_to_nobody(harness: Harness) -> None:
     record = changed(harness, 4)
     assert [view.state for view in harness.tables.sessions()] == [STATES[UNPROVEN]]
     harness.tables.end_keys(4, record[0], NOW_S)
-    assert harness.tables.merge_sessions(4, *record) == Merged()
+    assert harness.merge(4, *record) == Merged()
     assert harness.tables.sessions() == []
 
 

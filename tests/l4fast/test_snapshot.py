@@ -34,13 +34,13 @@ from l4fast.sync_ends import Ended
 from l4fast.sync_peer import Layout
 
 LAYOUTS = {4: Layout(2, 3, 77), 6: Layout(4, 5, 77)}
-BLOCK = Block(6, b"keykeykk", b"valuevalue", 2)
+BLOCK = Block(6, 4, 5, b"keykeykkvaluevalue", 2)
 ENDED = Ended(4, b"kk", 1, 1000)
 WHOLE = [
-    pack_begin(5, 6, 7, [5, 8]), pack_block(6, BLOCK.keys, BLOCK.values, 2), *pack_ended(ENDED),
+    pack_begin(5, 6, 7, [5, 8]), pack_block(6, b"keykeykk", b"valuevalue", 2), *pack_ended(ENDED),
     pack_block(4, b"kk", b"vvv", 1), pack_end(3),
 ]  # fmt: skip
-WANTED = [BLOCK, ENDED, Block(4, b"kk", b"vvv", 1)]
+WANTED = [BLOCK, ENDED, Block(4, 2, 3, b"kkvvv", 1)]
 
 
 def test_bytes() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def test_the_document_draws_the_header() -> None:
     header_part = text[: text.index("## Sealing")]
     rows = [(int(a), int(b), c) for a, b, c in re.findall(r"^\| (\d+) \| (\d+) \| (\w+) \|", header_part, re.M)]
     sizes = [struct.calcsize("!" + code) for code in re.findall(r"\d*[a-zA-Z]", sync_codec._HEADER.format[1:])]
-    names = ["magic", "version", *(field.name for field in fields(Header))]
+    names = ["magic", "version", *Header._fields]
     assert rows == [(sum(sizes[:i]), size, name) for i, (size, name) in enumerate(zip(sizes, names, strict=True))]
     assert f"Header: {HEADER_SIZE} bytes" in text
     # The ruler: each box is as wide as the field, two columns a bit, and its row starts at the offset on the right.
@@ -91,7 +90,7 @@ def test_the_document_lists_types_and_faults() -> None:
 def test_seal_and_open() -> None:
     (datagram,) = sealer().sessions(6, b"aaabbb", b"AAAABBBB", 2, 7, 6)
     header, body = opened(datagram)
-    assert header == replace(HEADER, sequence=1)
+    assert header == HEADER._replace(sequence=1)
     assert split_records(header, body) == (b"aaabbb", b"AAAABBBB")
 
 
@@ -193,7 +192,7 @@ def test_ends_are_keys_alone() -> None:
         (Type.ENDED, 4, 86, 16, 0), (Type.ENDED, 4, 2, 16, 0),
     ]  # fmt: skip
     assert b"".join(split_records(*opened(each))[0] for each in datagrams) == keys
-    wrong = replace(headers[1], key_size=12, value_size=4)
+    wrong = headers[1]._replace(key_size=12, value_size=4)
     with pytest.raises(DatagramError, match="ends with values"):
         parse_header(wrong.pack() + datagrams[1][HEADER_SIZE:])
 

@@ -48,9 +48,10 @@ class FakeTable:
         if self.flushes == 1:
             raise OSError(12, "Cannot allocate memory")
 
-    def merge_sessions(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
+    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged:
         if self.fail:
             raise self.fail
+        keys, values = body[: count * 4], body[count * 4 :]
         self.written.append((version, keys, values, count))
         taken = min(count, self.room)
         return Merged(new=taken, full=count - taken)

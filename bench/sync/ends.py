@@ -1,0 +1,95 @@
+"""One node's part of session sync, out of its agent: the data plane with its tables, and what sends and receives."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import struct
+import time
+
+from bench.l4.frames import ADDRESSES, UDP, to_vip
+from bench.l4.rig import NAT_PORT, NOW_S, Root, configure
+from l4fast.loader import DataPlane
+from l4fast.node import REFRESH_S, layouts_of
+from l4fast.sync_io import SyncIO
+from l4fast.sync_keys import ClusterKey
+from l4fast.sync_peer import Sync
+
+KEY = ClusterKey(bytes(range(32)))
+SOCKET_BYTES = 4 << 20
+_SO_RCVBUFFORCE = 33
+FULL_PAGE = {4: 21, 6: 12}  # PAGE_RECORDS of types.h
+
+
+def udp_socket() -> socket.socket:
+    """On loopback, in place of the group."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, SOCKET_BYTES)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+class End:
+    """A node; `plane` is closed by the caller. To be made inside a running loop."""
+
+    def __init__(self, name: str, plane: DataPlane, *versions: int) -> None:
+        self.plane = plane
+        self.tables = configure(plane, *versions)
+        self.sync = Sync(
+            name=name, keys=(KEY,), boot=time.time_ns(), salt=secrets.randbits(64),
+            now=asyncio.get_running_loop().time(),
+            layouts=layouts_of({ip: (each.session_map.key, each.session_map.value)
+                                for ip, each in self.tables.versions.items()}),
+            refresh_s=REFRESH_S,
+        )  # fmt: skip
+        self.sock = udp_socket()
+        self.now_s = NOW_S
+
+    def io(self, to: socket.socket) -> SyncIO:
+        """Sends to that socket and receives from its own."""
+        return SyncIO(self.sync, self.tables, self.sock, to.getsockname())
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Clients:
+    """Datagrams of so many flows (a power of two) to a nat listener, run through a node's program."""
+
+    def __init__(self, end: End, version: int, count: int) -> None:
+        of = ADDRESSES[version]
+        self.count = count
+        self._end = end
+        self._root = Root(version, count)
+        self._root.load(to_vip(of.clients(count), of.vip, NAT_PORT, 0, UDP))
+
+    def send(self, rounds: int = 1) -> None:
+        """A datagram of each flow, so many times."""
+        self._root.run((self._end.plane.programs[4], "lb"), rounds * self.count)
+
+    def later(self) -> None:
+        """So much later that the peers are to be told of each flow's next packet."""
+        self._end.now_s += 60
+        self._end.tables.set_epoch(self._end.now_s)
+
+    def close(self) -> None:
+        self._root.close()
+
+
+def sessions(plane: DataPlane, version: int, count: int, last_s: int = NOW_S, first: int = 0) -> tuple[bytes, bytes]:
+    """Keys and values of so many sessions with ten servers, as a peer has them."""
+    table = plane.map("sessions", version)
+    key, value = (
+        table.key(vip_port=socket.htons(NAT_PORT), protocol=UDP),
+        table.value(bytes=5000, packets=100, learnt=1),
+    )
+    value.last_s, value.state, value.real_port = last_s, 4, socket.htons(8080)
+    number_at = table.key.client.offset + table.key.client.size - 4
+    keys = bytearray(bytes(key) * count)
+    size = len(keys) // count
+    # Numbers far apart, as clients' addresses are.
+    numbers = struct.pack(f"={count}I", *((n * 2654435761) & 0xFFFFFFFF for n in range(first, first + count)))
+    for byte in range(4):
+        keys[number_at + byte :: size] = numbers[byte::4]
+    return bytes(keys), bytes(value) * count
