@@ -89,7 +89,7 @@ def test_a_running_node_reads_the_seed_again(tmp_path: Path, caplog: pytest.LogC
     seeds: list[int] = []
     keys: list[int] = []
     node = Node(cast(Any, SimpleNamespace(cluster_key=path)), cast(Any, None))
-    sync = SimpleNamespace(rekey=lambda given: keys.append(len(given)))
+    sync = SimpleNamespace(rekey=lambda given, _digest: keys.append(len(given)))
     tables = SimpleNamespace(set_seed=seeds.append)
     changes: list[None] = []
 

@@ -175,7 +175,7 @@ async def test_a_node_that_was_away_does_not_bring_back_what_was_ended(nodes: Ca
     a.table.end_keys(4, killed, NOW_S)
     a.sync.send_ended(4, killed, 0.0, wall_us)
     a.sync.data_to_send()  # b does not hear
-    b.table.enter(9, Entry(1, NOW_S + 100))  # but this flow began anew there
+    b.table.enter(9, Entry(1, wall_us // 1_000_000 + 100))  # but this flow began anew there
     a.greet(b)
     b.greet(a)
     await until(lambda: a.complete() and b.complete())
