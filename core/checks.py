@@ -2,7 +2,8 @@
 
 Each check looks at one aspect of a model and yields the problems it finds. Objects that could not be read are missing
 from the model, but their names are in `places`: nothing is said about what refers to them, since their own fault is
-reported already. The rules between listeners, instances and addresses are in `core.checks_listeners`.
+reported already. The rules between listeners, instances and addresses are in `core.checks_listeners`, those
+about https in `core.checks_tls`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import get_args, get_origin
 
-from core import checks_listeners
+from core import checks_listeners, checks_tls
 from core.endpoints import endpoint, version
 from core.errors import Path, Problem
 from core.model import (
@@ -66,6 +67,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         _groups(model, places),
         _backend_services(model, places),
         checks_listeners.check(model, places),
+        checks_tls.check(model, places),
     )
 
 

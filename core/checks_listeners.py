@@ -53,6 +53,10 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "request_timeout_s": L7_PROTOCOLS,
     "trusted_proxies": L7_PROTOCOLS,
     "tls_policy": (Protocol.HTTPS,),
+    "hsts_max_age_s": (Protocol.HTTPS,),
+    "hsts_include_subdomains": (Protocol.HTTPS,),
+    "hsts_preload": (Protocol.HTTPS,),
+    "https_redirect_port": (Protocol.HTTP,),
 }
 
 
@@ -146,7 +150,7 @@ def _target(listener: Listener, has_rules: bool, service: BackendService | None,
     if service is not None and service.protocol is not wanted:
         why = f"{service.name} is a {service.protocol} service, and a listener of {listener.protocol} needs {wanted}"
         yield Problem((*path, "backend_service"), why, f"refer to one of protocol {wanted}")
-    if listener.backend_service:
+    if listener.backend_service or listener.https_redirect_port:
         return
     if listener.protocol in L4_PROTOCOLS:
         yield Problem(path, "backend_service is missing", f"give one of protocol {wanted}, or servers")

@@ -314,6 +314,10 @@ class Listener:
     acl: Acl = Acl.OFF
     access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
     tls_policy: TlsPolicy = TlsPolicy.TLS_1_2_STRICT_WITH_1_3
+    hsts_max_age_s: Annotated[int, Range(0, 63_072_000, "s")] = 0
+    hsts_include_subdomains: bool = False
+    hsts_preload: bool = False
+    https_redirect_port: Annotated[int, Range(0, 65535)] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,9 +143,10 @@ RULES = {
     "IP versions: a VIP of a tcp or udp listener needs servers of its own version, and uses those of a group that has "
     "both; a VIP of an http or https listener behind l4 nodes needs l7 nodes that have an address of its version.",
     Kind.LISTENERS: "http and https listeners belong to an instance of type alb and forward to backend services of "
-    "protocol http, by `backend_service`, by rules, or both; tcp and udp listeners belong to an instance of type nlb "
-    "or dnlb with VIPs, and forward to a `backend_service` of their own protocol. Two listeners never share address, "
-    "transport and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
+    "protocol http, by `backend_service`, by rules, or both; an http listener may instead redirect all requests to an "
+    "https listener of its instance. tcp and udp listeners belong to an instance of type nlb or dnlb with VIPs, and "
+    "forward to a `backend_service` of their own protocol. Two listeners never share address, transport "
+    "and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
     "listener has certificates. In the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
     "an instance of type nlb and, on every l4 node, a `source_pool` with addresses of each IP version of its VIPs. "
     "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers. "
@@ -236,6 +237,10 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "acl": "who may connect: everybody (off), those in the list (white), or everybody else (black)",
         "access_list": "the list",
         "tls_policy": "versions and cipher suites; see [TLS](tls.md)",
+        "hsts_max_age_s": "how long browsers use https alone for this host (Strict-Transport-Security); 0: not said",
+        "hsts_include_subdomains": "the same for its subdomains",
+        "hsts_preload": "consent to be in browsers' lists",
+        "https_redirect_port": "redirects every request to https on this port, instead of forwarding; 0: does not",
     },
     Rule: {
         "name": NAME,
@@ -308,6 +313,8 @@ def _default(value: object) -> str:
         return "by tcp; udp services: by udp"
     if value in ("", ()):
         return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"`{value:g}`" if isinstance(value, int | float) else f"`{value}`"
 
 

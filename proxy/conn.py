@@ -177,7 +177,14 @@ class ClientConnection(asyncio.Protocol):
         self._state = _State.EXCHANGE
         identifier = headers.request_id(head.block) or hub.new_request_id()
         self._exchange = Exchange(
-            head, self._origin, self._site.router, identifier, hub.date, rest=rest, closing=self._site.closing
+            head,
+            self._origin,
+            self._site.router,
+            identifier,
+            hub.date,
+            rest=rest,
+            closing=self._site.closing,
+            hsts=self._site.hsts,
         )
         self._run(self._exchange.start())
         self._touch()
@@ -186,7 +193,8 @@ class ClientConnection(asyncio.Protocol):
         """Answers what is not a request that we serve, and closes."""
         hub = self._hub
         identifier = hub.new_request_id()
-        reply = headers.error_reply(code, code.status, identifier, hub.node, hub.date(), close=True, body=True)
+        date, hsts = hub.date(), self._site.hsts
+        reply = headers.error_reply(code, code.status, identifier, hub.node, date, close=True, body=True, hsts=hsts)
         self._transport.write(reply)
         record = Record(self._site.name, self._client, status=code.status, bytes_in=len(self._buffer))
         record.bytes_out, record.request_id = len(reply), identifier.decode()

@@ -124,13 +124,14 @@ class Waits(IntEnum):
 class Exchange:
     """A request whose head is `head`. `rest`: bytes from the client that are not consumed (yet).
 
-    `status`, `error`, `source`, `offset`, `upstream` and `target` say how it went, for the log.
+    `hsts` is a line for the answer's head, or empty. `status`, `error`, `source`, `offset`, `upstream` and `target` say
+    how it went, for the log.
     """
 
     __slots__ = (
-        "_buffer", "_chunk_down", "_continued", "_date", "_down", "_head", "_interim", "_keep_alive", "_length",
-        "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused", "_router", "_scanned",
-        "_service", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
+        "_buffer", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts", "_interim", "_keep_alive",
+        "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused", "_router",
+        "_scanned", "_service", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
         "identifier", "offset", "rest", "source", "status", "target", "upstream",
     )  # fmt: skip
 
@@ -144,8 +145,10 @@ class Exchange:
         *,
         rest: bytes = b"",
         closing: bool = False,
+        hsts: bytes = b"",
     ) -> None:
         self._head, self._origin, self._router, self._date = head, origin, router, date
+        self._hsts = hsts
         self.identifier = identifier
         self.rest = rest
         self.status = 0
@@ -210,6 +213,8 @@ class Exchange:
         except Refused as refused:
             self.offset = refused.offset
             return self._reply(refused.code)
+        if self._router.https_port:
+            return self._redirect(self._router.https_port)
         self._service = self._router.route(head.host, self.target)
         if not self._service:
             return self._reply(Code.NO_RULE)
@@ -361,7 +366,8 @@ class Exchange:
         self._upstream_keeps = head.block.keep_alive and head.length != UNTIL_CLOSE
         self._reader_down = reader(head.length)
         self._move_down(Down.BODY)
-        return self._relay(headers.response_head(head, minor, self._keep_alive, self._origin.node, self._date()), data)
+        node, date = self._origin.node, self._date()
+        return self._relay(headers.response_head(head, minor, self._keep_alive, node, date, self._hsts), data)
 
     def _relay(self, prefix: bytes, data: bytes) -> list[Command]:
         """Passes on payload, after `prefix`, and ends the answer where its framing says."""
@@ -398,8 +404,19 @@ class Exchange:
         close = not (self._keep_alive and self._reader_up.done)
         reply = headers.error_reply(
             code, self.status, self.identifier, self._origin.node, self._date(),
-            close=close, body=self._head.method != b"HEAD",
+            close=close, body=self._head.method != b"HEAD", hsts=self._hsts,
         )  # fmt: skip
+        return [SendClient(reply), *self._end(keep_alive=not close)]
+
+    def _redirect(self, port: int) -> list[Command]:
+        """To the same resource over https. 308 keeps the method; 301 is for clients that know no other (RFC 9110)."""
+        if not self._head.host:  # HTTP/1.0
+            return self._reply(Code.HOST_MISSING)
+        self.status = 301 if self._head.method in (b"GET", b"HEAD") else 308
+        close = not (self._keep_alive and self._reader_up.done)
+        location = headers.https_location(self._head.host, port, self.target)
+        node, date = self._origin.node, self._date()
+        reply = headers.redirect_reply(self.status, location, self.identifier, node, date, close=close)
         return [SendClient(reply), *self._end(keep_alive=not close)]
 
     def _fail(self, code: Code, source: Source | None = None) -> list[Command]:

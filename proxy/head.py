@@ -59,7 +59,8 @@ DEFAULT_LIMITS: Final = Limits()
 ACTED_ON: Final = frozenset(
     (
         b"connection", b"content-length", b"date", b"expect", b"forwarded", b"host", b"keep-alive", b"proxy-connection",
-        b"te", b"trailer", b"transfer-encoding", b"upgrade", b"via", b"x-real-ip", b"x-request-id",
+        b"strict-transport-security", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"via", b"x-real-ip",
+        b"x-request-id",
     )
 )  # fmt: skip
 # Fields that change where a message ends or what follows it: heads with one of them are read by h11.

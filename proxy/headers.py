@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
+from core.model import Listener
 from proxy.errors import Code, Refused
 from proxy.head import CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
+from proxy.rules import host_name
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
 # head.ACTED_ON) and never pass unseen, whatever Connection says of them (RFC 9110 §7.6.1).
@@ -28,8 +30,10 @@ _OURS_IN_ANSWERS: Final = frozenset(
 _ORIGIN_FIELDS: Final = frozenset(
     (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip", b"forwarded")
 )
+_INNOCENT: Final = frozenset((b"date", b"strict-transport-security"))  # in requests
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _REASONS: Final = {
+    301: b"Moved Permanently", 308: b"Permanent Redirect",
     400: b"Bad Request", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
     414: b"URI Too Long", 417: b"Expectation Failed", 431: b"Request Header Fields Too Large",
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
@@ -81,7 +85,7 @@ def request_head(head: RequestHead, target: bytes, origin: Origin, identifier: b
         lower = each.lower
         if lower == b"via":
             vias.append(each.value)
-        elif lower == b"date" or (lower == b"expect" and block.expects_continue):
+        elif lower in _INNOCENT or (lower == b"expect" and block.expects_continue):
             kept.append(each.line)  # RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored
         elif origin.trusted and lower in _ORIGIN_FIELDS:
             claims.setdefault(lower, []).append(each.value)
@@ -132,8 +136,13 @@ def _via(values: list[bytes], minor: int, node: bytes) -> bytes:
     return b", ".join([*values, b"1.%d %b" % (minor, node)])
 
 
-def response_head(head: ResponseHead, client_minor: int, keep_alive: bool, node: bytes, date: bytes) -> bytes:
-    """The head that goes to the client; chunked where the length is unknown and the client can read it."""
+def response_head(
+    head: ResponseHead, client_minor: int, keep_alive: bool, node: bytes, date: bytes, hsts: bytes = b""
+) -> bytes:
+    """The head that goes to the client; chunked where the length is unknown and the client can read it.
+
+    `hsts` is a whole line, which takes the place of the server's own (RFC 6797 §7.1: there is to be one).
+    """
     block = head.block
     vias: list[bytes] = []
     kept: list[bytes] = []
@@ -141,7 +150,7 @@ def response_head(head: ResponseHead, client_minor: int, keep_alive: bool, node:
     for each in block.acted_on:
         if each.lower == b"via":
             vias.append(each.value)
-        elif each.lower not in _OURS_IN_ANSWERS:
+        elif each.lower not in _OURS_IN_ANSWERS and not (hsts and each.lower == b"strict-transport-security"):
             dated = dated or each.lower == b"date"
             kept.append(each.line)
     if not dated:
@@ -151,8 +160,8 @@ def response_head(head: ResponseHead, client_minor: int, keep_alive: bool, node:
         connection = b"Connection: close\r\n"
     elif client_minor == 0:
         connection = b"Connection: keep-alive\r\n"
-    return b"HTTP/1.1 %d %b\r\n%b%b%bVia: %b1.%d %b\r\n%b\r\n" % (
-        head.status, head.reason, _passed(block), b"".join(kept), _framing(head, client_minor),
+    return b"HTTP/1.1 %d %b\r\n%b%b%b%bVia: %b1.%d %b\r\n%b\r\n" % (
+        head.status, head.reason, _passed(block), b"".join(kept), hsts, _framing(head, client_minor),
         b"".join(via + b", " for via in vias), block.minor, node, connection,
     )  # fmt: skip
 
@@ -174,7 +183,7 @@ def informational_head(head: ResponseHead, node: bytes, upgrade: bytes = b"") ->
 
 
 def error_reply(
-    code: Code, status: int, identifier: bytes, node: bytes, date: bytes, *, close: bool, body: bool
+    code: Code, status: int, identifier: bytes, node: bytes, date: bytes, *, close: bool, body: bool, hsts: bytes = b""
 ) -> bytes:
     """A reply of our own; its body says what happened and the request id to look for in the log."""
     text = b'{"status": %d, "error": "%b", "detail": "%b", "request_id": "%b"}\n' % (
@@ -192,4 +201,28 @@ def error_reply(
         lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")  # RFC 9110 §15.5.6
     if close:
         lines.append(b"Connection: close")
-    return b"\r\n".join(lines) + b"\r\n\r\n" + (text if body else b"")
+    return b"\r\n".join(lines) + b"\r\n" + hsts + b"\r\n" + (text if body else b"")
+
+
+def hsts_line(listener: Listener) -> bytes:
+    """Strict-Transport-Security as this listener says it (RFC 6797 §6.1), or nothing."""
+    if not listener.hsts_max_age_s:
+        return b""
+    subdomains = b"; includeSubDomains" if listener.hsts_include_subdomains else b""
+    preload = b"; preload" if listener.hsts_preload else b""
+    return b"Strict-Transport-Security: max-age=%d%b%b\r\n" % (listener.hsts_max_age_s, subdomains, preload)
+
+
+def https_location(host: bytes, port: int, target: bytes) -> bytes:
+    """The same resource over https. `host` is a checked Host value, whose own port was http's; `target` is normal."""
+    name = host_name(host).encode("ascii")
+    path = b"/" if target == b"*" else target
+    return b"https://%b%b%b" % (name, b"" if port == 443 else b":%d" % port, path)
+
+
+def redirect_reply(status: int, location: bytes, identifier: bytes, node: bytes, date: bytes, *, close: bool) -> bytes:
+    """A redirect of our own, without a body."""
+    return (
+        b"HTTP/1.1 %d %b\r\nDate: %b\r\nLocation: %b\r\nContent-Length: 0\r\nVia: 1.1 %b\r\nX-Request-Id: %b\r\n%b\r\n"
+        % (status, _REASONS[status], date, location, node, identifier, b"Connection: close\r\n" if close else b"")
+    )

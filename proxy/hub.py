@@ -59,6 +59,7 @@ class Site:
     tunnel_timeout_s: float
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
     access: Guard | None = None
+    hsts: bytes = b""  # a line for every answer, or empty
     next_denial_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)

@@ -44,6 +44,7 @@ from proxy.access_log import AccessLog, Record
 from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
 from proxy.gate import Gate
+from proxy.headers import hsts_line
 from proxy.hub import Hub, Service, Site
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.listen import BACKLOG, EVERYWHERE, LAME_DUCK_S, accept_left, bind, endpoints, refuse_new
@@ -185,15 +186,15 @@ class Worker:
     def _site(self, each: L7Listener) -> Site:
         """The listener's site: the one that its connections have, changed in place, or a new one."""
         listener = each.listener
-        router = Router(each.rules, listener.backend_service)
+        router = Router(each.rules, listener.backend_service, listener.https_redirect_port)
         networks = tuple(ip_network(network) for network in listener.trusted_proxies)
         site = self._sites.get(_site_key(each))
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
-                listener.request_timeout_s, listener.established_timeout_s, networks, each.access,
+                listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
             )  # fmt: skip
-        site.port, site.router, site.trusted = listener.port, router, networks
+        site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
         site.tunnel_timeout_s = listener.established_timeout_s
         if each.access != site.access:

@@ -64,6 +64,56 @@ CASES = [
         'name = "http", tls_policy = "tls_1_3", ',
         "listeners.http.tls_policy: tls_policy is for https listeners, and this one is http; remove it",
     ),
+    (
+        'name = "http", ',
+        'name = "http", hsts_max_age_s = 600, ',
+        "listeners.http.hsts_max_age_s: hsts_max_age_s is for https listeners, and this one is http; remove it",
+    ),
+    (
+        'name = "https", ',
+        'name = "https", hsts_include_subdomains = true, ',
+        "listeners.https.hsts_include_subdomains: no time for which it would hold; "
+        "give hsts_max_age_s too, or remove it",
+    ),
+    *(
+        (
+            'name = "https", ',
+            f'name = "https", hsts_preload = true, {others}, ',
+            "listeners.https.hsts_preload: browsers' lists take domains with all of their subdomains, and for a year "
+            "at least; give hsts_include_subdomains = true and hsts_max_age_s of at least 31536000, or remove it",
+        )
+        for others in (
+            "hsts_max_age_s = 31_536_000",
+            "hsts_max_age_s = 31_535_999, hsts_include_subdomains = true",
+        )
+    ),
+    (
+        'name = "https", ',
+        'name = "https", hsts_max_age_s = 63_072_001, ',
+        "listeners.https.hsts_max_age_s: 63072001 is out of range; give a whole number from 0 to 63072000 s",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", https_redirect_port = 443, ',
+        "listeners.http.https_redirect_port: every request is redirected, so that none would reach its "
+        "backend_service; remove it, or the backend_service",
+    ),
+    (
+        'port = 80, backend_service = "web" },',
+        "port = 80, https_redirect_port = 444 },",
+        "listeners.http.https_redirect_port: no https listener of instance site has port 444; give 443",
+    ),
+    (
+        'port = 8000, backend_service = "web" },',
+        "port = 8000, https_redirect_port = 443 },",
+        "listeners.dev.https_redirect_port: no https listener of instance local has port 443; add the https listener",
+    ),
+    (
+        'certificates = ["site", "own"] },',
+        'certificates = ["site", "own"], https_redirect_port = 443 },',
+        "listeners.https.https_redirect_port: https_redirect_port is for http listeners, and this one is https; "
+        "remove it",
+    ),
     # nodes
     (
         'name = "l4-1", role = "l4", address = "10.0.0.11"',
@@ -462,6 +512,16 @@ def test_what_is_said_of_a_broken_rule(right: str, wrong: str, message: str) -> 
 
 STATELESS = SOUND.replace('type = "nlb"', 'type = "dnlb"').replace('"spread" }', '"spread", scheduler = "sh" }')
 SECOND = '{ name = "dns2", instance = "%s", protocol = "udp", port = 53, backend_service = "dns"%s },\n]\nrules'
+
+
+def test_a_redirect_needs_nothing_to_forward_to() -> None:
+    redirecting = SOUND.replace('port = 80, backend_service = "web" },', "port = 80, https_redirect_port = 443 },")
+    assert errors(redirecting) == []
+    ruled = 'rules = [{ name = "some", listener = "http", backend_service = "web" },'
+    assert errors(redirecting.replace("rules = [", ruled)) == [
+        "listeners.http.https_redirect_port: every request is redirected, so that none would reach its rules; "
+        "remove it, or the rules"
+    ]
 
 
 def test_a_stateless_instance_with_hashes_is_sound() -> None:

@@ -464,3 +464,30 @@ def test_ended_is_the_end_and_is_reached_from_everywhere() -> None:
     for moves in (UP_MOVES, DOWN_MOVES):
         ended = next(state for state, targets in moves.items() if not targets)
         assert all(ended in targets for state, targets in moves.items() if state is not ended)
+
+
+def redirecting(line: bytes, fields: bytes = b"Host: a.test:80\r\n", rest: bytes = b"") -> Playbook:
+    head = read_request(line + b"\r\n" + fields + b"\r\n")
+    assert head is not None
+    return Playbook(Exchange(head, ORIGIN, Router((), "", 443), b"id", lambda: b"now", rest=rest)).on("start")
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"GET", 301), (b"HEAD", 301), (b"POST", 308), (b"DELETE", 308)])
+def test_redirected_to_https(method: bytes, status: int) -> None:
+    play = redirecting(method + b" /a/../b?c HTTP/1.1").gives(ANY_DOWN, Finish(True))
+    assert b"\r\nLocation: https://a.test/b?c\r\n" in play.sent()
+    assert (play.exchange.status, play.exchange.error, play.exchange.source) == (status, None, None)
+    assert status_of(play) == status
+
+
+def test_a_redirected_body_is_not_waited_for() -> None:
+    play = redirecting(b"POST / HTTP/1.1", b"Host: a.test\r\nContent-Length: 5\r\n").gives(
+        ANY_DOWN, Finish(False, True)
+    )
+    assert b"\r\nConnection: close\r\n" in play.sent()
+
+
+def test_without_a_host_there_is_nowhere_to_redirect_to() -> None:
+    play = redirecting(b"GET / HTTP/1.0", b"").gives(ANY_DOWN, Finish(False))
+    assert play.exchange.error is Code.HOST_MISSING
+    assert status_of(play) == 400

@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
+from core.model import Listener, Protocol
 from proxy import headers
 from proxy.errors import Code, Refused
 from proxy.head import read_request, read_response
@@ -187,3 +188,63 @@ def test_every_code_has_a_reply(code: Code) -> None:
     assert b'"request_id": "id-1"' in data
     assert (b"Allow: " in data) == (code.status == 405)
     assert headers.error_reply(code, code.status, b"i", b"n", b"d", close=False, body=False).endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, b""),
+        ({"hsts_include_subdomains": True}, b""),
+        ({"hsts_max_age_s": 600}, b"max-age=600"),
+        ({"hsts_max_age_s": 600, "hsts_include_subdomains": True}, b"max-age=600; includeSubDomains"),
+        (
+            {"hsts_max_age_s": 63072000, "hsts_include_subdomains": True, "hsts_preload": True},
+            b"max-age=63072000; includeSubDomains; preload",
+        ),
+    ],
+)
+def test_strict_transport_security_is_said_once(options, line) -> None:
+    """RFC 6797 §6.1 and 7.1: where the listener says it, the server's own is replaced; else it passes."""
+    listener = Listener("web", "main", Protocol.HTTPS, 443, **options)
+    hsts = headers.hsts_line(listener)
+    assert hsts == (b"Strict-Transport-Security: %b\r\n" % line if line else b"")
+    theirs = b"strict-transport-security: max-age=1"
+    head = read_response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: d\r\n%b\r\n\r\n" % theirs, b"GET")
+    assert head is not None
+    sent = headers.response_head(head, 1, True, b"l7-1", b"now", hsts)
+    assert [each for each in sent.split(b"\r\n") if each.lower().startswith(b"strict")] == [hsts[:-2] or theirs]
+    code = Code.NO_RULE
+    data = headers.error_reply(code, code.status, b"i", b"n", b"d", close=False, body=False, hsts=hsts)
+    reply = read_response(data, b"HEAD")
+    assert reply is not None
+    assert reply.block.values(b"strict-transport-security") == ([line] if line else [])
+
+
+def test_strict_transport_security_in_a_request_passes() -> None:
+    assert b"Strict-Transport-Security: x" in up(b"Strict-Transport-Security: x\r\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "target", "location"),
+    [
+        (b"a.test", 443, b"/", b"https://a.test/"),
+        (b"A.Test.:80", 443, b"/x?y=z", b"https://a.test/x?y=z"),
+        (b"a.test:8080", 8443, b"/x", b"https://a.test:8443/x"),
+        (b"[2001:db8::1]:80", 8443, b"/", b"https://[2001:db8::1]:8443/"),
+        (b"a.test", 443, b"*", b"https://a.test/"),
+        (b"a.test", 443, b"//evil.test/", b"https://a.test//evil.test/"),
+    ],
+)
+def test_where_the_same_is_over_https(host, port, target, location) -> None:
+    assert headers.https_location(host, port, target) == location
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_a_redirect_has_no_body(close) -> None:
+    data = headers.redirect_reply(308, b"https://a/", b"id-1", b"l7-1", b"now", close=close)
+    head = read_response(data, b"POST")
+    assert head is not None
+    assert (head.status, head.length, head.size) == (308, 0, len(data))
+    assert head.block.keep_alive is not close
+    assert head.block.values(b"location") == [b"https://a/"]
+    assert head.block.values(b"x-request-id") == [b"id-1"]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from core.model import Certificate, Model, Protocol, TlsPolicy
+from core.model import Certificate, Listener, Model, Protocol, TlsPolicy
 from proxy.tls import TlsServer
 from tests.proxy.support import ANSWER, Backend, Client, Proxy, Request, free_port, model, proxy, until
 from tests.proxy.tls_support import LocalKeys, certificate, client_context, new_key
@@ -71,6 +71,43 @@ async def test_the_policy_is_the_listeners() -> None:
         assert (await client.ask())[0] == 200
         assert (await l7.record()).tls_version == "TLSv1.2"
         await client.close()
+
+
+async def test_strict_transport_security_is_in_every_answer() -> None:
+    """The server's, refusals, and what has no server; a change holds for connections that are there already."""
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        client = await connect(l7)
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"Strict-Transport" not in (await client.whole_answer())[1]
+        base = https(l7.port, backend.port, certificate(KEY, ["web.test"]))
+        listener = replace(base.listeners["web"], hsts_max_age_s=600)
+        await l7.worker.apply(replace(base, listeners={"web": listener}))
+        for request, status in [
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            (b"GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ]:
+            client.writer.write(request)
+            got, head, _ = await client.whole_answer()
+            assert got == status
+            assert head.count(b"\r\nStrict-Transport-Security: max-age=600\r\n") == 1
+        await client.close()
+
+
+async def test_http_leads_to_https() -> None:
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        base = https(l7.port, backend.port, certificate(KEY, ["web.test"]))
+        http = Listener("plain", "main", Protocol.HTTP, free_port(), https_redirect_port=l7.port)
+        await l7.worker.apply(replace(base, listeners={**base.listeners, "plain": http}))
+        client = await l7.connect(http.port)
+        for method, status in [("GET", 301), ("POST", 308)]:
+            client.writer.write(f"{method} /x?y HTTP/1.1\r\nHost: web.test:{http.port}\r\n\r\n".encode())
+            got, head, _ = await client.whole_answer()
+            assert got == status
+            assert f"\r\nLocation: https://web.test:{l7.port}/x?y\r\n".encode() in head
+            assert (await l7.record(1)).status == status
+        await client.close()
+        assert not backend.heads
 
 
 async def test_a_slow_reader_over_tls_costs_little_memory() -> None:

@@ -1,0 +1,51 @@
+"""Rules of what a listener says of https: Strict-Transport-Security, and the way there from http."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from core.errors import Path, Problem
+from core.model import Kind, Listener, Model, Protocol
+from core.reader import in_words
+
+Places = Mapping[tuple[Kind, str], Path]
+
+# What https://hstspreload.org asks for. https://www.chromium.org/hsts
+PRELOAD_MAX_AGE_S = 31_536_000
+
+
+def check(model: Model, places: Places) -> Iterator[Problem]:
+    """Every problem of these options, one listener after the other."""
+    with_rules = {rule.listener for rule in model.rules.values()}
+    for listener in model.listeners.values():
+        path = places[Kind.LISTENERS, listener.name]
+        yield from _strict_transport(listener, path)
+        if listener.https_redirect_port and listener.protocol is Protocol.HTTP:
+            yield from _redirect(listener, listener.name in with_rules, model, path)
+
+
+def _strict_transport(listener: Listener, path: Path) -> Iterator[Problem]:
+    age_s = listener.hsts_max_age_s
+    for name in ("hsts_include_subdomains", "hsts_preload"):
+        if getattr(listener, name) and not age_s:
+            yield Problem((*path, name), "no time for which it would hold", "give hsts_max_age_s too, or remove it")
+    if listener.hsts_preload and age_s and not (listener.hsts_include_subdomains and age_s >= PRELOAD_MAX_AGE_S):
+        why = "browsers' lists take domains with all of their subdomains, and for a year at least"
+        remedy = f"give hsts_include_subdomains = true and hsts_max_age_s of at least {PRELOAD_MAX_AGE_S}, or remove it"
+        yield Problem((*path, "hsts_preload"), why, remedy)
+
+
+def _redirect(listener: Listener, has_rules: bool, model: Model, path: Path) -> Iterator[Problem]:
+    where = (*path, "https_redirect_port")
+    if listener.backend_service or has_rules:
+        what = "backend_service" if listener.backend_service else "rules"
+        why = f"every request is redirected, so that none would reach its {what}"
+        yield Problem(where, why, f"remove it, or the {what}")
+    ports = [
+        str(other.port)
+        for other in model.listeners.values()
+        if other.protocol is Protocol.HTTPS and other.instance == listener.instance
+    ]
+    if str(listener.https_redirect_port) not in ports:
+        why = f"no https listener of instance {listener.instance} has port {listener.https_redirect_port}"
+        yield Problem(where, why, f"give {in_words(ports, 'or')}" if ports else "add the https listener")
