@@ -46,7 +46,9 @@ def router_configuration(topology: Topology) -> str:
             ip = version(ours)
             parts.append(
                 f"protocol bgp l4_{number}_v{ip} {{ local {ours} as {ROUTER_AS}; neighbor {theirs} as {as_of(number)}; "
-                f"bfd on; hold time 9; ipv{ip} {{ import all; export none; }}; }}"
+                # A node that comes back is heard at once; BIRD would refuse it for a minute.
+                "bfd on; hold time 9; connect delay time 1; error wait time 1, 5; "
+                f"ipv{ip} {{ import all; export none; }}; }}"
             )
     return "\n".join(parts) + "\n"
 

@@ -36,7 +36,9 @@ def test_the_routers_bird() -> None:
     assert text.startswith(ROUTER)
     lines = text.removeprefix(ROUTER).splitlines()
     assert [line.partition("bfd on; ")[0] for line in lines] == PEERS
-    assert lines[1].endswith("hold time 9; ipv6 { import all; export none; }; }")
+    assert lines[1].endswith(
+        "hold time 9; connect delay time 1; error wait time 1, 5; ipv6 { import all; export none; }; }"
+    )
 
 
 @pytest.mark.parametrize(
