@@ -44,7 +44,6 @@ PURE = (
     "keyserver.protocol",
     "keyserver.policy",
     "keyserver.grants",
-    "keyserver.chains",
 )
 IMPURE = {"asyncio", "socket", "ssl", "time", "random", "secrets", "os", "pathlib", "subprocess", "threading", "uvloop"}
 

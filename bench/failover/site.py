@@ -41,6 +41,7 @@ CHECK = {"interval_s": 1, "timeout_s": 1, "rise": 2, "fall": 2}
 WAIT_S = 30.0
 LOOK_S = 0.02
 BUSY_S = 0.3
+SETTLE_S = 2.0  # until those who are to hold an address have taken it from those who were first
 WATCH_S = 0.5  # the router needs 150 ms, and a moment for the routes
 NOBODY = "02:00:00:00:00:ff"  # a MAC address that no host has
 SESSIONS_MOST = 100_000
@@ -107,6 +108,7 @@ class Site:
         self.topology = lab.topology
         self.nodes = tuple(host.name for host in self.topology.of("l4"))
         self._prefix = self.topology.lab
+        self._holders: dict[str, set[str]] = {}
 
     @contextlib.contextmanager
     def traffic(self, *, tcp_every_s: float = 0.5, udp_every_s: float = 0.05) -> Iterator[Traffic]:
@@ -130,15 +132,33 @@ class Site:
         version = cast(dict[str, Any], self.lab.api.status())["version"]
         until(lambda: all(self.ask(node, "status")["configuration"] == version and self.serves(node)
                           for node in self.nodes), "every node has the configuration")  # fmt: skip
+        if self.topology.vip != "static":
+            until(lambda: all(self.holders().values()), "every address is held by somebody")
+            time.sleep(SETTLE_S)
+            self._holders = self.holders()
 
     def serves(self, node: str) -> bool:
-        """Whether a node is ready and finds every server healthy."""
+        """Whether a node is ready, finds every server healthy and knows the peers' sessions."""
         status = self.ask(node, "status")
         servers = len(self.topology.of("backend")) * 2 * len({each[1::3] for each in listeners()})
-        return bool(status["ready"]) and [each["healthy"] for each in status["health"]] == [True] * servers
+        healthy = [each["healthy"] for each in status["health"]] == [True] * servers
+        return bool(status["ready"]) and healthy and bool(status["sync"]["complete"])
 
     def ask(self, node: str, command: str, **arguments: object) -> Any:
         return admin.ask(self.lab.directory_of(node) / "state/admin.sock", command, **arguments)
+
+    def holders(self) -> dict[str, set[str]]:
+        """The nodes that hold each VIP and each address of a source pool, where the nodes announce them themselves."""
+        held: dict[str, set[str]] = {}
+        for node in self.nodes:
+            if self.lab.process_id(node) is not None:
+                for each in self.ask(node, "status")["vip"]["addresses"]:
+                    held.setdefault(each["address"], set()).update([node] if each["held"] else [])
+        return held
+
+    def as_ever(self) -> bool:
+        """Whether every node serves and knows all sessions, and holds what it held when it was configured."""
+        return all(map(self.serves, self.nodes)) and self.holders() == self._holders
 
     def others(self, node: str) -> list[str]:
         return [each for each in self.nodes if each != node]
@@ -224,7 +244,10 @@ class Site:
     def kill(self, node: str) -> None:
         """The death of a machine: its cable is dead, its processes are gone, and what its kernel knew."""
         self.lab.kill(node)
-        _ip(self.lab.host(node).netns, f"link set {DEVICE} xdp off")
+        netns = self.lab.host(node).netns
+        _ip(netns, f"link set {DEVICE} xdp off")
+        for address in self._holders:
+            subprocess.run(["ip", "-n", netns, "addr", "del", address, "dev", DEVICE], capture_output=True, check=False)
         Pins(self.lab.directory_of(node) / "state").release()
 
     def replace(self, node: str) -> None:
