@@ -35,6 +35,8 @@ from keyserver.protocol import (
     CheckChain,
     Event,
     Failed,
+    Find,
+    Found,
     Goodbye,
     Malformed,
     Message,
@@ -48,10 +50,12 @@ from keyserver.protocol import (
 
 log = logging.getLogger(__name__)
 
-Result = bytes | ChainReport | KeyServerError
+Chains = tuple[tuple[bytes, str], ...]  # (key id, PEM text)
+Request = Sign | CheckChain | Find
+Result = bytes | ChainReport | Chains | KeyServerError
 
 MAX_OUTSTANDING = 8192  # handshakes waiting for a signature; beyond it a node is better off refusing
-MAX_CHAINS = 4  # chain checks at a time; each may hold 256 KiB
+MAX_CHAINS = 4  # chain checks and look-ups at a time; each may hold 256 KiB
 MAX_ATTEMPTS = 4  # a request that kills servers must not visit them until its deadline
 CONNECT_TIMEOUT_S = 3.0  # TCP, TLS and greeting
 PING_EVERY_S = 5.0  # on an idle connection, so that a dead peer is found before a handshake needs it
@@ -85,7 +89,7 @@ class Endpoint:
 class _Pending:
     """A request that has not been answered. `tried` are the connections that it was sent on."""
 
-    message: Sign | CheckChain
+    message: Request
     done: Callable[[Result], None]
     deadline: float
     tried: list[_Link] = field(default_factory=list)
@@ -172,7 +176,12 @@ class KeyClient:
         async with self._chains:
             return cast(ChainReport, await self._answer(CheckChain(self.next_id(), chain_pem)))
 
-    async def _answer(self, message: Sign | CheckChain) -> Result:
+    async def find(self, name: str) -> Chains:
+        """The keys for a server name, each with its chain. Raises KeyServerError: UNKNOWN_KEY where there is none."""
+        async with self._chains:
+            return cast(Chains, await self._answer(Find(self.next_id(), name)))
+
+    async def _answer(self, message: Request) -> Result:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
         def done(result: Result) -> None:
@@ -190,7 +199,7 @@ class KeyClient:
         self._last_id = self._last_id % MAX_REQUEST_ID + 1
         return self._last_id
 
-    def _ask(self, message: Sign | CheckChain, done: Callable[[Result], None]) -> None:
+    def _ask(self, message: Request, done: Callable[[Result], None]) -> None:
         now = self._loop.time()
         pending = _Pending(message, done, now + self._deadline_s)
         if self._closed or len(self._pending) >= self._max_outstanding:
@@ -406,6 +415,8 @@ class _Link(asyncio.Protocol):
             self._client.answered(event.request_id, KeyServerError(event.code))
         elif isinstance(event, ChainChecked):
             self._client.answered(event.request_id, event.report)
+        elif isinstance(event, Found):
+            self._client.answered(event.request_id, event.chains)
         elif isinstance(event, Malformed):
             self._client.answered(event.request_id, WireError(event.why))
         elif isinstance(event, Welcome):

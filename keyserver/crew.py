@@ -232,7 +232,7 @@ class Hand(asyncio.Protocol):
         self.equipped = False  # keys were sent, and taken
         self.ready = False
         self.asked: dict[int, Job] = {}
-        self._crew = crew
+        self.crew = crew
         self._process = process
         self._wire = client_side()
         self._loop = asyncio.get_running_loop()
@@ -283,7 +283,7 @@ class Hand(asyncio.Protocol):
         self._wire.receive_data(data)
         for event in self._wire.events():
             self._handle(event)
-        self._crew.answered()
+        self.crew.answered()
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -291,15 +291,15 @@ class Hand(asyncio.Protocol):
                 job.done(event.signature if isinstance(event, Signed) else event.code)
             case Welcome():
                 self.ready = True
-                log.info("worker %s %d is ready", self._crew.name, self.pid)
+                log.info("worker %s %d is ready", self.crew.name, self.pid)
             case Broken():
-                log.error("worker %s %d: %s", self._crew.name, self.pid, event.why)
+                log.error("worker %s %d: %s", self.crew.name, self.pid, event.why)
                 self.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ready = False
         self.keys.close()
-        self._crew.lost(self, self._loop.time() - self._began)
+        self.crew.lost(self, self._loop.time() - self._began)
 
 
 def _nothing() -> None:

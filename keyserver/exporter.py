@@ -15,8 +15,16 @@ from keyserver.policy import KeyType
 
 PREFIX: Final = "paifang_keyserver"
 
-# Counters of the server that are no answer to a client's request (service.py, server.py).
-OTHERS: Final = ("audit_failed", "broken_connection", "greeting_timeout", "malformed", "unknown_request")
+# Counters of the server that are no answer to a request to sign (service.py, server.py).
+OTHERS: Final = (
+    "audit_failed",
+    "broken_connection",
+    "found",
+    "greeting_timeout",
+    "malformed",
+    "not_found",
+    "unknown_request",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ scrypt (RFC 7914); older forms are read too.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,16 +29,18 @@ SUFFIXES = (".pem", ".key")
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 _BEGIN, _END = "-----BEGIN ", "PRIVATE KEY-----"
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n[^-]*-----END CERTIFICATE-----")
 _USABLE = "give ECDSA P-256 or P-384, RSA ≥ 2048 or Ed25519"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """The keys of one file, and whether any of them stands there in the clear."""
+    """The keys of one file, whether any of them stands there in the clear, and its certificates as PEM text."""
 
     path: Path
     keys: tuple[PrivateKey, ...]
     in_the_clear: bool
+    certificates: str = ""
 
 
 def files_below(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
@@ -67,7 +70,7 @@ def load(path: Path, must: bool, passphrases: Sequence[bytes]) -> KeyFile | BadF
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         why = str(error).splitlines()[0] if str(error) else "not readable"
         return BadFile(str(path), f"not a usable private key: {why}", _USABLE)
-    return KeyFile(path, keys, not all(map(is_encrypted, blocks)))
+    return KeyFile(path, keys, not all(map(is_encrypted, blocks)), certificates(data))
 
 
 def read_private(path: Path, *, certificates_may_be_public: bool = False) -> bytes | BadFile:
@@ -120,6 +123,12 @@ def private_blocks(data: bytes) -> list[bytes]:
     if lines:  # cut short: left to the parser, which says so
         blocks.append("\n".join(lines).encode("ascii", "replace"))
     return blocks
+
+
+def certificates(data: bytes) -> str:
+    """The CERTIFICATE blocks of a PEM text, in their order; empty where there is none."""
+    blocks = _CERTIFICATE.findall(data.decode("ascii", "replace").replace("\r\n", "\n"))
+    return "".join(f"{block}\n" for block in blocks)
 
 
 def is_encrypted(block: bytes) -> bool:

@@ -9,20 +9,23 @@ of a token (token_crew.py) are listed when all is read anew on demand.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import sys
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from control.node.tasks import Tasks
-from keyserver.crew import Crew
+from keyserver.chains import Chains
+from keyserver.crew import Crew, Hand
 from keyserver.errors import BadFile, KeyFilesError
 from keyserver.keyfile import files_below
 from keyserver.passphrases import NONE, Passphrases
 from keyserver.policy import KeyType
-from keyserver.reader import Mark, Order, ReadFile, Reading, key_from, mark_of, reading_from_json, to_json
+from keyserver.reader import Mark, Order, ReadFile, Reading, chains_of, key_from, mark_of, reading_from_json, to_json
 from keyserver.store import Elsewhere, Held, KeyStore, Signer
 from keyserver.token_crew import Listing, TokenCrew
 from keyserver.token_keys import TokenError
@@ -106,16 +109,21 @@ class Keyring:
             self.stale = True  # until all of it has been read
             listing = await self._list() if always else self._listing
             opened_by = tuple(map(mark_of, self._sources.passphrases.paths))
-            known = self._files if opened_by == self._passphrases_seen else {}
-            reading = await self._read(self._order(known=known))
-            if reading.bad:
-                raise KeyFilesError([BadFile(*bad) for bad in reading.bad])
+            known = _without_chains(self._files) if opened_by == self._passphrases_seen else {}
+            with self._hands(lambda hand: hand.equipped or not known) as hands:  # a new one has nothing to keep
+                reading = await self._read(self._order(hands, known=known))
+                if reading.bad:
+                    raise KeyFilesError([BadFile(*bad) for bad in reading.bad])
+                _take_note(hands, reading.deaf)
             held = self._held(reading) | self._in_token(listing)
-            self._files, self._passphrases_seen, self._listing = reading.files, opened_by, listing
-            changes = self.store.replace(held, _names(reading.files, listing))
+            read = reading.files
+            unread = {path for path, file in read.items() if path in known and known[path].mark == file.mark}
+            files = {path: self._files[path] if path in unread else file for path, file in read.items()}
+            self._files, self._passphrases_seen, self._listing = files, opened_by, listing
+            chains = Chains(chain for chain in chains_of(files.values()) if chain.key_id in held)
+            changes = self.store.replace(held, _names(files, listing), chains)
             self.stale = False
             self.changed()
-            self._take_note(reading.deaf)
             return changes
 
     async def close(self) -> None:
@@ -123,10 +131,24 @@ class Keyring:
         if self._token is not None:
             await self._token.close()
 
-    def _order(self, *, known: Mapping[str, ReadFile], wanted: Sequence[str] | None = None) -> Order:
-        """For all workers, or, with `wanted`, for those that have nothing yet."""
+    @contextlib.contextmanager
+    def _hands(self, which: Callable[[Hand], bool]) -> Iterator[dict[int, Hand]]:
+        """Some of the workers, by descriptors of their key sockets, which are ours until the end.
+
+        A worker may end, and another may start, while the reader reads: descriptors of our own keep them apart.
+        """
+        hands = [hand for crew in set(self._crews.values()) for hand in crew.hands if which(hand)]
+        mine = {os.dup(hand.keys.fileno()): hand for hand in hands if hand.keys.fileno() >= 0}
+        try:
+            yield mine
+        finally:
+            for descriptor in mine:
+                os.close(descriptor)
+
+    def _order(
+        self, hands: Mapping[int, Hand], *, known: Mapping[str, ReadFile], wanted: Sequence[str] | None = None
+    ) -> Order:
         passphrases = self._sources.passphrases
-        hands = [(crew, hand) for crew in set(self._crews.values()) for hand in crew.hands]
         return Order(
             paths=list(map(str, self._sources.paths)),
             passphrase_files=list(map(str, passphrases.files)),
@@ -134,11 +156,7 @@ class Keyring:
             passphrases=[b64encode(each).decode() for each in passphrases.fixed],
             encrypted_only=self._sources.encrypted_only,
             known=known,
-            workers={
-                hand.keys.fileno(): sorted(crew.kinds)
-                for crew, hand in hands
-                if hand.keys.fileno() >= 0 and not (wanted is not None and hand.equipped)
-            },
+            workers={descriptor: sorted(hand.crew.kinds) for descriptor, hand in hands.items()},
             wanted=wanted,
         )
 
@@ -172,33 +190,24 @@ class Keyring:
         crew = self._token.crew
         return {key_id: Elsewhere(key_id, KeyType(kind), crew) for key_id, (kind, _) in listing.items()}
 
-    def _take_note(self, deaf: Sequence[int]) -> None:
-        for crew in set(self._crews.values()):
-            for hand in list(crew.hands):
-                if hand.keys.fileno() in deaf:
-                    log.error("worker %s %d does not take its keys", crew.name, hand.pid)
-                    hand.kill()
-                elif hand.keys.fileno() >= 0:
-                    hand.equipped = True
-
     def _equip_soon(self) -> None:
         self._tasks.spawn(self._equip(), "keys for a new worker")
 
     async def _equip(self) -> None:
         """Give workers that have just started what is in force."""
         async with self._lock:
-            wanted = [held.key_id.hex() for held in self.store if held.key_id not in self._listing]
-            order = self._order(known={}, wanted=wanted)
-            if not order.workers:
-                return
-            try:
-                reading = await self._read(order)
-            except KeyFilesError as error:
-                log.error("a new worker gets no keys: %s", error)
-                reading = Reading({}, {}, deaf=list(order.workers))
-            for bad in reading.bad:
-                log.error("a new worker cannot have the keys of %s", BadFile(*bad))
-            self._take_note(reading.deaf)
+            with self._hands(lambda hand: not hand.equipped) as hands:
+                if not hands:
+                    return
+                wanted = [held.key_id.hex() for held in self.store if held.key_id not in self._listing]
+                try:
+                    reading = await self._read(self._order(hands, known={}, wanted=wanted))
+                except KeyFilesError as error:
+                    log.error("a new worker gets no keys: %s", error)
+                    reading = Reading({}, {}, deaf=list(hands))
+                for bad in reading.bad:
+                    log.error("a new worker cannot have the keys of %s", BadFile(*bad))
+                _take_note(hands, reading.deaf)
 
     def _look(self) -> Fingerprint:
         """What `stat` says of every file and directory; any change of content, permission or set shows here."""
@@ -206,6 +215,20 @@ class Keyring:
         files = (file for file, _ in files_below(sources.paths))
         seen = ((str(path), mark_of(path)) for path in (*sources.paths, *sources.passphrases.paths, *files))
         return tuple((path, mark) for path, mark in seen if mark is not None)
+
+
+def _take_note(hands: Mapping[int, Hand], deaf: Collection[int]) -> None:
+    for descriptor, hand in hands.items():
+        if descriptor in deaf:
+            log.error("worker %s %d does not take its keys", hand.crew.name, hand.pid)
+            hand.kill()
+        else:
+            hand.equipped = True
+
+
+def _without_chains(files: Mapping[str, ReadFile]) -> dict[str, ReadFile]:
+    """What the reader has to know of what it has read before."""
+    return {path: replace(file, chain=()) for path, file in files.items()}
 
 
 def _names(files: Mapping[str, ReadFile], listing: Listing) -> dict[bytes, set[str]]:

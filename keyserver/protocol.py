@@ -26,6 +26,7 @@ LOWEST_VERSION = HIGHEST_VERSION = 1
 KEY_ID_BYTES = 32  # SHA-256 of the SubjectPublicKeyInfo
 MAX_CHAIN_BYTES = 1 << 18  # as core.model.Certificate.chain
 MAX_FRAME_BYTES = 1 << 19  # a chain, or the report on one, whose every field is at its limit
+MAX_NAME_BYTES = 253  # of a DNS name (RFC 1035, section 2.3.4)
 MAX_REQUEST_ID = 0xFFFF_FFFF
 
 
@@ -36,10 +37,12 @@ class Tag(IntEnum):
     SIGN = 0x02
     CHECK_CHAIN = 0x03
     PING = 0x04
+    FIND = 0x05
     WELCOME = 0x81
     SIGNED = 0x82
     CHAIN_CHECKED = 0x83
     PONG = 0x84
+    FOUND = 0x85
     GOODBYE = 0xFE
     FAILED = 0xFF
 
@@ -85,6 +88,20 @@ class ChainChecked(NamedTuple):
     report: ChainReport
 
 
+class Find(NamedTuple):
+    """Asks for the keys of a server name, with their chains."""
+
+    request_id: int
+    name: str
+
+
+class Found(NamedTuple):
+    """`chains`: (key id, PEM text) of each key whose chain has the name, and that the client may use."""
+
+    request_id: int
+    chains: tuple[tuple[bytes, str], ...]
+
+
 class Ping(NamedTuple):
     request_id: int
 
@@ -128,7 +145,7 @@ class Broken(NamedTuple):
     code: ErrorCode = ErrorCode.MALFORMED
 
 
-Message = Hello | Welcome | Sign | Signed | CheckChain | ChainChecked | Ping | Pong | Failed | Goodbye
+Message = Hello | Welcome | Sign | Signed | CheckChain | ChainChecked | Find | Found | Ping | Pong | Failed | Goodbye
 Event = Message | Malformed | Unknown | Broken
 Reader = Callable[[int, bytes, int, int], Message]  # (request id, data, start and end of the body) → message
 
@@ -143,6 +160,8 @@ _SIGN = Struct(">32sHBH")  # key id, scheme, length of the SNI, length of the co
 _CODE = Struct(">B")
 _REPORT = Struct(">32sqHH")  # key id, expiry, number of names, number of problems
 _TEXT = Struct(">H")  # length of a text
+_COUNT = Struct(">H")  # number of chains
+_CHAIN = Struct(">32sI")  # key id, length of the chain
 
 
 def _frame(tag: int, request_id: int, body: bytes = b"") -> bytes:
@@ -239,6 +258,43 @@ def _read_chain_checked(request_id: int, data: bytes, start: int, end: int) -> C
     return ChainChecked(request_id, ChainReport(key_id, tuple(texts[:names]), not_after, tuple(texts[names:])))
 
 
+def _write_find(message: Find) -> bytes:
+    name = message.name.encode("ascii")
+    if not 0 < len(name) <= MAX_NAME_BYTES:
+        raise WireError(f"a name of {len(name)} bytes; 1 to {MAX_NAME_BYTES} are allowed")
+    return _frame(Tag.FIND, message.request_id, name)
+
+
+def _read_find(request_id: int, data: bytes, start: int, end: int) -> Find:
+    if not 0 < end - start <= MAX_NAME_BYTES:
+        raise WireError(f"a name of {end - start} bytes; 1 to {MAX_NAME_BYTES} are allowed")
+    return Find(request_id, data[start:end].decode("ascii"))
+
+
+def _write_found(message: Found) -> bytes:
+    parts = [_COUNT.pack(len(message.chains))]
+    for key_id, chain in message.chains:
+        if len(key_id) != KEY_ID_BYTES:
+            raise WireError(f"a key id of {len(key_id)} bytes; it has {KEY_ID_BYTES}")
+        pem = chain.encode()
+        parts += [_CHAIN.pack(key_id, len(pem)), pem]
+    return _frame(Tag.FOUND, message.request_id, b"".join(parts))
+
+
+def _read_found(request_id: int, data: bytes, start: int, end: int) -> Found:
+    (count,) = _COUNT.unpack_from(data, start)
+    at = start + _COUNT.size
+    chains: list[tuple[bytes, str]] = []
+    for _ in range(count):
+        key_id, size = _CHAIN.unpack_from(data, at)
+        at += _CHAIN.size + size
+        if at > end:
+            _ends(at, end)
+        chains.append((key_id, data[at - size : at].decode()))
+    _ends(at, end)
+    return Found(request_id, tuple(chains))
+
+
 def _write_ping(message: Ping) -> bytes:
     return _frame(Tag.PING, message.request_id)
 
@@ -285,6 +341,8 @@ _WRITERS: Mapping[type[Message], Callable[..., bytes]] = {
     Signed: _write_signed,
     CheckChain: _write_check_chain,
     ChainChecked: _write_chain_checked,
+    Find: _write_find,
+    Found: _write_found,
     Ping: _write_ping,
     Pong: _write_pong,
     Failed: _write_failed,
@@ -309,7 +367,7 @@ class State(Enum):
 # What each side may be sent in each state. A tag that is absent is an unknown one (OPEN) or ends the connection.
 _TO_SERVER: Mapping[State, Mapping[int, Reader]] = {
     State.GREETING: {Tag.HELLO: _read_hello},
-    State.OPEN: {Tag.SIGN: _read_sign, Tag.CHECK_CHAIN: _read_check_chain, Tag.PING: _read_ping},
+    State.OPEN: {Tag.SIGN: _read_sign, Tag.CHECK_CHAIN: _read_check_chain, Tag.PING: _read_ping, Tag.FIND: _read_find},
     State.CLOSED: {},
 }
 _TO_CLIENT: Mapping[State, Mapping[int, Reader]] = {
@@ -317,6 +375,7 @@ _TO_CLIENT: Mapping[State, Mapping[int, Reader]] = {
     State.OPEN: {
         Tag.SIGNED: _read_signed,
         Tag.CHAIN_CHECKED: _read_chain_checked,
+        Tag.FOUND: _read_found,
         Tag.PONG: _read_pong,
         Tag.FAILED: _read_failed,
         Tag.GOODBYE: _read_goodbye,

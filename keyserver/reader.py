@@ -21,16 +21,20 @@ import socket
 import stat
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
 from certs.authority import key_id
+from certs.chain import inspect
+from certs.report import NO_KEY
 from control.node import logs
 from keyserver import harden
+from keyserver.chains import Chain
 from keyserver.errors import BadFile, KeyFilesError
 from keyserver.keyfile import PrivateKey, files_below, load, type_of, usable
 from keyserver.passphrases import Passphrases
@@ -43,11 +47,12 @@ Mark = tuple[int, int, int]  # inode, mtime and ctime in ns: any change of conte
 
 @dataclass(frozen=True, slots=True)
 class ReadFile:
-    """A key file: what `stat` said before it was opened, whether a key stands there in the clear, and its keys' ids."""
+    """A key file: what `stat` said before it was opened, whether a key is in the clear there, its keys and chain."""
 
     mark: Mark
     in_the_clear: bool
     keys: Mapping[str, str]  # id in hexadecimal → KeyType
+    chain: Sequence[Any] = ()  # the fields of a `Chain`, its id in hexadecimal; empty where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,10 @@ def reading_from_json(text: bytes) -> Reading:
 
 
 def _files(fields: Mapping[str, Any]) -> dict[str, ReadFile]:
-    return {path: ReadFile(tuple(file["mark"]), file["in_the_clear"], file["keys"]) for path, file in fields.items()}
+    return {
+        path: ReadFile(tuple(file["mark"]), file["in_the_clear"], file["keys"], file["chain"])
+        for path, file in fields.items()
+    }
 
 
 def mark_of(path: Path) -> Mark | None:
@@ -142,7 +150,8 @@ def carry_out(order: Order) -> Reading:
         else:
             held = {key_id(key.public_key()).hex(): key for key in found.keys}
             assert mark is not None
-            files[str(path)] = ReadFile(mark, found.in_the_clear, {each: type_of(k) for each, k in held.items()})
+            kinds = {each: type_of(key) for each, key in held.items()}
+            files[str(path)] = ReadFile(mark, found.in_the_clear, kinds, _chain(found.certificates))
             fresh.update(held)
     if order.wanted is not None:
         fresh = {each: key for each, key in fresh.items() if each in order.wanted}
@@ -153,6 +162,22 @@ def carry_out(order: Order) -> Reading:
     workers_kinds = {kind for kinds in order.workers.values() for kind in kinds}
     own = {each: _text(key) for each, key in fresh.items() if type_of(key) not in workers_kinds} if strict else {}
     return Reading(files, own, [_fields(file) for file in bad], deaf)
+
+
+def _chain(pem: str) -> list[Any]:
+    """For `ReadFile.chain`."""
+    if not pem:
+        return []
+    report = inspect(pem, datetime.now(UTC))
+    if report.key_id == NO_KEY or not report.names:
+        return []
+    return [report.key_id.hex(), list(report.names), report.not_after, pem]
+
+
+def chains_of(files: Iterable[ReadFile]) -> Iterator[Chain]:
+    """The chains that stand with the keys."""
+    for identifier, names, not_after, pem in (file.chain for file in files if file.chain):
+        yield Chain(bytes.fromhex(identifier), tuple(names), not_after, pem)
 
 
 def _fields(file: BadFile) -> tuple[str, str, str]:

@@ -35,6 +35,7 @@ from keyserver.protocol import (
     CheckChain,
     Event,
     Failed,
+    Find,
     Goodbye,
     Hello,
     Malformed,
@@ -312,6 +313,8 @@ class _Connection(asyncio.Protocol):
         match event:
             case Ping():
                 return Pong(event.request_id)
+            case Find():
+                return self._service.find(self.client, event, now)
             case CheckChain():
                 return self._check_chain(event, now)
             case Hello():

@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from certs.chain import inspect
 from certs.report import ChainReport
 from keyserver.audit import AuditLog
+from keyserver.chains import answer
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.grants import EVERY_SHAPE, Grants, Permission
 from keyserver.policy import KeyType, Shape, TokenBucket, check
-from keyserver.protocol import Failed, Sign, Signed
+from keyserver.protocol import Failed, Find, Found, Sign, Signed
 from keyserver.store import Held, KeyStore, Signer
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,21 @@ class Service:
         self.answers[client, result] += 1
         if code is not ErrorCode.RATE_LIMITED:
             self._audit.record(self._time, client, request.key_id, request.sni, request.scheme, "", result)
+        return Failed(request.request_id, code)
+
+    def find(self, client: str, request: Find, now: float) -> Found | Failed:
+        """The keys and chains for a server name that `client` may use."""
+        if not self._bucket(client, now).take(now):
+            return self._not_found(request, ErrorCode.RATE_LIMITED)
+        chains = self.store.chains.find(request.name)
+        allowed = [chain for chain in chains if self._permission(client, chain.key_id, now) is not None]
+        if not allowed:
+            return self._not_found(request, ErrorCode.UNKNOWN_KEY)
+        self.counters["found"] += 1
+        return Found(request.request_id, answer(allowed))
+
+    def _not_found(self, request: Find, code: ErrorCode) -> Failed:
+        self.counters["not_found"] += 1
         return Failed(request.request_id, code)
 
     def admit_chain(self, client: str, now: float) -> None:

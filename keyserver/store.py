@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from certs.authority import key_id
+from keyserver.chains import Chains
 from keyserver.crew import Crew
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyfile import PrivateKey, type_of
@@ -67,18 +68,20 @@ class Elsewhere:
 
 Held = Signer | Elsewhere
 Names = Mapping[bytes, Collection[str]]
+NONE = Chains()
 NOTHING: Mapping[bytes, Any] = MappingProxyType({})
 
 
 class KeyStore:
     """Key id → who signs with it: this process, or a crew's worker. Replaced as a whole, by one assignment.
 
-    `names` are what people call the keys: those of their files, without the suffix.
+    `names` are what people call the keys: those of their files, without the suffix. `chains` stand with the keys.
     """
 
-    def __init__(self, held: Mapping[bytes, Held] = NOTHING, names: Names = NOTHING) -> None:
+    def __init__(self, held: Mapping[bytes, Held] = NOTHING, names: Names = NOTHING, chains: Chains = NONE) -> None:
         self._held = held
         self.names = names
+        self.chains = chains
 
     def get(self, key_id: bytes) -> Held | None:
         return self._held.get(key_id)
@@ -92,9 +95,9 @@ class KeyStore:
     def __iter__(self) -> Iterator[Held]:
         return iter(self._held.values())
 
-    def replace(self, held: Mapping[bytes, Held], names: Names = NOTHING) -> tuple[int, int]:
+    def replace(self, held: Mapping[bytes, Held], names: Names = NOTHING, chains: Chains = NONE) -> tuple[int, int]:
         """Hold these from now on: (keys added, keys removed)."""
-        old, self._held, self.names = self._held, held, names
+        old, self._held, self.names, self.chains = self._held, held, names, chains
         return len(held.keys() - old.keys()), len(old.keys() - held.keys())
 
 

@@ -89,13 +89,14 @@ class TokenCrew:
         return found
 
     async def _exchange(self, hand: Hand) -> bytes:
-        loop, sock = asyncio.get_running_loop(), hand.keys
-        sock.setblocking(False)
-        await loop.sock_sendall(sock, self._order)
-        answer = b""
-        while not answer.endswith(b"\n"):
-            data = await loop.sock_recv(sock, 1 << 16)
-            answer += data
-            if not data or len(answer) > MAX_LINE_BYTES:
-                raise OSError("cut short")
+        loop = asyncio.get_running_loop()
+        with hand.keys.dup() as sock:  # the worker may end meanwhile, and its own be closed
+            sock.setblocking(False)
+            await loop.sock_sendall(sock, self._order)
+            answer = b""
+            while not answer.endswith(b"\n"):
+                data = await loop.sock_recv(sock, 1 << 16)
+                answer += data
+                if not data or len(answer) > MAX_LINE_BYTES:
+                    raise OSError("cut short")
         return answer

@@ -44,6 +44,7 @@ PURE = (
     "keyserver.protocol",
     "keyserver.policy",
     "keyserver.grants",
+    "keyserver.chains",
 )
 IMPURE = {"asyncio", "socket", "ssl", "time", "random", "secrets", "os", "pathlib", "subprocess", "threading", "uvloop"}
 

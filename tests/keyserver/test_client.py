@@ -182,6 +182,7 @@ def test_both_loops_and_both_transports(
 ) -> None:
     server_identity, l7, stranger = identity("keyserver", "k"), identity("l7", "l7-1"), identity("control", "c")
     chain = ca.issue_leaf(keys["p384"].public_key(), ["a.test", "*.b.test"]).decode()
+    (key_dir / "p384.pem").write_text(chain)
 
     async def main() -> None:
         serving = await Serving.begin(key_dir, tmp_path / "audit", 1e6, frozenset({os.getuid()}))
@@ -197,6 +198,9 @@ def test_both_loops_and_both_transports(
                 verify(keys[name], scheme, await client.sign(ids[name], scheme, TLS13, "a.test"), TLS13)
             report = await client.check_chain(chain)
             assert (report.key_id, report.names, report.problems) == (ids["p384"], ("a.test", "*.b.test"), ())
+            assert await client.find("A.test") == await client.find("x.b.test") == ((ids["p384"], chain),)
+            assert await code_of(client.find("b.test")) is ErrorCode.UNKNOWN_KEY
+            assert await code_of(client.find("")) is ErrorCode.MALFORMED
             assert await code_of(client.sign(ids["p256"], 0x0403, b"x", "")) is ErrorCode.REFUSED_SHAPE
             await client.close()
             assert not client.connected

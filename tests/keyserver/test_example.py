@@ -8,6 +8,7 @@ import pytest
 import keyserver.__main__ as program
 from certs.authority import Authority
 from keyserver import options
+from keyserver.client import KeyClient
 from keyserver.keyfile import PrivateKey
 from tests.keyserver.conftest import TLS13, StartServer
 from tests.keyserver.test_store import verify
@@ -16,18 +17,32 @@ PAGE = (Path(program.__file__).parent.parent / "docs" / "key-server.md").read_te
 
 
 async def test_the_python_example(
-    tmp_path: Path, start_server: StartServer, ca: Authority, keys: dict[str, PrivateKey]
+    tmp_path: Path, start_server: StartServer, key_dir: Path, ca: Authority, keys: dict[str, PrivateKey]
 ) -> None:
+    chain = ca.issue_leaf(keys["p256"].public_key(), ["a.test"])
+    (key_dir / "a.pem").write_bytes(chain)
     await start_server(tmp_path / "sock")
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     names: dict[str, object] = {}
     exec(code, names)
     sign = names["sign"]
     assert callable(sign)
-    chain = ca.issue_leaf(keys["p256"].public_key(), ["a.test"]).decode()
-    verify(keys["p256"], 0x0403, await sign(f"unix:{tmp_path / 'sock'}", chain, TLS13), TLS13)
+    endpoint = f"unix:{tmp_path / 'sock'}"
+    shown, signature = await sign(endpoint, "a.test", TLS13)
+    assert shown == chain.decode()
+    verify(keys["p256"], 0x0403, signature, TLS13)
     with pytest.raises(RuntimeError, match="no signature: refused shape"):
-        await sign(f"unix:{tmp_path / 'sock'}", chain, b"a JWT")
+        await sign(endpoint, "a.test", b"a JWT")
+    with pytest.raises(RuntimeError, match="no signature: unknown key"):
+        await sign(endpoint, "b.test", TLS13)
+
+
+def test_the_clients_methods_are_those_of_the_page() -> None:
+    table = PAGE.partition("| of `KeyClient` | |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(?:await )?(\w+)(?:\(|`)", table)) - {"KeyClient"}
+    internal = {"next_id", "answered", "opened", "retired", "orphaned"}  # for its own links
+    offered = {name for name in vars(KeyClient) if not name.startswith("_")} - internal
+    assert offered <= named
 
 
 def test_the_flags_are_those_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from certs.authority import key_id, private_pem
+from certs.authority import Authority, key_id, private_pem
 from control.node.files import write_atomic
 from keyserver.crew import Crew, Job
 from keyserver.encrypt import encrypted_pem
@@ -91,6 +91,24 @@ async def test_a_permission_that_is_mended_is_noticed(key_dir: Path) -> None:
         assert await ring.reload(always=False) == (0, 0)
 
 
+async def test_chains_come_and_go_with_their_files_and_keys(
+    key_dir: Path, ca: Authority, keys: dict[str, PrivateKey], ids: dict[str, bytes]
+) -> None:
+    for name in ("p256", "rsa"):
+        (key_dir / f"{name}-chain.pem").write_bytes(ca.issue_leaf(keys[name].public_key(), ["a.test"]))
+    ring = await ring_of(key_dir)
+    assert [chain.key_id for chain in ring.store.chains.find("a.test")] == [ids["p256"], ids["rsa"]]
+    (key_dir / "p384.key").touch()
+    assert await ring.reload(always=False) == (0, 0)
+    assert len(ring.store.chains) == 2, "what was not read again is still known"
+    (key_dir / "rsa.key").unlink()
+    assert await ring.reload(always=False) == (0, 1)
+    assert [chain.key_id for chain in ring.store.chains.find("a.test")] == [ids["p256"]], "a chain alone is of no use"
+    (key_dir / "p256-chain.pem").unlink()
+    assert await ring.reload(always=False) == (0, 0)
+    assert ring.store.chains.find("a.test") == []
+
+
 @pytest.fixture
 async def crew() -> AsyncIterator[Crew]:
     crew = Crew("rsa", [KeyType.RSA], 2, WorkerThread)
@@ -153,6 +171,40 @@ async def test_a_new_worker_gets_what_is_in_force(key_dir: Path, crew: Crew, ids
     (key_dir / "broken.key").unlink()
     assert await ring.reload(always=False) == (1, 0)
     assert isinstance(await signature(ring.store, key_id(fresh.public_key())), bytes)
+    await ring.close()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_a_worker_that_starts_while_others_get_their_keys(
+    key_dir: Path, crew: Crew, ids: dict[str, bytes], strict: bool
+) -> None:
+    """It was not in the order, so it must not be taken for one that has its keys."""
+    disturbed: list[None] = []
+    hindered = asyncio.Event()
+
+    async def read(order: Order) -> Reading:
+        if hindered.is_set() and not disturbed:
+            disturbed.append(None)
+            before = crew.restarts
+            crew.hands[0].kill()
+            while crew.restarts == before:
+                await asyncio.sleep(0.005)
+        return await read_here(order)
+
+    ring = Keyring(Sources((key_dir,)), [crew], read)
+    await ring.reload()
+    await until_ready(crew)
+    hindered.set()
+    if strict:
+        (key_dir / "p256.key").touch()
+        assert await ring.reload(always=False) == (0, 0)
+    else:
+        crew.hands[1].kill()
+    async with asyncio.timeout(10):
+        while not disturbed or crew.restarts < (1 if strict else 2):
+            await asyncio.sleep(0.005)
+    await until_ready(crew)
+    assert isinstance(await signature(ring.store, ids["rsa"]), bytes)
     await ring.close()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from certs.report import NO_KEY, ChainReport
 from keyserver import protocol
+from keyserver.chains import MAX_FOUND, MAX_FOUND_BYTES
 from keyserver.errors import ErrorCode, WireError
 from keyserver.protocol import (
     Broken,
@@ -17,6 +18,8 @@ from keyserver.protocol import (
     CheckChain,
     Event,
     Failed,
+    Find,
+    Found,
     Goodbye,
     Hello,
     Malformed,
@@ -46,6 +49,8 @@ REQUESTS: list[Message] = [
     CheckChain(3, "-----BEGIN CERTIFICATE-----\n"),
     CheckChain(3, "x" * protocol.MAX_CHAIN_BYTES),
     Ping(4),
+    Find(5, "a.test"),
+    Find(6, "x" * protocol.MAX_NAME_BYTES),
 ]
 REPLIES: list[Message] = [
     Signed(7, b"\x30\2\0\0"),
@@ -53,6 +58,8 @@ REPLIES: list[Message] = [
     ChainChecked(9, REPORT),
     ChainChecked(10, ChainReport(NO_KEY, (), 0, ())),
     ChainChecked(11, ChainReport(KEY_ID, (), -1, ("x" * 0xFFFF,) * 7)),
+    Found(11, ()),
+    Found(11, ((KEY_ID, "-----BEGIN"), (NO_KEY, ""), (KEY_ID, "ü"))),
     Pong(12),
     Goodbye(),
     *(Failed(13, code) for code in ErrorCode if code < 0x80),
@@ -107,6 +114,11 @@ def test_a_reply_comes_out_as_it_went_in(message: Message) -> None:
         (Sign(1 << 32, KEY_ID, 0x0403, "", b""), "Sign"),
         (CheckChain(1, "x" * (protocol.MAX_CHAIN_BYTES + 1)), "262145 bytes"),
         (Signed(1, bytes(protocol.MAX_FRAME_BYTES)), "524293 bytes"),
+        (Find(1, ""), "a name of 0 bytes"),
+        (Find(1, "x" * 254), "a name of 254 bytes"),
+        (Find(1, "é.test"), "Find"),
+        (Found(1, ((b"short", ""),)), "key id"),
+        (Found(1, ((KEY_ID, "x" * protocol.MAX_FRAME_BYTES),)), "bytes"),
         (ChainChecked(1, ChainReport(KEY_ID, ("x" * 0x10000,), 0, ())), "ChainChecked"),
         (ChainChecked(1, ChainReport(KEY_ID, ("x" * 0xFFFF,) * 8, 0, ())), "bytes"),
     ],
@@ -130,6 +142,9 @@ SIGN_BODY = encode(REQUESTS[0])[9:]
         (Tag.SIGN, SIGN_BODY[:37] + b"\xff" + SIGN_BODY[38:]),
         (Tag.PING, b"\0"),
         (Tag.CHECK_CHAIN, b"\xff"),
+        (Tag.FIND, b""),
+        (Tag.FIND, b"x" * 254),
+        (Tag.FIND, b"\xff"),
         (Tag.CHECK_CHAIN, b"x" * (protocol.MAX_CHAIN_BYTES + 1)),
     ],
 )
@@ -145,6 +160,7 @@ def test_a_body_that_contradicts_itself_costs_its_request_only(tag: int, body: b
     assert server.events() == [Ping(7)]
 
 
+FOUND_BODY = encode(Found(1, ((KEY_ID, "chain"),)))[9:]
 REPORT_BODY = encode(ChainChecked(1, REPORT))[9:]
 
 
@@ -156,6 +172,13 @@ REPORT_BODY = encode(ChainChecked(1, REPORT))[9:]
         (Tag.CHAIN_CHECKED, REPORT_BODY[:41]),
         (Tag.CHAIN_CHECKED, REPORT_BODY[:44] + b"\xff\xff" + REPORT_BODY[46:]),
         (Tag.CHAIN_CHECKED, REPORT_BODY[:46] + b"\xff" + REPORT_BODY[47:]),
+        (Tag.FOUND, b""),
+        (Tag.FOUND, FOUND_BODY[:-1]),
+        (Tag.FOUND, FOUND_BODY + b"\0"),
+        (Tag.FOUND, FOUND_BODY[:20]),
+        (Tag.FOUND, b"\0\2" + FOUND_BODY[2:]),
+        (Tag.FOUND, FOUND_BODY[:34] + b"\xff" + FOUND_BODY[35:]),
+        (Tag.FOUND, FOUND_BODY[:-1] + b"\xff"),
         (Tag.PONG, b"\0"),
         (Tag.FAILED, b""),
         (Tag.FAILED, b"\1\1"),
@@ -183,7 +206,7 @@ def test_an_impossible_length_ends_the_connection(length: int) -> None:
     assert server.events() == []
 
 
-@pytest.mark.parametrize("tag", [0x00, 0x05, 0x7F, Tag.HELLO, Tag.WELCOME, Tag.SIGNED, Tag.FAILED, 0x80])
+@pytest.mark.parametrize("tag", [0x00, 0x06, 0x7F, Tag.HELLO, Tag.WELCOME, Tag.SIGNED, Tag.FAILED, 0x80])
 def test_an_unknown_tag_is_skipped_by_the_server(tag: int) -> None:
     server = opened_server()
     server.receive_data(raw(tag, b"whatever") + encode(Ping(6)))
@@ -337,6 +360,8 @@ def test_the_document_says_who_sends_what() -> None:
 def test_the_document_states_the_limits() -> None:
     assert f"It is 5 to {protocol.MAX_FRAME_BYTES:,};" in DOCUMENT
     assert f"at most {protocol.MAX_CHAIN_BYTES:,} bytes" in DOCUMENT
+    assert f"1 to {protocol.MAX_NAME_BYTES} bytes of ASCII" in DOCUMENT
+    assert f"At most {MAX_FOUND}, and {MAX_FOUND_BYTES:,} bytes of chains" in DOCUMENT
     assert f"version {protocol.HIGHEST_VERSION}\n" in DOCUMENT
 
 
@@ -347,6 +372,7 @@ def test_the_document_states_the_limits() -> None:
         ("WELCOME", WELCOME),
         ("SIGN", Sign(1, KEY_ID, 1, "", b"")),
         ("CHAIN_CHECKED", ChainChecked(1, ChainReport(NO_KEY, (), 0, ()))),
+        ("FOUND", Found(1, ())),
     ],
 )
 def test_the_rulers_end_where_the_fixed_fields_do(name: str, empty: Message) -> None:

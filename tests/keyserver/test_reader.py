@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from certs.authority import key_id
+from certs.authority import Authority, key_id, private_pem
 from control.node.files import write_atomic
 from keyserver import reader
 from keyserver.encrypt import encrypted_pem
 from keyserver.keyfile import PrivateKey
 from keyserver.keyring import read_elsewhere
 from keyserver.policy import KeyType
-from keyserver.reader import Order, ReadFile, Reading, carry_out, key_from, mark_of
+from keyserver.reader import Order, ReadFile, Reading, carry_out, chains_of, key_from, mark_of
 
 KINDS = {"p256": "ec-p256", "p384": "ec-p384", "rsa": "rsa", "ed25519": "ed25519"}
 
@@ -103,6 +103,23 @@ def test_nothing_is_handed_out_if_a_file_is_bad(key_dir: Path, taker: Callable[.
     assert (reading.files, reading.own, worker.given) == ({}, {}, [])
 
 
+def test_chains_that_stand_with_the_keys(
+    key_dir: Path, ca: Authority, keys: dict[str, PrivateKey], ids: dict[str, bytes]
+) -> None:
+    beside = ca.issue_leaf(keys["p256"].public_key(), ["a.test", "*.a.test"])
+    (key_dir / "beside.pem").write_bytes(beside.replace(b"\n", b"\r\n"))
+    inside = ca.issue_leaf(keys["rsa"].public_key(), ["b.test"])
+    write_atomic(key_dir / "rsa.key", private_pem(keys["rsa"]) + inside)
+    (key_dir / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    reading = carry_out(Order([str(key_dir)]))
+    found = {chain.key_id: chain for chain in chains_of(reading.files.values())}
+    assert found.keys() == {ids["p256"], ids["rsa"]}
+    assert found[ids["p256"]].names == ("a.test", "*.a.test")
+    assert found[ids["p256"]].pem == beside.decode()
+    assert found[ids["rsa"]].pem == inside.decode()
+    assert "PRIVATE" not in found[ids["rsa"]].pem
+
+
 def test_a_new_worker_gets_what_was_in_force(key_dir: Path, ids: dict[str, bytes], taker: Callable[..., Taker]) -> None:
     worker = taker()
     write_atomic(key_dir / "x.key", b"x")
@@ -135,7 +152,7 @@ def test_a_passphrase_that_cannot_be_read(key_dir: Path, tmp_path: Path, taker: 
 
 
 def test_orders_and_readings_as_json() -> None:
-    file = ReadFile((1, 2, 3), True, {"00": "rsa"})
+    file = ReadFile((1, 2, 3), True, {"00": "rsa"}, ["00", ["a.test"], 5, "pem"])
     order = Order(["a"], ["b"], ["c"], ["d"], True, {"a": file}, {7: ["rsa"]}, ["00"])
     assert reader.order_from_json(reader.to_json(order)) == order
     plain = Order(["a"], [], [], [])

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from certs.authority import Authority
 from keyserver.audit import AuditLog
+from keyserver.chains import Chain, Chains
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.grants import Grants, parse
 from keyserver.keyfile import PrivateKey
 from keyserver.policy import KeyType, Shape
-from keyserver.protocol import Failed, Sign, Signed
+from keyserver.protocol import Failed, Find, Found, Sign, Signed
 from keyserver.service import CHAIN_UNITS, Service
 from keyserver.store import Signer
 from tests.keyserver.conftest import TLS12, TLS13, key_store
@@ -221,3 +222,18 @@ def test_a_chain_whose_key_the_client_may_not_use(
     assert problem == "the key server's policy does not let l7:b use its key"
     stranger = ca.issue_leaf(ec.generate_private_key(ec.SECP256R1()).public_key(), ["b.test"], now=NOW).decode()
     assert len(bench.service.judged("l7:b", bench.service.check_chain(stranger), 0).problems) == 1
+
+
+def test_finding_keys_by_name(bench: Bench, ids: dict[str, bytes]) -> None:
+    service = bench.service
+    chains = Chains(Chain(ids[name], ("a.test",), 1, name) for name in ("p256", "rsa"))
+    service.store.replace({key: service.store.get(key) for key in ids.values()}, {ids["rsa"]: {"rsa"}}, chains)  # type: ignore[misc]
+    assert service.find("l7:a", Find(7, "a.test"), 0) == Found(7, ((ids["p256"], "p256"), (ids["rsa"], "rsa")))
+    assert service.find("l7:a", Find(7, "b.test"), 0) == Failed(7, ErrorCode.UNKNOWN_KEY)
+    service.grants = policy('clients = ["l7:a"]\nkeys = ["rsa"]')
+    assert service.find("l7:a", Find(7, "a.test"), 0) == Found(7, ((ids["rsa"], "rsa"),))
+    assert service.find("l7:b", Find(7, "a.test"), 0) == Failed(7, ErrorCode.UNKNOWN_KEY), "names are no secret to leak"
+    assert service.counters == {"found": 2, "not_found": 2}
+    for _ in range(20):
+        last = service.find("l7:a", Find(7, "a.test"), 0)
+    assert last == Failed(7, ErrorCode.RATE_LIMITED)
