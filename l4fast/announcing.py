@@ -100,14 +100,14 @@ class Announcing:
             await asyncio.sleep(TURN_S)
 
     async def _turn(self, program: Program, readiness: Readiness) -> None:
-        program.renew()
         now = self._clock()
         self._holding.look(readiness)
         try:
+            program.renew()
             await program.poll()
             if self._holding.stage is not Stage.RELEASED:
                 await self._catch_up(program, readiness, now)
-        except VipError as error:
+        except (VipError, OSError) as error:  # a disk that is full must not end the agent
             if str(error) != self._error:
                 log.error("%s", error)
             self._error, self._retry_at = str(error), now + RETRY_S

@@ -55,6 +55,7 @@ class Bird:
         self._bfd: Mapping[str, str] = {}
         self._announced: tuple[str, ...] = ()
         self._answered_at = 0.0  # or started
+        self._unread = False  # the file has what BIRD may not have read yet
 
     def adopt(self) -> bool:
         """Goes on with the BIRD that an earlier agent has left. Blocks."""
@@ -67,12 +68,13 @@ class Bird:
 
     async def put(self, shares: Sequence[Share], pools: frozenset[str]) -> None:
         """Announces these and no others. Raises VipError and leaves all as it was."""
-        changed = await self._write(shares, pools)
-        if self.runs() and changed:
+        self._unread |= await self._write(shares, pools)
+        if self.runs() and self._unread:
             await self._configure()
         elif shares and not self.runs():
             self._keeper.start()
             self._answered_at = time.monotonic()
+        self._unread = False
         self._announced = tuple(share.address for share in shares)
         self.states.keep([*self.states.addresses(), *self._announced] if not shares else self._announced, time.time())
         self._derive()
@@ -142,6 +144,8 @@ class Bird:
             self._bfd = bgp.bfd_sessions((await self._ask("show bfd sessions")).lines)
         except VipError:
             if time.monotonic() - self._answered_at > STARTED_S:
+                self._sessions = {name: ("BIRD does not answer", time.time()) for name in self._names}
+                self._derive()
                 raise
             return
         self._answered_at = time.monotonic()

@@ -58,6 +58,8 @@ class Keepalived:
         self._keeper = Keeper(directory, settings.grace_s, self._argv(), fresh=fresh, fifo=directory / FIFO)
         self._notices = vrrp.Notices()
         self._rivals: dict[str, tuple[float, float]] = {}  # heard first and last
+        self._unread = False  # the file has what keepalived may not have read yet
+        self._gone_at = 0.0  # 0: it is there
         self._fifo = _open_fifo(directory / FIFO)
 
     def adopt(self) -> bool:
@@ -81,7 +83,8 @@ class Keepalived:
         if not shares:
             await self.end()
             return
-        if not await self._write(shares) and self.runs():
+        self._unread |= await self._write(shares)
+        if self.runs() and not self._unread:
             return
         if self.runs():
             await self._until_started()
@@ -90,6 +93,7 @@ class Keepalived:
         else:
             self.states.keep([share.address for share in shares], time.time())
             self._keeper.start()
+        self._unread = False
 
     async def _write(self, shares: Sequence[Share]) -> bool:
         """Whether the configuration has become another one."""
@@ -139,14 +143,29 @@ class Keepalived:
         return [self._program, "--dont-fork", "--log-console", "--no-syslog", "--vrrp", *map(str, files)]
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        """Raises VipError."""
+        try:
             os.kill(int((self._directory / PID).read_text()), number)
+        except (OSError, ValueError) as error:
+            raise VipError(f"keepalived does not run ({error!r}); {self._directory / LOG} says why") from None
 
     async def poll(self) -> None:
         """Reads what keepalived has told."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._fifo, 1 << 16):
                 self._heard(data)
+        self._look_after_process()
+
+    def _look_after_process(self) -> None:
+        """A keepalived that has gone without a word, and does not come back, has nothing any more."""
+        now = time.time()
+        if not self.runs() or _alive(self._directory / CHILD_PID):
+            self._gone_at = 0.0
+        elif not self._gone_at:
+            self._gone_at = now
+        elif now - self._gone_at > STARTED_S:
+            for address in self.states.addresses():
+                self.states.note(address, VipState.FAULT, now)
 
     def _heard(self, data: bytes) -> None:
         for notice in self._notices.receive_data(data):
@@ -181,7 +200,10 @@ class Keepalived:
         return []
 
     def problems(self) -> list[str]:
-        now, found = time.time(), []
+        now = time.time()
+        if self._gone_at and now - self._gone_at > STARTED_S:
+            return [f"keepalived does not run, and no VIP is held; {self._directory / LOG} says why"]
+        found = []
         for address in self.states.addresses():
             state = self.states.of(address)
             first, last = self._rivals.get(address, (0.0, 0.0))
@@ -192,6 +214,14 @@ class Keepalived:
             if state is VipState.STARTING and now - self.states.since(address) > STARTED_S:
                 found.append(f"keepalived says nothing of the VIP {address}; {self._directory / LOG} has its log")
         return found
+
+
+def _alive(pid_file: Path) -> bool:
+    try:
+        os.kill(int(pid_file.read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _rival(address: str) -> str:

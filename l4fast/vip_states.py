@@ -15,7 +15,7 @@ class VipState(StrEnum):
     STARTING = "starting"  # asked for, nothing heard yet
     MASTER = "master"
     BACKUP = "backup"
-    FAULT = "fault"  # VRRP: an interface is down
+    FAULT = "fault"  # VRRP: an interface is down, or keepalived does not run
     ANNOUNCED = "announced"
     UNHEARD = "unheard"  # BGP: announced, and no router listens
     WITHDRAWN = "withdrawn"

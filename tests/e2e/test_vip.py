@@ -211,13 +211,22 @@ def test_connections_outlive_a_machine(cluster: Cluster) -> None:
 def test_an_agent_that_is_killed_loses_nothing_and_the_next_one_goes_on(cluster: Cluster) -> None:
     downloads = Downloads(cluster)
     Lab.find(cluster.name).kill_process("l4-2")
-    assert all(downloads.complete())
     if cluster.method == "vrrp":
         assert f" {VIP}/" in cluster.addresses("l4-2")
-    downloads = Downloads(cluster)
     assert cluster.lab("start", "l4-2").returncode == 0
     assert all(downloads.complete())
     said = (state.directory(cluster.name) / "l4-2/log").read_text()
     assert "going on with what the agent before has left announcing VIPs" in said
     assert cluster.held("l4-2")[VIP]
     assert cluster.node("l4-2")["problems"] == []
+
+
+def test_an_agent_that_leaves_lets_the_vips_stay_for_the_next_one(cluster: Cluster) -> None:
+    downloads = Downloads(cluster, 1)
+    cluster.on("l4-2", "paifang", "l4", "ask", "leave", "--state", str(cluster.state("l4-2")))
+    until(lambda: Lab.find(cluster.name).process_id("l4-2") is None)
+    assert all(downloads.complete())
+    downloads = Downloads(cluster, 1)
+    assert cluster.lab("start", "l4-2").returncode == 0
+    assert all(downloads.complete())
+    assert cluster.held("l4-2")[VIP]

@@ -104,3 +104,26 @@ def test_metrics_that_cannot_be_served_end_it_before_anything_is_attached(
 def test_without_an_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OPTIONS, "--identity", str(tmp_path), "--state", str(tmp_path)]) == 2
     assert f"paifang-l4: {tmp_path / 'ca.pem'}: No such file or directory; `paifang certs" in capsys.readouterr().err
+
+
+@pytest.mark.root
+def test_what_announces_the_vips_has_to_be_installed_before_anything_is_attached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Authority.init(tmp_path / "ca").issue_node("l4", "l4-1").write(tmp_path / "id")
+    make_key(tmp_path / "key")
+    monkeypatch.setattr("l4fast.vip_settings.shutil.which", lambda *_args, **_kwargs: None)
+    options = [
+        *OPTIONS[:-1],
+        str(tmp_path / "key"),
+        "--identity",
+        str(tmp_path / "id"),
+        "--state",
+        str(tmp_path / "st"),
+    ]
+    assert main([*options, "--vip", "vrrp"]) == 1
+    assert capsys.readouterr().err == (
+        "paifang-l4: --vip vrrp needs keepalived, which is not installed: `apt-get install keepalived`\n"
+    )
+    assert main([*options, "--vip", "bgp"]) == 2
+    assert "--vip bgp needs --bgp-as AS" in capsys.readouterr().err
