@@ -242,17 +242,15 @@ class Node:
         sync_io = SyncIO(sync, tables, sock, group)
         sync_io.start()
         stack.callback(sync_io.close)
-        self._snapshots = Snapshots(sync, tables, self._identity, self._tasks)
         try:
-            await self._snapshots.start(
-                listener(settings.interfaces[0], version(settings.sync_group), settings.sync_tcp)
-            )
+            listening = listener(settings.interfaces[0], version(settings.sync_group), settings.sync_tcp)
         except OSError as error:
             raise NodeError(
                 f"cannot listen for the peers' requests for snapshots on {settings.interfaces[0]}, port "
                 f"{settings.sync_tcp}: {error.strerror}; choose another port with --sync-tcp"
             ) from None
-        stack.callback(self._snapshots.close)
+        stack.callback(listening.close)
+        Snapshots(sync, tables, self._identity, self._tasks).start(listening)
 
     def _start_early(self, stack: AsyncExitStack, plane: DataPlane) -> EarlyFragments:
         wire = Wire(*self._settings.interfaces)

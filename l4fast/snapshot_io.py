@@ -1,8 +1,9 @@
 """Giving and taking snapshots of the session table, over mutual TLS between L4 nodes of the cluster's CA.
 
-Every node listens, on a port that its hellos tell. It gives at most `GIVEN_AT_ONCE` snapshots at a time and refuses
-others, who ask somebody else. The table is read in blocks (one system call for 4,096 sessions) between which the loop
-goes on; what the peer does not take holds the reading up, and after `STALLED_S` ends it.
+Every node listens, on a port that its hellos tell. It gives at most `GIVEN_AT_ONCE` snapshots at a time; others wait
+for `TURN_S` and are refused then, and ask somebody else. More than `CONNECTIONS_MOST` are closed unheard: before the
+handshake nobody knows who they are. The table is read in blocks (one system call for 4,096 sessions) between which the
+loop goes on; what the peer does not take holds the reading up, and after `STALLED_S` ends it.
 
 A node takes one at a time, from whom `CatchingUp` names. Records that come by multicast meanwhile are merged by the
 same rule as those of the snapshot: the later packet holds, whichever came first.
@@ -16,7 +17,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from control.node.identity import Identity, IdentityError, peer_of
 from control.node.tasks import Tasks
@@ -46,7 +47,8 @@ log = logging.getLogger(__name__)
 ROLE: Final = "l4"
 BLOCK: Final = 4096  # sessions read in one go, 1 ms
 GIVEN_AT_ONCE: Final = 2
-WAITING_MOST: Final = 8  # connections beside those, until they are refused
+TURN_S: Final = 3.0  # less than an asker's patience, STALLED_S
+CONNECTIONS_MOST: Final = 16
 UNSENT_BYTES: Final = 1 << 20  # what a peer may be behind before the reading waits
 ASK_MOST: Final = 1 << 11  # bytes of a request
 READ_BYTES: Final = 1 << 18
@@ -74,7 +76,7 @@ def listener(interface: str, ip: int, port: int) -> socket.socket:
         if ip == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(("::" if ip == 6 else "0.0.0.0", port))
-        sock.listen(WAITING_MOST)
+        sock.listen(CONNECTIONS_MOST)
     except BaseException:
         sock.close()
         raise
@@ -89,75 +91,97 @@ class Snapshots:
 
     def __init__(
         self, sync: Sync, table: SessionTable, identity: Identity, tasks: Tasks, *, given_at_once: int = GIVEN_AT_ONCE,
-        stalled_s: float = STALLED_S,
+        stalled_s: float = STALLED_S, turn_s: float = TURN_S,
     ) -> None:  # fmt: skip
         self._sync = sync
         self._table = table
         self._identity = identity
         self._tasks = tasks
-        self._given_at_once = given_at_once
+        self._turns = asyncio.Semaphore(given_at_once)
         self._stalled_s = stalled_s
+        self._turn_s = turn_s
         self._loop = asyncio.get_running_loop()
-        self._server: asyncio.Server | None = None
-        self._giving: set[asyncio.StreamWriter] = set()
-        self._open = 0
+        self._context = identity.server_context({ROLE})
+        self._connections = 0
         self.complete = asyncio.Event()
 
-    async def start(self, sock: socket.socket) -> None:
-        """Serves the listening socket, which it closes in the end, and takes a snapshot whenever one is needed."""
-        self._server = await asyncio.start_server(
-            self._connected, sock=sock, ssl=self._identity.server_context({ROLE}), limit=READ_BYTES,
-            ssl_handshake_timeout=HANDSHAKE_S,
-        )  # fmt: skip
+    def start(self, sock: socket.socket) -> None:
+        """Serves the listening socket, which is the caller's to close after the tasks have ended, and takes a snapshot
+        whenever one is needed."""
         self._sync.port = sock.getsockname()[1]
-        self._tasks.spawn(self._keep_taking(), "snapshots")
-
-    def close(self) -> None:
-        """Gives no more, and breaks off what is being given."""
-        if self._server is not None:
-            self._server.close()
-        for writer in self._giving:
-            writer.transport.abort()
+        self._tasks.spawn(self._keep_giving(sock), "snapshots to give")
+        self._tasks.spawn(self._keep_taking(), "snapshots to take")
 
     # Giving
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _keep_giving(self, sock: socket.socket) -> None:
+        while True:
+            try:
+                connection, address = await self._loop.sock_accept(sock)
+            except OSError as error:  # too many open files
+                log.warning("nobody gets a snapshot: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            if self._connections >= CONNECTIONS_MOST:
+                log.warning("%s: too many ask for snapshots at once", address[0])
+                self._sync.counters["snapshots_refused"] += 1
+                connection.close()
+            else:
+                self._connections += 1
+                self._tasks.spawn(self._connected(connection, address[0]), "snapshot")
+
+    async def _connected(self, connection: socket.socket, name: str) -> None:
         """One peer's connection. Whatever it does ends this connection at most."""
-        self._giving.add(writer)
-        name = "?"
+        transport: asyncio.WriteTransport | None = None
         try:
-            if len(self._giving) > WAITING_MOST:
-                raise SnapshotError("too many ask at once")
-            name = peer_of(writer.get_extra_info("ssl_object"))[1]
-            writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
             async with asyncio.timeout(WHOLE_S):
+                reader, writer = await self._secured(connection)
+                transport = writer.transport
+                name = peer_of(writer.get_extra_info("ssl_object"))[1]
+                transport.set_write_buffer_limits(high=UNSENT_BYTES)
                 records = await self._give(reader, writer)
             log.info("%s: took a snapshot of %d sessions", name, records)
         except SnapshotError as error:
             log.warning("%s: gets no snapshot: %s", name, error)
             self._sync.counters["snapshots_refused"] += 1
         except (OSError, TimeoutError, IdentityError) as error:
-            log.warning("%s: a snapshot has broken off: %s", name, error or type(error).__name__)
+            log.warning("%s: a snapshot has broken off: %s", name, str(error) or type(error).__name__)
             self._sync.counters["snapshots_broken"] += 1
         finally:
-            self._giving.discard(writer)
-            writer.transport.abort()
+            self._connections -= 1
+            if transport is not None:
+                transport.abort()
+            else:
+                connection.close()
+
+    async def _secured(self, connection: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """After the handshake, in which the peer has shown that it is an L4 node."""
+        reader = asyncio.StreamReader(limit=READ_BYTES, loop=self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        transport, _ = await self._loop.connect_accepted_socket(
+            lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
     async def _give(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
         ask = await self._asked(reader)
-        why = refusal(ask, self._sync.layouts, self._sync.clusters())
-        if not why and self._open >= self._given_at_once:
-            why = f"busy with {self._open} others"
-        if why:
-            writer.write(pack_refused(why))
-            await self._sent(writer)
-            await self._close(writer)
-            raise SnapshotError(why)
-        self._open += 1
+        if why := refusal(ask, self._sync.layouts, self._sync.clusters()):
+            await self._refuse(writer, why)
+        try:
+            async with asyncio.timeout(self._turn_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            await self._refuse(writer, "busy with others")
         try:
             return await self._send_table(reader, writer)
         finally:
-            self._open -= 1
+            self._turns.release()
+
+    async def _refuse(self, writer: asyncio.StreamWriter, why: str) -> NoReturn:
+        writer.write(pack_refused(why))
+        await self._sent(writer)
+        await self._close(writer)
+        raise SnapshotError(why)
 
     async def _asked(self, reader: asyncio.StreamReader) -> Ask:
         frames = Frames(ASK_MOST)

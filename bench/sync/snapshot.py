@@ -67,7 +67,8 @@ async def _take(directory: Path, version: int, count: int, hello: str) -> tuple[
         taker = End("taker", plane, version)
         tasks = Tasks()
         snapshots = Snapshots(taker.sync, taker.tables, Identity.load(directory / "taker"), tasks)
-        await snapshots.start(listener("lo", 4, 0))
+        listening = listener("lo", 4, 0)
+        snapshots.start(listening)
         loop = asyncio.get_running_loop()
         taker.sync.receive_data(
             bytes.fromhex(json.loads(hello)["hello"]), loop.time(), time.time_ns() // 1000, "127.0.0.1"
@@ -78,8 +79,8 @@ async def _take(directory: Path, version: int, count: int, hello: str) -> tuple[
         cpu_s = time.process_time() - cpu
         assert taker.sync.counters["snapshot_records"] == count
         assert taker.sync.catching_up.last_taken is not None
-        snapshots.close()
         await tasks.close()
+        listening.close()
         taker.close()
         return taker.sync.catching_up.last_taken[1], cpu_s
     finally:
@@ -93,8 +94,10 @@ async def _give(directory: Path, version: int, count: int) -> None:
         giver = End("giver", plane, version)
         keys, values = sessions(plane, version, count, NOW_S)
         assert plane.map("sessions", version).put_many(keys, values, count) == count
-        snapshots = Snapshots(giver.sync, giver.tables, Identity.load(directory / "giver"), Tasks())
-        await snapshots.start(listener("lo", 4, 0))
+        tasks = Tasks()
+        snapshots = Snapshots(giver.sync, giver.tables, Identity.load(directory / "giver"), tasks)
+        listening = listener("lo", 4, 0)
+        snapshots.start(listening)
         giver.sync.sessions = count
         giver.sync.tick(asyncio.get_running_loop().time(), time.time_ns() // 1000)
         (hello,) = giver.sync.data_to_send()
@@ -102,7 +105,8 @@ async def _give(directory: Path, version: int, count: int) -> None:
         print(json.dumps({"hello": hello.hex()}), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         print(json.dumps({"cpu_s": time.process_time() - cpu}), flush=True)
-        snapshots.close()
+        await tasks.close()
+        listening.close()
     finally:
         plane.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,7 @@ from certs.authority import Authority
 from control.node.identity import Identity
 from control.node.tasks import Tasks
 from l4fast import snapshot_io
-from l4fast.snapshot import Ask, checksum, pack_ask, pack_begin, pack_block
+from l4fast.snapshot import Ask, Kind, checksum, pack_ask, pack_begin, pack_block, pack_refused
 from l4fast.snapshot_io import Snapshots, listener
 from l4fast.sync_ends import Ended
 from l4fast.sync_keys import ClusterKey
@@ -48,14 +49,16 @@ class Node:
         **options: float,
     ) -> None:  # fmt: skip
         self.table = MemoryTable()
+        self.listening: socket.socket | None = None
         self.tasks = Tasks()
         self.sync = Sync(
             name=name, keys=(key,), boot=1, salt=2, layouts=layouts, now=asyncio.get_running_loop().time(), refresh_s=60
         )
         self.snapshots = Snapshots(self.sync, self.table, identity, self.tasks, **options)  # type: ignore[arg-type]
 
-    async def start(self, ip: int = 4) -> None:
-        await self.snapshots.start(listener("lo", ip, 0))
+    def start(self, ip: int = 4) -> None:
+        self.listening = listener("lo", ip, 0)
+        self.snapshots.start(self.listening)
 
     def greet(self, *others: Node, address: str = "127.0.0.1") -> None:
         now, wall_us = asyncio.get_running_loop().time(), time.time_ns() // 1000
@@ -66,8 +69,9 @@ class Node:
                 other.sync.receive_data(datagram, now, wall_us, address)
 
     async def close(self) -> None:
-        self.snapshots.close()
         await self.tasks.close()
+        if self.listening is not None:
+            self.listening.close()
 
     def complete(self) -> bool:
         return self.sync.complete(asyncio.get_running_loop().time())
@@ -112,8 +116,8 @@ async def test_a_node_that_joins_gets_everything_and_is_complete_at_once(
     a, b = nodes("a"), nodes("b")
     fill(a, 10_000)
     fill(a, 9_000, ip=6)
-    await a.start(ip)
-    await b.start(ip)
+    a.start(ip)
+    b.start(ip)
     a.greet(b, address=address)
     assert not b.complete()
     async with asyncio.timeout(3):  # a peer's sessions would have come anew after 60 s
@@ -128,8 +132,8 @@ async def test_a_node_that_joins_gets_everything_and_is_complete_at_once(
 
 async def test_an_empty_table_is_a_snapshot_too(nodes: Callable[..., Node]) -> None:
     a, b = nodes("a"), nodes("b")
-    await a.start()
-    await b.start()
+    a.start()
+    b.start()
     a.greet(b)
     b.greet(a)
     await until(lambda: a.complete() and b.complete(), 3)
@@ -139,8 +143,8 @@ async def test_what_multicast_brings_meanwhile_stays_the_newer(nodes: Callable[.
     """And what is ended meanwhile stays ended, though a block that was read before brings it again."""
     a, b = nodes("a"), nodes("b")
     fill(a, 30_000)
-    await a.start()
-    await b.start()
+    a.start()
+    b.start()
     newer, killed = Entry(9, NOW_S + 5, CLOSED, 50), key_of(29_999)
     b.table.enter(0, newer)
     merging = b.table.merge_sessions
@@ -169,7 +173,7 @@ async def test_a_node_that_was_away_does_not_bring_back_what_was_ended(nodes: Ca
     for node in (a, b):
         fill(node, 1000)
         node.table.enter(7, Entry(1, NOW_S))
-        await node.start()
+        node.start()
     wall_us = time.time_ns() // 1000
     killed = b"".join(map(key_of, (7, 8, 9)))
     a.table.end_keys(4, killed, NOW_S)
@@ -183,19 +187,40 @@ async def test_a_node_that_was_away_does_not_bring_back_what_was_ended(nodes: Ca
         assert [key_of(number) in node.table.entries[4] for number in (7, 8, 9)] == [False, False, True]
 
 
-async def test_two_at_a_time_and_then_others_are_refused(
+async def test_others_wait_for_their_turn_and_are_refused_when_it_does_not_come(
     nodes: Callable[..., Node], identities: dict[str, Identity]
 ) -> None:
-    a = nodes("a", given_at_once=1)
+    a = nodes("a", given_at_once=1, turn_s=0.3, stalled_s=1.0)
     fill(a, 100_000)
-    await a.start()
+    a.start()
     async with request(a, identities["b"]) as (slow, _):  # which does not read on
         assert await slow.read(100)
         async with request(a, identities["c"]) as (reader, _):
-            assert b"busy with 1 others" in await reader.read()
-    await until(lambda: a.sync.counters["snapshots_refused"] == 1 == a.sync.counters["snapshots_broken"])
-    async with request(a, identities["c"]) as (reader, _):
-        assert b"busy" not in await reader.read(1000)
+            assert await reader.read() == pack_refused("busy with others")
+        async with request(a, identities["c"]) as (reader, _):
+            await asyncio.sleep(0.1)
+            slow._transport.abort()  # type: ignore[attr-defined]
+            assert (await reader.readexactly(5))[4] == Kind.BEGIN
+    await until(lambda: a.sync.counters["snapshots_refused"] == 1)
+
+
+async def test_more_connections_than_there_may_be_are_closed_unheard(
+    nodes: Callable[..., Node], identities: dict[str, Identity]
+) -> None:
+    """Strangers who only connect hold their places for as long as a handshake may take."""
+    a = nodes("a")
+    fill(a, 10)
+    a.start()
+    strangers = [
+        await asyncio.open_connection("127.0.0.1", a.sync.port) for _ in range(snapshot_io.CONNECTIONS_MOST + 3)
+    ]
+    await until(lambda: a.sync.counters["snapshots_refused"] == 3)
+    assert a.snapshots._connections == snapshot_io.CONNECTIONS_MOST
+    for _, writer in strangers:
+        writer.transport.abort()
+    await until(lambda: not a.snapshots._connections)
+    async with request(a, identities["b"]) as (reader, _):
+        assert (await reader.readexactly(5))[4] == Kind.BEGIN
 
 
 @contextlib.asynccontextmanager
@@ -218,11 +243,12 @@ async def test_one_that_does_not_read_ends_after_a_while(
 ) -> None:
     a = nodes("a", stalled_s=0.3)
     fill(a, 200_000)
-    await a.start()
+    a.start()
     async with request(a, identities["b"]) as (reader, _):
         await reader.read(10)
         await until(lambda: a.sync.counters["snapshots_broken"] == 1)
-    assert a.snapshots._open == 0
+    assert a.snapshots._connections == 0
+    assert not a.snapshots._turns.locked()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +268,7 @@ async def test_requests_that_are_none(
 ) -> None:
     a = nodes("a", stalled_s=0.2)
     fill(a, 10)
-    await a.start()
+    a.start()
     async with request(a, identities["b"], data) as (reader, _):
         answer = await reader.read()
         assert key_of(3) not in answer
@@ -255,7 +281,7 @@ async def test_only_l4_nodes_of_this_cluster_get_one(
 ) -> None:
     a = nodes("a", stalled_s=0.3)
     fill(a, 10)
-    await a.start()
+    a.start()
     context = identities[who].client_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # it does not care whom it talks to
@@ -274,7 +300,7 @@ async def test_when_one_dies_midway_another_is_asked(
     fill(a, 50_000)
     fill(b, 40_000)
     for node in (a, b, c):
-        await node.start()
+        node.start()
     blocks = a.table.session_blocks
 
     def dies(size: int) -> object:
@@ -299,7 +325,7 @@ async def test_when_one_dies_midway_another_is_asked(
 async def test_nobody_there_is_said(nodes: Callable[..., Node]) -> None:
     a, b = nodes("a"), nodes("b")
     a.sync.port = 1
-    await b.start()
+    b.start()
     a.greet(b)
     await until(lambda: b.sync.counters["snapshots_failed"])
     now = asyncio.get_running_loop().time()
@@ -315,7 +341,7 @@ async def test_one_that_is_somebody_else_is_not_believed(
     """Whoever sends a node's datagrams on from an address of his own is found out by his certificate."""
     a, b, c = nodes("a"), nodes("b"), nodes("c")
     for node in (b, c):
-        await node.start()
+        node.start()
     a.sync.port = c.sync.port
     fill(c, 10)
     a.greet(b)
@@ -330,8 +356,8 @@ async def test_another_layout_or_key_is_refused_with_its_reason(nodes: Callable[
     others = {ip: Layout(8, 16, 1) for ip in (4, 6)}
     b = nodes("b", layouts=others) if what == "layout" else nodes("b")
     fill(a, 10)
-    await a.start()
-    await b.start()
+    a.start()
+    b.start()
     a.greet(b)
     if what == "key":
         a.sync.rekey((OTHER_KEY,))
@@ -345,7 +371,7 @@ async def test_a_giver_that_says_nothing_more_is_left(
     nodes: Callable[..., Node], identities: dict[str, Identity]
 ) -> None:
     b = nodes("b", stalled_s=0.2)
-    await b.start()
+    b.start()
 
     async def stalls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(pack_begin(b_knows.sync.node, 1, 2, []) + pack_block(4, key_of(1), value_of(Entry(1, NOW_S)), 1))
@@ -369,8 +395,8 @@ async def test_the_loop_goes_on_meanwhile(nodes: Callable[..., Node]) -> None:
     """Between any two blocks that are read."""
     a, b = nodes("a"), nodes("b")
     fill(a, 40_000)
-    await a.start()
-    await b.start()
+    a.start()
+    b.start()
     turns: list[int] = []
 
     async def watch() -> None:
