@@ -20,3 +20,16 @@ class ChainReport:
     names: tuple[str, ...]
     not_after: int
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Staple:
+    """An OCSP answer for a chain's leaf, and until when it may be given to clients.
+
+    answer: DER; empty where there is none. ends: seconds since 1970, 0 without an answer. why: what keeps it from
+    coming or from being renewed; empty if nothing does, or if the certificate names no responder.
+    """
+
+    answer: bytes
+    ends: int
+    why: str

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
@@ -28,10 +29,12 @@ from keyserver.exporter import CrewState
 from keyserver.follow import Following
 from keyserver.grants_file import GrantsFile
 from keyserver.keyring import Keyring
+from keyserver.ocsp_fetch import fetch
 from keyserver.options import Settings, parse
 from keyserver.policy import KeyType
 from keyserver.server import KeyServer
 from keyserver.service import Service
+from keyserver.staples import Staples
 from keyserver.token_crew import TokenCrew
 
 log = logging.getLogger("keyserver")
@@ -77,12 +80,14 @@ async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], au
     identity = _identity(settings.identity) if settings.identity is not None else None
     node = identity.name if identity is not None else socket.gethostname()
     following = Following(keyring, audit, GrantsFile(settings.policy) if settings.policy is not None else None)
+    staples = Staples(fetch, lambda: datetime.now(UTC)) if settings.ocsp else None
     service = Service(
         keyring.store,
         audit,
         rate=settings.rate,
         key_rate=settings.key_rate,
         grants=following.begin(),
+        staples=staples,
         refresh=lambda: following.refresh(loop),
     )
     keyring.changed = service.keys_changed
@@ -109,6 +114,8 @@ async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], au
     await tasks.close()
     if metrics is not None:
         metrics.close()
+    if staples is not None:
+        await staples.close()
     audit.close()
     return 1 if failures else 0
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from certs.report import ChainReport
+from certs.report import ChainReport, Staple
 from control.node.identity import Identity
 from control.node.tasks import Tasks
 from keyserver.errors import ErrorCode, KeyServerError, WireError
@@ -37,12 +37,14 @@ from keyserver.protocol import (
     Failed,
     Find,
     Found,
+    GetStaple,
     Goodbye,
     Malformed,
     Message,
     Ping,
     Sign,
     Signed,
+    StapleGiven,
     Unknown,
     Welcome,
     client_side,
@@ -51,8 +53,8 @@ from keyserver.protocol import (
 log = logging.getLogger(__name__)
 
 Chains = tuple[tuple[bytes, str], ...]  # (key id, PEM text)
-Request = Sign | CheckChain | Find
-Result = bytes | ChainReport | Chains | KeyServerError
+Request = Sign | CheckChain | Find | GetStaple
+Result = bytes | ChainReport | Chains | Staple | KeyServerError
 
 MAX_OUTSTANDING = 8192  # handshakes waiting for a signature; beyond it a node is better off refusing
 MAX_CHAINS = 4  # chain checks and look-ups at a time; each may hold 256 KiB
@@ -180,6 +182,11 @@ class KeyClient:
         """The keys for a server name, each with its chain. Raises KeyServerError: UNKNOWN_KEY where there is none."""
         async with self._chains:
             return cast(Chains, await self._answer(Find(self.next_id(), name)))
+
+    async def staple(self, chain_pem: str) -> Staple:
+        """The OCSP answer to be stapled with a chain, as far as there is one now. Raises KeyServerError."""
+        async with self._chains:
+            return cast(Staple, await self._answer(GetStaple(self.next_id(), chain_pem)))
 
     async def _answer(self, message: Request) -> Result:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -417,6 +424,8 @@ class _Link(asyncio.Protocol):
             self._client.answered(event.request_id, event.report)
         elif isinstance(event, Found):
             self._client.answered(event.request_id, event.chains)
+        elif isinstance(event, StapleGiven):
+            self._client.answered(event.request_id, event.staple)
         elif isinstance(event, Malformed):
             self._client.answered(event.request_id, WireError(event.why))
         elif isinstance(event, Welcome):

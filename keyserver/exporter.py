@@ -23,6 +23,8 @@ OTHERS: Final = (
     "greeting_timeout",
     "malformed",
     "not_found",
+    "ocsp_failed",
+    "ocsp_fetched",
     "unknown_request",
 )
 

@@ -47,6 +47,7 @@ class Settings:
     policy: Path | None
     metrics: tuple[str, int] | None
     metrics_asked: bool
+    ocsp: bool
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -93,6 +94,7 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--rsa-workers", type=int, default=1, metavar="N", help="processes that sign with RSA keys (%(default)s)"
     )
+    parser.add_argument("--no-ocsp", dest="ocsp", action="store_false", help="ask no OCSP responders for nodes")
     if arguments and not arguments[0].startswith("-"):
         parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt, ping")
     options = parser.parse_args(arguments)
@@ -137,6 +139,7 @@ def parse(arguments: list[str]) -> Settings:
         policy=options.policy,
         metrics=None if metrics == OFF else _address(parser, "--metrics", metrics),
         metrics_asked=options.metrics is not None,
+        ocsp=options.ocsp,
     )
 
 

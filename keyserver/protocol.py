@@ -18,7 +18,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
-from certs.report import ChainReport
+from certs.report import ChainReport, Staple
 from keyserver.errors import ErrorCode, WireError
 
 MAGIC = b"PFKS"
@@ -38,11 +38,13 @@ class Tag(IntEnum):
     CHECK_CHAIN = 0x03
     PING = 0x04
     FIND = 0x05
+    GET_STAPLE = 0x06
     WELCOME = 0x81
     SIGNED = 0x82
     CHAIN_CHECKED = 0x83
     PONG = 0x84
     FOUND = 0x85
+    STAPLE_GIVEN = 0x86
     GOODBYE = 0xFE
     FAILED = 0xFF
 
@@ -102,6 +104,18 @@ class Found(NamedTuple):
     chains: tuple[tuple[bytes, str], ...]
 
 
+class GetStaple(NamedTuple):
+    """Asks for the OCSP answer to be stapled with a PEM chain, leaf first."""
+
+    request_id: int
+    pem: str
+
+
+class StapleGiven(NamedTuple):
+    request_id: int
+    staple: Staple
+
+
 class Ping(NamedTuple):
     request_id: int
 
@@ -145,7 +159,22 @@ class Broken(NamedTuple):
     code: ErrorCode = ErrorCode.MALFORMED
 
 
-Message = Hello | Welcome | Sign | Signed | CheckChain | ChainChecked | Find | Found | Ping | Pong | Failed | Goodbye
+Message = (
+    Hello
+    | Welcome
+    | Sign
+    | Signed
+    | CheckChain
+    | ChainChecked
+    | Find
+    | Found
+    | GetStaple
+    | StapleGiven
+    | Ping
+    | Pong
+    | Failed
+    | Goodbye
+)
 Event = Message | Malformed | Unknown | Broken
 Reader = Callable[[int, bytes, int, int], Message]  # (request id, data, start and end of the body) → message
 
@@ -162,6 +191,7 @@ _REPORT = Struct(">32sqHH")  # key id, expiry, number of names, number of proble
 _TEXT = Struct(">H")  # length of a text
 _COUNT = Struct(">H")  # number of chains
 _CHAIN = Struct(">32sI")  # key id, length of the chain
+_STAPLE = Struct(">qHH")  # end of the answer, length of the answer, length of the text
 
 
 def _frame(tag: int, request_id: int, body: bytes = b"") -> bytes:
@@ -222,17 +252,18 @@ def _read_signed(request_id: int, data: bytes, start: int, end: int) -> Signed:
     return Signed(request_id, data[start:end])
 
 
-def _write_check_chain(message: CheckChain) -> bytes:
-    pem = message.pem.encode()
+def _chain_of(pem: bytes) -> bytes:
     if len(pem) > MAX_CHAIN_BYTES:
         raise WireError(f"a chain of {len(pem)} bytes; {MAX_CHAIN_BYTES} are allowed")
-    return _frame(Tag.CHECK_CHAIN, message.request_id, pem)
+    return pem
+
+
+def _write_check_chain(message: CheckChain) -> bytes:
+    return _frame(Tag.CHECK_CHAIN, message.request_id, _chain_of(message.pem.encode()))
 
 
 def _read_check_chain(request_id: int, data: bytes, start: int, end: int) -> CheckChain:
-    if end - start > MAX_CHAIN_BYTES:
-        raise WireError(f"a chain of {end - start} bytes; {MAX_CHAIN_BYTES} are allowed")
-    return CheckChain(request_id, data[start:end].decode())
+    return CheckChain(request_id, _chain_of(data[start:end]).decode())
 
 
 def _write_chain_checked(message: ChainChecked) -> bytes:
@@ -295,6 +326,28 @@ def _read_found(request_id: int, data: bytes, start: int, end: int) -> Found:
     return Found(request_id, tuple(chains))
 
 
+def _write_get_staple(message: GetStaple) -> bytes:
+    return _frame(Tag.GET_STAPLE, message.request_id, _chain_of(message.pem.encode()))
+
+
+def _read_get_staple(request_id: int, data: bytes, start: int, end: int) -> GetStaple:
+    return GetStaple(request_id, _chain_of(data[start:end]).decode())
+
+
+def _write_staple_given(message: StapleGiven) -> bytes:
+    answer, ends, why = message.staple.answer, message.staple.ends, message.staple.why.encode()
+    body = _STAPLE.pack(ends, len(answer), len(why)) + answer + why
+    return _frame(Tag.STAPLE_GIVEN, message.request_id, body)
+
+
+def _read_staple_given(request_id: int, data: bytes, start: int, end: int) -> StapleGiven:
+    ends, answer_bytes, why_bytes = _STAPLE.unpack_from(data, start)
+    answer = start + _STAPLE.size
+    why = answer + answer_bytes
+    _ends(why + why_bytes, end)
+    return StapleGiven(request_id, Staple(data[answer:why], ends, data[why:end].decode()))
+
+
 def _write_ping(message: Ping) -> bytes:
     return _frame(Tag.PING, message.request_id)
 
@@ -343,6 +396,8 @@ _WRITERS: Mapping[type[Message], Callable[..., bytes]] = {
     ChainChecked: _write_chain_checked,
     Find: _write_find,
     Found: _write_found,
+    GetStaple: _write_get_staple,
+    StapleGiven: _write_staple_given,
     Ping: _write_ping,
     Pong: _write_pong,
     Failed: _write_failed,
@@ -367,7 +422,13 @@ class State(Enum):
 # What each side may be sent in each state. A tag that is absent is an unknown one (OPEN) or ends the connection.
 _TO_SERVER: Mapping[State, Mapping[int, Reader]] = {
     State.GREETING: {Tag.HELLO: _read_hello},
-    State.OPEN: {Tag.SIGN: _read_sign, Tag.CHECK_CHAIN: _read_check_chain, Tag.PING: _read_ping, Tag.FIND: _read_find},
+    State.OPEN: {
+        Tag.SIGN: _read_sign,
+        Tag.CHECK_CHAIN: _read_check_chain,
+        Tag.FIND: _read_find,
+        Tag.GET_STAPLE: _read_get_staple,
+        Tag.PING: _read_ping,
+    },
     State.CLOSED: {},
 }
 _TO_CLIENT: Mapping[State, Mapping[int, Reader]] = {
@@ -376,6 +437,7 @@ _TO_CLIENT: Mapping[State, Mapping[int, Reader]] = {
         Tag.SIGNED: _read_signed,
         Tag.CHAIN_CHECKED: _read_chain_checked,
         Tag.FOUND: _read_found,
+        Tag.STAPLE_GIVEN: _read_staple_given,
         Tag.PONG: _read_pong,
         Tag.FAILED: _read_failed,
         Tag.GOODBYE: _read_goodbye,

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
-from certs.report import ChainReport
+from certs.report import ChainReport, Staple
 from control.node.identity import Identity, IdentityError, peer_of
 from control.node.tcp import cannot_bind
 from core.endpoints import endpoint
@@ -36,6 +36,7 @@ from keyserver.protocol import (
     Event,
     Failed,
     Find,
+    GetStaple,
     Goodbye,
     Hello,
     Malformed,
@@ -44,6 +45,7 @@ from keyserver.protocol import (
     Pong,
     Sign,
     Signed,
+    StapleGiven,
     Unknown,
     server_side,
 )
@@ -61,6 +63,7 @@ REFUSAL_LINGERS_S = 0.5
 REFUSALS_RECORDED = 100  # at once, and one a second: a stranger must not fill the audit log
 BACKLOG = 128
 SOCKET_MODE = 0o660
+MAX_WHY = 4000  # characters
 _UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
 
 
@@ -181,25 +184,34 @@ class KeyServer:
             return False
         return True
 
-    def check_chain(self, connection: _Connection, request: CheckChain) -> bool:
+    def check_chain(self, connection: _Connection, request: CheckChain | GetStaple) -> bool:
         """Whether a chain check was begun; its reply comes later."""
         if self._chains_waiting >= MAX_CHAINS:
             return False
         self._chains_waiting += 1
         checking = self.loop.run_in_executor(self._chains, self.service.check_chain, request.pem)
-        checking.add_done_callback(lambda done: self._chain_checked(connection, request.request_id, done))
+        checking.add_done_callback(lambda done: self._chain_checked(connection, request, done))
         return True
 
-    def _chain_checked(self, connection: _Connection, request_id: int, done: asyncio.Future[ChainReport]) -> None:
+    def _chain_checked(
+        self, connection: _Connection, request: CheckChain | GetStaple, done: asyncio.Future[ChainReport]
+    ) -> None:
         self._chains_waiting -= 1
         if done.cancelled() or connection.gone:
             return
         if (error := done.exception()) is not None:
             log.error("a chain check failed", exc_info=error)
-            connection.reply([Failed(request_id, ErrorCode.INTERNAL)])
+            connection.reply([Failed(request.request_id, ErrorCode.INTERNAL)])
+            return
+        now = self.loop.time()
+        report = self.service.judged(connection.client, done.result(), now)
+        if isinstance(request, CheckChain):
+            connection.reply([ChainChecked(request.request_id, report)])
+        elif report.problems:
+            connection.reply([StapleGiven(request.request_id, Staple(b"", 0, "; ".join(report.problems)[:MAX_WHY]))])
         else:
-            report = self.service.judged(connection.client, done.result(), self.loop.time())
-            connection.reply([ChainChecked(request_id, report)])
+            staple = self.service.new_staple(request.pem, report.key_id, now)
+            connection.reply([StapleGiven(request.request_id, staple)])
 
 
 class _Connection(asyncio.Protocol):
@@ -317,6 +329,8 @@ class _Connection(asyncio.Protocol):
                 return self._service.find(self.client, event, now)
             case CheckChain():
                 return self._check_chain(event, now)
+            case GetStaple():
+                return self._get_staple(event, now)
             case Hello():
                 if self._greeting is not None:
                     self._greeting.cancel()
@@ -332,7 +346,11 @@ class _Connection(asyncio.Protocol):
                 return Failed(0, event.code)
         return None
 
-    def _check_chain(self, request: CheckChain, now: float) -> Message | None:
+    def _get_staple(self, request: GetStaple, now: float) -> Message | None:
+        staple = self._service.staple(self.client, request.pem, now)
+        return StapleGiven(request.request_id, staple) if staple is not None else self._check_chain(request, now)
+
+    def _check_chain(self, request: CheckChain | GetStaple, now: float) -> Message | None:
         try:
             self._service.admit_chain(self.client, now)
         except KeyServerError as error:

@@ -14,14 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from certs import ocsp
 from certs.chain import inspect
-from certs.report import ChainReport
+from certs.ocsp import OcspError
+from certs.report import ChainReport, Staple
 from keyserver.audit import AuditLog
 from keyserver.chains import answer
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.grants import EVERY_SHAPE, Grants, Permission
 from keyserver.policy import KeyType, Shape, TokenBucket, check
 from keyserver.protocol import Failed, Find, Found, Sign, Signed
+from keyserver.staples import Staples
 from keyserver.store import Held, KeyStore, Signer
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class Service:
     """The keys, who uses them how much, and the record of it.
 
     rate, key_rate: signatures a second for each client, and for each key. grants: None lets every client use every key.
+    staples: None where no OCSP answers are fetched.
     refresh: looks for new keys; called outside the loop's thread. clock: wall-clock time, for audit and expiry.
     """
 
@@ -45,6 +49,7 @@ class Service:
         rate: float,
         key_rate: float | None = None,
         grants: Grants | None = None,
+        staples: Staples | None = None,
         refresh: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -55,6 +60,9 @@ class Service:
         self.grants = grants
         self._rate = rate
         self._key_rate = key_rate
+        self._staples = staples
+        if staples is not None:
+            staples.counters = self.counters
         self._refresh = refresh
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}  # as many as there are identities: uids allowed, names issued
@@ -159,6 +167,28 @@ class Service:
         return replace(
             report, problems=(*report.problems, f"the key server's policy does not let {client} use its key")
         )
+
+    def staple(self, client: str, pem: str, now: float) -> Staple | None:
+        """The OCSP answer for a chain; None where the chain has to be checked first. Cheap."""
+        if self._staples is None:
+            return Staple(b"", 0, "")
+        digest = ocsp.chain_digest(pem)
+        key_id = self._staples.key_of(digest)
+        if key_id is None or key_id not in self.store or self._permission(client, key_id, now) is None:
+            return None
+        return self._staples.give(digest, now)
+
+    def new_staple(self, pem: str, key_id: bytes, now: float) -> Staple:
+        """The same for a chain that has been checked and found to be sound, and for this client."""
+        assert self._staples is not None
+        digest = ocsp.chain_digest(pem)
+        try:
+            subject: ocsp.Subject | OcspError | None = ocsp.subject(pem)
+        except OcspError as error:
+            subject = error
+        if self._staples.key_of(digest) is None:
+            self._staples.add(digest, key_id, subject)
+        return self._staples.give(digest, now)
 
     def _permission(self, client: str, key_id: bytes, now: float) -> Permission | None:
         if self.grants is None:

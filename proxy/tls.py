@@ -37,6 +37,7 @@ from proxy.tls_certificates import (
     read,
 )
 from proxy.tls_handshake import Failure, Handshake, Signers
+from proxy.tls_ocsp import Answers, Staples
 from proxy.tls_profile import DEFAULT, Profile
 from proxy.tls_stream import Buffers
 from proxy.tls_waiting import Waiting
@@ -68,7 +69,7 @@ class Report(Protocol):
     def problems(self) -> Sequence[str]: ...
 
 
-class Keys(Signers, Protocol):
+class Keys(Signers, Answers, Protocol):
     """What is used of `keyserver.client.KeyClient`."""
 
     async def check_chain(self, chain_pem: str, /) -> Report: ...
@@ -133,6 +134,8 @@ class TlsServer:
         self._profiles: Mapping[str, Profile] = {}
         self._unsettled = False  # a verdict may change by itself
         self._made: _Made = {}
+        self._staples = Staples(keys)
+        self._problems: list[str] = []  # of the last `configure`
         self._in_flight: dict[Handshake, float] = {}  # deadlines, in their order, since all wait equally long
         self._timer: asyncio.TimerHandle | None = None
         self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *(f"failed_{each}" for each in Failure)), 0))
@@ -144,8 +147,8 @@ class TlsServer:
         return Handshake(self, found.base, inner)
 
     def counters(self) -> dict[str, int]:
-        """`ok`, `failed_REASON` for each reason (see `Failure`), and `in_flight`, which is a level."""
-        return {**self._counts, "in_flight": len(self._in_flight)}
+        """`ok`, `failed_REASON` for each reason (see `Failure`), `stapled`, and `in_flight`, which is a level."""
+        return {**self._counts, "stapled": self._staples.stapled, "in_flight": len(self._in_flight)}
 
     async def close(self) -> None:
         """Gives up all handshakes in flight. Established connections stay."""
@@ -184,20 +187,44 @@ class TlsServer:
                 problems.append(f"listener {name!r}: no certificate can be served")
         self._former = {name: self._listeners.pop(name) for name in self._listeners.keys() - listeners.keys()}
         self._made = made
-        return problems
+        await self._staples.ask(self._served.values(), self.loop.time())
+        self._problems = problems
+        return problems + self._staple_problems()
 
     async def recheck(self) -> list[str] | None:
-        """Judges again what the key server objected to or has not seen; the problems that are left.
+        """Judges again what the key server objected to or has not seen, and renews OCSP answers.
 
-        None: nothing can have changed.
+        Returns the problems that are left; None: nothing can have changed.
         """
-        return await self.configure(self._wanted, self._profiles) if self._unsettled else None
+        if self._unsettled:
+            return await self.configure(self._wanted, self._profiles)
+        if not any(each.responder for each in self._served.values()):
+            return None
+        await self._staples.ask(self._served.values(), self.loop.time())
+        return self._problems + self._staple_problems()
+
+    def _staple_problems(self) -> list[str]:
+        problems = []
+        for each in self._served.values():
+            why = self._staples.why_not(each)
+            if each.must_staple and not self._staples.has(each):
+                why = f"clients insist on a stapled OCSP answer, and there is none: {why or 'it names no responder'}"
+            elif why:
+                until = "renewed" if self._staples.has(each) else "stapled"
+                why = f"no OCSP answer is {until}: {why}"
+            if why:
+                problems.append(f"certificate {each.name!r}: {why}")
+        return problems
 
     def _context(self, group: Group, profile: Profile, made: _Made) -> ssl.SSLContext:
         """The context of a group: the one that is in service, if there is one."""
-        if (profile, group) not in made:
-            made[profile, group] = self._made.get((profile, group)) or make_context(group, profile)
-        return made[profile, group]
+        key = profile, group
+        if key not in made:
+            if key not in self._made:
+                self._made[key] = make_context(group, profile)
+                self._staples.attach(self._made[key])
+            made[key] = self._made[key]
+        return made[key]
 
     def _listener(self, name: str, profile: Profile) -> _Listener:
         """The listener in service if its profile has not changed, else a new one."""
@@ -235,6 +262,16 @@ class TlsServer:
             problems.append(f"certificate {certificate.name!r}: {'; '.join(report.problems)}{stays}")
             return before
         self._unchecked.discard(certificate.chain)
+        if credential.must_staple and before is not None and not same:
+            await self._staples.ask_for(credential, self.loop.time())
+            if not self._staples.has(credential):
+                self._unsettled = True
+                why = self._staples.why_not(credential) or "it names no responder"
+                problems.append(
+                    f"certificate {certificate.name!r}: clients insist on a stapled OCSP answer, "
+                    f"and there is none yet: {why}{stays}"
+                )
+                return before
         return credential
 
     # For handshakes

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from core.model import Certificate
 from proxy.keyless import reference_pem
@@ -46,7 +47,10 @@ class TlsObject(ssl.SSLObject):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A chain and the reference to its key. `names` are lower case."""
+    """A chain and the reference to its key. `names` are lower case, `leaf` is in DER.
+
+    responder: whether it names an OCSP responder. must_staple: clients insist on its answer (RFC 7633).
+    """
 
     name: str
     chain: str
@@ -54,6 +58,9 @@ class Credential:
     key_id: bytes
     reference: str
     names: tuple[str, ...]
+    leaf: bytes = b""
+    responder: bool = False
+    must_staple: bool = False
 
 
 def read(certificate: Certificate) -> Credential:
@@ -75,7 +82,33 @@ def read(certificate: Certificate) -> Credential:
         dns = tuple(name.lower() for name in names.get_values_for_type(x509.DNSName))
     except x509.ExtensionNotFound:
         dns = ()
-    return Credential(certificate.name, certificate.chain, key_type, key_id, reference_pem(key_id, spki), dns)
+    return Credential(
+        certificate.name,
+        certificate.chain,
+        key_type,
+        key_id,
+        reference_pem(key_id, spki),
+        dns,
+        leaf.public_bytes(Encoding.DER),
+        _names_a_responder(leaf),
+        _must_staple(leaf),
+    )
+
+
+def _names_a_responder(leaf: x509.Certificate) -> bool:
+    try:
+        access = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return False
+    return any(each.access_method == AuthorityInformationAccessOID.OCSP for each in access)
+
+
+def _must_staple(leaf: x509.Certificate) -> bool:
+    try:
+        features = leaf.extensions.get_extension_for_class(x509.TLSFeature).value
+    except x509.ExtensionNotFound:
+        return False
+    return x509.TLSFeatureType.status_request in features
 
 
 def base_context(profile: Profile = DEFAULT) -> ssl.SSLContext:

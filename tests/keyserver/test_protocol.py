@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certs.report import NO_KEY, ChainReport
+from certs.report import NO_KEY, ChainReport, Staple
 from keyserver import protocol
 from keyserver.chains import MAX_FOUND, MAX_FOUND_BYTES
 from keyserver.errors import ErrorCode, WireError
@@ -20,6 +20,7 @@ from keyserver.protocol import (
     Failed,
     Find,
     Found,
+    GetStaple,
     Goodbye,
     Hello,
     Malformed,
@@ -28,6 +29,7 @@ from keyserver.protocol import (
     Pong,
     Sign,
     Signed,
+    StapleGiven,
     State,
     Tag,
     Unknown,
@@ -39,6 +41,7 @@ from keyserver.protocol import (
 
 KEY_ID = bytes(range(32))
 REPORT = ChainReport(KEY_ID, ("a.test", "*.ü.test"), 1_900_000_000, ("expired", ""))
+STAPLE = Staple(b"\x30\3\n\1\0", 1_900_000_000, "är")
 HELLO, WELCOME = Hello(), Welcome(1, 1024)
 
 REQUESTS: list[Message] = [
@@ -48,6 +51,8 @@ REQUESTS: list[Message] = [
     CheckChain(2, ""),
     CheckChain(3, "-----BEGIN CERTIFICATE-----\n"),
     CheckChain(3, "x" * protocol.MAX_CHAIN_BYTES),
+    GetStaple(2, ""),
+    GetStaple(3, "x" * protocol.MAX_CHAIN_BYTES),
     Ping(4),
     Find(5, "a.test"),
     Find(6, "x" * protocol.MAX_NAME_BYTES),
@@ -60,6 +65,9 @@ REPLIES: list[Message] = [
     ChainChecked(11, ChainReport(KEY_ID, (), -1, ("x" * 0xFFFF,) * 7)),
     Found(11, ()),
     Found(11, ((KEY_ID, "-----BEGIN"), (NO_KEY, ""), (KEY_ID, "ü"))),
+    StapleGiven(9, STAPLE),
+    StapleGiven(10, Staple(b"", 0, "")),
+    StapleGiven(11, Staple(b"y" * 0xFFFF, -1, "x" * 0xFFFF)),
     Pong(12),
     Goodbye(),
     *(Failed(13, code) for code in ErrorCode if code < 0x80),
@@ -113,6 +121,8 @@ def test_a_reply_comes_out_as_it_went_in(message: Message) -> None:
         (Sign(1, KEY_ID, 0x0403, "", bytes(0x10000)), "Sign"),
         (Sign(1 << 32, KEY_ID, 0x0403, "", b""), "Sign"),
         (CheckChain(1, "x" * (protocol.MAX_CHAIN_BYTES + 1)), "262145 bytes"),
+        (GetStaple(1, "x" * (protocol.MAX_CHAIN_BYTES + 1)), "262145 bytes"),
+        (StapleGiven(1, Staple(bytes(0x10000), 0, "")), "StapleGiven"),
         (Signed(1, bytes(protocol.MAX_FRAME_BYTES)), "524293 bytes"),
         (Find(1, ""), "a name of 0 bytes"),
         (Find(1, "x" * 254), "a name of 254 bytes"),
@@ -162,6 +172,7 @@ def test_a_body_that_contradicts_itself_costs_its_request_only(tag: int, body: b
 
 FOUND_BODY = encode(Found(1, ((KEY_ID, "chain"),)))[9:]
 REPORT_BODY = encode(ChainChecked(1, REPORT))[9:]
+STAPLE_BODY = encode(StapleGiven(1, STAPLE))[9:]
 
 
 @pytest.mark.parametrize(
@@ -179,6 +190,10 @@ REPORT_BODY = encode(ChainChecked(1, REPORT))[9:]
         (Tag.FOUND, b"\0\2" + FOUND_BODY[2:]),
         (Tag.FOUND, FOUND_BODY[:34] + b"\xff" + FOUND_BODY[35:]),
         (Tag.FOUND, FOUND_BODY[:-1] + b"\xff"),
+        (Tag.STAPLE_GIVEN, STAPLE_BODY[:-1]),
+        (Tag.STAPLE_GIVEN, STAPLE_BODY + b"\0"),
+        (Tag.STAPLE_GIVEN, STAPLE_BODY[:11]),
+        (Tag.STAPLE_GIVEN, STAPLE_BODY[:-1] + b"\xff"),
         (Tag.PONG, b"\0"),
         (Tag.FAILED, b""),
         (Tag.FAILED, b"\1\1"),
@@ -206,7 +221,7 @@ def test_an_impossible_length_ends_the_connection(length: int) -> None:
     assert server.events() == []
 
 
-@pytest.mark.parametrize("tag", [0x00, 0x06, 0x7F, Tag.HELLO, Tag.WELCOME, Tag.SIGNED, Tag.FAILED, 0x80])
+@pytest.mark.parametrize("tag", [0x00, 0x07, 0x7F, Tag.HELLO, Tag.WELCOME, Tag.SIGNED, Tag.FAILED, 0x80])
 def test_an_unknown_tag_is_skipped_by_the_server(tag: int) -> None:
     server = opened_server()
     server.receive_data(raw(tag, b"whatever") + encode(Ping(6)))
@@ -371,6 +386,7 @@ def test_the_document_states_the_limits() -> None:
         ("HELLO", HELLO),
         ("WELCOME", WELCOME),
         ("SIGN", Sign(1, KEY_ID, 1, "", b"")),
+        ("STAPLE_GIVEN", StapleGiven(1, Staple(b"", 0, ""))),
         ("CHAIN_CHECKED", ChainChecked(1, ChainReport(NO_KEY, (), 0, ()))),
         ("FOUND", Found(1, ())),
     ],

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from certs.report import Staple
 from core.model import Certificate
 from keyserver.errors import ErrorCode, KeyServerError
 from proxy.tls import TlsServer
@@ -127,6 +128,9 @@ class LocalKeys:
             self.asked.append(answer)
         else:
             asyncio.get_running_loop().call_soon(answer)
+
+    async def staple(self, chain_pem: str, /) -> Staple:
+        raise KeyServerError(ErrorCode.UNKNOWN_REQUEST)
 
     async def check_chain(self, chain_pem: str, /) -> Report:
         await asyncio.sleep(0)
