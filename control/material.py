@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from cryptography import x509
 
+from certs.ca_bundle import inspect_bundle
 from core.errors import ConfigError
 from core.model import Model
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
 _PUT_IT = "keep it from here and give it to the key server (`paifang keyserver --keys PATH`)"
 INLINE_KEY = ("holds a private key", _PUT_IT)
+AUTHORITIES = "no client could be verified by it: give certificates of authorities, and lists that they have signed"
 _INLINE = "give the chain's PEM text as `chain`; `paifang apply FILE` does so by itself"
 
 
@@ -38,11 +41,18 @@ def path_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]:
         if certificate.key_file:
             why = "is the path of a private key, which the control plane must not know"
             errors.append(ConfigError(path, 0, f"{place}.key_file", why, _PUT_IT))
+    for name, authorities in model.ca_certificates.items():
+        for field in ("bundle", "crl"):
+            if getattr(authorities, f"{field}_file"):
+                why = "is a path on your machine, which the control plane cannot read"
+                remedy = f"give its PEM text as `{field}`; `paifang apply FILE` does so by itself"
+                errors.append(ConfigError(path, 0, f"ca_certificates.{name}.{field}_file", why, remedy))
     return tuple(errors)
 
 
 def chain_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]:
-    """An error for every certificate whose chain is not one or more X.509 certificates in PEM."""
+    """An error for every certificate whose chain is not one or more X.509 certificates in PEM, and for authorities
+    and revocation lists that no client could be verified by."""
     errors = []
     for name, certificate in model.certificates.items():
         if certificate.chain:
@@ -51,6 +61,11 @@ def chain_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]
             except ValueError:
                 why, remedy = "is not a chain of X.509 certificates in PEM", "give the leaf first, then its issuers"
                 errors.append(ConfigError(path, 0, f"certificates.{name}.chain", why, remedy))
+    for name, authorities in model.ca_certificates.items():
+        report = inspect_bundle(authorities.bundle, authorities.crl, datetime.now(UTC))
+        for field, problems in (("bundle", report.problems), ("crl", report.problems_crl)):
+            place = f"ca_certificates.{name}.{field}"
+            errors += [ConfigError(path, 0, place, why, AUTHORITIES) for why in problems]
     return tuple(errors)
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from cryptography import x509
 
+from certs.ca_bundle import BundleReport, inspect_bundle
 from certs.chain import inspect
-from control.material import INLINE_KEY, key_errors
+from control.material import AUTHORITIES, INLINE_KEY, key_errors
 from core.config import load, to_dict
 from core.errors import ConfigError, ConfigErrors
 from core.lines import scan
-from core.model import Certificate, Kind, Model
+from core.model import CaCertificate, Certificate, Kind, Model
 from core.syntax import Format
 
 FILE_LIMIT_BYTES = 1 << 24
@@ -78,7 +79,7 @@ def read(file: Path) -> Document:
 
 
 def inline(document: Document) -> Prepared:
-    """The file's model with each `chain_file` as `chain` and no `key_file`. Raises ConfigErrors for useless chains."""
+    """The file's model with each file's text in its place and no `key_file`. Raises ConfigErrors for useless ones."""
     errors: list[ConfigError] = []
     warnings: list[ConfigError] = []
     keys: dict[str, Path] = {}
@@ -93,23 +94,55 @@ def inline(document: Document) -> Prepared:
         if certificate.key_file:
             keys[name] = document.file.parent / certificate.key_file
         certificates[name] = replace(certificate, chain=chain, chain_file="", key_file="")
+    authorities = _inline_authorities(document, errors, warnings)
     if errors:
         raise ConfigErrors(errors)
-    return Prepared(replace(document.model, certificates=certificates), keys, tuple(warnings))
+    model = replace(document.model, certificates=certificates, ca_certificates=authorities)
+    return Prepared(model, keys, tuple(warnings))
+
+
+def _inline_authorities(
+    document: Document, errors: list[ConfigError], warnings: list[ConfigError]
+) -> dict[str, CaCertificate]:
+    """The model's `ca_certificates` without files; adds what is wrong with them."""
+    made = {}
+    for name, given in document.model.ca_certificates.items():
+        bundle, bundle_why = _text(given.bundle_file, given.bundle, document.file.parent)
+        crl, crl_why = _text(given.crl_file, given.crl, document.file.parent)
+        report = BundleReport()
+        if not bundle_why and not crl_why:
+            report = inspect_bundle(bundle, crl, datetime.now(UTC))
+        for field, why, problems, for_now in (
+            ("bundle", bundle_why, report.problems, report.for_now),
+            ("crl", crl_why, report.problems_crl, report.for_now_crl),
+        ):
+            field = f"{field}_file" if getattr(given, f"{field}_file") else field
+            faults = [(why, "give a file of PEM text")] if why else [(text, AUTHORITIES) for text in problems]
+            errors += [document.error(Kind.CA_CERTIFICATES, name, field, text, remedy) for text, remedy in faults]
+            for text in for_now:
+                late = f"{text}; no client of it is admitted while that is so"
+                warnings.append(document.error(Kind.CA_CERTIFICATES, name, field, late))
+        made[name] = replace(given, bundle=bundle, bundle_file="", crl=crl, crl_file="")
+    return made
 
 
 def _chain(certificate: Certificate, directory: Path) -> tuple[str, str]:
     """The certificate's chain as text, and why it cannot be read."""
-    if not certificate.chain_file:
-        return certificate.chain, ""
-    path = directory / certificate.chain_file
+    return _text(certificate.chain_file, certificate.chain, directory)
+
+
+def _text(file: str, text: str, directory: Path) -> tuple[str, str]:
+    """The PEM text of a file, or the one given without, and why it cannot be read."""
+    if not file:
+        return text, ""
+    path = directory / file
     try:
-        chain = path.read_text("ascii")
+        text = path.read_text("ascii")
     except OSError as error:
         return "", f"{path}: {error.strerror}"
     except UnicodeDecodeError:
         return "", f"{path}: is not PEM text"
-    return chain, "" if "-----BEGIN" in chain else f"{path}: holds no certificate"
+    return text, "" if "-----BEGIN" in text else f"{path}: holds no certificate"
 
 
 def _problems(chain: str) -> Iterator[tuple[str, str]]:

@@ -57,6 +57,8 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "hsts_include_subdomains": (Protocol.HTTPS,),
     "hsts_preload": (Protocol.HTTPS,),
     "https_redirect_port": (Protocol.HTTP,),
+    "ca_certificate": (Protocol.HTTPS,),
+    "client_certificate": (Protocol.HTTPS,),
 }
 
 

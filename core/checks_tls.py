@@ -1,11 +1,11 @@
-"""Rules of what a listener says of https: Strict-Transport-Security, and the way there from http."""
+"""Rules of what belongs to https: whose clients are admitted, Strict-Transport-Security, the way there from http."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 from core.errors import Path, Problem
-from core.model import Kind, Listener, Model, Protocol
+from core.model import ClientCertificate, Kind, Listener, Model, Protocol
 from core.reader import in_words
 
 Places = Mapping[tuple[Kind, str], Path]
@@ -16,12 +16,26 @@ PRELOAD_MAX_AGE_S = 31_536_000
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
     """Every problem of these options, one listener after the other."""
+    yield from _authorities(model, places)
     with_rules = {rule.listener for rule in model.rules.values()}
     for listener in model.listeners.values():
         path = places[Kind.LISTENERS, listener.name]
         yield from _strict_transport(listener, path)
+        if listener.client_certificate is not ClientCertificate.REQUIRED and not listener.ca_certificate:
+            why = "no authorities to verify a client's certificate by"
+            yield Problem((*path, "client_certificate"), why, "give ca_certificate too, or remove it")
         if listener.https_redirect_port and listener.protocol is Protocol.HTTP:
             yield from _redirect(listener, listener.name in with_rules, model, path)
+
+
+def _authorities(model: Model, places: Places) -> Iterator[Problem]:
+    for each in model.ca_certificates.values():
+        path = places[Kind.CA_CERTIFICATES, each.name]
+        for name in ("bundle", "crl"):
+            if getattr(each, name) and getattr(each, f"{name}_file"):
+                yield Problem((*path, name), f"{name} and {name}_file exclude each other", "give one of them")
+        if not each.bundle and not each.bundle_file:
+            yield Problem(path, "no authorities", "give bundle_file, or the PEM text as bundle")
 
 
 def _strict_transport(listener: Listener, path: Path) -> Iterator[Problem]:

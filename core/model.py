@@ -60,6 +60,7 @@ class Kind(StrEnum):
 
     NODES = "nodes"
     CERTIFICATES = "certificates"
+    CA_CERTIFICATES = "ca_certificates"
     SERVER_GROUPS = "server_groups"
     AVAILABILITY_GROUPS = "availability_groups"
     BACKEND_SERVICES = "backend_services"
@@ -130,6 +131,13 @@ class TlsPolicy(StrEnum):
     TLS_1_2_STRICT = "tls_1_2_strict"
     TLS_1_2_STRICT_WITH_1_3 = "tls_1_2_strict_with_1_3"
     TLS_1_3 = "tls_1_3"
+
+
+class ClientCertificate(StrEnum):
+    """Whether a client may do without a certificate, where the listener has authorities to verify one by."""
+
+    REQUIRED = "required"
+    OPTIONAL = "optional"
 
 
 class CheckType(StrEnum):
@@ -211,6 +219,17 @@ class Certificate:
     chain: Annotated[str, Pattern(r"(?s).{0,262144}", "PEM text of at most 256 KiB")] = ""
     key_file: str = ""
     domains: tuple[Annotated[str, DOMAIN], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CaCertificate:
+    """Authorities whose clients an https listener admits, and what they have revoked: files, or the PEM texts."""
+
+    name: Name
+    bundle_file: str = ""
+    bundle: Annotated[str, Pattern(r"(?s).{0,1048576}", "PEM text of at most 1 MiB")] = ""
+    crl_file: str = ""
+    crl: Annotated[str, Pattern(r"(?s).{0,1048576}", "PEM text of at most 1 MiB")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +337,8 @@ class Listener:
     hsts_include_subdomains: bool = False
     hsts_preload: bool = False
     https_redirect_port: Annotated[int, Range(0, 65535)] = 0
+    ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
+    client_certificate: ClientCertificate = ClientCertificate.REQUIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,12 +355,24 @@ class Rule:
     url: Annotated[str, URL_PREFIX] = "/"
 
 
-Object = Node | AccessList | Certificate | ServerGroup | AvailabilityGroup | BackendService | Instance | Listener | Rule
+Object = (
+    Node
+    | AccessList
+    | Certificate
+    | CaCertificate
+    | ServerGroup
+    | AvailabilityGroup
+    | BackendService
+    | Instance
+    | Listener
+    | Rule
+)
 
 CLASSES: Mapping[Kind, type[Object]] = MappingProxyType(
     {
         Kind.NODES: Node,
         Kind.CERTIFICATES: Certificate,
+        Kind.CA_CERTIFICATES: CaCertificate,
         Kind.SERVER_GROUPS: ServerGroup,
         Kind.AVAILABILITY_GROUPS: AvailabilityGroup,
         Kind.BACKEND_SERVICES: BackendService,
@@ -357,6 +390,7 @@ class Model:
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
     certificates: Mapping[str, Certificate] = field(default_factory=dict)
+    ca_certificates: Mapping[str, CaCertificate] = field(default_factory=dict)
     server_groups: Mapping[str, ServerGroup] = field(default_factory=dict)
     availability_groups: Mapping[str, AvailabilityGroup] = field(default_factory=dict)
     backend_services: Mapping[str, BackendService] = field(default_factory=dict)

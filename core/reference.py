@@ -26,6 +26,7 @@ from core.model import (
     AccessList,
     AvailabilityGroup,
     BackendService,
+    CaCertificate,
     Certificate,
     HealthCheck,
     Instance,
@@ -131,6 +132,8 @@ RULES = {
     "empty list admits nobody, black with an empty list everybody.",
     Kind.CERTIFICATES: "`chain_file` and `chain` exclude each other; `key_file` needs one of them; `domains` stands "
     "where there is no `chain_file`.",
+    Kind.CA_CERTIFICATES: "`bundle_file` and `bundle` exclude each other, one of them is given; `crl_file` and `crl` "
+    "exclude each other.",
     Kind.SERVER_GROUPS: "An address and port stand once in a group.",
     Kind.AVAILABILITY_GROUPS: "An address and port stand once in a group.",
     Kind.BACKEND_SERVICES: "The scheduler is one of "
@@ -172,6 +175,13 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "chain": "the same as text",
         "key_file": "the private key, for the key server alone",
         "domains": "what a development certificate is issued for",
+    },
+    CaCertificate: {
+        "name": NAME,
+        "bundle_file": "the authorities, PEM; each is trusted, self-signed or not",
+        "bundle": "the same as text",
+        "crl_file": "revocation lists of theirs, PEM",
+        "crl": "the same as text",
     },
     ServerGroup: {"name": NAME, "servers": "where traffic goes"},
     AvailabilityGroup: {"name": NAME, "members": "where traffic goes"},
@@ -240,6 +250,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "hsts_max_age_s": "how long browsers use https alone for this host (Strict-Transport-Security); 0: not said",
         "hsts_include_subdomains": "the same for its subdomains",
         "hsts_preload": "consent to be in browsers' lists",
+        "ca_certificate": "asks clients for a certificate of these authorities",
+        "client_certificate": "whether a client without one is admitted (optional)",
         "https_redirect_port": "redirects every request to https on this port, instead of forwarding; 0: does not",
     },
     Rule: {

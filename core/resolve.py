@@ -11,6 +11,7 @@ from core.endpoints import version
 from core.model import (
     Acl,
     BackendService,
+    CaCertificate,
     Certificate,
     CheckType,
     HealthCheck,
@@ -120,6 +121,7 @@ class L7Listener:
     rules: tuple[Rule, ...]
     certificates: tuple[Certificate, ...]
     access: Guard | None = None
+    authorities: CaCertificate | None = None
 
 
 def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
@@ -220,6 +222,7 @@ def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
             tuple(rule for rule in model.rules.values() if rule.listener == listener.name),
             tuple(model.certificates[name] for name in listener.certificates),
             lists.guard(listener),
+            model.ca_certificates.get(listener.ca_certificate),
         )
         for listener in model.listeners.values()
         if listener.protocol in (Protocol.HTTP, Protocol.HTTPS)

@@ -15,13 +15,16 @@ for an event that was missed.
 from __future__ import annotations
 
 import asyncio
+import logging
+from datetime import UTC, datetime
 from enum import IntEnum, auto
 from time import monotonic
 from typing import Final, cast
 
 from core.endpoints import endpoint
-from proxy import headers
+from proxy import client_identity, headers
 from proxy.access_log import Record
+from proxy.client_identity import UnusableIdentity
 from proxy.errors import Code, Refused
 from proxy.exchange import (
     Abort,
@@ -40,6 +43,8 @@ from proxy.headers import Origin
 from proxy.hub import Hub, Service, Site
 from proxy.pool import Address, Reuse
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES, UpstreamConnection
+
+log = logging.getLogger(__name__)
 
 PIPELINE_BYTES: Final = 65_536
 # RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
@@ -62,7 +67,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_assigned_at", "_attempt", "_buffer", "_bytes_in", "_bytes_out", "_client", "_eof", "_exchange", "_full",
-        "_head", "_hub", "_origin", "_paused", "_reading_heads", "_scanned", "_service", "_site", "_sni",
+        "_head", "_hub", "_origin", "_paused", "_reading_heads", "_retiring", "_scanned", "_service", "_site", "_sni",
         "_started_at", "_state", "_tls_version", "_transport", "_upstream", "deadline",
     )  # fmt: skip
 
@@ -79,6 +84,7 @@ class ClientConnection(asyncio.Protocol):
         self._full = False  # our transport towards the client is
         self._paused = False  # we do not read from the client
         self._eof = False
+        self._retiring = False
         self._reading_heads = False
         self._started_at = self._assigned_at = 0.0
         self._bytes_in = self._bytes_out = 0
@@ -95,13 +101,35 @@ class ClientConnection(asyncio.Protocol):
         self._sni = str(transport.get_extra_info("sni") or "")
         self._origin = Origin(
             self._client.encode("ascii"), self._site.scheme.encode("ascii"), b"%d" % self._site.port,
-            headers.is_trusted(self._client, self._site.trusted), self._hub.node,
+            headers.is_trusted(self._client, self._site.trusted), self._hub.node, self._identify(),
         )  # fmt: skip
         self._site.connections.add(self)
         self._hub.counters["connections"] += 1
         self.deadline = self._hub.now() + self._site.idle_timeout_s
         if self._site.access is not None:
             self.admit()  # the list may have changed during the TLS handshake
+
+    @property
+    def _leaving(self) -> bool:
+        """Whether the connection is to close after the answer that it has."""
+        return self._retiring or self._site.closing
+
+    def _identify(self) -> bytes | None:
+        """The lines about a client's certificate; see `Origin.identity`. Cuts a client that it does not admit."""
+        profile = self._site.profile
+        if not profile.authorities:
+            return None
+        der = self._transport.get_extra_info("client_certificate")
+        try:
+            if der:
+                return client_identity.lines(der, datetime.now(UTC))
+            if profile.required:  # asked for since the handshake began
+                raise UnusableIdentity("there is none")
+        except UnusableIdentity as error:
+            self._hub.counters["client_certificates_refused"] += 1
+            log.info("%s: the certificate of %s is not taken: %s", self._site.name, self._client, error)
+            self._transport.abort()
+        return b""
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
@@ -183,7 +211,7 @@ class ClientConnection(asyncio.Protocol):
             identifier,
             hub.date,
             rest=rest,
-            closing=self._site.closing,
+            closing=self._leaving,
             hsts=self._site.hsts,
         )
         self._run(self._exchange.start())
@@ -312,7 +340,7 @@ class ClientConnection(asyncio.Protocol):
             self.balance()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
-        elif finish.keep_alive and not self._site.closing and not (self._eof and not self._buffer):
+        elif finish.keep_alive and not self._leaving and not (self._eof and not self._buffer):
             self._wait(_State.IDLE, self._site.idle_timeout_s)
             self._read_heads()
         else:
@@ -409,6 +437,14 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.let_close()
         elif self._state is _State.IDLE:
             self.deadline = min(self.deadline, self._hub.now() + DRAIN_IDLE_S)
+
+    def retire(self) -> None:
+        """Whom the listener admits has changed: the client has to come again, after one more answer at most.
+
+        A WebSocket goes on.
+        """
+        self._retiring = True
+        self.drain()
 
     def cut(self) -> None:
         """The drain time is over."""

@@ -58,9 +58,9 @@ DEFAULT_LIMITS: Final = Limits()
 # Fields that somebody here acts on. All others pass as they are; see also `_is_acted_on`.
 ACTED_ON: Final = frozenset(
     (
-        b"connection", b"content-length", b"date", b"expect", b"forwarded", b"host", b"keep-alive", b"proxy-connection",
-        b"strict-transport-security", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"via", b"x-real-ip",
-        b"x-request-id",
+        b"client-cert", b"client-cert-chain", b"connection", b"content-length", b"date", b"expect", b"forwarded",
+        b"host", b"keep-alive", b"proxy-connection", b"strict-transport-security", b"te", b"trailer",
+        b"transfer-encoding", b"upgrade", b"via", b"x-real-ip", b"x-request-id",
     )
 )  # fmt: skip
 # Fields that change where a message ends or what follows it: heads with one of them are read by h11.

@@ -2,7 +2,8 @@
 
 Hop-by-hop fields end here (RFC 9110 §7.6.1): Connection and what it names, Keep-Alive, Proxy-Connection, TE, Upgrade,
 Transfer-Encoding; our own follow. What a client claims about where it comes from counts only when its address is
-trusted: otherwise X-Forwarded-*, X-Real-IP and Forwarded are replaced. Names keep their case, fields their order.
+trusted: otherwise X-Forwarded-*, X-Real-IP, Forwarded and Client-Cert are replaced. Names keep their case, fields their
+order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 from core.model import Listener
+from proxy import client_identity
 from proxy.errors import Code, Refused
 from proxy.head import CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
 from proxy.rules import host_name
@@ -45,7 +47,9 @@ _REASONS: Final = {
 class Origin:
     """Where a client connection comes from and where it arrived: the peer, our scheme and port, our name in Via.
 
-    `lines` tell a server so, for a client that made no claims or is not trusted to make any.
+    `identity` are the lines about its verified certificate, empty if it has none; None where we do not ask for one, so
+    that whom we trust may tell of his clients'. `lines` tell a server so, for a client that made no claims or is not
+    trusted to make any.
     """
 
     client: bytes
@@ -53,6 +57,7 @@ class Origin:
     port: bytes
     trusted: bool
     node: bytes
+    identity: bytes | None = None
     lines: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,12 +94,15 @@ def request_head(head: RequestHead, target: bytes, origin: Origin, identifier: b
             kept.append(each.line)  # RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored
         elif origin.trusted and lower in _ORIGIN_FIELDS:
             claims.setdefault(lower, []).append(each.value)
+        elif origin.trusted and client_identity.is_ours(lower):
+            if origin.identity is None:
+                kept.append(each.line)
         elif origin.trusted and lower.startswith(b"x-forwarded-"):
             kept.append(each.line)
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
         head.method, target, head.host, _passed(block), b"".join(kept), _request_framing(block.length),
         b"Connection: upgrade\r\nUpgrade: %b\r\n" % upgrade if upgrade else b"",
-        _with_claims(claims, origin) if claims else origin.lines,
+        _with_claims(claims, origin) if claims else origin.lines, origin.identity or b"",
         _via(vias, block.minor, origin.node), identifier,
     )  # fmt: skip
 

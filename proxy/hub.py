@@ -17,6 +17,7 @@ from core.resolve import Guard
 from proxy.access_log import Record
 from proxy.pool import Pool
 from proxy.rules import Router
+from proxy.tls_profile import DEFAULT, Profile
 from proxy.upstream import UpstreamConnection
 
 READ_BYTES: Final = 131_072
@@ -34,6 +35,8 @@ class Connection(Protocol):
     def leave_dead_server(self) -> None: ...
 
     def drain(self) -> None: ...
+
+    def retire(self) -> None: ...
 
     def cut(self) -> None: ...
 
@@ -60,6 +63,7 @@ class Site:
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
     access: Guard | None = None
     hsts: bytes = b""  # a line for every answer, or empty
+    profile: Profile = DEFAULT
     next_denial_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)

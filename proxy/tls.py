@@ -179,7 +179,11 @@ class TlsServer:
         made: _Made = {}
         for name, certificates in listeners.items():
             credentials = [self._served[each.name] for each in certificates if each.name in self._served]
-            listener = self._listener(name, self._profiles.get(name, DEFAULT))
+            try:
+                listener = self._listener(name, self._profiles.get(name, DEFAULT))
+            except CertificateError as error:
+                problems.append(f"listener {name!r}: {error}; {self._without_authorities(name)}")
+                continue
             listener.contexts = Contexts(credentials, partial(self._context, profile=listener.profile, made=made))
             self._listeners[name] = listener
             await asyncio.sleep(0)  # making a context takes a millisecond: others get their turn in between
@@ -225,6 +229,14 @@ class TlsServer:
                 self._staples.attach(self._made[key])
             made[key] = self._made[key]
         return made[key]
+
+    def _without_authorities(self, name: str) -> str:
+        """Goes on by the authorities that a listener had, or refuses everybody: never without any. What it does."""
+        before = self._listeners.get(name)
+        if before is not None and before.profile.authorities:
+            return "clients are asked as before"
+        self._listeners[name] = _Listener(DEFAULT)
+        return "every client is refused"
 
     def _listener(self, name: str, profile: Profile) -> _Listener:
         """The listener in service if its profile has not changed, else a new one."""

@@ -12,10 +12,8 @@ with it.
 from __future__ import annotations
 
 import hashlib
-import os
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -25,7 +23,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from core.model import Certificate
 from proxy.keyless import reference_pem
-from proxy.tls_profile import DEFAULT, Profile, new_context
+from proxy.tls_profile import DEFAULT, Profile, new_context, text_file
 
 KEY_TYPES = (
     (ec.EllipticCurvePublicKey, "EC"),
@@ -113,21 +111,12 @@ def _must_staple(leaf: x509.Certificate) -> bool:
 
 def base_context(profile: Profile = DEFAULT) -> ssl.SSLContext:
     """A context without a certificate, whose connections are `TlsObject`s. Raises CertificateError."""
-    context = new_context(profile)
+    try:
+        context = new_context(profile)
+    except ssl.SSLError as error:
+        raise CertificateError(f"OpenSSL does not take its authorities: {error.reason or error}") from None
     context.sslobject_class = TlsObject
     return context
-
-
-@contextmanager
-def _file(text: str) -> Iterator[str]:
-    """A path to `text`, in memory: load_cert_chain takes nothing but paths."""
-    descriptor = os.memfd_create("chain", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
-            file.write(text)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def make_context(credentials: Iterable[Credential], profile: Profile = DEFAULT) -> ssl.SSLContext:
@@ -135,7 +124,7 @@ def make_context(credentials: Iterable[Credential], profile: Profile = DEFAULT) 
     context = base_context(profile)
     for credential in credentials:
         try:
-            with _file(credential.chain) as chain, _file(credential.reference) as reference:
+            with text_file(credential.chain) as chain, text_file(credential.reference) as reference:
                 context.load_cert_chain(chain, reference)
         except ssl.SSLError as error:
             raise CertificateError(f"OpenSSL does not take it: {error.reason or error}") from None

@@ -43,6 +43,7 @@ class Failure(StrEnum):
     NOT_TLS = "not_tls"
     VERSION = "version"  # the client's newest is older than TLS 1.2
     NO_OVERLAP = "no_overlap"  # no cipher, group or signature algorithm in common
+    CLIENT_CERTIFICATE = "client_certificate"  # the client's is missing, revoked, or of no authority of the listener
     ALERT = "alert"  # sent by the client
     OTHER = "other"
 
@@ -61,6 +62,8 @@ _REASONS = {
     "NO_SUITABLE_SIGNATURE_ALGORITHM": Failure.NO_OVERLAP,
     "NO_SHARED_SIGNATURE_ALGORITHMS": Failure.NO_OVERLAP,
     "NO_SHARED_GROUPS": Failure.NO_OVERLAP,
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Failure.CLIENT_CERTIFICATE,
+    "CERTIFICATE_VERIFY_FAILED": Failure.CLIENT_CERTIFICATE,
 }
 
 
@@ -72,6 +75,10 @@ def failure_of(error: Exception) -> Failure:
     if "_ALERT_" in reason:
         return Failure.ALERT
     return _REASONS.get(reason, Failure.OTHER)
+
+
+def error_text(error: Exception) -> str:
+    return getattr(error, "reason", None) or str(error)
 
 
 class Signers(Protocol):
@@ -254,7 +261,7 @@ class Handshake(asyncio.BufferedProtocol):
         elif self._tls.unserved:
             failure, detail = Failure.NO_CERTIFICATE, "the listener has no certificate that can be served"
         else:
-            failure, detail = failure_of(error), getattr(error, "reason", None) or str(error)
+            failure, detail = failure_of(error), getattr(error, "verify_message", None) or error_text(error)
         if failure is Failure.PLAIN_HTTP:
             self._raw.write(PLAIN_HTTP_REPLY)
         self._fail(failure, detail)

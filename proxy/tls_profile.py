@@ -13,12 +13,14 @@ them, since the key server does not decrypt, nor are TLS 1.0 and 1.1, since it s
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from core.model import Listener, TlsPolicy
+from core.model import CaCertificate, ClientCertificate, Listener, TlsPolicy
 
 # RFC 9325 §4.2: forward secrecy and AEAD only. TLS 1.3 has nothing else, and its own list.
 STRICT: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -48,17 +50,30 @@ class Profile:
     """What the contexts of a listener have in common. Two listeners with equal profiles may share contexts."""
 
     policy: TlsPolicy = TlsPolicy.TLS_1_2_STRICT_WITH_1_3
+    authorities: str = ""  # PEM; empty: clients are not asked for certificates
+    revoked: str = ""  # PEM revocation lists of theirs; empty: none are looked into
+    required: bool = True  # a client without a certificate is refused
 
     @classmethod
-    def of(cls, listener: Listener) -> Profile:
-        return cls(listener.tls_policy)
+    def of(cls, listener: Listener, authorities: CaCertificate | None = None) -> Profile:
+        if authorities is None:
+            return cls(listener.tls_policy)
+        required = listener.client_certificate is ClientCertificate.REQUIRED
+        return cls(listener.tls_policy, authorities.bundle, authorities.crl, required)
+
+    def admits_as(self, other: Profile) -> bool:
+        """Whether both admit the same clients."""
+        mine, others = (
+            (each.authorities, each.revoked, each.required) if each.authorities else () for each in (self, other)
+        )
+        return mine == others
 
 
 DEFAULT: Final = Profile()
 
 
 def new_context(profile: Profile = DEFAULT) -> ssl.SSLContext:
-    """A server context without a certificate.
+    """A server context without a certificate. Raises ssl.SSLError where authorities or their lists are none.
 
     One ticket: nginx and OpenSSL give two, for clients that open connections in pairs, at the price of another record.
     """
@@ -73,4 +88,34 @@ def new_context(profile: Profile = DEFAULT) -> ssl.SSLContext:
     context.set_ciphers(settings.ciphers)
     context.set_alpn_protocols(ALPN)
     context.num_tickets = 1
+    if profile.authorities:
+        _ask_clients(context, profile)
     return context
+
+
+def _ask_clients(context: ssl.SSLContext, profile: Profile) -> None:
+    """Has clients show a certificate of these authorities.
+
+    Without tickets: a ticket stands for a certificate that was good once, at a listener with the same ticket keys
+    (docs/decisions/0044). What is left, TLS 1.2's session ids, ends with the context.
+    """
+    context.verify_mode = ssl.CERT_REQUIRED if profile.required else ssl.CERT_OPTIONAL
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority needs no root above it
+    with text_file(f"{profile.authorities}\n{profile.revoked}") as path:
+        context.load_verify_locations(path)
+    if profile.revoked:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+@contextmanager
+def text_file(text: str) -> Iterator[str]:
+    """A path to `text`, in memory: OpenSSL's loaders, as Python offers them, take nothing but paths."""
+    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

@@ -343,7 +343,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     # What the application may ask
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`sni` (""), `tls_version`, `cipher`, `alpn` (""), and whatever the raw transport knows."""
+        """`sni` (""), `tls_version`, `cipher`, `alpn` (""), `client_certificate` (DER of a verified one, or None), and
+        whatever the raw transport knows."""
         if name == "sni":
             return self._sni
         if name == "tls_version":
@@ -351,6 +352,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if name == "cipher":
             cipher = self._tls.cipher()
             return cipher[0] if cipher else default
+        if name == "client_certificate":
+            return self._tls.getpeercert(binary_form=True)
         if name == "alpn":
             return self._tls.selected_alpn_protocol() or ""
         return self._raw.get_extra_info(name, default)

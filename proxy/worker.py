@@ -132,7 +132,7 @@ class Worker:
         bound = self._bind(wanted.keys() - self._openings.keys())
         problems: list[str] = []
         if self._tls is not None:
-            profiles = {each.listener.name: Profile.of(each.listener) for each in https}
+            profiles = {each.listener.name: Profile.of(each.listener, each.authorities) for each in https}
             problems = await self._tls.configure({each.listener.name: each.certificates for each in https}, profiles)
         self._apply_services(model)
         sites = {_site_key(each): self._site(each) for each in listeners}
@@ -193,10 +193,16 @@ class Worker:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
                 listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
+                Profile.of(listener, each.authorities),
             )  # fmt: skip
         site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
         site.tunnel_timeout_s = listener.established_timeout_s
+        profile = Profile.of(listener, each.authorities)
+        if not site.profile.admits_as(profile):
+            for connection in list(site.connections):
+                connection.retire()
+        site.profile = profile
         if each.access != site.access:
             site.access = each.access
             for connection in list(site.connections):

@@ -1,8 +1,11 @@
+from datetime import timedelta
+
 import pytest
 
 from control.material import chain_errors, key_errors, path_errors
-from core.model import Certificate, Model
+from core.model import CaCertificate, Certificate, Model
 from tests.control.conftest import Authority
+from tests.proxy.client_certs import Authority as ClientAuthority
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
 
@@ -45,3 +48,26 @@ def test_a_chain_has_to_be_certificates(authority: Authority) -> None:
     model = Model(certificates={name: Certificate(name, chain=text) for name, text in {"g": good, "b": bad}.items()})
     (error,) = chain_errors(model)
     assert error.object_path == "certificates.b.chain"
+
+
+def test_files_of_authorities_are_refused_with_a_hint() -> None:
+    model = Model(ca_certificates={"p": CaCertificate("p", bundle_file="/etc/ca.pem", crl_file="/etc/crl.pem")})
+    bundle, crl = path_errors(model)
+    assert (bundle.object_path, crl.object_path) == ("ca_certificates.p.bundle_file", "ca_certificates.p.crl_file")
+    assert "paifang apply" in bundle.suggestion
+
+
+def test_authorities_have_to_be_some() -> None:
+    ours, others = ClientAuthority(), ClientAuthority("Others")
+    model = Model(
+        ca_certificates={
+            "good": ours.admits(ours.revoke()),
+            "late": ours.admits(ours.revoke(until=timedelta(days=-1))),
+            "none": CaCertificate("none", bundle="?"),
+            "wrong": ours.admits(others.revoke()),
+        }
+    )
+    assert [error.object_path for error in chain_errors(model)] == [
+        "ca_certificates.none.bundle",
+        "ca_certificates.wrong.crl",
+    ]

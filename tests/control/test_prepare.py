@@ -7,7 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from certs.authority import Authority
 from control.prepare import FILE_LIMIT_BYTES, Document, inline, read
 from core.errors import ConfigErrors
-from core.model import Certificate, Kind
+from core.model import CaCertificate, Certificate, Kind
+from tests.proxy.client_certs import Authority as ClientAuthority
 
 NOW = datetime.now(UTC)
 CERTIFICATE = """# mine
@@ -135,3 +136,56 @@ def test_faults_have_lines_in_json_as_well(tmp_path: Path) -> None:
     found = read(tmp_path / "f.json")
     assert str(found.error(Kind.INSTANCES, "j", "vips", "why", "remedy")).endswith("4: instances.j.vips: why; remedy")
     assert str(found.error(Kind.INSTANCES, "j", "", "why")).endswith("f.json:3: instances.j: why")
+
+
+AUTHORITIES = """# whose clients
+[[ca_certificates]]
+name = "p"
+bundle_file = "ca.pem"
+crl_file = "crl.pem"
+"""
+
+
+def test_authorities_are_inlined(tmp_path: Path) -> None:
+    ours = ClientAuthority()
+    (tmp_path / "ca.pem").write_text(ours.pem)
+    (tmp_path / "crl.pem").write_text(crl := ours.revoke())
+    text = f'{AUTHORITIES}[[ca_certificates]]\nname = "q"\nbundle = """\n{ours.pem}"""\n'
+    prepared = inline(document(tmp_path, text))
+    assert prepared.model.ca_certificates == {
+        "p": CaCertificate("p", bundle=ours.pem, crl=crl),
+        "q": CaCertificate("q", bundle=ours.pem),
+    }
+    assert prepared.warnings == ()
+
+
+def test_authorities_that_cannot_be_used(tmp_path: Path) -> None:
+    ours = ClientAuthority()
+
+    def said() -> list[str]:
+        with pytest.raises(ConfigErrors) as caught:
+            inline(document(tmp_path, AUTHORITIES))
+        return [str(error).removeprefix(str(tmp_path)) for error in caught.value.errors]
+
+    bundle, crl = said()
+    assert bundle.startswith("/site.toml:4: ca_certificates.p.bundle_file: ")
+    assert bundle.endswith("ca.pem: No such file or directory; give a file of PEM text")
+    assert crl.startswith("/site.toml:5: ca_certificates.p.crl_file: ")
+    (tmp_path / "ca.pem").write_text(ours.pem)
+    (tmp_path / "crl.pem").write_text(ClientAuthority("Others").revoke())
+    (crl,) = said()
+    assert crl == (
+        "/site.toml:5: ca_certificates.p.crl_file: the list of CN=Others, who is not among the authorities; no client "
+        "could be verified by it: give certificates of authorities, and lists that they have signed"
+    )
+
+
+def test_a_revocation_list_that_has_run_out_is_worth_a_warning(tmp_path: Path) -> None:
+    """Nobody is admitted then; but it is no reason to refuse a change to anything else."""
+    ours = ClientAuthority()
+    (tmp_path / "ca.pem").write_text(ours.pem)
+    (tmp_path / "crl.pem").write_text(ours.revoke(until=timedelta(hours=-1)))
+    (warning,) = inline(document(tmp_path, AUTHORITIES)).warnings
+    assert warning.line == 5
+    assert "the list of CN=Partners ran out on " in str(warning)
+    assert str(warning).endswith("; no client of it is admitted while that is so")

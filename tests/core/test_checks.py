@@ -12,6 +12,7 @@ nodes = [{ name = "l4-1", role = "l4", address = "10.0.0.11" }, { name = "l7-1",
 certificates = [
   { name = "site", domains = ["example.com"] }, { name = "own", chain_file = "c.pem", key_file = "k.pem" },
 ]
+ca_certificates = [{ name = "partners", bundle_file = "ca.pem" }]
 server_groups = [
   { name = "be", servers = [{ address = "10.0.0.31", port = 80 }, { address = "10.0.0.32", port = 80 }] },
 ]
@@ -63,6 +64,37 @@ CASES = [
         'name = "http", ',
         'name = "http", tls_policy = "tls_1_3", ',
         "listeners.http.tls_policy: tls_policy is for https listeners, and this one is http; remove it",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", ca_certificate = "partners", ',
+        "listeners.http.ca_certificate: ca_certificate is for https listeners, and this one is http; remove it",
+    ),
+    (
+        'name = "https", ',
+        'name = "https", ca_certificate = "partner", ',
+        "listeners.https.ca_certificate: none of the ca certificates is named 'partner'; did you mean partners?",
+    ),
+    (
+        'name = "https", ',
+        'name = "https", client_certificate = "optional", ',
+        "listeners.https.client_certificate: no authorities to verify a client's certificate by; "
+        "give ca_certificate too, or remove it",
+    ),
+    (
+        'bundle_file = "ca.pem"',
+        'bundle_file = "ca.pem", bundle = "x"',
+        "ca_certificates.partners.bundle: bundle and bundle_file exclude each other; give one of them",
+    ),
+    (
+        'bundle_file = "ca.pem"',
+        'bundle_file = "ca.pem", crl_file = "crl.pem", crl = "x"',
+        "ca_certificates.partners.crl: crl and crl_file exclude each other; give one of them",
+    ),
+    (
+        'bundle_file = "ca.pem"',
+        'crl_file = "crl.pem"',
+        "ca_certificates.partners: no authorities; give bundle_file, or the PEM text as bundle",
     ),
     (
         'name = "http", ',

@@ -23,9 +23,11 @@ from core.model import (
     AvailabilityGroup,
     BackendProtocol,
     BackendService,
+    CaCertificate,
     Certificate,
     CheckMethod,
     CheckType,
+    ClientCertificate,
     HealthCheck,
     Instance,
     InstanceType,
@@ -38,6 +40,7 @@ from core.model import (
     Rule,
     Server,
     ServerGroup,
+    TlsPolicy,
 )
 
 SHORT = """
@@ -179,7 +182,8 @@ servers = [
     choices += "idle_timeout_s, request_timeout_s, "
     choices += "trusted_proxies, bandwidth_in_mbit_s, bandwidth_out_mbit_s, "
     choices += "max_connections, max_new_connections_per_s, acl, access_list, tls_policy, hsts_max_age_s, "
-    choices += "hsts_include_subdomains, hsts_preload, https_redirect_port, servers, domains"
+    choices += "hsts_include_subdomains, hsts_preload, https_redirect_port, ca_certificate, client_certificate, "
+    choices += "servers, domains"
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
@@ -203,7 +207,7 @@ SYNTAX = [
     ("toml", "a = 1\na = 2\n", "f:2: not TOML: Cannot overwrite a value"),
     ("json", '{"a": 1,\n}', "f:2: not JSON: Expecting property name enclosed in double quotes"),
     ("json", "", "f:1: not JSON: Expecting value"),
-    ("json", "[]", "f: an empty list is not a table; give a table of nodes, certificates, server_groups, "),
+    ("json", "[]", "f: an empty list is not a table; give a table of nodes, certificates, ca_certificates, "),
     ("json", '{"nodes": [],\n"nodes": []}', "f:2: nodes: the key is given twice; keep one of them"),
     ("toml", "a = " + "1" * 5000, "f: not TOML: Exceeds the limit"),
     ("toml", '"a\\nb" = 1\n', "f:1: 'a\\nb': unknown key; known are nodes, certificates, "),
@@ -509,7 +513,8 @@ def models(draw: st.DrawFn) -> Model:
         name: Rule(name, draw(st.sampled_from(l7)), names[7], draw(st.sampled_from(["", "*.a.b"])), f"/{index}")
         for index, name in enumerate(draw(some) if l7 else [])
     }
-    return Model(nodes, certificates, groups, spread, backends, lists, instances, listeners, rules)
+    authorities = {name: CaCertificate(name, bundle=f"PEM {index}") for index, name in enumerate(names[:2])}
+    return Model(nodes, certificates, authorities, groups, spread, backends, lists, instances, listeners, rules)
 
 
 @st.composite
@@ -529,11 +534,17 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
         )  # fmt: skip
     protocol = draw(st.sampled_from([Protocol.HTTP, Protocol.HTTPS]))
     certificates = st.lists(st.sampled_from(names[:4]), min_size=1, unique=True).map(tuple)
+    tls: dict[str, Any] = {}
+    if protocol is Protocol.HTTPS:
+        tls = {"tls_policy": draw(st.sampled_from(TlsPolicy)), "hsts_max_age_s": 60, "hsts_include_subdomains": True}
+        asked = {"ca_certificate": names[1], "client_certificate": draw(st.sampled_from(ClientCertificate))}
+        tls |= draw(st.sampled_from([{}, asked]))
     return Listener(
         name, draw(st.sampled_from(names[:2])), protocol, port, names[7],
         certificates=draw(certificates) if protocol is Protocol.HTTPS else (),
         idle_timeout_s=draw(st.integers(1, 60)), request_timeout_s=draw(st.integers(1, 180)),
-        trusted_proxies=draw(NETWORKS), **draw(st.sampled_from([{}, {"acl": Acl.BLACK, "access_list": names[1]}])),
+        trusted_proxies=draw(NETWORKS), **tls,
+        **draw(st.sampled_from([{}, {"acl": Acl.BLACK, "access_list": names[1]}])),
     )  # fmt: skip
 
 

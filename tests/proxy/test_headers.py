@@ -248,3 +248,30 @@ def test_a_redirect_has_no_body(close) -> None:
     assert head.block.keep_alive is not close
     assert head.block.values(b"location") == [b"https://a/"]
     assert head.block.values(b"x-request-id") == [b"id-1"]
+
+
+FORGED = (
+    b"Client-Cert: :AAAA:\r\nclient-cert-chain: :AAAA:\r\nX-Forwarded-Client-Cert: By=me\r\n"
+    b"x-forwarded-client-cert-subject: CN=root\r\nClient_Cert: :AAAA:\r\n"
+)
+VERIFIED = b"Client-Cert: :TRUE:\r\nX-Forwarded-Client-Cert-Subject: CN=me\r\n"
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("identity", [None, b"", VERIFIED])
+@pytest.mark.parametrize("connection", [b"", b"Connection: Client-Cert, X-Forwarded-Client-Cert-Subject\r\n"])
+def test_nobody_can_forge_who_the_client_is(trusted, identity, connection) -> None:
+    """Whom we trust may say it of his clients, unless we ask them ourselves."""
+    origin = Origin(b"10.0.0.9", b"https", b"443", trusted, b"l7-1", identity)
+    sent = [line for line in up(FORGED + connection, origin) if b"client" in line.lower()]
+    if trusted and identity is None:
+        assert sent == FORGED.split(b"\r\n")[:4]
+    else:
+        assert sent == (identity or b"").split(b"\r\n")[:-1]
+
+
+def test_an_identity_stands_beside_claims() -> None:
+    origin = Origin(b"10.0.0.9", b"https", b"443", True, b"l7-1", VERIFIED)
+    sent = up(b"X-Forwarded-For: 1.2.3.4\r\n", origin)
+    assert b"X-Forwarded-For: 1.2.3.4, 10.0.0.9" in sent
+    assert sent[-4:-2] == VERIFIED.split(b"\r\n")[:-1]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
-from core.model import Certificate, Listener, Model, Protocol, TlsPolicy
+import pytest
+
+from core.model import CaCertificate, Certificate, ClientCertificate, Listener, Model, Protocol, TlsPolicy
+from proxy.head import read_request
 from proxy.tls import TlsServer
+from tests.proxy.client_certs import Authority
 from tests.proxy.support import ANSWER, Backend, Client, Proxy, Request, free_port, model, proxy, until
 from tests.proxy.tls_support import LocalKeys, certificate, client_context, new_key
 
@@ -30,9 +36,9 @@ async def serving(server: int, *certificates: Certificate) -> AsyncIterator[Prox
     await tls.close()
 
 
-async def connect(l7: Proxy, name: str = "web.test") -> Client:
+async def connect(l7: Proxy, name: str = "web.test", context: ssl.SSLContext | None = None) -> Client:
     address = ("127.0.0.1", l7.port)
-    return Client(*await asyncio.open_connection(*address, ssl=client_context(), server_hostname=name))
+    return Client(*await asyncio.open_connection(*address, ssl=context or client_context(), server_hostname=name))
 
 
 async def test_a_request_over_tls() -> None:
@@ -108,6 +114,75 @@ async def test_http_leads_to_https() -> None:
             assert (await l7.record(1)).status == status
         await client.close()
         assert not backend.heads
+
+
+def asking(base: Model, authorities: CaCertificate, demand: str = "required") -> Model:
+    listener = replace(base.listeners["web"], ca_certificate="partners", client_certificate=ClientCertificate(demand))
+    return replace(base, listeners={"web": listener}, ca_certificates={"partners": authorities})
+
+
+async def test_the_server_is_told_who_the_client_is(tmp_path: Path) -> None:
+    """And by us alone; a client without a certificate, where it is optional, is nobody."""
+    ours, forged = Authority(), b"Client-Cert: :AAAA:\r\nX-Forwarded-Client-Cert-Subject: CN=root\r\n"
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        base = https(l7.port, backend.port, certificate(KEY, ["web.test"]))
+        assert await l7.worker.apply(asking(base, ours.admits(), "optional")) == []
+        named = await connect(l7, context=ours.issue("alice").context(tmp_path))
+        nobody = await connect(l7)
+        for client, subjects in [(named, [b"CN=alice"]), (nobody, []), (named, [b"CN=alice"])]:
+            assert await client.ask("/", forged) == (200, b"ok")
+            head = read_request(backend.heads[-1])
+            assert head is not None
+            assert head.block.values(b"x-forwarded-client-cert-subject") == subjects
+            assert len(head.block.values(b"client-cert")) == len(subjects)
+        await named.close()
+        await nobody.close()
+
+
+async def test_whoever_is_not_admitted_any_more_has_one_more_answer(tmp_path: Path) -> None:
+    ours = Authority()
+    alice, bob = ours.issue("alice"), ours.issue("bob")
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        base = https(l7.port, backend.port, certificate(KEY, ["web.test"]))
+        await l7.worker.apply(asking(base, ours.admits()))
+        client, idle = [await connect(l7, context=alice.context(tmp_path)) for _ in range(2)]
+        assert (await client.ask())[0] == (await idle.ask())[0] == 200
+        await l7.worker.apply(asking(base, ours.admits()))
+        assert (await client.ask())[0] == 200  # nothing has changed: it stays
+        await l7.worker.apply(asking(base, ours.admits(ours.revoke(alice))))
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"\r\nConnection: close\r\n" in (await client.whole_answer())[1]
+        assert await client.rest() == await idle.rest() == b""
+        with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+            await (await connect(l7, context=alice.context(tmp_path))).ask()
+        other = await connect(l7, context=bob.context(tmp_path))
+        assert (await other.ask())[0] == 200
+        for each in (client, idle, other):
+            await each.close()
+
+
+@pytest.mark.parametrize("demand", ["required", "optional"])
+async def test_a_handshake_that_began_before_clients_were_asked(demand: str) -> None:
+    """Its client has shown nothing: it is cut where a certificate is required, and nobody where it is optional."""
+    keys = LocalKeys([KEY], silent=True)
+    web = certificate(KEY, ["web.test"])
+    tls = TlsServer(keys)
+    async with Backend().running() as backend, proxy(https(free_port(), backend.port, web), tls) as l7:
+        connecting = asyncio.create_task(connect(l7))
+        await until(lambda: bool(keys.asked))
+        await l7.worker.apply(asking(https(l7.port, backend.port, web), Authority().admits(), demand))
+        keys.asked.pop()()
+        client = await connecting
+        if demand == "optional":
+            assert (await client.ask("/", b"Client-Cert: :AAAA:\r\n"))[0] == 200
+            assert b"Client-Cert" not in backend.heads[0]
+        else:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await client.ask()
+            assert l7.hub.counters["client_certificates_refused"] == 1
+            assert not backend.heads
+        await client.close()
+    await tls.close()
 
 
 async def test_a_slow_reader_over_tls_costs_little_memory() -> None:

@@ -1,0 +1,84 @@
+"""What a server is told of a client's certificate, whatever names an authority has signed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from proxy.client_identity import MOST_BYTES, UnusableIdentity, is_ours, lines
+from proxy.head import read_request
+from tests.proxy.client_certs import Authority
+
+OURS = Authority("Partners, Ltd")
+NOW = datetime.now(UTC)
+
+
+def said(common: str) -> dict[bytes, bytes]:
+    """The fields as a server reads them."""
+    text = lines(OURS.issue(common).der, NOW)
+    head = read_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + text + b"\r\n")
+    assert head is not None
+    assert len(head.block.fields) == 6
+    assert all(is_ours(each.lower) for each in head.block.fields if each.lower != b"host")
+    return {each.lower: each.value for each in head.block.fields}
+
+
+def test_all_that_a_server_is_told() -> None:
+    client = OURS.issue("alice")
+    assert lines(client.der, NOW).split(b"\r\n") == [
+        b"Client-Cert: :%b:" % base64.b64encode(client.der),
+        b"X-Forwarded-Client-Cert-Subject: CN=alice",
+        b"X-Forwarded-Client-Cert-Issuer: CN=Partners\\, Ltd",
+        b"X-Forwarded-Client-Cert-Serial: %X" % client.certificate.serial_number,
+        b"X-Forwarded-Client-Cert-Sha256: %b" % hashlib.sha256(client.der).hexdigest().encode(),
+        b"",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("common", "subject"),
+    [
+        ("a\r\nX-Real-IP: 1.2.3.4", b"CN=a\\0D\\0AX-Real-IP: 1.2.3.4"),
+        ("a\nb", b"CN=a\\0Ab"),
+        ("Zoë", b"CN=Zo\\C3\\AB"),
+        ("a,CN=root", b"CN=a\\,CN=root"),
+        ("tab\there\x7f", b"CN=tab\\09here\\7F"),
+    ],
+)
+def test_a_name_begins_no_line_of_its_own(common: str, subject: bytes) -> None:
+    assert said(common)[b"x-forwarded-client-cert-subject"] == subject
+
+
+def test_a_certificate_that_would_fill_every_head_is_not_passed_on() -> None:
+    long = OURS.issue("x", names=[f"{number}.{'x' * 60}.test" for number in range(60)])
+    assert len(long.der) > MOST_BYTES
+    with pytest.raises(UnusableIdentity, match=f"{MOST_BYTES} are allowed"):
+        lines(long.der, NOW)
+
+
+def test_a_resumed_session_does_not_outlive_its_certificate() -> None:
+    with pytest.raises(UnusableIdentity, match="expired"):
+        lines(OURS.issue("x").der, NOW + timedelta(days=2))
+
+
+def test_what_cannot_be_read_is_not_passed_on() -> None:
+    with pytest.raises(UnusableIdentity, match="cannot be read"):
+        lines(b"0", NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        (b"client-cert", True),
+        (b"client-cert-chain", True),
+        (b"x-forwarded-client-cert", True),
+        (b"x-forwarded-client-cert-anything", True),
+        (b"x-forwarded-client", False),
+        (b"client", False),
+    ],
+)
+def test_which_fields_say_who_the_client_is(name: bytes, ours: bool) -> None:
+    assert is_ours(name) is ours
