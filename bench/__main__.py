@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
 from bench import Row
+from deploy.lab.lab import interrupted
 
 BENCHES = ("l4", "veth", "l7", "tls", "keyserver", "failover", "sync")
 RESULTS = Path(__file__).parent / "results"
@@ -57,6 +59,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--quick", action="store_true", help="under 45 seconds each, and less precise")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, interrupted)
     RESULTS.mkdir(exist_ok=True)
     every: list[Row] = []
     for name in BENCHES if options.name == "all" else (options.name,):

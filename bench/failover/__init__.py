@@ -141,6 +141,7 @@ def _rows(way: Way, seen: list[Report]) -> Iterator[Row]:
     wait = statistics.median(waits)
     yield Row(f"{way.name}, longest answer by TCP, median", "ms", wait, "while nobody dies", quiet.waits.most)
     yield Row(f"{way.name}, datagrams lost a death, median", "", statistics.median(r.datagrams_lost for r in reports))
+    yield Row(f"{way.name}, segments sent again a death, median", "", statistics.median(r.sent_again for r in reports))
     connections = max(report.connections for report in reports)
     lost = sum(sum(report.lost.values()) + report.moved for report in reports)
     yield Row(f"{way.name}, connections lost, of {count} × {connections}", "", lost)

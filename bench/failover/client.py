@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from bench.failover.numbered import Connection, Datagrams, Newcomers, Report, Spread, Wheel, WrongError
-from bench.failover.sockets import BUFFER_BYTES, IP_BIND_ADDRESS_NO_PORT, SO_RCVBUFFORCE, raise_limit
+from bench.failover.sockets import BUFFER_BYTES, IP_BIND_ADDRESS_NO_PORT, SO_RCVBUFFORCE, raise_limit, sent_again
 
 OPENED_PER_S = 1000
 OPEN_S = 20.0  # beyond what the rate allows
@@ -98,6 +98,7 @@ class Client:
         self._newcomers: dict[int, Newcomer] = {}
         self._wheels = {"tcp": Wheel[int](tcp_every_s, BURST), "udp": Wheel[int](udp_every_s, BURST)}
         self._begun = time.monotonic()
+        self._sent_again_before: dict[int, int] = {}
         self._lost: Counter[str] = Counter()
         self._newcomers_were = Counter[str]()
         self._arrivals: Wheel[int] | None = None
@@ -149,6 +150,7 @@ class Client:
             self._begun = now
             self._lost.clear()
             self._newcomers_were.clear()
+            self._sent_again_before = self._sent_again()
             for flow in self._flows.values():
                 flow.what.begin()
             say("ok")
@@ -218,6 +220,13 @@ class Client:
             if flow and isinstance(flow.what, Connection) and flow.what.answered() <= sent:
                 yield fd
 
+    def _sent_again(self) -> dict[int, int]:
+        """Segments, by the number of the connection."""
+        return {
+            flow.what.flow: sent_again(flow.sock)
+            for flow in self._flows.values() if isinstance(flow.what, Connection)
+        }  # fmt: skip
+
     def _report(self, until: float) -> Report:
         connections = [flow.what for flow in self._flows.values() if isinstance(flow.what, Connection)]
         flows = [flow.what for flow in self._flows.values() if isinstance(flow.what, Datagrams)]
@@ -234,6 +243,7 @@ class Client:
             datagrams_lost=sum(lost for _, lost, _ in counts),
             gaps=Spread.of([gap for _, _, gap in counts]),
             newcomers=Newcomers(**self._newcomers_were),
+            sent_again=sum(count - self._sent_again_before.get(flow, 0) for flow, count in self._sent_again().items()),
         )
 
     # Flows

@@ -222,7 +222,8 @@ class Newcomers:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What has happened in one window. `lost`: connections by service and what became of them. `moved`: flows of
-    datagrams that another server has answered. `waits` and `gaps`: the longest of each connection, and of each flow."""
+    datagrams that another server has answered. `waits` and `gaps`: the longest of each connection, and of each flow.
+    `sent_again`: segments, by either end; a machine that stands still for 200 ms has some without any loss."""
 
     seconds: float
     connections: int
@@ -235,11 +236,13 @@ class Report:
     datagrams_lost: int
     gaps: Spread
     newcomers: Newcomers
+    sent_again: int
 
     def __str__(self) -> str:
         lost = ", ".join(f"{count} {why}" for why, count in self.lost.items()) or "none"
         return (
             f"{self.seconds:.1f} s: {self.connections} connections, lost: {lost}; {self.messages} messages, "
+            f"{self.sent_again} segments sent again, "
             f"{self.waits}; {self.flows} flows, {self.moved} moved; {self.datagrams_lost} of {self.datagrams} datagrams"
             f" lost, {self.gaps}; newcomers: {self.newcomers.well} well, {self.newcomers.again} when tried again, "
             f"{self.newcomers.failed} failed"

@@ -2,6 +2,7 @@
 
     python -m bench.failover.server     reads [[netns, [address, …], [TCP port, …], [UDP port, …]], …], a line of JSON,
                                         and says "ready"; each further line is answered by what was wrong since the last
+                                        and by how many segments have ever been sent again
 
 A connection with a wrong message is reset. Of UDP each address has a socket of its own, so that answers leave from the
 address that was asked; what is no message is sent back as it is, which health checks like.
@@ -16,7 +17,7 @@ import sys
 from collections import Counter
 
 from bench.failover.numbered import Served, WrongError, answer, parse
-from bench.failover.sockets import BUFFER_BYTES, SO_RCVBUFFORCE, raise_limit, reset
+from bench.failover.sockets import BUFFER_BYTES, SO_RCVBUFFORCE, raise_limit, reset, sent_again
 from deploy.lab.namespaces import inside
 
 READ_BYTES = 1 << 16
@@ -30,6 +31,7 @@ class Server:
         self._listening: dict[int, socket.socket] = {}
         self._datagrams: dict[int, tuple[socket.socket, bytes]] = {}
         self._connections: dict[int, tuple[socket.socket, Served]] = {}
+        self._ended_sent_again = 0
         self.wrong: Counter[str] = Counter()
 
     def listen(self, number: int, netns: str, addresses: list[str], tcp: list[int], udp: list[int]) -> None:
@@ -66,8 +68,11 @@ class Server:
                 elif not sys.stdin.readline():
                     return
                 else:
-                    print(json.dumps(self.wrong), flush=True)
+                    print(json.dumps([self.wrong, self._sent_again()]), flush=True)
                     self.wrong.clear()
+
+    def _sent_again(self) -> int:
+        return self._ended_sent_again + sum(sent_again(sock) for sock, _ in self._connections.values())
 
     def _accept(self, listening: socket.socket) -> None:
         try:
@@ -89,6 +94,7 @@ class Server:
             reset(sock)
         except OSError:  # the client's end knows more
             pass
+        self._ended_sent_again += sent_again(sock)
         del self._connections[fd]
         sock.close()
 

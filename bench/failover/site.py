@@ -7,6 +7,7 @@ another node does so because that node was told of it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -250,10 +251,14 @@ class Site:
             subprocess.run(["ip", "-n", netns, "addr", "del", address, "dev", DEVICE], capture_output=True, check=False)
         Pins(self.lab.directory_of(node) / "state").release()
 
-    def replace(self, node: str) -> None:
-        """Another agent takes over while packets flow, as in an upgrade."""
+    def replace(self, node: str, *, other_tables: bool = False) -> None:
+        """Another agent takes over while packets flow, as in an upgrade: it may be of a release with `other_tables`."""
         self.ask(node, "leave")
         self.lab.wait_ended(node)
+        if other_tables:
+            left = self.lab.directory_of(node) / "state/maps.json"
+            noted: dict[str, int] = json.loads(left.read_text())
+            left.write_text(json.dumps({name: value ^ ("contract" in name) for name, value in noted.items()}))
         self.lab.start(node)
 
     def cable(self, node: str, direction: str) -> None:

@@ -57,6 +57,7 @@ class Traffic:
     def __init__(self, client: _Process, server: _Process) -> None:
         self._client = client
         self._server = server
+        self._sent_again_before = 0
 
     def open(self, connections: int, flows: int) -> list[End]:
         """Opens as many as are missing; returns the ends of all that live."""
@@ -70,6 +71,7 @@ class Traffic:
 
     def begin(self) -> None:
         """A window begins."""
+        self._sent_again_before = self._look()[1]
         self._client.ask(["begin"])
 
     def report(self, limit_s: float = STALLED_S) -> Report:
@@ -81,12 +83,15 @@ class Traffic:
             "waits": Spread(**found["waits"]), "gaps": Spread(**found["gaps"]),
             "newcomers": Newcomers(**found["newcomers"]),
         })  # fmt: skip
-        return replace(report, lost=report.lost | self._wrong())
+        wrong, sent_again = self._look()
+        again = report.sent_again + sent_again - self._sent_again_before
+        return replace(report, lost=report.lost | wrong, sent_again=again)
 
-    def _wrong(self) -> dict[str, int]:
-        wrong = self._server.ask([])
-        assert isinstance(wrong, dict)
-        return {f"at a server: {why}": count for why, count in wrong.items()}
+    def _look(self) -> tuple[dict[str, int], int]:
+        """What the servers have found wrong since the last look, and how many segments they have ever sent again."""
+        found = self._server.ask([])
+        assert isinstance(found, list)
+        return {f"at a server: {why}": count for why, count in found[0].items()}, found[1]
 
 
 @contextlib.contextmanager

@@ -192,6 +192,16 @@ def test_all_nodes_are_upgraded_under_their_traffic(site: Site, running: Traffic
     assert report.newcomers.well > NEWCOMERS_PER_S
 
 
+@pytest.mark.usefixtures("ends")
+def test_an_upgrade_that_lays_its_tables_out_anew(site: Site, running: Traffic) -> None:
+    """The programs of before forward until the peers have filled the new tables."""
+    site.told("l4-2")
+    site.replace("l4-2", other_tables=True)
+    time.sleep(1)
+    unnoticed(running.report())
+    assert "the agent before had other tables" in (site.lab.directory_of("l4-2") / "log").read_text()
+
+
 def test_a_daemon_hangs(site: Site, running: Traffic, ends: list[End]) -> None:
     """Its programs forward without it. What they had to tell of the connections that began meanwhile is told later."""
     site.told("l4-3")
