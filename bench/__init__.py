@@ -5,6 +5,8 @@ A module here offers `run(quick: bool) -> list[Row]`; `python -m bench NAME` pri
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -32,3 +34,11 @@ class Row:
         if self.goal is None or self.ratio is None:
             return None
         return self.ratio >= self.goal if self.higher_is_better else self.ratio <= self.goal
+
+
+def shown(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, each named on stderr as soon as it is measured: for benchmarks that take minutes."""
+    for row in rows:
+        ratio = "" if row.ratio is None else f", {row.ratio:.2f} × {row.against}"
+        print(f"  {row.name}: {row.value:,.1f} {row.unit}{ratio}", file=sys.stderr, flush=True)
+        yield row

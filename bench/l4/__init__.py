@@ -7,7 +7,7 @@ floor always knows the flow: what a first packet costs is held against an establ
 
 from __future__ import annotations
 
-from bench import Row
+from bench import Row, shown
 from bench.l4 import ageing, packets
 from bench.l4.rig import HALF_OPEN, Rig, configure
 from l4fast.loader import IP_VERSIONS, DataPlane
@@ -22,7 +22,7 @@ def run(quick: bool) -> list[Row]:
         configure(plane, *IP_VERSIONS)
         for version in IP_VERSIONS:
             with Rig(version, plane, most, quick=quick) as rig:
-                rows += packets.rows(rig, quick=quick)
+                rows += shown(packets.rows(rig, quick=quick))
     finally:
         plane.close()
-    return [*rows, *ageing.rows(quick=quick)]
+    return [*rows, *shown(ageing.rows(quick=quick))]
