@@ -17,7 +17,7 @@ from l4fast.bpf import syscall
 # MERGE_RECORDS, enum merging of merge.h
 RECORDS: Final = {4: 42, 6: 16}
 ENTER, COUNT, END = 0, 1, 2
-_HEAD: Final = struct.Struct("=IIII")
+_HEAD: Final = struct.Struct("=IIIi")
 
 
 class Merged(NamedTuple):
@@ -38,9 +38,9 @@ class Merging:
         self._key_size, self._value_size = key_size, value_size
         self._runner = syscall.Runner(program_fd, _HEAD.size + self._most * (key_size + value_size))
 
-    def enter(self, body: bytes, count: int, *, counted: bool) -> Merged:
+    def enter(self, body: bytes, count: int, shift_s: int, *, counted: bool) -> Merged:
         """Enters `count` sessions, whose keys stand in a block before their values, unless what is here holds.
-        `counted`: some may count as connections here.
+        `shift_s`: of this node's clock, ahead of the peer's. `counted`: some may count as connections here.
 
         Raises ValueError if the block's length does not fit, OSError.
         """
@@ -48,14 +48,14 @@ class Merging:
         if len(body) != count * (key_size + value_size):
             raise ValueError(f"{count} sessions are {count * (key_size + value_size)} bytes")
         if count <= self._most and not counted:
-            answer = self._runner.run(_HEAD.pack(ENTER, count, 0, 0), body)
+            answer = self._runner.run(_HEAD.pack(ENTER, count, 0, shift_s), body)
             return Merged(answer & 0xFF, answer >> 8 & 0xFF, answer >> 16 & 0xFF)
         answers: list[int] = []
         values_at = count * key_size
         for at, n in self._pieces(count):
             keys = body[at * key_size : (at + n) * key_size]
             values = body[values_at + at * value_size : values_at + (at + n) * value_size]
-            answers.append(self._runner.run(_HEAD.pack(ENTER, n, 0, 0), keys, values))
+            answers.append(self._runner.run(_HEAD.pack(ENTER, n, 0, shift_s), keys, values))
             if counted:
                 self._runner.run(_HEAD.pack(COUNT, n, 0, 0), keys)
         return _sum(answers)

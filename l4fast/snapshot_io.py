@@ -17,6 +17,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, NoReturn, Protocol
 
 from control.node.identity import Identity, IdentityError, peer_of
@@ -62,7 +63,7 @@ class SessionTable(Protocol):
     """What snapshots need of the data plane (`l4fast.tables.Tables`)."""
 
     def session_blocks(self, size: int) -> Iterator[tuple[int, bytes, bytes, int]]: ...
-    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged: ...
+    def merge_sessions(self, version: int, body: bytes, count: int, shift_s: int = 0) -> Merged: ...
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int: ...
 
 
@@ -297,19 +298,20 @@ class Snapshots:
                 if not data:
                     raise SnapshotError(f"it broke off after {taking.records} records")
                 for part in taking.receive_data(data):
-                    outcome = self._merge(part, outcome)
+                    outcome = self._merge(part, outcome, source.shift_s)
                     await asyncio.sleep(0)
         finally:
             await self._close(writer)
         return taking, outcome
 
-    def _merge(self, part: Block | Ended, before: Merged) -> Merged:
+    def _merge(self, part: Block | Ended, before: Merged, shift_s: int) -> Merged:
         sync = self._sync
         if isinstance(part, Ended):
+            part = replace(part, until_s=part.until_s + shift_s)
             self._table.end_keys(part.ip, part.keys, part.until_s)
             sync.ends.add(part, self._loop.time(), int(time.time()))
             return before
-        merged = self._table.merge_sessions(part.ip, part.body, part.count)
+        merged = self._table.merge_sessions(part.ip, part.body, part.count, shift_s)
         sync.counters["snapshot_records"] += part.count
         sync.counters["write_failed"] += merged.full
         return Merged(*(a + b for a, b in zip(before, merged, strict=True)))

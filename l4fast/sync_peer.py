@@ -45,6 +45,7 @@ from l4fast.sync_window import WINDOW, History, Window
 HELLO_S: Final = 1.0
 HELLO_SOON_S: Final = 0.05  # to a newcomer, who may be one of many
 CLOCK_SKEW_S: Final = 30.0  # replays older than this are refused even by a node that has just started
+CLOCK_PROBLEM_S: Final = 5  # sessions that end are forgotten so much later or earlier elsewhere
 ASK_S: Final = 0.01  # between two requests to one peer
 # Datagrams sent again between two hellos: these and as many as were new. Peers cannot make us flood the network.
 RESENDS_PER_HELLO: Final = 256
@@ -65,6 +66,7 @@ class Records(NamedTuple):
     body: bytes
     count: int  # type: ignore[assignment]  # a tuple's own `count` is nobody's here
     delay_us: int
+    shift_s: int = 0  # of this node's clock, ahead of the sender's
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,7 @@ class Sync:
             if peer is None:
                 return None
             peer.address = address
+            peer.compare_clocks(wall_us - header.sent_us)
             return self._take(peer, header, body, now, wall_us)
         except DatagramError as error:
             self.counters[error.fault] += 1
@@ -293,7 +296,7 @@ class Sync:
                 self._resend(parse_resend(body), now)
                 self.counters["received_resends"] += 1
             case Type.ENDED:
-                return self._take_ended(header, body, now, wall_us)
+                return self._take_ended(peer, header, body, now, wall_us)
             case _:
                 self.counters["unknown_type"] += 1
         return None
@@ -311,20 +314,21 @@ class Sync:
         peer.delay_us = max(0, wall_us - header.sent_us)
         self.counters["received_datagrams"] += 1
         self.counters["received_records"] += header.count
-        return Records(header.ip, body, header.count, peer.delay_us)
+        return Records(header.ip, body, header.count, peer.delay_us, peer.shift_s)
 
-    def _take_ended(self, header: Header, body: bytes, now: float, wall_us: int) -> Ended | None:
+    def _take_ended(self, peer: Peer, header: Header, body: bytes, now: float, wall_us: int) -> Ended | None:
         layout = self.layouts.get(header.ip)
         if layout is None or (header.key_size, header.layout) != (layout.key_size, layout.checksum):
             self.counters["layout"] += 1
             return None
         self.counters["received_ends"] += header.count
-        ended = Ended(header.ip, body, header.count, header.sent_us // 1_000_000)
+        ended = Ended(header.ip, body, header.count, header.sent_us // 1_000_000 + peer.shift_s)
         self.ends.add(ended, now, wall_us // 1_000_000)
         return ended
 
     def _take_hello(self, peer: Peer, hello: Hello, now: float) -> None:
         self.counters["received_hellos"] += 1
+        peer.next_second()
         if peer.lost is not None and hello.lost != peer.lost:
             peer.fell_behind(now, self._refresh_s)
         peer.name, peer.sessions, peer.dropped = hello.name, hello.sessions, hello.dropped
@@ -360,7 +364,13 @@ class Sync:
             for peer in self.peers.values()
             if peer.name and peer.state(now) is not PeerState.SILENT and peer.seed != self.seed
         ]
-        return [*seeds, *self.catching_up.problems(now)]
+        clocks = [
+            f"the clock of {peer.name or f'{peer.node:016x}'} is {abs(peer.shift_s)} s "
+            f"{'behind' if peer.shift_s > 0 else 'ahead of'} this node's; check NTP on both"
+            for peer in self.peers.values()
+            if abs(peer.shift_s) >= CLOCK_PROBLEM_S and peer.state(now) is not PeerState.SILENT
+        ]
+        return [*seeds, *clocks, *self.catching_up.problems(now)]
 
     def status(self, now: float) -> dict[str, object]:
         """For people and the control plane: whether this node knows every session, and each peer."""

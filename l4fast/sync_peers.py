@@ -25,6 +25,7 @@ SILENT_S: Final = 3.5  # three hellos may be lost before a peer is called silent
 RETURN_S: Final = 10.0  # a gap as long as this is not asked for number by number
 LISTEN_S: Final = SILENT_S  # by when a node that starts has heard the others
 GATHER_S: Final = 0.3  # before the first snapshot: all answer a newcomer's hello at once, and the best is asked
+CLOCKS_AGREE_US: Final = 1_000_000  # what sessions are ordered by has no more than seconds
 # Between snapshots: ten times as long as the last took, within these bounds. A peer that failed rests for as long.
 PAUSE_S: Final = (5.0, 60.0)
 
@@ -60,12 +61,32 @@ class Peer:
     delay_us: int = 0
     resend_at: float | None = None
     rests_until: float = 0.0
+    shift_s: int = 0  # of this node's clock, ahead of the peer's; 0 within a second
+    least_us: int | None = None
+    compared: bool = False
     failure: str = ""
 
     def state(self, now: float) -> PeerState:
         if now - self.heard > SILENT_S:
             return PeerState.SILENT
         return PeerState.UNSYNCED if now < self.behind_until else PeerState.SYNCED
+
+    def compare_clocks(self, apart_us: int) -> None:
+        """A datagram's time on the way and the difference of the clocks, together: the least of a second comes nearest
+        to the latter alone."""
+        if not self.compared:
+            self.compared = True
+            self._set_shift(apart_us)
+        self.least_us = apart_us if self.least_us is None else min(self.least_us, apart_us)
+
+    def next_second(self) -> None:
+        """With each hello."""
+        if self.least_us is not None:
+            self._set_shift(self.least_us)
+        self.least_us = None
+
+    def _set_shift(self, apart_us: int) -> None:
+        self.shift_s = round(apart_us / 1e6) if abs(apart_us) >= CLOCKS_AGREE_US else 0
 
     def fell_behind(self, now: float, refresh_s: float) -> None:
         self.behind_since, self.behind_until = now, now + refresh_s
@@ -80,6 +101,7 @@ class Source:
     address: str
     port: int
     asked: float
+    shift_s: int = 0  # of this node's clock, ahead of its
 
 
 class CatchingUp:
@@ -108,7 +130,7 @@ class CatchingUp:
             return None
         first = self.last_taken is None
         best = min(able, key=lambda peer: (not first and peer not in behind, -peer.sessions, peer.node))
-        self._asking = Source(best.node, best.name, best.address, best.port, now)
+        self._asking = Source(best.node, best.name, best.address, best.port, now, best.shift_s)
         return self._asking
 
     def _able(self, now: float) -> Iterable[Peer]:

@@ -221,13 +221,13 @@ class Tables:
 
     # Session sync
 
-    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged:
+    def merge_sessions(self, version: int, body: bytes, count: int, shift_s: int = 0) -> Merged:
         """Enters `count` sessions of a peer, whose keys stand in a block before their values, unless what is here
-        holds.
+        holds. `shift_s`: of this node's clock, ahead of the peer's.
 
         Raises ValueError if the block's length does not fit.
         """
-        return self._merging[version].enter(body, count, counted=self.versions[version].members.any_counted)
+        return self._merging[version].enter(body, count, shift_s, counted=self.versions[version].members.any_counted)
 
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int:
         """The sessions of these keys end, if their last packet came no later; returns how many they were."""

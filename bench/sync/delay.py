@@ -38,8 +38,8 @@ async def _delays(a: End, b: End, sessions: int) -> Sequence[float]:
     at = [0.0]
     merging = b.tables.merge_sessions
 
-    def merge(version: int, body: bytes, count: int) -> Merged:
-        outcome = merging(version, body, count)
+    def merge(version: int, body: bytes, count: int, shift_s: int = 0) -> Merged:
+        outcome = merging(version, body, count, shift_s)
         at[0] = time.perf_counter()
         written.set()
         return outcome

@@ -709,6 +709,7 @@ int merge(struct xdp_md *ctx)
         asm volatile("" : "+r"(told)); /* one pointer, checked and used, not computed anew for either */
         if ((void *)(told + 1) > end)
             break;
+        told->last_s += request->shift_s;
         if (worth_telling(told))
             done += enter_told(key, told);
     }

@@ -1,7 +1,7 @@
 /* Sessions that peers tell of, written by `merge`, which the daemon runs over a frame of them: a datagram's body as it came,
  * or a piece of a snapshot. Of two entries of one flow holds (Python has the same rule: tests/l4fast/merging.py)
  *
- *   1. the one whose last packet is later, in seconds of the shared clock: who saw it has the flow;
+ *   1. the one whose last packet is later, in seconds of this node's clock: who saw it has the flow;
  *   2. in the same second and with the same server: what only one of them knows, a state further on in a connection's life
  *      or more packets;
  *   3. in the same second and with another server: the one that goes on, if the other has ended; else the one that is here.
@@ -27,7 +27,7 @@ struct merge {
     __u32 operation;    /* enum merging */
     __u32 count;
     __u32 until_s;      /* MERGE_END: sessions with a later packet stay */
-    __u32 zero;
+    __s32 shift_s;      /* MERGE_ENTER: this node's clock less the peer's */
 };
 _Static_assert(sizeof(struct merge) + MERGE_RECORDS * (sizeof(struct session_key) + sizeof(struct session)) <= 3520, "merge");
 

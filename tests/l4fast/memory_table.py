@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 from l4fast.merging import Merged
 from l4fast.sync_peer import Layout
@@ -37,7 +38,7 @@ class MemoryTable:
     def enter(self, number: int, entry: Entry, ip: int = 4) -> None:
         self.entries[ip][key_of(number)] = entry
 
-    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged:
+    def merge_sessions(self, version: int, body: bytes, count: int, shift_s: int = 0) -> Merged:
         assert len(body) == count * (KEY_SIZE + _VALUE.size)
         keys, values = body[: count * KEY_SIZE], body[count * KEY_SIZE :]
         new = newer = full = 0
@@ -45,7 +46,8 @@ class MemoryTable:
         for n in range(count):
             key = keys[n * KEY_SIZE : (n + 1) * KEY_SIZE]
             here = table.get(key)
-            entry = merged(here, entry_of(values[n * _VALUE.size : (n + 1) * _VALUE.size]))
+            told = entry_of(values[n * _VALUE.size : (n + 1) * _VALUE.size])
+            entry = merged(here, replace(told, last_s=told.last_s + shift_s))
             if entry is None or entry == here:
                 continue
             if here is None and len(table) >= self.room:

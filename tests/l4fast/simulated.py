@@ -43,7 +43,9 @@ class Wire:
 class Node:
     """`buffer`: datagrams that its socket holds; `per_s`: how many it takes out of it, at most."""
 
-    def __init__(self, network: Network, name: str, key: ClusterKey, buffer: int, per_s: float) -> None:
+    def __init__(
+        self, network: Network, name: str, key: ClusterKey, buffer: int, per_s: float, ahead_s: float
+    ) -> None:  # fmt: skip
         self.network = network
         self.name = name
         self.table = MemoryTable()
@@ -52,7 +54,16 @@ class Node:
         self.waiting = 0
         self.busy_until = 0.0
         self.key = key
+        self.ahead_s = ahead_s
         self.start()
+
+    @property
+    def wall_us(self) -> int:
+        return self.network.wall_us + int(self.ahead_s * 1e6)
+
+    @property
+    def wall_s(self) -> int:
+        return self.wall_us // 1_000_000
 
     def start(self) -> None:
         """A life that begins with an empty table."""
@@ -84,7 +95,7 @@ class Node:
             return
         now = self.network.now
         self._tick_at = float("inf")
-        self.sync.tick(now, self.network.wall_us)
+        self.sync.tick(now, self.wall_us)
         for ended in self.sync.ended_again(now):
             self.table.end_keys(ended.ip, ended.keys, ended.until_s)
         self.sync.sessions = len(self.table.entries[4])
@@ -102,9 +113,9 @@ class Node:
         self.waiting -= 1
         if not self.alive:
             return
-        told = self.sync.receive_data(datagram, self.network.now, self.network.wall_us, sender)
+        told = self.sync.receive_data(datagram, self.network.now, self.wall_us, sender)
         if isinstance(told, Records):
-            self.table.merge_sessions(told.ip, told.body, told.count)
+            self.table.merge_sessions(told.ip, told.body, told.count, told.shift_s)
         elif isinstance(told, Ended):
             self.table.end_keys(told.ip, told.keys, told.until_s)
         self.act()
@@ -113,7 +124,7 @@ class Node:
 
     def packet(self, flow: int, way: int, state: int = ESTABLISHED) -> int:
         """A client's packet: to `way` if this node does not know the flow. Says where it went."""
-        key, now_s = key_of(flow), self.network.wall_s
+        key, now_s = key_of(flow), self.wall_s
         before = self.table.entries[4].get(key)
         entry = before or Entry(way, now_s, state, 0)
         entry = replace(entry, last_s=now_s, packets=entry.packets + 1, state=max(state, entry.state))
@@ -144,13 +155,13 @@ class Node:
         self.staged = []
         if there and self.alive:
             keys, values = (b"".join(each) for each in zip(*((key, value_of(of)) for key, of in there), strict=True))
-            self.sync.send_sessions(4, keys, values, len(there), self.network.wall_us)
+            self.sync.send_sessions(4, keys, values, len(there), self.wall_us)
             self.act()
 
     def kill(self, *flows: int) -> None:
         keys = b"".join(map(key_of, flows))
         self.table.end_keys(4, keys, 0xFFFFFFFF)
-        self.sync.send_ended(4, keys, self.network.now, self.network.wall_us)
+        self.sync.send_ended(4, keys, self.network.now, self.wall_us)
         self.act()
 
     # Snapshots
@@ -170,7 +181,7 @@ class Node:
         for version, keys, values, count in self.table.session_blocks(BLOCK):
             records += count
             yield pack_block(version, keys, values, count)
-        for ended in self.sync.ends.kept(self.network.wall_s):
+        for ended in self.sync.ends.kept(self.wall_s):
             yield from pack_ended(ended)
         yield pack_end(records)
 
@@ -186,14 +197,15 @@ class Node:
             return
         for part in parts:
             if isinstance(part, Block):
-                self.table.merge_sessions(part.ip, part.body, part.count)
+                self.table.merge_sessions(part.ip, part.body, part.count, source.shift_s)
             else:
+                part = replace(part, until_s=part.until_s + source.shift_s)
                 self.table.end_keys(part.ip, part.keys, part.until_s)
-                self.sync.ends.add(part, now, self.network.wall_s)
+                self.sync.ends.add(part, now, self.wall_s)
         if not taking.whole:
             self.network.at(now + BLOCK_S, self._read, giver, boot, frames, taking, source)
             return
-        for ended in self.sync.ends.kept(self.network.wall_s):
+        for ended in self.sync.ends.kept(self.wall_s):
             self.table.end_keys(ended.ip, ended.keys, ended.until_s)
         assert taking.begin is not None
         self.network.snapshots += 1
@@ -221,8 +233,10 @@ class Network:
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
 
-    def node(self, name: str, key: ClusterKey = KEY, buffer: int = 1 << 20, per_s: float = 1e6) -> Node:
-        node = Node(self, name, key, buffer, per_s)
+    def node(
+        self, name: str, key: ClusterKey = KEY, buffer: int = 1 << 20, per_s: float = 1e6, ahead_s: float = 0.0
+    ) -> Node:  # fmt: skip
+        node = Node(self, name, key, buffer, per_s, ahead_s)
         self.nodes.append(node)
         self.at(self.now, node.look, node.boot)
         return node

@@ -85,7 +85,7 @@ class FakeTables:
 
     def counters(self) -> dict[str, int]:
         self.looks += 1
-        return {"drop_no_real": 3, "event_warmed": 1}
+        return {"drop_no_real": 3, "event_warmed": 1, "event_sync_lost": 4}
 
     def server_counters(self) -> dict[str, dict[str, dict[str, int]]]:
         return {"l": {"10.0.1.1:80": {"packets_in": 9}}, "m": {"10.0.1.2:80": {"packets_in": 1}}}
@@ -399,6 +399,12 @@ async def test_timers_write_the_clock_and_expire(rig: Rig) -> None:
     await until(lambda: rig.expired)
     assert rig.expired[0] >= rig.tables.epochs[0] > 1_600_000_000
     assert rig.sync.sessions == 7 == rig.agent.report()["sessions"]
+    assert rig.sync.lost == 4
+
+
+async def test_what_session_sync_has_to_complain_of_is_a_problem(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig.sync, "problems", lambda now: ["l4-2 has another seed"])
+    assert rig.agent.report()["problems"] == ["l4-2 has another seed"]
 
 
 async def test_admin_commands(rig: Rig) -> None:
@@ -421,14 +427,14 @@ async def test_admin_commands(rig: Rig) -> None:
         with pytest.raises(ValueError, match="which sessions"):
             rig.agent.kill(nothing)
     counters = rig.agent.counters({})
-    assert counters["packets"] == {"drop_no_real": 3, "event_warmed": 1}  # type: ignore[index]
+    assert counters["packets"] == {"drop_no_real": 3, "event_warmed": 1, "event_sync_lost": 4}  # type: ignore[index]
     assert counters["servers"]["l"] == {"10.0.1.1:80": {"packets_in": 9, "connections": 4}}  # type: ignore[index]
     assert counters["sync"]["forged"] == 0  # type: ignore[index]
 
 
 async def test_the_report_has_what_top_shows(rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rig.agent.report()
-    assert before["counters"] == {"drop_no_real": 3, "event_warmed": 1}
+    assert before["counters"] == {"drop_no_real": 3, "event_warmed": 1, "event_sync_lost": 4}
     assert before["listeners"] == {"l": {"sessions": 5}, "m": {"sessions": 2}}
     assert before["servers"] == {
         "l": {"10.0.1.1:80": {"packets_in": 9, "connections": 4}}, "m": {"10.0.1.2:80": {"packets_in": 1}},

@@ -119,6 +119,18 @@ def test_however_many(harness: Harness, version: int, count: int) -> None:
     assert harness.tables.sessions() == []
 
 
+@versions
+@pytest.mark.parametrize("shift_s", [-20, -1, 3])
+def test_a_record_is_as_old_as_it_is_by_our_clock(harness: Harness, version: int, shift_s: int) -> None:
+    keys = b"".join(key_of(harness, version, number) for number in range(50))
+    body = keys + value_of(harness, version, Entry(1, 100)) * 50
+    assert harness.tables.merge_sessions(version, body, 50, shift_s) == Merged(new=50)
+    assert harness.tables.merge_sessions(version, body, 50, shift_s) == Merged()
+    assert harness.tables.merge_sessions(version, body, 50, shift_s + 1) == Merged(newer=50)
+    table = harness.tables.versions[version].session_map
+    assert {table.get(table.key.from_buffer_copy(keys, 0)).last_s} == {101 + shift_s}
+
+
 def test_frames_hold_what_they_say() -> None:
     lines = (SOURCES / "merge.h").read_text().splitlines()
     sizes = [int(line.split()[2]) for line in lines if line.startswith("#define MERGE_RECORDS")]

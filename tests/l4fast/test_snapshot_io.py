@@ -149,7 +149,7 @@ async def test_what_multicast_brings_meanwhile_stays_the_newer(nodes: Callable[.
     b.table.enter(0, newer)
     merging = b.table.merge_sessions
 
-    def merge(version: int, body: bytes, count: int) -> object:
+    def merge(version: int, body: bytes, count: int, shift_s: int) -> object:
         if b.sync.counters["snapshot_records"] > 20_000 and not a.sync.counters["sent_ends"]:
             wall_us = (NOW_S + 1) * 1_000_000
             a.table.end_keys(4, killed, NOW_S)
@@ -158,7 +158,7 @@ async def test_what_multicast_brings_meanwhile_stays_the_newer(nodes: Callable[.
                 told = b.sync.receive_data(datagram, asyncio.get_running_loop().time(), wall_us)
                 assert isinstance(told, Ended)
                 b.table.end_keys(told.ip, told.keys, told.until_s)
-        return merging(version, body, count)
+        return merging(version, body, count, shift_s)
 
     b.table.merge_sessions = merge  # type: ignore[method-assign,assignment]
     a.greet(b)

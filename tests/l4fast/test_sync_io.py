@@ -48,7 +48,7 @@ class FakeTable:
         if self.flushes == 1:
             raise OSError(12, "Cannot allocate memory")
 
-    def merge_sessions(self, version: int, body: bytes, count: int) -> Merged:
+    def merge_sessions(self, version: int, body: bytes, count: int, shift_s: int = 0) -> Merged:
         if self.fail:
             raise self.fail
         keys, values = body[: count * 4], body[count * 4 :]

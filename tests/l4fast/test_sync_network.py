@@ -18,11 +18,11 @@ from tests.l4fast.simulated import WALL_S, Network, Node, Wire
 OTHER_KEY = ClusterKey(b"\1" * 32)
 
 
-def cluster(count: int, seed: int, wire: Wire | None = None) -> Network:
+def cluster(count: int, seed: int, wire: Wire | None = None, ahead_s: tuple[float, ...] = (0, 0, 0, 0, 0)) -> Network:
     """Nodes that know each other."""
     network = Network(seed, wire or Wire())
     for number in range(count):
-        network.node(f"l4-{number}")
+        network.node(f"l4-{number}", ahead_s=ahead_s[number])
     network.run(4.0)
     return network
 
@@ -281,6 +281,37 @@ def test_a_record_that_was_under_way_does_not_bring_it_back() -> None:
     assert not b.knows(1)
 
 
+@pytest.mark.parametrize("ahead_s", [(0, 20, -9), (12, 0, 0), (-12, 0, 0)])
+def test_clocks_that_differ_change_no_order_and_no_age(ahead_s: tuple[float, ...]) -> None:
+    """A record of a fast clock is no newer for that."""
+    network = cluster(3, 1, ahead_s=ahead_s)
+    a, b, c = network.nodes
+    for node in network.nodes:
+        node.opened(1, 5)
+        network.run(network.now + 2.0)
+        node.packet(1, 5)
+        network.run(network.now + 0.5)
+        node.opened(1, 6)  # a new connection with another server, wherever it comes
+        network.run(network.now + 1.5)
+        assert [each.table.entries[4][key_of(1)].way for each in network.nodes] == [6, 6, 6]
+    network.run(network.now + 30.0)
+    ages = [node.wall_s - node.table.entries[4][key_of(1)].last_s for node in network.nodes]
+    assert max(ages) - min(ages) <= 1
+    network.restart(b)
+    network.run(network.now + 5.0)
+    assert b.complete()
+    assert abs(b.wall_s - b.table.entries[4][key_of(1)].last_s - ages[0] - 5) <= 1
+    a.kill(1)
+    network.run(network.now + 2.0)
+    assert not any(node.knows(1) for node in network.nodes)
+    assert any("check NTP" in problem for problem in c.sync.problems(network.now)) is (
+        abs(ahead_s[0] - ahead_s[2]) >= 5
+    )
+    network.restart(c)
+    network.run(network.now + 5.0)
+    assert not c.knows(1)
+
+
 # Split brain
 
 
@@ -289,7 +320,8 @@ def test_a_record_that_was_under_way_does_not_bring_it_back() -> None:
 def test_sides_that_were_parted_agree_when_they_meet_again(data: st.DataObject) -> None:
     """Both take traffic of one VIP: old connections end, new ones begin on the same ports with other servers. No packet
     of a client that stays with its node ever goes to another server, and in the end everybody knows the last one."""
-    network = cluster(3, data.draw(st.integers(0, 99)), Wire(loss=0.1, delay_s=(0.0001, 0.004)))
+    clocks = data.draw(st.sampled_from([(0, 0, 0), (0, 9, -13), (-20, 0, 0), (0, 0, 20)]))
+    network = cluster(3, data.draw(st.integers(0, 99)), Wire(loss=0.1, delay_s=(0.0001, 0.004)), clocks)
     flows = 60
     establish(network, flows, 1_000)
     network.run(network.now + 2.0)

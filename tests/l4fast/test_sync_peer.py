@@ -366,6 +366,20 @@ def test_another_seed_is_a_problem_and_ours_is_none() -> None:
     assert b.problems(2.0) == []
 
 
+def test_clocks_that_differ_are_made_up_for_and_said() -> None:
+    a, b = node("a"), node("b")
+    records = b.receive_data(page(a), 1.0, WALL + 7_200_000)
+    assert isinstance(records, Records)
+    assert records.shift_s == 7
+    assert b.problems(1.0) == [f"the clock of {a.node:016x} is 7 s behind this node's; check NTP on both"]
+    a.send_ended(4, b"k" * 4, 1.0, WALL)
+    ended = b.receive_data(a.data_to_send()[0], 1.0, WALL + 7_200_000)
+    assert ended == Ended(4, b"k" * 4, 1, WALL // 1_000_000 + 7)
+    a.receive_data(page(b, wall_us=WALL + 7_200_000), 1.0, WALL)
+    assert a.problems(1.0) == [f"the clock of {b.node:016x} is 7 s ahead of this node's; check NTP on both"]
+    assert a.problems(1.0 + SILENT_S + 1) == []
+
+
 def test_ends_travel_and_are_carried_out_again() -> None:
     a, b = node("a"), node("b")
     a.send_ended(6, b"k" * 12, 1.0, WALL)

@@ -144,6 +144,37 @@ def test_the_silent_are_not_asked_and_not_waited_for() -> None:
     assert cluster.complete(1.0 + SILENT_S + 0.1)
 
 
+@pytest.mark.parametrize(
+    ("apart_us", "shift_s"),
+    [
+        ([200, 900_000], 0),
+        ([999_999], 0),
+        ([1_000_300], 1),
+        ([-1_600_000], -2),
+        ([9_400_000, 9_000_400, 12_000_000], 9),
+    ],
+)
+def test_clocks_are_compared_by_the_quickest_datagram(apart_us: list[int], shift_s: int) -> None:
+    peer = Cluster("a").peers[1]
+    for apart in apart_us:
+        peer.compare_clocks(apart)
+    peer.next_second()
+    assert peer.shift_s == shift_s
+    peer.compare_clocks(30_000_000)  # a repeat
+    assert peer.shift_s == shift_s
+    peer.compare_clocks(apart_us[0])
+    peer.next_second()
+    assert peer.shift_s == round(apart_us[0] / 1e6) * (abs(apart_us[0]) >= 1_000_000)
+    peer.next_second()
+    assert peer.shift_s == round(apart_us[0] / 1e6) * (abs(apart_us[0]) >= 1_000_000)
+
+
+def test_the_first_datagram_counts_at_once() -> None:
+    peer = Cluster("a").peers[1]
+    peer.compare_clocks(-7_000_000)
+    assert peer.shift_s == -7
+
+
 def test_a_peer_that_has_gone_while_it_was_asked() -> None:
     cluster = Cluster("a", "b")
     assert cluster.asked(1.0) == "a"
