@@ -67,6 +67,15 @@ def responder(leaf: x509.Certificate) -> str:
     return ""
 
 
+def must_staple(leaf: x509.Certificate) -> bool:
+    """Whether clients are told to insist on a stapled answer (RFC 7633)."""
+    try:
+        features = leaf.extensions.get_extension_for_class(x509.TLSFeature).value
+    except x509.ExtensionNotFound:
+        return False
+    return x509.TLSFeatureType.status_request in features
+
+
 def subject(pem: str) -> Subject | None:
     """What to ask for the leaf of a sound chain; None where it names no responder.
 

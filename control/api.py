@@ -13,12 +13,17 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 from aiohttp import web
 
+from certs import inventory
+from certs.chain import inspect
+from control import exporter
 from control.material import chain_errors, key_errors, path_errors
+from control.node import metrics
 from control.problem import problem
 from control.reconcile import NodeStatus
 from control.references import referrers
@@ -52,6 +57,8 @@ def application(plane: ControlPlane) -> web.Application:
             web.get("/v1/versions", get_versions),
             web.get(r"/v1/versions/{version:\d{1,18}}", get_version),
             web.get("/v1/status", get_status),
+            web.get("/v1/inventory", get_inventory),
+            web.get("/v1/metrics", get_metrics),
             web.get("/v1/{kind}", get_kind),
             web.get("/v1/{kind}/{name}", get_object),
             web.put("/v1/{kind}/{name}", put_object),
@@ -153,7 +160,32 @@ async def get_version(request: web.Request) -> web.Response:
 async def get_status(request: web.Request) -> web.Response:
     plane = request.app[PLANE]
     nodes = [status_document(status) for status in plane.status()]
-    return web.json_response({"version": plane.current.version, "nodes": nodes})
+    ending = await asyncio.to_thread(inventory.warnings, plane.current.model, datetime.now(UTC))
+    return web.json_response({"version": plane.current.version, "nodes": nodes, "warnings": list(ending.values())})
+
+
+async def get_inventory(request: web.Request) -> web.Response:
+    """Every certificate: what stands in it, who uses it, and what keeps it from being served, here or on a node."""
+    plane = request.app[PLANE]
+    current, reported = plane.current, inventory.reported([status.facts for status in plane.status()])
+
+    def look(now: datetime) -> list[Mapping[str, object]]:
+        found = []
+        for entry in inventory.entries(current.model, now):
+            chain = current.model.certificates[entry.name].chain
+            problems = inspect(chain, now).problems if chain else ("there is no chain yet",)
+            found.append(inventory.document(entry, (*problems, *reported.get(entry.name, ()))))
+        return found
+
+    return _versioned(current.version, {"certificates": await asyncio.to_thread(look, datetime.now(UTC))})
+
+
+async def get_metrics(request: web.Request) -> web.Response:
+    """Prometheus' text; its scraper gives the token as any other client."""
+    plane = request.app[PLANE]
+    certificates = await asyncio.to_thread(inventory.entries, plane.current.model, datetime.now(UTC))
+    told = exporter.families(plane.current.version, plane.status(), certificates)
+    return web.Response(body=b"".join(metrics.render(told)), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 async def get_kind(request: web.Request) -> web.Response:

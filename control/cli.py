@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from control import commands, up
+from control import commands, inventory, up
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
@@ -31,7 +31,7 @@ PROCESSES = {
     "l7": ("proxy", "one L7 node: HTTP and HTTPS"),
     "keyserver": ("keyserver", "the holder of private keys"),
     "control": ("control", "the control plane"),
-    "certs": ("certs", "the cluster's CA and identities"),
+    "certs": ("certs", "certificates, the cluster's CA and identities"),
     "lab": ("deploy.lab", "the whole cluster in network namespaces (root)"),
     "demo": ("deploy.demo", "the cluster on real traffic, step by step (root)"),
     "bench": ("bench", "benchmarks next to their peers"),
@@ -79,6 +79,16 @@ TOP_EXAMPLES = """
 
 keys: Tab one section or all; sort by p packets, b bits, n new, s sessions, d drops, a name; q ends
 """
+CERTS_EXAMPLES = """
+  paifang certs list                   those that end first at the top
+  paifang certs show web --json
+  paifang certs init --help            the cluster's CA
+  paifang certs issue --help           identities of nodes
+"""
+CERTS_ELSEWHERE = {  # subcommands that are a process of their own, which has the CA's key
+    "init": "make the cluster's CA, or check the one that is there",
+    "issue": "make a node's identity",
+}
 HISTORY_EXAMPLES = """
   paifang history --limit 5
   paifang history 7                    what version 7 changed
@@ -182,6 +192,15 @@ def parser() -> argparse.ArgumentParser:
     orders = [order.value for order in Sort]
     live.add_argument("--sort", choices=orders, default=orders[0], metavar="BY", help=", ".join(orders))
     live.set_defaults(run=_top)
+    certs = add("certs", "the certificates that are served; the cluster's CA and identities", CERTS_EXAMPLES)
+    of_certs = certs.add_subparsers(dest="what", required=True, metavar="COMMAND")
+    listing = of_certs.add_parser("list", parents=[remote, as_json], help="all, with names, expiry, key and users")
+    listing.set_defaults(run=inventory.list_all)
+    one = of_certs.add_parser("show", parents=[remote, as_json], help="one; 1 if something keeps it from being served")
+    one.add_argument("name", metavar="NAME")
+    one.set_defaults(run=inventory.show_one)
+    for name, what in CERTS_ELSEWHERE.items():
+        of_certs.add_parser(name, add_help=False, help=what)
     history = add("history", "versions of the configuration", HISTORY_EXAMPLES, remote, as_json)
     history.add_argument("version", nargs="?", type=_number, metavar="N", help="what this version changed")
     history.add_argument("--limit", type=_number, default=20, metavar="N", help="how many (%(default)s)")
@@ -189,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     rollback = add("rollback", "back to an old version, as a new one", ROLLBACK_EXAMPLES, remote, dry, comment)
     rollback.add_argument("version", type=_number, metavar="N", help="as `paifang history` shows it")
     rollback.set_defaults(run=commands.rollback)
-    for name in PROCESSES:
+    for name in PROCESSES.keys() - {"certs"}:
         subcommands.add_parser(name, add_help=False)
     return top
 
@@ -231,6 +250,11 @@ def run_process(name: str, arguments: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
+def is_here(arguments: Sequence[str]) -> bool:
+    """Whether it is a subcommand of this process, although its first word is that of another."""
+    return arguments[0] == "certs" and not (len(arguments) > 1 and arguments[1] in CERTS_ELSEWHERE)
+
+
 def words_of(arguments: Sequence[str]) -> Sequence[str]:
     """The process's own words. `sessions [kill]` is short for `l4 ask sessions` and `l4 ask kill`."""
     if arguments[0] != "sessions":
@@ -258,7 +282,7 @@ def missing_for_xdp() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `paifang` command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments and arguments[0] in PROCESSES:
+    if arguments and arguments[0] in PROCESSES and not is_here(arguments):
         run_process(arguments[0], words_of(arguments))
     options = parser().parse_args(arguments)
     try:

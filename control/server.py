@@ -16,11 +16,12 @@ from pathlib import Path
 
 from aiohttp import web
 
-from control import api, node_api
+from control import api, expiry, node_api
 from control.node.addresses import is_loopback
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from control.node.notify import notify
+from control.node.tasks import Tasks
 from control.node.tcp import cannot_bind
 from control.service import ControlPlane
 from control.store import SqliteStore, Store
@@ -59,6 +60,7 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = SqliteStore(settings.state / "control.db")
     runners: list[web.AppRunner] = []
+    watching = Tasks()
     try:
         ensure_token(store, settings.token_file or settings.state / "token")
         plane = ControlPlane(store)
@@ -66,12 +68,14 @@ async def serve(settings: Settings) -> None:
         if settings.nodes is not None:
             assert identity is not None
             runners.append(await _listen(node_api.application(plane), settings.nodes, identity))
+        watching.spawn(expiry.watch(plane), "expiry of certificates")
         notify("READY=1")
         await stop.wait()
         notify("STOPPING=1")
         log.info("stopping")
         await plane.close()
     finally:
+        await watching.close()
         for runner in runners:
             await runner.cleanup()
         store.close()

@@ -48,7 +48,7 @@ def objects(tables: Sequence[Mapping[str, object]]) -> str:
 
 
 def status(document: Mapping[str, Any]) -> str:
-    """The nodes, each with what is not as it should be."""
+    """The nodes, each with what is not as it should be, and what will not be so for long."""
     lines = [f"version {document['version']}"]
     rows = [
         (
@@ -58,6 +58,7 @@ def status(document: Mapping[str, Any]) -> str:
         for node in document["nodes"]
     ]  # fmt: skip
     lines.append(table(rows, ("ROLE", "NAME", "STATE", "VERSION", "REPORT", "REMARKS")) if rows else "no nodes")
+    lines += [f"warning: {text}" for text in document.get("warnings", ())]
     if owners := vips(document["nodes"]):
         lines += ["", table(owners, ("VIP", "BY", "HELD BY", "REMARKS"))]
     return "\n".join(lines)

@@ -3,12 +3,17 @@
 import io
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from control import api
 from control.service import ControlPlane
@@ -238,3 +243,36 @@ async def test_the_request_log_has_no_secrets(user: User, caplog: pytest.LogCapt
     assert line.startswith("ann PUT /v1/config 200")
     assert user.token not in caplog.text
     assert "sesame" not in caplog.text
+
+
+async def test_the_inventory_the_warnings_and_the_metrics(user: User) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    ends = now + timedelta(days=5)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a.test")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(7).not_valid_before(now - timedelta(days=80)).not_valid_after(ends)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("a.test")]), critical=False)
+    chain = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    listener = {**SITE["listeners"][0], "protocol": "https", "certificates": ["soon"]}
+    spare = {"name": "spare", "domains": ["b.test"]}
+    site = {**SITE, "listeners": [listener], "certificates": [{"name": "soon", "chain": chain}, spare]}
+    await user.ask("PUT", "/v1/config", site)
+    user.plane.report("l7", "l7-1", 1, None, {"problems": ["certificate 'soon': no OCSP answer is stapled: away"]})
+    first, second = (await user.ask("GET", "/v1/inventory"))["certificates"]
+    assert user.etag == '"1"'
+    assert (first["name"], first["names"]) == ("soon", ["a.test"])
+    assert (first["issuer"], first["key_type"]) == ("CN=a.test", "ECDSA P-256")
+    assert (first["used_by"], first["urgency"]) == (["web"], "urgent")
+    assert first["problems"] == ["no OCSP answer is stapled: away"]
+    assert (second["name"], second["used_by"], second["problems"]) == ("spare", [], ["there is no chain yet"])
+    (warning,) = (await user.ask("GET", "/v1/status"))["warnings"]
+    assert warning.startswith("certificate 'soon' expires in ")
+    headers = {"Authorization": f"Bearer {user.token}"}
+    async with user.client.get("/v1/metrics", headers=headers) as response:
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        text = await response.text()
+    (found,) = re.findall(r'^paifang_control_certificate_end_timestamp_seconds{certificate="soon"} (.*)$', text, re.M)
+    assert float(found) == ends.timestamp()
+    async with user.client.get("/v1/metrics") as response:
+        assert response.status == 401

@@ -273,11 +273,15 @@ def test_processes_become_python_modules(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cli.os, "execv", execv)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.setattr(cli, "missing_for_xdp", lambda: "")
-    for name, module in [("l7", "proxy"), ("l4", "l4fast"), ("lab", "deploy.lab"), ("certs", "certs")]:
+    for name, module in [("l7", "proxy"), ("l4", "l4fast"), ("lab", "deploy.lab")]:
         with pytest.raises(Replaced):
             cli.main([name, "--name", "x", "--", "y"])
         assert seen[-1] == [sys.executable, "-m", module, "--name", "x", "--", "y"]
         assert cli.os.environ["PYTHONSAFEPATH"] == "1", "or a module of the current directory might be run"
+    for what in ("init", "issue"):
+        with pytest.raises(Replaced):
+            cli.main(["certs", what, "x"])
+        assert seen[-1] == [sys.executable, "-m", "certs", what, "x"]
 
 
 def test_what_is_missing_for_xdp_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -442,3 +446,42 @@ def test_sessions_is_short_for_asking_the_l4_node(
     with pytest.raises(SystemExit):  # of what comes after an exec that did not happen
         cli.main(words)
     assert [argv[2:] for argv in seen] == [process]
+
+
+def test_certificates_are_listed_and_shown(paifang: Paifang, tmp_path: Path) -> None:
+    assert paifang("certs", "list") == "there are no certificates\n"
+    key, chain = tmp_path / "web.key", tmp_path / "web.pem"
+    issuing = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    hosts = "subjectAltName=DNS:a.test,DNS:b.test,DNS:c.test,DNS:d.test"
+    names = ["-days", "90", "-subj", "/CN=a.test", "-addext", hosts]
+    subprocess.run([*issuing, *names, "-keyout", key, "-out", chain], check=True, capture_output=True)
+    (tmp_path / "site.toml").write_text(
+        f'[[certificates]]\nname = "shop"\nchain_file = "{chain}"\n{SITE}certificates = ["shop"]\n'.replace(
+            '"http"', '"https"'
+        )
+    )
+    paifang("apply", tmp_path / "site.toml")
+    head, line = paifang("certs", "list").splitlines()
+    assert head.split() == ["NAME", "NAMES", "ISSUER", "EXPIRES", "KEY", "USED", "BY", "REMARKS"]
+    assert re.fullmatch(
+        r"shop  a\.test, b\.test, c\.test and 1 more  CN=a\.test  20\d\d-\d\d-\d\d  ECDSA P-256  web", line
+    )
+    (entry,) = json.loads(paifang("certs", "list", "--json"))
+    assert json.loads(paifang("certs", "show", "shop", "--json")) == entry
+    assert entry["names"] == ["a.test", "b.test", "c.test", "d.test"]
+    text = paifang("certs", "show", "shop")
+    assert "  names           a.test, b.test, c.test, d.test\n" in text
+    assert f"  chain 1         CN=a.test, until {entry['ends'][:10]}\n" in text
+    paifang("certs", "show", "shp", code=1)
+    assert "there is no certificate 'shp'; did you mean shop?" in paifang.err
+    paifang("apply", tmp_path / "empty.toml")
+    paifang("certs", "show", "shop", code=1)
+    assert "there are no certificates" in paifang.err
+
+
+def test_what_certs_does_not_know() -> None:
+    done = subprocess.run([sys.executable, "-m", "control.cli", "certs", "lsit"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "'lsit' is unknown; did you mean 'list'?" in done.stderr
+    done = subprocess.run([sys.executable, "-m", "control.cli", "certs", "issue"], capture_output=True, text=True)
+    assert "usage: paifang certs issue" in done.stderr

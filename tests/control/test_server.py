@@ -5,6 +5,7 @@ import os
 import signal
 import ssl
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from control.node.children import Child, ChildError
 from control.ports import free_port
 from control.server import ServeError, Settings, _lock, ensure_token, serve
 from control.store import SqliteStore
+from core.config import from_dict
+from tests.certs.test_chain import leaf, pem
 from tests.control.conftest import Authority
+from tests.control.test_api import SITE
 
 
 def test_both_doors_open_and_sigterm_ends_it_while_a_node_waits(authority: Authority, tmp_path: Path) -> None:
@@ -103,3 +107,21 @@ def test_the_token_is_made_once_and_again_where_it_is_lost(tmp_path: Path) -> No
     ensure_token(store, file)
     assert store.token_name(file.read_text().strip()) == "admin"
     store.close()
+
+
+def test_the_log_tells_of_certificates_that_end_soon(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    store = SqliteStore(tmp_path / "state" / "control.db")
+    listener = {**SITE["listeners"][0], "protocol": "https", "certificates": ["web"]}
+    certificate = {"name": "web", "chain": pem(leaf(days=(-3000, -1)))}
+    store.put(from_dict({**SITE, "listeners": [listener], "certificates": [certificate]}), "a", "", 0)
+    store.close()
+    argv = [sys.executable, "-m", "control", "--state", str(tmp_path / "state"), "--api", "127.0.0.1:0"]
+    child = Child.start("control", argv, log=tmp_path / "log", notify_dir=tmp_path)
+    try:
+        child.wait_ready(30)
+        while "certificate 'web' expired on" not in (text := (tmp_path / "log").read_text()):
+            time.sleep(0.05)
+        assert "(used by web)" in text
+    finally:
+        assert child.terminate(10) == 0

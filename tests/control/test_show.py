@@ -57,6 +57,8 @@ def test_status_says_what_is_not_as_it_should_be() -> None:
     assert lines[3].split() == ["l7", "l7-1", "silent", "-", "-", "has", "never", "reported"]
     assert lines[4].endswith("not listed under nodes")
     assert show.status({"version": 0, "nodes": []}) == "version 0\nno nodes"
+    late = {"version": 0, "nodes": [], "warnings": ["certificate 'web' expires in 2 days"]}
+    assert show.status(late) == "version 0\nno nodes\nwarning: certificate 'web' expires in 2 days"
 
 
 def l4(name: str, method: str, *held: str, step: str = "in step", age_s: float = 0.5) -> dict[str, object]:
