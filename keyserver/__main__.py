@@ -24,10 +24,11 @@ from core.endpoints import endpoint
 from keyserver import check, encrypt, exporter, harden, issue, ping
 from keyserver.audit import AuditLog
 from keyserver.crew import Crew, start_token_process
-from keyserver.errors import KeyFilesError, StartError
+from keyserver.errors import BadFile, KeyFilesError, StartError
 from keyserver.exporter import CrewState
 from keyserver.follow import Following
 from keyserver.grants_file import GrantsFile
+from keyserver.keyfile import read_private
 from keyserver.keyring import Keyring
 from keyserver.ocsp_fetch import fetch
 from keyserver.options import Settings, parse
@@ -35,6 +36,7 @@ from keyserver.policy import KeyType
 from keyserver.server import KeyServer
 from keyserver.service import Service
 from keyserver.staples import Staples
+from keyserver.tickets import Master
 from keyserver.token_crew import TokenCrew
 
 log = logging.getLogger("keyserver")
@@ -88,6 +90,7 @@ async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], au
         key_rate=settings.key_rate,
         grants=following.begin(),
         staples=staples,
+        tickets=_master(settings.ticket_secret),
         refresh=lambda: following.refresh(loop),
     )
     keyring.changed = service.keys_changed
@@ -149,6 +152,19 @@ def _families(server: KeyServer, following: Following, crews: Sequence[Crew], no
     )
     yield from process_metrics.families(ROLE, node)
     yield from exporter.families(state)
+
+
+def _master(path: Path | None) -> Master | None:
+    """Raises StartError."""
+    if path is None:
+        return None
+    data = read_private(path)
+    if isinstance(data, BadFile):
+        raise StartError(str(data))
+    try:
+        return Master(data.rstrip(b"\r\n"))
+    except ValueError as error:
+        raise StartError(f"{path}: {error}; `openssl rand -base64 48 >{path}` makes one") from None
 
 
 def _identity(directory: Path) -> Identity:

@@ -45,6 +45,8 @@ from keyserver.protocol import (
     Sign,
     Signed,
     StapleGiven,
+    Tickets,
+    TicketSecrets,
     Unknown,
     Welcome,
     client_side,
@@ -53,8 +55,9 @@ from keyserver.protocol import (
 log = logging.getLogger(__name__)
 
 Chains = tuple[tuple[bytes, str], ...]  # (key id, PEM text)
-Request = Sign | CheckChain | Find | GetStaple
-Result = bytes | ChainReport | Chains | Staple | KeyServerError
+Secrets = tuple[tuple[int, bytes], ...]  # (beginning of the period in seconds since 1970, secret)
+Request = Sign | CheckChain | Find | GetStaple | Tickets
+Result = bytes | ChainReport | Chains | Staple | Secrets | KeyServerError
 
 MAX_OUTSTANDING = 8192  # handshakes waiting for a signature; beyond it a node is better off refusing
 MAX_CHAINS = 4  # chain checks and look-ups at a time; each may hold 256 KiB
@@ -187,6 +190,10 @@ class KeyClient:
         """The OCSP answer to be stapled with a chain, as far as there is one now. Raises KeyServerError."""
         async with self._chains:
             return cast(Staple, await self._answer(GetStaple(self.next_id(), chain_pem)))
+
+    async def ticket_secrets(self) -> Secrets:
+        """What to make the keys of session tickets of: three periods, oldest first. Raises KeyServerError."""
+        return cast(Secrets, await self._answer(Tickets(self.next_id())))
 
     async def _answer(self, message: Request) -> Result:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -426,6 +433,8 @@ class _Link(asyncio.Protocol):
             self._client.answered(event.request_id, event.chains)
         elif isinstance(event, StapleGiven):
             self._client.answered(event.request_id, event.staple)
+        elif isinstance(event, TicketSecrets):
+            self._client.answered(event.request_id, event.secrets)
         elif isinstance(event, Malformed):
             self._client.answered(event.request_id, WireError(event.why))
         elif isinstance(event, Welcome):

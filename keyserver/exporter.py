@@ -25,6 +25,7 @@ OTHERS: Final = (
     "not_found",
     "ocsp_failed",
     "ocsp_fetched",
+    "tickets",
     "unknown_request",
 )
 

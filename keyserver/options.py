@@ -45,6 +45,7 @@ class Settings:
     rate: float
     key_rate: float | None
     policy: Path | None
+    ticket_secret: Path | None
     metrics: tuple[str, int] | None
     metrics_asked: bool
     ocsp: bool
@@ -79,6 +80,9 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--identity", type=Path, metavar="DIR", help="this server's identity, for --listen")
     parser.add_argument(
         "--allow-node", action="append", metavar="NAME", help="which nodes may use --listen (default: all of role l7)"
+    )
+    parser.add_argument(
+        "--ticket-secret", type=Path, metavar="FILE", help="what session tickets come from; the same on all key servers"
     )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="which client may use which key (default: all)")
     parser.add_argument("--key-rate", type=float, metavar="N", help="signatures a second and key (default: no limit)")
@@ -137,6 +141,7 @@ def parse(arguments: list[str]) -> Settings:
         rate=options.rate,
         key_rate=options.key_rate,
         policy=options.policy,
+        ticket_secret=options.ticket_secret,
         metrics=None if metrics == OFF else _address(parser, "--metrics", metrics),
         metrics_asked=options.metrics is not None,
         ocsp=options.ocsp,

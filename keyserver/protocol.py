@@ -26,6 +26,7 @@ LOWEST_VERSION = HIGHEST_VERSION = 1
 KEY_ID_BYTES = 32  # SHA-256 of the SubjectPublicKeyInfo
 MAX_CHAIN_BYTES = 1 << 18  # as core.model.Certificate.chain
 MAX_FRAME_BYTES = 1 << 19  # a chain, or the report on one, whose every field is at its limit
+SECRET_BYTES = 32  # of a period's tickets
 MAX_NAME_BYTES = 253  # of a DNS name (RFC 1035, section 2.3.4)
 MAX_REQUEST_ID = 0xFFFF_FFFF
 
@@ -39,12 +40,14 @@ class Tag(IntEnum):
     PING = 0x04
     FIND = 0x05
     GET_STAPLE = 0x06
+    TICKETS = 0x07
     WELCOME = 0x81
     SIGNED = 0x82
     CHAIN_CHECKED = 0x83
     PONG = 0x84
     FOUND = 0x85
     STAPLE_GIVEN = 0x86
+    TICKET_SECRETS = 0x87
     GOODBYE = 0xFE
     FAILED = 0xFF
 
@@ -116,6 +119,22 @@ class StapleGiven(NamedTuple):
     staple: Staple
 
 
+class Tickets(NamedTuple):
+    """Asks for the secrets that session tickets are made with."""
+
+    request_id: int
+
+
+class TicketSecrets(NamedTuple):
+    """`secrets`: (when its period begins, in seconds since 1970; 32 bytes), oldest first."""
+
+    request_id: int
+    secrets: tuple[tuple[int, bytes], ...]
+
+    def __repr__(self) -> str:
+        return f"TicketSecrets({self.request_id}, …)"
+
+
 class Ping(NamedTuple):
     request_id: int
 
@@ -170,6 +189,8 @@ Message = (
     | Found
     | GetStaple
     | StapleGiven
+    | Tickets
+    | TicketSecrets
     | Ping
     | Pong
     | Failed
@@ -190,6 +211,7 @@ _CODE = Struct(">B")
 _REPORT = Struct(">32sqHH")  # key id, expiry, number of names, number of problems
 _TEXT = Struct(">H")  # length of a text
 _COUNT = Struct(">H")  # number of chains
+_PERIOD = Struct(">q32s")  # beginning, secret
 _CHAIN = Struct(">32sI")  # key id, length of the chain
 _STAPLE = Struct(">qHH")  # end of the answer, length of the answer, length of the text
 
@@ -348,6 +370,27 @@ def _read_staple_given(request_id: int, data: bytes, start: int, end: int) -> St
     return StapleGiven(request_id, Staple(data[answer:why], ends, data[why:end].decode()))
 
 
+def _write_tickets(message: Tickets) -> bytes:
+    return _frame(Tag.TICKETS, message.request_id)
+
+
+def _read_tickets(request_id: int, data: bytes, start: int, end: int) -> Tickets:
+    _ends(start, end)
+    return Tickets(request_id)
+
+
+def _write_ticket_secrets(message: TicketSecrets) -> bytes:
+    if any(len(secret) != SECRET_BYTES for _, secret in message.secrets):
+        raise WireError(f"a secret that does not have {SECRET_BYTES} bytes")
+    return _frame(Tag.TICKET_SECRETS, message.request_id, b"".join(_PERIOD.pack(*each) for each in message.secrets))
+
+
+def _read_ticket_secrets(request_id: int, data: bytes, start: int, end: int) -> TicketSecrets:
+    if (end - start) % _PERIOD.size:
+        raise WireError(f"secrets of {end - start} bytes; each has {_PERIOD.size}")
+    return TicketSecrets(request_id, tuple(_PERIOD.unpack_from(data, at) for at in range(start, end, _PERIOD.size)))
+
+
 def _write_ping(message: Ping) -> bytes:
     return _frame(Tag.PING, message.request_id)
 
@@ -398,6 +441,8 @@ _WRITERS: Mapping[type[Message], Callable[..., bytes]] = {
     Found: _write_found,
     GetStaple: _write_get_staple,
     StapleGiven: _write_staple_given,
+    Tickets: _write_tickets,
+    TicketSecrets: _write_ticket_secrets,
     Ping: _write_ping,
     Pong: _write_pong,
     Failed: _write_failed,
@@ -427,6 +472,7 @@ _TO_SERVER: Mapping[State, Mapping[int, Reader]] = {
         Tag.CHECK_CHAIN: _read_check_chain,
         Tag.FIND: _read_find,
         Tag.GET_STAPLE: _read_get_staple,
+        Tag.TICKETS: _read_tickets,
         Tag.PING: _read_ping,
     },
     State.CLOSED: {},
@@ -438,6 +484,7 @@ _TO_CLIENT: Mapping[State, Mapping[int, Reader]] = {
         Tag.CHAIN_CHECKED: _read_chain_checked,
         Tag.FOUND: _read_found,
         Tag.STAPLE_GIVEN: _read_staple_given,
+        Tag.TICKET_SECRETS: _read_ticket_secrets,
         Tag.PONG: _read_pong,
         Tag.FAILED: _read_failed,
         Tag.GOODBYE: _read_goodbye,

@@ -46,6 +46,7 @@ from keyserver.protocol import (
     Sign,
     Signed,
     StapleGiven,
+    Tickets,
     Unknown,
     server_side,
 )
@@ -327,6 +328,8 @@ class _Connection(asyncio.Protocol):
                 return Pong(event.request_id)
             case Find():
                 return self._service.find(self.client, event, now)
+            case Tickets():
+                return self._service.ticket_secrets(self.client, event, now)
             case CheckChain():
                 return self._check_chain(event, now)
             case GetStaple():

@@ -9,6 +9,7 @@ flood must not fill the disk, so these are only counted.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,13 +24,15 @@ from keyserver.chains import answer
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.grants import EVERY_SHAPE, Grants, Permission
 from keyserver.policy import KeyType, Shape, TokenBucket, check
-from keyserver.protocol import Failed, Find, Found, Sign, Signed
+from keyserver.protocol import Failed, Find, Found, Sign, Signed, Tickets, TicketSecrets
 from keyserver.staples import Staples
 from keyserver.store import Held, KeyStore, Signer
+from keyserver.tickets import MIN_MASTER_BYTES, Master
 
 log = logging.getLogger(__name__)
 
 EVERYTHING = Permission(EVERY_SHAPE, None)
+TICKETS_UNITS = 1000  # of the client's rate: a node asks every few minutes, and each time is an audit line
 CHAIN_UNITS = 100  # of the client's rate: a chain check costs about as much CPU as this many ECDSA signatures
 
 
@@ -38,7 +41,8 @@ class Service:
 
     rate, key_rate: signatures a second for each client, and for each key. grants: None lets every client use every key.
     staples: None where no OCSP answers are fetched.
-    refresh: looks for new keys; called outside the loop's thread. clock: wall-clock time, for audit and expiry.
+    tickets: the master secret of session tickets; None for one that ends with this process. refresh: looks for new
+    keys; called outside the loop's thread. clock: wall-clock time, for audit, expiry and tickets.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Service:
         key_rate: float | None = None,
         grants: Grants | None = None,
         staples: Staples | None = None,
+        tickets: Master | None = None,
         refresh: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -63,6 +68,7 @@ class Service:
         self._staples = staples
         if staples is not None:
             staples.counters = self.counters
+        self._tickets = tickets or Master(os.urandom(MIN_MASTER_BYTES))
         self._refresh = refresh
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}  # as many as there are identities: uids allowed, names issued
@@ -150,6 +156,14 @@ class Service:
     def _not_found(self, request: Find, code: ErrorCode) -> Failed:
         self.counters["not_found"] += 1
         return Failed(request.request_id, code)
+
+    def ticket_secrets(self, client: str, request: Tickets, now: float) -> TicketSecrets | Failed:
+        """The secrets of session tickets, for every client that is let in. Each time leaves an audit line."""
+        if not self._bucket(client, now).take(now, min(TICKETS_UNITS, self._rate)):
+            return Failed(request.request_id, ErrorCode.RATE_LIMITED)
+        self.counters["tickets"] += 1
+        self.record("ticket_secrets", {"client": client})
+        return TicketSecrets(request.request_id, self._tickets.secrets(int(self._clock().timestamp())))
 
     def admit_chain(self, client: str, now: float) -> None:
         """Charge a chain check to the client's rate. Raises KeyServerError."""

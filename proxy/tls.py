@@ -2,9 +2,9 @@
 
 `TlsServer.configure` is given the whole desired state and replaces contexts in place: handshakes under way keep the
 context they began with, connections do not notice. Each listener has one *base* context, which holds no certificate but
-the session-ticket keys; the client's SNI selects the context that has. So a session can be resumed on the worker that
-made it whatever happens to the certificates. The base lives as long as the listener's profile: no session outlives a
-change of what the listener demands, nor is one resumed at another listener.
+the session-ticket keys (tls_tickets.py); the client's SNI selects the context that has. So a session can be resumed on
+every node, whatever happens to the certificates. The base lives as long as the listener's profile, which its ticket
+keys depend on: no session outlives a change of what the listener demands, nor is one resumed at another listener.
 
 A chain is served when the key server has found it sound and holds its key. One that it objects to leaves the
 predecessor of the same name in service; one that could not be checked because no key server answered is served if there
@@ -18,6 +18,7 @@ import asyncio
 import logging
 import ssl
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -40,6 +41,7 @@ from proxy.tls_handshake import Failure, Handshake, Signers
 from proxy.tls_ocsp import Answers, Staples
 from proxy.tls_profile import DEFAULT, Profile
 from proxy.tls_stream import Buffers
+from proxy.tls_tickets import Secrets, Tickets
 from proxy.tls_waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -73,14 +75,17 @@ class Keys(Signers, Answers, Protocol):
     """What is used of `keyserver.client.KeyClient`."""
 
     async def check_chain(self, chain_pem: str, /) -> Report: ...
+    async def ticket_secrets(self) -> Secrets: ...
 
 
 class _Listener:
     """A listener's base context and the contexts that SNI chooses from."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, name: str, profile: Profile, tickets: Tickets) -> None:
         self.profile = profile
         self.base = base_context(profile)
+        if not profile.authorities:  # a ticket would stand for a client's certificate that was good once
+            tickets.install(self.base, f"{name} {profile}")
         self.base.sni_callback = self._choose
         self.contexts = Contexts((), make_context)
 
@@ -120,6 +125,7 @@ class TlsServer:
         keyless.load()
         _quieten_bad_names()
         self.keys = keys
+        self._tickets = Tickets(time.time)
         self.waiting = waiting or tls_waiting.choose()
         self.buffers = Buffers()
         self.close_timeout_s = close_timeout_s
@@ -220,6 +226,10 @@ class TlsServer:
                 problems.append(f"certificate {each.name!r}: {why}")
         return problems
 
+    async def refresh_tickets(self) -> None:
+        """Have the secrets of session tickets; to be done every few minutes. Raises KeyServerError."""
+        self._tickets.replace(await self.keys.ticket_secrets())
+
     def _context(self, group: Group, profile: Profile, made: _Made) -> ssl.SSLContext:
         """The context of a group: the one that is in service, if there is one."""
         key = profile, group
@@ -235,13 +245,15 @@ class TlsServer:
         before = self._listeners.get(name)
         if before is not None and before.profile.authorities:
             return "clients are asked as before"
-        self._listeners[name] = _Listener(DEFAULT)
+        self._listeners[name] = _Listener(name, DEFAULT, self._tickets)
         return "every client is refused"
 
     def _listener(self, name: str, profile: Profile) -> _Listener:
         """The listener in service if its profile has not changed, else a new one."""
         listener = self._listeners.get(name)
-        return listener if listener is not None and listener.profile == profile else _Listener(profile)
+        if listener is not None and listener.profile == profile:
+            return listener
+        return _Listener(name, profile, self._tickets)
 
     async def _judge(self, certificate: Certificate, problems: list[str]) -> Credential | None:
         """What is to be served under this certificate's name; None for nothing. Adds to `problems`."""

@@ -40,6 +40,7 @@ from core.config import from_dict
 from core.model import Model, Protocol
 from core.resolve import L7Listener, l7_listeners, servers
 from keyserver.client import KeyClient
+from keyserver.errors import KeyServerError
 from proxy.access_log import AccessLog, Record
 from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.25
 REPORT_S: Final = 1.0
+TICKETS_S: Final = 600.0  # their secrets change every two hours, and the next ones are given in advance
 RECHECK_S: Final = 3.0  # certificates that the key server objected to or has not seen
 HANDSHAKE_S: Final = 0.3  # for the last packet of a TCP handshake, before a listening socket closes
 RETIRED_S: Final = 30.0  # a removed listener's connections have this long to finish
@@ -355,6 +357,22 @@ def _send(writer: asyncio.StreamWriter, message: dict[str, object]) -> None:
         writer.write(json.dumps(message).encode() + b"\n")
 
 
+async def _follow_tickets(tls: TlsServer) -> None:
+    """Have the secrets of session tickets, and have them anew before their periods are over."""
+    told = False
+    while True:
+        try:
+            await tls.refresh_tickets()
+        except KeyServerError as error:
+            if not told:
+                log.warning("no secrets for session tickets yet: %s", error)
+            told = True
+            await asyncio.sleep(RECHECK_S)
+        else:
+            told = False
+            await asyncio.sleep(TICKETS_S)
+
+
 def _no_log(_: Record) -> None:
     """For `--access-log` left out."""
 
@@ -380,6 +398,8 @@ async def serve(options: argparse.Namespace) -> int:
     worker = Worker(hub, tls, options.turn)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")
+    if tls is not None:
+        background.spawn(_follow_tickets(tls), "session tickets")
     if access_log is not None:
         background.spawn(access_log.run(), "access log")
     await Channel(worker, hub, tls).run(sock, background, options.drain)

@@ -69,7 +69,8 @@ def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list
             return ["control", *state, *listen, *identity, "--token-file", str(home / "token")]
         case "keyserver":
             listen = ["--listen", f"{host.address}:{KEY_SERVER_PORT}"]
-            return ["keyserver", "--keys", str(home / "keys"), *listen, *identity, "--audit-log", f"{home}/audit.log"]
+            kept = ["--audit-log", f"{home}/audit.log", "--ticket-secret", f"{home}/ticket-secret"]
+            return ["keyserver", "--keys", str(home / "keys"), *listen, *identity, *kept]
         case "l7":
             keys = [word for key in topology.of("keyserver")
                     for word in ("--keyserver", f"{key.address}:{KEY_SERVER_PORT}")]  # fmt: skip

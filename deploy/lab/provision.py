@@ -22,6 +22,7 @@ from deploy.lab.topology import Topology
 
 ROLES = {"control": "control", "l4": "l4", "l7": "l7", "keyserver": "keyserver"}
 CLUSTER_KEY_BYTES = 32
+TICKET_SECRET_BYTES = 32
 ISSUE_TIMEOUT_S = 30
 
 
@@ -31,6 +32,7 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
     (root / "ca.pem").write_bytes(ca.ca_pem)
     (root / "ca.pem").chmod(0o644)
     key, seed = secrets.token_hex(CLUSTER_KEY_BYTES), secrets.token_hex(CLUSTER_KEY_BYTES)
+    tickets = secrets.token_hex(TICKET_SECRET_BYTES)
     for process in made.values():
         home, host = process.directory, process.host
         home.mkdir(mode=0o700)
@@ -43,6 +45,7 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
             (home / "bird.conf").write_text(announced.router_configuration(topology))
         if host.role == "keyserver":
             (home / "keys").mkdir(mode=0o700)
+            write_atomic(home / "ticket-secret", f"{tickets}\n".encode())
         hand_over(process)
 
 

@@ -25,6 +25,7 @@ from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyring import Sources
 from keyserver.options import parse
 from keyserver.passphrases import NONE, Passphrases
+from keyserver.tickets import Master
 from keyserver.token_keys import Token
 from tests.keyserver import hsm
 from tests.keyserver.conftest import TLS13, audited, events
@@ -187,6 +188,20 @@ async def test_keys_of_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     code, text = await asyncio.to_thread(run, *argv[3:], "--pkcs11-pin-env", "PFT_PIN")
     assert code == 2
     assert "token pft: the PIN is refused (PinIncorrect); mend it" in text.splitlines()[-1]
+
+
+async def test_key_servers_with_the_same_ticket_secret_agree(start: Start, tmp_path: Path) -> None:
+    write_atomic(tmp_path / "secret", b"0123456789abcdef0123456789abcdef\n")
+    given = []
+    for name in ("a", "b"):
+        child = start("--socket", tmp_path / name, "--ticket-secret", tmp_path / "secret")
+        client = KeyClient([f"unix:{tmp_path / name}"])
+        await client.start()
+        given.append(await client.ticket_secrets())
+        await client.close()
+        assert "0123456789abcdef" not in child.log.read_text()
+    assert set(given[0]) & set(given[1]), "two of three at least, if a period ended in between"
+    assert set(given[0]) <= set(Master(b"0123456789abcdef0123456789abcdef").secrets(given[0][1][0]))
 
 
 async def test_metrics_and_ping(start: Start, tmp_path: Path, key_dir: Path, ids: dict[str, bytes]) -> None:
@@ -358,6 +373,8 @@ def test_mistakes_are_one_line_with_a_remedy(
         f"paifang-keyserver: {key_dir}/rsa.key: {expected}"
     ]
     (key_dir / "rsa.key").chmod(0o600)
+    short = tmp_path / "short"
+    write_atomic(short, b"short\n")
     keys, missing = ("--keys", key_dir), tmp_path / "no"
     issue = ("issue", *keys, "--ca", missing, "--name", "a", "--domain", "a.test", "--chain-out", missing)
     for arguments, why in {
@@ -372,6 +389,8 @@ def test_mistakes_are_one_line_with_a_remedy(
         (*keys, *socket, "--passphrase-file", missing): "no: No such file or directory; check the path",
         (*keys, *socket, "--passphrase-env", "PFT_UNSET"): "$PFT_UNSET is unset or empty",
         (*keys, *socket, "--encrypted-only"): "it is not encrypted; `paifang keyserver encrypt",
+        (*keys, *socket, "--ticket-secret", missing): "no: No such file or directory; check the path",
+        (*keys, *socket, "--ticket-secret", short): "a secret of 5 bytes; 32 or more are wanted; `openssl rand",
         (*keys, *socket, "--policy", missing): "no: No such file or directory; check the path",
         issue: "paifang certs init",
     }.items():

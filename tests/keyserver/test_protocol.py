@@ -32,6 +32,8 @@ from keyserver.protocol import (
     StapleGiven,
     State,
     Tag,
+    Tickets,
+    TicketSecrets,
     Unknown,
     Welcome,
     client_side,
@@ -54,6 +56,7 @@ REQUESTS: list[Message] = [
     GetStaple(2, ""),
     GetStaple(3, "x" * protocol.MAX_CHAIN_BYTES),
     Ping(4),
+    Tickets(5),
     Find(5, "a.test"),
     Find(6, "x" * protocol.MAX_NAME_BYTES),
 ]
@@ -63,6 +66,8 @@ REPLIES: list[Message] = [
     ChainChecked(9, REPORT),
     ChainChecked(10, ChainReport(NO_KEY, (), 0, ())),
     ChainChecked(11, ChainReport(KEY_ID, (), -1, ("x" * 0xFFFF,) * 7)),
+    TicketSecrets(11, ((-1, NO_KEY), (7200, KEY_ID))),
+    TicketSecrets(11, ()),
     Found(11, ()),
     Found(11, ((KEY_ID, "-----BEGIN"), (NO_KEY, ""), (KEY_ID, "ü"))),
     StapleGiven(9, STAPLE),
@@ -124,6 +129,8 @@ def test_a_reply_comes_out_as_it_went_in(message: Message) -> None:
         (GetStaple(1, "x" * (protocol.MAX_CHAIN_BYTES + 1)), "262145 bytes"),
         (StapleGiven(1, Staple(bytes(0x10000), 0, "")), "StapleGiven"),
         (Signed(1, bytes(protocol.MAX_FRAME_BYTES)), "524293 bytes"),
+        (TicketSecrets(1, ((0, b"short"),)), "32 bytes"),
+        (TicketSecrets(1, ((1 << 63, KEY_ID),)), "TicketSecrets"),
         (Find(1, ""), "a name of 0 bytes"),
         (Find(1, "x" * 254), "a name of 254 bytes"),
         (Find(1, "é.test"), "Find"),
@@ -152,6 +159,7 @@ SIGN_BODY = encode(REQUESTS[0])[9:]
         (Tag.SIGN, SIGN_BODY[:37] + b"\xff" + SIGN_BODY[38:]),
         (Tag.PING, b"\0"),
         (Tag.CHECK_CHAIN, b"\xff"),
+        (Tag.TICKETS, b"\0"),
         (Tag.FIND, b""),
         (Tag.FIND, b"x" * 254),
         (Tag.FIND, b"\xff"),
@@ -183,6 +191,8 @@ STAPLE_BODY = encode(StapleGiven(1, STAPLE))[9:]
         (Tag.CHAIN_CHECKED, REPORT_BODY[:41]),
         (Tag.CHAIN_CHECKED, REPORT_BODY[:44] + b"\xff\xff" + REPORT_BODY[46:]),
         (Tag.CHAIN_CHECKED, REPORT_BODY[:46] + b"\xff" + REPORT_BODY[47:]),
+        (Tag.TICKET_SECRETS, bytes(39)),
+        (Tag.TICKET_SECRETS, bytes(41)),
         (Tag.FOUND, b""),
         (Tag.FOUND, FOUND_BODY[:-1]),
         (Tag.FOUND, FOUND_BODY + b"\0"),
@@ -221,7 +231,7 @@ def test_an_impossible_length_ends_the_connection(length: int) -> None:
     assert server.events() == []
 
 
-@pytest.mark.parametrize("tag", [0x00, 0x07, 0x7F, Tag.HELLO, Tag.WELCOME, Tag.SIGNED, Tag.FAILED, 0x80])
+@pytest.mark.parametrize("tag", [0x00, 0x08, 0x7F, Tag.HELLO, Tag.WELCOME, Tag.SIGNED, Tag.FAILED, 0x80])
 def test_an_unknown_tag_is_skipped_by_the_server(tag: int) -> None:
     server = opened_server()
     server.receive_data(raw(tag, b"whatever") + encode(Ping(6)))
@@ -372,6 +382,10 @@ def test_the_document_says_who_sends_what() -> None:
         assert {Tag(tag).name for tag in read} == {name for name, by in senders.items() if by == sender}
 
 
+def test_secrets_are_not_shown() -> None:
+    assert repr(TicketSecrets(7, ((0, b"secret" * 5 + b"!!"),))) == "TicketSecrets(7, …)"
+
+
 def test_the_document_states_the_limits() -> None:
     assert f"It is 5 to {protocol.MAX_FRAME_BYTES:,};" in DOCUMENT
     assert f"at most {protocol.MAX_CHAIN_BYTES:,} bytes" in DOCUMENT
@@ -389,10 +403,11 @@ def test_the_document_states_the_limits() -> None:
         ("STAPLE_GIVEN", StapleGiven(1, Staple(b"", 0, ""))),
         ("CHAIN_CHECKED", ChainChecked(1, ChainReport(NO_KEY, (), 0, ()))),
         ("FOUND", Found(1, ())),
+        ("TICKET_SECRETS", TicketSecrets(1, ((0, NO_KEY),))),
     ],
 )
 def test_the_rulers_end_where_the_fixed_fields_do(name: str, empty: Message) -> None:
-    (ruler,) = re.findall(rf"^{name}\s+(0 [\d ]*)$", DOCUMENT, re.M)
+    (ruler,) = re.findall(rf"^{name}[^`]*?\s+(0 [\d ]*)$", DOCUMENT, re.M)
     assert len(encode(empty)) == 9 + int(ruler.split()[-1])
 
 

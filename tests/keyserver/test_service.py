@@ -15,11 +15,12 @@ from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.grants import Grants, parse
 from keyserver.keyfile import PrivateKey
 from keyserver.policy import KeyType, Shape
-from keyserver.protocol import Failed, Find, Found, Sign, Signed
-from keyserver.service import CHAIN_UNITS, Service
+from keyserver.protocol import Failed, Find, Found, Sign, Signed, Tickets, TicketSecrets
+from keyserver.service import CHAIN_UNITS, TICKETS_UNITS, Service
 from keyserver.store import Signer
 from tests.keyserver.conftest import TLS12, TLS13, key_store
 from tests.keyserver.test_store import verify
+from tests.keyserver.test_tickets import MASTER
 
 NOW = datetime(2026, 11, 20, 5, 0, tzinfo=UTC)
 
@@ -237,3 +238,19 @@ def test_finding_keys_by_name(bench: Bench, ids: dict[str, bytes]) -> None:
     for _ in range(20):
         last = service.find("l7:a", Find(7, "a.test"), 0)
     assert last == Failed(7, ErrorCode.RATE_LIMITED)
+
+
+def test_secrets_of_session_tickets(tmp_path: Path, key_dir: Path) -> None:
+    bench = Bench(tmp_path, key_dir, rate=2.5 * TICKETS_UNITS)
+    bench.service = Service(
+        bench.service.store, AuditLog(bench.path), rate=2.5 * TICKETS_UNITS, tickets=MASTER, clock=lambda: NOW
+    )
+    expected = TicketSecrets(7, MASTER.secrets(int(NOW.timestamp())))
+    assert bench.service.ticket_secrets("l7:a", Tickets(7), 0) == expected
+    assert bench.service.ticket_secrets("l7:a", Tickets(7), 0) == expected
+    assert bench.service.ticket_secrets("l7:a", Tickets(7), 0) == Failed(7, ErrorCode.RATE_LIMITED)
+    lines = [json.loads(line) for line in bench.path.read_text().splitlines()]
+    assert [(line["event"], line["client"]) for line in lines] == [("ticket_secrets", "l7:a")] * 2
+    assert MASTER.secrets(int(NOW.timestamp()))[1][1].hex() not in bench.path.read_text()
+    own = [Bench(tmp_path, key_dir).service.ticket_secrets("l7:a", Tickets(7), 0) for _ in range(2)]
+    assert own[0] != own[1], "without a master secret each process has its own"

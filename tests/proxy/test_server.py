@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections import Counter
@@ -213,11 +214,8 @@ async def test_a_worker_that_cannot_start_later_is_tried_again(
         await until(lambda: len(supervisor.pids) == 2)
 
 
-async def test_problems_that_workers_report_later_are_passed_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A node that starts before its key server serves certificates unchecked, and has them checked later."""
-    caplog.set_level("INFO")
+def with_key_server(tmp_path: Path, workers: int) -> tuple[Model, Settings, list[str | Path]]:
+    """A model with an HTTPS listener, settings of a node for it, and the arguments of its key server."""
     ca, keys, chain, sock = (tmp_path / name for name in ("ca", "keys", "chain.pem", "sock"))
     for arguments in (
         ["certs", "init", ca],
@@ -228,15 +226,25 @@ async def test_problems_that_workers_report_later_are_passed_on(
     base = model(free_port(), [])
     listener = replace(base.listeners["web"], protocol=Protocol.HTTPS, certificates=("c",))
     certificates = {"c": Certificate("c", chain=chain.read_text())}
-    settings = Settings("l7-1", 1, identity=str(tmp_path / "id"), keyservers=(f"unix:{sock}",))
+    settings = Settings("l7-1", workers, identity=str(tmp_path / "id"), keyservers=(f"unix:{sock}",))
+    https = replace(base, listeners={"web": listener}, certificates=certificates)
+    argv = ["-m", "keyserver", "--keys", keys, "--socket", sock, "--audit-log", tmp_path / "audit.log"]
+    return https, settings, [*argv, "--metrics", "off"]
+
+
+async def test_problems_that_workers_report_later_are_passed_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that starts before its key server serves certificates unchecked, and has them checked later."""
+    caplog.set_level("INFO")
+    https, settings, argv = with_key_server(tmp_path, workers=1)
     tasks, failures = Tasks(), list[str]()
     supervisor = Supervisor(settings, tasks, failures.append)
     supervisor.start()
-    await supervisor.apply(replace(base, listeners={"web": listener}, certificates=certificates), 1)
+    await supervisor.apply(https, 1)
     (problem,) = supervisor.report()["problems"]  # type: ignore[misc]
     assert problem.endswith("it is served unchecked")
     assert f"configuration 1: {problem}" in caplog.text
-    argv = ["-m", "keyserver", "--keys", keys, "--socket", sock, "--audit-log", tmp_path / "audit.log"]
     with subprocess.Popen([sys.executable, *argv], stderr=subprocess.DEVNULL) as keyserver:
         try:
             await until(lambda: supervisor.report()["problems"] == [], timeout_s=20)
@@ -244,6 +252,42 @@ async def test_problems_that_workers_report_later_are_passed_on(
             keyserver.terminate()
     assert f"no longer: {problem}" in caplog.text
     await supervisor.drain()
+    await tasks.close()
+    assert not failures
+
+
+def resume(port: int, times: int) -> list[bool]:
+    """Whether each connection after the first resumed the session of the one before."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    session, resumed = None, list[bool]()
+    for _ in range(times + 1):
+        raw = socket.create_connection(("127.0.0.1", port), 10)
+        with context.wrap_socket(raw, server_hostname="web.test", session=session) as tls:
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n")
+            while tls.recv(65536):
+                pass
+            session = tls.session
+            resumed.append(bool(tls.session_reused))
+    return resumed[1:]
+
+
+async def test_workers_resume_each_others_sessions(tmp_path: Path) -> None:
+    https, settings, argv = with_key_server(tmp_path, workers=2)
+    tasks, failures = Tasks(), list[str]()
+    with subprocess.Popen([sys.executable, *argv], stderr=subprocess.DEVNULL) as keyserver:
+        try:
+            supervisor = Supervisor(settings, tasks, failures.append)
+            supervisor.start()
+            await supervisor.apply(https, 1)
+            audit = tmp_path / "audit.log"
+            await until(lambda: audit.exists() and audit.read_text().count("ticket_secrets") == 2, timeout_s=20)
+            assert await asyncio.to_thread(resume, https.listeners["web"].port, 16) == [True] * 16
+            signatures = [line for line in audit.read_text().splitlines() if '"result"' in line]
+            assert len(signatures) == 1
+            await supervisor.drain()
+        finally:
+            keyserver.terminate()
     await tasks.close()
     assert not failures
 

@@ -113,6 +113,12 @@ class LocalKeys:
     asked: list[Callable[[], None]] = field(default_factory=list)
     schemes: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    secrets: Sequence[tuple[int, bytes]] = ()  # of session tickets
+
+    async def ticket_secrets(self) -> Sequence[tuple[int, bytes]]:
+        if self.fails:
+            raise KeyServerError(ErrorCode.UNAVAILABLE)
+        return self.secrets
 
     def sign_soon(
         self, key: bytes, scheme: int, content: bytes, sni: str, done: Callable[[bytes | KeyServerError], None], /
