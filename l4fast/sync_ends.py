@@ -22,6 +22,8 @@ from typing import Final
 AGAIN_S: Final = 1.0  # six requests for a lost datagram take 0.6 s
 KEEP_S: Final = 930.0  # the longest idle time of a listener is 900 s; and clocks differ
 MOST_BYTES: Final = 4 << 20
+# Blocks of one datagram each, 5 ms of work: whoever kills a million sessions must not hold up the loop.
+AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +52,20 @@ class Ends:
         self._kept[ended] = None
         self._again.append((now + AGAIN_S, ended))
         self._bytes += len(ended.keys)
-        while self._bytes > self._most_bytes:
-            self._forget(next(iter(self._kept)))
-        for old in [old for old in self._kept if old.until_s + KEEP_S < wall_s]:
-            self._forget(old)
-
-    def _forget(self, ended: Ended) -> None:
-        del self._kept[ended]
-        self._bytes -= len(ended.keys)
+        while self._kept:
+            oldest = next(iter(self._kept))
+            if self._bytes <= self._most_bytes and oldest.until_s + KEEP_S >= wall_s:
+                break
+            del self._kept[oldest]
+            self._bytes -= len(oldest.keys)
 
     def next_timer(self) -> float | None:
         return self._again[0][0] if self._again else None
 
-    def due(self, now: float) -> list[Ended]:
-        """Those to carry out again now."""
+    def due(self, now: float, most: int = AT_ONCE) -> list[Ended]:
+        """Those to carry out again now, up to so many; the others are due at once."""
         due: list[Ended] = []
-        while self._again and self._again[0][0] <= now:
+        while self._again and self._again[0][0] <= now and len(due) < most:
             due.append(self._again.popleft()[1])
         return due
 

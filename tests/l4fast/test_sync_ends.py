@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from l4fast.sync_ends import AGAIN_S, KEEP_S, Ended, Ends
+from l4fast.sync_ends import AGAIN_S, AT_ONCE, KEEP_S, Ended, Ends
 
 
 def ended(number: int, until_s: int = 1000, size: int = 4) -> Ended:
@@ -16,6 +16,15 @@ def test_carried_out_again_once_and_in_order() -> None:
     assert ends.due(1.0 + AGAIN_S) == [ended(1)]
     assert ends.due(9.0) == [ended(2)]
     assert (ends.due(99.0), ends.next_timer()) == ([], None)
+
+
+def test_many_are_carried_out_in_turns() -> None:
+    ends = Ends()
+    for number in range(AT_ONCE + 5):
+        ends.add(ended(number), 1.0, 1000)
+    assert len(ends.due(1.0 + AGAIN_S)) == AT_ONCE
+    assert ends.next_timer() == 1.0 + AGAIN_S
+    assert len(ends.due(1.0 + AGAIN_S)) == 5
 
 
 def test_remembered_until_no_idle_session_can_be_left() -> None:
