@@ -180,7 +180,9 @@ class Agent:
 
     def _derive_from_addresses(self) -> None:
         pool = self._pools.get(self._name, ())
-        self._routes = vip.routes(self._services, pool, [address for of in self._addresses.own for address in of])
+        own = [address for of in self._addresses.own for address in of]
+        by_hand = self._announcing.method == "static"
+        self._routes = vip.routes(self._services, pool, own) if by_hand else ()
         before, self._said = self._said, frozenset(self._servers_here())
         for problem in sorted(self._said - before):
             log.error("%s", problem)

@@ -499,6 +499,7 @@ async def test_vips_are_announced_once_the_node_is_ready(by_vrrp: Rig, server: s
     assert agent.readiness() == Readiness(True, True, True)
     await until(lambda: program.puts)
     assert program.puts == ["10.0.9.1 10.1.0.1"]
+    assert agent.status({})["routes"] == ()  # nothing that anybody would have to enter
     report = agent.report()["vip"]
     assert report["method"] == "vrrp"  # type: ignore[index]
     assert [each["address"] for each in report["addresses"]] == ["10.0.9.1", "10.1.0.1"]  # type: ignore[index]

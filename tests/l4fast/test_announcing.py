@@ -62,6 +62,16 @@ async def test_the_lease_is_renewed_whatever_happens(rig: Rig) -> None:
     assert rig.program.renewed == 3
 
 
+async def test_a_full_disk_is_a_problem_and_not_the_agents_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rig.program, "renew", full)
+    rig.announcing.want([A], frozenset())
+    assert await rig.turn() == []
+    assert "No space left on device" in rig.announcing.problems()[0]
+
+
 async def test_what_changes_is_announced_and_what_does_not_is_left_alone(rig: Rig) -> None:
     rig.announcing.want([A], frozenset())
     assert await rig.turn() == ["put 192.0.2.1"]

@@ -229,3 +229,26 @@ def test_without_an_agent_the_vips_go_after_the_grace(vrrp: Pair) -> None:
     assert time.monotonic() - began > 1  # not at once
     until(lambda: vrrp.here("n1") == set() and not vrrp.nodes["n1"].runs())
     assert "has not renewed its lease for 2 s" in (home / "log").read_text()
+
+
+def test_a_node_with_two_interfaces_has_its_vips_on_both_and_needs_both(vrrp: Pair) -> None:
+    """Servers behind the second one may use a VIP as their gateway."""
+    vrrp.network.ip("n1", "link add eth1 type veth peer name eth1-end")
+    for name in ("eth1", "eth1-end"):
+        vrrp.network.ip("n1", f"link set {name} up")
+    home = vrrp.directory / "n1"
+    vrrp.nodes["n1"].close()
+    vrrp.nodes["n1"] = vrrp.network.inside(
+        "n1", lambda: Keepalived(locate("vrrp"), home, VipSettings("vrrp", grace_s=60), "n1", ["eth0", "eth1"])
+    )
+    vrrp.put("n1", VIPS)
+    until(lambda: settled(vrrp, VIPS) and len(vrrp.held("n1")) == 2)
+
+    def on_eth1() -> set[str]:
+        shown = vrrp.ip("n1", "-o", "addr", "show", "dev", "eth1").split()
+        return {word.partition("/")[0] for word in shown if word.endswith(("/32", "/128"))}
+
+    until(lambda: on_eth1() == vrrp.here("n1") == vrrp.held("n1"))
+    vrrp.network.ip("n1", "link set eth1-end down")
+    until(lambda: set(vrrp.states("n1").values()) == {"fault"} and vrrp.here("n1") == on_eth1() == set())
+    until(lambda: vrrp.held("n2") == set(VIPS))
