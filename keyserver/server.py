@@ -16,7 +16,7 @@ import os
 import socket
 import ssl
 import struct
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +26,7 @@ from certs.report import ChainReport, Staple
 from control.node.identity import Identity, IdentityError, peer_of
 from control.node.tcp import cannot_bind
 from core.endpoints import endpoint
-from keyserver.crew import Crew, Job
+from keyserver.crew import MAX_QUEUED, Crew, Job
 from keyserver.errors import ErrorCode, KeyServerError, StartError
 from keyserver.policy import Access, Shape, TokenBucket
 from keyserver.protocol import (
@@ -58,6 +58,9 @@ log = logging.getLogger(__name__)
 TURN_REQUESTS = 64  # about a millisecond of P-256
 MAX_CONNECTIONS = 1024
 MAX_IN_FLIGHT = 1024  # requests of one connection that crews have
+# One client must leave room for others, however many connections it opens: a TLS node has one for each worker process.
+MAX_CLIENT_CONNECTIONS = MAX_CONNECTIONS // 4
+MAX_CLIENT_IN_FLIGHT = MAX_QUEUED // 2
 MAX_CHAINS = 16  # chain checks that wait, of all connections
 GREETING_DEADLINE_S = 5.0
 REFUSAL_LINGERS_S = 0.5
@@ -76,6 +79,8 @@ class KeyServer:
         self.access = access
         self.loop = asyncio.get_running_loop()
         self.connections: set[_Connection] = set()
+        self.clients: Counter[str] = Counter()  # connections that were let in
+        self.in_flight: Counter[str] = Counter()  # requests of each client that crews have
         self._servers: list[asyncio.AbstractServer] = []
         self._socket_files: dict[Path, int] = {}
         self._unsent: list[tuple[_Connection, Message]] = []  # replies of crews
@@ -251,6 +256,11 @@ class _Connection(asyncio.Protocol):
             # A client that is closed upon while it greets fails to write, and never reads why.
             self._greeting = self._server.loop.call_later(REFUSAL_LINGERS_S, self.close)
             return
+        if self._server.clients[client] >= MAX_CLIENT_CONNECTIONS:
+            self._refuse(f"{client} has {MAX_CLIENT_CONNECTIONS} connections", ErrorCode.BUSY)
+            self._greeting = self._server.loop.call_later(REFUSAL_LINGERS_S, self.close)
+            return
+        self._server.clients[client] += 1
         self._greeting = self._server.loop.call_later(GREETING_DEADLINE_S, self._greet_late)
         log.info("%s: connected", self.client)
 
@@ -308,6 +318,7 @@ class _Connection(asyncio.Protocol):
 
         def done(result: bytes | ErrorCode) -> None:
             self.in_flight -= 1
+            self._server.in_flight[self.client] -= 1
             if self.gone:
                 return
             service = self._service
@@ -318,9 +329,12 @@ class _Connection(asyncio.Protocol):
                 reply = service.signed(self.client, request, held.key_type, shape, result)
             self._server.later(self, reply)
 
-        if self.in_flight >= MAX_IN_FLIGHT or not held.crew.ask(Job(request, now, done, lambda: self.gone)):
+        if self.in_flight >= MAX_IN_FLIGHT or self._server.in_flight[self.client] >= MAX_CLIENT_IN_FLIGHT:
+            raise KeyServerError(ErrorCode.BUSY)
+        if not held.crew.ask(Job(request, now, done, lambda: self.gone)):
             raise KeyServerError(ErrorCode.BUSY)
         self.in_flight += 1
+        self._server.in_flight[self.client] += 1
 
     def _other(self, event: Event, now: float) -> Message | None:
         match event:
@@ -413,6 +427,8 @@ class _Connection(asyncio.Protocol):
         if self._greeting is not None:
             self._greeting.cancel()
         self._server.remove(self)
+        if not self._refused:
+            self._server.clients[self.client] -= 1
         log.info("%s: connection closed", self.client)
 
 

@@ -353,6 +353,42 @@ async def test_the_rsa_queue_is_bounded(
     await client.close()
 
 
+async def test_one_client_leaves_room_for_others(
+    path: Path,
+    start_server: StartServer,
+    identity: MakeIdentity,
+    ids: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many connections it spreads its requests over."""
+    monkeypatch.setattr(server_module, "MAX_CLIENT_IN_FLIGHT", 10)
+    monkeypatch.setattr(server_module, "MAX_CLIENT_CONNECTIONS", 3)
+    server = await start_server(path)
+    port = await server.listen_tcp("127.0.0.1", 0, identity("keyserver", "k1"))
+    greedy = [await RawClient.unix(path) for _ in range(3)]
+    late = await RawClient.unix(path, greet=False)
+    await late.send(Hello())
+    assert await late.receive() == Failed(0, ErrorCode.BUSY)
+    await late.close()
+    other = await RawClient.tcp(port, identity("l7", "l7-1").client_context("keyserver"))
+    for client in greedy:
+        await client.send(*(Sign(n, ids["rsa"], 0x0804, "", TLS13) for n in range(1, 41)))
+    while sum(server.in_flight.values()) < 10:
+        await asyncio.sleep(0)
+    await other.send(Sign(1, ids["rsa"], 0x0804, "", TLS13))
+    assert isinstance(await other.receive(), Signed)
+    replies = [await client.receive() for client in greedy for _ in range(40)]
+    assert {r.code for r in replies if isinstance(r, Failed)} == {ErrorCode.BUSY}
+    assert sum(isinstance(r, Signed) for r in replies) >= 10
+    await greedy[0].send(Sign(50, ids["rsa"], 0x0804, "", TLS13))
+    assert isinstance(await greedy[0].receive(), Signed), "places are given back"
+    for client in (*greedy, other):
+        await client.close()
+    while server.connections:
+        await asyncio.sleep(0.005)
+    assert +server.clients == +server.in_flight == {}
+
+
 async def test_who_waited_too_long_is_told_so(
     path: Path, start_server: StartServer, ids: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
