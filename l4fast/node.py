@@ -240,7 +240,6 @@ class Node:
                 "choose another group or port with --sync"
             ) from None
         sync_io = SyncIO(sync, tables, sock, group)
-        sync_io.start()
         stack.callback(sync_io.close)
         try:
             listening = listener(settings.interfaces[0], version(settings.sync_group), settings.sync_tcp)
@@ -251,6 +250,7 @@ class Node:
             ) from None
         stack.callback(listening.close)
         Snapshots(sync, tables, self._identity, self._tasks).start(listening)
+        sync_io.start()  # after the port is known that the first hello tells
 
     def _start_early(self, stack: AsyncExitStack, plane: DataPlane) -> EarlyFragments:
         wire = Wire(*self._settings.interfaces)
