@@ -58,6 +58,7 @@ def application(plane: ControlPlane) -> web.Application:
             web.get(r"/v1/versions/{version:\d{1,18}}", get_version),
             web.get("/v1/status", get_status),
             web.get("/v1/inventory", get_inventory),
+            web.post("/v1/issuance", post_issuance),
             web.get("/v1/metrics", get_metrics),
             web.get("/v1/{kind}", get_kind),
             web.get("/v1/{kind}/{name}", get_object),
@@ -167,17 +168,33 @@ async def get_status(request: web.Request) -> web.Response:
 async def get_inventory(request: web.Request) -> web.Response:
     """Every certificate: what stands in it, who uses it, and what keeps it from being served, here or on a node."""
     plane = request.app[PLANE]
-    current, reported = plane.current, inventory.reported([status.facts for status in plane.status()])
+    current, issuance = plane.current, plane.issuance
+    reported = inventory.reported([status.facts for status in plane.status()])
 
     def look(now: datetime) -> list[Mapping[str, object]]:
-        found = []
+        found: list[Mapping[str, object]] = []
         for entry in inventory.entries(current.model, now):
             chain = current.model.certificates[entry.name].chain
             problems = inspect(chain, now).problems if chain else ("there is no chain yet",)
-            found.append(inventory.document(entry, (*problems, *reported.get(entry.name, ()))))
+            document = inventory.document(entry, (*problems, *reported.get(entry.name, ())))
+            found.append({**document, "issuance": issuance.get(entry.name)})
         return found
 
     return _versioned(current.version, {"certificates": await asyncio.to_thread(look, datetime.now(UTC))})
+
+
+async def post_issuance(request: web.Request) -> web.Response:
+    """What the issuer of certificates says of them; 409 while another is at work: two would use up the CA's limits."""
+    body = await _json(request)
+    issuer = body.get("issuer") if isinstance(body, dict) else None
+    told = body.get("certificates") if isinstance(body, dict) else None
+    if not isinstance(issuer, str) or not issuer or not isinstance(told, dict):
+        raise web.HTTPBadRequest(text='give {"issuer": "NAME", "certificates": {"NAME": {}}}')
+    plane = request.app[PLANE]
+    kept = {name: each for name, each in told.items() if name in plane.current.model.certificates}
+    if other := plane.issuing(issuer, kept):
+        raise web.HTTPConflict(text=f"the issuer {other!r} is at work; one in a cluster is enough")
+    return web.Response(status=204)
 
 
 async def get_metrics(request: web.Request) -> web.Response:

@@ -66,6 +66,8 @@ def facts(one: Mapping[str, Any]) -> str:
         if text and field == "responder" and one["must_staple"]:
             text += " (its answer must be stapled)"
         lines += [f"  {title:<15} {text}"] if text else []
+    if (issuance := one.get("issuance")) is not None:
+        lines.append(f"  {'issuance':<15} {issuance.get('text', '')}")
     for place, each in enumerate(one.get("links", ()), 1):
         lines.append(f"  chain {place:<9} {each['subject']}, until {each['ends'][:10]}")
     lines += [f"  ! {text}" for text in (one["warning"], *one["problems"]) if text]

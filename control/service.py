@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from control.reconcile import NodeStatus, Report, reconcile
@@ -18,6 +18,7 @@ from core.config import to_dict
 from core.model import Model
 from core.plan import Change, plan
 
+ISSUER_AWAY_S = 300.0  # after so long without a word of it, another issuer may take over
 NODE_LIMIT = 10_000  # nodes whose reports are held
 FORGET_AFTER_S = 24 * 3600.0
 
@@ -43,6 +44,8 @@ class ControlPlane:
         self._changing = asyncio.Lock()
         self._closed = False
         self._reports: dict[tuple[str, str], tuple[float, Report]] = {}
+        self._issuer: tuple[str, float] | None = None  # who gets certificates, and when it last said so
+        self.issuance: Mapping[str, object] = {}  # what it says of each certificate, by name
 
     async def change(
         self,
@@ -94,6 +97,14 @@ class ControlPlane:
         self._reports[role, name] = (now, Report(role, name, version, rejected, 0.0, facts))
         while len(self._reports) > NODE_LIMIT or now - next(iter(self._reports.values()))[0] > FORGET_AFTER_S:
             del self._reports[next(iter(self._reports))]
+
+    def issuing(self, issuer: str, certificates: Mapping[str, object]) -> str:
+        """Keep what an issuer of certificates says. The name of another one that is at work; empty if none is."""
+        now = self._clock()
+        if self._issuer is not None and self._issuer[0] != issuer and now - self._issuer[1] < ISSUER_AWAY_S:
+            return self._issuer[0]
+        self._issuer, self.issuance = (issuer, now), certificates
+        return ""
 
     def status(self) -> tuple[NodeStatus, ...]:
         """Every node, listed or reporting, against the current version."""

@@ -13,6 +13,7 @@ packages=(
     keepalived bird2                                    # who announces the VIP: l4 --vip vrrp, bgp
     nginx-light haproxy wrk                             # peers and load for the benchmarks
     softhsm2                                            # a PKCS #11 token for the key server's tests
+    pebble                                              # an ACME server for the same
 )
 
 # Runs a command whose output matters only when it fails.

@@ -212,6 +212,10 @@ def main() -> int:
             case ["issue", *arguments]:
                 issue.main(arguments)
                 return 0
+            case ["acme", *arguments]:
+                from keyserver import acme  # its library is optional
+
+                return acme.main(arguments)
             case ["check", *arguments]:
                 return check.main(arguments)
             case ["ping", *arguments]:

@@ -40,21 +40,9 @@ def issue(
     passphrase: what encrypts a key that is made, the first of them, and opens one that is there. Raises StartError or,
     for a key that is there and of no use, KeyFilesError.
     """
-    if not re.fullmatch(NAME.regex, name):
-        raise StartError(f"--name {name!r}: give {NAME.what}")
-    path = keys / f"{name}.key"
     try:
         authority = Authority.load(ca)
-        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            made = _generate(use_rsa)
-            write_atomic(path, encrypted_pem(made, passphrase[0]) if passphrase else private_pem(made))
-        found = load(path, True, passphrase)
-        if isinstance(found, BadFile):
-            raise KeyFilesError([found])
-        (key, *_) = found.keys
-        if not isinstance(key, rsa.RSAPrivateKey if use_rsa else ec.EllipticCurvePrivateKey):
-            raise StartError(f"{path}: a key of another type is there and is never overwritten; give another --name")
+        path, key = key_for(keys, name, use_rsa=use_rsa, passphrase=passphrase)
         write_atomic(chain_out, authority.issue_leaf(key.public_key(), domains))
         chain_out.chmod(0o644)
     except OSError as error:
@@ -62,6 +50,26 @@ def issue(
     except (AuthorityError, ValueError, TypeError) as error:
         raise StartError(str(error)) from None
     return path
+
+
+def key_for(
+    keys: Path, name: str, *, use_rsa: bool = False, passphrase: Sequence[bytes] = ()
+) -> tuple[Path, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
+    """KEYS/NAME.key and what is in it, made if it is not there. Raises StartError, KeyFilesError, OSError."""
+    if not re.fullmatch(NAME.regex, name):
+        raise StartError(f"--name {name!r}: give {NAME.what}")
+    path = keys / f"{name}.key"
+    keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        made = _generate(use_rsa)
+        write_atomic(path, encrypted_pem(made, passphrase[0]) if passphrase else private_pem(made))
+    found = load(path, True, passphrase)
+    if isinstance(found, BadFile):
+        raise KeyFilesError([found])
+    (key, *_) = found.keys
+    if not isinstance(key, rsa.RSAPrivateKey if use_rsa else ec.EllipticCurvePrivateKey):
+        raise StartError(f"{path}: a key of another type is there and is never overwritten; give another --name")
+    return path, key
 
 
 def _generate(use_rsa: bool) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:

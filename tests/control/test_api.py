@@ -276,3 +276,18 @@ async def test_the_inventory_the_warnings_and_the_metrics(user: User) -> None:
     assert float(found) == ends.timestamp()
     async with user.client.get("/v1/metrics") as response:
         assert response.status == 401
+
+
+async def test_an_issuer_tells_what_it_does_and_is_the_only_one(user: User) -> None:
+    certificate = {"name": "shop", "domains": ["shop.test"]}
+    await user.ask("PUT", "/v1/config", {"certificates": [certificate]})
+    told = {"issuer": "one", "certificates": {"shop": {"text": "is being got"}, "gone": {"text": "?"}}}
+    headers = {"Authorization": f"Bearer {user.token}"}
+    async with user.client.post("/v1/issuance", json=told, headers=headers) as response:
+        assert response.status == 204
+    (shop,) = (await user.ask("GET", "/v1/inventory"))["certificates"]
+    assert shop["issuance"] == {"text": "is being got"}
+    problem = await user.ask("POST", "/v1/issuance", {**told, "issuer": "two"}, status=409)
+    assert problem["detail"] == "the issuer 'one' is at work; one in a cluster is enough"
+    for wrong in ([], {"issuer": "one"}, {"issuer": 1, "certificates": {}}, {"issuer": "", "certificates": {}}):
+        await user.ask("POST", "/v1/issuance", wrong, status=400)

@@ -1,0 +1,280 @@
+"""Certificates from a real ACME server (pebble), for a real control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from certs.authority import Authority, key_id
+from certs.chain import inspect
+from control import api
+from control.node.children import Child
+from control.service import ISSUER_AWAY_S, ControlPlane
+from control.store import SqliteStore
+from core.config import from_dict, to_dict
+from core.config import load as load_config
+from core.resolve import l7_listeners
+from keyserver import acme, acme_plan
+from keyserver.acme import Control, Issuer, Settings, responder
+from keyserver.acme_order import OrderError, Orders
+from keyserver.errors import StartError
+from keyserver.keyfile import load
+from keyserver.passphrases import NONE
+from proxy.rules import Router
+from tests.keyserver import pebble
+from tests.keyserver.pebble import Pebble
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
+    path = tmp_path_factory.mktemp("pebble")
+    with pebble.running(path, Authority.init(path / "ca")) as found:
+        yield found
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Cluster:
+    plane: ControlPlane
+    issuer: Issuer
+    settings: Settings
+    clock: Clock
+
+    async def configure(self, **domains: list[str]) -> None:
+        """Certificates with these domains and without a chain, as `paifang apply` leaves them."""
+        tables = [{"name": name, "domains": names} for name, names in domains.items()]
+        config = from_dict({"certificates": tables})
+        await self.plane.change(lambda _: config, author="t", comment="", expected=None)
+
+    def chain(self, name: str) -> str:
+        return self.plane.current.model.certificates[name].chain
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, server: Pebble) -> AsyncIterator[Cluster]:
+    store, clock = SqliteStore(tmp_path / "control.db"), Clock()
+    plane = ControlPlane(store, clock)
+    (tmp_path / "token").write_text(store.set_token("acme"))
+    (tmp_path / "state").mkdir(mode=0o700)
+    control = TestServer(api.application(plane))
+    await control.start_server()
+    settings = Settings(
+        tmp_path / "keys", NONE, tmp_path / "state", ("127.0.0.1", server.http_port), str(control.make_url("")),
+        tmp_path / "token", server.directory, server.ca_file, "",
+    )  # fmt: skip
+    issuer = Issuer(settings, Control(settings.api, settings.token_file))
+    answers = TestServer(responder(issuer), port=server.http_port)
+    await answers.start_server()
+    yield Cluster(plane, issuer, settings, clock)
+    await answers.close()
+    await control.close()
+    store.close()
+
+
+def held(settings: Settings, name: str) -> bytes:
+    found: Any = load(settings.keys / f"{name}.key", True, ())
+    return key_id(found.keys[0].public_key())
+
+
+async def test_a_certificate_is_got_and_kept(cluster: Cluster) -> None:
+    await cluster.configure(shop=["shop.test", "www.shop.test"])
+    await cluster.issuer.turn()
+    chain = cluster.chain("shop")
+    report = inspect(chain, datetime.now(UTC), lambda key: key == held(cluster.settings, "shop"))
+    assert report.problems == ()
+    assert {*report.names} == {"shop.test", "www.shop.test"}
+    assert cluster.plane.current.model.certificates["shop"].domains == ("shop.test", "www.shop.test")
+    assert (cluster.settings.keys / "shop.key").stat().st_mode & 0o777 == 0o600
+    assert (cluster.settings.state / "account.key").stat().st_mode & 0o777 == 0o600
+    assert cluster.issuer.tokens == {}
+    version = cluster.plane.current.version
+    await cluster.issuer.turn()
+    assert cluster.plane.current.version == version, "what is fine is left alone"
+    assert "by ACME; renewed on 20" in str(cluster.plane.issuance)
+    await cluster.configure(shop=["shop.test", "www.shop.test"])
+    fresh = Issuer(cluster.settings, Control(cluster.settings.api, cluster.settings.token_file))
+    await fresh.turn()
+    assert cluster.chain("shop") == chain, "no order for what was got before"
+    await cluster.configure(shop=["shop.test"])
+    await cluster.issuer.turn()
+    assert inspect(cluster.chain("shop"), datetime.now(UTC)).names == ("shop.test",)
+
+
+async def test_renewal_is_a_third_before_the_end(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    await cluster.configure(shop=["shop.test"])
+    await cluster.issuer.turn()
+    first = cluster.chain("shop")
+    due = acme_plan.renewal(first)
+    assert due is not None
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return moment
+
+    monkeypatch.setattr(acme, "datetime", Later)
+    monkeypatch.setattr(acme, "inspect", lambda chain, now, holds: inspect(chain, datetime.now(UTC), holds))
+    moment = due - timedelta(seconds=1)
+    await cluster.issuer.turn()
+    await cluster.issuer.turn()
+    assert cluster.chain("shop") == first
+    moment = due
+    await cluster.issuer.turn()
+    assert cluster.chain("shop") != first
+
+
+async def test_a_failure_is_told_and_not_tried_again_at_once(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.issuer.tokens = Forgetful()
+    await cluster.configure(shop=["shop.test"], wild=["*.shop.test"])
+    await cluster.issuer.turn()
+    await cluster.issuer.turn()
+    assert cluster.chain("shop") == cluster.chain("wild") == ""
+    failures = [text for text in caplog.messages if text.startswith("certificate ")]
+    assert [text for text in failures if "wild" in text] == [
+        "certificate wild: *.shop.test: a wildcard cannot be proved over HTTP; name the hosts"
+    ]
+    (failure,) = [text for text in failures if text.startswith("certificate shop: shop.test: ")]
+    assert "404" in failure
+    told = str(cluster.plane.issuance["shop"])
+    assert "failed: shop.test: " in told
+    assert "again in 15 min" in told
+    cluster.issuer.tokens = {}
+    cluster.issuer._plan.attempts["shop"].next_at = 0.0
+    await cluster.issuer.turn()
+    assert cluster.chain("shop")
+    assert "failed" not in str(cluster.plane.issuance["shop"])
+
+
+class Forgetful(dict[str, str]):
+    def get(self, key: str, default: Any = None) -> Any:
+        return default
+
+
+async def test_one_issuer_in_a_cluster(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    await cluster.configure(shop=["shop.test"])
+    assert cluster.plane.issuing("elsewhere", {}) == ""
+    for _ in range(3):
+        await cluster.issuer.turn()
+    assert not cluster.chain("shop")
+    (line,) = [text for text in caplog.messages if "at work" in text]
+    assert "the issuer 'elsewhere' is at work; one in a cluster is enough" in line
+    cluster.clock.now += ISSUER_AWAY_S
+    await cluster.issuer.turn()
+    assert cluster.chain("shop")
+    assert cluster.plane.issuing("elsewhere", {}) == cluster.issuer._name
+
+
+async def test_a_control_plane_that_is_away_is_waited_for(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = cluster.settings.token_file.read_text()
+    cluster.settings.token_file.write_text("wrong")
+    await cluster.configure(shop=["shop.test"])
+    await cluster.issuer.turn()
+    await cluster.issuer.turn()
+    assert len([text for text in caplog.messages if "give a token" in text]) == 1
+    cluster.settings.token_file.write_text(token)
+    await cluster.issuer.turn()
+    assert cluster.chain("shop")
+    away = Issuer(cluster.settings, Control("http://127.0.0.1:1", cluster.settings.token_file))
+    await away.turn()
+    assert any("127.0.0.1:1" in text for text in caplog.messages)
+
+
+async def test_the_account_is_kept_and_found_again(cluster: Cluster, server: Pebble) -> None:
+    def account() -> str:
+        orders = Orders(server.directory, cluster.settings.state, ca_file=server.ca_file, email="ops@example.test")
+        return str(orders._net.account.uri)  # type: ignore[union-attr]
+
+    first = await asyncio.to_thread(account)
+    assert await asyncio.to_thread(account) == first
+    (cluster.settings.state / "account.json").unlink()
+    assert await asyncio.to_thread(account) == first, "the CA knows the key"
+    (cluster.settings.state / "account.key").unlink()
+    (cluster.settings.state / "account.json").unlink()
+    assert await asyncio.to_thread(account) != first
+
+
+def test_what_is_no_acme_server(tmp_path: Path, server: Pebble) -> None:
+    with pytest.raises(OrderError, match=r"127\.0\.0\.1:1/"):
+        Orders("https://127.0.0.1:1/", tmp_path)
+    with pytest.raises(OrderError, match="certificate verify failed"):
+        Orders(server.directory, tmp_path)
+    (tmp_path / "account.key").write_text("none")
+    (tmp_path / "account.key").chmod(0o644)
+    with pytest.raises(StartError, match="others than its owner may use it"):
+        Orders(server.directory, tmp_path)
+    (tmp_path / "account.key").chmod(0o600)
+    with pytest.raises(StartError, match="not an account key of ours"):
+        Orders(server.directory, tmp_path)
+
+
+async def test_challenges_are_answered_and_nothing_else(cluster: Cluster, server: Pebble) -> None:
+    cluster.issuer.tokens["abc"] = "abc.thumb"
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.http_port}") as session:
+        for path, status in (("abc", 200), ("x", 404), ("../x", 404)):
+            path = f"/.well-known/acme-challenge/{path}"
+            async with session.get(path) as response:
+                assert response.status == status
+                assert (await response.text() == "abc.thumb") is (status == 200)
+
+
+ARGUMENTS = ["--keys", "k", "--state", "s", "--listen", "127.0.0.1:0", "--directory", "https://ca.test/dir"]
+
+
+def test_terms_have_to_be_agreed_to(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        acme.parse(ARGUMENTS)
+    assert caught.value.code == 2
+    assert "the CA at https://ca.test/dir wants its terms agreed to" in capsys.readouterr().err
+    assert acme.parse([*ARGUMENTS, "--agree-tos"]).directory == "https://ca.test/dir"
+
+
+def test_the_process(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    argv = [sys.executable, "-m", "keyserver", "acme", "--listen", "127.0.0.1:0", "--agree-tos"]
+    argv += ["--keys", str(tmp_path / "keys"), "--state", str(tmp_path / "state")]
+    argv += ["--api", "http://127.0.0.1:1", "--token-file", str(tmp_path / "token")]
+    child = Child.start("acme", argv, log=tmp_path / "log", notify_dir=tmp_path)
+    try:
+        child.wait_ready(30)
+        second = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+        assert second.returncode == 2
+        assert "another issuer uses it" in second.stderr
+    finally:
+        assert child.terminate(10) == 0
+    log = (tmp_path / "log").read_text()
+    assert "Cannot connect to host 127.0.0.1:1" in log
+    assert "Traceback" not in log
+
+
+def test_the_documents_rule_leads_challenges_here() -> None:
+    text = (Path(acme.__file__).parents[1] / "docs" / "certificates.md").read_text()
+    (shown,) = re.findall(r"(?s)A rule leads.*?```toml\n(.*?)```", text)
+    model = load_config(shown, path="doc", format="toml")
+    (plain,) = l7_listeners(model)
+    router = Router(plain.rules, plain.listener.backend_service)
+    asked = acme.PATH.replace("{token}", "abc")
+    assert model.backend_services[router.route(b"shop.example", asked.encode())].server_group == "acme"
+    assert router.route(b"shop.example", b"/") == "plain"
+    (wanted,) = acme_plan.wanted(to_dict(model))
+    assert (wanted.name, wanted.domains) == ("shop", ("shop.example", "www.shop.example"))
