@@ -59,6 +59,8 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "https_redirect_port": (Protocol.HTTP,),
     "ca_certificate": (Protocol.HTTPS,),
     "client_certificate": (Protocol.HTTPS,),
+    "handshake_timeout_s": (Protocol.HTTPS,),
+    "max_handshakes_per_client": (Protocol.HTTPS,),
 }
 
 

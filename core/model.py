@@ -339,6 +339,8 @@ class Listener:
     https_redirect_port: Annotated[int, Range(0, 65535)] = 0
     ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
     client_certificate: ClientCertificate = ClientCertificate.REQUIRED
+    handshake_timeout_s: Annotated[int, Range(1, 60, "s")] = 10
+    max_handshakes_per_client: Annotated[int, Range(0, 10_000)] = 256
 
 
 @dataclass(frozen=True, slots=True)

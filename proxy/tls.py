@@ -19,7 +19,6 @@ import logging
 import ssl
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -27,6 +26,7 @@ from typing import Protocol
 from core.model import Certificate
 from keyserver.errors import KeyServerError
 from proxy import keyless, tls_waiting
+from proxy.tls_admission import Terms
 from proxy.tls_certificates import (
     CertificateError,
     Contexts,
@@ -37,7 +37,8 @@ from proxy.tls_certificates import (
     make_context,
     read,
 )
-from proxy.tls_handshake import Failure, Handshake, Signers
+from proxy.tls_gatekeeper import Gatekeeper
+from proxy.tls_handshake import Handshake, Signers
 from proxy.tls_ocsp import Answers, Staples
 from proxy.tls_profile import DEFAULT, Profile
 from proxy.tls_stream import Buffers
@@ -83,6 +84,7 @@ class _Listener:
 
     def __init__(self, name: str, profile: Profile, tickets: Tickets) -> None:
         self.profile = profile
+        self.terms = Terms()
         self.base = base_context(profile)
         if not profile.authorities:  # a ticket would stand for a client's certificate that was good once
             tickets.install(self.base, f"{name} {profile}")
@@ -107,10 +109,10 @@ _Made = dict[tuple[Profile, Group], ssl.SSLContext]
 class TlsServer:
     """The TLS side of all listeners of one process. Raises KeylessUnavailable where keyless TLS cannot work.
 
-    handshake_timeout_s: from the accepted connection to the client's Finished. max_handshakes: in flight at once;
-    connections beyond are reset and counted. close_timeout_s: for a client that does not take the last bytes.
-    waiting: how handshakes wait for the key server; greenlets if there are any. To be made in the running loop, and
-    for its thread only.
+    handshake_timeout_s: from the accepted connection to the client's Finished, where `terms` do not say.
+    max_handshakes: in flight at once; see `tls_admission` for who gives way. close_timeout_s: for a client that does
+    not take the last bytes. waiting: how handshakes wait for the key server; greenlets if there are any. To be made in
+    the running loop, and for its thread only.
     """
 
     def __init__(
@@ -130,54 +132,53 @@ class TlsServer:
         self.buffers = Buffers()
         self.close_timeout_s = close_timeout_s
         self.loop = asyncio.get_running_loop()
-        self._handshake_timeout_s = handshake_timeout_s
-        self._max_handshakes = max_handshakes
+        self.gate = Gatekeeper(self.loop, max_handshakes)
+        self._default_terms = Terms(handshake_timeout_s)
         self._listeners: dict[str, _Listener] = {}
         self._former: dict[str, _Listener] = {}  # removed: whoever had connected by then is still served
         self._served: dict[str, Credential] = {}  # by certificate name
         self._unchecked: set[str] = set()  # chains of them that no key server has seen yet
         self._wanted: Mapping[str, Sequence[Certificate]] = {}
         self._profiles: Mapping[str, Profile] = {}
+        self._terms: Mapping[str, Terms] = {}
         self._unsettled = False  # a verdict may change by itself
         self._made: _Made = {}
         self._staples = Staples(keys)
         self._problems: list[str] = []  # of the last `configure`
-        self._in_flight: dict[Handshake, float] = {}  # deadlines, in their order, since all wait equally long
-        self._timer: asyncio.TimerHandle | None = None
-        self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *(f"failed_{each}" for each in Failure)), 0))
         log.info("TLS handshakes wait for the key server by %s", self.waiting.name)
 
     def protocol(self, listener: str, inner: asyncio.Protocol) -> asyncio.BaseProtocol:
         """For an accepted socket of `listener`. `inner` sees a transport once the handshake is done, else nothing."""
         found = self._listeners.get(listener) or self._former[listener]
-        return Handshake(self, found.base, inner)
+        return Handshake(self, found.base, found.terms, inner)
 
     def counters(self) -> dict[str, int]:
         """`ok`, `failed_REASON` for each reason (see `Failure`), `stapled`, and `in_flight`, which is a level."""
-        return {**self._counts, "stapled": self._staples.stapled, "in_flight": len(self._in_flight)}
+        return {**self.gate.counters(), "stapled": self._staples.stapled}
 
     async def close(self) -> None:
         """Gives up all handshakes in flight. Established connections stay."""
-        for handshake in list(self._in_flight):
-            handshake.expire(Failure.CLOSED)
-        if self._timer is not None:
-            self._timer.cancel()
+        self.gate.close()
         self.waiting.close()
         await asyncio.sleep(0)  # steps that ended in threads report
 
     # Configuration
 
     async def configure(
-        self, listeners: Mapping[str, Sequence[Certificate]], profiles: Mapping[str, Profile] | None = None
+        self,
+        listeners: Mapping[str, Sequence[Certificate]],
+        profiles: Mapping[str, Profile] | None = None,
+        terms: Mapping[str, Terms] | None = None,
     ) -> list[str]:
         """Puts the whole desired state into effect: listener name → its certificates, the first one the default.
 
-        A listener that `profiles` leaves out has the default one. Returns what is wrong, readable, one line each; a bad
-        certificate keeps its predecessor of the same name. Not to be called again, nor `recheck`, before it has
-        returned.
+        A listener that `profiles` or `terms` leave out has the default ones. Returns what is wrong, readable, one line
+        each; a bad certificate keeps its predecessor of the same name. Not to be called again, nor `recheck`, before it
+        has returned.
         """
         problems: list[str] = []
-        self._wanted, self._profiles, self._unsettled = listeners, profiles or {}, False
+        self._wanted, self._profiles, self._terms = listeners, profiles or {}, terms or {}
+        self._unsettled = False
         wanted = {certificate.name: certificate for group in listeners.values() for certificate in group}
         judged = await asyncio.gather(*(self._judge(each, problems) for each in wanted.values()))
         self._served = {each.name: each for each in judged if each is not None}
@@ -191,6 +192,7 @@ class TlsServer:
                 problems.append(f"listener {name!r}: {error}; {self._without_authorities(name)}")
                 continue
             listener.contexts = Contexts(credentials, partial(self._context, profile=listener.profile, made=made))
+            listener.terms = self._terms.get(name, self._default_terms)
             self._listeners[name] = listener
             await asyncio.sleep(0)  # making a context takes a millisecond: others get their turn in between
             if not credentials:
@@ -207,7 +209,7 @@ class TlsServer:
         Returns the problems that are left; None: nothing can have changed.
         """
         if self._unsettled:
-            return await self.configure(self._wanted, self._profiles)
+            return await self.configure(self._wanted, self._profiles, self._terms)
         if not any(each.responder for each in self._served.values()):
             return None
         await self._staples.ask(self._served.values(), self.loop.time())
@@ -297,32 +299,3 @@ class TlsServer:
                 )
                 return before
         return credential
-
-    # For handshakes
-
-    def admit(self, handshake: Handshake) -> bool:
-        if len(self._in_flight) >= self._max_handshakes:
-            self._count(Failure.REFUSED)
-            return False
-        deadline = self.loop.time() + self._handshake_timeout_s
-        self._in_flight[handshake] = deadline
-        if self._timer is None:
-            self._timer = self.loop.call_at(deadline, self._expire)
-        return True
-
-    def left(self, handshake: Handshake, failure: Failure | None) -> None:
-        del self._in_flight[handshake]
-        self._count(failure)
-
-    def _count(self, failure: Failure | None) -> None:
-        self._counts["ok" if failure is None else f"failed_{failure}"] += 1
-
-    def _expire(self) -> None:
-        """One timer for all: it is set for the oldest handshake that was there when it was set."""
-        self._timer = None
-        now = self.loop.time()
-        for handshake, deadline in list(self._in_flight.items()):
-            if deadline > now:
-                self._timer = self.loop.call_at(deadline, self._expire)
-                return
-            handshake.expire(Failure.TIMEOUT)

@@ -3,9 +3,9 @@
     TCP accepted ─► admitted? ─► ClientHello … Finished ─► TlsStream takes the socket over, the application is told
                      └► refused     └► failed: alert sent, counted by reason
 
-`do_handshake` runs as a *step* (`tls_waiting`) until it has asked for its one signature, directly from then on. While a
-step is under way OpenSSL's objects are not touched; what arrives meanwhile is set aside, up to a limit. The application
-hears nothing of a handshake that fails.
+`do_handshake` runs as a *step* (`tls_waiting`) until it has asked for its one signature, directly from then on. A
+step takes its turn (`tls_admission.Turns`). From its beginning to its end OpenSSL's objects are not touched; what
+arrives meanwhile is set aside, up to a limit. The application hears nothing of a handshake that fails.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol, cast
 
+from proxy.tls_admission import Terms
 from proxy.tls_certificates import TlsObject
 from proxy.tls_stream import Buffers, TlsStream
 from proxy.tls_waiting import Signed, Step, Waiting
@@ -35,7 +36,9 @@ class Failure(StrEnum):
     """Why a handshake failed; the label of its counter."""
 
     TIMEOUT = "timeout"
-    REFUSED = "refused"  # too many in flight
+    REFUSED = "refused"  # too many in flight, and all of the oldest wait for the key server
+    REFUSED_CLIENT = "refused_client"  # too many of this client
+    CROWDED_OUT = "crowded_out"  # the oldest of too many
     KEYSERVER = "keyserver"  # no signature
     NO_CERTIFICATE = "no_certificate"  # the listener has none that works
     CLOSED = "closed"  # by the client, half way
@@ -89,8 +92,20 @@ class Signers(Protocol):
     ) -> None: ...
 
 
+class Gate(Protocol):
+    """Who counts handshakes and bounds their number and time: `tls_gatekeeper`."""
+
+    def admit(self, handshake: Handshake, address: str, terms: Terms) -> bool:
+        """False: too many; counted as refused. True: `left` has to follow, and `expire` may come before it."""
+
+    def left(self, handshake: Handshake, failure: Failure | None) -> None: ...
+
+    def begin(self, handshake: Handshake) -> bool:
+        """Whether work may be done now; if not, `go_on` follows when it may."""
+
+
 class Supervisor(Protocol):
-    """Who counts handshakes and bounds their number and time."""
+    """What handshakes share."""
 
     waiting: Waiting
     buffers: Buffers
@@ -100,16 +115,13 @@ class Supervisor(Protocol):
     @property
     def keys(self) -> Signers: ...
 
-    def admit(self, handshake: Handshake) -> bool:
-        """False: too many; counted as refused. True: `left` has to follow, and `expire` may come before it."""
-
-    def left(self, handshake: Handshake, failure: Failure | None) -> None: ...
+    @property
+    def gate(self) -> Gate: ...
 
 
 class Handshake(asyncio.BufferedProtocol):
     __slots__ = (
         "_aside",
-        "_busy",
         "_context",
         "_ended",
         "_incoming",
@@ -122,15 +134,20 @@ class Handshake(asyncio.BufferedProtocol):
         "_signed",
         "_step",
         "_supervisor",
+        "_terms",
         "_tls",
+        "busy",
+        "client",
     )
 
-    def __init__(self, supervisor: Supervisor, context: ssl.SSLContext, inner: asyncio.Protocol) -> None:
+    def __init__(self, supervisor: Supervisor, context: ssl.SSLContext, terms: Terms, inner: asyncio.Protocol) -> None:
         self._supervisor = supervisor
         self._context = context
+        self._terms = terms
+        self.client = ""  # whose limit it counts towards
         self._inner = inner
         self._aside = b""
-        self._busy = False  # a step runs or waits
+        self.busy = False  # a step runs or waits, or it has to wait for its turn: it is not the client that is slow
         self._step: Step | None = None
         self._ended = False
         self._signed = False
@@ -142,7 +159,8 @@ class Handshake(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._raw = cast(asyncio.Transport, transport)  # uvloop's are no subclass
-        if not self._supervisor.admit(self):
+        peer = self._raw.get_extra_info("peername")
+        if not self._supervisor.gate.admit(self, peer[0] if peer else "", self._terms):
             self._raw.abort()
             return
         self._over = False
@@ -158,7 +176,7 @@ class Handshake(asyncio.BufferedProtocol):
         if self._over:
             return
         data = self._supervisor.buffers.cipher[:nbytes]
-        if not self._busy:
+        if not self.busy:
             self._incoming.write(data)
             self._advance()
         elif len(self._aside) + nbytes <= ASIDE_LIMIT:
@@ -169,7 +187,7 @@ class Handshake(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """A step that has not come to its signature may still find out what the client sent instead of a hello."""
         self._ended = True
-        if self._busy and not self._signed:
+        if self.busy and not self._signed:
             return True
         self._fail(Failure.CLOSED, "closed by the client")
         return False
@@ -199,9 +217,20 @@ class Handshake(asyncio.BufferedProtocol):
             else:
                 self._stepped(None)
             return
-        self._busy = True
+        self.busy = True
+        if self._supervisor.gate.begin(self):
+            self._run_step()
+
+    def go_on(self) -> None:
+        """It is its turn."""
+        if not self._over:
+            self._incoming.write(self._aside)
+            self._aside = b""
+            self._run_step()
+
+    def _run_step(self) -> None:
         step = self._supervisor.waiting.run(self._tls.do_handshake, self._ask, self._stepped)
-        if self._busy:
+        if self.busy:
             self._step = step
 
     def _ask(self, key_id: bytes, scheme: int, content: bytes, reply: Callable[[Signed], None]) -> None:
@@ -219,7 +248,7 @@ class Handshake(asyncio.BufferedProtocol):
 
     def _stepped(self, error: Exception | None) -> None:
         """A call of do_handshake has ended: done, in need of more data, or failed."""
-        self._busy = False
+        self.busy = False
         self._step = None
         if self._over:
             return
@@ -238,7 +267,7 @@ class Handshake(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         self._over = True
-        self._supervisor.left(self, None)
+        self._supervisor.gate.left(self, None)
         stream = TlsStream(
             self._raw,
             self._tls,
@@ -271,7 +300,7 @@ class Handshake(asyncio.BufferedProtocol):
         if self._over:
             return
         self._over = True
-        self._supervisor.left(self, failure)
+        self._supervisor.gate.left(self, failure)
         peer = self._raw.get_extra_info("peername")
         log.log(
             logging.WARNING if failure in (Failure.KEYSERVER, Failure.NO_CERTIFICATE) else logging.DEBUG,

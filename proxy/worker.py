@@ -37,7 +37,7 @@ from control.node.identity import Identity, IdentityError
 from control.node.logs import setup
 from control.node.tasks import Tasks
 from core.config import from_dict
-from core.model import Model, Protocol
+from core.model import Listener, Model, Protocol
 from core.resolve import L7Listener, l7_listeners, servers
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
@@ -52,6 +52,7 @@ from proxy.listen import BACKLOG, EVERYWHERE, LAME_DUCK_S, accept_left, bind, en
 from proxy.pool import Pool
 from proxy.rules import Router
 from proxy.tls import TlsServer
+from proxy.tls_admission import Terms
 from proxy.tls_profile import Profile
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,9 @@ class Worker:
         problems: list[str] = []
         if self._tls is not None:
             profiles = {each.listener.name: Profile.of(each.listener, each.authorities) for each in https}
-            problems = await self._tls.configure({each.listener.name: each.certificates for each in https}, profiles)
+            terms = {each.listener.name: _terms(each.listener) for each in https}
+            certificates = {each.listener.name: each.certificates for each in https}
+            problems = await self._tls.configure(certificates, profiles, terms)
         self._apply_services(model)
         sites = {_site_key(each): self._site(each) for each in listeners}
         for endpoint, each in wanted.items():
@@ -283,6 +286,11 @@ class Worker:
     @property
     def connections(self) -> int:
         return sum(len(site.connections) for site in self._all_sites())
+
+
+def _terms(listener: Listener) -> Terms:
+    networks = tuple(ip_network(network) for network in listener.trusted_proxies)
+    return Terms(listener.handshake_timeout_s, listener.max_handshakes_per_client, networks)
 
 
 def _site_key(each: L7Listener) -> tuple[str, str]:

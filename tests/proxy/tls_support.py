@@ -23,6 +23,7 @@ from certs.report import Staple
 from core.model import Certificate
 from keyserver.errors import ErrorCode, KeyServerError
 from proxy.tls import TlsServer
+from proxy.tls_admission import Terms
 from proxy.tls_profile import DEFAULT, Profile
 from proxy.tls_waiting import GreenletWaiting, ThreadWaiting, Waiting
 
@@ -183,11 +184,12 @@ async def serving(
     way: str = "greenlet",
     inner: Callable[[], asyncio.Protocol] = Http,
     profile: Profile = DEFAULT,
+    terms: Terms | None = None,
     **options: Any,
 ) -> AsyncIterator[Served]:
     """A TlsServer on a free port of 127.0.0.1, with one listener named "web"."""
     tls = TlsServer(keys, waiting=WAYS[way](), **options)
-    await tls.configure({"web": certificates}, {"web": profile})
+    await tls.configure({"web": certificates}, {"web": profile}, {"web": terms} if terms else {})
     server = await asyncio.get_running_loop().create_server(lambda: tls.protocol("web", inner()), "127.0.0.1", 0)
     try:
         yield Served(server.sockets[0].getsockname()[1], tls, keys)
