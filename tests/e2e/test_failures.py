@@ -243,6 +243,20 @@ def test_the_nodes_reach_each_other_by_multicast_alone(site: Site, running: Traf
         site.unicast(True)
 
 
+@pytest.mark.soak
+def test_a_node_comes_back_and_nobody_can_give_it_a_snapshot(site: Site, running: Traffic, ends: list[End]) -> None:
+    """It hears of each session that carries packets within 25 s, and does not call itself complete before."""
+    site.told(*site.others("l4-1"))
+    site.unicast(False)
+    try:
+        site.lab.end_process("l4-1")
+        site.lab.start("l4-1")
+        complete(site, "l4-1", ends)
+    finally:
+        site.unicast(True)
+    takes_over(site, running, "l4-1", ends)
+
+
 def test_a_server_is_drained(site: Site, running: Traffic, ends: list[End]) -> None:
     """It keeps what it has, and gets nothing new."""
     drained = [endpoint(address, 0).rpartition(":")[0] for host in site.topology.of("backend")[:1]
