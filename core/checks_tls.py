@@ -17,7 +17,6 @@ PRELOAD_MAX_AGE_S = 31_536_000
 def check(model: Model, places: Places) -> Iterator[Problem]:
     """Every problem of these options, one listener after the other."""
     yield from _authorities(model, places)
-    with_rules = {rule.listener for rule in model.rules.values()}
     for listener in model.listeners.values():
         path = places[Kind.LISTENERS, listener.name]
         yield from _strict_transport(listener, path)
@@ -25,7 +24,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
             why = "no authorities to verify a client's certificate by"
             yield Problem((*path, "client_certificate"), why, "give ca_certificate too, or remove it")
         if listener.https_redirect_port and listener.protocol is Protocol.HTTP:
-            yield from _redirect(listener, listener.name in with_rules, model, path)
+            yield from _redirect(listener, model, path)
 
 
 def _authorities(model: Model, places: Places) -> Iterator[Problem]:
@@ -49,12 +48,11 @@ def _strict_transport(listener: Listener, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "hsts_preload"), why, remedy)
 
 
-def _redirect(listener: Listener, has_rules: bool, model: Model, path: Path) -> Iterator[Problem]:
+def _redirect(listener: Listener, model: Model, path: Path) -> Iterator[Problem]:
     where = (*path, "https_redirect_port")
-    if listener.backend_service or has_rules:
-        what = "backend_service" if listener.backend_service else "rules"
-        why = f"every request is redirected, so that none would reach its {what}"
-        yield Problem(where, why, f"remove it, or the {what}")
+    if listener.backend_service:
+        why = "what no rule matches is redirected, so that nothing would reach its backend_service"
+        yield Problem(where, why, "remove it, or the backend_service")
     ports = [
         str(other.port)
         for other in model.listeners.values()

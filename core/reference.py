@@ -146,7 +146,7 @@ RULES = {
     "IP versions: a VIP of a tcp or udp listener needs servers of its own version, and uses those of a group that has "
     "both; a VIP of an http or https listener behind l4 nodes needs l7 nodes that have an address of its version.",
     Kind.LISTENERS: "http and https listeners belong to an instance of type alb and forward to backend services of "
-    "protocol http, by `backend_service`, by rules, or both; an http listener may instead redirect all requests to an "
+    "protocol http, by `backend_service`, by rules, or both; an http listener may redirect what no rule matches to an "
     "https listener of its instance. tcp and udp listeners belong to an instance of type nlb or dnlb with VIPs, and "
     "forward to a `backend_service` of their own protocol. Two listeners never share address, transport "
     "and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
@@ -255,7 +255,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "handshake_timeout_s": "how long a TLS handshake may take",
         "max_handshakes_per_client": "TLS handshakes at a time of one IPv4 address or IPv6 /64, in each worker "
         "process; 0: any number",
-        "https_redirect_port": "redirects every request to https on this port, instead of forwarding; 0: does not",
+        "https_redirect_port": "redirects requests that no rule matches to https on this port; 0: does not",
     },
     Rule: {
         "name": NAME,

@@ -213,9 +213,9 @@ class Exchange:
         except Refused as refused:
             self.offset = refused.offset
             return self._reply(refused.code)
-        if self._router.https_port:
-            return self._redirect(self._router.https_port)
         self._service = self._router.route(head.host, self.target)
+        if not self._service and self._router.https_port:
+            return self._redirect(self._router.https_port)
         if not self._service:
             return self._reply(Code.NO_RULE)
         return [Assign(self._service, self._repeatable)]

@@ -73,7 +73,7 @@ class Router:
     """The rules of one listener, arranged for look-up: a few dictionary reads, whatever their number."""
 
     def __init__(self, rules: Iterable[Rule], default: str, https_port: int = 0) -> None:
-        """`https_port`: where every request is redirected to, by https; 0: none is."""
+        """`https_port`: where requests without a backend service are redirected to, by https; 0: nowhere."""
         self.https_port = https_port
         self._default = default
         domains: dict[str, list[tuple[str, str]]] = {}

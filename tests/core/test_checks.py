@@ -127,7 +127,7 @@ CASES = [
     (
         'name = "http", ',
         'name = "http", https_redirect_port = 443, ',
-        "listeners.http.https_redirect_port: every request is redirected, so that none would reach its "
+        "listeners.http.https_redirect_port: what no rule matches is redirected, so that nothing would reach its "
         "backend_service; remove it, or the backend_service",
     ),
     (
@@ -546,14 +546,11 @@ STATELESS = SOUND.replace('type = "nlb"', 'type = "dnlb"').replace('"spread" }',
 SECOND = '{ name = "dns2", instance = "%s", protocol = "udp", port = 53, backend_service = "dns"%s },\n]\nrules'
 
 
-def test_a_redirect_needs_nothing_to_forward_to() -> None:
+def test_a_redirect_needs_nothing_to_forward_to_and_may_have_rules() -> None:
     redirecting = SOUND.replace('port = 80, backend_service = "web" },', "port = 80, https_redirect_port = 443 },")
     assert errors(redirecting) == []
     ruled = 'rules = [{ name = "some", listener = "http", backend_service = "web" },'
-    assert errors(redirecting.replace("rules = [", ruled)) == [
-        "listeners.http.https_redirect_port: every request is redirected, so that none would reach its rules; "
-        "remove it, or the rules"
-    ]
+    assert errors(redirecting.replace("rules = [", ruled)) == []
 
 
 def test_a_stateless_instance_with_hashes_is_sound() -> None:

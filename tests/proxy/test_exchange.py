@@ -469,7 +469,8 @@ def test_ended_is_the_end_and_is_reached_from_everywhere() -> None:
 def redirecting(line: bytes, fields: bytes = b"Host: a.test:80\r\n", rest: bytes = b"") -> Playbook:
     head = read_request(line + b"\r\n" + fields + b"\r\n")
     assert head is not None
-    return Playbook(Exchange(head, ORIGIN, Router((), "", 443), b"id", lambda: b"now", rest=rest)).on("start")
+    router = Router([Rule("r", "web", "acme", "", "/.well-known/acme-challenge/")], "", 443)
+    return Playbook(Exchange(head, ORIGIN, router, b"id", lambda: b"now", rest=rest)).on("start")
 
 
 @pytest.mark.parametrize(("method", "status"), [(b"GET", 301), (b"HEAD", 301), (b"POST", 308), (b"DELETE", 308)])
@@ -478,6 +479,11 @@ def test_redirected_to_https(method: bytes, status: int) -> None:
     assert b"\r\nLocation: https://a.test/b?c\r\n" in play.sent()
     assert (play.exchange.status, play.exchange.error, play.exchange.source) == (status, None, None)
     assert status_of(play) == status
+
+
+def test_rules_go_before_the_redirect() -> None:
+    """As http-01 of ACME needs it (RFC 8555 §8.3)."""
+    redirecting(b"GET /.well-known/acme-challenge/x HTTP/1.1").gives(Assign("acme", True))
 
 
 def test_a_redirected_body_is_not_waited_for() -> None:
