@@ -42,6 +42,8 @@ PURE = (
     "proxy.exchange",
     "proxy.pool",
     "keyserver.protocol",
+    "keyserver.messages",
+    "keyserver.bodies",
     "keyserver.policy",
     "keyserver.grants",
     "keyserver.chains",
