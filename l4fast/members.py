@@ -26,7 +26,7 @@ from l4fast.sweep import Seen
 ServiceKey = tuple[str, int, str]  # VIP, port, "tcp" or "udp"
 Member = tuple[ServiceKey, str, int]  # a listener, and address and port of its real
 # enum operation of types.h
-FORGET, ADOPT, END = 0, 1, 2
+ADOPT, END = 0, 1
 # Fields of struct member_stats, all of them, in their order
 COUNTERS = ("packets_in", "bytes_in", "packets_out", "bytes_out", "sessions_made")
 NOBODY: Member = (("", 0, ""), "", 0)  # has number 0
@@ -206,10 +206,6 @@ class Members:
     def _counters(self, member: Member) -> dict[str, int]:
         values = self._stats.get_per_cpu(self._stats.key(self._indexes.used[member]), self._plane.cpus)
         return {name: sum(getattr(value, name) for value in values) for name in COUNTERS}
-
-    def forget(self, keys: Sequence[bytes]) -> None:
-        """These sessions will be deleted or written anew: they count no more."""
-        self._account(FORGET, keys)
 
     def adopt(self, keys: Sequence[bytes]) -> None:
         """These sessions have come from elsewhere: they count, if their listener does and they are not at their end."""

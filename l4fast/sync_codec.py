@@ -150,12 +150,6 @@ def records_per_datagram(key_size: int, value_size: int) -> int:
     return min(MAX_COUNT, MAX_BODY // (key_size + value_size))
 
 
-def split_records(header: Header, body: bytes) -> tuple[bytes, bytes]:
-    """The keys block and the values block of a body with records."""
-    end = header.count * header.key_size
-    return body[:end], body[end:]
-
-
 def pack_hello(hello: Hello) -> bytes:
     numbers = (number & 0xFFFFFFFF for number in (hello.sessions, hello.dropped, hello.lost, hello.seed))
     return _HELLO.pack(*numbers, hello.port) + hello.name.encode()[:MAX_NAME]

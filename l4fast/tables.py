@@ -233,13 +233,6 @@ class Tables:
         """The sessions of these keys end, if their last packet came no later; returns how many they were."""
         return self._merging[version].end(keys, until_s)
 
-    def delete_sessions(self, version: int, keys: Sequence[bytes]) -> int:
-        """Ends these sessions; returns how many there were."""
-        tables = self.versions[version]
-        if tables.members.any_counted:
-            tables.members.forget(keys)
-        return tables.session_map.delete_many(b"".join(keys), len(keys)) if keys else 0
-
     def end_sessions(self, sessions: Iterable[Seen]) -> int:
         """These go, if nothing has happened to them since they were seen; returns how many entries were deleted."""
         of_version: dict[int, list[Seen]] = {}
@@ -250,10 +243,6 @@ class Tables:
     def count_sessions(self, version: int, keys: Sequence[bytes]) -> None:
         """These sessions, which a sweep has found, are to count as connections of their reals."""
         self.versions[version].members.adopt(keys)
-
-    def split_keys(self, version: int, keys: bytes) -> list[bytes]:
-        size = self.versions[version].key_size
-        return [keys[at : at + size] for at in range(0, len(keys), size)]
 
     def connections(self) -> dict[str, dict[str, int]]:
         """Of listeners with lc or wlc, by name: the connections of each real, "address:port"."""

@@ -27,7 +27,7 @@ from l4fast.merging import Merged
 from l4fast.rings import MAGLEV_SMALL
 from l4fast.sessions import Wanted
 from l4fast.sweep import Sweep
-from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, ECHO_PER_CPU_S, Tables
+from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, ECHO_PER_CPU_S, FOREVER_S, Tables
 
 NODE_MAC = bytes.fromhex("02000000000a")
 ROUTER_MAC = bytes.fromhex("020000000001")
@@ -439,7 +439,7 @@ class Harness:
             keys = struct.pack(f"={syns.max_entries}I", *range(syns.max_entries))
             syns.put_many(keys, bytes(ct.sizeof(syns.value)) * syns.max_entries, syns.max_entries)
         for version, keys, _, _ in list(self.tables.session_blocks(1024)):
-            self.tables.delete_sessions(version, self.tables.split_keys(version, keys))
+            self.tables.end_keys(version, keys, FOREVER_S)
         self.tables.sweep = Sweep()
         self.macs = {**REAL_MACS, CLIENT_GATEWAY: GATEWAY_MAC, CLIENT_GATEWAY6: GATEWAY_MAC}
         self.tables.set_epoch(NOW_S)

@@ -647,9 +647,8 @@ int least(struct xdp_md *ctx)
     return XDP_DROP;
 }
 
-/* Run by the daemon before it deletes sessions or writes a peer's over them (ACCOUNT_FORGET), and after it has written
- * them (ACCOUNT_ADOPT): the connections of lc and wlc stay exact. ACCOUNT_END deletes those that nothing has happened to
- * since the daemon read them. */
+/* Run by the daemon over sessions that it has read: those that are to count as connections (ACCOUNT_ADOPT), and those that
+ * go if nothing has happened to them since (ACCOUNT_END). */
 int account(struct xdp_md *ctx)
 {
     int zero = 0;
@@ -667,9 +666,7 @@ int account(struct xdp_md *ctx)
         s = sessions.lookup(&key);
         if (!s)
             continue;
-        if (request->operation == ACCOUNT_FORGET)
-            uncount(s);
-        else if (request->operation == ACCOUNT_ADOPT)
+        if (request->operation == ACCOUNT_ADOPT)
             revive(&key, s);
         else if (s->last_s == request->last_s[i] && s->state == request->state[i])
             request->ended += forget(&key, s);

@@ -307,7 +307,7 @@ struct toll {
 
 /* map `accounting`, element 0: what the program `account` is to do with the sessions of these keys */
 #define ACCOUNT_KEYS 32
-enum operation { ACCOUNT_FORGET, ACCOUNT_ADOPT, ACCOUNT_END };
+enum operation { ACCOUNT_ADOPT, ACCOUNT_END };
 struct account {
     __u32 operation;
     __u32 count;

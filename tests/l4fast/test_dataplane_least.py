@@ -18,6 +18,7 @@ from core.schedule import LeastConnections, Picker, RoundRobin, WeightedLeastCon
 from l4fast.addresses import put_address
 from l4fast.expiry import expire
 from l4fast.sessions import STATES
+from l4fast.tables import FOREVER_S
 from tests.packets import ACK, CLIENT, FIN, NOW_S, REALS, RST, SYN, UDP, Harness, Packet, service
 
 pytestmark = pytest.mark.root
@@ -197,7 +198,7 @@ def test_those_that_expire_or_are_deleted_count_no_more(harness: Harness) -> Non
     for n in range(30):
         opened(harness, Packet(source_port=2000 + n))
     keys = next(iter(harness.tables.versions[4].session_map.blocks(1024)))[0]
-    assert harness.tables.delete_sessions(4, harness.tables.split_keys(4, keys)[:7]) == 7
+    assert harness.tables.end_keys(4, keys[: 7 * harness.tables.versions[4].key_size], FOREVER_S) == 7
     assert sum(exact(harness)["tcp-80"].values()) == 23
     assert expire(harness.tables, NOW_S + 900, 1 << 20) == 23
     assert sum(exact(harness)["tcp-80"].values()) == 0
@@ -237,7 +238,7 @@ def test_sessions_of_peers_count_too(harness: Harness, state: str) -> None:
         counts = exact(harness)
         assert sum(counts["tcp-80"].values()) == (50 if state == "established" else 0)
         assert expected in (None, counts)
-    harness.tables.delete_sessions(4, harness.tables.split_keys(4, told[0]))
+    harness.tables.end_keys(4, told[0], FOREVER_S)
     assert sum(exact(harness)["tcp-80"].values()) == 0
     harness.merge(4, *told)
     for n in range(50):  # and the first packet here changes nothing
@@ -249,7 +250,7 @@ def test_datagrams_of_peers_count_too(harness: Harness) -> None:
     for n in range(20):
         opened(harness, Packet(protocol=UDP, port=53, source_port=2000 + n))
     told = records(harness, {})
-    harness.tables.delete_sessions(4, harness.tables.split_keys(4, told[0]))
+    harness.tables.end_keys(4, told[0], FOREVER_S)
     assert sum(exact(harness)["udp-53"].values()) == 0
     harness.merge(4, *told)
     assert sum(exact(harness)["udp-53"].values()) == 20

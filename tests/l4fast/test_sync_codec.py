@@ -29,7 +29,6 @@ from l4fast.sync_codec import (
     parse_hello,
     parse_resend,
     records_per_datagram,
-    split_records,
 )
 from l4fast.sync_keys import ClusterKey
 
@@ -45,6 +44,12 @@ def sealer(key: ClusterKey = KEY, boot: int = 3, salt: int = 4) -> Sealer:
 def opened(datagram: bytes, key: ClusterKey = KEY) -> tuple[Header, bytes]:
     header = parse_header(datagram)
     return header, open_body(key.cipher(header.node, header.boot, header.salt), header, datagram)
+
+
+def split_records(header: Header, body: bytes) -> tuple[bytes, bytes]:
+    """Keys and values."""
+    end = header.count * header.key_size
+    return body[:end], body[end:]
 
 
 def test_header_bytes() -> None:
