@@ -30,7 +30,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import Row
+from bench import Row, tls_flood
 from core.model import Certificate
 from keyserver.client import KeyClient
 from proxy.tls import TlsServer
@@ -191,6 +191,8 @@ def run(quick: bool) -> list[Row]:
                 alone, together = statistics.median(each.alone), statistics.median(each.together)
                 rows.append(Row(name, "cpu µs/handshake", alone, "nginx, local key", against, goal))
                 rows.append(Row(f"{name}+keyserver", "cpu µs/handshake", together, "nginx, local key", against))
+            if kind == "P-256":
+                rows += tls_flood.rows(ours[0].port, 2 if quick else turns, 2 * seconds)
     return rows
 
 

@@ -340,7 +340,7 @@ class Listener:
     ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
     client_certificate: ClientCertificate = ClientCertificate.REQUIRED
     handshake_timeout_s: Annotated[int, Range(1, 60, "s")] = 10
-    max_handshakes_per_client: Annotated[int, Range(0, 10_000)] = 256
+    max_handshakes_per_client: Annotated[int, Range(0, 10_000)] = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Terms:
     """What a listener grants. `per_client`: handshakes at a time, 0 for any number; `exempt`: who has no such limit."""
 
     timeout_s: float = 10.0
-    per_client: int = 256
+    per_client: int = 1024
     exempt: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
