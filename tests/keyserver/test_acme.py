@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from certs.authority import Authority, key_id
 from certs.chain import inspect
@@ -34,6 +35,7 @@ from keyserver.passphrases import NONE
 from proxy.rules import Router
 from tests.keyserver import pebble
 from tests.keyserver.pebble import Pebble
+from tests.proxy.test_server import node
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,7 @@ class Cluster:
     issuer: Issuer
     settings: Settings
     clock: Clock
+    answers: TestServer
 
     async def configure(self, **domains: list[str]) -> None:
         """Certificates with these domains and without a chain, as `paifang apply` leaves them."""
@@ -82,7 +85,7 @@ async def cluster(tmp_path: Path, server: Pebble) -> AsyncIterator[Cluster]:
     issuer = Issuer(settings, Control(settings.api, settings.token_file))
     answers = TestServer(responder(issuer), port=server.http_port)
     await answers.start_server()
-    yield Cluster(plane, issuer, settings, clock)
+    yield Cluster(plane, issuer, settings, clock, answers)
     await answers.close()
     await control.close()
     store.close()
@@ -265,6 +268,57 @@ def test_the_process(tmp_path: Path) -> None:
     log = (tmp_path / "log").read_text()
     assert "Cannot connect to host 127.0.0.1:1" in log
     assert "Traceback" not in log
+
+
+async def test_what_the_ca_gives_is_looked_at(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Authority.init(cluster.settings.state / "ca")
+    key = ec.generate_private_key(ec.SECP256R1())
+    monkeypatch.setattr(Orders, "order", lambda *_: other.issue_leaf(key.public_key(), ["shop.test"]).decode())
+    await cluster.configure(shop=["shop.test"])
+    await cluster.issuer.turn()
+    assert not cluster.chain("shop")
+    assert "the CA's chain cannot be served: the key server holds no private key for it" in caplog.text
+    assert not (cluster.settings.state / "shop.pem").exists()
+
+
+async def test_a_certificate_that_is_changed_meanwhile_is_left_alone(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, loop = Orders.order, asyncio.get_running_loop()
+
+    def slowly(self: Orders, *arguments: Any) -> str:
+        chain = order(self, *arguments)
+        asyncio.run_coroutine_threadsafe(cluster.configure(shop=["other.test"]), loop).result(10)
+        return chain
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Orders, "order", slowly)
+        await cluster.configure(shop=["shop.test"])
+        await cluster.issuer.turn()
+    certificate = cluster.plane.current.model.certificates["shop"]
+    assert (certificate.domains, certificate.chain) == (("other.test",), "")
+    await cluster.issuer.turn()
+    assert inspect(cluster.chain("shop"), datetime.now(UTC)).names == ("other.test",)
+
+
+async def test_the_ca_finds_the_answer_through_an_l7_node(cluster: Cluster, server: Pebble) -> None:
+    """By the configuration that the document shows, its addresses replaced."""
+    await cluster.answers.close()
+    answers = TestServer(responder(cluster.issuer))
+    await answers.start_server()
+    text = (Path(acme.__file__).parents[1] / "docs" / "certificates.md").read_text()
+    (shown,) = re.findall(r"(?s)A rule leads.*?```toml\n(.*?)```", text)
+    shown = shown.replace("port = 80\n", f"port = {server.http_port}\n")
+    shown = shown.replace('address = "10.0.0.5", port = 8475', f'address = "127.0.0.1", port = {answers.port}')
+    model = load_config(shown, path="doc", format="toml")
+    async with node(workers=1) as supervisor:
+        await supervisor.apply(model, 1)
+        await cluster.configure(shop=["shop.example"])
+        await cluster.issuer.turn()
+    await answers.close()
+    assert inspect(cluster.chain("shop"), datetime.now(UTC)).names == ("shop.example",)
 
 
 def test_the_documents_rule_leads_challenges_here() -> None:
