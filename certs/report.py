@@ -22,11 +22,15 @@ class ChainReport:
     problems: tuple[str, ...]
 
 
+VOID = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Staple:
     """An OCSP answer for a chain's leaf, and until when it may be given to clients.
 
-    answer: DER; empty where there is none. ends: seconds since 1970, 0 without an answer. why: what keeps it from
+    answer: DER; empty where there is none. ends: seconds since 1970; without an answer 0, or VOID where one that was
+    given before must not be used any more. why: what keeps it from
     coming or from being renewed; empty if nothing does, or if the certificate names no responder.
     """
 

@@ -205,6 +205,15 @@ def start(settings: Settings) -> int:
     return uvloop.run(serve(settings, audit))
 
 
+def _acme(arguments: list[str]) -> int:
+    """The issuer, whose library is optional. Raises StartError."""
+    try:
+        from keyserver import acme
+    except ModuleNotFoundError as error:
+        raise StartError(f"{error.name} is missing: pip install 'paifang[acme]'") from None
+    return acme.main(arguments)
+
+
 def main() -> int:
     logs.setup("keyserver")
     try:
@@ -213,9 +222,7 @@ def main() -> int:
                 issue.main(arguments)
                 return 0
             case ["acme", *arguments]:
-                from keyserver import acme  # its library is optional
-
-                return acme.main(arguments)
+                return _acme(arguments)
             case ["check", *arguments]:
                 return check.main(arguments)
             case ["ping", *arguments]:

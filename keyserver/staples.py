@@ -21,7 +21,7 @@ from datetime import datetime
 
 from certs import ocsp
 from certs.ocsp import Answer, OcspError, RevokedError, Subject
-from certs.report import Staple
+from certs.report import VOID, Staple
 from control.node.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class _Chain:
     why: str = ""  # there is no answer, or no newer one
     answer: Answer | None = None
     fetching: bool = False
+    revoked: bool = False
     due: float = 0.0
     delay_s: float = RETRY_S[0]
     asked: float = 0.0
@@ -93,7 +94,7 @@ class Staples:
             self._fetches += 1
             self._tasks.spawn(self._renew(chain, chain.subject, now), "OCSP answer")
         if chain.answer is None:
-            return Staple(b"", 0, chain.why or FETCHING)
+            return Staple(b"", VOID if chain.revoked else 0, chain.why or FETCHING)
         return Staple(chain.answer.der, int(chain.answer.ends.timestamp()), chain.why)
 
     async def _renew(self, chain: _Chain, subject: Subject, begun: float) -> None:
@@ -103,7 +104,7 @@ class Staples:
         except OcspError as error:
             self.counters["ocsp_failed"] += 1
             if isinstance(error, RevokedError):
-                chain.answer = None
+                chain.answer, chain.revoked = None, True
             if chain.why != str(error):
                 log.warning("OCSP answer for %s: %s", _name(subject), error)
             chain.why = str(error)
@@ -112,7 +113,7 @@ class Staples:
         else:
             self.counters["ocsp_fetched"] += 1
             log.info("OCSP answer for %s: good until %s", _name(subject), f"{chain.answer.ends:%Y-%m-%d %H:%M} UTC")
-            chain.why, chain.delay_s = "", RETRY_S[0]
+            chain.why, chain.delay_s, chain.revoked = "", RETRY_S[0], False
             wait_s = max((ocsp.renewal(chain.answer) - self._clock()).total_seconds(), RETRY_S[0])
         finally:
             chain.fetching = False

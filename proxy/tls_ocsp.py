@@ -4,7 +4,7 @@ OpenSSL asks by a callback of the context, once for each client that wants to kn
 chosen the certificate. The callback looks the leaf up and gives OpenSSL a copy of the answer, which it frees. It runs
 on the stack of `do_handshake`, so it never waits, and never raises: without an answer the handshake goes on.
 
-`Staples` asks the key server for each chain that names a responder: in seconds while there is no answer, else every
+`Staples` asks the key server for each chain that names a responder: in seconds while there is no answer, at last every
 minute. It is told when an answer ends and looks at the clock in each handshake, so that nobody gets a stale one even
 where the key server has long gone.
 """
@@ -27,6 +27,7 @@ from proxy.tls_native import NativeUnavailable, libssl, ssl_ctx
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 60.0
+ASK_SOON_S = 2.0  # without an answer; doubled each time, up to the above
 SET_STATUS_CALLBACK, SET_STATUS_ANSWER = 63, 71  # tls1.h: SSL_CTRL_SET_TLSEXT_STATUS_REQ_CB, …_REQ_OCSP_RESP
 OK, NO_ANSWER = 0, 3  # SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK
 MAX_LEAF_BYTES = 1 << 16
@@ -56,6 +57,7 @@ class _Leaf:
     ends: float = 0.0
     why: str = ""
     asked: float = 0.0
+    wait_s: float = ASK_AGAIN_S
 
 
 class Staples:
@@ -101,7 +103,7 @@ class Staples:
         self._leaves = {leaf: known for leaf, known in self._leaves.items() if leaf in wanted}
         for leaf, credential in wanted.items():
             known = self._leaves.get(leaf)
-            if known is None or not self.has(credential) or now - known.asked >= ASK_AGAIN_S:
+            if known is None or now - known.asked >= known.wait_s:
                 await self.ask_for(credential, now)
 
     async def ask_for(self, credential: Credential, now: float) -> None:
@@ -117,9 +119,14 @@ class Staples:
                 if error.code is ErrorCode.UNKNOWN_REQUEST
                 else str(error)
             )
-            after = _Leaf(before.answer, before.ends, why, now)
+            after = _Leaf(before.answer, before.ends, why)
         else:
-            after = _Leaf(given.answer, given.ends, given.why, now)
+            # A key server that has none yet says nothing against the answer of another one, or of its predecessor.
+            kept = before if not given.answer and given.ends >= 0 and before.ends > self._clock() else given
+            after = _Leaf(kept.answer, kept.ends, given.why)
+        after.asked = now
+        if after.ends <= self._clock():
+            after.wait_s = min(ASK_SOON_S if before.asked == 0 or before.answer else 2 * before.wait_s, ASK_AGAIN_S)
         self._leaves[credential.leaf] = after
 
     def _known(self, credential: Credential) -> _Leaf:

@@ -27,6 +27,7 @@ from core.config import from_dict, to_dict
 from core.config import load as load_config
 from core.resolve import l7_listeners
 from keyserver import acme, acme_plan
+from keyserver.__main__ import main as keyserver_main
 from keyserver.acme import Control, Issuer, Settings, responder
 from keyserver.acme_order import OrderError, Orders
 from keyserver.errors import StartError
@@ -250,6 +251,16 @@ def test_terms_have_to_be_agreed_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 2
     assert "the CA at https://ca.test/dir wants its terms agreed to" in capsys.readouterr().err
     assert acme.parse([*ARGUMENTS, "--agree-tos"]).directory == "https://ca.test/dir"
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "acme" or name.startswith("keyserver.acme")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("keyserver.acme")
+    monkeypatch.setitem(sys.modules, "acme", None)
+    monkeypatch.setattr(sys, "argv", ["keyserver", "acme", *ARGUMENTS])
+    assert keyserver_main() == 2
+    assert "acme is missing: pip install 'paifang[acme]'" in capsys.readouterr().err
 
 
 def test_the_process(tmp_path: Path) -> None:

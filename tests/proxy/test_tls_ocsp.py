@@ -11,11 +11,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.report import Staple
+from certs.report import VOID, Staple
 from core.model import Certificate
 from keyserver.errors import ErrorCode, KeyServerError
-from proxy import tls_native, tls_ocsp
+from proxy import keyless, tls_native, tls_ocsp
+from proxy.tls_certificates import Credential, read
 from proxy.tls_native import NativeUnavailable
+from proxy.tls_ocsp import Staples
 from tests.proxy.tls_support import LOOPS, WAYS, Key, LocalKeys, certificate, get, new_key, run, serving
 from tests.responder import Responder
 
@@ -48,6 +50,10 @@ def answer(of: Responder, web: Certificate, ends: float | None = None) -> Staple
     leaf = x509.load_pem_x509_certificate(web.chain.encode())
     assert of.ends is not None
     return Staple(of.answer(leaf), int(of.ends.timestamp() if ends is None else ends), "")
+
+
+def leaf_of(web: Certificate) -> bytes:
+    return x509.load_pem_x509_certificate(web.chain.encode()).public_bytes(Encoding.DER)
 
 
 def status(port: int, version: str, *options: str) -> str:
@@ -115,6 +121,8 @@ def test_answers_come_later_and_are_renewed_without_a_new_configuration(monkeypa
         keys = StapledKeys([P256])
         async with serving(keys, [web]) as served:
             assert NONE in await asyncio.to_thread(status, served.port, "-tls1_3")
+            monkeypatch.setattr(tls_ocsp, "ASK_SOON_S", 0.0)
+            served.tls._staples._leaves.clear()
             fetching = "certificate 'web': no OCSP answer is stapled: its OCSP answer is being fetched"
             assert await served.tls.recheck() == [fetching]
             keys.staples[web.chain] = answer(of, web)
@@ -123,10 +131,54 @@ def test_answers_come_later_and_are_renewed_without_a_new_configuration(monkeypa
             asked = len(keys.questions)
             assert await served.tls.recheck() == []
             assert len(keys.questions) == asked, "not before a minute is over"
-            monkeypatch.setattr(tls_ocsp, "ASK_AGAIN_S", 0.0)
+            served.tls._staples._leaves[leaf_of(web)].wait_s = 0.0
             keys.refused = ErrorCode.UNAVAILABLE
             assert await served.tls.recheck() == ["certificate 'web': no OCSP answer is renewed: unavailable"]
             assert STATUS in await asyncio.to_thread(status, served.port, "-tls1_3"), "the old one stays"
+
+    run(main())
+
+
+async def asking(keys: StapledKeys, web: Certificate) -> tuple[Staples, Credential]:
+    keyless.load()
+    return Staples(keys, lambda: 1000.0), read(web)
+
+
+def test_what_is_missing_is_asked_for_less_and_less_often() -> None:
+    async def main() -> None:
+        web = chain(Responder(), P256)
+        keys = StapledKeys([P256])
+        staples, credential = await asking(keys, web)
+        asked = []
+        for second in range(200):
+            before = len(keys.questions)
+            await staples.ask([credential], 100.0 + second)
+            if len(keys.questions) > before:
+                asked.append(second)
+        assert asked == [0, 2, 6, 14, 30, 62, 122, 182]
+        keys.staples[web.chain] = Staple(b"x", 2000, "")
+        await staples.ask([credential], 400.0)
+        keys.staples.clear()
+        staples._clock = lambda: 2000.0
+        await staples.ask([credential], 460.0)
+        await staples.ask([credential], 462.0)
+        assert len(keys.questions) == len(asked) + 3, "as at the beginning"
+
+    run(main())
+
+
+@pytest.mark.parametrize(("given", "kept"), [(Staple(b"", 0, "away"), True), (Staple(b"", VOID, "revoked"), False)])
+def test_an_answer_is_kept_unless_it_is_void(given: Staple, kept: bool) -> None:
+    async def main() -> None:
+        web = chain(Responder(), P256)
+        keys = StapledKeys([P256], staples={web.chain: Staple(b"x", 2000, "")})
+        staples, credential = await asking(keys, web)
+        await staples.ask([credential], 100.0)
+        assert staples.has(credential)
+        keys.staples[web.chain] = given
+        await staples.ask([credential], 160.0)
+        assert staples.has(credential) is kept
+        assert staples.why_not(credential) == given.why
 
     run(main())
 
