@@ -47,8 +47,10 @@ HELLO_SOON_S: Final = 0.05  # to a newcomer, who may be one of many
 CLOCK_SKEW_S: Final = 30.0  # replays older than this are refused even by a node that has just started
 CLOCK_PROBLEM_S: Final = 5  # sessions that end are forgotten so much later or earlier elsewhere
 ASK_S: Final = 0.01  # between two requests to one peer
-# Datagrams sent again between two hellos: these and as many as were new. Peers cannot make us flood the network.
+# Datagrams sent again: as many as were new, saved up to a history's worth, and these between two hellos in any case.
+# Peers cannot make us flood the network.
 RESENDS_PER_HELLO: Final = 256
+RESENDS_MOST: Final = WINDOW
 
 COUNTERS: Final = (
     "sent_datagrams", "sent_records", "sent_hellos", "resent", "send_queue_full", "send_error",
@@ -107,7 +109,6 @@ class Sync:
         self._max_peers = max_peers
         self._history = History(history)
         self._resends_left = RESENDS_PER_HELLO
-        self._new_since_hello = 0
         self._out: deque[bytes] = deque()
         self._hello_at = now
         self._dropped_until = 0.0
@@ -143,7 +144,7 @@ class Sync:
         for sequence, datagram in enumerate(datagrams, self._sealer.sequence - len(datagrams) + 1):
             self._history.add(sequence, datagram)
         self._out.extend(datagrams)
-        self._new_since_hello += len(datagrams)
+        self._resends_left = min(self._resends_left + len(datagrams), RESENDS_MOST)
         self.counters["sent_datagrams"] += len(datagrams)
 
     @property
@@ -190,8 +191,7 @@ class Sync:
 
     def _hello(self, now: float, wall_us: int) -> None:
         self._hello_at = now + HELLO_S
-        self._resends_left = RESENDS_PER_HELLO + self._new_since_hello
-        self._new_since_hello = 0
+        self._resends_left = max(self._resends_left, RESENDS_PER_HELLO)
         dropped = self.counters["send_queue_full"] + self.counters["send_error"]
         hello = Hello(self.name, self.sessions, dropped, self.lost, self.seed, self.port)
         self._send(Type.HELLO, pack_hello(hello), wall_us)

@@ -262,10 +262,13 @@ def test_resends_are_bounded_and_only_ours() -> None:
     for i in range(WINDOW + 100):
         page(a, i)
     ask = Resend(a.node, 10, ((1, 10**12),))
-    assert resend(a, b, ask, 0.5) == RESENDS_PER_HELLO
+    assert resend(a, b, ask, 0.5) == WINDOW  # as many as were new, but it keeps no more
     assert resend(a, b, ask, 0.9) == 0
     tick(a, 1.0)
-    assert resend(a, b, ask, 1.0) == WINDOW  # as many as were new, but it keeps no more
+    assert resend(a, b, ask, 1.0) == RESENDS_PER_HELLO
+    assert resend(a, b, ask, 1.9) == 0
+    page(a)
+    assert resend(a, b, ask, 1.9) == 1
     tick(a, 2.0)
     assert resend(a, b, ask, 2.0) == RESENDS_PER_HELLO
     tick(a, 3.0)
