@@ -72,6 +72,11 @@ def only(suite: str) -> tuple[str, ...]:
         (MODERN, "EC", V1_3, "TLSv1.3"),
         (MODERN, "EC", (), "TLSv1.3"),
         (MODERN, "RSA", only("ECDHE-RSA-AES256-SHA384"), "no_overlap"),
+        # In TLS 1.2 a client's groups have to allow an ECDSA certificate's curve too: hence RSA.
+        *((MODERN, "RSA", (*V1_2, "-groups", group), "TLSv1.2") for group in ("X25519", "P-256", "P-384")),
+        *((MODERN, "RSA", (*V1_3, "-groups", group), "TLSv1.3") for group in ("X25519", "P-256", "P-384")),
+        *((MODERN, "RSA", (*V1_2, "-groups", group), "no_overlap") for group in ("X448", "P-521")),
+        *((MODERN, "RSA", (*V1_3, "-groups", group), "no_overlap") for group in ("X448", "P-521")),
         (NEW, "RSA", (*V1_2, *ALL), "version"),
         (NEW, "RSA", V1_3, "TLSv1.3"),
         (NEW, "EC", ("-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_SHA256"), "no_overlap"),
