@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +29,7 @@ from control.node.files import write_atomic
 log = logging.getLogger(__name__)
 
 FORMAT: Final = 1  # of a kept file
-KEPT_FILES: Final = 16  # two a release, and the benchmarks' and tests' own
+KEPT_FILES: Final = 32  # two a release, and the benchmarks' and tests' own
 
 _INSTRUCTION: Final = struct.Struct("=BBhi")  # struct bpf_insn: code, registers, offset, immediate
 _LOAD_64: Final = 0x18  # BPF_LD | BPF_DW | BPF_IMM, of two instructions
@@ -115,16 +117,24 @@ def kept(key: str, make: Callable[[], Bytecode]) -> Bytecode:
         _only_roots(directory())
         if found := _read(path):
             return found
+        with _alone(path):
+            found = _read(path)  # another process may have made it meanwhile
+            made = found or make()
+            if found is None:
+                write_atomic(path, _dump(made))
+                _forget_old(directory())
+            return made
     except OSError as error:
         log.warning("%s: %s; compiled programs are not kept, so that each start takes seconds", directory(), error)
         return make()
-    made = make()
-    try:
-        write_atomic(path, _dump(made))
-        _forget_old(directory())
-    except OSError as error:
-        log.warning("%s: %s; the compiled programs are not kept", path, error.strerror)
-    return made
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Several nodes of one machine that start together compile once."""
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _only_roots(path: Path) -> None:
@@ -158,3 +168,4 @@ def _forget_old(path: Path) -> None:
     files = sorted(path.glob("bpf-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[KEPT_FILES:]:
         file.unlink(missing_ok=True)
+        file.with_suffix(".lock").unlink(missing_ok=True)

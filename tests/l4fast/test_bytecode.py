@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,25 @@ def never() -> Bytecode:
 def test_what_was_made_is_kept_for_root_alone(directory: Path) -> None:
     assert kept("one", lambda: MADE) == MADE
     assert kept("one", never) == MADE
-    assert [oct(path.stat().st_mode)[-3:] for path in (directory, *directory.iterdir())] == ["700", "600"]
+    assert [oct(path.stat().st_mode)[-3:] for path in (directory, *directory.glob("*.json"))] == ["700", "600"]
+
+
+def test_who_waits_for_another_does_not_make_it_too(directory: Path) -> None:
+    """Whoever comes second finds it made when its turn has come."""
+    begun, times = threading.Event(), []
+
+    def slowly() -> Bytecode:
+        begun.set()
+        times.append(1)
+        time.sleep(0.2)
+        return MADE
+
+    first = threading.Thread(target=kept, args=("one", slowly))
+    first.start()
+    assert begun.wait(5)
+    assert kept("one", slowly) == MADE
+    first.join()
+    assert len(times) == 1
 
 
 def test_another_key_is_another_thing(directory: Path) -> None:
@@ -128,7 +148,7 @@ def test_the_oldest_are_forgotten(directory: Path) -> None:
         kept(str(number), lambda: MADE)
         os.utime(directory / f"bpf-{number}.json", (number, number))
     kept("newest", lambda: MADE)
-    names = {path.name for path in directory.iterdir()}
-    assert len(names) == bytecode.KEPT_FILES
+    names = {path.name for path in directory.glob("*.json")}
+    assert len(names) == bytecode.KEPT_FILES == len(list(directory.glob("*.lock")))
     assert {"bpf-newest.json", f"bpf-{bytecode.KEPT_FILES + 1}.json"} <= names
     assert "bpf-0.json" not in names
