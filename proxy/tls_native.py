@@ -35,6 +35,10 @@ def libssl() -> c.CDLL:
     library.SSL_CTX_callback_ctrl.restype = c.c_long
     library.SSL_ctrl.argtypes = [pointer, c.c_int, c.c_long, pointer]
     library.SSL_ctrl.restype = c.c_long
+    library.SSL_load_client_CA_file.argtypes = [c.c_char_p]
+    library.SSL_load_client_CA_file.restype = pointer
+    library.SSL_CTX_set_client_CA_list.argtypes = [pointer, pointer]
+    library.SSL_CTX_set_client_CA_list.restype = None
     library.SSL_get_certificate.argtypes = [pointer]
     library.SSL_get_certificate.restype = pointer
     return library

@@ -117,8 +117,17 @@ def _ask_clients(context: ssl.SSLContext, profile: Profile) -> None:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority needs no root above it
     with text_file(f"{profile.authorities}\n{profile.revoked}") as path:
         context.load_verify_locations(path)
+        _name_authorities(context, path)
     if profile.revoked:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _name_authorities(context: ssl.SSLContext, path: str) -> None:
+    """Tells clients which authorities are meant, for those that have several certificates (RFC 8446 §4.2.4)."""
+    with suppress(NativeUnavailable):
+        names = libssl().SSL_load_client_CA_file(path.encode())
+        if names:
+            libssl().SSL_CTX_set_client_CA_list(ssl_ctx(context), names)  # which owns them from now on
 
 
 @contextmanager

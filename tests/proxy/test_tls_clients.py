@@ -65,6 +65,20 @@ def test_who_is_admitted(profile: Profile, client: ClientCert | None, admitted: 
     run(main())
 
 
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_clients_are_told_which_authorities_are_meant(version: str) -> None:
+    async def main() -> None:
+        async with serving(LocalKeys([KEY]), [WEB], profile=asking(OURS.pem + OTHERS.pem, required=False)) as served:
+            process = await asyncio.create_subprocess_exec(
+                "openssl", "s_client", "-connect", f"127.0.0.1:{served.port}", "-servername", "web.test", version,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            out, _ = await process.communicate()
+            assert b"Acceptable client certificate CA names\nCN = Partners\nCN = Others\n" in out
+
+    run(main())
+
+
 def session(port: int, context: ssl.SSLContext, before: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool]:
     """One exchange: the session that it leaves, and whether it was resumed."""
     raw = socket.create_connection(("127.0.0.1", port), 10)
