@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 
 import pytest
 
 from core.model import TlsPolicy
 from proxy.tls_profile import Profile, new_context
-from tests.proxy.tls_support import LocalKeys, certificate, new_key, run, s_client, serving
+from tests.proxy.tls_support import LocalKeys, certificate, client_context, get, new_key, run, s_client, serving
 
 P256, RSA = new_key("P-256"), new_key("RSA")
 WEB = {"EC": (P256, certificate(P256, ["web.test"])), "RSA": (RSA, certificate(RSA, ["web.test"]))}
@@ -127,5 +128,38 @@ def test_a_policy_changes_in_place_and_both_contexts_with_it() -> None:
             assert await served.tls.recheck() is None
             assert await served.tls.configure({"web": [web]}, {"web": Profile(NEW)}) == []
             assert "alert" in await s_client(served.port, "-tls1_2")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["h2"], ""), (["http/1.0", "x"], ""), ([], "")],
+)
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_the_protocol_that_alpn_agrees_on(offered: list[str], chosen: str, version: str) -> None:
+    """A client that offers others alone is told of none, and may speak HTTP/1.1."""
+
+    async def main() -> None:
+        async with serving(LocalKeys([P256]), [WEB["EC"][1]]) as served:
+            context = client_context(version)
+            context.set_alpn_protocols(offered)
+            assert f" alpn={chosen} " in await asyncio.to_thread(get, served.port, "web.test", context)
+
+    run(main())
+
+
+@pytest.mark.parametrize("policy", TlsPolicy)
+def test_nothing_is_compressed_and_nothing_comes_early(policy: TlsPolicy) -> None:
+    async def main() -> None:
+        async with serving(LocalKeys([P256]), [WEB["EC"][1]], profile=Profile(policy)) as served:
+            process = await asyncio.create_subprocess_exec(
+                "openssl", "s_client", "-connect", f"127.0.0.1:{served.port}", "-comp", "-ign_eof",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            out, _ = await process.communicate(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"\nCompression: NONE\n" in out
+            early = [line.strip() for line in out.splitlines() if b"Max Early Data" in line]
+            assert early == ([b"Max Early Data: 0"] if policy in (MODERN, NEW) else [])
 
     run(main())
