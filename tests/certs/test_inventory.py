@@ -51,7 +51,7 @@ def test_key_types(key: object, name: str) -> None:
     assert chain.key_type == name
 
 
-@pytest.mark.parametrize("text", ["", "hello", pem(MIDDLE)[:100]])
+@pytest.mark.parametrize("text", ["", "hello", pem(MIDDLE)[:100]], ids=["empty", "a word", "cut short"])
 def test_what_is_no_chain(text: str) -> None:
     assert read(text) is None
 
