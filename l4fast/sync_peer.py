@@ -240,11 +240,13 @@ class Sync:
             if abs(wall_us - header.sent_us) > CLOCK_SKEW_S * 1e6:
                 self.counters["clock"] += 1
                 return None
+            again = peer is not None and same and header.sequence < peer.window.highest
             peer = self._heard(peer, header, cipher, now)
             if peer is None:
                 return None
             peer.address = address
-            peer.compare_clocks(wall_us - header.sent_us)
+            if not again:
+                peer.compare_clocks(wall_us - header.sent_us)
             return self._take(peer, header, body, now, wall_us)
         except DatagramError as error:
             self.counters[error.fault] += 1

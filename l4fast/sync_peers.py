@@ -12,8 +12,9 @@ A node is *complete* while it is behind no peer that it hears, and has listened 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -26,6 +27,7 @@ RETURN_S: Final = 10.0  # a gap as long as this is not asked for number by numbe
 LISTEN_S: Final = SILENT_S  # by when a node that starts has heard the others
 GATHER_S: Final = 0.3  # before the first snapshot: all answer a newcomer's hello at once, and the best is asked
 CLOCKS_AGREE_US: Final = 1_000_000  # what sessions are ordered by has no more than seconds
+CLOCK_SECONDS: Final = 8  # of a peer's datagrams: not all of them have been lost and sent again
 # Between snapshots: ten times as long as the last took, within these bounds. A peer that failed rests for as long.
 PAUSE_S: Final = (5.0, 60.0)
 
@@ -62,8 +64,8 @@ class Peer:
     resend_at: float | None = None
     rests_until: float = 0.0
     shift_s: int = 0  # of this node's clock, ahead of the peer's; 0 within a second
-    least_us: int | None = None
-    compared: bool = False
+    least_us: int | None = None  # of this second
+    seconds: deque[int] = field(default_factory=lambda: deque(maxlen=CLOCK_SECONDS))  # … and of those before
     failure: str = ""
 
     def state(self, now: float) -> PeerState:
@@ -72,18 +74,18 @@ class Peer:
         return PeerState.UNSYNCED if now < self.behind_until else PeerState.SYNCED
 
     def compare_clocks(self, apart_us: int) -> None:
-        """A datagram's time on the way and the difference of the clocks, together: the least of a second comes nearest
-        to the latter alone."""
-        if not self.compared:
-            self.compared = True
-            self._set_shift(apart_us)
-        self.least_us = apart_us if self.least_us is None else min(self.least_us, apart_us)
+        """A datagram's time on the way and the difference of the clocks, together: the least of some seconds comes
+        nearest to the latter alone. One second's will not do: all that came may have been sent again."""
+        if self.least_us is None or apart_us < self.least_us:
+            self.least_us = apart_us
+            self._set_shift(min(apart_us, *self.seconds) if self.seconds else apart_us)
 
     def next_second(self) -> None:
         """With each hello."""
         if self.least_us is not None:
-            self._set_shift(self.least_us)
-        self.least_us = None
+            self.seconds.append(self.least_us)
+            self.least_us = None
+            self._set_shift(min(self.seconds))
 
     def _set_shift(self, apart_us: int) -> None:
         self.shift_s = round(apart_us / 1e6) if abs(apart_us) >= CLOCKS_AGREE_US else 0

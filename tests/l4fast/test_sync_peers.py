@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from l4fast.sync_keys import ClusterKey
-from l4fast.sync_peers import GATHER_S, LISTEN_S, PAUSE_S, SILENT_S, CatchingUp, Peer, PeerState, Source
+from l4fast.sync_peers import CLOCK_SECONDS, GATHER_S, LISTEN_S, PAUSE_S, SILENT_S, CatchingUp, Peer, PeerState, Source
 from l4fast.sync_window import Window
 
 REFRESH_S = 25.0
@@ -158,15 +158,31 @@ def test_clocks_are_compared_by_the_quickest_datagram(apart_us: list[int], shift
     peer = Cluster("a").peers[1]
     for apart in apart_us:
         peer.compare_clocks(apart)
+    for _ in range(3):
+        assert peer.shift_s == shift_s
+        peer.next_second()
+
+
+def test_seconds_in_which_all_was_late_do_not_count() -> None:
+    """And a quick one counts at once."""
+    peer = Cluster("a").peers[1]
+    peer.compare_clocks(3_000)
+    for _ in range(CLOCK_SECONDS - 1):
+        peer.next_second()
+        peer.compare_clocks(1_200_000)
+        assert peer.shift_s == 0
     peer.next_second()
-    assert peer.shift_s == shift_s
-    peer.compare_clocks(30_000_000)  # a repeat
-    assert peer.shift_s == shift_s
-    peer.compare_clocks(apart_us[0])
-    peer.next_second()
-    assert peer.shift_s == round(apart_us[0] / 1e6) * (abs(apart_us[0]) >= 1_000_000)
-    peer.next_second()
-    assert peer.shift_s == round(apart_us[0] / 1e6) * (abs(apart_us[0]) >= 1_000_000)
+    peer.compare_clocks(-4_000_000)
+    assert peer.shift_s == -4
+
+
+def test_a_clock_that_was_set_is_noticed() -> None:
+    peer = Cluster("a").peers[1]
+    peer.compare_clocks(3_000)
+    for _ in range(CLOCK_SECONDS + 1):
+        peer.next_second()
+        peer.compare_clocks(5_003_000)
+    assert peer.shift_s == 5
 
 
 def test_the_first_datagram_counts_at_once() -> None:
