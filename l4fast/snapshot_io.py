@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Final, NoReturn, Protocol
 
 from control.node.identity import Identity, IdentityError, peer_of
@@ -84,6 +85,10 @@ def listener(interface: str, ip: int, port: int) -> socket.socket:
     return sock
 
 
+def _close(connection: socket.socket, _given: asyncio.Task[None]) -> None:
+    connection.close()
+
+
 class Snapshots:
     """Gives and takes them. `start` in the loop's thread; the caller closes it.
 
@@ -129,7 +134,8 @@ class Snapshots:
                 connection.close()
             else:
                 self._connections += 1
-                self._tasks.spawn(self._connected(connection, address[0]), "snapshot")
+                given = self._tasks.spawn(self._connected(connection, address[0]), "snapshot")
+                given.add_done_callback(partial(_close, connection))  # also if it never began
 
     async def _connected(self, connection: socket.socket, name: str) -> None:
         """One peer's connection. Whatever it does ends this connection at most."""
@@ -152,8 +158,6 @@ class Snapshots:
             self._connections -= 1
             if transport is not None:
                 transport.abort()
-            else:
-                connection.close()
 
     async def _secured(self, connection: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """After the handshake, in which the peer has shown that it is an L4 node."""

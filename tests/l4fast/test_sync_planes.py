@@ -285,6 +285,7 @@ async def connected(
         io.close()
         await node.tasks.close()
         node.listening.close()
+    await asyncio.sleep(0.01)  # in which transports that were cut close their sockets
 
 
 @pytest.mark.parametrize("connected", [0.2], indirect=True)

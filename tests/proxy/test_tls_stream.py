@@ -151,7 +151,7 @@ def test_a_slow_reader_holds_the_sender_back_in_bounded_memory(loop, version) ->
             assert app.most_held <= WRITE_BOUND
             assert resident_kib() - before < 20_000
             assert app.events[-1] == "lost"
-            assert app.events.count("pause") == app.events.count("resume")
+            assert app.events.count("pause") - app.events.count("resume") in (0, 1)  # full when it closed
             client.close()
 
     run(main(), loop)
