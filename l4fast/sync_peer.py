@@ -39,10 +39,15 @@ from l4fast.sync_codec import (
 )
 from l4fast.sync_ends import Ended, Ends
 from l4fast.sync_keys import ClusterKey, key_by_id, node_id
-from l4fast.sync_peers import RETURN_S, CatchingUp, Peer, PeerState
+from l4fast.sync_peers import RETURN_S, SILENT_S, CatchingUp, Peer, PeerState
 from l4fast.sync_window import WINDOW, History, Window
 
 HELLO_S: Final = 1.0
+# While a peer is silent it is called more often: when the network is whole again, both sides hear of it within this
+# time, which is about what VRRP needs to move the VIPs. Not for ever: it may be gone.
+SEEK_S: Final = 0.1
+SEEK_MOST_S: Final = 600.0
+ASKED_ON_RETURN: Final = 512  # missing datagrams; of more, a snapshot alone is quicker
 HELLO_SOON_S: Final = 0.05  # to a newcomer, who may be one of many
 CLOCK_SKEW_S: Final = 30.0  # replays older than this are refused even by a node that has just started
 CLOCK_PROBLEM_S: Final = 5  # sessions that end are forgotten so much later or earlier elsewhere
@@ -109,6 +114,7 @@ class Sync:
         self._max_peers = max_peers
         self._history = History(history)
         self._resends_left = RESENDS_PER_HELLO
+        self._refill_at = now
         self._out: deque[bytes] = deque()
         self._hello_at = now
         self._dropped_until = 0.0
@@ -190,12 +196,17 @@ class Sync:
                 self._ask_again(peer, now, wall_us)
 
     def _hello(self, now: float, wall_us: int) -> None:
-        self._hello_at = now + HELLO_S
-        self._resends_left = max(self._resends_left, RESENDS_PER_HELLO)
+        self._hello_at = now + (SEEK_S if self._seeks(now) else HELLO_S)
+        if now >= self._refill_at:
+            self._refill_at = now + HELLO_S
+            self._resends_left = max(self._resends_left, RESENDS_PER_HELLO)
         dropped = self.counters["send_queue_full"] + self.counters["send_error"]
         hello = Hello(self.name, self.sessions, dropped, self.lost, self.seed, self.port)
         self._send(Type.HELLO, pack_hello(hello), wall_us)
         self.counters["sent_hellos"] += 1
+
+    def _seeks(self, now: float) -> bool:
+        return any(SILENT_S < now - peer.heard < SEEK_MOST_S for peer in self.peers.values())
 
     def ended_again(self, now: float) -> list[Ended]:
         """Sessions that were ended lately, of which records may have come since."""
@@ -264,14 +275,17 @@ class Sync:
             self.peers[header.node] = peer
             self._hello_at = min(self._hello_at, now + HELLO_SOON_S)
             return peer
-        returned, peer.heard = now - peer.heard > RETURN_S, now
+        silence_s, peer.heard = now - peer.heard, now
+        if silence_s > SILENT_S:
+            self._hello_at = now
         peer.cluster, peer.cipher = header.cluster, cipher
         self.counters["received_late"] += header.sequence < peer.window.highest
         if missing := peer.window.mark(header.sequence, now):
             self.counters["missing"] += missing
             peer.resend_at = peer.window.next_ask() if peer.resend_at is None else peer.resend_at
-        if returned:
-            peer.window.give_up()
+        if silence_s > RETURN_S:
+            if peer.window.missing() > ASKED_ON_RETURN:
+                peer.window.give_up()
             peer.fell_behind(now, self._refresh_s)
         self._note_losses(peer, now)
         return peer
@@ -330,7 +344,9 @@ class Sync:
 
     def _take_hello(self, peer: Peer, hello: Hello, now: float) -> None:
         self.counters["received_hellos"] += 1
-        peer.next_second()
+        if now >= peer.second_at:
+            peer.second_at = now + HELLO_S
+            peer.next_second()
         if peer.lost is not None and hello.lost != peer.lost:
             peer.fell_behind(now, self._refresh_s)
         peer.name, peer.sessions, peer.dropped = hello.name, hello.sessions, hello.dropped

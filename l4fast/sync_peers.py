@@ -64,7 +64,8 @@ class Peer:
     resend_at: float | None = None
     rests_until: float = 0.0
     shift_s: int = 0  # of this node's clock, ahead of the peer's; 0 within a second
-    least_us: int | None = None  # of this second
+    least_us: int | None = None  # of this second …
+    second_at: float = 0.0  # … which ends then
     seconds: deque[int] = field(default_factory=lambda: deque(maxlen=CLOCK_SECONDS))  # … and of those before
     failure: str = ""
 
@@ -81,7 +82,7 @@ class Peer:
             self._set_shift(min(apart_us, *self.seconds) if self.seconds else apart_us)
 
     def next_second(self) -> None:
-        """With each hello."""
+        """With a hello, but once a second."""
         if self.least_us is not None:
             self.seconds.append(self.least_us)
             self.least_us = None

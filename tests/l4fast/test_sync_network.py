@@ -356,6 +356,23 @@ def test_sides_that_were_parted_agree_when_they_meet_again(data: st.DataObject) 
     assert network.settled()
 
 
+def test_what_began_while_the_nodes_were_apart_is_known_at_once_when_they_meet() -> None:
+    """Before VRRP has moved the VIPs, or soon after: with a hello a second it took up to a second."""
+    for apart_s in (5.0, 25.0):
+        network = cluster(3, 1, Wire(delay_s=(0.0001, 0.004)), (0, 0, 0))
+        establish(network, 60, 1_000)
+        network.run(network.now + 2.0)
+        network.part({"l4-2"})
+        network.run(network.now + apart_s)
+        network.nodes[2].opened(0, 30)
+        network.nodes[0].opened(1, 31)
+        network.run(network.now + 0.5)
+        network.part()
+        network.run(network.now + 0.25)
+        for node in network.nodes:
+            assert [node.table.entries[4][key_of(flow)].way for flow in (0, 1)] == [30, 31], (apart_s, node.name)
+
+
 def test_what_is_sent_again_a_second_later_is_of_its_own_second() -> None:
     """The first record of a flow is lost here and comes again together with the next: clocks are not apart for that."""
     network = cluster(3, 0, Wire(loss=0.1, delay_s=(0.0001, 0.004)), (0, 0, 0))

@@ -10,11 +10,14 @@ from l4fast.sync_codec import Header, Resend, Type, pack_resend, parse_header, p
 from l4fast.sync_ends import AGAIN_S, Ended
 from l4fast.sync_keys import ClusterKey, seed_digest
 from l4fast.sync_peer import (
+    ASKED_ON_RETURN,
     CLOCK_SKEW_S,
     COUNTERS,
     HELLO_S,
     HELLO_SOON_S,
     RESENDS_PER_HELLO,
+    SEEK_MOST_S,
+    SEEK_S,
     Layout,
     Records,
     Sync,
@@ -325,18 +328,50 @@ def test_a_newcomer_is_answered_soon_and_not_by_each_datagram() -> None:
     assert b.next_timer() == 0.1 + HELLO_SOON_S + HELLO_S
 
 
-def test_one_that_was_silent_for_long_is_behind_again() -> None:
+@pytest.mark.parametrize(("missed", "lost"), [(1, 0), (ASKED_ON_RETURN, 0), (ASKED_ON_RETURN + 1, ASKED_ON_RETURN + 1)])
+def test_one_that_was_silent_for_long_is_behind_again(missed: int, lost: int) -> None:
+    """What it said meanwhile is asked for, unless it is much."""
     a, b = node("a"), node("b")
     heard(a, b, 0, REFRESH_S)
     assert state(b, REFRESH_S + 1) == "synced"
     at = REFRESH_S + RETURN_S - 1
     b.receive_data(page(a), at, WALL)
     assert state(b, at) == "synced"
-    page(a)
+    for _ in range(missed):
+        page(a)
     b.receive_data(page(a), at + RETURN_S + 1, WALL)
     assert state(b, at + RETURN_S + 1) == "unsynced"
     assert b.status(at + RETURN_S + 1)["complete"] is False
-    assert b.counters["lost"] == 1, "what it said meanwhile is not asked for"
+    assert b.counters["lost"] == lost
+    said = [parse_header(datagram).type for datagram in tick(b, at + RETURN_S + 1 + RESEND_DELAY_S)]
+    assert (Type.RESEND in said) == (not lost)
+
+
+def test_a_silent_peer_is_called_often_and_answered_at_once() -> None:
+    a, b = node("a"), node("b")
+    b.receive_data(page(a), 0.0, WALL)
+    tick(b, SILENT_S - 0.1)
+    assert b.next_timer() == SILENT_S - 0.1 + HELLO_S
+    tick(b, SILENT_S + 1)
+    assert b.next_timer() == SILENT_S + 1 + SEEK_S
+    tick(b, SEEK_MOST_S)
+    assert b.next_timer() == SEEK_MOST_S + HELLO_S, "it is not called for ever"
+    b.receive_data(page(a), SEEK_MOST_S + 0.1, WALL)
+    assert b.next_timer() == SEEK_MOST_S + 0.1
+    tick(b, SEEK_MOST_S + 0.1)
+    assert b.next_timer() == SEEK_MOST_S + 0.1 + HELLO_S
+
+
+def test_calling_often_does_not_raise_what_is_sent_again() -> None:
+    a, b = node("a"), node("b")
+    a.receive_data(page(b), 0.0, WALL)
+    tick(a, SILENT_S + 1)
+    a._resends_left = 0
+    for n in range(9):
+        tick(a, SILENT_S + 1 + (n + 1) * SEEK_S)
+    assert a._resends_left == 0
+    tick(a, SILENT_S + 2.1)
+    assert a._resends_left > 0
 
 
 def heard(a: Sync, b: Sync, since: float, until: float) -> None:
