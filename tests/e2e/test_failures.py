@@ -29,6 +29,12 @@ NEWCOMERS_PER_S = 20
 LEARNT = 36  # connections of which there is something to be learnt
 
 
+def assert_untold(site: Site, fresh: Collection[End], node: str) -> None:
+    """The node lacks what is to be learnt, but for ports that a client has used again: it remembers the connection that
+    ended there."""
+    assert LEARNT * 2 / 3 < len(site.missing(fresh, node)) <= LEARNT
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     lab = Lab.up(Topology(f"pftfl{os.getpid()}", l4=3, l7=1, backends=3), "both", print)
@@ -88,7 +94,7 @@ def test_what_the_nodes_were_not_told_of_does_not_survive(site: Site, running: T
     try:
         fresh = set(running.open(CONNECTIONS + LEARNT, FLOWS)) - set(ends)
         site.all_know(fresh, "l4-1")
-        assert len(site.missing(fresh, "l4-2")) == LEARNT
+        assert_untold(site, fresh, "l4-2")
         site.told("l4-2")
         report = running.report(limit_s=4)
     finally:
@@ -210,7 +216,7 @@ def test_a_daemon_hangs(site: Site, running: Traffic, ends: list[End]) -> None:
         fresh = set(running.open(CONNECTIONS + LEARNT, FLOWS)) - set(ends)
         time.sleep(SILENT_S)
         unnoticed(running.report(), CONNECTIONS + LEARNT)
-        assert len(site.missing(fresh, "l4-1")) == LEARNT
+        assert_untold(site, fresh, "l4-1")
     finally:
         site.signal("l4-3", signal.SIGCONT)
     takes_over(site, running, "l4-1", {*ends, *fresh})
@@ -224,7 +230,7 @@ def test_multicast_is_cut_for_a_while(site: Site, running: Traffic, ends: list[E
     try:
         fresh = set(running.open(CONNECTIONS + LEARNT, FLOWS)) - set(ends)
         site.all_know(fresh, "l4-2")
-        assert len(site.missing(fresh, "l4-1")) == LEARNT
+        assert_untold(site, fresh, "l4-1")
         time.sleep(while_s)
         unnoticed(running.report(), CONNECTIONS + LEARNT)
     finally:
