@@ -110,6 +110,7 @@ class Traffic:
     async def _end(self) -> None:
         for transport in self._transports:
             transport.close()
+        await asyncio.sleep(0.01)  # whoever has just been accepted begins: a task cancelled before closes nothing
         mine = asyncio.current_task()
         others = [task for task in asyncio.all_tasks() if task is not mine]
         for task in others:
