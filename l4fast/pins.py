@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 BPFFS = Path("/sys/fs/bpf")
 # Of the programs themselves, and filled with them.
 NOT_LEFT = frozenset({"stages"})
+LINK = "maps"  # in the state directory, for whoever removes a node that was killed: to its directory in bpffs
 
 
 class Pins:
@@ -35,6 +36,7 @@ class Pins:
     def __init__(self, state: Path, bpffs: Path = BPFFS) -> None:
         self._bpffs = bpffs
         self._life = ""
+        self._link = state / LINK
         self.directory = bpffs / f"paifang-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]}"
 
     @contextlib.contextmanager
@@ -61,6 +63,8 @@ class Pins:
         try:
             _mount(self._bpffs)
             directory.mkdir(parents=True, mode=0o700)
+            self._link.unlink(missing_ok=True)
+            self._link.symlink_to(self.directory)
             for version, maps in plane.estate.maps.items():
                 for name, fd in maps.items():
                     syscall.pin(fd, directory / f"{name}-{version}")

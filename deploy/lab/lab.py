@@ -282,6 +282,8 @@ class Lab:
         namespaces.end(names, grace_s=GRACE_S)
         self._reap(list(self._children))
         namespaces.remove(names)
+        for maps in self.root.glob("*/state/maps"):
+            _unpin(maps)
         state.forget(self.topology.lab)
 
     def _reap(self, names: Iterable[str]) -> None:
@@ -289,6 +291,17 @@ class Lab:
         for name in names:
             if child := self._children.pop(name, None):
                 child.terminate(GRACE_S)
+
+
+def _unpin(link: Path) -> None:
+    """What a node that had to be killed has left in bpffs, which knows no type of file that shutil.rmtree would."""
+    directory = link.resolve()
+    with contextlib.suppress(FileNotFoundError):
+        for life in directory.iterdir():
+            for pinned in life.iterdir():
+                pinned.unlink()
+            life.rmdir()
+        directory.rmdir()
 
 
 def clean_up_after_crash(name: str, say: Say) -> None:
