@@ -404,7 +404,7 @@ async def test_a_big_upload_to_a_slow_server_costs_little_memory() -> None:
                 client.writer.write(block)
                 sent += len(block)
                 await asyncio.wait_for(client.writer.drain(), 0.3)
-        assert sent < 24 << 20
+        assert sent < BIG  # the kernel's buffers hold what net.ipv4.tcp_rmem allows, 33 MB a socket here; ours little:
         (connection,) = l7.worker._all_sites()[0].connections
         assert connection._upstream._transport.get_write_buffer_size() < 1 << 20
         reading.set()
