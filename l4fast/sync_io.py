@@ -52,6 +52,7 @@ class SessionTable(Protocol):
     def drain_ring(self, version: int) -> None: ...
     def flush_sync(self) -> None: ...
     def merge_sessions(self, version: int, body: bytes, count: int, shift_s: int = 0) -> Merged: ...
+    def set_lacking(self, lacking: bool) -> None: ...
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int: ...
 
 
@@ -126,6 +127,7 @@ class SyncIO:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._waiting = False
         self._log_after: dict[str, float] = {}
+        self._lacking: bool | None = None
 
     def start(self) -> None:
         self._table.on_sync_page(self._on_page)
@@ -174,7 +176,13 @@ class SyncIO:
         for ended in self._sync.ended_again(now):
             self._end(ended, now)
         self._send()
+        self._note_lacking(now)
         self._schedule_tick()
+
+    def _note_lacking(self, now: float) -> None:
+        if (lacking := self._sync.lacking(now)) is not self._lacking:
+            self._lacking = lacking
+            self._table.set_lacking(lacking)
 
     def _schedule_tick(self) -> None:
         if "tick" in self._timers:
@@ -237,6 +245,7 @@ class SyncIO:
             elif told is not None:
                 self._end(told, now)
         self._send()
+        self._note_lacking(now)
         self._schedule_tick()
 
     def _end(self, ended: Ended, now: float) -> None:

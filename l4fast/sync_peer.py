@@ -206,7 +206,11 @@ class Sync:
         self.counters["sent_hellos"] += 1
 
     def _seeks(self, now: float) -> bool:
-        return any(SILENT_S < now - peer.heard < SEEK_MOST_S for peer in self.peers.values())
+        return any(self._is_sought(peer, now) for peer in self.peers.values())
+
+    @staticmethod
+    def _is_sought(peer: Peer, now: float) -> bool:
+        return SILENT_S < now - peer.heard < SEEK_MOST_S
 
     def ended_again(self, now: float) -> list[Ended]:
         """Sessions that were ended lately, of which records may have come since."""
@@ -368,6 +372,13 @@ class Sync:
     def complete(self, now: float) -> bool:
         """Whether this node knows every session that its peers have told of."""
         return self.catching_up.complete(now)
+
+    def lacking(self, now: float) -> bool:
+        """Whether peers may know sessions that this node does not: some have not told all, or cannot be heard."""
+        return not self.complete(now) or any(
+            self._is_sought(peer, now) or (peer.state(now) is not PeerState.SILENT and peer.window.missing())
+            for peer in self.peers.values()
+        )
 
     def in_step(self, now: float) -> list[int]:
         """The nodes whose sessions this one knows, its own among them: what a snapshot of its table stands for."""

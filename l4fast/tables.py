@@ -128,6 +128,10 @@ class Tables:
         """Whether VIPs may be addresses of this node: its kernel then gets nothing that it would answer for them."""
         self.plane.set(vips_here=int(here))
 
+    def set_lacking(self, lacking: bool) -> None:
+        """Whether peers may know sessions that are not here: packets that only these could place are dropped then."""
+        self.plane.set(lacking=int(lacking))
+
     def set_epoch(self, now_s: int) -> None:
         """The wall clock in seconds, called a few times a second: it stamps and ages sessions."""
         self.plane.set(now_s=now_s)

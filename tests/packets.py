@@ -446,7 +446,9 @@ class Harness:
         self.tables.set_local((NODE, six(NODE)))
         self.tables.set_pools(pool, peers_pools)
         self.plane.use(INTERFACE)
-        self.plane.set(unproven_per_cpu_s=1 << 30, echo_per_cpu_s=ECHO_PER_CPU_S, held_per_cpu_s=0, vips_here=0)
+        self.plane.set(
+            unproven_per_cpu_s=1 << 30, echo_per_cpu_s=ECHO_PER_CPU_S, held_per_cpu_s=0, lacking=0, vips_here=0
+        )  # fmt: skip
         self.tables.apply([], set(), self.macs)  # so that listeners of earlier tests leave no counts
         self.tables.apply(list(services), set(), self.macs)
 

@@ -253,9 +253,10 @@ static __always_inline void remember_syn(struct packet *p, int member, __u16 cou
     put_syn(&p->key, syn_entry(p, member, settings));
 }
 
-#define CHOOSE (-2) /* none yet: the scheduler has to choose one */
+#define CHOOSE (-2)   /* none yet: the scheduler has to choose one */
+#define UNSYNCED (-3) /* a guess would most likely be wrong, and a peer may tell soon */
 
-/* A packet of a TCP flow that has no session: its member, negative for none, or CHOOSE. `state`: the session's that
+/* A packet of a TCP flow that has no session: its member, negative for none, CHOOSE or UNSYNCED. `state`: the session's that
  * it makes, or -1 for none. */
 static __always_inline int new_tcp_flow(struct packet *p, const struct listener *listener,
                                         const struct settings *settings, struct stats *stats, int *state)
@@ -282,6 +283,8 @@ static __always_inline int new_tcp_flow(struct packet *p, const struct listener 
                unproven_allowed(stats, settings)) {
         *state = STATE_UNPROVEN;
     }
+    if (settings->lacking && listener->scheduler != SCHEDULER_HASH)
+        return UNSYNCED;
     return ring_member(listener, flow_slot(&p->key, listener));
 }
 
@@ -322,6 +325,8 @@ static __always_inline enum reason new_flow(struct packet *p, const struct setti
         chosen = 1;
         index = choose(p, listener, settings, &counted);
     }
+    if (index == UNSYNCED)
+        return DROP_UNSYNCED;
     why = session_to(index, &s, p, listener, settings);
     if (why == LB_NEXT && chosen && listener->limited)
         why = may_begin(listener);

@@ -4,7 +4,8 @@
  * sh, tch    the same with a hash of less: the client's address alone; addresses and ports without the protocol
  * lc, wlc    see least.h; otherwise as rr and wrr
  * rr, wrr    the listener's cursor walks the ring; the choice of a SYN is kept in `half_open`, and a packet that finds
- *            neither session nor half-open entry is forwarded by hash over the ring, as good a guess as any
+ *            neither session nor half-open entry is forwarded by hash over the ring, as good a guess as any; while
+ *            peers may know better (settings.lacking), it is dropped
  *
  * TCP sessions. A SYN makes none. A non-SYN packet that follows a half-open SYN in sequence makes an ESTABLISHED one. In
  * maglev there is no such entry, and in dr and tunnel no answer to see: a bare ACK makes an UNPROVEN session, of which there are

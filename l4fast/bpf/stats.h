@@ -47,6 +47,7 @@ enum reason {
     DROP_NO_ADDRESS,        /* tunnel: the interface has no address for the outer header */
     DROP_NO_PORT,           /* fullnat: no source port was found free, or no room for a UDP session */
     DROP_NO_SESSION,        /* fullnat: of a flow that nobody here knows */
+    DROP_UNSYNCED,          /* TCP, rr, wrr, lc, wlc: of a flow that is not known here, but may be to a peer: settings.lacking */
     DROP_NO_LISTENER,       /* VRRP: to a VIP, which is the node's own while it has it, and to no listener */
     DROP_NO_REAL,           /* the listener has no real that takes new flows */
     DROP_NO_NEIGHBOUR,      /* the real's MAC address is not known */

@@ -356,6 +356,7 @@ struct settings {
     __u32 configuration;      /* from 1 on; raised when a listener may have changed */
     __u32 echo_per_cpu_s;     /* echo requests that one CPU may answer in a second */
     __u32 held_per_cpu_s;     /* fragments that one CPU may give to the daemon in a second */
+    __u32 lacking;            /* peers may know sessions that this node has not been told of (yet) */
     __u32 vips_here;          /* VIPs are addresses of the node, whose kernel would answer what is passed to it */
     struct interface interfaces[INTERFACES]; /* repeated to fill it */
     struct address pool[POOL_ADDRESSES]; /* this node's source addresses of fullnat, repeated to fill it; zero: none */

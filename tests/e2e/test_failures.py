@@ -20,6 +20,7 @@ from bench.failover.traffic import End, Traffic
 from core.endpoints import endpoint
 from deploy.lab.lab import Lab
 from deploy.lab.topology import Topology
+from l4fast.node import SYNC_PERIOD_S
 from l4fast.sync_peers import SILENT_S
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -112,7 +113,7 @@ def complete(site: Site, node: str, ends: Iterable[End]) -> None:
 def takes_over(site: Site, running: Traffic, node: str, ends: Collection[End]) -> None:
     """This node finds the servers healthy and learns all flows; then it gets all of them and loses nothing."""
     until(lambda: site.serves(node), f"{node} serves")
-    site.all_know(ends, node)
+    assert site.all_know(ends, node) < SYNC_PERIOD_S / 2, "nobody waits for sessions to be told again"
     running.begin()
     site.told(node)
     time.sleep(1)
@@ -247,6 +248,27 @@ def test_the_nodes_reach_each_other_by_multicast_alone(site: Site, running: Traf
         takes_over(site, running, "l4-3", ends)
     finally:
         site.unicast(True)
+
+
+def test_two_nodes_have_the_vips_until_they_meet_again(site: Site, running: Traffic, ends: list[End]) -> None:
+    """What began at either while they were apart goes on, though one gets the other's packets before they meet: until
+    it has been told, it drops what only the other could place, and the client sends it again."""
+    site.multicast(False)
+    site.unicast(False)
+    try:
+        site.told("l4-1", "l4-2")
+        time.sleep(SILENT_S)
+        fresh = set(running.open(CONNECTIONS + LEARNT, FLOWS)) - set(ends)
+        untold = [site.missing(fresh, node) for node in ("l4-1", "l4-2")]
+        assert all(untold), "both have their own"
+        unnoticed(running.report(), CONNECTIONS + LEARNT)
+        site.told("l4-1")
+        time.sleep(1)  # two messages of each connection
+    finally:
+        site.unicast(True)
+        site.multicast(True)
+    survived(running.report(), CONNECTIONS + LEARNT)
+    takes_over(site, running, "l4-2", {*ends, *fresh})
 
 
 @pytest.mark.soak

@@ -16,7 +16,7 @@ from itertools import product
 
 import pytest
 
-from core.model import Acl, Mode
+from core.model import Acl, Mode, Scheduler
 from core.prefixes import Prefixes
 from core.resolve import Access, L4Service, Limits
 from l4fast.hops import HERE
@@ -541,6 +541,22 @@ def an_unknown_flow(t: Trial) -> None:
 @row("drop_no_session", (FULLNAT,), BOTH)
 def an_answer_to_nobody(t: Trial) -> None:
     t.kept(t.answer(destination=t.pool))
+
+
+@row("drop_unsynced", (NAT, DR, TUNNEL))
+def an_unknown_flow_that_peers_may_know(t: Trial) -> None:
+    """Who chooses in turns cannot place it; whoever chooses by hash can."""
+    t.set(replace(t.of, scheduler=Scheduler.WRR))
+    t.send(t.packet(), "tx_untracked")
+    t.harness.tables.set_lacking(True)
+    t.kept(t.packet())
+    t.kept(t.packet(flags=ACK | FIN))
+    t.send(t.packet(flags=SYN, sequence=1000), "tx_syn")
+    t.send(t.packet(flags=ACK, sequence=1001), "tx_new_session")
+    t.send(t.packet(), "tx_session")
+    t.set(t.of)
+    t.harness.tables.set_lacking(True)
+    t.send(t.packet(), "tx_new_session")
 
 
 @row("drop_no_listener", protocols=BOTH)

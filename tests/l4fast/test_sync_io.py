@@ -16,6 +16,7 @@ from l4fast.sync_ends import AGAIN_S
 from l4fast.sync_io import SyncIO, address_of, multicast_socket
 from l4fast.sync_keys import ClusterKey
 from l4fast.sync_peer import Layout, Sync
+from l4fast.sync_peers import LISTEN_S, CatchingUp
 from tests.l4fast.netns import Network
 
 KEY = ClusterKey(bytes(32))
@@ -31,6 +32,7 @@ class FakeTable:
         self.pages: list[tuple[int, bytes, bytes, int]] = []
         self.written: list[tuple[int, bytes, bytes, int]] = []
         self.ended: list[tuple[int, bytes, int]] = []
+        self.lacking: list[bool] = []
         self.flushes = 0
         self.fail: OSError | None = None
         self.room = 99
@@ -59,6 +61,9 @@ class FakeTable:
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int:
         self.ended.append((version, keys, until_s))
         return len(keys) // 4
+
+    def set_lacking(self, lacking: bool) -> None:
+        self.lacking.append(lacking)
 
     def close(self) -> None:
         for fd in (*self.ring_fds.values(), *self.bells.values()):
@@ -130,6 +135,21 @@ async def test_a_page_is_written_at_the_peer_in_one_batch(ends: tuple[End, End])
     assert b.table.written[1] == (6, (8).to_bytes(4, "big") * 3, bytes(48), 3)
     await until(lambda: a.sync.counters["received_hellos"])
     await until(lambda: a.table.flushes > 2)  # although the first has failed
+
+
+async def test_the_data_plane_is_told_what_it_lacks_when_that_changes(ends: tuple[End, End]) -> None:
+    a, b = ends
+    assert (a.table.lacking, b.table.lacking) == ([True], [True])
+    b.sync.catching_up = CatchingUp(b.sync.peers, asyncio.get_running_loop().time() - LISTEN_S)
+    b.sync.peers.clear()
+    b.io._tick()
+    assert b.table.lacking == [True, False]
+    a.emit(7)
+    await until(lambda: b.table.written)
+    assert b.table.lacking == [True, False, True], "here is a peer"
+    a.emit(8)
+    await until(lambda: len(b.table.written) == 2)
+    assert b.table.lacking == [True, False, True]
 
 
 async def test_a_full_socket_fills_the_queue_and_then_drops_counted(ends: tuple[End, End]) -> None:

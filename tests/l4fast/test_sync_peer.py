@@ -347,6 +347,33 @@ def test_one_that_was_silent_for_long_is_behind_again(missed: int, lost: int) ->
     assert (Type.RESEND in said) == (not lost)
 
 
+def test_a_node_lacks_sessions_until_it_has_heard_all() -> None:
+    a, b = node("a"), node("b")
+    assert b.lacking(LISTEN_S - 0.1), "it has not listened yet"
+    assert not b.lacking(LISTEN_S)
+    b.receive_data(page(a), LISTEN_S, WALL)
+    assert b.lacking(LISTEN_S), "of a peer that it has just met"
+    now = LISTEN_S + REFRESH_S
+    heard(a, b, LISTEN_S, now)
+    assert not b.lacking(now)
+    missed = page(a)
+    b.receive_data(page(a), now, WALL)
+    assert b.lacking(now), "a datagram is missing"
+    b.receive_data(missed, now + 0.1, WALL)
+    assert not b.lacking(now + 0.1)
+
+
+def test_a_node_that_a_peer_has_left_lacks_what_that_may_know_for_a_while() -> None:
+    a, b = node("a"), node("b")
+    heard(a, b, 0, REFRESH_S)
+    page(a)
+    b.receive_data(page(a), REFRESH_S, WALL)
+    assert b.lacking(REFRESH_S)
+    tick(b, REFRESH_S + RETURN_S)
+    assert b.lacking(REFRESH_S + SEEK_MOST_S - 0.1)
+    assert not b.lacking(REFRESH_S + SEEK_MOST_S), "it is gone, and what was missing with it"
+
+
 def test_a_silent_peer_is_called_often_and_answered_at_once() -> None:
     a, b = node("a"), node("b")
     b.receive_data(page(a), 0.0, WALL)
