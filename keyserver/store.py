@@ -51,7 +51,7 @@ class Signer:
         return operation(content)
 
     def __repr__(self) -> str:
-        return f"<Signer {self.key_type} {self.key_id.hex()[:16]}>"
+        return f"<{type(self).__name__} {self.key_type} {self.key_id.hex()[:16]}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a private key stays in its process")

@@ -14,16 +14,16 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from certs.authority import key_id
-from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyfile import MIN_RSA_BITS
 from keyserver.policy import KeyType
+from keyserver.store import Signer
 
 if TYPE_CHECKING:
     import pkcs11
@@ -63,29 +63,16 @@ class Token:
     label: str
 
 
-class TokenSigner:
-    """One key of a token."""
+class TokenSigner(Signer):
+    """One key of a token. `sign` raises TokenLostError besides."""
 
-    __slots__ = ("_operations", "key_id", "key_type", "label")
+    __slots__ = ("label",)
 
     def __init__(self, key: pkcs11.PrivateKey, public: PublicKey, key_type: KeyType) -> None:
         self.key_type = key_type
         self.key_id = key_id(public)
         self.label = key.label or ""
         self._operations = _ecdsa(key) if isinstance(public, ec.EllipticCurvePublicKey) else _rsa(key)
-
-    def sign(self, scheme: int, content: bytes) -> bytes:
-        """As `keyserver.store.Signer.sign`. Raises TokenLostError besides."""
-        operation = self._operations.get(scheme)
-        if operation is None:
-            raise KeyServerError(ErrorCode.REFUSED_SCHEME)
-        return operation(content)
-
-    def __repr__(self) -> str:
-        return f"<TokenSigner {self.key_type} {self.key_id.hex()[:16]}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a private key stays in its process")
 
 
 def open_token(token: Token, pin: bytes) -> pkcs11.Session:

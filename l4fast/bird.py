@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from control.node.files import write_atomic
 from core.endpoints import version
 from l4fast import bgp, links
 from l4fast.keeper import LOG, Keeper
 from l4fast.shares import Share
+from l4fast.tried import ended, put_tried
 from l4fast.vip_errors import VipError
 from l4fast.vip_settings import VipSettings
 from l4fast.vip_states import VipState, VipStates
@@ -87,26 +87,11 @@ class Bird:
             shares, pools, router_id=settings.router_id or await asyncio.to_thread(_router_id, self._node),
             local_as=settings.local_as, neighbours=settings.neighbours, password=self._password,
         )  # fmt: skip
-        new = path.with_suffix(".new")
-        try:
-            if path.exists() and path.read_text() == text:
-                return False
-            await asyncio.to_thread(write_atomic, new, text.encode())
-            await self._try(new)
-            new.replace(path)
-        except OSError as error:
-            raise VipError(f"{path}: cannot write it: {error.strerror}") from None
-        return True
+        return await put_tried(path, text, self._refusal)
 
-    async def _try(self, path: Path) -> None:
-        process = await asyncio.create_subprocess_exec(
-            self._program, "-p", "-c", str(path), stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        output, _ = await process.communicate()
-        if process.returncode:
-            said = output.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise VipError(f"BIRD refuses its configuration {path}: {said[0] if said else process.returncode}")
+    async def _refusal(self, path: Path) -> str:
+        code, said = await ended(self._program, "-p", "-c", str(path))
+        return f"BIRD refuses its configuration {path}: {said[-1] if said else code}" if code else ""
 
     async def _configure(self) -> None:
         answer = await self._ask("configure")

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from control.node.files import write_atomic
 from l4fast import links, vrrp
 from l4fast.keeper import LOG, Keeper
 from l4fast.shares import Share
+from l4fast.tried import ended, put_tried
 from l4fast.vip_errors import VipError
 from l4fast.vip_settings import VipSettings
 from l4fast.vip_states import VipState, VipStates
@@ -105,26 +105,12 @@ class Keepalived:
             )  # fmt: skip
         except vrrp.TooManyAddresses as error:
             raise VipError(f"{error}; widen --vrrp-ids, or use --vip bgp") from None
-        new = path.with_suffix(".new")
-        try:
-            if path.exists() and path.read_text() == text:
-                return False
-            await asyncio.to_thread(write_atomic, new, text.encode())
-            await self._try(new)
-            new.replace(path)
-        except OSError as error:
-            raise VipError(f"{path}: cannot write it: {error.strerror}") from None
-        return True
+        return await put_tried(path, text, self._refusal)
 
-    async def _try(self, path: Path) -> None:
-        process = await asyncio.create_subprocess_exec(
-            self._program, "--config-test", "--use-file", str(path), stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        output, _ = await process.communicate()
-        if process.returncode:
-            said = "; ".join(_STAMP.sub("", line) for line in output.decode("utf-8", "replace").splitlines()[-3:])
-            raise VipError(f"keepalived refuses its configuration {path}: {said or process.returncode}")
+    async def _refusal(self, path: Path) -> str:
+        code, said = await ended(self._program, "--config-test", "--use-file", str(path))
+        why = "; ".join(_STAMP.sub("", line) for line in said[-3:])
+        return f"keepalived refuses its configuration {path}: {why or code}" if code else ""
 
     async def _until_started(self) -> None:
         """SIGHUP would end a keepalived that does not expect it yet."""
