@@ -88,12 +88,20 @@ def _claim(method: str, ages: Sequence[float]) -> str:
 
 
 def remarks(node: Mapping[str, Any]) -> list[str]:
-    """Why a node is not in step, the problems it reports, and the servers that it holds for down."""
-    return troubles(node) + [
+    """Why a node is not in step, the problems it reports, and the servers that it holds for down or has ejected."""
+    facts = node["facts"]
+    down = [
         f"{entry.get('server')} down: {entry.get('why')}"
-        for entry in node["facts"].get("health") or ()
+        for entry in facts.get("health") or ()
         if isinstance(entry, Mapping) and entry.get("healthy") is False
     ]
+    ejected = [
+        f"{entry.get('server')} ejected from {entry.get('service')} by {entry['ejected']} of "
+        f"{facts.get('workers')} workers"
+        for entry in facts.get("upstreams") or ()
+        if isinstance(entry, Mapping) and entry.get("ejected")
+    ]
+    return troubles(node) + down + ejected
 
 
 def troubles(node: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 Each check looks at one aspect of a model and yields the problems it finds. Objects that could not be read are missing
 from the model, but their names are in `places`: nothing is said about what refers to them, since their own fault is
 reported already. The rules between listeners, instances and addresses are in `core.checks_listeners`, those
-about https in `core.checks_tls`.
+about https in `core.checks_tls`, those about how the L7 tier treats servers in `core.checks_upstreams`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import get_args, get_origin
 
-from core import checks_listeners, checks_tls
+from core import checks_listeners, checks_tls, checks_upstreams
 from core.endpoints import endpoint, version
 from core.errors import Path, Problem
 from core.model import (
@@ -52,7 +52,8 @@ CHECKS_OF = {
     BackendProtocol.UDP: (CheckType.UDP, CheckType.TCP, CheckType.HTTP),
     BackendProtocol.HTTP: (CheckType.TCP, CheckType.HTTP),
 }
-_CONNECT_TIMEOUT_S = next(field.default for field in fields(BackendService) if field.name == "connect_timeout_s")
+# Options of a backend service that only the L7 tier reads.
+HTTP_OPTIONS = ("connect_timeout_s", "ejection", "slow_start_s", "fallback")
 
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
@@ -213,11 +214,14 @@ def _backend_services(model: Model, places: Places) -> Iterator[Problem]:
             tier = "L7" if service.protocol is BackendProtocol.HTTP else "L4"
             why = f"the {tier} tier, which schedules {service.protocol} services, has no {service.scheduler}"
             yield Problem((*path, "scheduler"), why, f"give {in_words(sorted(allowed), 'or')}")
-        if service.protocol is not BackendProtocol.HTTP and service.connect_timeout_s != _CONNECT_TIMEOUT_S:
-            why = f"connect_timeout_s is for http services, and this one is {service.protocol}"
-            yield Problem((*path, "connect_timeout_s"), why, "remove it")
+        if service.protocol is not BackendProtocol.HTTP:
+            for field in fields(BackendService):
+                if field.name in HTTP_OPTIONS and getattr(service, field.name) != field.default:
+                    why = f"{field.name} is for http services, and this one is {service.protocol}"
+                    yield Problem((*path, field.name), why, "remove it")
         if service.health_check is not None:
             yield from _health_check(service.health_check, service.protocol, (*path, "health_check"))
+        yield from checks_upstreams.check(service, model, path)
 
 
 def _health_check(check: HealthCheck, protocol: BackendProtocol, path: Path) -> Iterator[Problem]:

@@ -280,6 +280,21 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Ejection:
+    """A passive check: a server that fails requests in a row is left out for a while, by each worker for itself.
+
+    Out for `first_s`, twice as long each time that it fails again, `longest_s` at most. It comes back on probation:
+    the first request that fails ejects it again, the first that succeeds ends it.
+    """
+
+    failures: Annotated[int, Range(0, 1000)] = 5
+    errors: Annotated[int, Range(0, 1000)] = 0
+    first_s: Annotated[float, Range(1, 3600, "s")] = 10.0
+    longest_s: Annotated[float, Range(1, 3600, "s")] = 300.0
+    max_percent: Annotated[int, Range(1, 100, "%")] = 50
+
+
+@dataclass(frozen=True, slots=True)
 class BackendService:
     """How traffic reaches a set of servers. Exactly one of `server_group` and `availability_group` is given."""
 
@@ -290,6 +305,9 @@ class BackendService:
     scheduler: Scheduler = Scheduler.WRR
     health_check: HealthCheck | None = HealthCheck()
     connect_timeout_s: Annotated[float, Range(0.1, 60, "s")] = 5.0
+    ejection: Ejection | None = Ejection()
+    slow_start_s: Annotated[int, Range(0, 900, "s")] = 0
+    fallback: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import is_dataclass
 from enum import StrEnum
 from typing import get_args, get_origin
 
-from core.checks import CHECK_OPTIONS
+from core.checks import CHECK_OPTIONS, HTTP_OPTIONS
 from core.checks_listeners import OPTIONS
 from core.model import (
     ACCESS_LIST_ENTRIES,
@@ -28,6 +28,7 @@ from core.model import (
     BackendService,
     CaCertificate,
     Certificate,
+    Ejection,
     HealthCheck,
     Instance,
     Kind,
@@ -139,7 +140,8 @@ RULES = {
     Kind.BACKEND_SERVICES: "The scheduler is one of "
     f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
-    "off: every server then counts as healthy.",
+    "off: every server then counts as healthy. `ejection = false` turns ejection off. Following fallbacks comes to an "
+    "end. With sh there is no slow start.",
     Kind.INSTANCES: "A VIP is the address of no server and of no node. An instance of type dnlb keeps no sessions: its "
     f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP of each IP "
     "version, and no other nat listener of its protocol shares its servers' ports. Packets are not translated between "
@@ -202,6 +204,19 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "(tch), of these and the protocol (maglev)",
         "health_check": "how servers are checked",
         "connect_timeout_s": "how long the L7 tier waits for a connection to a server",
+        "ejection": "leaves out servers that fail requests",
+        "slow_start_s": "a server that is added or comes back gets its share of requests in steps over this time; 0: "
+        "at once",
+        "fallback": "takes the requests that no server of this service takes; without it they get 503",
+    },
+    Ejection: {
+        "failures": "requests in a row that a server fails: no connection, or none that lasts to a sound answer; 0: "
+        "not counted",
+        "errors": "answers in a row with a status of 5xx; 0: not counted",
+        "first_s": "how long the first ejection lasts",
+        "longest_s": "how long any lasts at most",
+        "max_percent": "of the servers that may be out, those included that their checks have found unhealthy; "
+        "otherwise none is ejected",
     },
     HealthCheck: {
         "type": "how to ask",
@@ -266,6 +281,13 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
     },
 }
 
+# Tables inside objects, and below which kind they are explained.
+INNER: Mapping[type, Kind] = {
+    Server: Kind.SERVER_GROUPS,
+    HealthCheck: Kind.BACKEND_SERVICES,
+    Ejection: Kind.BACKEND_SERVICES,
+}
+
 
 def page() -> str:
     """The whole page, as Markdown."""
@@ -275,8 +297,7 @@ def page() -> str:
 def _section(kind: Kind) -> str:
     cls = CLASSES[kind]
     parts = [f"## {kind.value}\n", _prose(cls), f"\n{RULES[kind]}\n", _table(cls)]
-    for inner in (Server, HealthCheck):
-        owner = {Server: Kind.SERVER_GROUPS, HealthCheck: Kind.BACKEND_SERVICES}[inner]
+    for inner, owner in INNER.items():
         if owner is kind:
             parts += [f"\n### {_words(inner)}\n", _prose(inner), "", _table(inner)]
     return "\n".join(parts) + "\n"
@@ -304,7 +325,10 @@ def _value(cls: type, name: str, annotation: object) -> str:
     text = expected(annotation)
     if isinstance(inner, type) and is_dataclass(inner):
         link = f"[{_words(inner)}](#{_words(inner).replace(' ', '-')})"
-        text = f"a list of tables, each a {link}" if get_origin(bare) is tuple else f"a {link}, or `false` for none"
+        article = "an" if _words(inner)[0] in "aeiou" else "a"
+        text = f"{article} {link}, or `false` for none"
+        if get_origin(bare) is tuple:
+            text = f"a list of tables, each {article} {link}"
     elif any(isinstance(constraint, Ref) for constraint in constraints):
         kind = next(constraint.kind for constraint in constraints if isinstance(constraint, Ref))
         link = f"[{kind.value}](#{kind.value})"
@@ -314,7 +338,7 @@ def _value(cls: type, name: str, annotation: object) -> str:
     only = ""
     if cls is Listener and name in OPTIONS:
         only = f"; {in_words(OPTIONS[name], 'and')} only"
-    if cls is BackendService and name == "connect_timeout_s":
+    if cls is BackendService and name in HTTP_OPTIONS:
         only = "; http only"
     if cls is HealthCheck and name in CHECK_OPTIONS:
         only = f"; {CHECK_OPTIONS[name]} only"
@@ -326,6 +350,8 @@ def _default(value: object) -> str:
         return f"`{value.value}`"
     if isinstance(value, HealthCheck):
         return "by tcp; udp services: by udp"
+    if isinstance(value, Ejection):
+        return "with its defaults"
     if value in ("", ()):
         return "none"
     if isinstance(value, bool):

@@ -21,11 +21,12 @@ from enum import IntEnum, auto
 from time import monotonic
 from typing import Final, cast
 
+from core.ejection import Outcome
 from core.endpoints import endpoint
 from proxy import client_identity, headers
 from proxy.access_log import Record
 from proxy.client_identity import UnusableIdentity
-from proxy.errors import Code, Refused
+from proxy.errors import Code, Refused, Source
 from proxy.exchange import (
     Abort,
     Assign,
@@ -261,7 +262,6 @@ class ClientConnection(asyncio.Protocol):
         if service is None:
             self._run(exchange.no_server())
             return
-        self._service = service
         choice = service.pool.assign(
             self._origin.client,
             hub.now(),
@@ -269,6 +269,13 @@ class ClientConnection(asyncio.Protocol):
             tried=command.tried,
             fresh=command.fresh,
         )
+        while choice is None and service.fallback is not None:
+            hub.counters["fallback_requests"] += 1
+            service = service.fallback
+            choice = service.pool.assign(
+                self._origin.client, hub.now(), repeatable=command.repeatable, tried=command.tried, fresh=command.fresh
+            )
+        self._service = service
         if choice is None:
             self._run(exchange.no_server())
         elif isinstance(choice, Reuse) and choice.handle.usable:
@@ -295,6 +302,7 @@ class ClientConnection(asyncio.Protocol):
         sound = upstream if upstream is not None and upstream.usable else None
         if sound is None:
             pool.failed(server)
+            service.note(server, Outcome.FAILED, self._hub.now())
             self._hub.counters["connect_failures"] += 1
         if self._exchange is not exchange:
             if sound is not None and not pool.released(server, sound, self._hub.now()):
@@ -315,9 +323,12 @@ class ClientConnection(asyncio.Protocol):
         self._run(exchange.assigned(upstream.server, reused))
 
     def _release(self, reuse: bool) -> None:
-        upstream, service = self._upstream, self._service
+        upstream, service, exchange = self._upstream, self._service, self._exchange
         assert upstream is not None
         assert service is not None
+        assert exchange is not None
+        if exchange.status >= 500 or service.pool.attentive:
+            self._judge(exchange, service, upstream.server)
         self._upstream = upstream.client = None
         if self._full:
             upstream.resume_reading()
@@ -327,6 +338,16 @@ class ClientConnection(asyncio.Protocol):
             return
         service.pool.failed(upstream.server)
         upstream.close()
+
+    def _judge(self, exchange: Exchange, service: Service, server: Address) -> None:
+        """Tells the pool how the server has served; nothing where it is not known, or not the server's doing."""
+        if exchange.source is Source.UPSTREAM:
+            outcome = Outcome.FAILED
+        elif exchange.error is not None or not exchange.status:
+            return
+        else:
+            outcome = Outcome.ERROR if exchange.status >= 500 else Outcome.ANSWERED
+        service.note(server, outcome, self._hub.now())
 
     def _finish(self, finish: Finish) -> None:
         exchange, self._exchange = self._exchange, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,12 +14,16 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 from control.node.tasks import Tasks
+from core.ejection import Outcome
+from core.endpoints import endpoint
 from core.resolve import Guard
 from proxy.access_log import Record
-from proxy.pool import Pool
+from proxy.pool import Address, Pool
 from proxy.rules import Router
 from proxy.tls_profile import DEFAULT, Profile
 from proxy.upstream import UpstreamConnection
+
+log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 131_072
 
@@ -43,10 +48,21 @@ class Connection(Protocol):
 
 @dataclass(slots=True)
 class Service:
-    """A backend service as its connections see it."""
+    """A backend service as its connections see it; changed in place when the configuration changes.
 
+    `fallback` takes the requests that no server of this one takes; following fallbacks comes to an end.
+    """
+
+    name: str
     pool: Pool[UpstreamConnection]
-    connect_timeout_s: float
+    connect_timeout_s: float = 5.0
+    fallback: Service | None = None
+
+    def note(self, server: Address, outcome: Outcome, now: float) -> None:
+        """How a request went; see `Pool.note`."""
+        out_s = self.pool.note(server, outcome, now)
+        if out_s:
+            log.warning("%s: %s is ejected for %g s: its requests fail", self.name, endpoint(*server), out_s)
 
 
 @dataclass(slots=True)

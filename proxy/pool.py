@@ -6,17 +6,23 @@ is whatever the caller keeps for a connection. Invariant: each assignment is mat
 A server may close an idle connection at any time, also while our request is on its way. A request that may be sent
 again (see exchange.py) takes any idle connection; one that may not takes only a connection used in the last
 FRESH_S seconds, shorter than any common server's keep-alive time, and a new one otherwise.
+
+A server takes requests unless it has no weight, an active check has found it unhealthy, or it was ejected (`note`; see
+core/ejection.py). What changes with time alone, the end of an ejection and the steps of a slow start, is done by
+`tick`, so that `assign` looks at no clock for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from core import weights
+from core.ejection import Ejector, Outcome
 from core.endpoints import endpoint
-from core.model import Scheduler, Server
+from core.model import BackendService, Scheduler, Server
 from core.schedule import Picker, picker
 
 Address = tuple[str, int]
@@ -42,39 +48,79 @@ class Open:
     server: Address
 
 
+class _Member(Generic[Handle]):
+    """A server's connections and counts in this pool."""
+
+    __slots__ = ("active", "address", "ejections", "errors", "failures", "idle", "open", "requests", "told")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.open = Open(address)
+        self.active = 0  # while it is not in the list of servers; of the others the pool has the counts
+        self.idle: list[tuple[float, Handle]] = []
+        self.requests = self.failures = self.errors = self.ejections = 0
+        self.told: dict[str, float] = {}
+
+
 class Pool(Generic[Handle]):
     """The connections and the balance of one backend service in one worker."""
 
     def __init__(self, turn: int = 0) -> None:
         self._turn = turn  # so that the workers of a node do not all begin with the same server
-        self._servers: tuple[Address, ...] = ()
-        self._weights: tuple[int, ...] = ()
-        self._picker: Picker | None = None
-        self._scheduler: Scheduler | None = None
-        self._active: dict[Address, int] = {}
-        self._counts: list[int] = []
+        self._service: BackendService | None = None
+        self._servers: tuple[Server, ...] = ()
+        self._members: list[_Member[Handle]] = []
+        self._leaving: dict[Address, _Member[Handle]] = {}  # not in the list any more, with requests in flight
         self._index: dict[Address, int] = {}
+        self._names: tuple[str, ...] = ()
+        self._counts: list[int] = []
+        self._picker: Picker | None = None
+        self._picks: tuple[Scheduler, tuple[int, ...], tuple[str, ...]] | None = None  # what the picker was made for
         self._down: AbstractSet[Address] = frozenset()
-        self._idle: dict[Address, list[tuple[float, Handle]]] = {}
+        self._ejector: Ejector[Address] = Ejector()
+        self._out: frozenset[int] = frozenset()  # unhealthy or ejected
+        self._warming: dict[Address, float] = {}  # since when
+        self._next_tick = weights.NEVER
+        self.attentive = False  # whether `note` wants to hear of answers too
 
-    def update(self, servers: Sequence[Server], scheduler: Scheduler) -> list[Handle]:
-        """Takes a new set of servers; returns the idle connections to servers that are gone, to be closed."""
-        addresses = tuple((server.address, server.port) for server in servers)
-        weights = tuple(server.weight for server in servers)
-        if (addresses, weights, scheduler) != (self._servers, self._weights, self._scheduler):
-            self._servers, self._weights, self._scheduler = addresses, weights, scheduler
-            names = [endpoint(address, port) for address, port in addresses]
-            self._picker = picker(scheduler, weights, names=names, start=self._turn)
-            self._index = {address: index for index, address in enumerate(addresses)}
-            self._counts = [self._active.get(address, 0) for address in addresses]
-        gone = [address for address in self._idle if address not in self._index]
-        return [handle for address in gone for _, handle in self._idle.pop(address)]
+    def update(self, servers: Sequence[Server], service: BackendService, now: float) -> list[Handle]:
+        """Takes a new set of servers and how to treat them; returns the idle connections to servers that are gone,
+        to be closed."""
+        before = {member.address: member for member in self._members}
+        first = self._service is None
+        for address, index in self._index.items():
+            before[address].active = self._counts[index]
+        before |= self._leaving
+        self._servers, self._service = tuple(servers), service
+        addresses = [(server.address, server.port) for server in servers]
+        self._index = {address: index for index, address in enumerate(addresses)}
+        self._names = tuple(endpoint(*address) for address in addresses)
+        new = [address for address in addresses if address not in before]
+        self._members = [before.pop(address) if address in before else _Member(address) for address in addresses]
+        self._counts = [member.active for member in self._members]
+        gone = [handle for member in before.values() for _, handle in member.idle]
+        for member in before.values():
+            member.idle.clear()
+        self._leaving = {address: member for address, member in before.items() if member.active}
+        self._ejector.update(service.ejection, self._index.keys())
+        self._warming = {address: since for address, since in self._warming.items() if address in self._index}
+        self._warm(() if first else new, now)
+        self._settle(now)
+        return gone
 
-    def set_down(self, down: AbstractSet[Address]) -> list[Handle]:
+    def set_down(self, down: AbstractSet[Address], now: float) -> list[Handle]:
         """Takes the set of unhealthy servers; returns the idle connections to them, to be closed."""
+        healed = [address for address in self._down if address not in down and address in self._index]
         self._down = down
-        gone = [address for address in self._idle if address in down]
-        return [handle for address in gone for _, handle in self._idle.pop(address)]
+        for address in healed:
+            self._ejector.forgive(address)
+        self._warm(healed, now)
+        self._settle(now)
+        gone = [member for member in self._members if member.address in down]
+        handles = [handle for member in gone for _, handle in member.idle]
+        for member in gone:
+            member.idle.clear()
+        return handles
 
     def is_down(self, server: Address) -> bool:
         return server in self._down
@@ -83,38 +129,47 @@ class Pool(Generic[Handle]):
     def any_down(self) -> bool:
         return bool(self._down)
 
+    @property
+    def takes_requests(self) -> bool:
+        """Whether some server with weight is neither unhealthy nor ejected."""
+        return any(server.weight and index not in self._out for index, server in enumerate(self._servers))
+
+    # -- requests
+
     def assign(
-        self, source: bytes, now: float, *, repeatable: bool, tried: Iterable[Address] = (), fresh: bool = False
+        self, source: bytes, now: float, *, repeatable: bool, tried: Collection[Address] = (), fresh: bool = False
     ) -> Reuse[Handle] | Open | None:
-        """A connection for a request from `source`; None when no healthy server has weight.
+        """A connection for a request from `source`; None when no server takes it.
 
         Servers in `tried` are avoided; `fresh` asks for a new connection.
         """
-        if self._picker is None:
+        picker = self._picker
+        if picker is None:
             return None
-        index = self._picker.pick(self._eligible(frozenset(tried)), self._counts, source)
+        index = picker.pick(self._eligible(tried) if tried or self._out else _anyone, self._counts, source)
         if index is None:
             return None
-        server = self._servers[index]
-        self._active[server] = self._active.get(server, 0) + 1
         self._counts[index] += 1
-        idle = self._idle.get(server)
-        if not fresh and idle and (repeatable or now - idle[-1][0] <= FRESH_S):
-            return Reuse(idle.pop()[1], server)
-        return Open(server)
+        member = self._members[index]
+        member.requests += 1
+        idle = member.idle
+        if idle and not fresh and (repeatable or now - idle[-1][0] <= FRESH_S):
+            return Reuse(idle.pop()[1], member.address)
+        return member.open
 
-    def _eligible(self, tried: AbstractSet[Address]) -> Callable[[int], bool]:
-        servers, weights, down = self._servers, self._weights, self._down
-        if not tried and not down:
-            return lambda index: weights[index] > 0
-        return lambda index: weights[index] > 0 and servers[index] not in down and servers[index] not in tried
+    def _eligible(self, tried: Collection[Address]) -> Callable[[int], bool]:
+        out = self._out
+        if tried:
+            out |= {self._index[address] for address in tried if address in self._index}
+        return lambda index: index not in out
 
     def released(self, server: Address, handle: Handle, now: float) -> bool:
         """A request is over and its connection sound; False: the connection is not wanted and has to be closed."""
         self.failed(server)
-        if server not in self._index or server in self._down:
+        index = self._index.get(server)
+        if index is None or server in self._down:
             return False
-        idle = self._idle.setdefault(server, [])
+        idle = self._members[index].idle
         if len(idle) >= IDLE_PER_SERVER:
             return False
         idle.append((now, handle))
@@ -122,33 +177,128 @@ class Pool(Generic[Handle]):
 
     def failed(self, server: Address) -> None:
         """A request is over, or its connection could not be opened; the connection is not used again."""
-        left = self._active.get(server, 0) - 1
-        if left > 0:
-            self._active[server] = left
-        else:
-            self._active.pop(server, None)
         index = self._index.get(server)
         if index is not None:
-            self._counts[index] = max(left, 0)
+            self._counts[index] -= 1
+            return
+        member = self._leaving[server]
+        member.active -= 1
+        if not member.active:
+            del self._leaving[server]
+
+    def note(self, server: Address, outcome: Outcome, now: float) -> float:
+        """How a request went that this server had. Returns for how many seconds that ejects it; 0: it does not.
+
+        To be told of every outcome but ANSWERED, and of that too while the pool is `attentive`.
+        """
+        index = self._index.get(server)
+        if index is None:
+            return 0.0
+        member = self._members[index]
+        if outcome is Outcome.FAILED:
+            member.failures += 1
+        elif outcome is Outcome.ERROR:
+            member.errors += 1
+        out_s = self._ejector.observe(server, outcome, now, room=self._room(index))
+        self.attentive = self._ejector.attentive
+        if out_s:
+            member.ejections += 1
+            self._settle(now)
+        return out_s
+
+    def _room(self, index: int) -> bool:
+        """Whether this server may be ejected too."""
+        rules = self._ejector.rules
+        if rules is None:
+            return False
+        out = sum(1 for each in self._out | {index} if self._servers[each].weight)
+        return out * 100 <= rules.max_percent * sum(1 for server in self._servers if server.weight)
+
+    # -- time
+
+    def tick(self, now: float) -> list[Address]:
+        """Does what has become due; to be called a few times a second. Returns the servers that are back from ejection.
+
+        (Not those that an active check holds for unhealthy besides: they come back by the check.)
+        """
+        if now < self._next_tick:
+            return []
+        back = [address for address in self._ejector.returning(now) if address not in self._down]
+        self._warm(back, now)
+        self._settle(now)
+        return back
+
+    def _warm(self, servers: Iterable[Address], now: float) -> None:
+        assert self._service is not None or not servers
+        if self._service is not None and self._service.slow_start_s:
+            self._warming |= dict.fromkeys(servers, now)
+
+    def _settle(self, now: float) -> None:
+        """Takes note of who is out and who weighs what, and makes a new picker where that differs."""
+        service, slow_s = self._service, self._service.slow_start_s if self._service is not None else 0
+        if service is None:
+            return
+        ejected = self._ejector.ejected
+        self._out = frozenset(i for address, i in self._index.items() if address in self._down or address in ejected)
+        scheduler, shares = service.scheduler, tuple(server.weight for server in self._servers)
+        self._warming = {a: since for a, since in self._warming.items() if slow_s and now < since + slow_s}
+        if self._warming:
+            flat = scheduler in weights.WITH_WEIGHTS
+            base = [min(weight, 1) for weight in shares] if flat else shares
+            shares = weights.warming(tuple(self._index), base, self._warming, now, slow_s)
+            scheduler = weights.WITH_WEIGHTS.get(scheduler, scheduler)
+        self._next_tick = min(weights.next_step(self._warming, now, slow_s), self._ejector.next_return())
+        if self._picks != (scheduler, shares, self._names):
+            self._picks = scheduler, shares, self._names
+            self._picker = picker(scheduler, shares, names=self._names, start=self._turn)
+
+    # -- idle connections
 
     def closed(self, server: Address, handle: Handle) -> None:
         """A connection that nobody uses was closed by the server."""
-        if idle := self._idle.get(server):
-            self._idle[server] = [pair for pair in idle if pair[1] != handle]
+        index = self._index.get(server)
+        if index is not None:
+            member = self._members[index]
+            member.idle = [pair for pair in member.idle if pair[1] != handle]
 
     def expire(self, now: float) -> list[Handle]:
         """The connections that have been idle for too long, to be closed."""
         expired: list[Handle] = []
-        for server, idle in self._idle.items():
+        for member in self._members:
+            idle = member.idle
             keep = next((i for i, (since, _) in enumerate(idle) if now - since < IDLE_S), len(idle))
             expired += [handle for _, handle in idle[:keep]]
-            self._idle[server] = idle[keep:]
+            member.idle = idle[keep:]
         return expired
 
     def drop(self) -> list[Handle]:
         """Every idle connection, to be closed: the backend service is gone. Those in use are not wanted back."""
-        return self.update((), Scheduler.RR)
+        return self.update((), self._service, 0.0) if self._service is not None else []
+
+    # -- what there is to tell
 
     @property
     def active(self) -> dict[Address, int]:
-        return dict(self._active)
+        """Requests in flight, by server."""
+        counts = {address: self._counts[index] for address, index in self._index.items() if self._counts[index]}
+        return counts | {address: member.active for address, member in self._leaving.items()}
+
+    def news(self) -> Iterator[tuple[Address, dict[str, float]]]:
+        """Each server's numbers, of servers where they have changed since this was last asked.
+
+        requests, failures (no connection, or none that lasted), errors (5xx), ejections: since the server was added;
+        active, ejected (0 or 1), idle: now.
+        """
+        for index, member in enumerate(self._members):
+            numbers: dict[str, float] = {
+                "requests": member.requests, "failures": member.failures, "errors": member.errors,
+                "ejections": member.ejections, "active": self._counts[index], "idle": len(member.idle),
+                "ejected": int(member.address in self._ejector.ejected),
+            }  # fmt: skip
+            if numbers != member.told:
+                member.told = numbers
+                yield member.address, numbers
+
+
+def _anyone(_: int) -> bool:
+    return True

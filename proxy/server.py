@@ -26,9 +26,11 @@ from core.config import to_dict
 from core.endpoints import endpoint
 from core.model import BackendProtocol, Model
 from core.resolve import l7_listeners, servers
+from proxy import tally
 from proxy.errors import ApplyError, Refused
 from proxy.head import read_request
 from proxy.listen import LAME_DUCK_S, bind, endpoints
+from proxy.tally import ServerKey, Tally
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ class WorkerProcess:
     def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
         self.process = process
         self.counters: dict[str, float] = {}
+        self.servers: dict[ServerKey, dict[str, float]] = {}
+        self.stranded: list[str] = []  # backend services that have no server for a request
         self.problems: list[str] = []
         self.cannot = ""  # why it could not start
         self._writer = writer
@@ -119,6 +123,10 @@ class WorkerProcess:
                 message = json.loads(line)
                 if "counters" in message:
                     self.counters = message["counters"]
+                    self.servers |= tally.keyed(message["upstreams"])
+                    if message["stranded"] != self.stranded:
+                        self.stranded = message["stranded"]
+                        on_problems()
                 elif "cannot" in message:
                     self.cannot = message["cannot"]
                 elif "applied" in message or "refused" in message:
@@ -154,6 +162,7 @@ class Supervisor:
         self._reserved: dict[tuple[str, int], socket.socket] = {}
         self._workers: dict[int, WorkerProcess] = {}
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
+        self._tally = Tally()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
         self._proved = False  # some worker has run
@@ -218,6 +227,7 @@ class Supervisor:
             if self._workers.get(turn) is worker:
                 del self._workers[turn]
             self._past.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
+            self._tally.keep(worker.servers)
             await _reap(worker.process)
         return worker.cannot
 
@@ -275,8 +285,12 @@ class Supervisor:
         self._proved = True
 
     def _all_problems(self) -> tuple[str, ...]:
-        """What the workers find imperfect, each thing once."""
-        return tuple(dict.fromkeys(problem for worker in self._workers.values() for problem in worker.problems))
+        """What the workers find imperfect, each thing once, and what nobody serves."""
+        workers = self._workers.values()
+        found = dict.fromkeys(problem for worker in workers for problem in worker.problems)
+        if self._model is not None:
+            found |= dict.fromkeys(tally.problems(self._model, [worker.stranded for worker in workers]))
+        return tuple(found)
 
     def _log_problems(self) -> None:
         before, self._problems = self._problems, self._all_problems()
@@ -334,9 +348,15 @@ class Supervisor:
             "workers": len(self._workers),
             "worker_restarts": self._restarts,
             "health": health,
+            "upstreams": self._upstreams(),
             "counters": dict(counters),
             "problems": list(self._all_problems()),
         }
+
+    def _upstreams(self) -> list[dict[str, object]]:
+        if self._model is None:
+            return []
+        return self._tally.rows(self._model, [worker.servers for worker in self._workers.values()])
 
     # -- the end
 

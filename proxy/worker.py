@@ -6,7 +6,8 @@ A worker does what the supervisor says over a socketpair, one JSON object a line
                                          ← {"problems": [TEXT…]} when they have changed since
     → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
     → {"drain": SECONDS, "lame_duck": SECONDS}, after which the worker ends itself
-                                         ← {"counters": {NAME: NUMBER}} every second
+                                         ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
+                                            "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}} every second
                                          ← {"cannot": WHY} as the only word of a worker that cannot start
 
 When the supervisor is gone, the worker drains: nobody would restart or reconfigure it.
@@ -37,6 +38,7 @@ from control.node.identity import Identity, IdentityError
 from control.node.logs import setup
 from control.node.tasks import Tasks
 from core.config import from_dict
+from core.endpoints import endpoint as server_name
 from core.model import Listener, Model, Protocol
 from core.resolve import L7Listener, l7_listeners, servers
 from keyserver.client import KeyClient
@@ -177,12 +179,13 @@ class Worker:
         for name, backend in model.backend_services.items():
             if backend.protocol.value != "http":
                 continue
-            old = self._hub.services.get(name)
-            service = old or Service(Pool(self._turn), backend.connect_timeout_s)
+            service = self._hub.services.get(name) or Service(name, Pool(self._turn))
             service.connect_timeout_s = backend.connect_timeout_s
-            for upstream in service.pool.update(servers(model, backend), backend.scheduler):
+            for upstream in service.pool.update(servers(model, backend), backend, self._hub.now()):
                 upstream.close()
             services[name] = service
+        for name, service in services.items():
+            service.fallback = services.get(model.backend_services[name].fallback)
         for name in self._hub.services.keys() - services.keys():
             for upstream in self._hub.services[name].pool.drop():
                 upstream.close()
@@ -217,7 +220,7 @@ class Worker:
     def set_down(self, down: Mapping[str, list[Endpoint]]) -> None:
         """Takes the unhealthy servers of every backend service."""
         for name, service in self._hub.services.items():
-            for upstream in service.pool.set_down(frozenset(down.get(name, ()))):
+            for upstream in service.pool.set_down(frozenset(down.get(name, ())), self._hub.now()):
                 upstream.close()
 
     # -- time
@@ -234,6 +237,9 @@ class Worker:
                 for site in self._all_sites():
                     for connection in list(site.connections):
                         connection.leave_dead_server()
+            for service in self._hub.services.values():
+                for server in service.pool.tick(now):
+                    log.info("%s: %s is back on probation", service.name, server_name(*server))
             for until, site in self._retired:
                 if until <= now:
                     self._cut(site)
@@ -352,12 +358,16 @@ class Channel:
             self._send_counters(writer)
 
     def _send_counters(self, writer: asyncio.StreamWriter) -> None:
+        services = self._hub.services
         counters = dict(self._hub.counters)
         counters["connections_open"] = self._worker.connections
-        counters["requests_open"] = sum(sum(each.pool.active.values()) for each in self._hub.services.values())
+        counters["requests_open"] = sum(sum(each.pool.active.values()) for each in services.values())
         if self._tls is not None:
             counters |= {f"tls_{name}": value for name, value in self._tls.counters().items()}
-        _send(writer, {"counters": counters})
+        news = {name: [[*at, numbers] for at, numbers in each.pool.news()] for name, each in services.items()}
+        stranded = [name for name, each in services.items() if not each.pool.takes_requests]
+        upstreams = {name: rows for name, rows in news.items() if rows}
+        _send(writer, {"counters": counters, "upstreams": upstreams, "stranded": stranded})
 
 
 def _send(writer: asyncio.StreamWriter, message: dict[str, object]) -> None:

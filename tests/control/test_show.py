@@ -93,3 +93,12 @@ def test_by_bgp_several_nodes_have_a_vip() -> None:
 def test_static_vips_are_nobodys() -> None:
     static = l4("l4-1", "static") | {"facts": {"vip": {"method": "static", "addresses": []}}}
     assert show.vips([static, static | {"facts": {}}]) == []
+
+
+def test_ejected_servers_are_remarked_on() -> None:
+    rows = [
+        {"service": "app", "server": "192.0.2.2:80", "ejected": 2},
+        {"service": "app", "server": "192.0.2.3:80", "ejected": 0},
+    ]
+    node = {"why": "", "listed": True, "facts": {"workers": 4, "upstreams": rows}}
+    assert show.remarks(node) == ["192.0.2.2:80 ejected from app by 2 of 4 workers"]

@@ -275,6 +275,50 @@ CASES = [
         "backend_services.dns.connect_timeout_s: connect_timeout_s is for http services, and this one is udp; "
         "remove it",
     ),
+    # how the L7 tier treats servers
+    (
+        'scheduler = "maglev"',
+        "ejection = { failures = 3 }",
+        "backend_services.dns.ejection: ejection is for http services, and this one is udp; remove it",
+    ),
+    (
+        'scheduler = "maglev"',
+        'fallback = "web"',
+        "backend_services.dns.fallback: fallback is for http services, and this one is udp; remove it",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", ejection = { first_s = 30, longest_s = 20 }',
+        "backend_services.web.ejection: longest_s (20) is less than first_s (30); raise longest_s, or lower first_s",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", ejection = { failures = 0 }',
+        "backend_services.web.ejection: neither failures nor errors count; give one of them, or ejection = false",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", scheduler = "sh", slow_start_s = 30',
+        "backend_services.web.slow_start_s: with sh, a slow start would move clients from server to server; "
+        "remove it, or give another scheduler",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", fallback = "dns"',
+        "backend_services.web.fallback: 'dns' is a service of protocol udp, and this one is http; "
+        "name a service of protocol http",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", fallback = "web"',
+        "backend_services.web.fallback: this service is its own fallback, by way of those that it names; "
+        "break the circle",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", fallback = "wbe"',
+        "backend_services.web.fallback: none of the backend services is named 'wbe'; did you mean web?",
+    ),
     # references
     (
         'backend_service = "dns"',

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -28,6 +30,7 @@ from core.model import (
     CheckMethod,
     CheckType,
     ClientCertificate,
+    Ejection,
     HealthCheck,
     Instance,
     InstanceType,
@@ -38,6 +41,7 @@ from core.model import (
     Protocol,
     Role,
     Rule,
+    Scheduler,
     Server,
     ServerGroup,
     TlsPolicy,
@@ -463,10 +467,21 @@ def services(draw: st.DrawFn, name: str, protocol: BackendProtocol, groups: Any,
     target = target or {"server_group": draw(st.sampled_from(groups))}
     check = draw(health_checks(protocol))
     scheduler = draw(st.sampled_from(allowed))
-    timeout_s = draw(st.floats(0.1, 60)) if protocol is BackendProtocol.HTTP else 5.0
-    return BackendService(
-        name, protocol, **target, scheduler=scheduler, health_check=check, connect_timeout_s=timeout_s
-    )
+    own = draw(http_options(scheduler)) if protocol is BackendProtocol.HTTP else {}
+    return BackendService(name, protocol, **target, scheduler=scheduler, health_check=check, **own)
+
+
+@st.composite
+def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
+    """What backend services of protocol http have besides."""
+    first_s, more_s = draw(st.tuples(st.floats(1, 60), st.floats(0, 60)))
+    counted = draw(st.tuples(st.integers(1, 9), st.integers(0, 9)))
+    ejection = Ejection(*counted, first_s, first_s + more_s, draw(st.integers(1, 100)))
+    return {
+        "connect_timeout_s": draw(st.floats(0.1, 60)),
+        "ejection": draw(st.sampled_from([None, Ejection(), ejection])),
+        "slow_start_s": 0 if scheduler is Scheduler.SH else draw(st.integers(0, 900)),
+    }
 
 
 NETWORKS = st.sampled_from([(), ("10.0.0.0/8", "192.0.2.0/24"), ("2001:db8::/32", "2001:db8:1::1")])
@@ -501,6 +516,9 @@ def models(draw: st.DrawFn) -> Model:
     }
     for name, protocol in zip(names[6:8], (BackendProtocol.TCP, BackendProtocol.HTTP), strict=True):
         backends[name] = draw(services(name, protocol, names, sorted(spread)))
+    http = [name for name, service in backends.items() if service.protocol is BackendProtocol.HTTP]
+    for name, other in pairwise(http):
+        backends[name] = replace(backends[name], fallback=draw(st.sampled_from(["", other])))
     instances = {
         names[0]: Instance(names[0]),
         names[1]: Instance(names[1], InstanceType.ALB, ("192.0.2.1", "192.0.2.2")),

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from control.node.tasks import Tasks
 from core.model import (
@@ -132,6 +133,19 @@ def model(
         listeners={"web": listener},
         rules={rule.name: rule for rule in rules},
     )
+
+
+def with_service(base: Model, name: str = "app", /, **changes: Any) -> Model:
+    """The model with a backend service changed, or a new one like `app`."""
+    services = base.backend_services
+    changed = replace(services.get(name, services["app"]), name=name, **changes)
+    return replace(base, backend_services={**services, name: changed})
+
+
+def with_group(base: Model, name: str, servers: Sequence[int]) -> Model:
+    """The model with one more server group, on these local ports."""
+    group = ServerGroup(name, tuple(Server("127.0.0.1", each) for each in servers))
+    return replace(base, server_groups={**base.server_groups, name: group})
 
 
 def with_listener(base: Model, name: str, port: int) -> Model:

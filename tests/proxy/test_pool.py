@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from core.model import Scheduler, Server
-from proxy.pool import FRESH_S, IDLE_PER_SERVER, IDLE_S, Open, Pool, Reuse
+import pytest
+
+from core.ejection import Outcome
+from core.model import BackendProtocol, BackendService, Ejection, Scheduler, Server
+from proxy.pool import FRESH_S, IDLE_PER_SERVER, IDLE_S, Address, Open, Pool, Reuse
 
 A, B, C = ("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)
 
 
 def pool(*weights: int, scheduler: Scheduler = Scheduler.RR) -> Pool[str]:
     pool: Pool[str] = Pool()
-    pool.update(servers(*weights), scheduler)
+    pool.update(servers(*weights), service(scheduler), 0)
     return pool
+
+
+def service(
+    scheduler: Scheduler = Scheduler.RR, ejection: Ejection | None = None, slow_start_s: int = 0
+) -> BackendService:
+    return BackendService(
+        "app", BackendProtocol.HTTP, "app", scheduler=scheduler, ejection=ejection, slow_start_s=slow_start_s
+    )
 
 
 def servers(*weights: int) -> list[Server]:
@@ -50,10 +61,10 @@ def test_servers_take_turns_and_the_unhealthy_and_tried_none() -> None:
     three = pool(100, 100, 100)
     assert [three.assign(b"c", 0, repeatable=True) for _ in range(3)] == [Open(A), Open(B), Open(C)]
     assert three.assign(b"c", 0, repeatable=True, tried={A, B}) == Open(C)
-    three.set_down({A, C})
+    three.set_down({A, C}, 0)
     assert [three.assign(b"c", 0, repeatable=True) for _ in range(2)] == [Open(B), Open(B)]
     assert three.assign(b"c", 0, repeatable=True, tried={B}) is None
-    three.set_down({A, B, C})
+    three.set_down({A, B, C}, 0)
     assert three.assign(b"c", 0, repeatable=True) is None
 
 
@@ -75,7 +86,7 @@ def test_least_connections_sees_what_is_active() -> None:
 def test_a_source_keeps_its_server_whatever_the_order_of_the_list() -> None:
     three = pool(100, 100, 100, scheduler=Scheduler.SH)
     before = [three.assign(b"%d" % i, 0, repeatable=True) for i in range(50)]
-    three.update(servers(100, 100, 100)[::-1], Scheduler.SH)
+    three.update(servers(100, 100, 100)[::-1], service(Scheduler.SH), 0)
     after = [three.assign(b"%d" % i, 0, repeatable=True) for i in range(50)]
     assert before == after
     assert len(set(before)) == 3
@@ -87,7 +98,7 @@ def test_a_new_list_keeps_what_stays_and_gives_back_what_is_gone() -> None:
         two.assign(b"c", 0, repeatable=True)
     two.released(A, "a", 0)
     two.released(B, "b", 0)
-    assert two.update(servers(100), Scheduler.LC) == ["b"]
+    assert two.update(servers(100), service(Scheduler.LC), 0) == ["b"]
     assert two.active == {A: 1, B: 1}
     assert not two.released(B, "late", 1)
     assert two.active == {A: 1}
@@ -98,7 +109,7 @@ def test_unhealthy_servers_lose_their_idle_connections() -> None:
     two = pool(100, 100)
     two.assign(b"c", 0, repeatable=True)
     two.released(A, "a", 0)
-    assert two.set_down({A}) == ["a"]
+    assert two.set_down({A}, 0) == ["a"]
     assert not two.released(A, "in flight", 1)
 
 
@@ -128,5 +139,168 @@ def test_a_service_that_is_gone_takes_nothing_back() -> None:
 def test_workers_begin_with_different_servers() -> None:
     first, second = Pool[str](0), Pool[str](1)
     for each in (first, second):
-        each.update(servers(100, 100), Scheduler.WRR)
+        each.update(servers(100, 100), service(Scheduler.WRR), 0)
     assert first.assign(b"c", 0, repeatable=True) != second.assign(b"c", 0, repeatable=True)
+
+
+def test_who_comes_back_to_the_list_has_its_requests_in_flight() -> None:
+    two = pool(100, 100, scheduler=Scheduler.LC)
+    two.assign(b"c", 0, repeatable=True)
+    two.assign(b"c", 0, repeatable=True)
+    two.update(servers(100), service(Scheduler.LC), 0)
+    assert two.active == {A: 1, B: 1}
+    two.update(servers(100, 100), service(Scheduler.LC), 0)
+    two.failed(A)
+    assert two.active == {B: 1}
+    assert two.assign(b"c", 0, repeatable=True) == Open(A)
+
+
+# -- ejection
+
+RULES = Ejection(failures=2, first_s=10, longest_s=30, max_percent=50)
+
+
+def next_servers(pool: Pool[str], count: int, now: float) -> list[Address]:
+    """Who gets the next requests, which end at once."""
+    found: list[Address] = []
+    for _ in range(count):
+        choice = pool.assign(b"c", now, repeatable=True)
+        assert choice is not None
+        pool.failed(choice.server)
+        found.append(choice.server)
+    return found
+
+
+def test_a_server_that_fails_is_ejected_and_returns_on_probation() -> None:
+    two: Pool[str] = Pool()
+    two.update(servers(100, 100), service(ejection=RULES), 0)
+    assert not two.attentive
+    assert two.note(A, Outcome.FAILED, 1) == 0
+    assert two.attentive
+    assert two.note(A, Outcome.FAILED, 2) == 10
+    assert next_servers(two, 3, 2) == [B, B, B]
+    assert two.tick(11.9) == []
+    assert two.tick(12) == [A]
+    assert set(next_servers(two, 2, 12)) == {A, B}
+    assert two.note(A, Outcome.FAILED, 13) == 20
+    assert two.tick(33) == [A]
+    assert two.note(A, Outcome.ANSWERED, 34) == 0
+    assert two.note(A, Outcome.FAILED, 35) == 0
+
+
+def test_no_more_are_ejected_than_may_be_out() -> None:
+    three: Pool[str] = Pool()
+    three.update(servers(100, 100, 100), service(ejection=RULES), 0)
+    for _ in range(3):
+        three.note(A, Outcome.FAILED, 0)
+        three.note(B, Outcome.FAILED, 0)
+    assert set(next_servers(three, 4, 0)) == {B, C}  # one of three is within a half, two are not
+    three.tick(10)
+    three.set_down({C}, 11)
+    assert three.note(A, Outcome.FAILED, 12) == 0  # the unhealthy one takes the place
+    three.set_down(frozenset(), 13)
+    assert three.note(A, Outcome.FAILED, 14) == 20
+
+
+def test_a_single_server_is_ejected_only_if_all_may_be() -> None:
+    one: Pool[str] = Pool()
+    one.update(servers(100), service(ejection=RULES), 0)
+    assert [one.note(A, Outcome.FAILED, 0) for _ in range(5)] == [0] * 5
+    one.update(servers(100), service(ejection=Ejection(failures=2, max_percent=100)), 0)
+    assert one.note(A, Outcome.FAILED, 0) == 10
+    assert one.assign(b"c", 0, repeatable=True) is None
+    assert not one.takes_requests
+
+
+def test_a_server_without_weight_makes_no_room() -> None:
+    three: Pool[str] = Pool()
+    three.update(servers(100, 100, 0), service(ejection=Ejection(failures=1, max_percent=60)), 0)
+    assert three.note(A, Outcome.FAILED, 0) == 10
+    assert three.note(B, Outcome.FAILED, 0) == 0
+
+
+def test_a_check_that_passes_again_ends_an_ejection() -> None:
+    two: Pool[str] = Pool()
+    two.update(servers(100, 100), service(ejection=RULES), 0)
+    two.note(A, Outcome.FAILED, 0)
+    two.note(A, Outcome.FAILED, 0)
+    two.set_down({A}, 1)
+    two.set_down(frozenset(), 2)
+    assert set(next_servers(two, 2, 2)) == {A, B}
+    assert two.tick(10) == []
+
+
+def test_without_rules_nobody_is_ejected_and_new_ones_let_everybody_in() -> None:
+    two: Pool[str] = Pool()
+    two.update(servers(100, 100), service(ejection=RULES), 0)
+    two.note(A, Outcome.FAILED, 0)
+    two.note(A, Outcome.FAILED, 0)
+    two.update(servers(100, 100), service(), 0)
+    assert set(next_servers(two, 2, 2)) == {A, B}
+    assert two.note(A, Outcome.FAILED, 0) == 0
+    assert not two.attentive
+
+
+def test_who_is_not_in_the_list_is_of_no_interest() -> None:
+    one: Pool[str] = Pool()
+    one.update(servers(100), service(ejection=RULES), 0)
+    assert one.note(C, Outcome.FAILED, 0) == 0
+
+
+# -- slow start
+
+
+def share(pool: Pool[str], server: Address, now: float) -> float:
+    return next_servers(pool, 220, now).count(server) / 220
+
+
+def test_a_server_that_is_added_begins_slowly_and_the_first_ones_do_not() -> None:
+    two: Pool[str] = Pool()
+    two.update(servers(100), service(slow_start_s=20), 0)
+    two.update(servers(100, 100), service(slow_start_s=20), 0)
+    seen = []
+    for now in (0, 2, 10, 18, 20):
+        two.tick(now)
+        seen.append(share(two, B, now))
+    assert seen == pytest.approx([1 / 11, 1 / 6, 3 / 8, 1 / 2, 1 / 2], abs=0.01)
+
+
+def test_who_is_healthy_again_or_back_from_ejection_begins_slowly() -> None:
+    two: Pool[str] = Pool()
+    two.update(servers(100, 100), service(Scheduler.WRR, RULES, slow_start_s=10), 0)
+    assert share(two, A, 0) == 0.5
+    two.set_down({A}, 1)
+    two.set_down(frozenset(), 5)
+    assert share(two, A, 5) == 20 / 220
+    two.tick(15)
+    assert share(two, A, 15) == 0.5
+    two.note(A, Outcome.FAILED, 16)
+    two.note(A, Outcome.FAILED, 16)
+    assert two.tick(26) == [A]
+    assert share(two, A, 26) == 20 / 220
+    two.update(servers(100, 100), service(Scheduler.WRR, RULES), 26)
+    assert share(two, A, 26) == 0.5
+
+
+# -- numbers
+
+
+def test_numbers_are_told_when_they_have_changed() -> None:
+    two: Pool[str] = Pool()
+    two.update(servers(100, 100), service(ejection=Ejection(failures=1)), 0)
+    zero = dict.fromkeys(("requests", "failures", "errors", "ejections", "active", "idle", "ejected"), 0)
+    assert dict(two.news()) == {A: zero, B: zero}
+    assert dict(two.news()) == {}
+    two.assign(b"c", 0, repeatable=True)
+    two.note(B, Outcome.FAILED, 0)
+    two.note(A, Outcome.ERROR, 0)
+    assert dict(two.news()) == {
+        A: zero | {"requests": 1, "active": 1, "errors": 1},
+        B: zero | {"failures": 1, "ejections": 1, "ejected": 1},
+    }
+    two.released(A, "a", 0)
+    two.tick(10)
+    assert dict(two.news()) == {
+        A: zero | {"requests": 1, "idle": 1, "errors": 1},
+        B: zero | {"failures": 1, "ejections": 1},
+    }

@@ -23,7 +23,17 @@ from control.node.tasks import Tasks
 from core.model import Certificate, CheckType, HealthCheck, Model, Protocol, Server, ServerGroup
 from proxy.errors import ApplyError
 from proxy.server import ReadyProtocol, Settings, Supervisor
-from tests.proxy.support import Backend, Client, Request, answer_ok, free_port, model, until, with_listener
+from tests.proxy.support import (
+    Backend,
+    Client,
+    Request,
+    answer_ok,
+    free_port,
+    model,
+    until,
+    with_listener,
+    with_service,
+)
 
 
 @asynccontextmanager
@@ -223,7 +233,7 @@ def with_key_server(tmp_path: Path, workers: int) -> tuple[Model, Settings, list
         ["keyserver", "issue", "--keys", keys, "--ca", ca, "--name", "c", "--domain", "web.test", "--chain-out", chain],
     ):
         subprocess.run([sys.executable, "-m", *arguments], check=True, capture_output=True)
-    base = model(free_port(), [])
+    base = with_service(model(free_port(), [free_port()]), health_check=None)
     listener = replace(base.listeners["web"], protocol=Protocol.HTTPS, certificates=("c",))
     certificates = {"c": Certificate("c", chain=chain.read_text())}
     settings = Settings("l7-1", workers, identity=str(tmp_path / "id"), keyservers=(f"unix:{sock}",))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from core.model import Scheduler, Server
+from core.model import BackendProtocol, BackendService, Server
 from proxy import upstream
 from proxy.pool import Open, Pool, Reuse
 from proxy.upstream import UpstreamConnection
@@ -67,7 +67,7 @@ class User:
 
 def made(pending: int = 0) -> tuple[UpstreamConnection, Transport, Pool[UpstreamConnection]]:
     pool: Pool[UpstreamConnection] = Pool()
-    pool.update([Server(*SERVER)], Scheduler.RR)
+    pool.update([Server(*SERVER)], BackendService("app", BackendProtocol.HTTP), 0)
     connection, transport = UpstreamConnection(pool, SERVER, bytearray(100)), Transport(pending)
     connection.connection_made(transport)
     return connection, transport, pool

@@ -1,0 +1,66 @@
+"""What the workers of a node say of their servers, added up. Pure.
+
+Each worker has its own pools and sends their numbers where they have changed (`Pool.news`). Counts of workers that are
+gone are kept; what they had open is not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from core.endpoints import endpoint
+from core.model import BackendProtocol, Model
+from core.resolve import servers
+
+ServerKey = tuple[str, str, int]  # backend service, address, port
+Numbers = Mapping[str, float]
+
+COUNTS: Final = ("requests", "failures", "errors", "ejections")
+LEVELS: Final = ("active", "idle", "ejected")  # `ejected`: by how many workers
+
+
+def keyed(upstreams: Mapping[str, Sequence[Sequence[Any]]]) -> dict[ServerKey, dict[str, float]]:
+    """A worker's message, by server."""
+    return {(name, address, port): dict(n) for name, rows in upstreams.items() for address, port, n in rows}
+
+
+class Tally:
+    """The sums of a node."""
+
+    def __init__(self) -> None:
+        self._past: dict[ServerKey, Counter[str]] = {}
+
+    def keep(self, servers: Mapping[ServerKey, Numbers]) -> None:
+        """Takes over the counts of a worker that is gone."""
+        for key, numbers in servers.items():
+            self._past.setdefault(key, Counter()).update({name: numbers.get(name, 0) for name in COUNTS})
+
+    def rows(self, model: Model, workers: Sequence[Mapping[ServerKey, Numbers]]) -> list[dict[str, object]]:
+        """A row for each http backend service's servers, those without a request too; forgets servers that are gone."""
+        found: list[dict[str, object]] = []
+        keys = list(_keys(model))
+        self._past = {key: counts for key in keys if (counts := self._past.get(key)) is not None}
+        for key in keys:
+            parts = [self._past.get(key, {}), *(worker.get(key, {}) for worker in workers)]
+            row: dict[str, object] = {"service": key[0], "server": endpoint(key[1], key[2])}
+            row |= {name: sum(part.get(name, 0) for part in parts) for name in COUNTS}
+            found.append(row | {name: sum(part.get(name, 0) for part in parts[1:]) for name in LEVELS})
+        return found
+
+
+def _keys(model: Model) -> Iterator[ServerKey]:
+    for name, service in model.backend_services.items():
+        if service.protocol is BackendProtocol.HTTP:
+            yield from ((name, server.address, server.port) for server in servers(model, service))
+
+
+def problems(model: Model, stranded: Sequence[Sequence[str]]) -> Iterator[str]:
+    """One text for each backend service without a server for its requests. `stranded`: by worker."""
+    counts = Counter(name for names in stranded for name in set(names))
+    for name, service in model.backend_services.items():
+        if counts[name]:
+            where = "" if counts[name] == len(stranded) else f" in {counts[name]} of {len(stranded)} workers"
+            what = f"they go to {service.fallback}" if service.fallback else "they get 503"
+            yield f"backend service {name}: no server takes requests{where}; {what}"

@@ -1,0 +1,209 @@
+"""How servers that fail are treated, in a real worker: ejection, slow start, fallback, and what is told of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from core.ejection import Outcome
+from core.model import Ejection, Model
+from proxy.hub import Service
+from tests.proxy.support import (
+    Backend,
+    Proxy,
+    Request,
+    free_port,
+    model,
+    proxy,
+    until,
+    with_group,
+    with_service,
+)
+from tests.proxy.test_conn import reset
+from tests.proxy.test_server import node
+
+
+async def answer_500(request: Request) -> None:
+    request.writer.write(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
+
+
+async def answer_nothing(request: Request) -> None:
+    request.writer.close()
+
+
+async def answer_rubbish(request: Request) -> None:
+    request.writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+    request.writer.close()
+
+
+async def never_answer(request: Request) -> None:
+    await asyncio.Event().wait()
+
+
+def named(name: bytes) -> Backend:
+    async def answer(request: Request) -> None:
+        request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(name), name))
+
+    return Backend(answer)
+
+
+def app(l7: Proxy) -> Service:
+    return l7.hub.services["app"]
+
+
+def numbers(l7: Proxy, port: int) -> dict[str, float]:
+    return dict(app(l7).pool.news())["127.0.0.1", port]
+
+
+async def statuses(l7: Proxy, count: int) -> list[int]:
+    return [(await l7.get())[0] for _ in range(count)]
+
+
+async def test_a_server_that_nobody_listens_on_is_ejected_and_nobody_notices() -> None:
+    gone = free_port()
+    async with Backend().running() as good:
+        rules = Ejection(failures=2)
+        async with proxy(with_service(model(free_port(), [good.port, gone]), ejection=rules)) as l7:
+            assert await statuses(l7, 10) == [200] * 10
+            assert numbers(l7, gone) == {
+                "requests": 2, "failures": 2, "errors": 0, "ejections": 1, "active": 0, "idle": 0, "ejected": 1
+            }  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", [answer_nothing, answer_rubbish])
+async def test_a_server_whose_answers_are_none_is_ejected(answer: object) -> None:
+    async with Backend().running() as good, Backend(answer).running() as bad:  # type: ignore[arg-type]
+        rules = Ejection(failures=3)
+        async with proxy(with_service(model(free_port(), [good.port, bad.port]), ejection=rules)) as l7:
+            assert sorted(await statuses(l7, 12)) == [200] * 9 + [502] * 3
+
+
+async def test_a_server_that_does_not_answer_in_time_is_ejected() -> None:
+    async with Backend().running() as good, Backend(never_answer).running() as bad:
+        base = model(free_port(), [good.port, bad.port], request_timeout_s=1)
+        async with proxy(with_service(base, ejection=Ejection(failures=1))) as l7:
+            assert sorted(await statuses(l7, 4)) == [200] * 3 + [504]
+
+
+async def test_errors_eject_only_where_they_count() -> None:
+    async with Backend().running() as good, Backend(answer_500).running() as bad:
+        base = model(free_port(), [good.port, bad.port])
+        async with proxy(with_service(base, ejection=Ejection(errors=2))) as l7:
+            assert sorted(await statuses(l7, 8)) == [200] * 6 + [500] * 2
+            assert numbers(l7, bad.port)["errors"] == 2
+        async with proxy(with_service(base, ejection=Ejection(failures=1))) as l7:
+            assert sorted(await statuses(l7, 8)) == [200] * 4 + [500] * 4
+
+
+async def test_a_client_that_leaves_ejects_nobody() -> None:
+    """Its impatience is not the server's failure."""
+    arrived = asyncio.Event()
+
+    async def slow(request: Request) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    async with Backend(slow).running() as backend:
+        base = model(free_port(), [backend.port])
+        rules = Ejection(failures=1, errors=1, max_percent=100)
+        async with proxy(with_service(base, ejection=rules)) as l7:
+            client = await l7.connect()
+            client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await arrived.wait()
+            reset(client)
+            assert (await l7.record()).status == 499
+            assert app(l7).pool.takes_requests
+
+
+async def test_an_ejected_server_comes_back_by_itself() -> None:
+    fails = True
+
+    async def answer(request: Request) -> None:
+        await (answer_500(request) if fails else named(b"bad").answer(request))
+
+    async with Backend().running() as good, Backend(answer).running() as bad:
+        rules = Ejection(errors=1, first_s=1)
+        async with proxy(with_service(model(free_port(), [good.port, bad.port]), ejection=rules)) as l7:
+            assert sorted(await statuses(l7, 2)) == [200, 500]
+            assert app(l7).pool.note(("127.0.0.1", bad.port), Outcome.ANSWERED, l7.hub.now()) == 0
+            fails = False
+            assert {(await l7.get())[1] for _ in range(4)} == {b"ok"}
+            async with asyncio.timeout(10):
+                while (await l7.get())[1] != b"bad":
+                    await asyncio.sleep(0.01)
+            assert set(await statuses(l7, 4)) == {200}
+
+
+async def test_without_a_server_the_fallback_takes_over_and_gives_back() -> None:
+    async with (
+        Backend().running() as first,
+        named(b"spare").running() as spare,
+        proxy(falling_back([first.port], [spare.port])) as l7,
+    ):
+        assert await l7.get() == (200, b"ok")
+        l7.worker.set_down({"app": [("127.0.0.1", first.port)]})
+        assert await l7.get() == (200, b"spare")
+        assert l7.hub.counters["fallback_requests"] == 1
+        l7.worker.set_down({"app": [("127.0.0.1", first.port)], "spare": [("127.0.0.1", spare.port)]})
+        assert (await l7.get())[0] == 503
+        l7.worker.set_down({"spare": [("127.0.0.1", spare.port)]})
+        assert await l7.get() == (200, b"ok")
+
+
+async def test_a_request_that_no_server_accepted_goes_to_the_fallback() -> None:
+    async with named(b"spare").running() as spare, proxy(falling_back([free_port()], [spare.port])) as l7:
+        assert await l7.get() == (200, b"spare")
+
+
+async def test_a_fallback_may_be_given_and_taken_away() -> None:
+    async with named(b"spare").running() as spare:
+        base = falling_back([], [spare.port])
+        async with proxy(base) as l7:
+            assert await l7.get() == (200, b"spare")
+            await l7.worker.apply(with_service(base, fallback=""))
+            assert (await l7.get())[0] == 503
+            await l7.worker.apply(base)
+            assert await l7.get() == (200, b"spare")
+
+
+def falling_back(servers: list[int], spares: list[int]) -> Model:
+    base = with_group(model(free_port(), servers), "spare", spares)
+    return with_service(with_service(base, "spare", server_group="spare"), fallback="spare")
+
+
+async def test_the_node_tells_of_servers_and_of_services_without_any() -> None:
+    gone = free_port()
+    async with Backend().running() as good, named(b"spare").running() as spare, node(workers=2) as supervisor:
+        base = falling_back([good.port, gone], [spare.port])
+        rules = Ejection(failures=1)
+        await supervisor.apply(with_service(base, ejection=rules, health_check=None), 1)
+
+        def row(port: int) -> dict[str, float]:
+            upstreams = supervisor.report()["upstreams"]
+            return next(each for each in upstreams if each["server"] == f"127.0.0.1:{port}")  # type: ignore[attr-defined]
+
+        async def ask() -> int:
+            reader, writer = await asyncio.open_connection("127.0.0.1", base.listeners["web"].port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            return int(answer.split(b" ")[1])
+
+        while row(gone)["ejected"] < 2:  # each worker by itself
+            assert await ask() == 200
+        assert row(gone)["ejections"] == 2
+        assert row(good.port)["requests"] >= 2
+        assert supervisor.report()["problems"] == []
+        rules = Ejection(failures=1, max_percent=100)
+        alone = with_group(with_service(base, ejection=rules, health_check=None), "app", [gone])
+        await supervisor.apply(alone, 2)
+
+        def told(text: str) -> bool:
+            return f"backend service app: no server takes requests; {text}" in supervisor.report()["problems"]  # type: ignore[operator]
+
+        await until(lambda: told("they go to spare"))
+        await supervisor.apply(with_service(alone, fallback=""), 3)
+        await until(lambda: told("they get 503"))
+        assert await ask() == 503
