@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from control.node import logs
+from control.node import harden, logs
 from control.node.addresses import address
 from control.node.identity import IdentityError
 from control.server import ServeError, Settings, serve
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--nodes", type=address, metavar="HOST:PORT", help="nodes' API, mutual TLS; needs --identity")
     result.add_argument("--identity", type=Path, metavar="DIR", help="ca.pem, cert.pem, key.pem of role control")
     result.add_argument("--token-file", type=Path, metavar="FILE", help="the administrator's token (DIR/token)")
-    result.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    result.add_argument("--log-level", default="INFO", choices=logs.LEVELS)
     return result
 
 
@@ -46,6 +46,7 @@ def main() -> int:
     if options.nodes is not None and options.identity is None:
         arguments.error("--nodes needs --identity DIR (`paifang certs issue CADIR --role control …` makes one)")
     logs.setup("control", options.log_level)
+    harden.forbid_dumps()
     settings = Settings(options.state, options.api, options.nodes, options.identity, options.token_file)
     try:
         asyncio.run(serve(settings))

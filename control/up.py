@@ -30,6 +30,7 @@ from typing import Any, cast
 from control import devcerts, show
 from control.client import NOTE, Api, ApiError, default_state
 from control.keyfiles import KeyCheckError
+from control.node import harden
 from control.node.addresses import address, is_loopback
 from control.node.children import Child, ChildError
 from control.node.files import write_atomic
@@ -329,6 +330,7 @@ def endpoints(model: Model) -> set[tuple[str, int]]:
 def main(options: argparse.Namespace) -> int:
     """`paifang up`; 0 after Ctrl-C or SIGTERM, 2 for what the user has to change, 1 for what failed."""
     os.environ["PYTHONSAFEPATH"] = "1"  # children import nothing from the directory that the user stands in
+    harden.forbid_dumps()  # the CA's key is read here
     stopping = Stopping()
     state = up = None
     try:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import uvloop
 
-from control.node import logs, process_metrics
+from control.node import harden, logs, process_metrics
 from control.node.identity import Identity, IdentityError
 from control.node.metrics import Family
 from control.node.metrics_server import MetricsError, MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import endpoint
-from keyserver import check, encrypt, exporter, harden, issue, ping
+from keyserver import check, encrypt, exporter, issue, ping
 from keyserver.audit import AuditLog
 from keyserver.crew import Crew, start_token_process
 from keyserver.errors import BadFile, KeyFilesError, StartError
@@ -191,6 +191,8 @@ def _counters(service: Service) -> str:
 
 def start(settings: Settings) -> int:
     """Load the keys and serve. Returns the exit code. Raises StartError, KeyFilesError or IdentityError."""
+    logs.setup("keyserver", settings.log_level)
+    logs.for_children(settings.log_level)
     try:
         harden.forbid_dumps()
     except OSError as error:

@@ -30,12 +30,12 @@ from aiohttp import web
 
 from certs.authority import key_id
 from certs.chain import inspect
-from control.node import logs
+from control.node import harden, logs
 from control.node.addresses import address
 from control.node.files import write_atomic
 from control.node.notify import notify
 from keyserver import acme_plan as plan
-from keyserver import harden, passphrases
+from keyserver import passphrases
 from keyserver.acme_order import OrderError, Orders
 from keyserver.errors import KeyFilesError, StartError
 from keyserver.issue import key_for

@@ -16,7 +16,8 @@ from pathlib import Path
 from certs.authority import key_id
 from certs.chain import inspect
 from certs.report import NO_KEY
-from keyserver import harden, passphrases
+from control.node import harden
+from keyserver import passphrases
 from keyserver.errors import BadFile, KeyFilesError, StartError
 from keyserver.keyfile import load
 from keyserver.passphrases import NONE, Passphrases

@@ -21,8 +21,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from certs.authority import key_id
+from control.node import harden
 from control.node.files import write_atomic
-from keyserver import harden, passphrases
+from keyserver import passphrases
 from keyserver.errors import BadFile, KeyFilesError, StartError
 from keyserver.keyfile import PrivateKey, files_below, is_encrypted, open_block, private_blocks, read_private
 

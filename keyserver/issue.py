@@ -10,6 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from certs.authority import Authority, AuthorityError, private_pem
+from control.node import harden
 from control.node.files import write_atomic
 from core.model import NAME
 from keyserver import passphrases
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rsa", action="store_true", help=f"RSA-{RSA_BITS} instead of ECDSA P-256")
     passphrases.add_arguments(parser, what="encrypts the key")
     options = parser.parse_args(arguments)
+    harden.forbid_dumps()
     passphrase = passphrases.from_options(options).read()
     key = issue(
         *(options.keys, options.ca, options.name, options.domain, options.chain_out),

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from control.node import logs
 from keyserver import passphrases
 from keyserver.keyring import Sources
 from keyserver.passphrases import Passphrases
@@ -49,6 +50,7 @@ class Settings:
     metrics: tuple[str, int] | None
     metrics_asked: bool
     ocsp: bool
+    log_level: str
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -99,6 +101,7 @@ def parse(arguments: list[str]) -> Settings:
         "--rsa-workers", type=int, default=1, metavar="N", help="processes that sign with RSA keys (%(default)s)"
     )
     parser.add_argument("--no-ocsp", dest="ocsp", action="store_false", help="ask no OCSP responders for nodes")
+    parser.add_argument("--log-level", choices=logs.LEVELS, default="INFO", help="(%(default)s)")
     if arguments and not arguments[0].startswith("-"):
         parser.error(f"{arguments[0]!r} is unknown; give options, or issue, check, encrypt, ping")
     options = parser.parse_args(arguments)
@@ -145,6 +148,7 @@ def parse(arguments: list[str]) -> Settings:
         metrics=None if metrics == OFF else _address(parser, "--metrics", metrics),
         metrics_asked=options.metrics is not None,
         ocsp=options.ocsp,
+        log_level=options.log_level,
     )
 
 

@@ -15,6 +15,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from control.node import harden
 from keyserver.errors import BadFile, KeyFilesError, StartError
 from keyserver.keyfile import read_bounded, read_private
 
@@ -88,7 +89,7 @@ def _credential(name: str) -> Path:
 
 
 def _from_environment(name: str) -> bytes:
-    value = os.environb.pop(name.encode(), b"").rstrip(b"\r\n")
+    value = harden.take_variable(name).rstrip(b"\r\n")
     if not value:
         raise StartError(f"${name} is unset or empty; set it to the passphrase, or give --passphrase-file")
     return value

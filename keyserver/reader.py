@@ -32,8 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from certs.authority import key_id
 from certs.chain import inspect
 from certs.report import NO_KEY
-from control.node import logs
-from keyserver import harden
+from control.node import harden, logs
 from keyserver.chains import Chain
 from keyserver.errors import BadFile, KeyFilesError
 from keyserver.keyfile import PrivateKey, files_below, load, type_of, usable

@@ -21,8 +21,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from control.node import logs
-from keyserver import harden, policy
+from control.node import harden, logs
+from keyserver import policy
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.policy import KeyType
 from keyserver.protocol import Broken, Connection, Event, Failed, Message, Sign, Signed, server_side

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from control.node import logs
+from control.node import harden, logs
 from control.node.admin import AdminError, check_path
 from control.node.identity import Identity, IdentityError
 from control.node.link import LinkError
@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{command.path}: a new cluster key; every L4 node needs a copy, mode 0600")
             return 0
         logs.setup(PROCESS, command.log_level)
+        harden.forbid_dumps()
         _run(command)
     except (SettingsError, IdentityError, LinkError) as error:
         print(f"{PROCESS}: {error}", file=sys.stderr)

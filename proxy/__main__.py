@@ -12,9 +12,9 @@ from pathlib import Path
 
 import uvloop
 
+from control.node import harden, logs
 from control.node.identity import Identity, IdentityError
 from control.node.link import ControlLink, LinkError
-from control.node.logs import setup
 from control.node.tasks import Tasks
 from core.endpoints import split
 from keyserver.client import KeyClient
@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"answers /ready ({READY}); again for the node's IPv6 address, as [ADDR]:PORT",
     )  # fmt: skip
     parser.add_argument("--access-log", default="", metavar="PATH|-", help="JSON lines; - is standard output")
+    parser.add_argument("--log-level", choices=logs.LEVELS, default="INFO", help="(%(default)s)")
     parser.add_argument("--drain-time", type=float, default=30.0, metavar="SECONDS", help="(%(default)s)")
     return parser
 
@@ -122,7 +123,9 @@ async def serve(options: argparse.Namespace) -> int:
 def main() -> int:
     """Exit code 2: usage or identity; 1: a failure while running; 0: drained."""
     options = parser().parse_args()
-    setup("paifang-l7")
+    logs.setup("paifang-l7", options.log_level)
+    logs.for_children(options.log_level)
+    harden.forbid_dumps()
     try:
         for text in options.ready or ():
             endpoint(text)

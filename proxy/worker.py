@@ -34,6 +34,7 @@ from typing import Final
 
 import uvloop
 
+from control.node import harden
 from control.node.identity import Identity, IdentityError
 from control.node.logs import setup
 from control.node.tasks import Tasks
@@ -449,6 +450,7 @@ def main() -> int:
     parser.add_argument("--drain", type=float, default=30.0)
     options = parser.parse_args()
     setup("paifang-l7")
+    harden.forbid_dumps()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A request leaves no cycles behind, so collections find next to nothing; what is loaded now is never garbage.

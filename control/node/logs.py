@@ -7,8 +7,12 @@ neither be torn apart by a collector nor forged by who feeds us text. Whoever st
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+VARIABLE = "PAIFANG_LOG_LEVEL"  # how a process tells its children
 
 
 class LineFormatter(logging.Formatter):
@@ -23,8 +27,19 @@ class LineFormatter(logging.Formatter):
         return super().format(record).replace("\r", "\\r").replace("\n", "\\n")
 
 
-def setup(process: str, level: str = "INFO") -> None:
-    """Send all records of `level` and above to stderr under the name of the process; replaces earlier set-ups."""
+def setup(process: str, level: str | None = None) -> None:
+    """Send all records of `level` and above to stderr under the name of the process; replaces earlier set-ups.
+
+    Without a level it is the one of who started us, else INFO.
+    """
+    if level is None:
+        inherited = os.environ.get(VARIABLE, "INFO")
+        level = inherited if inherited in LEVELS else "INFO"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+def for_children(level: str) -> None:
+    """Have processes that are started from now on, and call `setup` without a level, log as much."""
+    os.environ[VARIABLE] = level

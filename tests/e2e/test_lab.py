@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from core.endpoints import endpoint
 from deploy.lab import model, namespaces, state
 from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIP6
 from l4fast.sources import reasons
+from tests.leaks import LEAST, family, forms, in_files, in_proc, key_forms
 
 pytestmark = pytest.mark.root
 
@@ -91,6 +93,38 @@ def test_only_what_changes_the_kernel_has_rights(up: dict[str, Any]) -> None:
             if ":\t" in line
         )
         assert (int(facts["CapEff"], 16) == 0) is (host["role"] not in ("l4", "router")), host
+
+
+def test_no_process_lets_others_look_into_it(up: dict[str, Any]) -> None:
+    """Not even those of its own user: what /proc shows of it is root's, and it leaves no core file."""
+    roles = {"control", "l4", "l7", "keyserver"}
+    pids = [pid for host in up["hosts"] if host["role"] in roles for pid in family(host["pid"])]
+    assert len(pids) >= 1 + 3 + 2 + 2 * 2
+    for pid in pids:
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        if re.search(r"^Name:\t(keepalived|bird)", Path(f"/proc/{pid}/status").read_text(), re.M) is None:
+            assert Path(f"/proc/{pid}/environ").stat().st_uid == 0, Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.M), Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_no_secret_is_in_logs_command_lines_or_environments(up: dict[str, Any]) -> None:
+    """Every key, token and cluster key of the lab, in everything that its processes write and show."""
+    root = state.directory(NAME)
+    needles: dict[str, bytes] = {}
+    for path in (each for each in root.rglob("*") if each.is_file()):
+        if path.name in ("token", "ticket-secret", "cluster.key"):
+            for number, word in enumerate(path.read_bytes().split()):
+                if len(word) >= LEAST:
+                    needles |= forms(f"{path} {number}", word)
+        elif b"PRIVATE KEY-----" in (text := path.read_bytes()):
+            needles |= key_forms(str(path), text)
+    assert {Path(name.split()[0]).name for name in needles} > {"token", "ticket-secret", "cluster.key", "key.pem"}
+    logs = [path for path in root.rglob("*") if path.is_file() and "log" in path.name]
+    assert in_files(logs, {"marker": b" INFO "})
+    assert in_files(logs, needles) == set()
+    pids = [pid for host in up["hosts"] if host["pid"] for pid in family(host["pid"])]
+    assert in_proc(pids, {"marker": b"keyserver"})
+    assert in_proc(pids, needles) == set()
 
 
 def test_the_readable_status_has_a_line_for_each_host(up: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from keyserver.keyfile import PrivateKey
 from keyserver.token_keys import Token
 
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
-PIN = "4321"
+PIN = "a PIN that no other text has"
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 

@@ -102,7 +102,7 @@ async def test_a_pin_that_is_wrong_is_tried_once(
     await asyncio.sleep(0.2)
     assert "a new worker cannot use the token" not in caplog.text, "it was not even tried"
     assert crew.ready == 0
-    write_atomic(tmp_path / "wrong", b"4321")
+    write_atomic(tmp_path / "wrong", hsm.PIN.encode())
     assert await ring.reload() == (3, 0)
     await ready(crew)
     await ring.close()

@@ -40,3 +40,18 @@ def test_the_level_decides(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("x").error("yes")
     assert "no" not in (err := capsys.readouterr().err)
     assert "yes" in err
+
+
+@pytest.mark.parametrize(
+    ("inherited", "given", "level"),
+    [(None, None, "INFO"), ("DEBUG", None, "DEBUG"), ("DEBUG", "ERROR", "ERROR"), ("loud", None, "INFO")],
+)
+def test_children_log_as_much_as_their_parent(
+    inherited: str | None, given: str | None, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(logs.VARIABLE, raising=False)
+    if inherited is not None:
+        monkeypatch.setenv(logs.VARIABLE, "other")  # so that it is put back
+        logs.for_children(inherited)
+    logs.setup("l7", given)
+    assert logging.getLevelName(logging.getLogger().level) == level

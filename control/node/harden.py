@@ -1,4 +1,6 @@
-"""Keeping other processes out of this one's memory: no core dumps, no ptrace by the same user, no swapping out.
+"""Keeping others out of this process's memory: no core dumps, no ptrace by the same user, no swapping out.
+
+For every process that holds secrets: private keys, passphrases, the secrets of session tickets, tokens, cluster keys.
 
 prctl(2) PR_SET_DUMPABLE 0 makes /proc/PID/mem and ptrace a matter for CAP_SYS_PTRACE. Root can still read everything:
 that is what separate machines for key servers are for.
@@ -34,3 +36,20 @@ def lock_memory() -> str:
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         return os.strerror(ctypes.get_errno() or errno.EPERM)
     return ""
+
+
+def take_variable(name: str) -> bytes:
+    """The value of a variable of the environment, which is taken out of it; empty where it is not set.
+
+    /proc/PID/environ shows the memory in which exec(2) has put the variables, also those that unsetenv(3) has taken
+    out: the value is overwritten there.
+    """
+    value = os.environb.get(name.encode(), b"")
+    entries, prefix = ctypes.POINTER(ctypes.c_void_p).in_dll(_libc, "environ"), name.encode() + b"="
+    index = 0
+    while entries and (entry := entries[index]) is not None:
+        if (text := ctypes.string_at(entry)).startswith(prefix):
+            ctypes.memset(entry + len(prefix), 0, len(text) - len(prefix))
+        index += 1
+    os.environb.pop(name.encode(), None)
+    return value

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keyserver import harden
+from control.node import harden
 
-ROOT = Path(harden.__file__).parent.parent
+ROOT = Path(harden.__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -21,7 +21,7 @@ def python(code: str) -> str:
 def test_no_core_dumps() -> None:
     code = """
 import ctypes, resource
-from keyserver import harden
+from control.node import harden
 harden.forbid_dumps()
 print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))
 """
@@ -30,7 +30,7 @@ print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT
 
 def test_memory_is_locked_where_that_is_allowed() -> None:
     code = """
-from keyserver import harden
+from control.node import harden
 why = harden.lock_memory()
 bytearray(50_000_000)
 locked = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmLck")]
@@ -44,7 +44,7 @@ def test_a_process_of_the_same_user_cannot_read_the_memory() -> None:
     """Two processes of one unprivileged user, before and after."""
     code = """
 import os
-from keyserver import harden
+from control.node import harden
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 import ctypes; ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # what exec by that user would have set
 def readable(pid):
@@ -72,3 +72,23 @@ os.close(release)
 os.waitpid(victim, 0)
 """
     assert python(code) == "True False"
+
+
+def test_a_variable_that_is_taken_is_nowhere_to_be_read() -> None:
+    """Neither by children nor in /proc/PID/environ; the others stay."""
+    code = """
+import os, subprocess
+from pathlib import Path
+from control.node import harden
+before = b"SECRET=opensesame" in Path("/proc/self/environ").read_bytes()
+print(before, harden.take_variable("SECRET"), harden.take_variable("SECRET"), harden.take_variable("NONE"))
+print("SECRET" in os.environ, b"opensesame" in Path("/proc/self/environ").read_bytes(), os.environ["OTHER"])
+print(subprocess.run(["env"], capture_output=True).stdout.count(b"opensesame"))
+os.environ["LATER"] = "sesame"
+print(harden.take_variable("LATER"), "LATER" in os.environ)
+"""
+    environment = {**ENVIRONMENT, "SECRET": "opensesame", "OTHER": "stays", "SECRETARY": "no"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == [
+        "True b'opensesame' b'' b''", "False False stays", "0", "b'sesame' False",
+    ]  # fmt: skip
