@@ -2,7 +2,7 @@
 
 Each reader has `done` and `receive(data) -> (payload, rest)`: `rest` is what follows the body, empty until it is done.
 Payload passes straight through; only a chunk's size line or a trailer section is ever held, and both are bounded.
-Chunk extensions and trailers are checked and dropped; we chunk anew.
+Chunk extensions and trailers are checked and dropped; we chunk anew. Trailers may be kept aside for who wants them.
 """
 
 from __future__ import annotations
@@ -75,9 +75,11 @@ class _Part(Enum):
 class ChunkedReader:
     """A chunked body (RFC 9112 §7.1)."""
 
-    __slots__ = ("_extension_bytes", "_left", "_line", "_part", "_seen", "_trailer_bytes")
+    __slots__ = ("_extension_bytes", "_keep_trailers", "_left", "_line", "_part", "_seen", "_trailer_bytes", "trailers")
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_trailers: bool = False) -> None:
+        self.trailers = bytearray()  # their lines as they came, if they are to be kept
+        self._keep_trailers = keep_trailers
         self._part = _Part.SIZE
         self._line = b""  # an unfinished line, or the CR after a chunk's data
         self._left = 0
@@ -156,10 +158,12 @@ class ChunkedReader:
             raise Refused(Code.TRAILER, self._seen + position)
         if not line:
             self._part = _Part.DONE
+        elif self._keep_trailers:
+            self.trailers += line + b"\r\n"
 
 
 def reader(length: int) -> BodyReader:
-    """The reader for a framing: a length in bytes, NO_BODY, CHUNKED or UNTIL_CLOSE."""
+    """The reader for a framing: a length in bytes, NO_BODY, CHUNKED or UNTIL_CLOSE. It keeps no trailers."""
     if length == CHUNKED:
         return ChunkedReader()
     if length == UNTIL_CLOSE:
@@ -172,4 +176,9 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-LAST_CHUNK = b"0\r\n\r\n"
+def last_chunk(trailers: bytes = b"") -> bytes:
+    """The end of a chunked body; `trailers` are whole lines."""
+    return b"0\r\n%b\r\n" % trailers
+
+
+LAST_CHUNK = last_chunk()

@@ -23,7 +23,7 @@ from enum import IntEnum, auto
 from typing import Final
 
 from proxy import headers
-from proxy.body import LAST_CHUNK, BodyReader, chunk, reader
+from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
 from proxy.errors import Code, Refused, Source
 from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, read_response, upgrades_to_websocket
 from proxy.headers import Origin
@@ -211,7 +211,7 @@ class Exchange:
             self.target = normal_target(head.target)
             self._request = headers.request_head(head, self.target, self._origin, self.identifier, self._upgrade)
         except Refused as refused:
-            self.offset = refused.offset
+            self.offset = refused.offset + (head.path_at if refused.code is Code.PATH else 0)
             return self._reply(refused.code)
         self._service = self._router.route(head.host, self.target)
         if not self._service and self._router.https_port:
@@ -363,8 +363,10 @@ class Exchange:
         self.status = head.status
         self._length = head.length
         self._chunk_down = endless and minor == 1
-        self._upstream_keeps = head.block.keep_alive and head.length != UNTIL_CLOSE
-        self._reader_down = reader(head.length)
+        # Nor does the upstream connection go on: its server may read the rest of the body, or may not.
+        self._upstream_keeps = head.block.keep_alive and head.length != UNTIL_CLOSE and self._up is not Up.SENDING
+        keep_trailers = self._chunk_down and self._head.block.trailers and head.length == CHUNKED
+        self._reader_down = ChunkedReader(keep_trailers=True) if keep_trailers else reader(head.length)
         self._move_down(Down.BODY)
         node, date = self._origin.node, self._date()
         return self._relay(headers.response_head(head, minor, self._keep_alive, node, date, self._hsts), data)
@@ -380,13 +382,18 @@ class Exchange:
         if self._chunk_down:
             payload = chunk(payload) if payload else b""
             if self._reader_down.done:
-                payload += LAST_CHUNK
+                payload += self._last_chunk()
         out = prefix + payload
         commands: list[Command] = [SendClient(out)] if out else []
         if self._reader_down.done:
             reuse = self._upstream_keeps and self._up is Up.SENT and not surplus
             commands += self._end(keep_alive=self._keep_alive, reuse=reuse)
         return commands
+
+    def _last_chunk(self) -> bytes:
+        """With the trailers of the answer for a client that asked for them."""
+        kept = self._reader_down.trailers if isinstance(self._reader_down, ChunkedReader) else b""
+        return last_chunk(headers.trailer_lines(bytes(kept))) if kept else LAST_CHUNK
 
     # -- ends
 

@@ -42,6 +42,7 @@ _PORT = rb"(?::[0-9]{0,5})?"
 # Narrower than RFC 3986's reg-name: no sub-delims and no percent-encoding, which no host on the Internet has.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])" + _PORT)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([^#]*)")
+_TRAILERS = re.compile(rb"(?i:(?:^|,)[ \t]*trailers[ \t]*(?:$|,))")
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
@@ -65,6 +66,18 @@ ACTED_ON: Final = frozenset(
 )  # fmt: skip
 # Fields that change where a message ends or what follows it: heads with one of them are read by h11.
 _SPECIAL: Final = frozenset((b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
+# Which fields a refusal of what a whole head says is about.
+_ABOUT: Final = {
+    Code.LENGTH: (b"content-length",),
+    Code.LENGTHS_DIFFER: (b"content-length",),
+    Code.LENGTH_AND_CODING: (b"content-length", b"transfer-encoding"),
+    Code.CODING_1_0: (b"transfer-encoding",),
+    Code.CHUNKED_NOT_LAST: (b"transfer-encoding",),
+    Code.CODING_UNKNOWN: (b"transfer-encoding",),
+    Code.HOST_REPEATED: (b"host",),
+    Code.HOST_INVALID: (b"host",),
+    Code.EXPECTATION: (b"expect",),
+}
 _PLAIN_CHUNKED: Final = (b"transfer-encoding", b"chunked")  # what every other answer says
 
 
@@ -94,6 +107,8 @@ class Block(NamedTuple):
     host: bytes
     expects_continue: bool
     upgrade: bytes
+    trailers: bool = False  # who sent it reads them (RFC 9110 §10.1.4)
+    underscored: bool = False  # there are fields that do not pass, since their names have an underscore
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of every field called `name` (lower case), in order."""
@@ -101,13 +116,17 @@ class Block(NamedTuple):
 
 
 class RequestHead(NamedTuple):
-    """`target` is in origin form or `*`; `host` is that of the target where it had one; `size` counts bytes read."""
+    """`target` is in origin form or `*`; `host` is that of the target where it had one; `size` counts bytes read.
+
+    `path_at` is where the path stands among them.
+    """
 
     method: bytes
     target: bytes
     host: bytes
     block: Block
     size: int
+    path_at: int = 0
 
 
 class ResponseHead(NamedTuple):
@@ -202,20 +221,21 @@ def _request_head(method: bytes, target: bytes, offset: int, block: Block, size:
     host = block.host
     if not target.startswith(b"/"):
         if target == b"*" and method == b"OPTIONS":
-            return RequestHead(method, target, host, block, size)
+            return RequestHead(method, target, host, block, size, offset)
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
             raise Refused(Code.TARGET, offset)
         host, target = absolute.groups()
+        at, offset = offset, offset + absolute.start(2)
         if not _HOST.fullmatch(host):
-            raise Refused(Code.HOST_INVALID, offset)
+            raise Refused(Code.HOST_INVALID, at + absolute.start(1))
         if not target:
             target = b"*" if method == b"OPTIONS" else b"/"  # RFC 9112 §3.2.4
         elif target.startswith(b"?"):
             target = b"/" + target
     if b"#" in target:
         raise Refused(Code.TARGET, offset + target.index(b"#"))
-    return RequestHead(method, target, host, block, size)
+    return RequestHead(method, target, host, block, size, offset)
 
 
 def _refuse_early(data: bytes, start: int, scanned: int, limits: Limits) -> None:
@@ -250,18 +270,37 @@ def _read_block(data: bytes, offset: int, limits: Limits, *, request: bool) -> B
         raise Refused(Code.VERSION, offset)
     minor = data[7] - 48
     fields = _read_fields(data, offset, limits)
-    if _is_common(minor, fields, data, request=request):
-        return _judge(minor, fields, offset, request=request)
     try:
-        fields = _read_by_h11(data, limits, request=request)
+        if not _is_common(minor, fields, data, request=request):
+            fields = _read_again(minor, fields, data, limits, request=request)
+        return _judge(minor, fields, request=request)
+    except Refused as refused:
+        raise Refused(refused.code, offset + _where(refused.code, data)) from refused
+
+
+def _read_again(
+    minor: int, fields: tuple[Field, ...], data: bytes, limits: Limits, *, request: bool
+) -> tuple[Field, ...]:
+    """The fields as h11 reads them. What it refuses is refused, for our own reason if there is one: it names a rule."""
+    try:
+        return _read_by_h11(data, limits, request=request)
     except h11.RemoteProtocolError as error:
-        _judge(minor, fields, offset, request=request)  # our reason, which names a rule, goes before h11's
-        raise Refused(Code.SECOND_READER, offset) from error
-    return _judge(minor, fields, offset, request=request)
+        _judge(minor, fields, request=request)
+        raise Refused(Code.SECOND_READER) from error
 
 
-def _judge(minor: int, fields: tuple[Field, ...], offset: int, *, request: bool) -> Block:
-    """The policy on what a whole head says."""
+def _where(code: Code, data: bytes) -> int:
+    """Where in a block the last of the fields stands that a refusal is about; 0 if it is about none."""
+    names, at, found = _ABOUT.get(code, ()), 0, 0
+    for line in data.split(b"\r\n"):
+        if line.partition(b":")[0].lower() in names:
+            found = at
+        at += len(line) + 2
+    return found
+
+
+def _judge(minor: int, fields: tuple[Field, ...], *, request: bool) -> Block:
+    """The policy on what a whole head says. The offsets of refusals are left to the caller."""
     acted_on = tuple(field for field in fields if field.acted_on)
     options = [field.value for field in acted_on if field.lower == b"connection"]
     connection = frozenset(option.strip().lower() for value in options for option in value.split(b","))
@@ -270,19 +309,21 @@ def _judge(minor: int, fields: tuple[Field, ...], offset: int, *, request: bool)
         fields=fields,
         acted_on=acted_on,
         passed=b"".join([field.line for field in fields if not field.acted_on]),
-        length=_length(minor, acted_on, offset),
+        length=_length(minor, acted_on),
         keep_alive=b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
         connection=connection,
-        host=_host(minor, acted_on, offset) if request else b"",
-        expects_continue=_expects_continue(acted_on, offset) and minor == 1 if request else False,
+        host=_host(minor, acted_on) if request else b"",
+        expects_continue=_expects_continue(acted_on) and minor == 1 if request else False,
         upgrade=_upgrade(minor, acted_on, connection),
+        trailers=minor == 1 and any(field.lower == b"te" and _TRAILERS.search(field.value) for field in acted_on),
+        underscored=any(b"_" in field.lower for field in acted_on),
     )
 
 
 def _read_fields(data: bytes, offset: int, limits: Limits) -> tuple[Field, ...]:
     lines = data.split(b"\r\n")
     if len(lines) - 1 > limits.fields:
-        raise Refused(Code.FIELDS_MANY, offset)
+        raise Refused(Code.FIELDS_MANY, offset + sum(len(line) + 2 for line in lines[: limits.fields + 1]))
     fields: list[Field] = []
     for line in lines[1:]:
         field = _lines.get(line)
@@ -334,52 +375,52 @@ def _why_not_a_field(lines: list[bytes], number: int, offset: int) -> Refused:
     return Refused(Code.FIELD_NAME, offset)
 
 
-def _length(minor: int, fields: tuple[Field, ...], offset: int) -> int:
+def _length(minor: int, fields: tuple[Field, ...]) -> int:
     """RFC 9112 §6.3, without the part that knows the method: a length, CHUNKED or NO_BODY."""
     lengths = [field.value for field in fields if field.lower == b"content-length"]
     codings = [field.value for field in fields if field.lower == b"transfer-encoding"]
     if codings:
         if lengths:
-            raise Refused(Code.LENGTH_AND_CODING, offset)
+            raise Refused(Code.LENGTH_AND_CODING)
         if minor == 0:
-            raise Refused(Code.CODING_1_0, offset)
-        return _chunked(codings, offset)
+            raise Refused(Code.CODING_1_0)
+        return _chunked(codings)
     if not lengths:
         return NO_BODY
     for value in lengths:
         if not _DIGITS.fullmatch(value):
-            raise Refused(Code.LENGTH, offset)
+            raise Refused(Code.LENGTH)
     if len({int(value) for value in lengths}) > 1:
-        raise Refused(Code.LENGTHS_DIFFER, offset)
+        raise Refused(Code.LENGTHS_DIFFER)
     return int(lengths[0])
 
 
-def _chunked(codings: list[bytes], offset: int) -> int:
+def _chunked(codings: list[bytes]) -> int:
     names = [name.strip(b" \t").lower() for value in codings for name in value.split(b",")]
     if names == [b"chunked"]:
         return CHUNKED
     if b"chunked" in names[:-1] or b"" in names:
-        raise Refused(Code.CHUNKED_NOT_LAST, offset)
-    raise Refused(Code.CODING_UNKNOWN, offset)
+        raise Refused(Code.CHUNKED_NOT_LAST)
+    raise Refused(Code.CODING_UNKNOWN)
 
 
-def _host(minor: int, fields: tuple[Field, ...], offset: int) -> bytes:
+def _host(minor: int, fields: tuple[Field, ...]) -> bytes:
     hosts = [field.value for field in fields if field.lower == b"host"]
     if len(hosts) > 1:
-        raise Refused(Code.HOST_REPEATED, offset)
+        raise Refused(Code.HOST_REPEATED)
     if not hosts:
         if minor == 1:
-            raise Refused(Code.HOST_MISSING, offset)
+            raise Refused(Code.HOST_MISSING)
         return b""
     if not _HOST.fullmatch(hosts[0]):
-        raise Refused(Code.HOST_INVALID, offset)
+        raise Refused(Code.HOST_INVALID)
     return hosts[0]
 
 
-def _expects_continue(fields: tuple[Field, ...], offset: int) -> bool:
+def _expects_continue(fields: tuple[Field, ...]) -> bool:
     expectations = [field.value.lower() for field in fields if field.lower == b"expect"]
     if any(value != b"100-continue" for value in expectations):
-        raise Refused(Code.EXPECTATION, offset)
+        raise Refused(Code.EXPECTATION)
     return bool(expectations)
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from core.model import Listener
 from proxy import client_identity
 from proxy.errors import Code, Refused
-from proxy.head import CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
+from proxy.head import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
 from proxy.rules import host_name
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
@@ -33,6 +33,16 @@ _ORIGIN_FIELDS: Final = frozenset(
     (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip", b"forwarded")
 )
 _INNOCENT: Final = frozenset((b"date", b"strict-transport-security"))  # in requests
+# What trailers may not say: how a message is framed and routed, who asks for it, and what is decided before its body is
+# read (RFC 9110 §6.5.1). What somebody here acts on is not for them either.
+_NOT_TRAILERS: Final = ACTED_ON | frozenset(
+    (
+        b"age", b"authorization", b"cache-control", b"content-encoding", b"content-range", b"content-type", b"cookie",
+        b"expires", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since",
+        b"location", b"max-forwards", b"pragma", b"proxy-authenticate", b"proxy-authorization", b"range",
+        b"retry-after", b"set-cookie", b"vary", b"www-authenticate",
+    )
+)  # fmt: skip
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _REASONS: Final = {
     301: b"Moved Permanently", 308: b"Permanent Redirect",
@@ -101,10 +111,17 @@ def request_head(head: RequestHead, target: bytes, origin: Origin, identifier: b
             kept.append(each.line)
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
         head.method, target, head.host, _passed(block), b"".join(kept), _request_framing(block.length),
-        b"Connection: upgrade\r\nUpgrade: %b\r\n" % upgrade if upgrade else b"",
+        _connection(upgrade, trailers=block.trailers),
         _with_claims(claims, origin) if claims else origin.lines, origin.identity or b"",
         _via(vias, block.minor, origin.node), identifier,
     )  # fmt: skip
+
+
+def _connection(upgrade: bytes, *, trailers: bool) -> bytes:
+    """What holds for our connection to the server only. `trailers`: the client reads them (RFC 9110 §10.1.4)."""
+    if upgrade:
+        return b"Connection: upgrade\r\nUpgrade: %b\r\n" % upgrade
+    return b"Connection: TE\r\nTE: trailers\r\n" if trailers else b""
 
 
 def _passed(block: Block) -> bytes:
@@ -181,6 +198,16 @@ def _framing(head: ResponseHead, client_minor: int) -> bytes:
     if head.length in (CHUNKED, UNTIL_CLOSE) and client_minor == 1:
         return b"Transfer-Encoding: chunked\r\n"
     return b""
+
+
+def trailer_lines(lines: bytes) -> bytes:
+    """Those of a body's trailers that go on. `lines` have been checked."""
+    kept = []
+    for line in lines.splitlines(keepends=True):
+        lower = line.partition(b":")[0].lower()
+        if lower not in _NOT_TRAILERS and b"_" not in lower and not lower.startswith(b"x-forwarded-"):
+            kept.append(line)
+    return b"".join(kept)
 
 
 def informational_head(head: ResponseHead, node: bytes, upgrade: bytes = b"") -> bytes:

@@ -95,6 +95,7 @@ def test_the_rule_decides_and_the_path_is_normal() -> None:
 def test_replies_without_a_server(line: bytes, fields: bytes, status: int, code: Code) -> None:
     play = Playbook(exchange(line, fields, default="")).on("start").gives(ANY_DOWN, Finish(True))
     assert status_of(play) == status
+    assert play.exchange.offset == (len(b"GET ") if code is Code.PATH else 0)
     assert (play.exchange.error, play.exchange.source) == (code, code.source)
 
 
@@ -207,7 +208,46 @@ def test_an_early_answer_does_not_stop_the_request() -> None:
     play.on("client_data", b"1\r\na\r\n").gives(ANY_UP)
     play.on("upstream_data", OK + b"h").gives(ANY_DOWN)
     play.on("client_data", b"0\r\n\r\n").gives(SendUpstream(b"0\r\n\r\n"))
-    play.on("upstream_data", b"ello").gives(SendClient(b"ello"), ReleaseUpstream(True), Finish(False))
+    play.on("upstream_data", b"ello").gives(SendClient(b"ello"), ReleaseUpstream(False), Finish(False))
+
+
+TRAILERS = (
+    b"0\r\nX-Sum:  1 \r\nContent-Length: 9\r\nSet-Cookie: a\r\nX_y: z\r\nConnection: close\r\nServer-Timing: a\r\n\r\n"
+)
+
+
+def test_trailers_for_a_client_that_reads_them() -> None:
+    """RFC 9110 §6.5.1: as trailers, never merged into the head; what would change the message's meaning is dropped."""
+    play = assigned(fields=b"Connection: TE\r\nTE: gzip;q=0.5, Trailers\r\n")
+    assert b"\r\nConnection: TE\r\nTE: trailers\r\n" in play.sent()
+    play.on("upstream_data", CHUNKED + b"3\r\nabc\r\n").gives(ANY_DOWN)
+    assert b"X-Sum" not in play.sent()
+    play.on("upstream_data", TRAILERS).gives(
+        SendClient(b"0\r\nX-Sum:  1 \r\nServer-Timing: a\r\n\r\n"), ReleaseUpstream(True), Finish(True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        (b"GET / HTTP/1.1", b""),
+        (b"GET / HTTP/1.1", b"TE: gzip\r\n"),
+        (b"GET / HTTP/1.1", b"TE: xtrailers\r\n"),
+        (b"GET / HTTP/1.0", b"TE: trailers\r\n"),
+    ],
+)
+def test_trailers_are_dropped_for_others(line: bytes, fields: bytes) -> None:
+    play = assigned(line=line, fields=fields)
+    assert b"TE:" not in play.sent()
+    end = [] if line.endswith(b"0") else [SendClient(b"0\r\n\r\n")]
+    play.on("upstream_data", CHUNKED).gives(ANY_DOWN).on("upstream_data", TRAILERS)
+    play.gives(*end, ReleaseUpstream(True), Finish(not line.endswith(b"0")))
+
+
+def test_trailers_of_requests_are_dropped() -> None:
+    """A server cannot say beforehand that it reads them."""
+    play = posting(b"Transfer-Encoding: chunked\r\nTE: trailers\r\n")
+    play.on("client_data", TRAILERS).gives(SendUpstream(b"0\r\n\r\n"))
 
 
 def test_a_stale_connection_is_replaced() -> None:

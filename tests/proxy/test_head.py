@@ -131,6 +131,63 @@ def test_a_refusal_says_where() -> None:
         read_request(request(b"A: b\0c\r\n"))
 
 
+LINE = b"GET / HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "culprit", "after"),
+    [
+        (LINE + b"Host: a\r\nContent-Length: 5\r\n", b"Transfer-Encoding: chunked", b"\r\nX: y\r\n\r\n"),
+        (LINE + b"Host: a\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 5", b"\r\n\r\n"),
+        (LINE + b"Host: a\r\nX: y\r\n", b"content-length: +1", b"\r\nX: y\r\n\r\n"),
+        (LINE + b"Host: a\r\nContent-Length: 5\r\n", b"Content-Length: 6", b"\r\n\r\n"),
+        (LINE + b"Host: a\r\n", b"Transfer-Encoding: chunked, gzip", b"\r\n\r\n"),
+        (LINE + b"Host: a\r\n", b"Transfer-Encoding: gzip", b"\r\nX: y\r\n\r\n"),
+        (b"GET / HTTP/1.0\r\nX: y\r\n", b"Transfer-Encoding: chunked", b"\r\n\r\n"),
+        (LINE + b"Host: a\r\nX: y\r\n", b"Host: b", b"\r\n\r\n"),
+        (LINE + b"X: y\r\n", b"Host: a b", b"\r\nX: y\r\n\r\n"),
+        (LINE + b"Host: a\r\n", b"Expect: x", b"\r\nX: y\r\n\r\n"),
+        (LINE + b"Host: a\r\n", b" X: folded", b"\r\n\r\n"),
+        (LINE + b"Host: a\r\n", b"X : y", b"\r\n\r\n"),
+        (LINE + b"Host: a\r\n", b"(: y", b"\r\n\r\n"),
+        (LINE + b"Host: a\r\nX: ", b"\n", b"Y: z\r\n\r\n"),
+        (LINE + b"Host: a\r\nX: ", b"\r", b"Y: z\r\n\r\n"),
+        (LINE + b"Host: a\r\n" + b"X: y\r\n" * 127, b"X: the 129th", b"\r\n\r\n"),
+        (b"GET /", b"\0", b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (b"GET ", b"x HTTP/1.1", b"\r\nHost: a\r\n\r\n"),
+        (b"GET http://", b"u@b/", b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (b"GET /x", b"#y", b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (b"GET / ", b"HTTP/3.0", b"\r\nHost: a\r\n\r\n"),
+        (b"\r\n", b"GET /", b"\r\nHost: a\r\n\r\n"),
+    ],
+    ids=lambda part: part.decode("latin-1").strip()[-30:] if len(part) < 40 else None,
+)
+def test_the_offset_is_that_of_the_culprit(before: bytes, culprit: bytes, after: bytes) -> None:
+    for ahead in (b"", b"\r\n" if before.startswith(b"GET") else b""):
+        with pytest.raises(Refused) as caught:
+            read_request(ahead + before + culprit + after)
+        assert caught.value.offset == len(ahead + before)
+
+
+@pytest.mark.parametrize(
+    ("before", "culprit"),
+    [
+        (b"HTTP/1.1 200 Fine\r\nX: y\r\n", b"Content-Length: 1, 1"),
+        (b"HTTP/1.0 200\r\nX: y\r\n", b"Transfer-Encoding: chunked"),
+        (b"HTTP/1.1 200 \r\nX: y\r\n", b"X : y"),
+    ],
+)
+def test_the_offset_in_an_answer_is_that_of_the_culprit(before: bytes, culprit: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        read_response(before + culprit + b"\r\n\r\n", b"GET")
+    assert caught.value.offset == len(before)
+
+
+def test_where_the_path_stands() -> None:
+    assert read(request(line=b"GET /%00 HTTP/1.1")).path_at == 4
+    assert read(request(line=b"GET http://b/%00 HTTP/1.1")).path_at == 12
+
+
 def test_a_bare_lf_is_refused_before_the_head_is_complete() -> None:
     with pytest.raises(Refused) as caught:
         read_request(b"GET / HTTP/1.1\nHo")
@@ -397,6 +454,67 @@ def verdict(data: bytes, *, common: bool | None = None) -> object:
 @settings(max_examples=600, deadline=None)
 def test_both_paths_come_to_the_same_verdict(data: bytes) -> None:
     assert verdict(data, common=True) == verdict(data, common=False)
+
+
+def verdict_on_answer(data: bytes, *, common: bool) -> object:
+    """What becomes of an answer to a GET on one path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proxy.head, "_responses", Memory())
+        patch.setattr(proxy.head, "_is_common", lambda *_args, **_named: common)
+        try:
+            head = read_response(data, b"GET")
+        except Refused as refused:
+            return refused.code, refused.offset
+    assert head is not None
+    once = tuple(dict.fromkeys(head.block.fields))
+    return head._replace(block=head.block._replace(fields=once, acted_on=()))
+
+
+STATUSES = st.sampled_from([b"200 OK", b"204 No Content", b"304 Not Modified", b"101 Go on", b"103 Hints", b"599"])
+
+
+@given(STATUSES, st.sampled_from([b"0", b"1"]), MESSAGES)
+@settings(max_examples=400, deadline=None)
+def test_both_paths_come_to_the_same_verdict_on_answers(status: bytes, minor: bytes, data: bytes) -> None:
+    answer = b"HTTP/1." + minor + b" " + status + b"\r\nA: b\r\n" + data + b"\r\n\r\n"
+    assert verdict_on_answer(answer, common=True) == verdict_on_answer(answer, common=False)
+
+
+@given(STATUSES, st.sampled_from([b"GET", b"HEAD"]), MESSAGES)
+@settings(max_examples=400, deadline=None)
+def test_what_we_accept_of_answers_h11_frames_the_same(status: bytes, method: bytes, data: bytes) -> None:
+    """RFC 9112 §6.3: both end the body at the same byte."""
+    answer = b"HTTP/1.1 " + status + b"\r\nA: b\r\n" + data + b"\r\n\r\n"
+    try:
+        head = read_response(answer, method)
+    except Refused:
+        return
+    assert head is not None
+    if head.status < 200:  # h11 takes 101 for an error where nobody asked for it
+        return
+    other = h11.Connection(h11.CLIENT)
+    other.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    other.send(h11.EndOfMessage())
+    body = answer[head.size :]
+    other.receive_data(answer[: head.size])
+    event = other.next_event()
+    assert isinstance(event, h11.Response)
+    assert event.status_code == head.status
+    length = 0 if head.length == NO_BODY else head.length
+    if length == UNTIL_CLOSE:
+        assert other.next_event() is h11.NEED_DATA
+        other.receive_data(b"x" * 100)
+        assert isinstance(other.next_event(), h11.Data)
+        assert other.next_event() is h11.NEED_DATA
+    elif length == CHUNKED:
+        other.receive_data(b"1\r\nx\r\n0\r\n\r\n")
+        assert isinstance(other.next_event(), h11.Data)
+        assert isinstance(other.next_event(), h11.EndOfMessage)
+    elif length < 1 << 20:
+        other.receive_data(b"x" * length + body)
+        if length:
+            assert isinstance(other.next_event(), h11.Data)
+        assert isinstance(other.next_event(), h11.EndOfMessage)
 
 
 UNCOMMON = [

@@ -56,7 +56,9 @@ def test_hop_by_hop_fields_end_here() -> None:
         b"Connection: keep-alive, X-Hop, TE\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\nTE: trailers\r\n"
         b"Upgrade: h2c\r\nTrailer: x\r\nX-Hop: 1\r\nX-Stays: 1\r\n"
     )
-    assert up(fields) == [b"GET /x HTTP/1.1", b"Host: a", b"X-Stays: 1", *ADDED]
+    ours = [b"Connection: TE", b"TE: trailers"]  # RFC 9110 §10.1.4: anew, for our own connection
+    assert up(fields) == [b"GET /x HTTP/1.1", b"Host: a", b"X-Stays: 1", *ours, *ADDED]
+    assert up(fields.replace(b"TE: trailers", b"TE: gzip")) == [b"GET /x HTTP/1.1", b"Host: a", b"X-Stays: 1", *ADDED]
 
 
 def test_connection_cannot_remove_what_matters() -> None:
