@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import get_args, get_origin
 
-from core import checks_listeners, checks_tls, checks_upstreams
+from core import checks_listeners, checks_rules, checks_tls, checks_upstreams
 from core.endpoints import endpoint, version
 from core.errors import Path, Problem
 from core.model import (
@@ -68,6 +68,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         _groups(model, places),
         _backend_services(model, places),
         checks_listeners.check(model, places),
+        checks_rules.check(model, places),
         checks_tls.check(model, places),
     )
 

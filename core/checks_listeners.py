@@ -1,4 +1,4 @@
-"""Rules of listeners: what their protocol needs and allows, and who may answer on which address and port."""
+"""Listeners: what their protocol needs and allows, and who may answer on which address and port."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
 
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
-    """Every problem of listeners, rules and VIPs."""
+    """Every problem of listeners and VIPs."""
     with_l4 = any(node.role is Role.L4 for node in model.nodes.values())
     with_rules = {rule.listener for rule in model.rules.values()}
     for listener in model.listeners.values():
@@ -83,8 +83,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
             if service is not None and listener.protocol in L4_PROTOCOLS:
                 yield from _versions(instance, service, _servers_of(model, service), (*path, "backend_service"))
         if service is not None:
-            yield from _servers(listener, instance, service, model, (*path, "backend_service"))
-    yield from _rules(model, places)
+            yield from servers_fit(listener, instance, service, model, (*path, "backend_service"))
     yield from _clashes(model, places)
     yield from _answers(model, places)
     yield from _vips(model, places)
@@ -233,7 +232,7 @@ def _answers(model: Model, places: Places) -> Iterator[Problem]:
                 yield Problem((*places[Kind.LISTENERS, listener.name], "backend_service"), why, remedy)
 
 
-def _servers(
+def servers_fit(
     listener: Listener, instance: Instance | None, service: BackendService, model: Model, where: Path
 ) -> Iterator[Problem]:
     """What a listener demands of the servers that it forwards to, be it by a rule. `where` names their service."""
@@ -272,27 +271,6 @@ def _servers_of(model: Model, service: BackendService) -> tuple[Server, ...]:
     group = model.server_groups.get(service.server_group)
     spread = model.availability_groups.get(service.availability_group)
     return (group.servers if group else ()) + (spread.members if spread else ())
-
-
-def _rules(model: Model, places: Places) -> Iterator[Problem]:
-    seen: dict[tuple[str, str, str], str] = {}
-    for rule in model.rules.values():
-        path = places[Kind.RULES, rule.name]
-        listener = model.listeners.get(rule.listener)
-        service = model.backend_services.get(rule.backend_service)
-        if listener is not None and listener.protocol in L4_PROTOCOLS:
-            why = f"{listener.name} is a listener of {listener.protocol}, which has no requests to look into"
-            yield Problem((*path, "listener"), why, "refer to a listener of http or https")
-        if service is not None and service.protocol is not BackendProtocol.HTTP:
-            why = f"{service.name} is a {service.protocol} service, and rules forward to http"
-            yield Problem((*path, "backend_service"), why, "refer to one of protocol http")
-        if listener is not None and service is not None:
-            instance = model.instances.get(listener.instance)
-            yield from _servers(listener, instance, service, model, (*path, "backend_service"))
-        other = seen.setdefault((rule.listener, rule.domain.lower(), rule.url), rule.name)
-        if other != rule.name:
-            match = f"domain {show(rule.domain)} and url {show(rule.url)}" if rule.domain else f"url {show(rule.url)}"
-            yield Problem(path, f"rule {other} of the same listener has {match} too", "remove or change one")
 
 
 def _clashes(model: Model, places: Places) -> Iterator[Problem]:

@@ -171,6 +171,22 @@ HOST_NAME = (
 DOMAIN = Pattern(rf"(\*\.)?{HOST_NAME}", "a host name, or '*.' and a host name")
 URL_PREFIX = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
 URL_PATH = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
+METHOD = Pattern(r"[A-Z][A-Z-]{0,31}", "a method in capitals, such as GET")
+CONDITION_NAME = Pattern(r"[^\x00-\x20\x7f]{1,128}", "a name without blanks, of at most 128 characters")
+CONDITION_VALUE = Pattern(
+    r"[^\x00-\x1f\x7f]{0,128}", "text of at most 128 characters, in which * stands for any characters and ? for one"
+)
+# What stands in a place of `Redirect` as it is; `$` begins a variable.
+_HOST_CHARACTER, _PATH_CHARACTER = r"[A-Za-z0-9._-]", r"[^\x00-\x20\x7f-\U0010ffff$?#\\]"
+HOST_TEMPLATE = Pattern(rf"({_HOST_CHARACTER}|\$\{{host\}}){{1,253}}", "a host name, in which ${host} may stand")
+PATH_TEMPLATE = Pattern(
+    rf"(/|\$\{{(path|rest)\}})({_PATH_CHARACTER}|\$\{{(host|path|rest)\}}){{0,1023}}",
+    "a path that starts with '/', ${path} or ${rest}, and in which ${host} may stand too",
+)
+QUERY_TEMPLATE = Pattern(
+    rf"({_PATH_CHARACTER}|\?|\$\{{(host|path|rest|query)\}}){{0,1024}}",
+    "a query, in which ${host}, ${path}, ${rest} and ${query} may stand",
+)
 CODES = Pattern(
     r"([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx)(,([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx))*", "status codes such as 200,202-207,4xx"
 )
@@ -362,17 +378,66 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """Sends requests for `domain` (exact or wildcard; empty: any) below `url` to a backend service.
+class Condition:
+    """That a request has something of this name, with one of these values; without values: with any.
 
-    The most specific rule wins: exact domain, then the longest wildcard, then any; within it the longest `url`.
+    Values are compared as they are, with the case of their letters; `*` stands for any characters, `?` for one.
+    """
+
+    name: Annotated[str, CONDITION_NAME]
+    values: tuple[Annotated[str, CONDITION_VALUE], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Sends the client elsewhere. What is not given stays as it was in the request.
+
+    `${host}`, `${path}` and `${query}` are those of the request; `${rest}` is what follows the rule's `url` in the
+    path.
+    """
+
+    status: Annotated[int, Range(301, 308)] = 301
+    protocol: Annotated[str, Pattern(r"|https?", "http or https")] = ""
+    host: Annotated[str, HOST_TEMPLATE] = "${host}"
+    port: Annotated[int, Range(0, 65535)] = 0
+    path: Annotated[str, PATH_TEMPLATE] = "${path}"
+    query: Annotated[str, QUERY_TEMPLATE] = "${query}"
+
+
+@dataclass(frozen=True, slots=True)
+class FixedReply:
+    """An answer that the L7 tier gives by itself."""
+
+    status: Annotated[int, Range(200, 599)] = 200
+    content_type: Annotated[str, Pattern(r"[!-~]([ -~]{0,126}[!-~])?", "a media type such as text/html")] = (
+        "text/plain; charset=utf-8"
+    )
+    body: Annotated[str, Pattern(r"(?s).{0,1024}", "text of at most 1024 characters")] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to requests for `domain` (exact or wildcard; empty: any) at `path`, or below `url`, that fulfil all
+    conditions: they go to a backend service, elsewhere (`redirect`), or get a fixed reply.
+
+    Of the rules that match, the one with the smallest `priority` wins, those without any (0) after the others. Among
+    equals the most specific one does: exact domain, then the longest wildcard, then any; within it `path`, then the
+    longest `url`; then the one with the most conditions; then the first.
     """
 
     name: Name
     listener: Annotated[str, Ref(Kind.LISTENERS)]
-    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)]
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
     domain: Annotated[str, Pattern(rf"|{DOMAIN.regex}", DOMAIN.what)] = ""
     url: Annotated[str, URL_PREFIX] = "/"
+    path: Annotated[str, Pattern(rf"|{URL_PATH.regex}", URL_PATH.what)] = ""
+    methods: tuple[Annotated[str, METHOD], ...] = ()
+    headers: tuple[Condition, ...] = ()
+    queries: tuple[Condition, ...] = ()
+    cookies: tuple[Condition, ...] = ()
+    priority: Annotated[int, Range(0, 10_000)] = 0
+    redirect: Redirect | None = None
+    fixed_reply: FixedReply | None = None
 
 
 Object = (

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
 from enum import StrEnum
@@ -18,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Final, get_args, get_origin, get_type_hints
 
 from core.errors import Path, Problem
-from core.model import Address, Pattern, Range, Ref
+from core.model import HOST_NAME, Address, Pattern, Range, Ref
 
 
 class _Invalid:
@@ -156,11 +157,20 @@ def _text_fault(bare: object, constraints: tuple[object, ...], value: str) -> tu
         return f"{show(value)} is not valid Unicode", "leave out the lone surrogate"
     for constraint in constraints:
         if isinstance(constraint, Pattern) and not re.fullmatch(constraint.regex, value):
-            return f"{show(value)} does not fit", _remedy(bare, constraints)
+            return f"{show(value)} does not fit", _ascii_form(constraint, value) or _remedy(bare, constraints)
         if isinstance(constraint, Address):
             why, suggestion = _address_fault(constraint, value)
             return (why, suggestion or _remedy(bare, constraints)) if why else None
     return None
+
+
+def _ascii_form(constraint: Pattern, value: str) -> str:
+    """The remedy for a host name in another alphabet: as clients send it (RFC 3492); empty for anything else."""
+    if value.isascii() or HOST_NAME not in constraint.regex:
+        return ""
+    labels = unicodedata.normalize("NFC", value.lower()).split(".")
+    name = ".".join(each if each.isascii() else "xn--" + each.encode("punycode").decode() for each in labels)
+    return f"give {name}" if re.fullmatch(constraint.regex, name) else ""
 
 
 def _address_fault(constraint: Address, value: str) -> tuple[str, str]:

@@ -28,12 +28,15 @@ from core.model import (
     BackendService,
     CaCertificate,
     Certificate,
+    Condition,
     Ejection,
+    FixedReply,
     HealthCheck,
     Instance,
     Kind,
     Listener,
     Node,
+    Redirect,
     Ref,
     Rule,
     Server,
@@ -156,7 +159,11 @@ RULES = {
     "an instance of type nlb and, on every l4 node, a `source_pool` with addresses of each IP version of its VIPs. "
     "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers. "
     "The limits are kept by each l4 node for itself, and each VIP of the listener has them to itself; 0 is no limit.",
-    Kind.RULES: "Rules are for http and https listeners. Two rules of a listener differ in domain or url.",
+    Kind.RULES: "Rules are for http and https listeners. A rule has one of `backend_service`, `redirect` and "
+    "`fixed_reply`, and not both `path` and `url`. Domains are compared without regard to case; those of other "
+    "alphabets are given in their ASCII form (`xn--…`). Paths are given as they are forwarded "
+    "([decision 0020](decisions/0020-paths.md)). A rule that could never be reached, because another one that matches "
+    "the same requests comes first, is an error.",
 }
 
 NAME = "what others call it by"
@@ -277,7 +284,29 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "listener": "whose requests it is for",
         "backend_service": "where they go",
         "domain": "the request's host: exact, or `*.` and what follows",
-        "url": "what the request's path starts with",
+        "url": "what the request's path starts with, by whole segments",
+        "path": "the request's whole path",
+        "methods": "one of which the request has",
+        "headers": "fields that it has to have, as the client sent them; names without regard to case",
+        "queries": "parameters that its query has to have, decoded",
+        "cookies": "cookies that it has to have",
+        "priority": "who is asked first: 1 before 2 before all without one; 0: none",
+        "redirect": "sends the client elsewhere",
+        "fixed_reply": "answers without a server",
+    },
+    Condition: {"name": "what it has to have", "values": "one of which it has to have"},
+    Redirect: {
+        "status": "301, 302, 303, 307 or 308; the last two keep the method",
+        "protocol": "of the new place",
+        "host": "of the new place",
+        "port": "of the new place; 0: the request's, or the protocol's own where `protocol` or `host` change",
+        "path": "of the new place",
+        "query": "of the new place",
+    },
+    FixedReply: {
+        "status": "3xx are for `redirect`",
+        "content_type": "of the body",
+        "body": "sent as UTF-8",
     },
 }
 
@@ -286,6 +315,9 @@ INNER: Mapping[type, Kind] = {
     Server: Kind.SERVER_GROUPS,
     HealthCheck: Kind.BACKEND_SERVICES,
     Ejection: Kind.BACKEND_SERVICES,
+    Condition: Kind.RULES,
+    Redirect: Kind.RULES,
+    FixedReply: Kind.RULES,
 }
 
 
@@ -352,7 +384,7 @@ def _default(value: object) -> str:
         return "by tcp; udp services: by udp"
     if isinstance(value, Ejection):
         return "with its defaults"
-    if value in ("", ()):
+    if value in ("", (), None):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

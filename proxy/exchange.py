@@ -23,6 +23,7 @@ from enum import IntEnum, auto
 from typing import Final
 
 from proxy import headers
+from proxy.actions import Forward, Redirect, Reply
 from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
 from proxy.errors import Code, Refused, Source
 from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, read_response, upgrades_to_websocket
@@ -209,15 +210,14 @@ class Exchange:
         try:
             self._upgrade = head.block.upgrade if upgrades_to_websocket(head) else b""
             self.target = normal_target(head.target)
+            decision = self._router.route(head, self.target)
+            if not isinstance(decision, Forward):
+                return self._reply_as(decision)
             self._request = headers.request_head(head, self.target, self._origin, self.identifier, self._upgrade)
         except Refused as refused:
             self.offset = refused.offset + (head.path_at if refused.code is Code.PATH else 0)
             return self._reply(refused.code)
-        self._service = self._router.route(head.host, self.target)
-        if not self._service and self._router.https_port:
-            return self._redirect(self._router.https_port)
-        if not self._service:
-            return self._reply(Code.NO_RULE)
+        self._service = decision.service
         return [Assign(self._service, self._repeatable)]
 
     def assigned(self, server: Address, reused: bool) -> list[Command]:
@@ -415,15 +415,23 @@ class Exchange:
         )  # fmt: skip
         return [SendClient(reply), *self._end(keep_alive=not close)]
 
-    def _redirect(self, port: int) -> list[Command]:
-        """To the same resource over https. 308 keeps the method; 301 is for clients that know no other (RFC 9110)."""
-        if not self._head.host:  # HTTP/1.0
-            return self._reply(Code.HOST_MISSING)
-        self.status = 301 if self._head.method in (b"GET", b"HEAD") else 308
+    def _reply_as(self, decision: Redirect | Reply | None) -> list[Command]:
+        """What a rule says instead of a server."""
+        head, origin = self._head, self._origin
+        if decision is None:
+            return self._reply(Code.NO_RULE)
+        if isinstance(decision, Redirect):
+            if not head.host:  # HTTP/1.0
+                return self._reply(Code.HOST_MISSING)
+            self.status = decision.status(head.method)
+            lines, body = headers.redirect_lines(decision.location(origin.scheme, head.host, self.target)), b""
+        else:
+            self.status = decision.status
+            lines, body = decision.lines, b"" if head.method == b"HEAD" else decision.body
         close = not (self._keep_alive and self._reader_up.done)
-        location = headers.https_location(self._head.host, port, self.target)
-        node, date = self._origin.node, self._date()
-        reply = headers.redirect_reply(self.status, location, self.identifier, node, date, close=close)
+        reply = headers.plain_reply(
+            self.status, lines, body, self.identifier, origin.node, self._date(), close=close, hsts=self._hsts
+        )
         return [SendClient(reply), *self._end(keep_alive=not close)]
 
     def _fail(self, code: Code, source: Source | None = None) -> list[Command]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
@@ -18,7 +19,6 @@ from core.model import Listener
 from proxy import client_identity
 from proxy.errors import Code, Refused
 from proxy.head import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
-from proxy.rules import host_name
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
 # head.ACTED_ON) and never pass unseen, whatever Connection says of them (RFC 9110 §7.6.1).
@@ -45,7 +45,6 @@ _NOT_TRAILERS: Final = ACTED_ON | frozenset(
 )  # fmt: skip
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _REASONS: Final = {
-    301: b"Moved Permanently", 308: b"Permanent Redirect",
     400: b"Bad Request", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
     414: b"URI Too Long", 417: b"Expectation Failed", 431: b"Request Header Fields Too Large",
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
@@ -248,16 +247,22 @@ def hsts_line(listener: Listener) -> bytes:
     return b"Strict-Transport-Security: max-age=%d%b%b\r\n" % (listener.hsts_max_age_s, subdomains, preload)
 
 
-def https_location(host: bytes, port: int, target: bytes) -> bytes:
-    """The same resource over https. `host` is a checked Host value, whose own port was http's; `target` is normal."""
-    name = host_name(host).encode("ascii")
-    path = b"/" if target == b"*" else target
-    return b"https://%b%b%b" % (name, b"" if port == 443 else b":%d" % port, path)
+def plain_reply(
+    status: int, lines: bytes, body: bytes, identifier: bytes, node: bytes, date: bytes, *, close: bool, hsts: bytes
+) -> bytes:
+    """A reply of our own that a rule asks for. `lines` say what it is, its length among them."""
+    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%bVia: 1.1 %b\r\nX-Request-Id: %b\r\n%b%b\r\n%b" % (
+        status, _reason(status), date, lines, node, identifier, b"Connection: close\r\n" if close else b"", hsts, body,
+    )  # fmt: skip
 
 
-def redirect_reply(status: int, location: bytes, identifier: bytes, node: bytes, date: bytes, *, close: bool) -> bytes:
-    """A redirect of our own, without a body."""
-    return (
-        b"HTTP/1.1 %d %b\r\nDate: %b\r\nLocation: %b\r\nContent-Length: 0\r\nVia: 1.1 %b\r\nX-Request-Id: %b\r\n%b\r\n"
-        % (status, _REASONS[status], date, location, node, identifier, b"Connection: close\r\n" if close else b"")
-    )
+def redirect_lines(location: bytes) -> bytes:
+    return b"Location: %b\r\nContent-Length: 0\r\n" % location
+
+
+def _reason(status: int) -> bytes:
+    """A status need not have one (RFC 9112 §4)."""
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b""

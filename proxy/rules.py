@@ -1,8 +1,10 @@
-"""Which backend service a request goes to: host and path against a listener's rules.
+"""What happens to a request: its host, path and conditions against a listener's rules.
 
-The most specific rule wins: exact domain, then the longest wildcard, then any; within it the longest `url`. A `url`
-matches whole path segments: `/api` is `/api` and all below it, not `/apis`. Nothing matches: the listener's own backend
-service.
+`core.rules` defines which rule is the one. Here the rules are arranged so that their number does not matter: a
+dictionary of domains, in each a tree of path segments, at each place the few rules that differ in their conditions.
+All places that a request is for are looked at, at most one for each label of its host and segment of its path, and the
+rule that comes first in the order wins. A `url` matches whole path segments: `/api` is `/api` and all below it, not
+`/apis`. Nothing matches: the listener's own backend service.
 
 A path has one normal form, by which it is both routed and forwarded, so that no server sees another path than the rules
 did (docs/decisions/0020). Percent-encoded unreserved characters are decoded once, other escapes get upper-case digits,
@@ -13,15 +15,25 @@ above the root, and dot segments that only show after `%2F` or `%5C` are decoded
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from core.model import Rule
+from core.rules import domains_of, ordered
+from proxy.actions import Decision, Forward, Redirect, Reply
+from proxy.conditions import Conditions
 from proxy.errors import Code, Refused
+from proxy.head import RequestHead
+from proxy.names import host_name
 
 _ESCAPE = re.compile(rb"%(..?)?", re.DOTALL)
 _HEX = re.compile(rb"[0-9A-Fa-f]{2}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _SEPARATOR = re.compile(rb"/|%2F|%5C")
+_NONE: Final = 1 << 62  # the rank of what comes after all rules
+NAME_CHARACTERS: Final = 253  # RFC 1035 §2.3.4: longer ones are nobody's, and would have a label for each byte
+HOSTS: Final = 4096  # Host values whose domains are remembered
+HOST_BYTES: Final = 264
 
 
 def normal_target(target: bytes) -> bytes:
@@ -62,50 +74,134 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes((value,)) if value in _UNRESERVED else b"%" + digits.upper()
 
 
-def host_name(host: bytes) -> str:
-    """The name in a Host value: lower case, without port and trailing dot."""
-    text = host.decode("ascii").lower()
-    name = text.partition("]")[0] + "]" if text.startswith("[") else text.partition(":")[0]
-    return name.removesuffix(".")
+class _Node:
+    """A segment of the rules' urls: the rules for paths that end here or go on, and for those that go on."""
+
+    __slots__ = ("below", "children", "here")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Node] = {}
+        self.here: list[_Entry] = []
+        self.below: list[_Entry] = []
+
+
+class _Entry(NamedTuple):
+    """A rule in the place of its path. `rank` is its place in the order of all rules of the listener."""
+
+    rank: int
+    conditions: Conditions | None
+    action: Decision
+
+
+class _Paths:
+    """The rules for one domain. `least` is the smallest rank among them."""
+
+    __slots__ = ("_depth", "_exact", "_root", "least")
+
+    def __init__(self) -> None:
+        self.least = _NONE
+        self._exact: dict[bytes, list[_Entry]] = {}
+        self._root = _Node()
+        self._depth = 0
+
+    def add(self, rule: Rule, entry: _Entry) -> None:
+        """To be called in the order of ranks."""
+        self.least = min(self.least, entry.rank)
+        entries = self._place(rule)
+        # What comes after a rule without conditions in the same place is never reached.
+        if not entries or entries[-1].conditions is not None:
+            entries.append(entry)
+
+    def _place(self, rule: Rule) -> list[_Entry]:
+        if rule.path:
+            return self._exact.setdefault(rule.path.encode("ascii"), [])
+        url = rule.url.encode("ascii")
+        node = self._root
+        if url == b"/":
+            return node.below
+        segments = url.removesuffix(b"/").split(b"/")[1:]
+        self._depth = max(self._depth, len(segments))
+        for segment in segments:
+            node = node.children.setdefault(segment, _Node())
+        return node.below if url.endswith(b"/") else node.here
+
+    def at(self, path: bytes) -> list[list[_Entry]]:
+        """The rules that a path is for, the most specific place first."""
+        node = self._root
+        found = [node.below] if node.below else []
+        if node.children:
+            segments = path.split(b"/", self._depth + 1)  # no further than the rules go, however long the path is
+            last = len(segments) - 1
+            for index in range(1, len(segments)):
+                child = node.children.get(segments[index])
+                if child is None:
+                    break
+                node = child
+                if node.here:
+                    found.append(node.here)
+                if node.below and index < last:
+                    found.append(node.below)
+        exact = self._exact.get(path)
+        if exact is not None:
+            found.append(exact)
+        found.reverse()
+        return found
 
 
 class Router:
-    """The rules of one listener, arranged for look-up: a few dictionary reads, whatever their number."""
+    """The rules of one listener, arranged for look-up: a few dictionary reads, whatever their number.
 
-    def __init__(self, rules: Iterable[Rule], default: str, https_port: int = 0) -> None:
-        """`https_port`: where requests without a backend service are redirected to, by https; 0: nowhere."""
-        self.https_port = https_port
-        self._default = default
-        domains: dict[str, list[tuple[str, str]]] = {}
-        for rule in rules:
-            url = normal_target(rule.url.encode("ascii")).decode("ascii")
-            domains.setdefault(rule.domain.lower(), []).append((url, rule.backend_service))
-        # Longest first. `sorted` is stable: of two equal rules, the first in the configuration wins.
-        self._domains = {name: sorted(urls, key=lambda pair: -len(pair[0])) for name, urls in domains.items()}
+    `made_of` are the arguments that it was made with.
+    """
 
-    def route(self, host: bytes, target: bytes) -> str:
-        """The backend service for a request with a normal target; "" when there is none."""
+    def __init__(self, rules: Sequence[Rule], default: str, https_port: int = 0) -> None:
+        """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere."""
+        self.made_of = (rules, default, https_port)
+        self._default: Decision = Forward(default) if default else None
+        if not default and https_port:
+            self._default = Redirect.to_https(https_port)
+        self._domains: dict[bytes, _Paths] = {}
+        for rank, rule in enumerate(ordered(rules)):
+            paths = self._domains.setdefault(rule.domain.lower().encode("ascii"), _Paths())
+            paths.add(rule, _Entry(rank, Conditions.of(rule), _action(rule)))
+        self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
+
+    def route(self, head: RequestHead, target: bytes) -> Decision:
+        """What is to happen to a request whose target is in normal form; None: nothing does."""
         if not self._domains:
             return self._default
-        path = "/" if target == b"*" else target.partition(b"?")[0].decode("ascii")
-        for domain in _domains_of(host_name(host)):
-            for url, service in self._domains.get(domain, ()):
-                if below(path, url):
-                    return service
-        return self._default
+        domains = self._hosts.get(head.host)
+        if domains is None:
+            domains = self._domains_of(head.host)
+        best, rank = self._default, _NONE
+        path = b""
+        for paths in domains:
+            if paths.least >= rank:
+                continue
+            path = path or (b"/" if target == b"*" else target.partition(b"?")[0])
+            for entries in paths.at(path):
+                for entry in entries:
+                    if entry.rank >= rank:
+                        break
+                    if entry.conditions is None or entry.conditions.hold(head, target):
+                        rank, best = entry.rank, entry.action
+                        break
+        return best
+
+    def _domains_of(self, host: bytes) -> tuple[_Paths, ...]:
+        name = host_name(host)
+        keys = domains_of(name) if len(name) <= NAME_CHARACTERS else ("",)
+        found = tuple(paths for key in keys if (paths := self._domains.get(key.encode("ascii"))) is not None)
+        if len(host) <= HOST_BYTES:
+            if len(self._hosts) >= HOSTS:
+                self._hosts.clear()
+            self._hosts[host] = found
+        return found
 
 
-def below(path: str, url: str) -> bool:
-    """Whether `path` is `url` or lies below it, by whole segments."""
-    return path.startswith(url) and (len(path) == len(url) or url.endswith("/") or path[len(url)] == "/")
-
-
-def _domains_of(name: str) -> Iterable[str]:
-    """The keys under which rules for `name` may stand, the most specific first."""
-    if name:
-        yield name
-    rest = name.partition(".")[2]
-    while rest:
-        yield "*." + rest
-        rest = rest.partition(".")[2]
-    yield ""
+def _action(rule: Rule) -> Decision:
+    if rule.redirect is not None:
+        return Redirect(rule.redirect, "" if rule.path else rule.url, rule.redirect.status)
+    if rule.fixed_reply is not None:
+        return Reply(rule.fixed_reply)
+    return Forward(rule.backend_service)

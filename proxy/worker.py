@@ -195,9 +195,12 @@ class Worker:
     def _site(self, each: L7Listener) -> Site:
         """The listener's site: the one that its connections have, changed in place, or a new one."""
         listener = each.listener
-        router = Router(each.rules, listener.backend_service, listener.https_redirect_port)
         networks = tuple(ip_network(network) for network in listener.trusted_proxies)
         site = self._sites.get(_site_key(each))
+        made_of = each.rules, listener.backend_service, listener.https_redirect_port
+        # Thousands of rules take their time, and most changes are about something else.
+        same = site is not None and site.router.made_of == made_of
+        router = site.router if site is not None and same else Router(*made_of)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,

@@ -507,6 +507,107 @@ CASES = [
         '"https", backend_service = "web", domain = "*.Example.com", url = "/img" }',
         "rules.img: rule all of the same listener has domain '*.example.com' and url '/img' too; remove or change one",
     ),
+    (
+        'url = "/img" }',
+        'url = "/img", priority = 4 }, { name = "jpg", listener = "https", priority = 5, backend_service = "web", '
+        'domain = "a.example.com", path = "/img/jpg", methods = ["GET"] }',
+        "rules.jpg: rule img of the same listener comes before it and matches all that it does; "
+        "give it a priority below 4, or remove it",
+    ),
+    (
+        'url = "/img" }',
+        'url = "/img", methods = ["GET"] }, { name = "jpg", listener = "https", backend_service = "web", '
+        'domain = "*.example.com", url = "/img", methods = ["GET"] }',
+        "rules.jpg: rule img of the same listener has domain '*.example.com' and url '/img' and the same conditions "
+        "too; remove or change one",
+    ),
+    (
+        'url = "/img" }',
+        'url = "/img", path = "/img/x" }',
+        "rules.img.url: path is the whole path, and url what it starts with: they exclude each other; give one of them",
+    ),
+    (
+        'url = "/img" }',
+        'url = "/%69mg" }',
+        "rules.img.url: no request is for it: %69 is written as i; give the path as it is forwarded",
+    ),
+    (
+        'url = "/img" }',
+        'path = "/img?x" }',
+        "rules.img.path: no request is for it: a path has no ?; give the path as it is forwarded",
+    ),
+    (
+        'domain = "*.example.com"',
+        'domain = "*.Bücher.example"',
+        "rules.img.domain: '*.Bücher.example' does not fit; give *.xn--bcher-kva.example",
+    ),
+    (
+        'domain = "*.example.com"',
+        'domain = "straße.de"',
+        "rules.img.domain: 'straße.de' does not fit; give xn--strae-oqa.de",
+    ),
+    (
+        'url = "/img" }',
+        'methods = ["GET", "TRACE"] }',
+        "rules.img.methods[1]: TRACE is never served; remove it",
+    ),
+    (
+        'url = "/img" }',
+        'headers = [{ name = "X" }, { name = "Host", values = ["a"] }] }',
+        "rules.img.headers[1].name: Host has an attribute of its own; give domain instead",
+    ),
+    (
+        'url = "/img" }',
+        'headers = [{ name = "X_Y" }] }',
+        "rules.img.headers[0].name: 'X_Y' is not the name of a field that is passed on; "
+        "give one of letters, digits and '-'",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https" }',
+        "rules.all: nothing happens to what it matches; give backend_service, redirect or fixed_reply",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", redirect = { host = "b.test" } }',
+        "rules.all.redirect: backend_service and redirect exclude each other; give one of them",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", redirect = { protocol = "https", port = 443 } }',
+        "rules.all.redirect: leads back to where it came from; give protocol, host, port, path or query",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", domain = "a.b", path = "/c", redirect = { host = "a.b", path = "/c", query = "d" } }',
+        "rules.all.redirect: leads back to where it came from; give protocol, host, port, path or query",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", redirect = { status = 304, path = "/x" } }',
+        "rules.all.redirect.status: 304 redirects no request; give 301, 302, 303, 307 or 308",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", redirect = { path = "/x/../${rest}" } }',
+        "rules.all.redirect.path: no path has the segments '.' and '..'; write it as it is forwarded",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", redirect = { path = "/${query}" } }',
+        "rules.all.redirect.path: '/${query}' does not fit; give a path that starts with '/', ${path} or ${rest}, and "
+        "in which ${host} may stand too",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", fixed_reply = { status = 302 } }',
+        "rules.all.fixed_reply.status: a 3xx without a Location leads nowhere; give redirect instead",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", fixed_reply = { status = 204, body = "x" } }',
+        "rules.all.fixed_reply.body: an answer of status 204 has none; remove it",
+    ),
     # clashes
     (
         'protocol = "https", port = 443',
@@ -595,6 +696,28 @@ def test_a_redirect_needs_nothing_to_forward_to_and_may_have_rules() -> None:
     assert errors(redirecting) == []
     ruled = 'rules = [{ name = "some", listener = "http", backend_service = "web" },'
     assert errors(redirecting.replace("rules = [", ruled)) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'redirect = { protocol = "http" }',
+        'redirect = { status = 308, path = "/x${path}", query = "" }',
+        'queries = [{ name = "old" }], redirect = { query = "new=1" }',
+        "fixed_reply = {}",
+        'domain = "EXAMPLE.com", path = "/", methods = ["PROPFIND"], fixed_reply = { status = 405, body = "no" }',
+        'headers = [{ name = "X-A" }], cookies = [{ name = "c", values = ["*"] }], priority = 7, fixed_reply = {}',
+    ],
+)
+def test_other_actions_are_sound(rule: str) -> None:
+    assert (
+        errors(
+            SOUND.replace(
+                'name = "all", listener = "https", backend_service = "web"', 'name = "all", listener = "https", ' + rule
+            )
+        )
+        == []
+    )
 
 
 def test_a_stateless_instance_with_hashes_is_sound() -> None:

@@ -30,7 +30,9 @@ from core.model import (
     CheckMethod,
     CheckType,
     ClientCertificate,
+    Condition,
     Ejection,
+    FixedReply,
     HealthCheck,
     Instance,
     InstanceType,
@@ -39,6 +41,7 @@ from core.model import (
     Model,
     Node,
     Protocol,
+    Redirect,
     Role,
     Rule,
     Scheduler,
@@ -527,12 +530,32 @@ def models(draw: st.DrawFn) -> Model:
     lists = {name: AccessList(name, draw(NETWORKS)) for name in names[:2]}
     listeners = {name: draw(listeners_of(name, 1000 + i, names, backends)) for i, name in enumerate(draw(some))}
     l7 = sorted(n for n, listener in listeners.items() if listener.protocol in (Protocol.HTTP, Protocol.HTTPS))
-    rules = {
-        name: Rule(name, draw(st.sampled_from(l7)), names[7], draw(st.sampled_from(["", "*.a.b"])), f"/{index}")
-        for index, name in enumerate(draw(some) if l7 else [])
-    }
+    rules = {name: draw(rules_of(name, l7, names[7], f"/{i}")) for i, name in enumerate(draw(some) if l7 else [])}
     authorities = {name: CaCertificate(name, bundle=f"PEM {index}") for index, name in enumerate(names[:2])}
     return Model(nodes, certificates, authorities, groups, spread, backends, lists, instances, listeners, rules)
+
+
+VALUES = st.lists(st.sampled_from(["", "a*?", "[x]", "ü"]), max_size=2).map(tuple)
+CONDITIONS = st.lists(st.builds(Condition, st.sampled_from(["X-A", "b.c"]), VALUES), max_size=2).map(tuple)
+
+
+@st.composite
+def rules_of(draw: st.DrawFn, name: str, listeners: list[str], service: str, url: str) -> Rule:
+    action = draw(
+        st.sampled_from([
+            {"backend_service": service},
+            {"redirect": Redirect(308, "https", "www.${host}", 8443, "/x${rest}", "a=${host}&${query}")},
+            {"redirect": Redirect(host="elsewhere.test")},
+            {"fixed_reply": FixedReply()},
+            {"fixed_reply": FixedReply(503, "text/html", 'später "\n')},
+        ])
+    )  # fmt: skip
+    return Rule(
+        name, draw(st.sampled_from(listeners)), domain=draw(st.sampled_from(["", "*.a.b", "A.b"])),
+        **draw(st.sampled_from([{"url": url}, {"path": url}])), priority=draw(st.sampled_from([0, 3])),
+        methods=draw(st.sampled_from([(), ("GET", "M-SEARCH")])), headers=draw(CONDITIONS), queries=draw(CONDITIONS),
+        cookies=draw(CONDITIONS), **action,
+    )  # fmt: skip
 
 
 @st.composite

@@ -31,3 +31,10 @@ def test_the_short_example_is_short_for_the_long_one_and_all_are_sound() -> None
     )
     assert short == long
     assert real.listeners["smtp"].port == 25
+
+
+def test_examples_of_rules_are_sound() -> None:
+    shown = re.findall(r"```toml\n(.*?)```", (PAGE.parent / "proxy.md").read_text(), re.S)
+    assert shown
+    for text in shown:
+        load(text, path="proxy.md", format="toml")

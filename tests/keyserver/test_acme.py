@@ -33,6 +33,8 @@ from keyserver.acme_order import OrderError, Orders
 from keyserver.errors import StartError
 from keyserver.keyfile import load
 from keyserver.passphrases import NONE
+from proxy.actions import Forward
+from proxy.head import read_request
 from proxy.rules import Router
 from tests.keyserver import pebble
 from tests.keyserver.pebble import Pebble
@@ -338,8 +340,12 @@ def test_the_documents_rule_leads_challenges_here() -> None:
     model = load_config(shown, path="doc", format="toml")
     (plain,) = l7_listeners(model)
     router = Router(plain.rules, plain.listener.backend_service)
-    asked = acme.PATH.replace("{token}", "abc")
-    assert model.backend_services[router.route(b"shop.example", asked.encode())].server_group == "acme"
-    assert router.route(b"shop.example", b"/") == "plain"
+    asked = acme.PATH.replace("{token}", "abc").encode()
+    head = read_request(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+    assert head is not None
+    to_acme, elsewhere = router.route(head, asked), router.route(head, b"/")
+    assert isinstance(to_acme, Forward)
+    assert model.backend_services[to_acme.service].server_group == "acme"
+    assert elsewhere == Forward("plain")
     (wanted,) = acme_plan.wanted(to_dict(model))
     assert (wanted.name, wanted.domains) == ("shop", ("shop.example", "www.shop.example"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from http import HTTPStatus
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.model import Rule
+from core.model import Condition, FixedReply, Redirect, Rule
 from proxy.errors import Code, Source
 from proxy.exchange import (
     DOWN_MOVES,
@@ -524,6 +525,55 @@ def test_redirected_to_https(method: bytes, status: int) -> None:
 def test_rules_go_before_the_redirect() -> None:
     """As http-01 of ACME needs it (RFC 8555 §8.3)."""
     redirecting(b"GET /.well-known/acme-challenge/x HTTP/1.1").gives(Assign("acme", True))
+
+
+def by_rule(line: bytes, rule: Rule, fields: bytes = b"Host: a.test:80\r\n", **options: object) -> Playbook:
+    head = read_request(line + b"\r\n" + fields + b"\r\n")
+    assert head is not None
+    made = Exchange(head, ORIGIN, Router([rule], "app"), b"id", lambda: b"now", **options)  # type: ignore[arg-type]
+    return Playbook(made).on("start")
+
+
+def test_a_rule_redirects() -> None:
+    rule = Rule("r", "web", url="/old", redirect=Redirect(307, host="new.test", path="/x${rest}"))
+    play = by_rule(b"POST /old/a/./b?c HTTP/1.1", rule, hsts=b"Strict-Transport-Security: max-age=1\r\n")
+    play.gives(ANY_DOWN, Finish(True))
+    assert play.sent() == (
+        b"HTTP/1.1 307 Temporary Redirect\r\nDate: now\r\nLocation: http://new.test/x/a/b?c\r\nContent-Length: 0\r\n"
+        b"Via: 1.1 l7-1\r\nX-Request-Id: id\r\nStrict-Transport-Security: max-age=1\r\n\r\n"
+    )
+    assert (play.exchange.status, play.exchange.error, play.exchange.target) == (307, None, b"/old/a/b?c")
+
+
+@pytest.mark.parametrize(
+    ("method", "reply", "lines", "body"),
+    [
+        (b"GET", FixedReply(503, "a/b", "<p>soon"), b"Content-Type: a/b\r\nContent-Length: 7\r\n", b"<p>soon"),
+        (b"HEAD", FixedReply(503, "a/b", "<p>soon"), b"Content-Type: a/b\r\nContent-Length: 7\r\n", b""),
+        (b"GET", FixedReply(404), b"Content-Length: 0\r\n", b""),
+        (b"GET", FixedReply(204), b"", b""),
+    ],
+)  # fmt: skip
+def test_a_rule_replies(method: bytes, reply: FixedReply, lines: bytes, body: bytes) -> None:
+    play = by_rule(method + b" / HTTP/1.1", Rule("r", "web", fixed_reply=reply)).gives(ANY_DOWN, Finish(True))
+    first, _, rest = play.sent().partition(b"\r\n")
+    assert first == b"HTTP/1.1 %d %b" % (reply.status, HTTPStatus(reply.status).phrase.encode())
+    assert rest == b"Date: now\r\n" + lines + b"Via: 1.1 l7-1\r\nX-Request-Id: id\r\n\r\n" + body
+    assert (play.exchange.status, play.exchange.error, play.exchange.source) == (reply.status, None, None)
+
+
+def test_a_reply_by_rule_does_not_wait_for_a_body() -> None:
+    fields = b"Host: a\r\nContent-Length: 5\r\n"
+    play = by_rule(b"POST / HTTP/1.1", Rule("r", "web", fixed_reply=FixedReply()), fields)
+    play.gives(ANY_DOWN, Finish(False, True))
+    assert b"\r\nConnection: close\r\n" in play.sent()
+
+
+def test_a_rule_may_ask_for_more_than_the_path() -> None:
+    rule = Rule("r", "web", "api", url="/", methods=("GET",), headers=(Condition("X-Beta", ("yes",)),))
+    by_rule(b"GET / HTTP/1.1", rule, b"Host: a\r\nx-beta: yes\r\n").gives(Assign("api", True))
+    by_rule(b"GET / HTTP/1.1", rule, b"Host: a\r\nx-beta: no\r\n").gives(Assign("app", True))
+    by_rule(b"PUT / HTTP/1.1", rule, b"Host: a\r\nx-beta: yes\r\n").gives(Assign("app", True))
 
 
 def test_a_redirected_body_is_not_waited_for() -> None:

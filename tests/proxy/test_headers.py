@@ -226,30 +226,24 @@ def test_strict_transport_security_in_a_request_passes() -> None:
     assert b"Strict-Transport-Security: x" in up(b"Strict-Transport-Security: x\r\n")
 
 
-@pytest.mark.parametrize(
-    ("host", "port", "target", "location"),
-    [
-        (b"a.test", 443, b"/", b"https://a.test/"),
-        (b"A.Test.:80", 443, b"/x?y=z", b"https://a.test/x?y=z"),
-        (b"a.test:8080", 8443, b"/x", b"https://a.test:8443/x"),
-        (b"[2001:db8::1]:80", 8443, b"/", b"https://[2001:db8::1]:8443/"),
-        (b"a.test", 443, b"*", b"https://a.test/"),
-        (b"a.test", 443, b"//evil.test/", b"https://a.test//evil.test/"),
-    ],
-)
-def test_where_the_same_is_over_https(host, port, target, location) -> None:
-    assert headers.https_location(host, port, target) == location
-
-
-@pytest.mark.parametrize("close", [False, True])
-def test_a_redirect_has_no_body(close) -> None:
-    data = headers.redirect_reply(308, b"https://a/", b"id-1", b"l7-1", b"now", close=close)
+@pytest.mark.parametrize(("close", "hsts"), [(False, b""), (True, b"Strict-Transport-Security: max-age=1\r\n")])
+def test_a_redirect_has_no_body(close, hsts) -> None:
+    lines = headers.redirect_lines(b"https://a/")
+    data = headers.plain_reply(308, lines, b"", b"id-1", b"l7-1", b"now", close=close, hsts=hsts)
     head = read_response(data, b"POST")
     assert head is not None
-    assert (head.status, head.length, head.size) == (308, 0, len(data))
+    assert (head.status, head.reason, head.length, head.size) == (308, b"Permanent Redirect", 0, len(data))
     assert head.block.keep_alive is not close
     assert head.block.values(b"location") == [b"https://a/"]
     assert head.block.values(b"x-request-id") == [b"id-1"]
+    assert head.block.values(b"strict-transport-security") == ([b"max-age=1"] if hsts else [])
+
+
+def test_a_reply_of_any_status() -> None:
+    data = headers.plain_reply(599, b"Content-Length: 2\r\n", b"ok", b"id-1", b"l7-1", b"now", close=False, hsts=b"")
+    head = read_response(data, b"GET")
+    assert head is not None
+    assert (head.status, head.reason, head.length, data[head.size :]) == (599, b"", 2, b"ok")
 
 
 FORGED = (

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from core.model import Rule
+from core.model import Condition, FixedReply, Redirect, Rule
+from core.rules import first
+from proxy import rules as proxy_rules
+from proxy.actions import Decision, Forward, Reply
+from proxy.conditions import Conditions
 from proxy.errors import Code, Refused
-from proxy.rules import Router, below, host_name, normal_target
+from proxy.head import RequestHead, read_request
+from proxy.names import host_name
+from proxy.rules import Router, normal_target
 
 RULES = [
     ("www.example.com", "/", "www"),
@@ -17,6 +25,21 @@ RULES = [
     ("", "/static/", "static"),
     ("bare.example.org", "/x", "bare"),
 ]
+
+
+def head(host: bytes, target: bytes = b"/", fields: bytes = b"", method: bytes = b"GET") -> RequestHead:
+    found = read_request(b"%b %b HTTP/1.0\r\n%b%b\r\n" % (method, target, b"Host: %b\r\n" % host * bool(host), fields))
+    assert found is not None
+    return found
+
+
+def service(decision: Decision) -> str:
+    assert isinstance(decision, Forward)
+    return decision.service
+
+
+def ask(router: Router, host: bytes, target: bytes, method: bytes = b"GET") -> str:
+    return service(router.route(head(host, target, method=method), target))
 
 
 def router(default: str = "default") -> Router:
@@ -47,29 +70,128 @@ def router(default: str = "default") -> Router:
     ],
 )
 def test_the_most_specific_rule_wins(host: bytes, target: bytes, service: str) -> None:
-    assert router().route(host, target) == service
+    assert ask(router(), host, target, b"OPTIONS" if target == b"*" else b"GET") == service
 
 
 def test_without_rules_and_without_default() -> None:
-    assert Router((), "app").route(b"a", b"/") == "app"
-    assert router("").route(b"nobody.org", b"/") == ""
+    assert ask(Router((), "app"), b"a", b"/") == "app"
+    assert router("").route(head(b"nobody.org"), b"/") is None
+    assert Router((), "").route(head(b"a"), b"/") is None
 
 
 def test_the_first_of_two_equal_rules_wins() -> None:
     rules = [Rule("a", "web", "one", "", "/x"), Rule("b", "web", "two", "", "/x")]
-    assert Router(rules, "").route(b"h", b"/x") == "one"
+    assert ask(Router(rules, ""), b"h", b"/x") == "one"
+
+
+def test_priorities_go_before_what_is_specific() -> None:
+    rules = [
+        Rule("exact", "web", "exact", "a.test", path="/x"),
+        Rule("wide", "web", "wide", "*.test", priority=2),
+        Rule("any", "web", "any", priority=1, methods=("POST",)),
+    ]
+    made = Router(rules, "default")
+    assert ask(made, b"a.test", b"/x") == "wide"
+    assert ask(made, b"a.test", b"/x", b"POST") == "any"
+    assert ask(made, b"other", b"/x") == "default"
+
+
+def test_a_condition_that_does_not_hold_leaves_the_request_to_the_next_rule() -> None:
+    rules = [
+        Rule("one", "web", "one", "a.test", "/x", queries=(Condition("q", ("1",)),)),
+        Rule("two", "web", "two", "a.test", "/x", cookies=(Condition("c"),), methods=("GET",)),
+        Rule("three", "web", "three", "a.test"),
+    ]
+    made = Router(rules, "")
+    asked = [(b"/x?q=1", b""), (b"/x?q=2", b"Cookie: c=1\r\n"), (b"/x", b"")]
+    assert [service(made.route(head(b"a.test", t, f), t)) for t, f in asked] == ["one", "two", "three"]
+
+
+def test_other_actions() -> None:
+    rules = [
+        Rule("r", "web", url="/old", redirect=Redirect(308, path="/new${rest}")),
+        Rule("e", "web", path="/old/exactly", redirect=Redirect(path="/x${rest}")),
+        Rule("f", "web", path="/down", fixed_reply=FixedReply(503)),
+    ]
+    made = Router(rules, "")
+    moved, exact, down = (made.route(head(b"a", t), t) for t in (b"/old/a", b"/old/exactly", b"/down"))
+    assert isinstance(moved, proxy_rules.Redirect)
+    assert isinstance(exact, proxy_rules.Redirect)
+    assert (moved.status(b"GET"), moved.location(b"http", b"a", b"/old/a")) == (308, b"http://a/new/a")
+    assert (exact.status(b"GET"), exact.location(b"http", b"a", b"/old/exactly")) == (301, b"http://a/x")
+    assert isinstance(down, Reply)
+    assert made.route(head(b"a", b"/down/"), b"/down/") is None
+
+
+def test_without_a_backend_service_to_https() -> None:
+    decision = Router((), "", 8443).route(head(b"a.test"), b"/")
+    assert isinstance(decision, proxy_rules.Redirect)
+    assert decision.location(b"http", b"a.test", b"/") == b"https://a.test:8443/"
+
+
+HOSTS = [b"a.x.y", b"A.X.y:80", b"b.a.x.y.", b"x.y", b"[::1]", b""]
+PATHS = ["/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c/d/e", "/ab", "//", "//a", "/a//b", "/b"]
+
+
+@st.composite
+def listeners(draw: st.DrawFn) -> list[Rule]:
+    """Rules that meet each other often."""
+    made = []
+    for index in range(draw(st.integers(0, 12))):
+        path = draw(st.sampled_from(PATHS))
+        where = {"path": path} if draw(st.booleans()) else {"url": path}
+        methods = draw(st.sampled_from([(), (), ("GET",), ("PUT", "GET")]))
+        fields = draw(st.sampled_from([(), (), (Condition("x"),), (Condition("X", ("1",)), Condition("y"))]))
+        made.append(
+            Rule(f"r{index}", "web", f"s{index}", draw(st.sampled_from(["", "*.y", "*.x.y", "a.X.y", "*.a.x.y"])),
+                 **where, methods=methods, headers=fields, priority=draw(st.sampled_from([0, 0, 0, 1, 2, 9999])))
+        )  # fmt: skip
+    return made
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    listeners(), st.sampled_from([b"GET", b"PUT", b"POST"]), st.sampled_from([b"", b"X: 1\r\n", b"Y: 1\r\nX: 1\r\n"])
+)
+def test_what_is_found_is_what_one_by_one_would_find(made: list[Rule], method: bytes, fields: bytes) -> None:
+    """For each host and path, twice: what was looked up before is remembered."""
+    tested = Router(made, "default")
+    for host in HOSTS * 2:
+        for path in PATHS:
+            request = head(host, path.encode(), fields, method)
+
+            def holds(rule: Rule, request: RequestHead = request) -> bool:
+                asked = Conditions.of(rule)
+                return asked is None or asked.hold(request, request.target)
+
+            wanted = first(made, host_name(host), path, holds)
+            found = tested.route(request, request.target)
+            assert service(found) == (wanted.backend_service if wanted else "default"), (host, path)
+
+
+def test_hosts_and_paths_without_end_cost_little() -> None:
+    """Each rule has two segments and three labels: no request is looked at any further."""
+    made = Router([Rule("r", "web", "r", "a.b.c", "/x/y"), Rule("w", "web", "w", "*.b.c", "/x")], "default")
+    nodes = made.route(head(b"q.b.c", b"/x" + b"/y" * 4000), b"/x" + b"/y" * 4000)
+    assert service(nodes) == "w"
+    long = b"a." * 120 + b"aaaaaaa.b.c"
+    assert ask(made, long, b"/x") == "w"
+    assert ask(made, b"a" + long + b"c", b"/x") == "default"  # 254 characters are no name
+
+
+def test_no_more_hosts_are_remembered_than_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_rules, "HOSTS", 3)
+    made = router()
+    for _ in range(2):
+        for number in range(10):
+            assert ask(made, b"h%d.example.com" % number, b"/") == "wild"
+            assert len(made._hosts) <= 3
+    assert ask(made, b"a" * 300, b"/") == "default"
+    assert b"a" * 300 not in made._hosts
 
 
 def test_host_names() -> None:
     assert [host_name(h) for h in (b"A.b:80", b"a.", b"[::1]:80", b"[::1]", b"")] == ["a.b", "a", "[::1]", "[::1]", ""]
-
-
-def test_below() -> None:
-    assert below("/a", "/a")
-    assert below("/a/b", "/a")
-    assert below("/a/b", "/a/")
-    assert not below("/ab", "/a")
-    assert not below("/a", "/a/")
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from control.node.tasks import Tasks
-from core.config import to_dict
+from core.config import from_dict, to_dict
 from core.model import (
     AccessList,
     Acl,
     Certificate,
+    Condition,
+    FixedReply,
     Instance,
     Model,
     Protocol,
+    Redirect,
     Rule,
     Server,
     ServerGroup,
@@ -162,6 +165,53 @@ async def test_rules_and_trust_change_in_place() -> None:
             assert b"\r\nX-Forwarded-For: 203.0.113.9, 127.0.0.1\r\n" in backend.heads[-1]
             await client.close()
             await fresh.close()
+
+
+async def test_rules_with_conditions_change_under_a_connection() -> None:
+    """The same connection is forwarded, sent elsewhere and answered here, as the rules come and go."""
+    async with Backend().running() as backend, Backend().running() as other:
+        base = model(free_port(), [backend.port])
+        base = replace(
+            base,
+            server_groups={**base.server_groups, "beta": ServerGroup("beta", (Server("127.0.0.1", other.port),))},
+            backend_services={
+                **base.backend_services,
+                "beta": replace(base.backend_services["app"], name="beta", server_group="beta"),
+            },
+        )
+        beta = Rule("beta", "web", "beta", headers=(Condition("X-Beta", ("y*",)),), priority=1)
+        moved = Rule("moved", "web", url="/old", redirect=Redirect(301, path="/new${rest}"))
+        closed = Rule("closed", "web", domain="a", priority=9, fixed_reply=FixedReply(503, body="later"))
+        async with proxy(base) as l7:
+            client = await l7.connect()
+            assert (await client.ask("/old/x", b"X-Beta: yes\r\n"))[0] == 200
+            assert (len(backend.heads), len(other.heads)) == (1, 0)
+            await l7.worker.apply(replace(base, rules={"beta": beta, "moved": moved}))
+            assert (await client.ask("/old/x", b"X-Beta: yes\r\n"))[0] == 200
+            assert (len(backend.heads), len(other.heads)) == (1, 1)
+            client.writer.write(b"GET /old/x HTTP/1.1\r\nHost: a\r\n\r\n")
+            status, head, _ = await client.whole_answer()
+            assert (status, b"\r\nLocation: http://a/new/x\r\n" in head) == (301, True)
+            await l7.worker.apply(replace(base, rules={"closed": closed, "beta": beta}))
+            assert await client.ask("/old/x") == (503, b"later")
+            assert (await client.ask("/old/x", b"X-Beta: yes\r\n"))[0] == 200
+            await l7.worker.apply(base)
+            assert (await client.ask("/old/x", b"X-Beta: yes\r\n"))[0] == 200
+            assert (len(backend.heads), len(other.heads)) == (2, 2)
+            await client.close()
+            assert [record.status for record in l7.records] == [200, 200, 301, 503, 200, 200]
+            assert {record.error_code for record in l7.records} == {""}
+
+
+async def test_rules_are_arranged_anew_only_when_they_change() -> None:
+    base = model(free_port(), [], rules=[Rule("r", "web", "app", "a", "/in")])
+    async with proxy(base) as l7:
+        (site,) = l7.worker._all_sites()
+        router = site.router
+        await l7.worker.apply(from_dict(to_dict(base)))
+        assert site.router is router
+        await l7.worker.apply(replace(base, rules={}))
+        assert site.router is not router
 
 
 async def test_clients_vips_and_servers_of_ipv6() -> None:

@@ -1,0 +1,117 @@
+"""Rules of http and https listeners: what they may ask, where they may lead, and that each can be reached."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from core.checks_listeners import L4_PROTOCOLS, servers_fit
+from core.errors import Path, Problem
+from core.model import BackendProtocol, Kind, Listener, Model, Redirect, Rule
+from core.paths import fault
+from core.reader import in_words, show
+from core.rules import asked, hidden
+
+Places = Mapping[tuple[Kind, str], Path]
+
+ACTIONS = ("backend_service", "redirect", "fixed_reply")
+REDIRECTS = (301, 302, 303, 307, 308)
+EMPTY = (204, 205)  # RFC 9110 §15.3.5, §15.3.6: no content
+# Those with an underscore never come so far: see docs/proxy.md.
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+")
+_VARIABLE = re.compile(r"\$\{\w+\}")
+_NEVER_SERVED = ("CONNECT", "TRACE")
+
+
+def check(model: Model, places: Places) -> Iterator[Problem]:
+    """Every problem of rules."""
+    of_listener: dict[str, list[Rule]] = {}
+    for rule in model.rules.values():
+        path = places[Kind.RULES, rule.name]
+        listener = model.listeners.get(rule.listener)
+        if listener is not None and listener.protocol in L4_PROTOCOLS:
+            why = f"{listener.name} is a listener of {listener.protocol}, which has no requests to look into"
+            yield Problem((*path, "listener"), why, "refer to a listener of http or https")
+        yield from _conditions(rule, path)
+        yield from _actions(rule, listener, model, path)
+        of_listener.setdefault(rule.listener, []).append(rule)
+    for rules in of_listener.values():
+        for rule, other in hidden(rules):
+            yield _hidden(rule, other, places[Kind.RULES, rule.name])
+
+
+def _hidden(rule: Rule, other: Rule, path: Path) -> Problem:
+    if asked(rule) != asked(other):
+        why = f"rule {other.name} of the same listener comes before it and matches all that it does"
+        smaller = f"give it a priority below {other.priority}, or remove it"
+        return Problem(path, why, smaller if other.priority > 1 else f"give {other.name} a larger one, or remove this")
+    match = f"path {show(rule.path)}" if rule.path else f"url {show(rule.url)}"
+    match = f"domain {show(rule.domain)} and {match}" if rule.domain else match
+    match += " and the same conditions" * bool(rule.methods or rule.headers or rule.queries or rule.cookies)
+    return Problem(path, f"rule {other.name} of the same listener has {match} too", "remove or change one")
+
+
+def _conditions(rule: Rule, path: Path) -> Iterator[Problem]:
+    for name in ("url", "path"):
+        if why := fault(getattr(rule, name)):
+            yield Problem((*path, name), f"no request is for it: {why}", "give the path as it is forwarded")
+    if rule.path and rule.url != "/":
+        why = "path is the whole path, and url what it starts with: they exclude each other"
+        yield Problem((*path, "url"), why, "give one of them")
+    for index, method in enumerate(rule.methods):
+        if method in _NEVER_SERVED:
+            yield Problem((*path, "methods", index), f"{method} is never served", "remove it")
+    for index, header in enumerate(rule.headers):
+        where = (*path, "headers", index, "name")
+        if not _HEADER_NAME.fullmatch(header.name):
+            why = f"{show(header.name)} is not the name of a field that is passed on"
+            yield Problem(where, why, "give one of letters, digits and '-'")
+        elif header.name.lower() in ("host", "cookie"):
+            instead = "domain" if header.name.lower() == "host" else "cookies"
+            yield Problem(where, f"{header.name} has an attribute of its own", f"give {instead} instead")
+
+
+def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) -> Iterator[Problem]:
+    given = [name for name in ACTIONS if getattr(rule, name)]
+    if not given:
+        yield Problem(path, "nothing happens to what it matches", f"give {in_words(ACTIONS, 'or')}")
+    for name in given[1:]:
+        yield Problem((*path, name), f"{given[0]} and {name} exclude each other", "give one of them")
+    yield from _service(rule.backend_service, listener, model, (*path, "backend_service"))
+    if rule.redirect is not None:
+        yield from _redirect(rule, rule.redirect, listener, (*path, "redirect"))
+    if rule.fixed_reply is not None:
+        reply = rule.fixed_reply
+        if reply.status in EMPTY and reply.body:
+            yield Problem((*path, "fixed_reply", "body"), f"an answer of status {reply.status} has none", "remove it")
+        if 300 <= reply.status < 400:
+            why = "a 3xx without a Location leads nowhere"
+            yield Problem((*path, "fixed_reply", "status"), why, "give redirect instead")
+
+
+def _service(name: str, listener: Listener | None, model: Model, where: Path) -> Iterator[Problem]:
+    service = model.backend_services.get(name)
+    if service is not None and service.protocol is not BackendProtocol.HTTP:
+        why = f"{service.name} is a {service.protocol} service, and rules forward to http"
+        yield Problem(where, why, "refer to one of protocol http")
+    if listener is not None and service is not None:
+        yield from servers_fit(listener, model.instances.get(listener.instance), service, model, where)
+
+
+def _redirect(rule: Rule, redirect: Redirect, listener: Listener | None, path: Path) -> Iterator[Problem]:
+    if redirect.status not in REDIRECTS:
+        why = f"{redirect.status} redirects no request"
+        yield Problem((*path, "status"), why, f"give {in_words([str(each) for each in REDIRECTS], 'or')}")
+    if why := fault(_VARIABLE.sub("", redirect.path)):
+        yield Problem((*path, "path"), why, "write it as it is forwarded")
+    same_path = redirect.path in ("${path}", rule.path) or (rule.url, redirect.path) == ("/", "${rest}")
+    same_query = redirect.query == "${query}" or not rule.queries
+    if (
+        listener is not None
+        and redirect.protocol in ("", listener.protocol)
+        and redirect.port in (0, listener.port)
+        and redirect.host in ("${host}", rule.domain)
+        and same_path
+        and same_query
+    ):
+        yield Problem(path, "leads back to where it came from", "give protocol, host, port, path or query")

@@ -1,0 +1,99 @@
+"""What a rule asks of a request besides host and path: method, fields, query and cookies.
+
+All of it has to hold. A condition names something, and holds if the request has it with one of the values: in several
+fields of a name, one is enough. Fields are looked at as the client sent them. Names and values of a query are compared
+decoded (`+` is a blank), as forms are sent.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote_to_bytes
+
+from core.model import Condition, Rule
+from proxy.head import RequestHead
+
+
+class _Wanted:
+    """The values of one condition."""
+
+    __slots__ = ("_exact", "_patterns", "any")
+
+    def __init__(self, values: Iterable[str]) -> None:
+        values = list(values)
+        self.any = not values
+        self._exact = frozenset(_text(value.encode()) for value in values if not _is_pattern(value))
+        self._patterns = [re.compile(_regex(value)) for value in values if _is_pattern(value)]
+
+    def has(self, value: bytes) -> bool:
+        if self.any:
+            return True
+        text = _text(value)
+        return text in self._exact or any(pattern.match(text) for pattern in self._patterns)
+
+
+def _is_pattern(value: str) -> bool:
+    return "*" in value or "?" in value
+
+
+def _regex(value: str) -> str:
+    """fnmatch's, whose time grows with the length of value and pattern and no faster; here `[` is a plain character."""
+    return fnmatch.translate(value.replace("[", "[[]"))
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+class Conditions:
+    """Those of one rule."""
+
+    __slots__ = ("_cookies", "_headers", "_methods", "_queries")
+
+    def __init__(self, rule: Rule) -> None:
+        self._methods = frozenset(method.encode("ascii") for method in rule.methods)
+        self._headers = _wanted(rule.headers, lower=True)
+        self._queries = _wanted(rule.queries)
+        self._cookies = _wanted(rule.cookies)
+
+    @classmethod
+    def of(cls, rule: Rule) -> Conditions | None:
+        """None for a rule that asks nothing more."""
+        return cls(rule) if rule.methods or rule.headers or rule.queries or rule.cookies else None
+
+    def hold(self, head: RequestHead, target: bytes) -> bool:
+        """Whether a request fulfils them all."""
+        if self._methods and head.method not in self._methods:
+            return False
+        for name, wanted in self._headers:
+            if not any(wanted.has(value) for value in head.block.values(name)):
+                return False
+        return (not self._queries or _among(self._queries, query_pairs(target))) and (
+            not self._cookies or _among(self._cookies, cookie_pairs(head))
+        )
+
+
+def _wanted(conditions: Iterable[Condition], *, lower: bool = False) -> tuple[tuple[bytes, _Wanted], ...]:
+    return tuple(((each.name.lower() if lower else each.name).encode(), _Wanted(each.values)) for each in conditions)
+
+
+def _among(conditions: tuple[tuple[bytes, _Wanted], ...], pairs: Iterable[tuple[bytes, bytes]]) -> bool:
+    found = list(pairs)
+    return all(any(name == key and wanted.has(value) for key, value in found) for name, wanted in conditions)
+
+
+def query_pairs(target: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names and values of a target's query, decoded."""
+    for pair in target.partition(b"?")[2].replace(b"+", b" ").split(b"&"):
+        name, _, value = pair.partition(b"=")
+        yield unquote_to_bytes(name), unquote_to_bytes(value)
+
+
+def cookie_pairs(head: RequestHead) -> Iterator[tuple[bytes, bytes]]:
+    """Names and values of a request's cookies (RFC 6265 §4.2.1)."""
+    for field in head.block.values(b"cookie"):
+        for pair in field.split(b";"):
+            name, _, value = pair.partition(b"=")
+            yield name.strip(), value.strip()
