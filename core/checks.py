@@ -53,7 +53,10 @@ CHECKS_OF = {
     BackendProtocol.HTTP: (CheckType.TCP, CheckType.HTTP),
 }
 # Options of a backend service that only the L7 tier reads.
-HTTP_OPTIONS = ("connect_timeout_s", "ejection", "slow_start_s", "fallback")
+HTTP_OPTIONS = (
+    "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "total_timeout_s", "server_max_connections",
+    "server_max_queue", "queue_timeout_s", "ejection", "slow_start_s", "fallback",
+)  # fmt: skip
 
 
 def check(model: Model, places: Places) -> Iterator[Problem]:

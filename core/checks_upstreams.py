@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from core.errors import Path, Problem
 from core.model import BackendProtocol, BackendService, Model, Scheduler
-from core.reader import show
+from core.reader import fields, show
 
 # A server's place in their tables changes with its weight: a slow start would move clients at each of its steps.
 WITHOUT_SLOW_START = frozenset({Scheduler.SH})
@@ -25,6 +25,11 @@ def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem
     if service.slow_start_s and service.scheduler in WITHOUT_SLOW_START:
         why = f"with {service.scheduler}, a slow start would move clients from server to server"
         yield Problem((*path, "slow_start_s"), why, "remove it, or give another scheduler")
+    if not service.server_max_connections:
+        for name in ("server_max_queue", "queue_timeout_s"):
+            if getattr(service, name) != next(field.default for field in fields(BackendService) if field.name == name):
+                why = "nobody waits for a server without server_max_connections"
+                yield Problem((*path, name), why, "give server_max_connections too, or remove it")
     yield from _fallback(service, model, (*path, "fallback"))
 
 

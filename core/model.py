@@ -321,6 +321,12 @@ class BackendService:
     scheduler: Scheduler = Scheduler.WRR
     health_check: HealthCheck | None = HealthCheck()
     connect_timeout_s: Annotated[float, Range(0.1, 60, "s")] = 5.0
+    first_byte_timeout_s: Annotated[float, Range(0, 3600, "s")] = 0.0
+    idle_timeout_s: Annotated[float, Range(0, 3600, "s")] = 0.0
+    total_timeout_s: Annotated[float, Range(0, 86_400, "s")] = 0.0
+    server_max_connections: Annotated[int, Range(0, 100_000)] = 0
+    server_max_queue: Annotated[int, Range(0, 100_000)] = 100
+    queue_timeout_s: Annotated[float, Range(0.1, 60, "s")] = 5.0
     ejection: Ejection | None = Ejection()
     slow_start_s: Annotated[int, Range(0, 900, "s")] = 0
     fallback: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""

@@ -211,6 +211,15 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "(tch), of these and the protocol (maglev)",
         "health_check": "how servers are checked",
         "connect_timeout_s": "how long the L7 tier waits for a connection to a server",
+        "first_byte_timeout_s": "from the end of a request to the first byte of its answer; 0: the listener's "
+        "`request_timeout_s`",
+        "idle_timeout_s": "between two reads of an answer; 0: the listener's `request_timeout_s`",
+        "total_timeout_s": "from a request's head to the end of its answer, but for WebSockets; 0: no limit",
+        "server_max_connections": "to each server from each L7 node, whose worker processes have equal parts of it, "
+        "one at least; 0: no limit",
+        "server_max_queue": "requests that may wait for each server that takes any, on each L7 node, when all servers "
+        "have as many connections as they may",
+        "queue_timeout_s": "how long a request waits so; then 503",
         "ejection": "leaves out servers that fail requests",
         "slow_start_s": "a server that is added or comes back gets its share of requests in steps over this time; 0: "
         "at once",

@@ -41,8 +41,9 @@ from proxy.exchange import (
 from proxy.gate import admits
 from proxy.head import RequestHead, read_request
 from proxy.headers import Origin
-from proxy.hub import Hub, Service, Site
-from proxy.pool import Address, Reuse
+from proxy.hub import Hub, Site
+from proxy.pool import Address, Full, Reuse
+from proxy.service import Service
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES, UpstreamConnection
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,9 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection to a listener."""
 
     __slots__ = (
-        "_assigned_at", "_attempt", "_buffer", "_bytes_in", "_bytes_out", "_client", "_eof", "_exchange", "_full",
-        "_head", "_hub", "_origin", "_paused", "_reading_heads", "_retiring", "_scanned", "_service", "_site", "_sni",
-        "_started_at", "_state", "_tls_version", "_transport", "_upstream", "deadline",
+        "_assigned_at", "_attempt", "_buffer", "_bytes_in", "_bytes_out", "_client", "_ends_at", "_eof", "_exchange",
+        "_full", "_head", "_hub", "_origin", "_paused", "_reading_heads", "_retiring", "_scanned", "_service", "_site",
+        "_sni", "_started_at", "_state", "_tls_version", "_transport", "_upstream", "_waiting", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -82,6 +83,8 @@ class ClientConnection(asyncio.Protocol):
         self._upstream: UpstreamConnection | None = None
         self._service: Service | None = None  # the one that was asked last
         self._attempt: tuple[Address, asyncio.Timeout] | None = None  # to connect
+        self._waiting: Assign | None = None  # in the queue of `_service`
+        self._ends_at = NEVER  # the exchange's whole time
         self._full = False  # our transport towards the client is
         self._paused = False  # we do not read from the client
         self._eof = False
@@ -167,6 +170,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._site.connections.discard(self)
+        self._leave_queue()
         if self._exchange is not None:
             self._run(self._exchange.client_closed())
         self._state = _State.CLOSED
@@ -262,12 +266,20 @@ class ClientConnection(asyncio.Protocol):
         if service is None:
             self._run(exchange.no_server())
             return
+        if service.total_timeout_s and self._ends_at == NEVER:
+            self._ends_at = hub.now() + service.total_timeout_s
+        self._choose(exchange, service, command, in_turn=False)
+
+    def _choose(self, exchange: Exchange, service: Service, command: Assign, *, in_turn: bool) -> None:
+        """Has a server of the service take the request, or one of its fallbacks'; or waits, or gives up."""
+        hub = self._hub
         choice = service.pool.assign(
             self._origin.client,
             hub.now(),
             repeatable=command.repeatable,
             tried=command.tried,
             fresh=command.fresh,
+            in_turn=in_turn,
         )
         while choice is None and service.fallback is not None:
             hub.counters["fallback_requests"] += 1
@@ -278,10 +290,42 @@ class ClientConnection(asyncio.Protocol):
         self._service = service
         if choice is None:
             self._run(exchange.no_server())
-        elif isinstance(choice, Reuse) and choice.handle.usable:
-            self._adopt(exchange, choice.handle, reused=True)
+        elif isinstance(choice, Full):
+            self._queue(exchange, service, command)
+        elif isinstance(choice, Reuse):
+            if choice.handle.usable:
+                self._adopt(exchange, choice.handle, reused=True)
+            else:
+                hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
         else:
+            if choice.surplus is not None:
+                choice.surplus.close()
             hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
+
+    def _queue(self, exchange: Exchange, service: Service, command: Assign) -> None:
+        """All servers have as many connections as they may."""
+        if not service.pool.wait(self):
+            self._run(exchange.no_server(Code.QUEUE_FULL))
+            return
+        self._hub.counters["queued_requests"] += 1
+        self._waiting = command
+        self.deadline = min(self._hub.now() + service.queue_timeout_s, self._ends_at)
+
+    def _leave_queue(self) -> None:
+        if self._waiting is not None and self._service is not None:
+            self._waiting = None
+            self._service.pool.leave(self)
+
+    def resume(self) -> None:
+        """It is our turn in the queue."""
+        command, self._waiting = self._waiting, None
+        assert self._exchange is not None
+        assert self._service is not None
+        assert command is not None
+        self._assigned_at = monotonic()
+        self._choose(self._exchange, self._service, command, in_turn=True)
+        self._touch()
+        self.balance()
 
     async def _open(self, exchange: Exchange, service: Service, server: Address) -> None:
         """Connects for an exchange; one that has ended meanwhile leaves the connection to the pool.
@@ -351,6 +395,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _finish(self, finish: Finish) -> None:
         exchange, self._exchange = self._exchange, None
+        self._ends_at = NEVER
         if exchange is not None:
             self._buffer, self._scanned = exchange.rest, 0
         if self._transport.is_closing():
@@ -407,11 +452,17 @@ class ClientConnection(asyncio.Protocol):
     def _touch(self) -> None:
         """Something moved: the exchange has its whole time again."""
         exchange, site = self._exchange, self._site
-        if exchange is None:
+        if exchange is None or self._waiting is not None:
             return
         waits = exchange.waits
-        if self._full or waits is Waits.UPSTREAM:
+        if self._full:
             timeout_s = site.request_timeout_s
+        elif waits is Waits.UPSTREAM:
+            timeout_s = site.request_timeout_s
+            if self._service is not None:
+                service = self._service
+                own_s = service.idle_timeout_s if exchange.answering else service.first_byte_timeout_s
+                timeout_s = own_s or timeout_s
         elif waits is Waits.CONNECT and self._service is not None:
             timeout_s = self._service.connect_timeout_s + OPEN_SLACK_S
         elif waits is Waits.TUNNEL:
@@ -419,18 +470,28 @@ class ClientConnection(asyncio.Protocol):
         else:
             timeout_s = site.request_timeout_s if self._paused else site.idle_timeout_s
         self.deadline = self._hub.now() + timeout_s
+        if self.deadline > self._ends_at and waits is not Waits.TUNNEL:
+            self.deadline = self._ends_at
 
     def expire(self) -> None:
         """The deadline has passed."""
         self.deadline = NEVER
         if self._exchange is not None:
-            self._run(self._exchange.timed_out(client_stalled=self._full))
+            self._time_out(self._exchange)
         elif self._state is _State.HEAD:
             self._refuse(Code.HEAD_TIMEOUT, len(self._buffer))
         elif self._state is _State.CLOSED or self._full:
             self._transport.abort()
         else:
             self._close()
+
+    def _time_out(self, exchange: Exchange) -> None:
+        whole = self._ends_at <= self._hub.now()
+        if self._waiting is not None:
+            self._leave_queue()
+            self._run(exchange.no_server(Code.TOTAL_TIMEOUT if whole else Code.QUEUE_TIMEOUT))
+        else:
+            self._run(exchange.timed_out(client_stalled=self._full, whole=whole))
 
     def leave_dead_server(self) -> None:
         """Does not wait for a server that is unhealthy and has gone silent, as a machine does that lost its power.
@@ -469,6 +530,7 @@ class ClientConnection(asyncio.Protocol):
 
     def cut(self) -> None:
         """The drain time is over."""
+        self._leave_queue()
         if self._exchange is not None:
             self._run(self._exchange.drained())
         self._close()

@@ -85,11 +85,14 @@ class Code(Enum):
     # What the configuration says.
     NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
     NO_SERVER = ("no_healthy_server", 503, Source.PROXY, "docs/proxy.md", "no server is healthy and has weight")
+    QUEUE_FULL = ("queue_full", 503, Source.PROXY, "server_max_queue", "all servers and their queue are full")
+    QUEUE_TIMEOUT = ("queue_timeout", 503, Source.PROXY, "queue_timeout_s", "waited in vain for a server that is full")
+    TOTAL_TIMEOUT = ("total_timeout", 504, Source.PROXY, "total_timeout_s", "the whole did not end in time")
     DRAINED = ("drain_time_over", 503, Source.PROXY, "docs/proxy.md", "not finished when the drain time ended")
     # What the server did.
     CONNECT = ("connect_failed", 502, Source.UPSTREAM, "docs/proxy.md", "no server accepted the connection")
     CONNECT_TIMEOUT = ("connect_timeout", 504, Source.UPSTREAM, "connect_timeout_s", "no connection in time")
-    UPSTREAM_TIMEOUT = ("upstream_timeout", 504, Source.UPSTREAM, "request_timeout_s", "no answer in time")
+    UPSTREAM_TIMEOUT = ("upstream_timeout", 504, Source.UPSTREAM, "docs/upstreams.md", "no answer in time")
     UPSTREAM_CLOSED = ("upstream_closed", 502, Source.UPSTREAM, "RFC 9112 §9.5", "closed before the answer's head")
     UPSTREAM_CUT = ("upstream_cut", 502, Source.UPSTREAM, "RFC 9112 §8", "closed or silent before the answer's end")
     UNASKED_UPGRADE = ("unasked_upgrade", 502, Source.UPSTREAM, "RFC 9110 §7.8", "101 without a request to upgrade")

@@ -193,6 +193,11 @@ class Exchange:
         return self._reader_up.done and not self.tunnels
 
     @property
+    def answering(self) -> bool:
+        """Whether the answer's head has been passed on."""
+        return self._down is Down.BODY
+
+    @property
     def waits(self) -> Waits:
         if self._up is Up.ASSIGNING:
             return Waits.CONNECT
@@ -239,9 +244,9 @@ class Exchange:
             return [Assign(self._service, self._repeatable, self._tried)]
         return self._reply(Code.CONNECT_TIMEOUT if timed_out else Code.CONNECT)
 
-    def no_server(self) -> list[Command]:
-        """No server is left to assign."""
-        return self._reply(Code.CONNECT if self._tried else Code.NO_SERVER)
+    def no_server(self, code: Code = Code.NO_SERVER) -> list[Command]:
+        """No server is left to assign; `code`: why none was to be had."""
+        return self._reply(Code.CONNECT if self._tried and code is Code.NO_SERVER else code)
 
     def client_data(self, data: bytes) -> list[Command]:
         """Bytes came from the client: body, tunnel, or a request ahead of its turn."""
@@ -285,10 +290,13 @@ class Exchange:
             return self._end(keep_alive=False)
         return self._cut(Code.CLIENT_CLOSED)
 
-    def timed_out(self, *, client_stalled: bool = False) -> list[Command]:
-        """What `waits` names did not come in time; `client_stalled`: because the client does not read."""
+    def timed_out(self, *, client_stalled: bool = False, whole: bool = False) -> list[Command]:
+        """What `waits` names did not come in time; `client_stalled`: because the client does not read; `whole`: the
+        time is over that the exchange had altogether."""
         if self.tunnels:
             return self._end(keep_alive=False)
+        if whole:
+            return self._fail(Code.TOTAL_TIMEOUT)
         if client_stalled:
             return self._cut(Code.CLIENT_STALLED)
         if self.waits is Waits.CLIENT:

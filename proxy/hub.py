@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,16 +13,11 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 from control.node.tasks import Tasks
-from core.ejection import Outcome
-from core.endpoints import endpoint
 from core.resolve import Guard
 from proxy.access_log import Record
-from proxy.pool import Address, Pool
 from proxy.rules import Router
+from proxy.service import Service
 from proxy.tls_profile import DEFAULT, Profile
-from proxy.upstream import UpstreamConnection
-
-log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 131_072
 
@@ -44,25 +38,6 @@ class Connection(Protocol):
     def retire(self) -> None: ...
 
     def cut(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Service:
-    """A backend service as its connections see it; changed in place when the configuration changes.
-
-    `fallback` takes the requests that no server of this one takes; following fallbacks comes to an end.
-    """
-
-    name: str
-    pool: Pool[UpstreamConnection]
-    connect_timeout_s: float = 5.0
-    fallback: Service | None = None
-
-    def note(self, server: Address, outcome: Outcome, now: float) -> None:
-        """How a request went; see `Pool.note`."""
-        out_s = self.pool.note(server, outcome, now)
-        if out_s:
-            log.warning("%s: %s is ejected for %g s: its requests fail", self.name, endpoint(*server), out_s)
 
 
 @dataclass(slots=True)

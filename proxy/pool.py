@@ -10,6 +10,9 @@ FRESH_S seconds, shorter than any common server's keep-alive time, and a new one
 A server takes requests unless it has no weight, an active check has found it unhealthy, or it was ejected (`note`; see
 core/ejection.py). What changes with time alone, the end of an ejection and the steps of a slow start, is done by
 `tick`, so that `assign` looks at no clock for it.
+
+Where connections to a server are limited, a server that has its number is passed over; when all have, requests wait
+in one queue for whichever is free first (`wait`, `next_in_turn`). Who comes new goes behind those who wait.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from core.schedule import Picker, picker
 
 Address = tuple[str, int]
 Handle = TypeVar("Handle")
+Waiter = TypeVar("Waiter")
 
 FRESH_S: Final = 1.0  # gunicorn closes after 2 s, node.js and Apache after 5 s, nginx after 75 s
 IDLE_S: Final = 60.0
@@ -42,10 +46,18 @@ class Reuse(Generic[Handle]):
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """Connect to this server."""
+class Open(Generic[Handle]):
+    """Connect to this server; first close `surplus`, an idle connection to it, which makes room."""
 
     server: Address
+    surplus: Handle | None = None
+
+
+class Full:
+    """All servers that take requests have as many connections as they may."""
+
+
+FULL: Final = Full()
 
 
 class _Member(Generic[Handle]):
@@ -55,18 +67,26 @@ class _Member(Generic[Handle]):
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.open = Open(address)
+        self.open: Open[Handle] = Open(address)
         self.active = 0  # while it is not in the list of servers; of the others the pool has the counts
         self.idle: list[tuple[float, Handle]] = []
         self.requests = self.failures = self.errors = self.ejections = 0
         self.told: dict[str, float] = {}
 
 
-class Pool(Generic[Handle]):
-    """The connections and the balance of one backend service in one worker."""
+class Pool(Generic[Handle, Waiter]):
+    """The connections and the balance of one backend service in one worker, which is number `turn` of `workers`.
 
-    def __init__(self, turn: int = 0) -> None:
+    `on_room` is called when it may be the turn of one who waits.
+    """
+
+    def __init__(self, turn: int = 0, workers: int = 1) -> None:
+        self.on_room: Callable[[], None] = _nobody
         self._turn = turn  # so that the workers of a node do not all begin with the same server
+        self._workers = workers
+        self._limit = 0  # connections to a server; 0: any number
+        self._queue_limit = 0  # for all servers
+        self._waiting: dict[Waiter, None] = {}  # in their order
         self._service: BackendService | None = None
         self._servers: tuple[Server, ...] = ()
         self._members: list[_Member[Handle]] = []
@@ -137,31 +157,74 @@ class Pool(Generic[Handle]):
     # -- requests
 
     def assign(
-        self, source: bytes, now: float, *, repeatable: bool, tried: Collection[Address] = (), fresh: bool = False
-    ) -> Reuse[Handle] | Open | None:
-        """A connection for a request from `source`; None when no server takes it.
+        self,
+        source: bytes,
+        now: float,
+        *,
+        repeatable: bool,
+        tried: Collection[Address] = (),
+        fresh: bool = False,
+        in_turn: bool = False,
+    ) -> Reuse[Handle] | Open[Handle] | Full | None:
+        """A connection for a request from `source`; None when no server takes it, FULL when one may later.
 
-        Servers in `tried` are avoided; `fresh` asks for a new connection.
+        Servers in `tried` are avoided, and never waited for; `fresh` asks for a new connection; `in_turn`: the request
+        has waited.
         """
         picker = self._picker
         if picker is None:
             return None
-        index = picker.pick(self._eligible(tried) if tried or self._out else _anyone, self._counts, source)
+        if self._waiting and not in_turn and not tried and self.takes_requests:
+            return FULL
+        free = self._eligible(tried) if tried or self._out or self._limit else _anyone
+        index = picker.pick(free, self._counts, source)
         if index is None:
-            return None
+            return FULL if self._limit and not tried and self.takes_requests else None
         self._counts[index] += 1
         member = self._members[index]
         member.requests += 1
         idle = member.idle
         if idle and not fresh and (repeatable or now - idle[-1][0] <= FRESH_S):
             return Reuse(idle.pop()[1], member.address)
+        if self._limit and idle and self._counts[index] + len(idle) > self._limit:
+            return Open(member.address, idle.pop(0)[1])
         return member.open
 
     def _eligible(self, tried: Collection[Address]) -> Callable[[int], bool]:
-        out = self._out
+        out, counts, limit = self._out, self._counts, self._limit
         if tried:
             out |= {self._index[address] for address in tried if address in self._index}
+        if limit:
+            return lambda index: counts[index] < limit and index not in out
         return lambda index: index not in out
+
+    # -- the queue
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def wait(self, waiter: Waiter) -> bool:
+        """Takes one into the queue whose request met FULL. False: there is no room."""
+        if len(self._waiting) >= self._queue_limit:
+            return False
+        self._waiting[waiter] = None
+        return True
+
+    def leave(self, waiter: Waiter) -> None:
+        """One waits no longer."""
+        self._waiting.pop(waiter, None)
+
+    def next_in_turn(self) -> Waiter | None:
+        """Takes out the one who has waited longest, if a server is free or none takes requests any more."""
+        limit, counts = self._limit, self._counts
+        takers = [index for index, server in enumerate(self._servers) if server.weight and index not in self._out]
+        if not self._waiting or (limit and takers and all(counts[index] >= limit for index in takers)):
+            return None
+        waiter = next(iter(self._waiting))
+        del self._waiting[waiter]
+        return waiter
 
     def released(self, server: Address, handle: Handle, now: float) -> bool:
         """A request is over and its connection sound; False: the connection is not wanted and has to be closed."""
@@ -180,6 +243,8 @@ class Pool(Generic[Handle]):
         index = self._index.get(server)
         if index is not None:
             self._counts[index] -= 1
+            if self._waiting:
+                self.on_room()
             return
         member = self._leaving[server]
         member.active -= 1
@@ -247,6 +312,11 @@ class Pool(Generic[Handle]):
             base = [min(weight, 1) for weight in shares] if flat else shares
             shares = weights.warming(tuple(self._index), base, self._warming, now, slow_s)
             scheduler = weights.WITH_WEIGHTS.get(scheduler, scheduler)
+        self._limit = _part(service.server_max_connections, self._turn, self._workers)
+        takers = sum(1 for index, server in enumerate(self._servers) if server.weight and index not in self._out)
+        self._queue_limit = takers * _part(service.server_max_queue, self._turn, self._workers)
+        if self._waiting:
+            self.on_room()
         self._next_tick = min(weights.next_step(self._warming, now, slow_s), self._ejector.next_return())
         if self._picks != (scheduler, shares, self._names):
             self._picks = scheduler, shares, self._names
@@ -302,3 +372,12 @@ class Pool(Generic[Handle]):
 
 def _anyone(_: int) -> bool:
     return True
+
+
+def _nobody() -> None:
+    """Nobody waits."""
+
+
+def _part(limit: int, turn: int, workers: int) -> int:
+    """A worker's part of a node's limit, one at least; 0 stays 0."""
+    return max(limit // workers + (turn < limit % workers), 1) if limit else 0

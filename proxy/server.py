@@ -55,7 +55,7 @@ class Settings:
     def argv(self, turn: int, channel: int) -> list[str]:
         """The command line of worker number `turn`."""
         argv = [sys.executable, "-m", "proxy.worker", "--channel", str(channel), "--name", self.name]
-        argv += ["--turn", str(turn), "--drain", str(self.drain_s)]
+        argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
         for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
             argv += [option, value] if value else []
         for keyserver in self.keyservers:
@@ -387,7 +387,7 @@ class Supervisor:
 
 def _is_level(name: str) -> bool:
     """Counters that go down again, and are not to be added to those of a worker's successor."""
-    return name.endswith(("_open", "in_flight"))
+    return name.endswith(("_open", "_waiting", "in_flight"))
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from proxy.pool import Address, Pool
 
@@ -38,7 +38,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "server")
 
-    def __init__(self, pool: Pool[UpstreamConnection], server: Address, buffer: bytearray) -> None:
+    def __init__(self, pool: Pool[UpstreamConnection, Any], server: Address, buffer: bytearray) -> None:
         self._pool = pool
         self._buffer = buffer
         self.server = server

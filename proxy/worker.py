@@ -49,11 +49,12 @@ from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.headers import hsts_line
-from proxy.hub import Hub, Service, Site
+from proxy.hub import Hub, Site
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.listen import BACKLOG, EVERYWHERE, LAME_DUCK_S, accept_left, bind, endpoints, refuse_new
 from proxy.pool import Pool
 from proxy.rules import Router
+from proxy.service import Service
 from proxy.tls import TlsServer
 from proxy.tls_admission import Terms
 from proxy.tls_profile import Profile
@@ -111,10 +112,10 @@ class Opening:
 class Worker:
     """Listeners, backend services and connections of this process. `tls` is None where there is no key server."""
 
-    def __init__(self, hub: Hub, tls: TlsServer | None, turn: int = 0) -> None:
+    def __init__(self, hub: Hub, tls: TlsServer | None, turn: int = 0, workers: int = 1) -> None:
         self._hub = hub
         self._tls = tls
-        self._turn = turn
+        self._turn, self._workers = turn, workers
         self._openings: dict[Endpoint, Opening] = {}
         self._sites: dict[tuple[str, str], Site] = {}
         self._retired: list[tuple[float, Site]] = []
@@ -180,8 +181,10 @@ class Worker:
         for name, backend in model.backend_services.items():
             if backend.protocol.value != "http":
                 continue
-            service = self._hub.services.get(name) or Service(name, Pool(self._turn))
-            service.connect_timeout_s = backend.connect_timeout_s
+            service = self._hub.services.get(name)
+            if service is None:
+                service = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
+            service.configure(backend)
             for upstream in service.pool.update(servers(model, backend), backend, self._hub.now()):
                 upstream.close()
             services[name] = service
@@ -366,6 +369,7 @@ class Channel:
         counters = dict(self._hub.counters)
         counters["connections_open"] = self._worker.connections
         counters["requests_open"] = sum(sum(each.pool.active.values()) for each in services.values())
+        counters["requests_waiting"] = sum(each.pool.waiting for each in services.values())
         if self._tls is not None:
             counters |= {f"tls_{name}": value for name, value in self._tls.counters().items()}
         news = {name: [[*at, numbers] for at, numbers in each.pool.news()] for name, each in services.items()}
@@ -417,7 +421,7 @@ async def serve(options: argparse.Namespace) -> int:
     if keys is not None:
         await keys.start()
     hub = Hub(options.name, tasks, access_log.write if access_log else _no_log)
-    worker = Worker(hub, tls, options.turn)
+    worker = Worker(hub, tls, options.turn, options.workers)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")
     if tls is not None:
@@ -447,6 +451,7 @@ def main() -> int:
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socketpair")
     parser.add_argument("--name", required=True)
     parser.add_argument("--turn", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="of this node, which share its limits")
     parser.add_argument("--identity", type=Path)
     parser.add_argument("--keyserver", action="append", default=[])
     parser.add_argument("--access-log", default="")

@@ -50,6 +50,7 @@ PURE = (
     "proxy.names",
     "proxy.exchange",
     "proxy.pool",
+    "proxy.tally",
     "keyserver.protocol",
     "keyserver.messages",
     "keyserver.bodies",

@@ -298,6 +298,12 @@ CASES = [
     ),
     (
         '"web", protocol = "http"',
+        '"web", protocol = "http", queue_timeout_s = 1',
+        "backend_services.web.queue_timeout_s: nobody waits for a server without server_max_connections; "
+        "give server_max_connections too, or remove it",
+    ),
+    (
+        '"web", protocol = "http"',
         '"web", protocol = "http", scheduler = "sh", slow_start_s = 30',
         "backend_services.web.slow_start_s: with sh, a slow start would move clients from server to server; "
         "remove it, or give another scheduler",

@@ -480,8 +480,13 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
     first_s, more_s = draw(st.tuples(st.floats(1, 60), st.floats(0, 60)))
     counted = draw(st.tuples(st.integers(1, 9), st.integers(0, 9)))
     ejection = Ejection(*counted, first_s, first_s + more_s, draw(st.integers(1, 100)))
+    limits = {"server_max_connections": 1, "server_max_queue": draw(st.integers(0, 9)), "queue_timeout_s": first_s}
     return {
         "connect_timeout_s": draw(st.floats(0.1, 60)),
+        "first_byte_timeout_s": draw(st.floats(0, 3600)),
+        "idle_timeout_s": draw(st.floats(0, 3600)),
+        "total_timeout_s": draw(st.floats(0, 86_400)),
+        **draw(st.sampled_from([{}, limits])),
         "ejection": draw(st.sampled_from([None, Ejection(), ejection])),
         "slow_start_s": 0 if scheduler is Scheduler.SH else draw(st.integers(0, 900)),
     }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.ejection import Outcome
 from core.model import BackendProtocol, BackendService, Ejection, Scheduler, Server
-from proxy.pool import FRESH_S, IDLE_PER_SERVER, IDLE_S, Address, Open, Pool, Reuse
+from proxy.pool import FRESH_S, FULL, IDLE_PER_SERVER, IDLE_S, Address, Open, Pool, Reuse
 
 A, B, C = ("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)
 
 
-def pool(*weights: int, scheduler: Scheduler = Scheduler.RR) -> Pool[str]:
-    pool: Pool[str] = Pool()
+def pool(*weights: int, scheduler: Scheduler = Scheduler.RR) -> Pool[str, str]:
+    pool: Pool[str, str] = Pool()
     pool.update(servers(*weights), service(scheduler), 0)
     return pool
 
@@ -71,7 +73,7 @@ def test_servers_take_turns_and_the_unhealthy_and_tried_none() -> None:
 def test_no_weight_no_request() -> None:
     assert pool(0, 0).assign(b"c", 0, repeatable=True) is None
     assert pool().assign(b"c", 0, repeatable=True) is None
-    assert Pool[str]().assign(b"c", 0, repeatable=True) is None
+    assert Pool[str, str]().assign(b"c", 0, repeatable=True) is None
 
 
 def test_least_connections_sees_what_is_active() -> None:
@@ -137,7 +139,7 @@ def test_a_service_that_is_gone_takes_nothing_back() -> None:
 
 
 def test_workers_begin_with_different_servers() -> None:
-    first, second = Pool[str](0), Pool[str](1)
+    first, second = Pool[str, str](0), Pool[str, str](1)
     for each in (first, second):
         each.update(servers(100, 100), service(Scheduler.WRR), 0)
     assert first.assign(b"c", 0, repeatable=True) != second.assign(b"c", 0, repeatable=True)
@@ -160,7 +162,7 @@ def test_who_comes_back_to_the_list_has_its_requests_in_flight() -> None:
 RULES = Ejection(failures=2, first_s=10, longest_s=30, max_percent=50)
 
 
-def next_servers(pool: Pool[str], count: int, now: float) -> list[Address]:
+def next_servers(pool: Pool[str, str], count: int, now: float) -> list[Address]:
     """Who gets the next requests, which end at once."""
     found: list[Address] = []
     for _ in range(count):
@@ -172,7 +174,7 @@ def next_servers(pool: Pool[str], count: int, now: float) -> list[Address]:
 
 
 def test_a_server_that_fails_is_ejected_and_returns_on_probation() -> None:
-    two: Pool[str] = Pool()
+    two: Pool[str, str] = Pool()
     two.update(servers(100, 100), service(ejection=RULES), 0)
     assert not two.attentive
     assert two.note(A, Outcome.FAILED, 1) == 0
@@ -189,7 +191,7 @@ def test_a_server_that_fails_is_ejected_and_returns_on_probation() -> None:
 
 
 def test_no_more_are_ejected_than_may_be_out() -> None:
-    three: Pool[str] = Pool()
+    three: Pool[str, str] = Pool()
     three.update(servers(100, 100, 100), service(ejection=RULES), 0)
     for _ in range(3):
         three.note(A, Outcome.FAILED, 0)
@@ -203,7 +205,7 @@ def test_no_more_are_ejected_than_may_be_out() -> None:
 
 
 def test_a_single_server_is_ejected_only_if_all_may_be() -> None:
-    one: Pool[str] = Pool()
+    one: Pool[str, str] = Pool()
     one.update(servers(100), service(ejection=RULES), 0)
     assert [one.note(A, Outcome.FAILED, 0) for _ in range(5)] == [0] * 5
     one.update(servers(100), service(ejection=Ejection(failures=2, max_percent=100)), 0)
@@ -213,14 +215,14 @@ def test_a_single_server_is_ejected_only_if_all_may_be() -> None:
 
 
 def test_a_server_without_weight_makes_no_room() -> None:
-    three: Pool[str] = Pool()
+    three: Pool[str, str] = Pool()
     three.update(servers(100, 100, 0), service(ejection=Ejection(failures=1, max_percent=60)), 0)
     assert three.note(A, Outcome.FAILED, 0) == 10
     assert three.note(B, Outcome.FAILED, 0) == 0
 
 
 def test_a_check_that_passes_again_ends_an_ejection() -> None:
-    two: Pool[str] = Pool()
+    two: Pool[str, str] = Pool()
     two.update(servers(100, 100), service(ejection=RULES), 0)
     two.note(A, Outcome.FAILED, 0)
     two.note(A, Outcome.FAILED, 0)
@@ -231,7 +233,7 @@ def test_a_check_that_passes_again_ends_an_ejection() -> None:
 
 
 def test_without_rules_nobody_is_ejected_and_new_ones_let_everybody_in() -> None:
-    two: Pool[str] = Pool()
+    two: Pool[str, str] = Pool()
     two.update(servers(100, 100), service(ejection=RULES), 0)
     two.note(A, Outcome.FAILED, 0)
     two.note(A, Outcome.FAILED, 0)
@@ -242,7 +244,7 @@ def test_without_rules_nobody_is_ejected_and_new_ones_let_everybody_in() -> None
 
 
 def test_who_is_not_in_the_list_is_of_no_interest() -> None:
-    one: Pool[str] = Pool()
+    one: Pool[str, str] = Pool()
     one.update(servers(100), service(ejection=RULES), 0)
     assert one.note(C, Outcome.FAILED, 0) == 0
 
@@ -250,12 +252,12 @@ def test_who_is_not_in_the_list_is_of_no_interest() -> None:
 # -- slow start
 
 
-def share(pool: Pool[str], server: Address, now: float) -> float:
+def share(pool: Pool[str, str], server: Address, now: float) -> float:
     return next_servers(pool, 220, now).count(server) / 220
 
 
 def test_a_server_that_is_added_begins_slowly_and_the_first_ones_do_not() -> None:
-    two: Pool[str] = Pool()
+    two: Pool[str, str] = Pool()
     two.update(servers(100), service(slow_start_s=20), 0)
     two.update(servers(100, 100), service(slow_start_s=20), 0)
     seen = []
@@ -266,7 +268,7 @@ def test_a_server_that_is_added_begins_slowly_and_the_first_ones_do_not() -> Non
 
 
 def test_who_is_healthy_again_or_back_from_ejection_begins_slowly() -> None:
-    two: Pool[str] = Pool()
+    two: Pool[str, str] = Pool()
     two.update(servers(100, 100), service(Scheduler.WRR, RULES, slow_start_s=10), 0)
     assert share(two, A, 0) == 0.5
     two.set_down({A}, 1)
@@ -282,11 +284,99 @@ def test_who_is_healthy_again_or_back_from_ejection_begins_slowly() -> None:
     assert share(two, A, 26) == 0.5
 
 
+# -- limits
+
+
+def limited(connections: int, queue: int = 100) -> BackendService:
+    return replace(service(), server_max_connections=connections, server_max_queue=queue)
+
+
+def test_a_full_server_is_passed_over_and_all_full_is_said() -> None:
+    two: Pool[str, str] = Pool()
+    two.update(servers(100, 100), limited(2), 0)
+    assert [two.assign(b"c", 0, repeatable=True) for _ in range(4)] == [Open(A), Open(B), Open(A), Open(B)]
+    assert two.assign(b"c", 0, repeatable=True) is FULL
+    assert two.assign(b"c", 0, repeatable=True, tried={A}) is None  # a second try waits for nobody
+    two.failed(B)
+    assert two.assign(b"c", 0, repeatable=True) == Open(B)
+    two.set_down({A, B}, 0)
+    assert two.assign(b"c", 0, repeatable=True) is None
+
+
+def test_idle_connections_count_and_make_room() -> None:
+    one: Pool[str, str] = Pool()
+    one.update(servers(100), limited(2), 0)
+    for name in ("old", "new"):
+        one.assign(b"c", 0, repeatable=True)
+        one.assign(b"c", 0, repeatable=True, fresh=True)
+        one.released(A, name, 0)
+        one.failed(A)
+        if name == "old":
+            assert one.assign(b"c", 9, repeatable=False) == Open(A)  # one in use and one idle are two
+            one.failed(A)
+    one.assign(b"c", 9, repeatable=False)
+    assert one.assign(b"c", 9, repeatable=False) == Open(A, "new")
+
+
+def test_who_waits_longest_is_next_and_who_comes_new_goes_behind() -> None:
+    woken: list[int] = []
+    one: Pool[str, str] = Pool()
+    one.on_room = lambda: woken.append(one.waiting)
+    one.update(servers(100), limited(1, queue=2), 0)
+    one.assign(b"c", 0, repeatable=True)
+    assert [one.wait("first"), one.wait("second"), one.wait("third")] == [True, True, False]
+    assert one.next_in_turn() is None
+    assert woken == []
+    one.failed(A)
+    assert woken == [2]
+    assert one.assign(b"c", 0, repeatable=True) is FULL
+    assert one.next_in_turn() == "first"
+    assert one.assign(b"c", 0, repeatable=True, in_turn=True) == Open(A)
+    assert one.next_in_turn() is None
+    one.leave("second")
+    one.leave("second")
+    assert one.waiting == 0
+
+
+def test_those_who_wait_for_servers_that_are_gone_hear_of_it() -> None:
+    woken: list[int] = []
+    one: Pool[str, str] = Pool()
+    one.on_room = lambda: woken.append(one.waiting)
+    one.update(servers(100), limited(1), 0)
+    one.assign(b"c", 0, repeatable=True)
+    one.wait("first")
+    one.set_down({A}, 0)
+    assert woken == [1]
+    assert one.next_in_turn() == "first"
+    assert one.assign(b"c", 0, repeatable=True, in_turn=True) is None
+
+
+def test_workers_share_a_limit_and_have_one_at_least() -> None:
+    def room(limit: int, turn: int, workers: int) -> int:
+        pool: Pool[str, str] = Pool(turn, workers)
+        pool.update(servers(100), limited(limit), 0)
+        count = 0
+        while pool.assign(b"c", 0, repeatable=True) is not FULL:
+            count += 1
+        return count
+
+    assert [room(7, turn, 3) for turn in range(3)] == [3, 2, 2]
+    assert [room(1, turn, 3) for turn in range(3)] == [1, 1, 1]
+
+
+def test_the_queue_grows_with_the_servers_that_take_requests() -> None:
+    three: Pool[str, str] = Pool()
+    three.update(servers(100, 100, 0), limited(1, queue=2), 0)
+    assert [three.wait(name) for name in "abcde"] == [True] * 4 + [False]
+    three.set_down({A}, 0)
+    assert not three.wait("f")
+
+
 # -- numbers
 
 
 def test_numbers_are_told_when_they_have_changed() -> None:
-    two: Pool[str] = Pool()
+    two: Pool[str, str] = Pool()
     two.update(servers(100, 100), service(ejection=Ejection(failures=1)), 0)
     zero = dict.fromkeys(("requests", "failures", "errors", "ejections", "active", "idle", "ejected"), 0)
     assert dict(two.news()) == {A: zero, B: zero}

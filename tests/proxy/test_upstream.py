@@ -65,8 +65,8 @@ class User:
         self.told["balance"] += 1
 
 
-def made(pending: int = 0) -> tuple[UpstreamConnection, Transport, Pool[UpstreamConnection]]:
-    pool: Pool[UpstreamConnection] = Pool()
+def made(pending: int = 0) -> tuple[UpstreamConnection, Transport, Pool[UpstreamConnection, str]]:
+    pool: Pool[UpstreamConnection, str] = Pool()
     pool.update([Server(*SERVER)], BackendService("app", BackendProtocol.HTTP), 0)
     connection, transport = UpstreamConnection(pool, SERVER, bytearray(100)), Transport(pending)
     connection.connection_made(transport)

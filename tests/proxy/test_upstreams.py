@@ -8,7 +8,7 @@ import pytest
 
 from core.ejection import Outcome
 from core.model import Ejection, Model
-from proxy.hub import Service
+from proxy.service import Service
 from tests.proxy.support import (
     Backend,
     Proxy,

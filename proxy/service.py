@@ -1,0 +1,76 @@
+"""A backend service as the connections of a worker see it: its pool, its queue, how long to wait for its servers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from core.ejection import Outcome
+from core.endpoints import endpoint
+from core.model import BackendProtocol, BackendService
+from proxy.pool import Address, Pool
+from proxy.upstream import UpstreamConnection
+
+log = logging.getLogger(__name__)
+
+
+class Waiter(Protocol):
+    """A connection whose request waits for a server."""
+
+    def resume(self) -> None:
+        """It is its turn: there is a server, or none will take it."""
+
+
+class Service:
+    """Changed in place when the configuration changes. `call_soon` is the loop's.
+
+    `fallback` takes the requests that no server of this one takes; following fallbacks comes to an end. Timeouts of 0
+    are not this service's to say: the listener has its own.
+    """
+
+    __slots__ = (
+        "_call_soon", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s", "idle_timeout_s", "name",
+        "pool", "queue_timeout_s", "total_timeout_s",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, pool: Pool[UpstreamConnection, Waiter], call_soon: Callable[[Callable[[], None]], object]
+    ) -> None:
+        self.name, self.pool = name, pool
+        self.fallback: Service | None = None
+        self.configure(_DEFAULTS)
+        self._call_soon = call_soon
+        self._serving = False
+        pool.on_room = self._serve_soon
+
+    def configure(self, service: BackendService) -> None:
+        """Takes the times; servers and fallback are the caller's."""
+        self.connect_timeout_s = service.connect_timeout_s
+        self.first_byte_timeout_s = service.first_byte_timeout_s
+        self.idle_timeout_s = service.idle_timeout_s
+        self.total_timeout_s = service.total_timeout_s
+        self.queue_timeout_s = service.queue_timeout_s
+
+    def note(self, server: Address, outcome: Outcome, now: float) -> None:
+        """How a request went; see `Pool.note`."""
+        out_s = self.pool.note(server, outcome, now)
+        if out_s:
+            log.warning("%s: %s is ejected for %g s: its requests fail", self.name, endpoint(*server), out_s)
+
+    def _serve_soon(self) -> None:
+        if not self._serving:
+            self._serving = True
+            self._call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Those who wait longest go first. In a turn of its own: whoever released a server is done by then."""
+        self._serving = False
+        for _ in range(self.pool.waiting):
+            waiter = self.pool.next_in_turn()
+            if waiter is None:
+                return
+            waiter.resume()
+
+
+_DEFAULTS = BackendService("", BackendProtocol.HTTP)
