@@ -10,6 +10,8 @@ from core.endpoints import endpoint, version
 from core.errors import Path, Problem
 from core.model import (
     HASH_SCHEDULERS,
+    L4_SCHEDULERS,
+    L7_SCHEDULERS,
     Acl,
     BackendProtocol,
     BackendService,
@@ -61,6 +63,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "client_certificate": (Protocol.HTTPS,),
     "handshake_timeout_s": (Protocol.HTTPS,),
     "max_handshakes_per_client": (Protocol.HTTPS,),
+    "acme_backend_service": (Protocol.HTTPS,),
 }
 
 
@@ -84,6 +87,10 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
                 yield from _versions(instance, service, _servers_of(model, service), (*path, "backend_service"))
         if service is not None:
             yield from servers_fit(listener, instance, service, model, (*path, "backend_service"))
+        issuer = model.backend_services.get(listener.acme_backend_service)
+        if issuer is not None and listener.protocol is Protocol.HTTPS:
+            yield from _issuer(issuer, (*path, "acme_backend_service"))
+            yield from servers_fit(listener, instance, issuer, model, (*path, "acme_backend_service"))
     yield from _clashes(model, places)
     yield from _answers(model, places)
     yield from _vips(model, places)
@@ -160,6 +167,18 @@ def _target(listener: Listener, has_rules: bool, service: BackendService | None,
     elif not has_rules:
         yield Problem(
             path, "nowhere to forward to", "give backend_service or servers, or add [[rules]] of this listener"
+        )
+
+
+def _issuer(service: BackendService, where: Path) -> Iterator[Problem]:
+    """L7 nodes lead connections to it byte by byte, and choose its servers as they do those of http services."""
+    if service.protocol is not BackendProtocol.TCP:
+        why = f"{service.name} is a {service.protocol} service, and the issuer is spoken to by tcp"
+        yield Problem(where, why, "refer to one of protocol tcp")
+    elif service.scheduler not in L7_SCHEDULERS:
+        why = f"the L7 tier, which leads to {service.name} here, has no {service.scheduler}"
+        yield Problem(
+            where, why, f"give the service the scheduler {in_words(sorted(L7_SCHEDULERS & L4_SCHEDULERS), 'or')}"
         )
 
 

@@ -349,6 +349,7 @@ class Listener:
     """A port of an instance. tcp and udp go from the L4 tier to the servers; http and https through the L7 tier.
 
     `mode` is for tcp and udp; `certificates` for https, the first being the default for names that none covers.
+    `acme_backend_service`, of protocol tcp, is the ACME issuer, which answers the CA's handshakes (tls-alpn-01).
     """
 
     name: Name
@@ -381,6 +382,7 @@ class Listener:
     client_certificate: ClientCertificate = ClientCertificate.REQUIRED
     handshake_timeout_s: Annotated[int, Range(1, 60, "s")] = 10
     max_handshakes_per_client: Annotated[int, Range(0, 10_000)] = 1024
+    acme_backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
 
 
 @dataclass(frozen=True, slots=True)

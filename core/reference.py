@@ -155,7 +155,8 @@ RULES = {
     "https listener of its instance. tcp and udp listeners belong to an instance of type nlb or dnlb with VIPs, and "
     "forward to a `backend_service` of their own protocol. Two listeners never share address, transport "
     "and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
-    "listener has certificates. In the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
+    "listener has certificates; its `acme_backend_service` is of protocol tcp, with a scheduler that http has too. In "
+    "the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
     "an instance of type nlb and, on every l4 node, a `source_pool` with addresses of each IP version of its VIPs. "
     "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers. "
     "The limits are kept by each l4 node for itself, and each VIP of the listener has them to itself; 0 is no limit.",
@@ -286,6 +287,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "handshake_timeout_s": "how long a TLS handshake may take",
         "max_handshakes_per_client": "TLS handshakes at a time of one IPv4 address or IPv6 /64, in each worker "
         "process; 0: any number",
+        "acme_backend_service": "where an ACME CA's handshakes (ALPN `acme-tls/1`) are led, byte by byte: the issuer",
         "https_redirect_port": "redirects requests that no rule matches to https on this port; 0: does not",
     },
     Rule: {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from core.endpoints import version
 from core.model import (
     Acl,
+    BackendProtocol,
     BackendService,
     CaCertificate,
     Certificate,
@@ -210,6 +211,16 @@ def _l4_service(
 def source_pools(model: Model) -> dict[str, tuple[str, ...]]:
     """The source addresses of mode fullnat, by L4 node."""
     return {node.name: node.source_pool for node in model.nodes.values() if node.role is Role.L4}
+
+
+def l7_services(model: Model) -> dict[str, BackendService]:
+    """The backend services whose servers L7 nodes choose from: those of http, and the ACME issuers of listeners."""
+    issuers = {listener.acme_backend_service for listener in model.listeners.values()}
+    return {
+        name: service
+        for name, service in model.backend_services.items()
+        if service.protocol is BackendProtocol.HTTP or name in issuers
+    }
 
 
 def l7_listeners(model: Model) -> tuple[L7Listener, ...]:

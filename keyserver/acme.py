@@ -2,8 +2,8 @@
 
     control plane ──configuration──► which are due? ──► key in --keys, order, proofs, chain ──► control plane ──► nodes
                                                             │           ▲
-                                                            ▼           │ http-01: rules lead it from port 80 to us
-                                                         ACME server ───┘
+                                                            ▼           │ http-01: rules lead requests from port 80 here
+                                                         ACME server ───┘ tls-alpn-01: listeners lead handshakes here
 
 It runs where the key server does: private keys come into being in the directory that the key server reads, and neither
 they nor the account's key leave this machine. The control plane gets chains. It knows which issuer is at work, and
@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from cryptography import x509
 
 from certs.authority import key_id
 from certs.chain import inspect
@@ -34,9 +36,13 @@ from control.node import harden, logs
 from control.node.addresses import address
 from control.node.files import write_atomic
 from control.node.notify import notify
+from control.node.tasks import Tasks
+from core.endpoints import endpoint, version
 from keyserver import acme_plan as plan
 from keyserver import passphrases
-from keyserver.acme_order import OrderError, Orders
+from keyserver.acme_order import OrderError, Orders, Proof
+from keyserver.acme_plan import Challenge
+from keyserver.acme_tls import Challenges
 from keyserver.errors import KeyFilesError, StartError
 from keyserver.issue import key_for
 from keyserver.passphrases import Passphrases
@@ -51,21 +57,32 @@ PATH = "/.well-known/acme-challenge/{token}"
 EXAMPLES = """examples:
   paifang keyserver acme --keys /etc/paifang/keys --state /var/lib/paifang/acme --listen 10.0.0.5:8475 \\
       --agree-tos --email ops@example.test
-docs/certificates.md has the rules that lead challenges here.
+  paifang keyserver acme --keys /etc/paifang/keys --state /var/lib/paifang/acme --listen-tls 10.0.0.5:8476 --agree-tos
+docs/certificates.md has what leads challenges here.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """listen, listen_tls: for http-01 and tls-alpn-01; one of them at least. stand_in_ca: see `acme_plan.reason`."""
+
     keys: Path
     passphrases: Passphrases
     state: Path
-    listen: tuple[str, int]
+    listen: tuple[str, int] | None
     api: str
     token_file: Path
     directory: str
     directory_ca: Path | None
     email: str
+    listen_tls: tuple[str, int] | None = None
+    stand_in_ca: Path | None = None
+
+    @property
+    def challenges(self) -> frozenset[Challenge]:
+        """The challenges that there is a listener for."""
+        given = {Challenge.HTTP_01: self.listen, Challenge.TLS_ALPN_01: self.listen_tls}
+        return frozenset(challenge for challenge, address in given.items() if address is not None)
 
 
 class ControlError(Exception):
@@ -111,6 +128,7 @@ class Issuer:
         self._complaint = ""
         self._fine: set[plan.Wanted] = set()  # looked at before: nothing to do until they are due
         self.tokens: dict[str, str] = {}  # key authorizations, for the responder
+        self.handshakes = Challenges()
 
     async def turn(self) -> None:
         """Look once, and get or renew what is due."""
@@ -160,24 +178,35 @@ class Issuer:
         settings, now = self._settings, datetime.now(UTC)
         _, key = key_for(settings.keys, each.name, passphrase=settings.passphrases.read())
         identifier = key_id(key.public_key())
+        stand_in = None
+        if settings.stand_in_ca is not None:
+            stand_in = x509.load_pem_x509_certificate(settings.stand_in_ca.read_bytes())
         kept = settings.state / f"{each.name}.pem"
         for chain in (each.chain, kept.read_text() if kept.exists() else ""):
-            why = plan.reason(chain, each.domains, identifier.hex(), now)
+            why = plan.reason(chain, each.domains, identifier.hex(), now, stand_in)
             if not why:
                 return chain
-        log.info("certificate %s: ordered for %s: %s", each.name, ", ".join(each.domains), why)
+        challenge = plan.challenge(each, settings.challenges)
+        log.info("certificate %s: ordered for %s by %s: %s", each.name, ", ".join(each.domains), challenge.value, why)
         if self._orders is None:
             self._orders = Orders(
                 settings.directory, settings.state, email=settings.email, ca_file=settings.directory_ca
             )
         try:
-            chain = self._orders.order(key, each.domains, self.tokens.__setitem__)
+            chain = self._orders.order(key, each.domains, challenge, self._publish)
         finally:
             self.tokens.clear()
+            self.handshakes.clear()
         if problems := inspect(chain, datetime.now(UTC), lambda held: held == identifier).problems:
             raise OrderError(f"the CA's chain cannot be served: {'; '.join(problems)}")
         write_atomic(kept, chain.encode(), 0o644)
         return chain
+
+    def _publish(self, proof: Proof) -> None:
+        if proof.challenge is Challenge.TLS_ALPN_01:
+            self.handshakes.prove(proof.domain, proof.authorization)
+        else:
+            self.tokens[proof.token] = proof.authorization
 
     async def _tell(self, wanted: Sequence[plan.Wanted]) -> None:
         """Say what we do, which is also the question whether we may."""
@@ -209,29 +238,56 @@ def responder(issuer: Issuer) -> web.Application:
 
 async def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises StartError."""
-    stop = asyncio.Event()
+    stop, failures = asyncio.Event(), list[BaseException]()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    issuer = Issuer(settings, Control(settings.api, settings.token_file))
+
+    def died(_name: str, error: BaseException) -> None:
+        failures.append(error)
+        stop.set()
+
+    issuer, tasks = Issuer(settings, Control(settings.api, settings.token_file)), Tasks(died)
     runner = web.AppRunner(responder(issuer), access_log=None)
     await runner.setup()
+    handshakes = None
     try:
-        await web.TCPSite(runner, *settings.listen).start()
-    except OSError as error:
+        if settings.listen is not None:
+            with _explained("--listen"):
+                await web.TCPSite(runner, *settings.listen).start()
+            log.info("http-01 is answered on %s", endpoint(*runner.addresses[0][:2]))
+        if settings.listen_tls is not None:
+            with _explained("--listen-tls"):
+                handshakes = listen(*settings.listen_tls)
+            log.info("tls-alpn-01 is answered on %s", endpoint(*handshakes.getsockname()[:2]))
+            tasks.spawn(issuer.handshakes.serve(handshakes), "tls-alpn-01")
+        tasks.spawn(_work(issuer), "issuer")
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+    finally:
+        await tasks.close()
         await runner.cleanup()
-        raise StartError(f"--listen: {error.strerror}; give an address of this machine and a free port") from None
-    log.info("challenges are answered on %s", runner.addresses[0])
-    working = asyncio.create_task(_work(issuer))
-    notify("READY=1")
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    notify("STOPPING=1")
-    for task in (working, stopping):
-        task.cancel()
-    await asyncio.gather(working, stopping, return_exceptions=True)
-    await runner.cleanup()
-    if not working.cancelled() and (died := working.exception()) is not None:
-        raise died
+        if handshakes is not None:
+            handshakes.close()
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
+def _explained(option: str) -> Iterator[None]:
+    """StartError for an address that cannot be had."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise StartError(f"{option}: {why}; give an address of this machine and a free port") from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket for handshakes. Raises OSError."""
+    sock = socket.create_server((host, port), family=socket.AF_INET6 if version(host) == 6 else socket.AF_INET)
+    sock.setblocking(False)
+    return sock
 
 
 async def _work(issuer: Issuer) -> None:
@@ -252,19 +308,26 @@ def parse(arguments: Sequence[str]) -> Settings:
     parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="where the key server reads its keys")
     passphrases.add_arguments(parser, what="encrypts the keys")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="account and chains; made if missing")
-    parser.add_argument("--listen", type=address, required=True, metavar="ADDR:PORT", help="where challenges arrive")
+    parser.add_argument("--listen", type=address, metavar="ADDR:PORT", help="where challenges of http-01 arrive")
+    parser.add_argument("--listen-tls", type=address, metavar="ADDR:PORT", help="the same for tls-alpn-01")
     parser.add_argument("--api", default="http://127.0.0.1:8470", metavar="URL", help="control plane (%(default)s)")
     parser.add_argument("--token-file", type=Path, default=state, metavar="FILE", help="its token (%(default)s)")
     parser.add_argument("--directory", default=LETS_ENCRYPT, metavar="URL", help="the ACME server (%(default)s)")
     parser.add_argument("--directory-ca", type=Path, metavar="FILE", help="CAs to trust for the ACME server itself")
     parser.add_argument("--email", default="", help="where the CA may write to")
+    parser.add_argument(
+        "--stand-in-ca", type=Path, metavar="FILE", help="replace this CA's certificates, which only stand in"
+    )
     parser.add_argument("--agree-tos", action="store_true", help="agree to the CA's terms of service")
     options = parser.parse_args(arguments)
     if not options.agree_tos:
         parser.error(f"the CA at {options.directory} wants its terms agreed to: read them and give --agree-tos")
+    if options.listen is None and options.listen_tls is None:
+        parser.error("give --listen for http-01, --listen-tls for tls-alpn-01, or both")
     return Settings(
         options.keys, passphrases.from_options(options), options.state, options.listen, options.api,
-        options.token_file, options.directory, options.directory_ca, options.email,
+        options.token_file, options.directory, options.directory_ca, options.email, options.listen_tls,
+        options.stand_in_ca,
     )  # fmt: skip
 
 

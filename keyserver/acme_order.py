@@ -1,13 +1,15 @@
 """One certificate from an ACME server (RFC 8555), by certbot's own library. Everything here blocks.
 
 The account's key lies beside the account's URL in the issuer's state directory (0600), and is never sent anywhere. What
-proves a name is given to `publish` before the server is told to look.
+proves a name is given to `publish` before the server is told to look. certbot's library has given up tls-alpn-01, which
+its own clients never used: the two classes that it needs are here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -20,10 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 from josepy.jwa import ES256
-from josepy.jwk import JWKEC
+from josepy.jwk import JWK, JWKEC
 
 from certs.authority import MAX_COMMON_NAME, private_pem
 from control.node.files import write_atomic
+from keyserver.acme_plan import Challenge
 from keyserver.errors import BadFile, StartError
 from keyserver.keyfile import read_private
 
@@ -33,7 +36,37 @@ ANSWER_S = 20  # of one HTTP exchange
 WHY_LIMIT = 500
 
 LeafKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-Publish = Callable[[str, str], None]  # (token, key authorization)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the CA looks for (RFC 8555 §8.1): of `domain`, by this challenge, under `token` where it is http-01."""
+
+    challenge: Challenge
+    domain: str
+    token: str
+    authorization: str
+
+
+Publish = Callable[[Proof], None]
+
+
+@challenges.ChallengeResponse.register
+class TlsAlpn01Response(challenges.KeyAuthorizationChallengeResponse):
+    """The answer "look now": what is looked at is in the handshake."""
+
+    typ = Challenge.TLS_ALPN_01.value
+
+
+@challenges.Challenge.register
+class TlsAlpn01(challenges.KeyAuthorizationChallenge):
+    """RFC 8737."""
+
+    response_cls = TlsAlpn01Response
+    typ = Challenge.TLS_ALPN_01.value
+
+    def validation(self, account_key: JWK, **_: object) -> str:
+        return self.key_authorization(account_key)
 
 
 class OrderError(Exception):
@@ -71,13 +104,13 @@ class Orders:
             self._net.account = account
         write_atomic(path, json.dumps({"directory": directory_url, "uri": account.uri}).encode())
 
-    def order(self, key: LeafKey, domains: Sequence[str], publish: Publish) -> str:
+    def order(self, key: LeafKey, domains: Sequence[str], challenge: Challenge, publish: Publish) -> str:
         """The chain of a new certificate for these names, in PEM, leaf first. Raises OrderError."""
         try:
             order = self._client.new_order(request(key, domains))
             for authorization in order.authorizations:
                 if authorization.body.status != messages.STATUS_VALID:
-                    self._prove(authorization, publish)
+                    self._prove(authorization, challenge, publish)
             done = self._client.poll_and_finalize(order, datetime.now() + timedelta(seconds=ORDER_S))
         except errors.ValidationError as error:
             raise OrderError("; ".join(_refusals(error))[:WHY_LIMIT]) from None
@@ -87,13 +120,14 @@ class Orders:
             raise OrderError(_text(error)) from None
         return str(done.fullchain_pem)
 
-    def _prove(self, authorization: messages.AuthorizationResource, publish: Publish) -> None:
+    def _prove(self, authorization: messages.AuthorizationResource, challenge: Challenge, publish: Publish) -> None:
+        domain = authorization.body.identifier.value
         for each in authorization.body.challenges:
-            if isinstance(each.chall, challenges.HTTP01):
-                publish(each.chall.encode("token"), each.chall.validation(self._key))
+            if isinstance(each.chall, challenges.KeyAuthorizationChallenge) and each.chall.typ == challenge.value:
+                publish(Proof(challenge, domain, each.chall.encode("token"), each.chall.validation(self._key)))
                 self._client.answer_challenge(each, each.response(self._key))
                 return
-        raise errors.Error(f"the CA offers no http-01 challenge for {authorization.body.identifier.value}")
+        raise errors.Error(f"the CA offers no {challenge.value} challenge for {domain}")
 
 
 def request(key: LeafKey, domains: Sequence[str]) -> bytes:

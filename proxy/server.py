@@ -24,8 +24,8 @@ from control.node.probe import HealthMonitor, Target
 from control.node.tasks import Tasks
 from core.config import to_dict
 from core.endpoints import endpoint
-from core.model import BackendProtocol, Model
-from core.resolve import l7_listeners, servers
+from core.model import Model
+from core.resolve import l7_listeners, l7_services, servers
 from proxy import tally
 from proxy.errors import ApplyError, Refused
 from proxy.head import read_request
@@ -306,8 +306,8 @@ class Supervisor:
     def _watch(self, model: Model) -> None:
         self._monitor.watch(
             Target((name, server.address, server.port), server.address, check.port or server.port, check)
-            for name, service in model.backend_services.items()
-            if service.protocol is BackendProtocol.HTTP and (check := service.health_check) is not None
+            for name, service in l7_services(model).items()
+            if (check := service.health_check) is not None
             for server in servers(model, service)
         )
         self._tell_health()

@@ -38,7 +38,7 @@ from proxy.tls_certificates import (
     read,
 )
 from proxy.tls_gatekeeper import Gatekeeper
-from proxy.tls_handshake import Handshake, Signers
+from proxy.tls_handshake import Handshake, Lead, Signers
 from proxy.tls_ocsp import Answers, Staples
 from proxy.tls_profile import DEFAULT, Profile
 from proxy.tls_stream import Buffers
@@ -147,13 +147,16 @@ class TlsServer:
         self._problems: list[str] = []  # of the last `configure`
         log.info("TLS handshakes wait for the key server by %s", self.waiting.name)
 
-    def protocol(self, listener: str, inner: asyncio.Protocol) -> asyncio.BaseProtocol:
-        """For an accepted socket of `listener`. `inner` sees a transport once the handshake is done, else nothing."""
+    def protocol(self, listener: str, inner: asyncio.Protocol, lead: Lead | None = None) -> asyncio.BaseProtocol:
+        """For an accepted socket of `listener`. `inner` sees a transport once the handshake is done, else nothing.
+
+        `lead`: where the handshakes of an ACME CA go.
+        """
         found = self._listeners.get(listener) or self._former[listener]
-        return Handshake(self, found.base, found.terms, inner)
+        return Handshake(self, found.base, found.terms, inner, lead)
 
     def counters(self) -> dict[str, int]:
-        """`ok`, `failed_REASON` for each reason (see `Failure`), `stapled`, and `in_flight`, which is a level."""
+        """`ok`, `acme_led`, `failed_REASON` for each reason (see `Failure`), `stapled`; `in_flight` is a level."""
         return {**self.gate.counters(), "stapled": self._staples.stapled}
 
     async def close(self) -> None:

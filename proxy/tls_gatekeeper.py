@@ -31,7 +31,8 @@ class Gatekeeper:
         self._turns: Turns[Handshake] = Turns(A_TURN, MOST_WAITING)
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
-        self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *(f"failed_{each}" for each in Failure)), 0))
+        names = ("ok", "acme_led", *(f"failed_{each}" for each in Failure))
+        self._counts: Counter[str] = Counter(dict.fromkeys(names, 0))
 
     def counters(self) -> dict[str, int]:
         return {**self._counts, "in_flight": len(self._in_flight)}
@@ -65,11 +66,19 @@ class Gatekeeper:
 
     def left(self, handshake: Handshake, failure: Failure | None) -> None:
         """An admitted handshake has ended; counted once."""
-        deadline = self._in_flight.remove(handshake)
         self._count(failure)
+        self._leave(handshake, failure in FREE_AT_ONCE)
+
+    def led(self, handshake: Handshake) -> None:
+        """An admitted handshake was the ACME issuer's. Its place stays taken: a CA comes a few times only."""
+        self._counts["acme_led"] += 1
+        self._leave(handshake, free_at_once=False)
+
+    def _leave(self, handshake: Handshake, free_at_once: bool) -> None:
+        deadline = self._in_flight.remove(handshake)
         if not handshake.client:
             return
-        if failure in FREE_AT_ONCE:
+        if free_at_once:
             self._clients.give_back(handshake.client)
         else:
             self._clients.keep(handshake.client, deadline)

@@ -1,7 +1,8 @@
 """One TLS handshake: the protocol of a socket until the connection is established or has failed.
 
     TCP accepted ─► admitted? ─► ClientHello … Finished ─► TlsStream takes the socket over, the application is told
-                     └► refused     └► failed: alert sent, counted by reason
+                     └► refused     ├► failed: alert sent, counted by reason
+                                    └► of an ACME CA: led to the issuer, if the listener has one (acme_passage.py)
 
 `do_handshake` runs as a *step* (`tls_waiting`) until it has asked for its one signature, directly from then on. A
 step takes its turn (`tls_admission.Turns`). From its beginning to its end OpenSSL's objects are not touched; what
@@ -19,6 +20,7 @@ from typing import Protocol, cast
 
 from proxy.tls_admission import Terms
 from proxy.tls_certificates import TlsObject
+from proxy.tls_hello import Look, look
 from proxy.tls_stream import Buffers, TlsStream
 from proxy.tls_waiting import Signed, Step, Waiting
 
@@ -30,6 +32,9 @@ PLAIN_HTTP_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 40\r\nConnection: close\r\n\r\n"
     b"This port speaks HTTPS, not plain HTTP.\n"
 )
+# Alerts as they stand in a record before anything is encrypted (RFC 8446 §6): fatal, and why.
+_ALERT = b"\x15\x03\x03\x00\x02\x02%c"
+INTERNAL_ERROR, NO_APPLICATION_PROTOCOL = 80, 120
 
 
 class Failure(StrEnum):
@@ -47,6 +52,8 @@ class Failure(StrEnum):
     VERSION = "version"  # the client's newest is older than TLS 1.2
     NO_OVERLAP = "no_overlap"  # no cipher, group or signature algorithm in common
     CLIENT_CERTIFICATE = "client_certificate"  # the client's is missing, revoked, or of no authority of the listener
+    NO_PROTOCOL = "no_protocol"  # an ACME CA's, and the listener has no issuer
+    ACME = "acme"  # an ACME CA's that could not be led to the issuer
     ALERT = "alert"  # sent by the client
     OTHER = "other"
 
@@ -100,8 +107,16 @@ class Gate(Protocol):
 
     def left(self, handshake: Handshake, failure: Failure | None) -> None: ...
 
+    def led(self, handshake: Handshake) -> None:
+        """As `left`: it was the issuer's, and is over."""
+
     def begin(self, handshake: Handshake) -> bool:
         """Whether work may be done now; if not, `go_on` follows when it may."""
+
+
+# Leads a client's connection, which began with these bytes, to the ACME issuer; False: there is none. What it calls at
+# the end, before it closes the connection, gets the reason why it could not; empty if it could.
+Lead = Callable[[asyncio.Transport, bytes, Callable[[str], None]], bool]
 
 
 class Supervisor(Protocol):
@@ -124,9 +139,11 @@ class Handshake(asyncio.BufferedProtocol):
         "_aside",
         "_context",
         "_ended",
+        "_heard",
         "_incoming",
         "_inner",
         "_key_error",
+        "_lead",
         "_outgoing",
         "_over",
         "_raw",
@@ -140,12 +157,21 @@ class Handshake(asyncio.BufferedProtocol):
         "client",
     )
 
-    def __init__(self, supervisor: Supervisor, context: ssl.SSLContext, terms: Terms, inner: asyncio.Protocol) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        context: ssl.SSLContext,
+        terms: Terms,
+        inner: asyncio.Protocol,
+        lead: Lead | None = None,
+    ) -> None:
         self._supervisor = supervisor
         self._context = context
         self._terms = terms
         self.client = ""  # whose limit it counts towards
         self._inner = inner
+        self._lead = lead
+        self._heard: bytes | None = b""  # of the ClientHello, until it is known whose it is
         self._aside = b""
         self.busy = False  # a step runs or waits, or it has to wait for its turn: it is not the client that is slow
         self._step: Step | None = None
@@ -176,7 +202,9 @@ class Handshake(asyncio.BufferedProtocol):
         if self._over:
             return
         data = self._supervisor.buffers.cipher[:nbytes]
-        if not self.busy:
+        if self._heard is not None:
+            self._hear(bytes(data))
+        elif not self.busy:
             self._incoming.write(data)
             self._advance()
         elif len(self._aside) + nbytes <= ASIDE_LIMIT:
@@ -205,6 +233,35 @@ class Handshake(asyncio.BufferedProtocol):
         """For the supervisor: the time is over, or the process ends."""
         self._fail(failure, "given up")
         self._raw.abort()
+
+    # The first bytes
+
+    def _hear(self, data: bytes) -> None:
+        """Whose handshake it is; OpenSSL gets it unless it is an ACME CA's."""
+        heard = self._heard + data if self._heard else data
+        match look(heard):
+            case Look.MORE:
+                self._heard = heard
+            case Look.OTHER:
+                self._heard = None
+                self._incoming.write(heard)
+                self._advance()
+            case Look.ACME:
+                self._heard = None
+                if self._lead is None or not self._lead(self._raw, heard, self._led):
+                    self._raw.write(_ALERT % NO_APPLICATION_PROTOCOL)
+                    self._fail(Failure.NO_PROTOCOL, "an ACME CA's, and the listener has no acme_backend_service")
+
+    def _led(self, why: str) -> None:
+        """The passage to the issuer has ended."""
+        if self._over:
+            return
+        if why:
+            self._raw.write(_ALERT % INTERNAL_ERROR)
+            self._fail(Failure.ACME, why)
+        else:
+            self._over = True
+            self._supervisor.gate.led(self)
 
     # The handshake
 

@@ -41,10 +41,11 @@ from control.node.tasks import Tasks
 from core.config import from_dict
 from core.endpoints import endpoint as server_name
 from core.model import Listener, Model, Protocol
-from core.resolve import L7Listener, l7_listeners, servers
+from core.resolve import L7Listener, l7_listeners, l7_services, servers
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
 from proxy.access_log import AccessLog, Record
+from proxy.acme_passage import Passages
 from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
 from proxy.gate import Gate
@@ -116,6 +117,7 @@ class Worker:
         self._hub = hub
         self._tls = tls
         self._turn, self._workers = turn, workers
+        self._passages = Passages(hub)
         self._openings: dict[Endpoint, Opening] = {}
         self._sites: dict[tuple[str, str], Site] = {}
         self._retired: list[tuple[float, Site]] = []
@@ -124,7 +126,10 @@ class Worker:
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
         """The protocol of a new connection to `site`."""
         connection = ClientConnection(self._hub, site)
-        inner = self._tls.protocol(site.name, connection) if site.scheme == "https" and self._tls else connection
+        inner: asyncio.BaseProtocol = connection
+        if site.scheme == "https" and self._tls:
+            lead = partial(self._passages.lead, site) if site.acme_service else None
+            inner = self._tls.protocol(site.name, connection, lead)
         return inner if site.access is None else Gate(self._hub, site, inner)
 
     # -- configuration
@@ -178,9 +183,7 @@ class Worker:
 
     def _apply_services(self, model: Model) -> None:
         services: dict[str, Service] = {}
-        for name, backend in model.backend_services.items():
-            if backend.protocol.value != "http":
-                continue
+        for name, backend in l7_services(model).items():
             service = self._hub.services.get(name)
             if service is None:
                 service = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
@@ -208,11 +211,11 @@ class Worker:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
                 listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
-                Profile.of(listener, each.authorities),
+                Profile.of(listener, each.authorities), listener.acme_backend_service,
             )  # fmt: skip
         site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
-        site.tunnel_timeout_s = listener.established_timeout_s
+        site.tunnel_timeout_s, site.acme_service = listener.established_timeout_s, listener.acme_backend_service
         profile = Profile.of(listener, each.authorities)
         if not site.profile.admits_as(profile):
             for connection in list(site.connections):

@@ -661,6 +661,25 @@ CASES = [
         'port = 8000, backend_service = "web", acl = "black", access_list = "knwon" }',
         "listeners.dev.access_list: none of the access lists is named 'knwon'; did you mean known?",
     ),
+    # the ACME issuer
+    (
+        'port = 80, backend_service = "web" }',
+        'port = 80, backend_service = "web", acme_backend_service = "stream" }',
+        "listeners.http.acme_backend_service: acme_backend_service is for https listeners, and this one is http; "
+        "remove it",
+    ),
+    (
+        'certificates = ["site", "own"] }',
+        'certificates = ["site", "own"], acme_backend_service = "web" }',
+        "listeners.https.acme_backend_service: web is a http service, and the issuer is spoken to by tcp; "
+        "refer to one of protocol tcp",
+    ),
+    (
+        'certificates = ["site", "own"] },\n  { name = "tcp", instance = "fast", protocol = "tcp", port = 80, '
+        'backend_service = "stream", mode = "dr" },',
+        'certificates = ["site", "own"], acme_backend_service = "steam" },',
+        "listeners.https.acme_backend_service: none of the backend services is named 'steam'; did you mean stream?",
+    ),
     # VIPs
     (
         'vips = ["192.0.2.1"]',
@@ -724,6 +743,23 @@ def test_other_actions_are_sound(rule: str) -> None:
         )
         == []
     )
+
+
+def test_the_issuer_is_reached_by_the_l7_tier() -> None:
+    led = SOUND.replace(
+        'certificates = ["site", "own"] }', 'certificates = ["site"], acme_backend_service = "issuer" }'
+    )
+    service = '{ name = "issuer", protocol = "tcp", server_group = "be"%s },\n  { name = "web"'
+    assert errors(led.replace('{ name = "web"', service % "")) == []
+    where = "listeners.https.acme_backend_service: "
+    assert errors(led.replace('{ name = "web"', service % ', scheduler = "maglev"')) == [
+        f"{where}the L7 tier, which leads to issuer here, has no maglev; "
+        "give the service the scheduler lc, rr, sh, wlc or wrr"
+    ]
+    itself = led.replace('{ name = "web"', service % "").replace(
+        "port = 80 }, {", "port = 80 }, { address = '192.0.2.1', port = 443 }, {"
+    )
+    assert f"{where}192.0.2.1:443 in issuer is where this listener answers itself; " in "\n".join(errors(itself))
 
 
 def test_a_stateless_instance_with_hashes_is_sound() -> None:

@@ -190,7 +190,7 @@ servers = [
     choices += "trusted_proxies, bandwidth_in_mbit_s, bandwidth_out_mbit_s, "
     choices += "max_connections, max_new_connections_per_s, acl, access_list, tls_policy, hsts_max_age_s, "
     choices += "hsts_include_subdomains, hsts_preload, https_redirect_port, ca_certificate, client_certificate, "
-    choices += "handshake_timeout_s, max_handshakes_per_client, servers, domains"
+    choices += "handshake_timeout_s, max_handshakes_per_client, acme_backend_service, servers, domains"
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
@@ -585,6 +585,10 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
         tls = {"tls_policy": draw(st.sampled_from(TlsPolicy)), "hsts_max_age_s": 60, "hsts_include_subdomains": True}
         asked = {"ca_certificate": names[1], "client_certificate": draw(st.sampled_from(ClientCertificate))}
         tls |= draw(st.sampled_from([{}, asked]))
+        issuers = [
+            b.name for b in backends.values() if b.protocol is BackendProtocol.TCP and b.scheduler in L7_SCHEDULERS
+        ]
+        tls |= draw(st.sampled_from([{}, *({"acme_backend_service": name} for name in issuers)]))
     return Listener(
         name, draw(st.sampled_from(names[:2])), protocol, port, names[7],
         certificates=draw(certificates) if protocol is Protocol.HTTPS else (),

@@ -27,6 +27,7 @@ class Pebble:
     directory: str
     ca_file: Path
     http_port: int  # where it looks for the answers to http-01
+    tls_port: int  # and to tls-alpn-01
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def running(tmp_path: Path, ca: Authority) -> Iterator[Pebble]:
             subprocess.Popen(argv, stdout=log, stderr=log, env=environment) for argv in (names, server)
         ]  # fmt: skip
         try:
-            found = Pebble(f"https://127.0.0.1:{acme}/dir", tmp_path / "ca.pem", http)
+            found = Pebble(f"https://127.0.0.1:{acme}/dir", tmp_path / "ca.pem", http, tls)
             _wait_for(found, tmp_path / "pebble.log")
             yield found
         finally:

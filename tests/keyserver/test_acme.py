@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from certs.authority import Authority, key_id
 from certs.chain import inspect
 from control import api
 from control.node.children import Child
+from control.node.tasks import Tasks
 from control.service import ISSUER_AWAY_S, ControlPlane
 from control.store import SqliteStore
 from core.config import from_dict, to_dict
@@ -30,15 +32,21 @@ from keyserver import acme, acme_plan
 from keyserver.__main__ import main as keyserver_main
 from keyserver.acme import Control, Issuer, Settings, responder
 from keyserver.acme_order import OrderError, Orders
+from keyserver.acme_plan import Challenge
 from keyserver.errors import StartError
+from keyserver.issue import key_for
 from keyserver.keyfile import load
 from keyserver.passphrases import NONE
 from proxy.actions import Forward
 from proxy.head import read_request
 from proxy.rules import Router
+from proxy.server import Supervisor
 from tests.keyserver import pebble
 from tests.keyserver.pebble import Pebble
-from tests.proxy.test_server import node
+from tests.proxy.support import until
+from tests.proxy.test_server import node, with_key_server
+
+DOCUMENT = Path(acme.__file__).parents[1] / "docs" / "certificates.md"
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +164,7 @@ async def test_a_failure_is_told_and_not_tried_again_at_once(
     assert cluster.chain("shop") == cluster.chain("wild") == ""
     failures = [text for text in caplog.messages if text.startswith("certificate ")]
     assert [text for text in failures if "wild" in text] == [
-        "certificate wild: *.shop.test: a wildcard cannot be proved over HTTP; name the hosts"
+        "certificate wild: *.shop.test: a wildcard can be proved neither by http-01 nor by tls-alpn-01; name the hosts"
     ]
     (failure,) = [text for text in failures if text.startswith("certificate shop: shop.test: ")]
     assert "404" in failure
@@ -255,6 +263,17 @@ def test_terms_have_to_be_agreed_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert acme.parse([*ARGUMENTS, "--agree-tos"]).directory == "https://ca.test/dir"
 
 
+def test_some_challenge_has_to_be_listened_for(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--keys", "k", "--state", "s", "--agree-tos"]
+    with pytest.raises(SystemExit):
+        acme.parse(arguments)
+    assert "give --listen for http-01, --listen-tls for tls-alpn-01, or both" in capsys.readouterr().err
+    http, tls = ["--listen", "127.0.0.1:1"], ["--listen-tls", "[::1]:2"]
+    assert acme.parse([*arguments, *http]).challenges == {Challenge.HTTP_01}
+    assert acme.parse([*arguments, *tls]).challenges == {Challenge.TLS_ALPN_01}
+    assert acme.parse([*arguments, *http, *tls]).challenges == {*Challenge}
+
+
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "acme" or name.startswith("keyserver.acme")]:
         monkeypatch.delitem(sys.modules, name)
@@ -268,6 +287,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_the_process(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t")
     argv = [sys.executable, "-m", "keyserver", "acme", "--listen", "127.0.0.1:0", "--agree-tos"]
+    argv += ["--listen-tls", "127.0.0.1:0"]
     argv += ["--keys", str(tmp_path / "keys"), "--state", str(tmp_path / "state")]
     argv += ["--api", "http://127.0.0.1:1", "--token-file", str(tmp_path / "token")]
     child = Child.start("acme", argv, log=tmp_path / "log", notify_dir=tmp_path)
@@ -280,6 +300,13 @@ def test_the_process(tmp_path: Path) -> None:
         assert child.terminate(10) == 0
     log = (tmp_path / "log").read_text()
     assert "Cannot connect to host 127.0.0.1:1" in log
+    assert "http-01 is answered on 127.0.0.1:" in log
+    assert "tls-alpn-01 is answered on 127.0.0.1:" in log
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        argv[argv.index("--listen-tls") + 1] = f"127.0.0.1:{taken.getsockname()[1]}"
+        third = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert third.returncode == 2
+    assert "--listen-tls: Address already in use; give an address of this machine and a free port" in third.stderr
     assert "Traceback" not in log
 
 
@@ -316,13 +343,63 @@ async def test_a_certificate_that_is_changed_meanwhile_is_left_alone(
     assert inspect(cluster.chain("shop"), datetime.now(UTC)).names == ("other.test",)
 
 
+async def test_the_ca_reaches_the_issuer_by_a_handshake_through_an_l7_node(
+    cluster: Cluster, server: Pebble, tmp_path: Path
+) -> None:
+    """By the configuration that the document shows, its addresses replaced; the node's keys are in a key server."""
+    sock, tasks, failures = acme.listen("127.0.0.1", 0), Tasks(), list[str]()
+    cluster.issuer._settings = replace(cluster.settings, listen=None, listen_tls=sock.getsockname()[:2])
+    tasks.spawn(cluster.issuer.handshakes.serve(sock), "handshakes")
+    (shown,) = re.findall(r"(?s)A listener leads.*?```toml\n(.*?)```", DOCUMENT.read_text())
+    shown = shown.replace("port = 443\n", f"port = {server.tls_port}\n")
+    shown = shown.replace('address = "10.0.0.5", port = 8476', f'address = "127.0.0.1", port = {sock.getsockname()[1]}')
+    model = load_config(shown, path="doc", format="toml")
+    https, settings, argv = with_key_server(tmp_path / "node", workers=1)
+    stand_in = replace(model.certificates["shop"], chain=https.certificates["c"].chain)
+    supervisor = Supervisor(settings, tasks, failures.append)
+    with subprocess.Popen([sys.executable, *argv], stderr=subprocess.DEVNULL) as keyserver:
+        try:
+            supervisor.start()
+            await supervisor.apply(replace(model, certificates={"shop": stand_in}), 1)
+            await cluster.configure(shop=["shop.example", "www.shop.example"])
+            await cluster.issuer.turn()
+            await until(lambda: supervisor.report()["counters"].get("tls_acme_led", 0) >= 2)  # type: ignore[attr-defined]
+        finally:
+            await supervisor.drain()
+            keyserver.terminate()
+    await tasks.close()
+    sock.close()
+    assert not failures
+    assert {*inspect(cluster.chain("shop"), datetime.now(UTC)).names} == {"shop.example", "www.shop.example"}
+
+
+async def test_what_the_ca_finds_instead_of_the_issuer_is_told(cluster: Cluster, server: Pebble) -> None:
+    cluster.issuer._settings = replace(cluster.settings, listen=None, listen_tls=("127.0.0.1", 1))
+    await cluster.configure(shop=["shop.test"])
+    await cluster.issuer.turn()
+    told = str(cluster.plane.issuance["shop"])
+    assert f"failed: shop.test: Failed to connect to 127.0.0.1:{server.tls_port} for the tls-alpn-01 challenge" in told
+
+
+async def test_a_certificate_that_stands_in_is_replaced(cluster: Cluster, tmp_path: Path) -> None:
+    ca = Authority.init(tmp_path / "ca")
+    cluster.issuer._settings = replace(cluster.settings, stand_in_ca=tmp_path / "ca" / "ca.pem")
+    _, key = key_for(cluster.settings.keys, "shop")
+    chain = ca.issue_leaf(key.public_key(), ["shop.test"]).decode()
+    config = from_dict({"certificates": [{"name": "shop", "domains": ["shop.test"], "chain": chain}]})
+    await cluster.plane.change(lambda _: config, author="t", comment="", expected=None)
+    await cluster.issuer.turn()
+    assert cluster.chain("shop") != chain
+    assert inspect(cluster.chain("shop"), datetime.now(UTC)).names == ("shop.test",)
+    assert held(cluster.settings, "shop") == key_id(key.public_key())
+
+
 async def test_the_ca_finds_the_answer_through_an_l7_node(cluster: Cluster, server: Pebble) -> None:
     """By the configuration that the document shows, its addresses replaced."""
     await cluster.answers.close()
     answers = TestServer(responder(cluster.issuer))
     await answers.start_server()
-    text = (Path(acme.__file__).parents[1] / "docs" / "certificates.md").read_text()
-    (shown,) = re.findall(r"(?s)A rule leads.*?```toml\n(.*?)```", text)
+    (shown,) = re.findall(r"(?s)A rule leads.*?```toml\n(.*?)```", DOCUMENT.read_text())
     shown = shown.replace("port = 80\n", f"port = {server.http_port}\n")
     shown = shown.replace('address = "10.0.0.5", port = 8475', f'address = "127.0.0.1", port = {answers.port}')
     model = load_config(shown, path="doc", format="toml")
@@ -335,8 +412,7 @@ async def test_the_ca_finds_the_answer_through_an_l7_node(cluster: Cluster, serv
 
 
 def test_the_documents_rule_leads_challenges_here() -> None:
-    text = (Path(acme.__file__).parents[1] / "docs" / "certificates.md").read_text()
-    (shown,) = re.findall(r"(?s)A rule leads.*?```toml\n(.*?)```", text)
+    (shown,) = re.findall(r"(?s)A rule leads.*?```toml\n(.*?)```", DOCUMENT.read_text())
     model = load_config(shown, path="doc", format="toml")
     (plain,) = l7_listeners(model)
     router = Router(plain.rules, plain.listener.backend_service)

@@ -1,9 +1,21 @@
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from certs.authority import key_id
-from keyserver.acme_plan import RETRY_S, Attempts, Plan, Wanted, impossible, reason, renewal, wanted
+from certs.authority import Authority, key_id
+from keyserver.acme_plan import (
+    RETRY_S,
+    Attempts,
+    Challenge,
+    Plan,
+    Wanted,
+    challenge,
+    impossible,
+    reason,
+    renewal,
+    wanted,
+)
 from tests.certs.test_chain import LEAF_KEY, NOW, leaf, pem
 
 KEY = key_id(LEAF_KEY.public_key()).hex()
@@ -16,6 +28,23 @@ def test_what_is_looked_after() -> None:
     config = {"certificates": [{"name": "own", "chain": "x"}, {"name": "got", "domains": ["a.test"], "chain": "y"}]}
     assert wanted(config) == (Wanted("got", ("a.test",), "y"),)
     assert wanted({}) == ()
+
+
+def test_a_listener_may_lead_handshakes_here() -> None:
+    config = {
+        "certificates": [{"name": name, "domains": ["a.test"]} for name in ("led", "not")],
+        "listeners": [
+            {"name": "x", "certificates": ["led"], "acme_backend_service": "acme"},
+            {"name": "y", "certificates": ["led", "not"]},
+            {"name": "z"},
+        ],
+    }
+    led, other = wanted(config)
+    assert (led.led, other.led) == (True, False)
+    both = frozenset(Challenge)
+    assert challenge(led, both) is Challenge.TLS_ALPN_01
+    assert challenge(other, both) is Challenge.HTTP_01
+    assert {challenge(each, {only}) for each in (led, other) for only in both} == both
 
 
 @pytest.mark.parametrize(
@@ -33,7 +62,16 @@ def test_what_is_looked_after() -> None:
     ids=["fresh", "other order", "a third left", "over", "other names", "other key", "none", "nonsense"],
 )
 def test_when_it_is_due(chain: str, domains: tuple[str, ...], key: str, later: timedelta, why: str) -> None:
-    assert reason(chain, domains, key, NOW + later) == why
+    assert reason(chain, domains, key, NOW + later, None) == why
+
+
+def test_what_only_stands_in_is_replaced(tmp_path: Path) -> None:
+    ours, other = (Authority.init(tmp_path / name) for name in ("ours", "other"))
+    chain = ours.issue_leaf(LEAF_KEY.public_key(), ["a.test"]).decode()
+    now = datetime.now(UTC)
+    for each in (None, other.certificate):
+        assert reason(chain, ("a.test",), KEY, now, each) == ""
+    assert reason(chain, ("a.test",), KEY, now, ours.certificate) == "a development certificate stands in for it"
 
 
 def test_the_day_of_the_renewal() -> None:
