@@ -268,6 +268,12 @@ class ClientConnection(asyncio.Protocol):
             return
         if service.total_timeout_s and self._ends_at == NEVER:
             self._ends_at = hub.now() + service.total_timeout_s
+        if command.tried or command.fresh:
+            hub.counters["retries"] += 1
+            if not service.pool.may_retry(hub.now()):
+                hub.counters["retries_denied"] += 1
+                self._run(exchange.denied())
+                return
         self._choose(exchange, service, command, in_turn=False)
 
     def _choose(self, exchange: Exchange, service: Service, command: Assign, *, in_turn: bool) -> None:

@@ -38,7 +38,10 @@ INTERIM_LIMIT: Final = 16  # 1xx answers to one request
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Find an upstream; answer with `assigned`, `connect_failed` or `no_server`. See `Pool.assign`."""
+    """Find an upstream; answer with `assigned`, `connect_failed` or `no_server`. See `Pool.assign`.
+
+    With `tried` or `fresh` it is a second attempt, for which `denied` is an answer too.
+    """
 
     service: str
     repeatable: bool
@@ -130,9 +133,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_buffer", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts", "_interim", "_keep_alive",
-        "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused", "_router",
-        "_scanned", "_service", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
+        "_again_after", "_buffer", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts", "_interim",
+        "_keep_alive", "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused",
+        "_router", "_scanned", "_service", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
         "identifier", "offset", "rest", "source", "status", "target", "upstream",
     )  # fmt: skip
 
@@ -165,6 +168,7 @@ class Exchange:
         self._repeatable = head.method in IDEMPOTENT and self._reader_up.done
         self._tried: frozenset[Address] = frozenset()
         self._tries = 0
+        self._again_after = Code.CONNECT  # why the request is to be sent again
         self._buffer = b""
         self._scanned = 0
         self._interim = 0
@@ -240,9 +244,14 @@ class Exchange:
         """No connection to `server` came about: nothing was sent, so another server may have it."""
         self.upstream = server
         self._tried |= {server}
+        self._again_after = Code.CONNECT_TIMEOUT if timed_out else Code.CONNECT
         if len(self._tried) < TRIES:
             return [Assign(self._service, self._repeatable, self._tried)]
-        return self._reply(Code.CONNECT_TIMEOUT if timed_out else Code.CONNECT)
+        return self._reply(self._again_after)
+
+    def denied(self) -> list[Command]:
+        """The request may not be sent again: too many are."""
+        return self._reply(self._again_after)
 
     def no_server(self, code: Code = Code.NO_SERVER) -> list[Command]:
         """No server is left to assign; `code`: why none was to be had."""
@@ -281,6 +290,7 @@ class Exchange:
         untouched = self._reused and not self._buffer and not self._interim
         if untouched and self._repeatable and self._tries < TRIES:
             self._move_up(Up.ASSIGNING)
+            self._again_after = Code.UPSTREAM_CLOSED
             return [ReleaseUpstream(False), Assign(self._service, True, fresh=True)]
         return self._fail(Code.UPSTREAM_CLOSED)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from core import weights
+from core.budget import Budget
 from core.ejection import Ejector, Outcome
 from core.endpoints import endpoint
 from core.model import BackendService, Scheduler, Server
@@ -101,6 +102,8 @@ class Pool(Generic[Handle, Waiter]):
         self._out: frozenset[int] = frozenset()  # unhealthy or ejected
         self._warming: dict[Address, float] = {}  # since when
         self._next_tick = weights.NEVER
+        self._budget: Budget | None = None
+        self._assigned = self._retried = 0
         self.attentive = False  # whether `note` wants to hear of answers too
 
     def update(self, servers: Sequence[Server], service: BackendService, now: float) -> list[Handle]:
@@ -122,6 +125,9 @@ class Pool(Generic[Handle, Waiter]):
         for member in before.values():
             member.idle.clear()
         self._leaving = {address: member for address, member in before.items() if member.active}
+        if self._budget is None:
+            self._budget = Budget(service.retry_percent, service.retry_min_per_s, now)
+        self._budget.percent, self._budget.min_per_s = service.retry_percent, service.retry_min_per_s
         self._ejector.update(service.ejection, self._index.keys())
         self._warming = {address: since for address, since in self._warming.items() if address in self._index}
         self._warm(() if first else new, now)
@@ -181,6 +187,7 @@ class Pool(Generic[Handle, Waiter]):
         if index is None:
             return FULL if self._limit and not tried and self.takes_requests else None
         self._counts[index] += 1
+        self._assigned += 1
         member = self._members[index]
         member.requests += 1
         idle = member.idle
@@ -197,6 +204,13 @@ class Pool(Generic[Handle, Waiter]):
         if limit:
             return lambda index: counts[index] < limit and index not in out
         return lambda index: index not in out
+
+    def may_retry(self, now: float) -> bool:
+        """Whether a request may be sent a second time; see core/budget.py."""
+        if self._budget is None or not self._budget.spend(self._assigned - self._retried, now):
+            return False
+        self._retried += 1
+        return True
 
     # -- the queue
 

@@ -486,6 +486,8 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
         "first_byte_timeout_s": draw(st.floats(0, 3600)),
         "idle_timeout_s": draw(st.floats(0, 3600)),
         "total_timeout_s": draw(st.floats(0, 86_400)),
+        "retry_percent": draw(st.integers(0, 100)),
+        "retry_min_per_s": draw(st.integers(0, 1000)),
         **draw(st.sampled_from([{}, limits])),
         "ejection": draw(st.sampled_from([None, Ejection(), ejection])),
         "slow_start_s": 0 if scheduler is Scheduler.SH else draw(st.integers(0, 900)),

@@ -207,3 +207,55 @@ async def test_the_node_tells_of_servers_and_of_services_without_any() -> None:
         await supervisor.apply(with_service(alone, fallback=""), 3)
         await until(lambda: told("they get 503"))
         assert await ask() == 503
+
+
+# -- retries
+
+
+async def test_retries_have_a_budget() -> None:
+    """Without ejection, each second request would need one; a fifth of the requests may, and the few in any case."""
+    gone = free_port()
+    async with Backend().running() as good:
+        base = with_service(model(free_port(), [good.port, gone]), ejection=None, retry_min_per_s=0)
+        async with proxy(base) as l7:
+            assert (await statuses(l7, 4)).count(502) == 2  # not earned yet
+            got = await statuses(l7, 96)
+            # 50 are for the server that is gone; 20 of 100 may be sent again, and the next turn is the good one's.
+            assert 15 <= l7.hub.counters["retries"] - l7.hub.counters["retries_denied"] <= 21
+            assert got.count(502) == l7.hub.counters["retries_denied"] - 2
+            denied = next(record for record in l7.records if record.status == 502)
+            assert denied.error_code == "connect_failed"
+
+
+async def test_the_few_retries_in_any_case() -> None:
+    gone = free_port()
+    async with Backend().running() as good:
+        base = with_service(model(free_port(), [good.port, gone]), ejection=None, retry_percent=0, retry_min_per_s=1)
+        async with proxy(base) as l7:
+            begun = l7.hub.now()
+            await statuses(l7, 40)
+            allowed = l7.hub.counters["retries"] - l7.hub.counters["retries_denied"]
+            assert 10 <= allowed <= 11 + l7.hub.now() - begun
+
+
+async def test_a_stale_connection_is_not_retried_beyond_the_budget() -> None:
+    async def answer_once(request: Request) -> None:
+        """Keeps the connection, and closes it when the next request comes."""
+        if requests := seen.get(request.connection):
+            assert requests == 1
+            request.writer.close()
+        else:
+            request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        seen[request.connection] = seen.get(request.connection, 0) + 1
+
+    seen: dict[int, int] = {}
+    async with Backend(answer_once).running() as backend:
+        base = with_service(model(free_port(), [backend.port]), ejection=None, retry_percent=0, retry_min_per_s=0)
+        async with proxy(base) as l7:
+            assert (await l7.get())[0] == 200
+            assert (await l7.get())[0] == 502
+            assert (await l7.record(2)).error_code == "upstream_closed"
+        async with proxy(with_service(base, retry_min_per_s=1)) as l7:
+            assert (await l7.get())[0] == 200
+            assert (await l7.get())[0] == 200
+            assert l7.hub.counters["retries"] == 1
