@@ -8,16 +8,22 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import uvloop
 
-from control.node import harden, logs
+from control.node import admin, harden, logs
+from control.node.admin import AdminError
 from control.node.identity import Identity, IdentityError
 from control.node.link import ControlLink, LinkError
+from control.node.output import drop_output
 from control.node.tasks import Tasks
 from core.endpoints import split
 from keyserver.client import KeyClient
+from proxy import ask
+from proxy.ask import ADMIN_SOCKET
+from proxy.census import Filter
 from proxy.errors import ApplyError
 from proxy.listen import bind
 from proxy.server import ReadyProtocol, Settings, Supervisor
@@ -30,6 +36,7 @@ EXAMPLES = """examples:
       --keyserver unix:/run/paifang/keys.sock --state /var/lib/paifang/l7-1 --access-log /var/log/paifang/access.log
   python -m proxy --name l7-1 --control https://10.0.0.5:8471 --identity ID --keyserver 10.0.0.6:8473 \\
       --keyserver 10.0.0.7:8473 --state STATE --workers 4 --ready 10.0.0.11:8472
+  paifang l7 ask status --state /var/lib/paifang/l7-1      what a running node says (ask --help)
 """
 
 
@@ -48,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
         "--keyserver", action="append", nargs="+", default=[], metavar="ENDPOINT",
         help="unix:PATH or HOST:PORT; several, in the order of preference; needed for https listeners",
     )  # fmt: skip
-    parser.add_argument("--state", required=True, type=Path, metavar="DIR", help="keeps the last good configuration")
+    parser.add_argument(
+        "--state", required=True, type=Path, metavar="DIR",
+        help="keeps the last good configuration and the admin socket",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (one a core)")
     parser.add_argument(
         "--ready", action="append", metavar="ADDR:PORT",
@@ -83,6 +93,7 @@ async def serve(options: argparse.Namespace) -> int:
     identity = Identity.load(options.identity)
     keyservers = tuple(each for group in options.keyserver for each in group)
     _check_for_workers(keyservers, identity, options.access_log)
+    admin.check_path(options.state / ADMIN_SOCKET)
     ready = [bind(*endpoint(text)) for text in options.ready or [READY]]
     told = asyncio.Event()
     failures: list[str] = []
@@ -108,11 +119,13 @@ async def serve(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     answering = [await loop.create_server(lambda: ReadyProtocol(supervisor), sock=sock) for sock in ready]
+    options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    asked = await admin.serve(options.state / ADMIN_SOCKET, _handlers(supervisor, told))
     supervisor.start()
     tasks.spawn(link.run(), "control link")
     await told.wait()
     await supervisor.drain()
-    for server in answering:
+    for server in (*answering, asked):
         server.close()
     await tasks.close()
     for why in failures[:1]:
@@ -120,8 +133,44 @@ async def serve(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _handlers(supervisor: Supervisor, told: asyncio.Event) -> dict[str, admin.Handler]:
+    """The administrator's commands."""
+
+    def status(_: dict[str, object]) -> Awaitable[object]:
+        return supervisor.status()
+
+    def connections(arguments: dict[str, object]) -> Awaitable[object]:
+        return supervisor.views(Filter.of(arguments))
+
+    async def drain(_: dict[str, object]) -> object:
+        told.set()
+        await supervisor.draining.wait()
+        return await supervisor.status()
+
+    return {"status": status, "connections": connections, "drain": drain}
+
+
+def _ask(argv: Sequence[str]) -> int:
+    options = ask.parser().parse_args(argv)
+    try:
+        ask.run(options)
+    except AdminError as error:
+        print(f"paifang-l7: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        drop_output()
+        if not isinstance(error, BrokenPipeError):  # `paifang l7 ask connections --state DIR | head`
+            print(f"paifang-l7: cannot write the answer: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
 def main() -> int:
     """Exit code 2: usage or identity; 1: a failure while running; 0: drained."""
+    if sys.argv[1:2] == ["ask"]:
+        return _ask(sys.argv[2:])
     options = parser().parse_args()
     logs.setup("paifang-l7", options.log_level)
     logs.for_children(options.log_level)
@@ -135,7 +184,7 @@ def main() -> int:
     except (ValueError, IdentityError, LinkError) as error:
         print(f"paifang-l7: {error}", file=sys.stderr)
         return 2
-    except ApplyError as error:
+    except (AdminError, ApplyError) as error:
         print(f"paifang-l7: {error}", file=sys.stderr)
         return 1
     except OSError as error:

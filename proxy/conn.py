@@ -41,7 +41,7 @@ from proxy.exchange import (
 from proxy.gate import admits
 from proxy.head import RequestHead, read_request
 from proxy.headers import Origin
-from proxy.hub import Hub, Site
+from proxy.hub import Activity, Hub, Site, View
 from proxy.pool import Address, Full, Reuse
 from proxy.service import Service
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES, UpstreamConnection
@@ -71,6 +71,7 @@ class ClientConnection(asyncio.Protocol):
         "_assigned_at", "_attempt", "_buffer", "_bytes_in", "_bytes_out", "_client", "_ends_at", "_eof", "_exchange",
         "_full", "_head", "_hub", "_origin", "_paused", "_reading_heads", "_retiring", "_scanned", "_service", "_site",
         "_sni", "_started_at", "_state", "_tls_version", "_transport", "_upstream", "_waiting", "deadline",
+        "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -93,6 +94,7 @@ class ClientConnection(asyncio.Protocol):
         self._started_at = self._assigned_at = 0.0
         self._bytes_in = self._bytes_out = 0
         self.deadline = NEVER
+        self.since = 0.0
 
     # -- transport callbacks
 
@@ -109,6 +111,7 @@ class ClientConnection(asyncio.Protocol):
         )  # fmt: skip
         self._site.connections.add(self)
         self._hub.counters["connections"] += 1
+        self.since = self._hub.now()
         self.deadline = self._hub.now() + self._site.idle_timeout_s
         if self._site.access is not None:
             self.admit()  # the list may have changed during the TLS handshake
@@ -547,6 +550,31 @@ class ClientConnection(asyncio.Protocol):
             self._hub.counters["connections_denied"] += 1
             self._transport.abort()
 
+    # -- what there is to tell
+
+    @property
+    def activity(self) -> Activity:
+        """What the connection is at."""
+        if self._exchange is not None and self._exchange.tunnels:
+            return Activity.TUNNEL
+        return _ACTIVITIES[self._state]
+
+    def view(self) -> View:
+        """For people who look at the node."""
+        exchange, head = self._exchange, self._head
+        view: View = {
+            "listener": self._site.name, "client": self._client, "activity": self.activity,
+            "age_s": round(self._hub.now() - self.since, 1), "tls": self._tls_version,
+            "busy_s": 0.0, "method": "", "host": "", "path": "", "request_id": "", "server": "",
+        }  # fmt: skip
+        if exchange is not None and head is not None:
+            view["busy_s"] = round(monotonic() - self._started_at, 1)
+            view["method"], view["host"] = head.method.decode("ascii"), head.host.decode("ascii")
+            view["path"], view["request_id"] = exchange.target.decode("ascii"), exchange.identifier.decode("ascii")
+        if self._upstream is not None:
+            view["server"] = endpoint(*self._upstream.server)
+        return view
+
     # -- log
 
     def _record(self) -> None:
@@ -587,6 +615,13 @@ class ClientConnection(asyncio.Protocol):
         self._hub.write_record(record)
 
 
+_ACTIVITIES: Final = {
+    _State.IDLE: Activity.IDLE,
+    _State.HEAD: Activity.HEAD,
+    _State.EXCHANGE: Activity.REQUEST,
+    _State.LINGER: Activity.CLOSING,
+    _State.CLOSED: Activity.CLOSING,
+}
 _CLASSES: Final = ("status_0xx", "status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx") + (
     "status_other",
 ) * 4

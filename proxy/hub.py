@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from time import time
-from typing import Final, Protocol
+from typing import Final, Protocol, TypedDict
 from uuid import uuid4
 
 from control.node.tasks import Tasks
@@ -22,10 +23,42 @@ from proxy.tls_profile import DEFAULT, Profile
 READ_BYTES: Final = 131_072
 
 
+class Activity(StrEnum):
+    """What a client's connection is at."""
+
+    IDLE = "idle"  # between requests
+    HEAD = "head"  # the first bytes of a request are here
+    REQUEST = "request"
+    TUNNEL = "tunnel"  # a WebSocket
+    CLOSING = "closing"
+
+
+class View(TypedDict):
+    """A client's connection for people; what does not apply is empty or 0."""
+
+    listener: str
+    client: str
+    activity: Activity
+    age_s: float
+    tls: str
+    busy_s: float
+    method: str
+    host: str
+    path: str
+    request_id: str
+    server: str
+
+
 class Connection(Protocol):
     """A client's connection, as its worker sees it."""
 
     deadline: float
+    since: float
+
+    @property
+    def activity(self) -> Activity: ...
+
+    def view(self) -> View: ...
 
     def admit(self) -> None: ...
 

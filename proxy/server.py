@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Final, cast
+from dataclasses import asdict, dataclass
+from typing import Any, Final, cast
 
 from control.node.notify import notify
 from control.node.probe import HealthMonitor, Target
@@ -26,19 +27,22 @@ from core.config import to_dict
 from core.endpoints import endpoint
 from core.model import Model
 from core.resolve import l7_listeners, l7_services, servers
-from proxy import tally
+from proxy import census, tally
+from proxy.census import Count, Filter
 from proxy.errors import ApplyError, Refused
 from proxy.head import read_request
+from proxy.hub import View
 from proxy.listen import LAME_DUCK_S, bind, endpoints
 from proxy.tally import ServerKey, Tally
 
 log = logging.getLogger(__name__)
 
 APPLY_TIMEOUT_S: Final = 30.0
+ANSWER_S: Final = 3.0
 RESTART_S: Final = (0.1, 10.0)  # the first delay and the longest
 SOUND_AFTER_S: Final = 10.0  # a worker that lived this long was no failed start
 KILL_AFTER_S: Final = 2.0  # beyond the drain time
-LINE_BYTES: Final = 1 << 22
+LINE_BYTES: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class WorkerProcess:
         self._writer = writer
         self._answer: asyncio.Future[dict[str, object]] | None = None
         self._asked = 0  # the version that `_answer` is about
+        self._questions: deque[asyncio.Future[Any]] = deque()  # those that wait, the first asked first
 
     @classmethod
     async def start(
@@ -116,6 +121,14 @@ class WorkerProcess:
         if "refused" in answer:
             raise ApplyError(str(answer["why"]))
 
+    async def ask(self, what: str, **arguments: object) -> list[Any]:
+        """What the worker says of its connections (proxy/census.py); nothing where it is gone or does not answer."""
+        question: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._questions.append(question)
+        self.send({**arguments, "ask": what})
+        done, _ = await asyncio.wait([question], timeout=ANSWER_S)
+        return list(question.result()) if done else []
+
     async def listen(self, reader: asyncio.StreamReader, on_problems: Callable[[], None]) -> None:
         """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves."""
         with contextlib.suppress(ConnectionError):
@@ -127,6 +140,8 @@ class WorkerProcess:
                     if message["stranded"] != self.stranded:
                         self.stranded = message["stranded"]
                         on_problems()
+                elif "told" in message:
+                    self._questions.popleft().set_result(message["told"])
                 elif "cannot" in message:
                     self.cannot = message["cannot"]
                 elif "applied" in message or "refused" in message:
@@ -136,6 +151,9 @@ class WorkerProcess:
                     on_problems()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result({"gone": True})
+        for question in self._questions:
+            question.set_result([])
+        self._questions.clear()
         self._writer.close()
 
     def _answered(self, message: dict[str, object]) -> None:
@@ -166,14 +184,15 @@ class Supervisor:
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
         self._proved = False  # some worker has run
-        self._draining = False
+        self.draining = asyncio.Event()
+        self._draining_since = 0.0
         self._applying = asyncio.Lock()
         self._complete = asyncio.Event()  # all workers have started once
 
     @property
     def ready(self) -> bool:
         """Whether new connections should come here."""
-        return self._model is not None and bool(self._workers) and not self._draining
+        return self._model is not None and bool(self._workers) and not self.draining.is_set()
 
     @property
     def pids(self) -> list[int]:
@@ -192,7 +211,7 @@ class Supervisor:
         while True:
             began = loop.time()
             cannot = await self._run_worker(turn)
-            if self._draining:
+            if self.draining.is_set():
                 return
             if cannot and not self._proved:
                 self._give_up(cannot)
@@ -344,7 +363,7 @@ class Supervisor:
             counters.update(worker.counters)
         return {
             "ready": self.ready,
-            "draining": self._draining,
+            "draining": self.draining.is_set(),
             "workers": len(self._workers),
             "worker_restarts": self._restarts,
             "health": health,
@@ -358,11 +377,40 @@ class Supervisor:
             return []
         return self._tally.rows(self._model, [worker.servers for worker in self._workers.values()])
 
+    async def count(self) -> list[Count]:
+        """The connections by listener, of all workers."""
+        return census.together(await asyncio.gather(*(each.ask("count") for each in self._workers.values())))
+
+    async def views(self, wanted: Filter) -> list[View]:
+        """The connections that are wanted, the oldest first."""
+        answers = await asyncio.gather(*(each.ask("views", **asdict(wanted)) for each in self._workers.values()))
+        found: list[View] = [view for answer in answers for view in answer]
+        return sorted(found, key=lambda view: -view["age_s"])[: wanted.limit]
+
+    async def status(self) -> dict[str, object]:
+        """What the administrator is told."""
+        now = asyncio.get_running_loop().time()
+        drain = None
+        if self.draining.is_set():
+            since_s = now - self._draining_since
+            left_s = max(0.0, self._settings.drain_s - since_s)
+            drain = {"since_s": round(since_s, 1), "at_most_s": round(left_s, 1)}
+        return {
+            "name": self._settings.name,
+            "pid": os.getpid(),
+            "configuration": self._version,
+            **self.report(),
+            "drain": drain,
+            "workers": [worker.process.pid for worker in self._workers.values()],
+            "listeners": await self.count(),
+        }
+
     # -- the end
 
     async def drain(self) -> None:
         """Takes no new connections and returns when all workers have ended, within the drain time."""
-        self._draining = True
+        self._draining_since = asyncio.get_running_loop().time()
+        self.draining.set()
         notify("STOPPING=1")
         vips = self._model is not None and any(instance.vips for instance in self._model.instances.values())
         message: dict[str, object] = {"drain": self._settings.drain_s, "lame_duck": LAME_DUCK_S if vips else 0.0}

@@ -8,6 +8,8 @@ A worker does what the supervisor says over a socketpair, one JSON object a line
     → {"drain": SECONDS, "lame_duck": SECONDS}, after which the worker ends itself
                                          ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
                                             "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}} every second
+    → {"ask": "count"}                   ← {"told": [COUNT…]}, also while it drains; see proxy/census.py
+    → {"ask": "views", …FILTER}          ← {"told": [VIEW…]}
                                          ← {"cannot": WHY} as the only word of a worker that cannot start
 
 When the supervisor is gone, the worker drains: nobody would restart or reconfigure it.
@@ -44,6 +46,7 @@ from core.model import Listener, Model, Protocol
 from core.resolve import L7Listener, l7_listeners, l7_services, servers
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
+from proxy import census
 from proxy.access_log import AccessLog, Record
 from proxy.acme_passage import Passages
 from proxy.conn import ClientConnection
@@ -299,6 +302,12 @@ class Worker:
         """Whether connections come from an L4 tier, which has to notice that we end."""
         return any(address not in EVERYWHERE for address, _ in self._openings)
 
+    def answer(self, question: dict[str, object]) -> object:
+        """What is asked of our connections."""
+        if question.pop("ask") == "views":
+            return census.views(self._all_sites(), census.Filter.of(question))
+        return census.count(self._all_sites(), self._hub.now())
+
     @property
     def connections(self) -> int:
         return sum(len(site.connections) for site in self._all_sites())
@@ -334,8 +343,11 @@ class Channel:
                     _send(writer, await self._apply(message))
             elif "down" in message:
                 self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
+            elif "ask" in message:
+                _send(writer, {"told": self._worker.answer(message)})
             elif "drain" in message:
                 drain_s, lame_duck_s = message["drain"], message["lame_duck"]
+                tasks.spawn(self._go_on_answering(reader, writer), "questions while draining")
                 break
         else:
             log.warning("the supervisor is gone: draining")
@@ -343,6 +355,12 @@ class Channel:
         await self._worker.drain(drain_s, lame_duck_s)
         self._send_counters(writer)
         writer.close()
+
+    async def _go_on_answering(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            message = json.loads(line)
+            if "ask" in message:
+                _send(writer, {"told": self._worker.answer(message)})
 
     async def _apply(self, message: dict[str, object]) -> dict[str, object]:
         version = message["version"]

@@ -42,6 +42,7 @@ PURE = (
     "l4fast.sync_window",
     "proxy.actions",
     "proxy.body",
+    "proxy.census",
     "proxy.conditions",
     "proxy.errors",
     "proxy.head",

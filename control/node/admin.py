@@ -12,12 +12,12 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[dict[str, object]], object]
+Handler = Callable[[dict[str, object]], object | Awaitable[object]]
 
 REQUEST_LIMIT_BYTES = 1 << 20
 REPLY_LIMIT_BYTES = 1 << 26  # a list of all sessions
@@ -32,8 +32,8 @@ class AdminError(Exception):
 async def serve(path: Path, handlers: Mapping[str, Handler]) -> asyncio.AbstractServer:
     """Listen at `path` (mode 0600) until the server is closed; a socket left by a dead process is replaced.
 
-    A handler gets the request without its "command"; what it raises becomes the error's text. Raises AdminError where
-    the path is too long or another process listens there.
+    A handler gets the request without its "command" and may be a coroutine; what it raises becomes the error's text.
+    Raises AdminError where the path is too long or another process listens there.
     """
     sock = _bind(path)
 
@@ -115,7 +115,7 @@ async def _converse(
         else:
             if not line:
                 return
-            reply = _answer(line, handlers)
+            reply = await _answer(line, handlers)
         writer.write(json.dumps(reply, default=str).encode() + b"\n")
         async with asyncio.timeout(IDLE_S):
             await writer.drain()
@@ -123,7 +123,7 @@ async def _converse(
             return
 
 
-def _answer(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, object]:
+async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, object]:
     try:
         request = json.loads(line)
     except ValueError:
@@ -133,7 +133,8 @@ def _answer(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, object]:
     if command not in handlers:
         return {"error": f"unknown command {command!r}; known: {', '.join(sorted(handlers))}"}
     try:
-        return {"ok": handlers[command](request)}
+        result = handlers[command](request)
+        return {"ok": await result if isinstance(result, Awaitable) else result}
     except Exception as error:
         log.exception("administration command %s failed", command)
         return {"error": f"{command}: {error}"}

@@ -29,6 +29,7 @@ from proxy.tls import TlsServer
 from proxy.worker import Worker
 
 Answer = Callable[["Request"], Awaitable[None]]
+WEBSOCKET = b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -245,6 +246,17 @@ class Client:
         self.writer.close()
         with suppress(ConnectionError):
             await self.writer.wait_closed()
+
+
+async def open_websocket(port: int, path: str) -> Client:
+    """A WebSocket that a server opened with `WEBSOCKET`."""
+    client = Client(*await asyncio.open_connection("127.0.0.1", port))
+    client.writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    assert (await client.whole_answer())[0] == 101
+    return client
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

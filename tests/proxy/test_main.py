@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -13,26 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from core.config import to_dict
 from proxy.__main__ import endpoint, parser
+from tests.proxy.processes import command, keep, refused
 from tests.proxy.support import Backend, Client, free_port, model, until
-
-CERTS = [sys.executable, "-m", "certs"]
-
-
-@pytest.fixture
-def identity(tmp_path: Path) -> Path:
-    subprocess.run([*CERTS, "init", str(tmp_path / "ca")], check=True, capture_output=True)
-    out = tmp_path / "id"
-    issue = [*CERTS, "issue", str(tmp_path / "ca"), "--role", "l7", "--name", "l7-1", "--out", str(out)]
-    subprocess.run(issue, check=True, capture_output=True)
-    return out
-
-
-def command(identity: Path, *more: str, ready: str = "") -> list[str]:
-    argv = [sys.executable, "-m", "proxy", "--name", "l7-1", "--control", "https://127.0.0.1:1", "--workers", "1"]
-    argv += ["--identity", str(identity), "--state", str(identity.parent / "state")]
-    return [*argv, "--ready", ready or f"127.0.0.1:{free_port()}", *more]
 
 
 def test_endpoints() -> None:
@@ -127,10 +109,7 @@ async def test_a_supervisor_killed_under_load_loses_no_request(identity: Path) -
 
     async with Backend().running() as backend:
         port = free_port()
-        state = identity.parent / "state"
-        state.mkdir()
-        kept = {"version": 1, "config": to_dict(model(port, [backend.port]))}
-        (state / "config.json").write_text(json.dumps(kept))
+        keep(identity, model(port, [backend.port]))
         argv = command(identity, "--workers", "2", "--drain-time", "5")
         process = await asyncio.create_subprocess_exec(*argv, stderr=subprocess.DEVNULL)
         try:
@@ -143,11 +122,6 @@ async def test_a_supervisor_killed_under_load_loses_no_request(identity: Path) -
         async with asyncio.timeout(30):
             await asyncio.gather(*clients)
     assert (failures, refused(port)) == ([], True)
-
-
-def refused(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_sigterm_drains_and_exits_0(identity: Path) -> None:
