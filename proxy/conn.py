@@ -17,34 +17,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
-from enum import IntEnum, auto
 from time import monotonic
 from typing import Final, cast
 
-from core.ejection import Outcome
 from core.endpoints import endpoint
 from proxy import client_identity, headers
-from proxy.access_log import Record
+from proxy.access_log import Record, Visitor
+from proxy.carrier import NEVER, Carrier, State
 from proxy.client_identity import UnusableIdentity
-from proxy.errors import Code, Refused, Source
-from proxy.exchange import (
-    Abort,
-    Assign,
-    Command,
-    Exchange,
-    Finish,
-    ReleaseUpstream,
-    SendClient,
-    SendUpstream,
-    Waits,
-)
+from proxy.commands import Finish
+from proxy.errors import Code, Refused
+from proxy.exchange import Exchange, Waits
 from proxy.gate import admits
 from proxy.head import RequestHead, read_request
 from proxy.headers import Origin
 from proxy.hub import Activity, Hub, Site, View
-from proxy.pool import Address, Full, Reuse
-from proxy.service import Service
-from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES, UpstreamConnection
+from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -53,47 +41,28 @@ PIPELINE_BYTES: Final = 65_536
 LINGER_S: Final = 2.0
 DRAIN_IDLE_S: Final = 1.0
 OPEN_SLACK_S: Final = 1.0  # the attempt to connect ends before whoever waits for it gives up
-NEVER: Final = float("inf")
 
 
-class _State(IntEnum):
-    IDLE = auto()  # between requests
-    HEAD = auto()  # the first bytes of a head are here
-    EXCHANGE = auto()
-    LINGER = auto()  # the last answer is out; what the client still sends is dropped
-    CLOSED = auto()  # by us; what the client has not taken yet may still be on its way
-
-
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Carrier):
     """One client's connection to a listener."""
 
     __slots__ = (
-        "_assigned_at", "_attempt", "_buffer", "_bytes_in", "_bytes_out", "_client", "_ends_at", "_eof", "_exchange",
-        "_full", "_head", "_hub", "_origin", "_paused", "_reading_heads", "_retiring", "_scanned", "_service", "_site",
-        "_sni", "_started_at", "_state", "_tls_version", "_transport", "_upstream", "_waiting", "deadline",
-        "since",
+        "_buffer", "_bytes_in", "_client", "_eof", "_head", "_paused", "_reading_heads", "_retiring", "_scanned",
+        "_site", "_started_at", "_visitor", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
-        self._hub, self._site = hub, site
-        self._state = _State.IDLE
+        super().__init__(hub)
+        self._site = site
         self._buffer = b""
         self._scanned = 0
-        self._exchange: Exchange | None = None
         self._head: RequestHead | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._service: Service | None = None  # the one that was asked last
-        self._attempt: tuple[Address, asyncio.Timeout] | None = None  # to connect
-        self._waiting: Assign | None = None  # in the queue of `_service`
-        self._ends_at = NEVER  # the exchange's whole time
-        self._full = False  # our transport towards the client is
         self._paused = False  # we do not read from the client
         self._eof = False
         self._retiring = False
         self._reading_heads = False
-        self._started_at = self._assigned_at = 0.0
-        self._bytes_in = self._bytes_out = 0
-        self.deadline = NEVER
+        self._started_at = 0.0
+        self._bytes_in = 0
         self.since = 0.0
 
     # -- transport callbacks
@@ -103,8 +72,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         peer = transport.get_extra_info("peername")
         self._client = str(peer[0]).partition("%")[0] if peer else ""  # a link-local address has its link behind a %
-        self._tls_version = str(transport.get_extra_info("tls_version") or "")
-        self._sni = str(transport.get_extra_info("sni") or "")
+        tls_version, sni = (str(transport.get_extra_info(name) or "") for name in ("tls_version", "sni"))
+        self._visitor = Visitor(self._site.name, self._client, tls_version, sni)
         self._origin = Origin(
             self._client.encode("ascii"), self._site.scheme.encode("ascii"), b"%d" % self._site.port,
             headers.is_trusted(self._client, self._site.trusted), self._hub.node, self._identify(),
@@ -115,6 +84,10 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = self._hub.now() + self._site.idle_timeout_s
         if self._site.access is not None:
             self.admit()  # the list may have changed during the TLS handshake
+
+    def _current(self) -> Exchange | None:
+        """The exchange that goes on; to be asked before anything is done that an exchange has to know of."""
+        return self._exchange
 
     @property
     def _leaving(self) -> bool:
@@ -139,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
         return b""
 
     def data_received(self, data: bytes) -> None:
-        exchange = self._exchange
+        exchange = self._current()
         if exchange is not None:
             self._bytes_in += len(data)
             ahead = exchange.request_complete  # what is sent ahead buys the request before it no time
@@ -147,16 +120,18 @@ class ClientConnection(asyncio.Protocol):
             if not ahead:
                 self._touch()
             self.balance()
-        elif self._state is not _State.LINGER:
+        elif self._state is not State.LINGER:
             self._buffer = self._buffer + data if self._buffer else data
             self._read_heads()
 
     def eof_received(self) -> bool:
         """A client that has sent its whole request may close its half and still gets the answer (RFC 9112 §9.6)."""
         self._eof = True
-        return self._exchange is not None and self._exchange.request_complete
+        exchange = self._current()
+        return exchange is not None and exchange.request_complete
 
     def pause_writing(self) -> None:
+        self._current()
         self._full = True
         if self._upstream is not None:
             self._upstream.pause_reading()
@@ -166,7 +141,7 @@ class ClientConnection(asyncio.Protocol):
         self._full = False
         if self._upstream is not None:
             self._upstream.resume_reading()
-        if self._exchange is None and self._state is not _State.LINGER:
+        if self._exchange is None and self._state is not State.LINGER:
             self._read_heads()
         else:
             self._touch()
@@ -174,9 +149,10 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._site.connections.discard(self)
         self._leave_queue()
-        if self._exchange is not None:
-            self._run(self._exchange.client_closed())
-        self._state = _State.CLOSED
+        exchange = self._current()
+        if exchange is not None:
+            self._run(exchange.client_closed())
+        self._state = State.CLOSED
         self.deadline = NEVER
 
     # -- heads
@@ -186,9 +162,9 @@ class ClientConnection(asyncio.Protocol):
         if self._reading_heads:
             return
         self._reading_heads = True
-        while self._exchange is None and not self._full and self._state in (_State.IDLE, _State.HEAD):
+        while self._exchange is None and not self._full and self._state in (State.IDLE, State.HEAD):
             if not self._buffer:
-                self._wait(_State.IDLE, self._site.idle_timeout_s)
+                self._wait(State.IDLE, self._site.idle_timeout_s)
                 break
             try:
                 head = read_request(self._buffer, self._scanned)
@@ -197,8 +173,8 @@ class ClientConnection(asyncio.Protocol):
                 break
             if head is None:
                 self._scanned = len(self._buffer)
-                if self._state is _State.IDLE:
-                    self._wait(_State.HEAD, self._site.idle_timeout_s)
+                if self._state is State.IDLE:
+                    self._wait(State.HEAD, self._site.idle_timeout_s)
                 break
             self._start(head)
         self._reading_heads = False
@@ -210,7 +186,7 @@ class ClientConnection(asyncio.Protocol):
         self._bytes_in, self._bytes_out = len(self._buffer), 0
         rest, self._buffer, self._scanned = self._buffer[head.size :], b"", 0
         self._head = head
-        self._state = _State.EXCHANGE
+        self._state = State.EXCHANGE
         identifier = headers.request_id(head.block) or hub.new_request_id()
         self._exchange = Exchange(
             head,
@@ -234,173 +210,10 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(reply)
         record = Record(self._site.name, self._client, status=code.status, bytes_in=len(self._buffer))
         record.bytes_out, record.request_id = len(reply), identifier.decode()
-        self._log(record, code, code.source.value, offset)
+        record.tls_version, record.sni = self._visitor.tls_version, self._visitor.sni
+        hub.journal.record(record, code, code.source.value, offset)
         self._buffer = b""
         self._finish(Finish(keep_alive=False, linger=True))
-
-    # -- commands
-
-    def _run(self, commands: list[Command]) -> None:
-        for command in commands:
-            if isinstance(command, SendClient):
-                self._bytes_out += len(command.data)
-                self._transport.write(command.data)
-            elif isinstance(command, SendUpstream):
-                assert self._upstream is not None
-                self._upstream.write(command.data)
-            elif isinstance(command, ReleaseUpstream):
-                self._release(command.reuse)
-            elif isinstance(command, Finish):
-                self._record()
-                self._finish(command)
-            elif isinstance(command, Assign):
-                self._assign(command)
-            else:
-                assert isinstance(command, Abort)
-                self._record()
-                self._exchange, self._state = None, _State.CLOSED
-                self._transport.abort()
-
-    def _assign(self, command: Assign) -> None:
-        exchange, hub = self._exchange, self._hub
-        assert exchange is not None
-        service = hub.services.get(command.service)
-        self._assigned_at = monotonic()  # finer than the loop's clock, which stands still for a whole turn
-        if service is None:
-            self._run(exchange.no_server())
-            return
-        if service.total_timeout_s and self._ends_at == NEVER:
-            self._ends_at = hub.now() + service.total_timeout_s
-        if command.tried or command.fresh:
-            hub.counters["retries"] += 1
-            if not service.pool.may_retry(hub.now()):
-                hub.counters["retries_denied"] += 1
-                self._run(exchange.denied())
-                return
-        self._choose(exchange, service, command, in_turn=False)
-
-    def _choose(self, exchange: Exchange, service: Service, command: Assign, *, in_turn: bool) -> None:
-        """Has a server of the service take the request, or one of its fallbacks'; or waits, or gives up."""
-        hub = self._hub
-        choice = service.pool.assign(
-            self._origin.client,
-            hub.now(),
-            repeatable=command.repeatable,
-            tried=command.tried,
-            fresh=command.fresh,
-            in_turn=in_turn,
-        )
-        while choice is None and service.fallback is not None:
-            hub.counters["fallback_requests"] += 1
-            service = service.fallback
-            choice = service.pool.assign(
-                self._origin.client, hub.now(), repeatable=command.repeatable, tried=command.tried, fresh=command.fresh
-            )
-        self._service = service
-        if choice is None:
-            self._run(exchange.no_server())
-        elif isinstance(choice, Full):
-            self._queue(exchange, service, command)
-        elif isinstance(choice, Reuse):
-            if choice.handle.usable:
-                self._adopt(exchange, choice.handle, reused=True)
-            else:
-                hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
-        else:
-            if choice.surplus is not None:
-                choice.surplus.close()
-            hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
-
-    def _queue(self, exchange: Exchange, service: Service, command: Assign) -> None:
-        """All servers have as many connections as they may."""
-        if not service.pool.wait(self):
-            self._run(exchange.no_server(Code.QUEUE_FULL))
-            return
-        self._hub.counters["queued_requests"] += 1
-        self._waiting = command
-        self.deadline = min(self._hub.now() + service.queue_timeout_s, self._ends_at)
-
-    def _leave_queue(self) -> None:
-        if self._waiting is not None and self._service is not None:
-            self._waiting = None
-            self._service.pool.leave(self)
-
-    def resume(self) -> None:
-        """It is our turn in the queue."""
-        command, self._waiting = self._waiting, None
-        assert self._exchange is not None
-        assert self._service is not None
-        assert command is not None
-        self._assigned_at = monotonic()
-        self._choose(self._exchange, self._service, command, in_turn=True)
-        self._touch()
-        self.balance()
-
-    async def _open(self, exchange: Exchange, service: Service, server: Address) -> None:
-        """Connects for an exchange; one that has ended meanwhile leaves the connection to the pool.
-
-        A connection that the server has ended already is as good as none: nothing was sent on it.
-        """
-        loop, pool, buffer = self._hub.loop, service.pool, self._hub.buffer
-        upstream, timed_out = None, False
-        try:
-            async with asyncio.timeout(service.connect_timeout_s) as timeout:
-                self._attempt = attempt = server, timeout
-                _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server, buffer), *server)
-        except OSError as error:
-            timed_out = isinstance(error, TimeoutError)
-        finally:
-            if self._attempt is attempt:
-                self._attempt = None
-        sound = upstream if upstream is not None and upstream.usable else None
-        if sound is None:
-            pool.failed(server)
-            service.note(server, Outcome.FAILED, self._hub.now())
-            self._hub.counters["connect_failures"] += 1
-        if self._exchange is not exchange:
-            if sound is not None and not pool.released(server, sound, self._hub.now()):
-                sound.close()
-            return
-        if sound is None:
-            self._run(exchange.connect_failed(server, timed_out))
-        else:
-            self._adopt(exchange, sound, reused=False)
-        self._touch()
-        self.balance()
-
-    def _adopt(self, exchange: Exchange, upstream: UpstreamConnection, *, reused: bool) -> None:
-        upstream.client = self
-        self._upstream = upstream
-        if self._full:
-            upstream.pause_reading()
-        self._run(exchange.assigned(upstream.server, reused))
-
-    def _release(self, reuse: bool) -> None:
-        upstream, service, exchange = self._upstream, self._service, self._exchange
-        assert upstream is not None
-        assert service is not None
-        assert exchange is not None
-        if exchange.status >= 500 or service.pool.attentive:
-            self._judge(exchange, service, upstream.server)
-        self._upstream = upstream.client = None
-        if self._full:
-            upstream.resume_reading()
-        if reuse and upstream.usable:
-            if not service.pool.released(upstream.server, upstream, self._hub.now()):
-                upstream.close()
-            return
-        service.pool.failed(upstream.server)
-        upstream.close()
-
-    def _judge(self, exchange: Exchange, service: Service, server: Address) -> None:
-        """Tells the pool how the server has served; nothing where it is not known, or not the server's doing."""
-        if exchange.source is Source.UPSTREAM:
-            outcome = Outcome.FAILED
-        elif exchange.error is not None or not exchange.status:
-            return
-        else:
-            outcome = Outcome.ERROR if exchange.status >= 500 else Outcome.ANSWERED
-        service.note(server, outcome, self._hub.now())
 
     def _finish(self, finish: Finish) -> None:
         exchange, self._exchange = self._exchange, None
@@ -408,42 +221,41 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not None:
             self._buffer, self._scanned = exchange.rest, 0
         if self._transport.is_closing():
-            self._wait(_State.CLOSED, CLOSE_S)
+            self._wait(State.CLOSED, CLOSE_S)
         elif finish.linger and not self._eof:
             self._buffer = b""
-            self._wait(_State.LINGER, LINGER_S)
+            self._wait(State.LINGER, LINGER_S)
             self.balance()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
         elif finish.keep_alive and not self._leaving and not (self._eof and not self._buffer):
-            self._wait(_State.IDLE, self._site.idle_timeout_s)
+            self._wait(State.IDLE, self._site.idle_timeout_s)
             self._read_heads()
         else:
             self._close()
 
     def _close(self) -> None:
         """Sends what is left to be sent, for a while; then the connection is cut."""
-        self._wait(_State.CLOSED, CLOSE_S)
+        self._wait(State.CLOSED, CLOSE_S)
         self._transport.close()
 
     # -- what the server does
 
     def upstream_data(self, data: bytes) -> None:
-        """Bytes came on our upstream connection."""
-        assert self._exchange is not None
-        self._run(self._exchange.upstream_data(data))
+        exchange = self._current()
+        assert exchange is not None
+        self._run(exchange.upstream_data(data))
         self._touch()
 
     def upstream_lost(self) -> None:
-        """Our upstream connection is gone."""
-        assert self._exchange is not None
-        self._run(self._exchange.upstream_closed())
+        exchange = self._current()
+        assert exchange is not None
+        self._run(exchange.upstream_closed())
         self._touch()
 
     # -- flow and time
 
     def balance(self) -> None:
-        """Reads from the client only as long as what it sends can be passed on."""
         exchange = self._exchange
         held = len(self._buffer) if exchange is None else len(exchange.rest)
         pause = held > PIPELINE_BYTES or (self._upstream is not None and self._upstream.full)
@@ -454,12 +266,11 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
-    def _wait(self, state: _State, timeout_s: float) -> None:
+    def _wait(self, state: State, timeout_s: float) -> None:
         self._state = state
         self.deadline = self._hub.now() + timeout_s
 
     def _touch(self) -> None:
-        """Something moved: the exchange has its whole time again."""
         exchange, site = self._exchange, self._site
         if exchange is None or self._waiting is not None:
             return
@@ -485,11 +296,12 @@ class ClientConnection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self.deadline = NEVER
-        if self._exchange is not None:
-            self._time_out(self._exchange)
-        elif self._state is _State.HEAD:
+        exchange = self._current()
+        if exchange is not None:
+            self._time_out(exchange)
+        elif self._state is State.HEAD:
             self._refuse(Code.HEAD_TIMEOUT, len(self._buffer))
-        elif self._state is _State.CLOSED or self._full:
+        elif self._state is State.CLOSED or self._full:
             self._transport.abort()
         else:
             self._close()
@@ -524,9 +336,10 @@ class ClientConnection(asyncio.Protocol):
 
         Not at once: a request may be on its way, and closing under it would lose it.
         """
-        if self._exchange is not None:
-            self._exchange.let_close()
-        elif self._state is _State.IDLE:
+        exchange = self._current()
+        if exchange is not None:
+            exchange.let_close()
+        elif self._state is State.IDLE:
             self.deadline = min(self.deadline, self._hub.now() + DRAIN_IDLE_S)
 
     def retire(self) -> None:
@@ -540,8 +353,9 @@ class ClientConnection(asyncio.Protocol):
     def cut(self) -> None:
         """The drain time is over."""
         self._leave_queue()
-        if self._exchange is not None:
-            self._run(self._exchange.drained())
+        exchange = self._current()
+        if exchange is not None:
+            self._run(exchange.drained())
         self._close()
 
     def admit(self) -> None:
@@ -561,10 +375,10 @@ class ClientConnection(asyncio.Protocol):
 
     def view(self) -> View:
         """For people who look at the node."""
-        exchange, head = self._exchange, self._head
+        exchange, head = self._current(), self._head
         view: View = {
             "listener": self._site.name, "client": self._client, "activity": self.activity,
-            "age_s": round(self._hub.now() - self.since, 1), "tls": self._tls_version,
+            "age_s": round(self._hub.now() - self.since, 1), "tls": self._visitor.tls_version,
             "busy_s": 0.0, "method": "", "host": "", "path": "", "request_id": "", "server": "",
         }  # fmt: skip
         if exchange is not None and head is not None:
@@ -596,32 +410,15 @@ class ClientConnection(asyncio.Protocol):
             record.upstream = endpoint(*exchange.upstream)
             record.upstream_ms = (now - self._assigned_at) * 1000
         record.request_id = exchange.identifier.decode("ascii")
+        record.tls_version, record.sni = self._visitor.tls_version, self._visitor.sni
         source = exchange.source.value if exchange.source else ""
-        self._log(record, exchange.error, source, exchange.offset)
-
-    def _log(self, record: Record, code: Code | None, source: str, offset: int) -> None:
-        counters = self._hub.counters
-        counters["requests"] += 1
-        counters[_CLASSES[record.status // 100]] += 1
-        counters["bytes_in"] += record.bytes_in
-        counters["bytes_out"] += record.bytes_out
-        if code is not None:
-            counters["error_" + code.label] += 1
-            record.error_source, record.error_code = source, code.label
-            record.error_detail = (
-                f"{code.what} ({code.rule}), byte {offset}" if offset else f"{code.what} ({code.rule})"
-            )
-        record.tls_version, record.sni = self._tls_version, self._sni
-        self._hub.write_record(record)
+        self._hub.journal.record(record, exchange.error, source, exchange.offset)
 
 
 _ACTIVITIES: Final = {
-    _State.IDLE: Activity.IDLE,
-    _State.HEAD: Activity.HEAD,
-    _State.EXCHANGE: Activity.REQUEST,
-    _State.LINGER: Activity.CLOSING,
-    _State.CLOSED: Activity.CLOSING,
+    State.IDLE: Activity.IDLE,
+    State.HEAD: Activity.HEAD,
+    State.EXCHANGE: Activity.REQUEST,
+    State.LINGER: Activity.CLOSING,
+    State.CLOSED: Activity.CLOSING,
 }
-_CLASSES: Final = ("status_0xx", "status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx") + (
-    "status_other",
-) * 4

@@ -18,13 +18,13 @@ What is kept true:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import Final
 
 from proxy import headers
 from proxy.actions import Forward, Redirect, Reply
 from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
+from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Refused, Source
 from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, read_response, upgrades_to_websocket
 from proxy.headers import Origin
@@ -34,52 +34,6 @@ from proxy.rules import Router, normal_target
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 §9.2.2, less TRACE
 TRIES: Final = 3
 INTERIM_LIMIT: Final = 16  # 1xx answers to one request
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Find an upstream; answer with `assigned`, `connect_failed` or `no_server`. See `Pool.assign`.
-
-    With `tried` or `fresh` it is a second attempt, for which `denied` is an answer too.
-    """
-
-    service: str
-    repeatable: bool
-    tried: frozenset[Address] = frozenset()
-    fresh: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SendUpstream:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SendClient:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseUpstream:
-    """The upstream connection is no longer ours; `reuse`: it may carry another request."""
-
-    reuse: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The exchange is over. Not `keep_alive`: close; `linger`: but first read and drop what the client still sends."""
-
-    keep_alive: bool
-    linger: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """The exchange is over and its answer incomplete: cut the client connection."""
-
-
-Command = Assign | SendUpstream | SendClient | ReleaseUpstream | Finish | Abort
 
 
 class Up(IntEnum):
@@ -228,6 +182,13 @@ class Exchange:
             return self._reply(refused.code)
         self._service = decision.service
         return [Assign(self._service, self._repeatable)]
+
+    def resume(self, service: str, server: Address) -> None:
+        """The fast lane has sent this request, a plain forward and complete, on a reused connection to `server`."""
+        self.target = normal_target(self._head.target)
+        self._request = headers.request_head(self._head, self.target, self._origin, self.identifier, b"")
+        self._service = service
+        self.assigned(server, reused=True)
 
     def assigned(self, server: Address, reused: bool) -> list[Command]:
         """An upstream connection is ours."""

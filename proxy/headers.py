@@ -83,6 +83,11 @@ def is_trusted(client: str, networks: Iterable[IPv4Network | IPv6Network]) -> bo
     return any(address in network for network in networks)
 
 
+def is_claim(lower: bytes) -> bool:
+    """Whether a field of this name (lower case) says where a request comes from, which only those we trust may say."""
+    return lower in _ORIGIN_FIELDS or lower.startswith(b"x-forwarded-") or client_identity.is_ours(lower)
+
+
 def request_id(block: Block) -> bytes:
     """The request id that the client sent, if it sent one that is safe to log and pass on."""
     ids = [each.value for each in block.acted_on if each.lower == b"x-request-id"]

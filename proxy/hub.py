@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from enum import StrEnum
@@ -15,7 +15,9 @@ from uuid import uuid4
 
 from control.node.tasks import Tasks
 from core.resolve import Guard
-from proxy.access_log import Record
+from proxy.access_log import Record, Visit
+from proxy.journal import Journal
+from proxy.lane import Answers
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.tls_profile import DEFAULT, Profile
@@ -97,19 +99,36 @@ class Site:
 class Hub:
     """What the connections of a worker share. `now()` is the loop's clock in seconds."""
 
-    def __init__(self, node: str, tasks: Tasks, write_record: Callable[[Record], None]) -> None:
+    def __init__(
+        self,
+        node: str,
+        tasks: Tasks,
+        write_record: Callable[[Record], None],
+        write_visits: Callable[[Sequence[Visit]], None] | None = None,
+    ) -> None:
         self.node = node.encode("ascii")
         self.tasks = tasks
-        self.write_record = write_record
+        self.journal = Journal(write_record, write_visits)
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.services: dict[str, Service] = {}
-        self.counters: Counter[str] = Counter()
         self.buffer = bytearray(READ_BYTES)
+        self._answers: dict[bytes, Answers] = {}
         self._second = 0
         self._date = b""
         self._id_prefix = uuid4().hex[:20].encode()
         self._id_number = 0
+
+    @property
+    def counters(self) -> Counter[str]:
+        """By name; to be changed in place."""
+        return self.journal.counters
+
+    def answers(self, hsts: bytes) -> Answers:
+        """The reader of answers for listeners with this line in their heads; there are few such lines."""
+        if hsts not in self._answers:
+            self._answers[hsts] = Answers(self.node, hsts, self.date)
+        return self._answers[hsts]
 
     def date(self) -> bytes:
         """The Date field's value now (RFC 9110 §5.6.7)."""

@@ -168,11 +168,18 @@ class Router:
 
     def route(self, head: RequestHead, target: bytes) -> Decision:
         """What is to happen to a request whose target is in normal form; None: nothing does."""
-        if not self._domains:
-            return self._default
-        domains = self._hosts.get(head.host)
+        return self._find(head.host, target, head) if self._domains else self._default
+
+    def forward(self, host: bytes, target: bytes) -> str:
+        """The backend service to which every such request goes as it is; "" where more has to be known or done."""
+        decision = self._find(host, target, None) if self._domains else self._default
+        return decision.service if isinstance(decision, Forward) else ""
+
+    def _find(self, host: bytes, target: bytes, head: RequestHead | None) -> Decision:
+        """Without a head, None also where conditions decide."""
+        domains = self._hosts.get(host)
         if domains is None:
-            domains = self._domains_of(head.host)
+            domains = self._domains_of(host)
         best, rank = self._default, _NONE
         path = b""
         for paths in domains:
@@ -183,7 +190,9 @@ class Router:
                 for entry in entries:
                     if entry.rank >= rank:
                         break
-                    if entry.conditions is None or entry.conditions.hold(head, target):
+                    if entry.conditions is not None and head is None:
+                        return None
+                    if entry.conditions is None or (head is not None and entry.conditions.hold(head, target)):
                         rank, best = entry.rank, entry.action
                         break
         return best

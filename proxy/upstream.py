@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import Any, Final, Protocol, cast
 
+from core.endpoints import endpoint
 from proxy.pool import Address, Pool
 
 # Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
@@ -36,12 +37,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     ends, and nobody later.
     """
 
-    __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "server")
+    __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "name", "server")
 
     def __init__(self, pool: Pool[UpstreamConnection, Any], server: Address, buffer: bytearray) -> None:
         self._pool = pool
         self._buffer = buffer
         self.server = server
+        self.name = endpoint(*server)
         self.client: User | None = None
         self.full = False
 

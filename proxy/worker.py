@@ -47,9 +47,8 @@ from core.resolve import L7Listener, l7_listeners, l7_services, servers
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
 from proxy import census
-from proxy.access_log import AccessLog, Record
+from proxy.access_log import AccessLog
 from proxy.acme_passage import Passages
-from proxy.conn import ClientConnection
 from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.headers import hsts_line
@@ -57,6 +56,7 @@ from proxy.hub import Hub, Site
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.listen import BACKLOG, EVERYWHERE, LAME_DUCK_S, accept_left, bind, endpoints, refuse_new
 from proxy.pool import Pool
+from proxy.quick import QuickConnection
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.tls import TlsServer
@@ -128,7 +128,7 @@ class Worker:
 
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
         """The protocol of a new connection to `site`."""
-        connection = ClientConnection(self._hub, site)
+        connection = QuickConnection(self._hub, site)
         inner: asyncio.BaseProtocol = connection
         if site.scheme == "https" and self._tls:
             lead = partial(self._passages.lead, site) if site.acme_service else None
@@ -242,6 +242,7 @@ class Worker:
         """Looks after deadlines until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            self._hub.journal.settle()
             now = self._hub.now()
             for site in self._all_sites():
                 for connection in [each for each in site.connections if each.deadline <= now]:
@@ -420,7 +421,7 @@ async def _follow_tickets(tls: TlsServer) -> None:
             await asyncio.sleep(TICKETS_S)
 
 
-def _no_log(_: Record) -> None:
+def _no_log(_: object) -> None:
     """For `--access-log` left out."""
 
 
@@ -441,7 +442,8 @@ async def serve(options: argparse.Namespace) -> int:
         return 1
     if keys is not None:
         await keys.start()
-    hub = Hub(options.name, tasks, access_log.write if access_log else _no_log)
+    log_all = (access_log.write, access_log.write_visits) if access_log else (_no_log, _no_log)
+    hub = Hub(options.name, tasks, *log_all)
     worker = Worker(hub, tls, options.turn, options.workers)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")
@@ -455,6 +457,7 @@ async def serve(options: argparse.Namespace) -> int:
     if tls is not None and keys is not None:
         await tls.close()
         await keys.close()
+    hub.journal.settle()
     if access_log is not None:
         await access_log.close()
     return 0

@@ -50,6 +50,8 @@ PURE = (
     "proxy.headers",
     "proxy.names",
     "proxy.exchange",
+    "proxy.commands",
+    "proxy.lane",
     "proxy.pool",
     "proxy.tally",
     "keyserver.protocol",

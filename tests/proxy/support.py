@@ -164,8 +164,14 @@ class Proxy:
 
     worker: Worker
     hub: Hub
-    records: list[Record]
+    written: list[Record]
     port: int
+
+    @property
+    def records(self) -> list[Record]:
+        """Of all exchanges that are over."""
+        self.hub.journal.settle()
+        return self.written
 
     async def connect(self, port: int = 0, host: str = "127.0.0.1") -> Client:
         reader, writer = await asyncio.open_connection(host, port or self.port)

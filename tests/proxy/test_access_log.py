@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from proxy import access_log
-from proxy.access_log import AccessLog, Record
+from proxy.access_log import AccessLog, Record, Visit, Visitor, record_of
 
 FIELDS = {
     "time", "node", "pid", "listener", "client", "method", "host", "path", "status", "bytes_in", "bytes_out",
@@ -30,6 +32,41 @@ async def test_lines_are_json_with_every_field(tmp_path: Path) -> None:
     assert (first["duration_ms"], first["pid"], first["node"]) == (1.25, os.getpid(), "l7-1")
     assert first["time"].endswith("Z")
     assert second["error_code"] == "bare_lf"
+
+
+async def test_visits_give_the_lines_of_their_records(tmp_path: Path) -> None:
+    """Byte for byte, but for the time, which is that of each one's end."""
+    path = tmp_path / "log"
+    log = AccessLog(str(path), 'l7"1')
+    visitor = Visitor('we"b', "192.0.2.1", "TLSv1.3", "a.example")
+    visits: list[Visit] = [
+        (time.monotonic() - 5, visitor, b"GET", b"a:80", b"/x?y=z", 200, 10, 20, 0.0012345, "10.0.0.1:80", b"id1"),
+        (time.monotonic(), visitor, b"HEAD", b"[::1]", b"/", 304, 0, 1 << 40, 61.0, "[::2]:80", b"id2"),
+        (time.monotonic(), Visitor("web", "", "", ""), b"GET", b"a", b"/", 200, 1, 1, 0.0, "10.0.0.1:80", b"id3"),
+    ]
+    log.write_visits(visits)
+    for visit in visits:
+        log.write(record_of(visit))
+    before = time.time()
+    await log.close()
+    lines = path.read_text().splitlines()
+    assert [line.partition("Z")[2] for line in lines[:3]] == [line.partition("Z")[2] for line in lines[3:]]
+    first, second, third = (json.loads(line) for line in lines[:3])
+    assert first.keys() == FIELDS
+    assert (first["duration_ms"], first["upstream_ms"], second["bytes_out"]) == (1.234, 1.234, 1 << 40)
+    times = [datetime.fromisoformat(each["time"]).timestamp() for each in (first, second, third)]
+    assert 4.9 < times[1] - times[0] < 5.1
+    assert -1 < before - times[1] < 1
+
+
+async def test_visits_that_are_too_many_are_lost_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AccessLog(str(tmp_path / "log"), "n")
+    monkeypatch.setattr(access_log, "BACKLOG_BYTES", 0)
+    visits = [(0.0, Visitor("web", "", "", ""), b"GET", b"a", b"/", 200, 1, 1, 0.0, "", b"id")] * 3
+    log.write_visits(visits[:1])
+    log.write_visits(visits)
+    assert log.lost == 3
+    await log.close()
 
 
 async def test_a_moved_file_is_opened_anew(tmp_path: Path) -> None:

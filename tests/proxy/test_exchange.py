@@ -10,22 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.model import Condition, FixedReply, Redirect, Rule
+from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
-from proxy.exchange import (
-    DOWN_MOVES,
-    INTERIM_LIMIT,
-    TRIES,
-    UP_MOVES,
-    Abort,
-    Assign,
-    Command,
-    Exchange,
-    Finish,
-    ReleaseUpstream,
-    SendClient,
-    SendUpstream,
-    Waits,
-)
+from proxy.exchange import DOWN_MOVES, INTERIM_LIMIT, TRIES, UP_MOVES, Exchange, Waits
 from proxy.head import read_request, read_response
 from proxy.headers import Origin
 from proxy.rules import Router

@@ -167,6 +167,19 @@ def test_what_is_found_is_what_one_by_one_would_find(made: list[Rule], method: b
             wanted = first(made, host_name(host), path, holds)
             found = tested.route(request, request.target)
             assert service(found) == (wanted.backend_service if wanted else "default"), (host, path)
+            known = tested.forward(request.host, request.target)
+            assert known in ("", service(found))
+            assert known or any(map(Conditions.of, made))
+
+
+def test_a_forward_is_known_where_no_condition_decides() -> None:
+    made = Router([
+        Rule("a", "web", "posts", url="/a", methods=("POST",)), Rule("b", "web", "a", url="/a"),
+        Rule("c", "web", "b", url="/b"), Rule("d", "web", url="/c", fixed_reply=FixedReply(200)),
+    ], "default")  # fmt: skip
+    assert [made.forward(b"h", target) for target in (b"/a", b"/b?x", b"/c", b"/")] == ["", "b", "", "default"]
+    assert Router([], "default").forward(b"h", b"/") == "default"
+    assert Router([], "", 443).forward(b"h", b"/") == Router([], "").forward(b"h", b"/") == ""
 
 
 def test_hosts_and_paths_without_end_cost_little() -> None:

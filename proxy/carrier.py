@@ -1,0 +1,248 @@
+"""Carries out what an exchange commands: bytes to both sides; upstream connections taken, made and given back."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from enum import IntEnum, auto
+from time import monotonic
+from typing import Final
+
+from core.ejection import Outcome
+from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
+from proxy.errors import Code, Source
+from proxy.exchange import Exchange
+from proxy.headers import Origin
+from proxy.hub import Hub
+from proxy.pool import Address, Full, Open, Reuse
+from proxy.service import Service
+from proxy.upstream import UpstreamConnection
+
+NEVER: Final = float("inf")
+
+
+class State(IntEnum):
+    """What a client connection is at."""
+
+    IDLE = auto()  # between requests
+    HEAD = auto()  # the first bytes of a head are here
+    EXCHANGE = auto()
+    LINGER = auto()  # the last answer is out; what the client still sends is dropped
+    CLOSED = auto()  # by us; what the client has not taken yet may still be on its way
+
+
+class Carrier(ABC, asyncio.Protocol):
+    """The part of a client connection that works for its exchange. `_run` is the way in."""
+
+    __slots__ = (
+        "_assigned_at", "_attempt", "_bytes_out", "_chosen", "_ends_at", "_exchange", "_full", "_hub", "_origin",
+        "_service", "_state", "_transport", "_upstream", "_waiting", "deadline",
+    )  # fmt: skip
+    _transport: asyncio.Transport
+    _origin: Origin
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._state = State.IDLE
+        self._exchange: Exchange | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._service: Service | None = None  # the one that was asked last
+        # For the exchange, before it has asked.
+        self._chosen: Reuse[UpstreamConnection] | Open[UpstreamConnection] | Full | None = None
+        self._attempt: tuple[Address, asyncio.Timeout] | None = None  # to connect
+        self._waiting: Assign | None = None  # in the queue of `_service`
+        self._ends_at = NEVER  # the exchange's whole time
+        self.deadline = NEVER
+        self._full = False  # our transport towards the client is
+        self._assigned_at = 0.0
+        self._bytes_out = 0
+
+    @abstractmethod
+    def balance(self) -> None:
+        """Reads from the client only as long as what it sends can be passed on."""
+
+    @abstractmethod
+    def upstream_data(self, data: bytes) -> None:
+        """Bytes came on our upstream connection."""
+
+    @abstractmethod
+    def upstream_lost(self) -> None:
+        """Our upstream connection is gone."""
+
+    @abstractmethod
+    def _finish(self, finish: Finish) -> None: ...
+
+    @abstractmethod
+    def _record(self) -> None:
+        """Logs the exchange, which is over."""
+
+    @abstractmethod
+    def _touch(self) -> None:
+        """Something moved: the exchange has its whole time again."""
+
+    def _run(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, SendClient):
+                self._bytes_out += len(command.data)
+                self._transport.write(command.data)
+            elif isinstance(command, SendUpstream):
+                assert self._upstream is not None
+                self._upstream.write(command.data)
+            elif isinstance(command, ReleaseUpstream):
+                self._release(command.reuse)
+            elif isinstance(command, Finish):
+                self._record()
+                self._finish(command)
+            elif isinstance(command, Assign):
+                self._assign(command)
+            else:
+                assert isinstance(command, Abort)
+                self._record()
+                self._exchange, self._state = None, State.CLOSED
+                self._transport.abort()
+
+    def _assign(self, command: Assign) -> None:
+        exchange, hub = self._exchange, self._hub
+        assert exchange is not None
+        service = hub.services.get(command.service)
+        self._assigned_at = monotonic()  # finer than the loop's clock, which stands still for a whole turn
+        if service is None:
+            self._run(exchange.no_server())
+            return
+        if service.total_timeout_s and self._ends_at == NEVER:
+            self._ends_at = hub.now() + service.total_timeout_s
+        if command.tried or command.fresh:
+            hub.counters["retries"] += 1
+            if not service.pool.may_retry(hub.now()):
+                hub.counters["retries_denied"] += 1
+                self._run(exchange.denied())
+                return
+        self._choose(exchange, service, command, in_turn=False)
+
+    def _choose(self, exchange: Exchange, service: Service, command: Assign, *, in_turn: bool) -> None:
+        """Has a server of the service take the request, or one of its fallbacks'; or waits, or gives up."""
+        hub = self._hub
+        choice, self._chosen = self._chosen, None
+        if choice is None:
+            choice = service.pool.assign(
+                self._origin.client,
+                hub.now(),
+                repeatable=command.repeatable,
+                tried=command.tried,
+                fresh=command.fresh,
+                in_turn=in_turn,
+            )
+        while choice is None and service.fallback is not None:
+            hub.counters["fallback_requests"] += 1
+            service = service.fallback
+            choice = service.pool.assign(
+                self._origin.client, hub.now(), repeatable=command.repeatable, tried=command.tried, fresh=command.fresh
+            )
+        self._service = service
+        if choice is None:
+            self._run(exchange.no_server())
+        elif isinstance(choice, Full):
+            self._queue(exchange, service, command)
+        elif isinstance(choice, Reuse):
+            if choice.handle.usable:
+                self._adopt(exchange, choice.handle, reused=True)
+            else:
+                hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
+        else:
+            if choice.surplus is not None:
+                choice.surplus.close()
+            hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
+
+    def _queue(self, exchange: Exchange, service: Service, command: Assign) -> None:
+        """All servers have as many connections as they may."""
+        if not service.pool.wait(self):
+            self._run(exchange.no_server(Code.QUEUE_FULL))
+            return
+        self._hub.counters["queued_requests"] += 1
+        self._waiting = command
+        self.deadline = min(self._hub.now() + service.queue_timeout_s, self._ends_at)
+
+    def _leave_queue(self) -> None:
+        if self._waiting is not None and self._service is not None:
+            self._waiting = None
+            self._service.pool.leave(self)
+
+    def resume(self) -> None:
+        """It is our turn in the queue."""
+        command, self._waiting = self._waiting, None
+        assert self._exchange is not None
+        assert self._service is not None
+        assert command is not None
+        self._assigned_at = monotonic()
+        self._choose(self._exchange, self._service, command, in_turn=True)
+        self._touch()
+        self.balance()
+
+    async def _open(self, exchange: Exchange, service: Service, server: Address) -> None:
+        """Connects for an exchange; one that has ended meanwhile leaves the connection to the pool.
+
+        A connection that the server has ended already is as good as none: nothing was sent on it.
+        """
+        loop, pool, buffer = self._hub.loop, service.pool, self._hub.buffer
+        upstream, timed_out = None, False
+        try:
+            async with asyncio.timeout(service.connect_timeout_s) as timeout:
+                self._attempt = attempt = server, timeout
+                _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server, buffer), *server)
+        except OSError as error:
+            timed_out = isinstance(error, TimeoutError)
+        finally:
+            if self._attempt is attempt:
+                self._attempt = None
+        sound = upstream if upstream is not None and upstream.usable else None
+        if sound is None:
+            pool.failed(server)
+            service.note(server, Outcome.FAILED, self._hub.now())
+            self._hub.counters["connect_failures"] += 1
+        if self._exchange is not exchange:
+            if sound is not None and not pool.released(server, sound, self._hub.now()):
+                sound.close()
+            return
+        if sound is None:
+            self._run(exchange.connect_failed(server, timed_out))
+        else:
+            self._adopt(exchange, sound, reused=False)
+        self._touch()
+        self.balance()
+
+    def _adopt(self, exchange: Exchange, upstream: UpstreamConnection, *, reused: bool) -> None:
+        upstream.client = self
+        self._upstream = upstream
+        if self._full:
+            upstream.pause_reading()
+        self._run(exchange.assigned(upstream.server, reused))
+
+    def _release(self, reuse: bool) -> None:
+        upstream, service, exchange = self._upstream, self._service, self._exchange
+        assert upstream is not None
+        assert service is not None
+        assert exchange is not None
+        if exchange.status >= 500 or service.pool.attentive:
+            self._judge(exchange, service, upstream.server)
+        self._give_back(upstream, service, reuse)
+
+    def _give_back(self, upstream: UpstreamConnection, service: Service, reuse: bool) -> None:
+        self._upstream = upstream.client = None
+        if self._full:
+            upstream.resume_reading()
+        if reuse and upstream.usable:
+            if not service.pool.released(upstream.server, upstream, self._hub.now()):
+                upstream.close()
+            return
+        service.pool.failed(upstream.server)
+        upstream.close()
+
+    def _judge(self, exchange: Exchange, service: Service, server: Address) -> None:
+        """Tells the pool how the server has served; nothing where it is not known, or not the server's doing."""
+        if exchange.source is Source.UPSTREAM:
+            outcome = Outcome.FAILED
+        elif exchange.error is not None or not exchange.status:
+            return
+        else:
+            outcome = Outcome.ERROR if exchange.status >= 500 else Outcome.ANSWERED
+        service.note(server, outcome, self._hub.now())

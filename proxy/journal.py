@@ -1,0 +1,73 @@
+"""What exchanges leave behind: counters, and records for the access log.
+
+A record that the fast lane leaves is a `Visit`, a tuple that costs next to nothing to make. Visits wait, SETTLE_AT of
+them at most, and are counted and handed on together: by the worker a few times a second, and before anybody reads
+counters or writes a record of the common kind, so that counters are never behind and lines keep their order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from proxy.access_log import Record, Visit, record_of
+from proxy.errors import Code
+
+SETTLE_AT: Final = 512
+
+_CLASSES: Final = ("status_0xx", "status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx") + (
+    "status_other",
+) * 4
+
+
+class Journal:
+    """Counters and log of one worker. Without `write_visits`, visits become records one by one."""
+
+    def __init__(
+        self,
+        write_record: Callable[[Record], None],
+        write_visits: Callable[[Sequence[Visit]], None] | None = None,
+    ) -> None:
+        self._write_record = write_record
+        self._write_visits = write_visits or self._write_one_by_one
+        self._counters: Counter[str] = Counter()
+        self.visits: list[Visit] = []  # to be appended to; `settle` from SETTLE_AT on
+
+    @property
+    def counters(self) -> Counter[str]:
+        """By name; to be changed in place."""
+        self.settle()
+        return self._counters
+
+    def record(self, record: Record, code: Code | None = None, source: str = "", offset: int = 0) -> None:
+        """Counts and logs an exchange, or a request that was refused."""
+        counters = self.counters
+        counters["requests"] += 1
+        counters[_CLASSES[record.status // 100]] += 1
+        counters["bytes_in"] += record.bytes_in
+        counters["bytes_out"] += record.bytes_out
+        if code is not None:
+            counters["error_" + code.label] += 1
+            record.error_source, record.error_code = source, code.label
+            record.error_detail = (
+                f"{code.what} ({code.rule}), byte {offset}" if offset else f"{code.what} ({code.rule})"
+            )
+        self._write_record(record)
+
+    def settle(self) -> None:
+        """Counts and hands on the visits that wait."""
+        if not self.visits:
+            return
+        visits, self.visits = self.visits, []
+        counters = self._counters
+        counters["requests"] += len(visits)
+        for status, number in Counter([visit[5] for visit in visits]).items():
+            counters[_CLASSES[status // 100]] += number
+        counters["bytes_in"] += sum([visit[6] for visit in visits])
+        counters["bytes_out"] += sum([visit[7] for visit in visits])
+        self._write_visits(visits)
+
+    def _write_one_by_one(self, visits: Sequence[Visit]) -> None:
+        for visit in visits:
+            self._write_record(record_of(visit))

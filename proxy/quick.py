@@ -1,0 +1,128 @@
+"""A client connection with a fast lane.
+
+Where a request comes whole in one read, is of a common shape, goes as it is to a service that has an idle connection
+for it, and its answer comes whole in one read, then the exchange is two calls: one write up, one write down, no
+commands, no exchange. What has to be remembered between the two is one tuple.
+
+Nothing uncommon is dealt with here. A request that is not common is left to `ClientConnection` untouched, before
+anything is done. Once one is on its way, whatever happens but its whole answer (more from the client, part of an
+answer, an end of either side, a deadline, a drain) first asks `_current` for the exchange, which is then made in the
+very state that it would be in had it sent the request itself; and that goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from proxy.carrier import State
+from proxy.conn import ClientConnection
+from proxy.exchange import IDEMPOTENT, Exchange
+from proxy.head import read_request
+from proxy.hub import Hub, Site
+from proxy.journal import SETTLE_AT
+from proxy.lane import Answers
+from proxy.lane import read_request as read_common_request
+from proxy.pool import Reuse
+
+# The request as it came, method, target, host, service, request id, and who reads its answer.
+_Asked = tuple[bytes, bytes, bytes, bytes, str, bytes, Answers]
+
+
+class QuickConnection(ClientConnection):
+    """One client's connection to a listener."""
+
+    __slots__ = ("_answers", "_asked", "_tail")
+
+    def __init__(self, hub: Hub, site: Site) -> None:
+        super().__init__(hub, site)
+        self._answers = hub.answers(site.hsts)
+        self._asked: _Asked | None = None  # the request that is on its way by the fast lane
+        self._tail = b""  # of each head that goes to a server, up to the request id
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        origin = self._origin
+        self._tail = b"%b%bVia: 1.1 %b\r\nX-Request-Id: " % (origin.lines, origin.identity or b"", origin.node)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is not State.IDLE or self._full or not self._ask(data):
+            super().data_received(data)
+
+    def _ask(self, data: bytes) -> bool:
+        """Sends a request by the fast lane; False: it has to go the common way, and at most a server is chosen yet."""
+        request, site, origin = read_common_request(data), self._site, self._origin
+        if request is None or self._retiring or site.closing:
+            return False
+        method, target, shape, head, body = request
+        hub = self._hub
+        name = site.router.forward(shape.host, target)
+        service = hub.services.get(name)
+        if service is None or service.total_timeout_s or (shape.claims and origin.trusted):
+            return False
+        now = monotonic()
+        choice = service.pool.assign(origin.client, now, repeatable=not body and method in IDEMPOTENT)
+        if not isinstance(choice, Reuse) or not choice.handle.usable:
+            self._chosen = choice
+            return False
+        upstream = choice.handle
+        upstream.client = self
+        self._upstream, self._service = upstream, service
+        if self._answers.hsts != site.hsts:
+            self._answers = hub.answers(site.hsts)
+        identifier = hub.new_request_id()
+        self._asked = data, method, target, shape.host, name, identifier, self._answers
+        self._state = State.EXCHANGE
+        self._started_at = now
+        self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
+        upstream.write(b"%b%b%b\r\n\r\n%b" % (head, self._tail, identifier, body))
+        return True
+
+    def upstream_data(self, data: bytes) -> None:
+        asked = self._asked
+        if asked is None:
+            super().upstream_data(data)
+            return
+        request, method, target, host, _, identifier, answers = asked
+        answer = answers.read(data, method)
+        upstream, service = self._upstream, self._service
+        assert upstream is not None
+        assert service is not None
+        if answer is None or answer[1] >= 500 or service.pool.attentive:  # the server is judged by it
+            super().upstream_data(data)
+            return
+        self._asked = None
+        out, status = answer
+        now = monotonic()
+        self._give_back(upstream, service, reuse=True)
+        self._state = State.IDLE
+        self.deadline = now + self._site.idle_timeout_s
+        self._transport.write(out)
+        if self._paused:
+            self.balance()
+        journal = self._hub.journal
+        journal.visits.append(
+            (
+                now, self._visitor, method, host, target, status, len(request), len(out), now - self._started_at,
+                upstream.name, identifier,
+            )
+        )  # fmt: skip
+        if len(journal.visits) >= SETTLE_AT:
+            journal.settle()
+
+    def _current(self) -> Exchange | None:
+        asked = self._asked
+        if asked is not None:
+            self._asked = None
+            request, _, _, _, name, identifier, answers = asked
+            head, upstream, hub = read_request(request), self._upstream, self._hub
+            assert head is not None
+            assert upstream is not None
+            self._head = head
+            self._bytes_in, self._bytes_out, self._assigned_at = len(request), 0, self._started_at
+            self._exchange = Exchange(
+                head, self._origin, self._site.router, identifier, hub.date, rest=request[head.size :],
+                hsts=answers.hsts,
+            )  # fmt: skip
+            self._exchange.resume(name, upstream.server)
+        return self._exchange

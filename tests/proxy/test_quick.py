@@ -1,0 +1,412 @@
+"""The fast lane and the common way, held to the same bytes, records, counters and states by the same events."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, replace
+from ipaddress import ip_network
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from control.node.tasks import Tasks
+from core.model import BackendProtocol, BackendService, Condition, FixedReply, Rule, Scheduler, Server
+from proxy.access_log import Record
+from proxy.conn import ClientConnection
+from proxy.hub import Hub, Site
+from proxy.pool import Pool
+from proxy.quick import QuickConnection
+from proxy.rules import Router
+from proxy.service import Service
+from proxy.upstream import UpstreamConnection
+
+SERVERS = [Server("10.0.0.1", 80), Server("10.0.0.2", 80)]
+DATE = b"Date: Fri, 20 Nov 2026 12:00:00 GMT\r\n"
+HSTS = b"Strict-Transport-Security: max-age=1\r\n"
+
+
+class Transport(asyncio.Transport):
+    """Keeps what it is told. `full`: its buffer is; what is above WRITE_HIGH_BYTES makes it so."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("192.0.2.1", 1)})
+        self.sent = b""
+        self.done: list[str] = []
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return "close" in self.done or "abort" in self.done
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.done.append("eof")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+    def pause_reading(self) -> None:
+        self.done.append("pause")
+
+    def resume_reading(self) -> None:
+        self.done.append("resume")
+
+
+class FixedHub(Hub):
+    def date(self) -> bytes:
+        return b"now"
+
+
+class Loop:
+    """Connects at once."""
+
+    def __init__(self) -> None:
+        self.upstreams: list[UpstreamConnection] = []
+
+    async def create_connection(self, factory: Any, *server: object) -> tuple[Transport, UpstreamConnection]:
+        upstream = factory()
+        upstream.connection_made(Transport())
+        self.upstreams.append(upstream)
+        return upstream._transport, upstream
+
+
+class Rig:
+    """One connection of a kind, with everything around it that it acts on."""
+
+    def __init__(
+        self, kind: type[ClientConnection], *, hsts: bytes = b"", trusted: bool = False, **service: Any
+    ) -> None:
+        self.failures: list[BaseException] = []
+        self.records: list[Record] = []
+        self.views: list[dict[str, object]] = []
+        self.tasks = Tasks(lambda _, error: self.failures.append(error))
+        self.hub = hub = FixedHub("l7-1", self.tasks, self.records.append)
+        hub._id_prefix = b"id"
+        self.loop = Loop()
+        hub.loop = self.loop  # type: ignore[assignment]
+        call_soon = asyncio.get_running_loop().call_soon
+        backend = BackendService("app", BackendProtocol.HTTP, "app", scheduler=Scheduler.WRR, **service)
+        self.pool: Pool[UpstreamConnection, Any] = Pool()
+        app = Service("app", self.pool, call_soon)
+        app.configure(backend)
+        self.pool.update(SERVERS, backend, hub.now())
+        hub.services = {"app": app, "api": Service("api", Pool(), call_soon)}
+        router = Router([
+            Rule("r", "web", "api", "", "/api"), Rule("s", "web", "gone", "", "/gone"),
+            Rule("f", "web", url="/teapot", fixed_reply=FixedReply(418)),
+            Rule("c", "web", "api", url="/cookie", cookies=(Condition("a", ("b",)),)),
+        ], "app")  # fmt: skip
+        networks = (ip_network("192.0.2.0/24"),) if trusted else ()
+        self.site = Site("web", "http", 80, router, 15.0, 60.0, 900.0, networks, hsts=hsts)
+        self.transport = Transport()
+        self.connection = kind(hub, self.site)
+        self.connection.connection_made(self.transport)
+
+    async def on(self, event: str, data: bytes) -> None:
+        connection, upstream = self.connection, self.connection._upstream
+        if event == "client":
+            if "abort" not in self.transport.done and not connection._eof:
+                connection.data_received(data)
+        elif event in ("eof", "expire", "drain", "retire", "pause_writing", "resume_writing"):
+            getattr(connection, {"eof": "eof_received"}.get(event, event))()
+        elif event == "view":
+            self.views.append({**connection.view(), "age_s": 0, "busy_s": 0})
+        elif event == "settings":
+            self.site.hsts, self.site.router = HSTS, Router((), "app")
+        elif upstream is not None:
+            if event == "server":
+                upstream.buffer_updated(_put(upstream, data))
+            elif event == "server full":
+                upstream.pause_writing()
+            elif event == "server not full":
+                upstream.resume_writing()
+            else:
+                assert event == "server lost"
+                upstream._transport.close()
+                upstream.connection_lost(None)
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+    def state(self) -> dict[str, object]:
+        """Whatever an event may change, but for times, which differ by a little."""
+        connection = self.connection
+        left = connection.deadline - self.hub.now()
+        self.hub.journal.settle()
+        return {
+            "to client": self.transport.sent,
+            "client's transport": self.transport.done,
+            "to servers": [each._transport.sent for each in self.loop.upstreams],
+            "servers' transports": [each._transport.done for each in self.loop.upstreams],
+            "deadline": left if left > 1e6 else round(left),
+            "state": connection._state.name,
+            "flags": (connection._paused, connection._full, connection._eof, connection._retiring),
+            "upstream": connection._upstream and self.loop.upstreams.index(connection._upstream),
+            "counters": dict(self.hub.counters),
+            "records": [asdict(replace(each, duration_ms=0, upstream_ms=0)) for each in self.records],
+            "timed": [(each.duration_ms > 0, each.upstream_ms > 0) for each in self.records],
+            "views": self.views,
+            "activity": connection.activity,
+            "active": self.pool.active,
+            "idle": [len(each.idle) for each in self.pool._members],
+            "told": [(each.requests, each.failures, each.errors, each.ejections) for each in self.pool._members],
+            "attentive": self.pool.attentive,
+            "next": self.pool._picker._next,  # type: ignore[union-attr]
+            "id": self.hub._id_number,
+            "failures": self.failures,
+        }
+
+    async def end(self) -> None:
+        self.connection.connection_lost(None)
+        await self.tasks.close()
+
+
+def _put(upstream: UpstreamConnection, data: bytes) -> int:
+    upstream.get_buffer(-1)[: len(data)] = data
+    return len(data)
+
+
+async def held_to_the_same(events: list[tuple[str, bytes]], **options: Any) -> Rig:
+    rigs = [Rig(ClientConnection, **options), Rig(QuickConnection, **options)]
+    for number, event in enumerate(events):
+        for rig in rigs:
+            await rig.on(*event)
+        common, quick = (rig.state() for rig in rigs)
+        assert quick == common, (number, event)
+    for rig in rigs:
+        await rig.end()
+    assert rigs[1].state() == rigs[0].state()
+    assert not rigs[0].failures
+    return rigs[1]
+
+
+def request(fields: bytes = b"", line: bytes = b"GET / HTTP/1.1", body: bytes = b"") -> bytes:
+    return line + b"\r\nHost: a\r\n" + fields + b"\r\n" + body
+
+
+def answer(fields: bytes = DATE, body: bytes = b"ok", status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n\r\n%b" % (status, fields, len(body), body)
+
+
+COOKIE = b"Accept: x\r\nCookie: a=b; c\r\nX: y\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\n" + DATE + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+REQUESTS = {
+    "get": request(),
+    "cookie": request(COOKIE),
+    "cookie in lower case": request(b"cookie: a\r\nCookie: b\r\n"),
+    "cookies, the first empty": request(b"Cookie: \r\nCookie: b\r\n"),
+    "cookie with spaces": request(b"Cookie:  a \r\n"),
+    "cookie not ASCII": request(b"Cookie: \xe9\r\n"),
+    "cookie that Connection names": request(b"Connection: cookie\r\nCookie: a\r\n"),
+    "cookie, bare LF": request(b"Cookie: a\nX: y\r\n"),
+    "cookie, NUL": request(b"Cookie: a\0\r\n"),
+    "no cookie": request(b"X-Ookie: a\r\nX: ookie: b\r\n"),
+    "head": request(line=b"HEAD /x?y=%zz HTTP/1.1"),
+    "path": request(line=b"GET /a/%7e/./b?c HTTP/1.1"),
+    "path out of the root": request(line=b"GET /../x HTTP/1.1"),
+    "quotes in the path": request(line=b'GET /"a" HTTP/1.1'),
+    "backslash in the query": request(line=b'GET /?"\\ HTTP/1.1'),
+    "rule": request(line=b"GET /api/x HTTP/1.1"),
+    "fixed reply": request(line=b"GET /teapot HTTP/1.1"),
+    "rule by a cookie": request(COOKIE, b"GET /cookie HTTP/1.1"),
+    "rule by another cookie": request(b"Cookie: a=c\r\n", b"GET /cookie HTTP/1.1"),
+    "rule to what is gone": request(line=b"GET /gone HTTP/1.1"),
+    "absolute": request(line=b"GET http://b/x HTTP/1.1"),
+    "options": request(line=b"OPTIONS * HTTP/1.1"),
+    "post": request(b"Content-Length: 5\r\n", b"POST / HTTP/1.1", b"hello"),
+    "put nothing": request(b"Content-Length: 0\r\n", b"PUT / HTTP/1.1"),
+    "chunks": request(b"Transfer-Encoding: chunked\r\n", b"POST / HTTP/1.1", b"2\r\nab\r\n0\r\n\r\n"),
+    "two lengths": request(b"Content-Length: 5\r\nContent-Length: 6\r\n", b"POST / HTTP/1.1", b"hello"),
+    "expects": request(b"Expect: 100-continue\r\nContent-Length: 2\r\n", b"PUT / HTTP/1.1", b"hi"),
+    "1.0": request(line=b"GET / HTTP/1.0"),
+    "closing": request(b"Connection: close\r\n"),
+    "kept alive": request(b"Connection: keep-alive\r\nKeep-Alive: 5\r\nTE: trailers\r\n"),
+    "identified": request(b"X-Request-Id: my-id\r\n"),
+    "forwarded": request(b"X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: h\r\nX_Y: z\r\n"),
+    "claimed": request(b"X-Real-IP: 1.1.1.1\r\n"),
+    "certificate": request(b"Client-Cert: x\r\n"),
+    "via": request(b"Via: 1.1 other\r\n"),
+    "loop": request(b"Via: 1.1 l7-1\r\n"),
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": request(b"Host: b\r\n"),
+    "dated": request(DATE + b"Strict-Transport-Security: x\r\n"),
+    "two": request() * 2,
+    "websocket": request(b"Connection: upgrade\r\nUpgrade: websocket\r\n"),
+    "long": request(b"X: " + b"x" * 40_000 + b"\r\n"),
+    "long line": request(line=b"GET /%b HTTP/1.1" % (b"x" * 17_000)),
+    "many fields": request(COOKIE + b"".join(b"X%d: y\r\n" % number for number in range(124))),
+    "too many fields": request(COOKIE + b"".join(b"X%d: y\r\n" % number for number in range(125))),
+    "empty line": b"\r\n" + request(),
+    "trace": request(line=b"TRACE / HTTP/1.1"),
+}  # fmt: skip
+ANSWERS = {
+    "ok": answer(),
+    "another": answer(DATE + b"Server: x\r\nETag: \"y\"\r\n", b"another"),
+    "not dated": answer(b""),
+    "oddly dated": answer(b"date: d\r\n"),
+    "dated with ength: in it": answer(b"Date: ength: 1234567890123456789012\r\n"),
+    "dated by the probe": answer(b"Date: ~the~date~of~a~common~shape~~\r\n"),
+    "says the probes": answer(b"X: 987654321\r\nY: ~the~date~of~a~common~shape~~\r\n"),
+    "twice dated": answer(DATE * 2),
+    "lower case": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ndate: Fri, 20 Nov 2026 12:00:01 GMT\r\n\r\nok",
+    "length first": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + DATE + b"Server: x\r\n\r\nok",
+    "length of probes": b"HTTP/1.1 200 OK\r\nContent-Length: 987654321\r\n\r\n",
+    "length 00": b"HTTP/1.1 200 OK\r\nContent-Length: 00\r\n\r\n",
+    "length +0": b"HTTP/1.1 200 OK\r\nContent-Length: +0\r\n\r\n",
+    "length 02": b"HTTP/1.1 200 OK\r\nContent-Length: 02\r\n\r\nok",
+    "lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+    "lengths differ": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 987654321\r\n\r\nok",
+    "length elsewhere": b"HTTP/1.1 200 OK\r\nX: ength: 2\r\nContent-Length: 2\r\n\r\nok",
+    "empty": answer(body=b""),
+    "not found": answer(b"Via: 1.1 b\r\nVia: 1.0 c\r\n", status=b"404 Not Found"),
+    "unavailable": answer(status=b"503 Service Unavailable"),
+    "no reason": answer(status=b"200"),
+    "secure": answer(b"Strict-Transport-Security: theirs\r\n"),
+    "hops": answer(b"Connection: keep-alive, X\r\nX: y\r\nKeep-Alive: 5\r\n"),
+    "closing": answer(b"Connection: close\r\n"),
+    "1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "1.0 kept alive": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+    "204": b"HTTP/1.1 204 No Content\r\n" + DATE + b"\r\n",
+    "204 with a length": b"HTTP/1.1 204 No Content\r\n" + DATE + b"Content-Length: 0\r\n\r\n",
+    "304": b"HTTP/1.1 304 Not Modified\r\n" + DATE + b"ETag: x\r\n\r\n",
+    "304 with a length": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+    "to head": b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n",
+    "interim": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(),
+    "upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "chunked": CHUNKED,
+    "endless": b"HTTP/1.1 200 OK\r\n" + DATE + b"\r\nok",
+    "surplus": answer() + b"x",
+    "two": answer() * 2,
+    "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n",
+    "bare LF after the date": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + DATE.rstrip() + b"\n\r\n\r\n",
+    "NUL": answer(b"X: \0\r\n"),
+    "large head": answer(b"X: " + b"x" * 65_500 + b"\r\n"),
+    "no status line": b"hello\r\n\r\n",
+}  # fmt: skip
+GET, OK = ("client", REQUESTS["get"]), ("server", ANSWERS["ok"])
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {}, "hsts": {"hsts": HSTS}, "trusted": {"trusted": True}, "first byte": {"first_byte_timeout_s": 7},
+    "total": {"total_timeout_s": 20}, "limited": {"server_max_connections": 1, "server_max_queue": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_requests(name: str, options: dict[str, Any]) -> None:
+    """Each twice, the second time on a connection that is there, and once more with its shape known."""
+    await held_to_the_same([GET, OK, *[("client", REQUESTS[name]), OK] * 3], **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"hsts": HSTS}], ids=["plain", "hsts"])
+@pytest.mark.parametrize("method", ["get", "head", "post"])
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_answers(name: str, method: str, options: dict[str, Any]) -> None:
+    asked, told = ("client", REQUESTS[method]), ("server", ANSWERS[name])
+    await held_to_the_same([GET, OK, GET, OK, asked, told, asked, told, GET, OK], **options)
+
+
+@pytest.mark.parametrize("event", ["client", "eof", "expire", "drain", "retire", "pause_writing", "server lost",
+                                   "server full", "settings", "view"])  # fmt: skip
+@pytest.mark.parametrize("name", ["get", "post"])
+async def test_what_happens_before_the_answer(event: str, name: str) -> None:
+    asked = ("client", REQUESTS[name])
+    after = [("resume_writing", b"")] if event == "pause_writing" else [("server not full", b"")]
+    data = REQUESTS["cookie"] if event == "client" else b""
+    await held_to_the_same([GET, OK, GET, OK, asked, (event, data), OK, *after, OK, GET, OK])
+
+
+async def test_the_lane_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing above says anything."""
+    quick = Rig(QuickConnection)
+    for event in (GET, OK, GET, OK):  # one connection to each server
+        await quick.on(*event)
+    monkeypatch.setattr("proxy.conn.Exchange", None)
+    monkeypatch.setattr("proxy.quick.Exchange", None)
+    for name in ("get", "cookie", "cookie in lower case", "head", "post", "kept alive", "forwarded", "dated"):
+        await quick.on("client", REQUESTS[name])
+        await quick.on("server", ANSWERS["to head" if name == "head" else "another"])
+    for name in ("ok", "lower case", "not dated", "length first", "204", "304", "304 with a length", "hops", "secure"):
+        await quick.on(*GET)
+        await quick.on("server", ANSWERS[name])
+    await quick.end()
+    assert quick.pool.active == {}
+    quick.hub.journal.settle()
+    assert [each.status for each in quick.records] == [200] * 14 + [204, 304, 304, 200, 200]
+
+
+async def test_a_thousand_visits_are_counted_and_logged_in_turns() -> None:
+    quick = Rig(QuickConnection)
+    for _ in range(1000):
+        await quick.on(*GET)
+        await quick.on(*OK)
+    assert 500 < len(quick.records) < 1000
+    assert quick.hub.counters["requests"] == quick.hub.counters["status_2xx"] == 1000
+    assert len(quick.records) == 1000
+    assert quick.hub.counters["bytes_out"] == len(quick.transport.sent)
+    await quick.end()
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted({place % len(data) for place in places}), len(data)]
+    return [data[start:end] for start, end in pairwise(edges) if start < end]
+
+
+PLACES = st.one_of(st.just([]), st.just([]), st.lists(st.integers(0, 400), max_size=3))
+EXTRAS = st.sampled_from([
+    *[""] * 30, "eof", "expire", "drain", "retire", "pause_writing", "resume_writing", "server full",
+    "server not full", "server lost", "settings", "view",
+])  # fmt: skip
+TURN = st.tuples(st.sampled_from(sorted(REQUESTS)), PLACES, EXTRAS, st.sampled_from(sorted(ANSWERS)), PLACES, EXTRAS)
+
+
+@given(st.lists(TURN, min_size=1, max_size=5), st.sampled_from(sorted(OPTIONS)))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_turns_in_any_pieces(turns: list[Any], option: str) -> None:
+    events = [GET, OK, GET, OK]
+    for asked, places, extra, told, other_places, other_extra in turns:
+        events += [("client", piece) for piece in cut(REQUESTS[asked], places)]
+        events += [(extra, b"")] if extra else []
+        events += [("server", piece) for piece in cut(ANSWERS[told], other_places)]
+        events += [(other_extra, b"")] if other_extra else []
+    asyncio.run(_run(events, OPTIONS[option]))
+
+
+async def _run(events: list[tuple[str, bytes]], options: dict[str, Any]) -> None:
+    await held_to_the_same(events, **options)
+
+
+def mutated(message: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    for at, gone, put in changes:
+        start = at % (len(message) + 1)
+        message = message[:start] + put + message[start + gone :]
+    return message
+
+
+PUT = st.sampled_from([
+    b"", b"\r\n", b"\n", b"\r", b" ", b":", b"\0", b"\xe9", b"0", b"Cookie: ", b"\r\nCookie: x", b"\r\nDate: x",
+    b"\r\nContent-Length: 2", b"ength: ", b"ate: ", b"\r\n\r\n", b"HTTP/1.1",
+])  # fmt: skip
+CHANGES = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 12), PUT), min_size=1, max_size=3)
+
+
+@given(st.sampled_from(sorted(REQUESTS)), CHANGES, st.sampled_from(sorted(ANSWERS)), CHANGES)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_broken_messages(asked: str, changes: list[Any], told: str, other_changes: list[Any]) -> None:
+    asking, telling = mutated(REQUESTS[asked], changes), mutated(ANSWERS[told], other_changes)
+    events = [GET, OK, GET, OK, ("client", asking), OK, GET, ("server", telling), GET, OK]
+    asyncio.run(_run(events, {}))
