@@ -9,6 +9,9 @@ deadline, when
 * the server has been silent for its share of the deadline while requests were outstanding; it then counts as hung and
   its connection is cut, so that later requests do not wait for it either.
 
+An endpoint whose signature has turned out to be wrong (`distrust`) is asked last for a minute: a node finds out from
+its clients, since verifying each signature would cost more than the rest of the request.
+
 A signature may be asked for twice, so moving on is always safe. With no endpoint open, requests wait for one until
 their deadline. Everything happens in the loop's thread; a request's callback is called exactly once, never from within
 `sign_soon`. This module is all of the key server that a TLS node imports.
@@ -66,6 +69,7 @@ CONNECT_TIMEOUT_S = 3.0  # TCP, TLS and greeting
 PING_EVERY_S = 5.0  # on an idle connection, so that a dead peer is found before a handshake needs it
 BACKOFF_S = (0.05, 2.0)  # the first delay and the longest
 TICKS_PER_DEADLINE = 40  # how finely deadlines are kept
+DISTRUST_S = 60.0  # a handshake a minute is what an endpoint that lies may cost while there are others
 
 _TRY_ELSEWHERE = frozenset({ErrorCode.UNKNOWN_KEY, ErrorCode.BUSY, ErrorCode.INTERNAL})
 
@@ -130,6 +134,7 @@ class KeyClient:
         self._pending: dict[int, _Pending] = {}  # in the order of their deadlines, since all wait equally long
         self._waiting: list[_Pending] = []  # those of them for which no endpoint is open
         self._last_id = 0
+        self._distrusted: dict[int, float] = {}  # until when, by the endpoint's index
         self._chains = asyncio.Semaphore(MAX_CHAINS)
         self._tasks = Tasks()
         self._ticking = False
@@ -165,12 +170,21 @@ class KeyClient:
 
     def sign_soon(
         self, key_id: bytes, scheme: int, content: bytes, sni: str, done: Callable[[bytes | KeyServerError], None]
-    ) -> None:
+    ) -> object:
         """Have `content` signed by key `key_id` (SHA-256 of its SubjectPublicKeyInfo); `done` gets the signature.
 
         scheme: TLS SignatureScheme code point. content: all the bytes to be signed; the server checks their shape.
+        Returns what `distrust` is given if the signature proves wrong.
         """
-        self._ask(Sign(self.next_id(), key_id, scheme, sni, content), cast("Callable[[Result], None]", done))
+        return self._ask(Sign(self.next_id(), key_id, scheme, sni, content), cast("Callable[[Result], None]", done))
+
+    def distrust(self, asked: object) -> None:
+        """Ask the endpoint that gave a wrong signature last for a minute. `asked` is what `sign_soon` returned."""
+        link = asked.link if isinstance(asked, _Pending) else None
+        if link is None:
+            return
+        log.error("key server %s: gave a wrong signature; the others are asked first", link.endpoint.text)
+        self._distrusted[link.index] = self._loop.time() + DISTRUST_S
 
     async def sign(self, key_id: bytes, scheme: int, content: bytes, sni: str) -> bytes:
         """`sign_soon` for coroutines. Raises KeyServerError."""
@@ -213,24 +227,37 @@ class KeyClient:
         self._last_id = self._last_id % MAX_REQUEST_ID + 1
         return self._last_id
 
-    def _ask(self, message: Request, done: Callable[[Result], None]) -> None:
+    def _ask(self, message: Request, done: Callable[[Result], None]) -> _Pending:
         now = self._loop.time()
         pending = _Pending(message, done, now + self._deadline_s)
         if self._closed or len(self._pending) >= self._max_outstanding:
             code = ErrorCode.CLOSED if self._closed else ErrorCode.OVERLOADED
             self._loop.call_soon(done, KeyServerError(code))
-            return
+            return pending
         self._pending[message.request_id] = pending
         if not self._ticking:
             self._ticking = True
             self._loop.call_later(self._deadline_s / TICKS_PER_DEADLINE, self._tick)
         self._dispatch(pending, now)
+        return pending
 
     def _first_open(self, tried: Sequence[_Link]) -> _Link | None:
-        for link in self._open:
-            if link is not None and link not in tried:
+        """In the order of preference; those that are not trusted after all others."""
+        last = None
+        for index, link in enumerate(self._open):
+            if link is None or link in tried:
+                continue
+            if not self._distrusted or not self._is_distrusted(index):
                 return link
-        return None
+            last = last or link
+        return last
+
+    def _is_distrusted(self, index: int) -> bool:
+        until = self._distrusted.get(index)
+        if until is not None and until <= self._loop.time():
+            del self._distrusted[index]
+            until = None
+        return until is not None
 
     def _dispatch(self, pending: _Pending, now: float, because: KeyServerError | None = None) -> None:
         """Send it to the next open endpoint; with none left, fail with the last answer or wait for one to open."""
@@ -344,8 +371,8 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, client: KeyClient, index: int, endpoint: Endpoint) -> None:
         self._client = client
-        self._index = index
-        self._endpoint = endpoint
+        self.index = index
+        self.endpoint = endpoint
         self._wire = client_side()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -413,7 +440,7 @@ class _Link(asyncio.Protocol):
             self._handle(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._client.retired(self._index, self)
+        self._client.retired(self.index, self)
         orphans = list(self._asked.values())
         self._asked.clear()
         if not self.greeted.done():
@@ -439,12 +466,12 @@ class _Link(asyncio.Protocol):
             self._client.answered(event.request_id, WireError(event.why))
         elif isinstance(event, Welcome):
             self.greeted.set_result(None)
-            self._client.opened(self._index, self)
+            self._client.opened(self.index, self)
         elif isinstance(event, Goodbye):
-            log.info("key server %s: says goodbye", self._endpoint.text)
+            log.info("key server %s: says goodbye", self.endpoint.text)
             self._why = KeyServerError(ErrorCode.UNAVAILABLE, "it is about to end")
             self._retired = True
-            self._client.retired(self._index, self)
+            self._client.retired(self.index, self)
             if not self._asked:
                 self.abort()
         elif isinstance(event, Failed):
@@ -452,7 +479,7 @@ class _Link(asyncio.Protocol):
         elif isinstance(event, Broken):
             self.cut(event.why)
         elif isinstance(event, Unknown):
-            log.debug("key server %s: unknown reply 0x%02x", self._endpoint.text, event.tag)
+            log.debug("key server %s: unknown reply 0x%02x", self.endpoint.text, event.tag)
 
     def _send(self, message: Message) -> None:
         """Queue a message; all of one turn of the loop leave in one write."""

@@ -41,7 +41,7 @@ from proxy.keyless_abi import (
     dispatch,
 )
 
-__all__ = ["SIGNER", "KeylessUnavailable", "Signer", "clear_errors", "load", "reference_pem", "scheme_of"]
+__all__ = ["SIGNER", "KeylessUnavailable", "Signer", "clear_errors", "load", "reference_pem", "scheme_of", "spki_of"]
 
 log = logging.getLogger(__name__)
 
@@ -361,6 +361,12 @@ def load() -> None:
         crypto.ERR_clear_error()
         raise KeylessUnavailable(f"keyless TLS: OpenSSL refuses the provider (is FIPS mode forced?): {abi.REMEDY}")
     _provider = provider
+
+
+def spki_of(key_id: bytes) -> bytes | None:
+    """The SubjectPublicKeyInfo of a key that this process has a reference to."""
+    assert _provider is not None
+    return next((spki for each, spki in _provider._addresses if each == key_id), None)
 
 
 def clear_errors() -> None:

@@ -18,10 +18,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol, cast
 
+from proxy import keyless
 from proxy.tls_admission import Terms
 from proxy.tls_certificates import TlsObject
 from proxy.tls_hello import Look, look
 from proxy.tls_stream import Buffers, TlsStream
+from proxy.tls_verify import verifies
 from proxy.tls_waiting import Signed, Step, Waiting
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Failure(StrEnum):
     REFUSED = "refused"  # too many in flight, and all of the oldest wait for the key server
     REFUSED_CLIENT = "refused_client"  # too many of this client
     CROWDED_OUT = "crowded_out"  # the oldest of too many
-    KEYSERVER = "keyserver"  # no signature
+    KEYSERVER = "keyserver"  # no signature, or one that is none
     NO_CERTIFICATE = "no_certificate"  # the listener has none that works
     CLOSED = "closed"  # by the client, half way
     PLAIN_HTTP = "plain_http"
@@ -96,7 +98,10 @@ class Signers(Protocol):
 
     def sign_soon(
         self, key_id: bytes, scheme: int, content: bytes, sni: str, done: Callable[[bytes | Exception], None], /
-    ) -> None: ...
+    ) -> object: ...
+
+    def distrust(self, asked: object, /) -> None:
+        """The signature that this `sign_soon` led to is wrong."""
 
 
 class Gate(Protocol):
@@ -137,6 +142,7 @@ class Supervisor(Protocol):
 class Handshake(asyncio.BufferedProtocol):
     __slots__ = (
         "_aside",
+        "_asked",
         "_context",
         "_ended",
         "_heard",
@@ -148,6 +154,7 @@ class Handshake(asyncio.BufferedProtocol):
         "_over",
         "_raw",
         "_raw_paused",
+        "_signature",
         "_signed",
         "_step",
         "_supervisor",
@@ -178,6 +185,8 @@ class Handshake(asyncio.BufferedProtocol):
         self._ended = False
         self._signed = False
         self._key_error: Exception | None = None
+        self._asked: tuple[bytes, int, bytes, object] | None = None  # key id, scheme, content, who was asked
+        self._signature = b""
         self._over = True
         self._raw_paused = False
 
@@ -292,13 +301,16 @@ class Handshake(asyncio.BufferedProtocol):
 
     def _ask(self, key_id: bytes, scheme: int, content: bytes, reply: Callable[[Signed], None]) -> None:
         def answered(signed: Signed) -> None:
-            if not isinstance(signed, bytes):
+            if isinstance(signed, bytes):
+                self._signature = signed
+            else:
                 self._key_error = signed
             reply(signed)
 
         self._signed = True
         try:
-            self._supervisor.keys.sign_soon(key_id, scheme, content, self._tls.sni, answered)
+            asked = self._supervisor.keys.sign_soon(key_id, scheme, content, self._tls.sni, answered)
+            self._asked = key_id, scheme, content, asked
         except Exception as error:
             log.exception("key %s: cannot be asked for", key_id.hex()[:16])
             answered(error)
@@ -348,9 +360,22 @@ class Handshake(asyncio.BufferedProtocol):
             failure, detail = Failure.NO_CERTIFICATE, "the listener has no certificate that can be served"
         else:
             failure, detail = failure_of(error), getattr(error, "verify_message", None) or error_text(error)
+            if failure in (Failure.ALERT, Failure.OTHER) and self._was_deceived():
+                failure, detail = Failure.KEYSERVER, "the signature that the key server gave is wrong"
         if failure is Failure.PLAIN_HTTP:
             self._raw.write(PLAIN_HTTP_REPLY)
         self._fail(failure, detail)
+
+    def _was_deceived(self) -> bool:
+        """Whether it failed because of a signature that is none; whoever gave it is asked last then."""
+        if self._asked is None or self._key_error is not None:
+            return False
+        key_id, scheme, content, asked = self._asked
+        spki = keyless.spki_of(key_id)
+        if spki is None or verifies(spki, scheme, content, self._signature):
+            return False
+        self._supervisor.keys.distrust(asked)
+        return True
 
     def _fail(self, failure: Failure, detail: str) -> None:
         """Counts the first failure of this handshake and closes; lets a step that waits unwind."""

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from keyserver.errors import ErrorCode
 from keyserver.protocol import CheckChain, Event, Failed, Message, Sign, Signed
 from tests.keyserver.conftest import Serving
 from tests.keyserver.test_client import Script, ScriptedServer, cutting, refusing, silent
-from tests.proxy.test_tls import P256, RSA
-from tests.proxy.tls_support import Served, certificate, get, serving
+from tests.proxy.test_tls import P256, P384, RSA
+from tests.proxy.tls_support import Served, certificate, client_context, get, key_id, new_key, serving, sign
 
 DEADLINE_S = 1.0
+KEYS = {key_id(key): key for key in (P256, RSA)}
+OTHERS = {key_id(P256): new_key("P-256", 1), key_id(RSA): new_key("RSA", 1)}
 
 
 def garbage(event: Event) -> Sequence[Message | bytes | None]:
@@ -31,8 +33,19 @@ def half(event: Event) -> Sequence[Message | bytes | None]:
     return [b"\0\0\0\x45\x82"] if isinstance(event, Sign) else []
 
 
-def lying(event: Event) -> Sequence[Message | bytes | None]:
-    return [Signed(event.request_id, b"0" * 70)] if isinstance(event, Sign) else []
+def lying(signature: Callable[[Sign], bytes]) -> Script:
+    """Answers at once, and wrongly."""
+    return lambda event: [Signed(event.request_id, signature(event))] if isinstance(event, Sign) else []
+
+
+def by_another_key(asked: Sign) -> bytes:
+    """Well formed in every way, but for whose it is."""
+    return sign(OTHERS[asked.key_id], asked.scheme, asked.content)
+
+
+def of_something_else(asked: Sign) -> bytes:
+    """By the right key, of another handshake."""
+    return sign(KEYS[asked.key_id], asked.scheme, asked.content[:-32] + bytes(32))
 
 
 def sound(script: Script) -> Script:
@@ -100,10 +113,83 @@ async def test_with_none_that_answers_clients_get_an_alert_in_time(tmp_path: Pat
         assert (await served.settled())["failed_keyserver"] == 1
 
 
-async def test_a_key_server_that_lies_costs_its_handshakes_only(tmp_path: Path) -> None:
-    async with node(tmp_path, lying, real=True) as (served, (liar,)):
+LIES: dict[str, Callable[[Sign], bytes]] = {
+    "by another key": by_another_key,
+    "of something else": of_something_else,
+    "nothing": lambda _: b"",
+    "a byte": lambda _: b"0",
+    "the beginning of one": lambda asked: sign(KEYS[asked.key_id], asked.scheme, asked.content)[:-1],
+    "one and more": lambda asked: sign(KEYS[asked.key_id], asked.scheme, asked.content) + b"0",
+    "zeros": lambda asked: bytes(70 if asked.scheme == 0x0403 else 256),
+    "far too long": lambda _: b"0" * 60_000,
+}
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("name", ["web.test", "rsa.test"])
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_key_server_that_lies_costs_one_handshake(
+    tmp_path: Path, lie: str, name: str, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its client ends it, or is told; the node finds out whose fault it was, and asks the next one from then on."""
+    async with node(tmp_path, lying(LIES[lie]), real=True) as (served, (liar,)):
+        context = client_context(version)
+        with pytest.raises(ssl.SSLError, match=r"BAD_SIGNATURE|ALERT_INTERNAL_ERROR"):
+            await asyncio.to_thread(get, served.port, name, context)
+        while served.tls.counters()["in_flight"]:
+            await asyncio.sleep(0.005)
+        for _ in range(2):
+            assert f"TLSv{version}" in await asyncio.to_thread(get, served.port, name, context)
+        assert await served.settled() == {"failed_keyserver": 1, "ok": 2}
+        assert len(liar.signs) == 1
+    assert f"key server unix:{tmp_path / '0'}: gave a wrong signature" in caplog.text
+
+
+async def test_with_no_other_to_ask_a_liar_is_asked_again(tmp_path: Path) -> None:
+    async with node(tmp_path, lying(by_another_key), real=False) as (served, (liar,)):
+        for _ in range(2):
+            with pytest.raises(ssl.SSLError):
+                await asyncio.to_thread(get, served.port)
+        assert (await served.settled())["failed_keyserver"] == 2
+        liar.script = sound(lying(lambda asked: sign(KEYS[asked.key_id], asked.scheme, asked.content)))
+        assert "TLSv1.3" in await asyncio.to_thread(get, served.port)
+
+
+async def test_a_liar_is_trusted_again_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyserver.client.DISTRUST_S", 0.0)
+    async with node(tmp_path, lying(by_another_key), real=True) as (served, (liar,)):
         with pytest.raises(ssl.SSLError):
             await asyncio.to_thread(get, served.port)
-        liar.script = sound(cutting)
+        await served.settled()
+        liar.script = sound(lying(lambda asked: sign(KEYS[asked.key_id], asked.scheme, asked.content)))
         assert "TLSv1.3" in await asyncio.to_thread(get, served.port)
-        assert (await served.settled())["ok"] == 1
+        assert len(liar.signs) == 2
+
+
+async def test_replies_to_each_other_are_wrong_for_both(tmp_path: Path) -> None:
+    """Each of two handshakes gets the other's signature: both fail, and what comes after them does not."""
+    held: list[Sign] = []
+
+    def crossing(event: Event) -> list[Message | bytes | None]:
+        if isinstance(event, Sign):
+            held.append(event)
+        if len(held) != 2 or not isinstance(event, Sign):
+            return []
+        one, other = ((each.request_id, sign(KEYS[each.key_id], each.scheme, each.content)) for each in held)
+        return [Signed(one[0], other[1]), Signed(other[0], one[1])]
+
+    async with node(tmp_path, crossing, real=True) as (served, _):
+        results = await asyncio.gather(*(asyncio.to_thread(get, served.port) for _ in range(2)), return_exceptions=True)
+        assert all(isinstance(each, ssl.SSLError) for each in results)
+        await served.settled()
+        assert "TLSv1.3" in await asyncio.to_thread(get, served.port)
+        assert await served.settled() == {"failed_keyserver": 2, "ok": 1}
+
+
+async def test_clients_that_turn_us_down_are_not_the_key_servers_fault(tmp_path: Path) -> None:
+    async with node(tmp_path, real=True) as (served, _):
+        for version in ("1.2", "1.3"):
+            stranger = client_context(version, trust=certificate(P384, ["web.test"]).chain)
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await asyncio.to_thread(get, served.port, "web.test", stranger)
+        assert await served.settled() == {"failed_alert": 2}
