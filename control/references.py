@@ -21,21 +21,25 @@ def referrers(model: Model, kind: Kind, name: str) -> tuple[tuple[Kind, str], ..
 
 
 def _references(kind: Kind, value: Object) -> Iterator[tuple[Kind, str]]:
-    for field, target in _reference_fields(kind):
+    for field, inner, target in _reference_fields(kind):
         held = getattr(value, field)
-        for name in held if isinstance(held, tuple) else (held,):
-            yield target, name
+        for each in held if isinstance(held, tuple) else (held,):
+            yield target, getattr(each, inner) if inner else each
 
 
 @cache
-def _reference_fields(kind: Kind) -> tuple[tuple[str, Kind], ...]:
-    """(field, kind referred to) for each field of type `Ref` or tuple of `Ref`."""
-    hints = get_type_hints(CLASSES[kind], include_extras=True)
-    found = []
-    for field in dataclasses.fields(CLASSES[kind]):
+def _reference_fields(kind: Kind) -> tuple[tuple[str, str, Kind], ...]:
+    return tuple(_of(CLASSES[kind]))
+
+
+def _of(cls: type) -> Iterator[tuple[str, str, Kind]]:
+    """(field, field within its tables, kind referred to) for each `Ref`, alone, in a tuple or in a tuple's tables."""
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
         hint = hints[field.name]
         if get_origin(hint) is tuple:
             hint = get_args(hint)[0]
+            if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+                yield from ((field.name, inner, target) for inner, _, target in _of(hint))
         if get_origin(hint) is Annotated:
-            found += [(field.name, Kind(mark.kind)) for mark in get_args(hint)[1:] if isinstance(mark, Ref)]
-    return tuple(found)
+            yield from ((field.name, "", Kind(mark.kind)) for mark in get_args(hint)[1:] if isinstance(mark, Ref))

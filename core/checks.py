@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from itertools import chain
 from typing import get_args, get_origin
 
@@ -28,7 +29,6 @@ from core.model import (
     Kind,
     Model,
     Node,
-    Object,
     Ref,
     Role,
     Server,
@@ -76,14 +76,16 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
     )
 
 
-def _references(item: Object, path: Path, places: Places) -> Iterator[Problem]:
+def _references(item: object, path: Path, places: Places) -> Iterator[Problem]:
     for field in fields(type(item)):
         bare, constraints = split(field.annotation)
         value = getattr(item, field.name)
         targets = [((*path, field.name), value)]
         if get_origin(bare) is tuple:
-            _, constraints = split(get_args(bare)[0])
+            inner, constraints = split(get_args(bare)[0])
             targets = [((*path, field.name, index), name) for index, name in enumerate(value)]
+            if is_dataclass(inner):
+                yield from (problem for where, table in targets for problem in _references(table, where, places))
         elif value == field.default:
             continue
         for constraint in constraints:

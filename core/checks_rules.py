@@ -7,18 +7,36 @@ from collections.abc import Iterator, Mapping
 
 from core.checks_listeners import L4_PROTOCOLS, servers_fit
 from core.errors import Path, Problem
-from core.model import BackendProtocol, Kind, Listener, Model, Redirect, Rule
+from core.model import (
+    BackendProtocol,
+    HeaderAction,
+    HeaderChange,
+    Kind,
+    Listener,
+    Model,
+    Redirect,
+    Rewrite,
+    Rule,
+)
 from core.paths import fault
 from core.reader import in_words, show
 from core.rules import asked, hidden
 
 Places = Mapping[tuple[Kind, str], Path]
 
-ACTIONS = ("backend_service", "redirect", "fixed_reply")
+ACTIONS = ("backend_service", "split", "redirect", "fixed_reply")
+FORWARDING = ("backend_service", "split")
 REDIRECTS = (301, 302, 303, 307, 308)
 EMPTY = (204, 205)  # RFC 9110 §15.3.5, §15.3.6: no content
 # Those with an underscore never come so far: see docs/proxy.md.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+")
+# What the tier itself acts on, in both directions: head.py and headers.py of the proxy.
+OURS = frozenset((
+    "connection", "content-length", "date", "expect", "forwarded", "host", "keep-alive", "proxy-connection", "te",
+    "trailer", "transfer-encoding", "upgrade", "via", "x-real-ip", "x-request-id",
+))  # fmt: skip
+OURS_BEGIN = ("client-cert", "x-forwarded-")
+_INSTEAD = {"host": "rewrite host instead", "strict-transport-security": "give hsts_max_age_s of the listener instead"}
 _VARIABLE = re.compile(r"\$\{\w+\}")
 _NEVER_SERVED = ("CONNECT", "TRACE")
 
@@ -78,6 +96,18 @@ def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) ->
     for name in given[1:]:
         yield Problem((*path, name), f"{given[0]} and {name} exclude each other", "give one of them")
     yield from _service(rule.backend_service, listener, model, (*path, "backend_service"))
+    yield from _split(rule, listener, model, (*path, "split"))
+    for name in ("rewrite", "request_headers"):
+        if getattr(rule, name) and given and not set(given) & set(FORWARDING):
+            why = f"{name} is for what is forwarded, and {given[0]} is not"
+            yield Problem((*path, name), why, f"remove it, or give {in_words(FORWARDING, 'or')}")
+    if rule.rewrite is not None:
+        if why := fault(_VARIABLE.sub("", rule.rewrite.path)):
+            yield Problem((*path, "rewrite", "path"), why, "write it as it is forwarded")
+        if rule.rewrite == Rewrite():
+            yield Problem((*path, "rewrite"), "changes nothing", "give host, path or query")
+    for name in ("request_headers", "response_headers"):
+        yield from _changes(getattr(rule, name), (*path, name))
     if rule.redirect is not None:
         yield from _redirect(rule, rule.redirect, listener, (*path, "redirect"))
     if rule.fixed_reply is not None:
@@ -87,6 +117,35 @@ def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) ->
         if 300 <= reply.status < 400:
             why = "a 3xx without a Location leads nowhere"
             yield Problem((*path, "fixed_reply", "status"), why, "give redirect instead")
+
+
+def _split(rule: Rule, listener: Listener | None, model: Model, path: Path) -> Iterator[Problem]:
+    names = [share.backend_service for share in rule.split]
+    for index, name in enumerate(names):
+        where = (*path, index, "backend_service")
+        if name in names[:index]:
+            yield Problem(where, f"{name} has a share already", "give each service one")
+        yield from _service(name, listener, model, where)
+    if names and not any(share.weight for share in rule.split):
+        yield Problem(path, "all weights are 0, so that nothing is forwarded", "give one of them a weight")
+
+
+def _changes(changes: tuple[HeaderChange, ...], path: Path) -> Iterator[Problem]:
+    put: set[str] = set()
+    for index, change in enumerate(changes):
+        lower, where = change.name.lower(), (*path, index)
+        if not _HEADER_NAME.fullmatch(change.name):
+            why = f"{show(change.name)} is not the name of a field that is passed on"
+            yield Problem((*where, "name"), why, "give one of letters, digits and '-'")
+        elif lower in OURS or lower.startswith(OURS_BEGIN) or lower in _INSTEAD:
+            why = f"{change.name} is what the L7 tier itself says, and others rely on it"
+            yield Problem((*where, "name"), why, _INSTEAD.get(lower, "remove it"))
+        if change.action is HeaderAction.REMOVE and change.value:
+            yield Problem((*where, "value"), "what is removed has no value", 'remove it, or give action = "set"')
+        if change.action is HeaderAction.SET and lower in put:
+            yield Problem(where, f"{change.name} is set or added already", 'give action = "add" to the later one')
+        if change.action is not HeaderAction.REMOVE:
+            put.add(lower)
 
 
 def _service(name: str, listener: Listener | None, model: Model, where: Path) -> Iterator[Problem]:

@@ -140,6 +140,14 @@ class ClientCertificate(StrEnum):
     OPTIONAL = "optional"
 
 
+class HeaderAction(StrEnum):
+    """`set` takes the place of all fields of that name, `add` stands beside them."""
+
+    SET = "set"
+    ADD = "add"
+    REMOVE = "remove"
+
+
 class CheckType(StrEnum):
     TCP = "tcp"
     UDP = "udp"
@@ -426,9 +434,35 @@ class FixedReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A backend service's part of a split, relative to the others'."""
+
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)]
+    weight: Annotated[int, Range(0, 100)] = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Another host, path or query for the server than the client asked for; the variables are those of a redirect."""
+
+    host: Annotated[str, HOST_TEMPLATE] = "${host}"
+    path: Annotated[str, PATH_TEMPLATE] = "${path}"
+    query: Annotated[str, QUERY_TEMPLATE] = "${query}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderChange:
+    """A field that is set, added or removed on its way through the L7 tier."""
+
+    name: Annotated[str, Pattern(r"[!-~]{1,128}", "a field name of at most 128 characters")]
+    action: HeaderAction = HeaderAction.SET
+    value: Annotated[str, Pattern(r"|[!-~]([ -~]{0,1022}[!-~])?", "printable text of at most 1024 characters")] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What happens to requests for `domain` (exact or wildcard; empty: any) at `path`, or below `url`, that fulfil all
-    conditions: they go to a backend service, elsewhere (`redirect`), or get a fixed reply.
+    conditions: they go to a backend service or to several (`split`), elsewhere (`redirect`), or get a fixed reply.
 
     Of the rules that match, the one with the smallest `priority` wins, those without any (0) after the others. Among
     equals the most specific one does: exact domain, then the longest wildcard, then any; within it `path`, then the
@@ -446,8 +480,12 @@ class Rule:
     queries: tuple[Condition, ...] = ()
     cookies: tuple[Condition, ...] = ()
     priority: Annotated[int, Range(0, 10_000)] = 0
+    split: tuple[Share, ...] = ()
     redirect: Redirect | None = None
     fixed_reply: FixedReply | None = None
+    rewrite: Rewrite | None = None
+    request_headers: tuple[HeaderChange, ...] = ()
+    response_headers: tuple[HeaderChange, ...] = ()
 
 
 Object = (

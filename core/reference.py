@@ -31,6 +31,7 @@ from core.model import (
     Condition,
     Ejection,
     FixedReply,
+    HeaderChange,
     HealthCheck,
     Instance,
     Kind,
@@ -38,9 +39,11 @@ from core.model import (
     Node,
     Redirect,
     Ref,
+    Rewrite,
     Rule,
     Server,
     ServerGroup,
+    Share,
 )
 from core.reader import expected, fields, in_words, optional, split
 
@@ -160,7 +163,7 @@ RULES = {
     "an instance of type nlb and, on every l4 node, a `source_pool` with addresses of each IP version of its VIPs. "
     "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers. "
     "The limits are kept by each l4 node for itself, and each VIP of the listener has them to itself; 0 is no limit.",
-    Kind.RULES: "Rules are for http and https listeners. A rule has one of `backend_service`, `redirect` and "
+    Kind.RULES: "Rules are for http and https listeners. A rule has one of `backend_service`, `split`, `redirect` and "
     "`fixed_reply`, and not both `path` and `url`. Domains are compared without regard to case; those of other "
     "alphabets are given in their ASCII form (`xn--…`). Paths are given as they are forwarded "
     "([decision 0020](decisions/0020-paths.md)). A rule that could never be reached, because another one that matches "
@@ -306,6 +309,17 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "priority": "who is asked first: 1 before 2 before all without one; 0: none",
         "redirect": "sends the client elsewhere",
         "fixed_reply": "answers without a server",
+        "split": "where they go, each to one of these",
+        "rewrite": "what the server is asked for instead",
+        "request_headers": "changes of what the server gets",
+        "response_headers": "changes of what the client gets",
+    },
+    Share: {"backend_service": "where its part goes", "weight": "its part, relative to the others'"},
+    Rewrite: {"host": "for the server", "path": "for the server", "query": "for the server"},
+    HeaderChange: {
+        "name": "none of those that the L7 tier acts on, such as Connection, Host, X-Forwarded-For",
+        "action": "what happens to it",
+        "value": "of `set` and `add`",
     },
     Condition: {"name": "what it has to have", "values": "one of which it has to have"},
     Redirect: {
@@ -331,6 +345,9 @@ INNER: Mapping[type, Kind] = {
     Condition: Kind.RULES,
     Redirect: Kind.RULES,
     FixedReply: Kind.RULES,
+    Share: Kind.RULES,
+    Rewrite: Kind.RULES,
+    HeaderChange: Kind.RULES,
 }
 
 

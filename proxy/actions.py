@@ -8,12 +8,14 @@ character that could end a line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
 from core import model
+from core.model import HeaderAction
+from core.schedule import smooth_wrr_ring
 from proxy.names import host_name
 
 _VARIABLE: Final = re.compile(rb"\$\{(\w+)\}")
@@ -48,18 +50,77 @@ def with_query(path: bytes, query: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """Fields that go and lines that come, in a head on its way through us. None of them is one that we act on."""
+
+    removed: frozenset[bytes]  # names in lower case
+    lines: bytes
+
+    @classmethod
+    def of(cls, changes: Iterable[model.HeaderChange]) -> Changes | None:
+        """None where nothing changes."""
+        changes = list(changes)
+        gone = {change.name.lower().encode("ascii") for change in changes if change.action is not HeaderAction.ADD}
+        come = [change for change in changes if change.action is not HeaderAction.REMOVE]
+        lines = "".join(f"{change.name}: {change.value}\r\n" for change in come).encode("ascii")
+        return cls(frozenset(gone), lines) if changes else None
+
+
+class Rewrite:
+    """What the server is asked for instead."""
+
+    __slots__ = ("_host", "_path", "_query", "_url")
+
+    def __init__(self, rewrite: model.Rewrite, url: str) -> None:
+        self._url = url
+        self._host = None if rewrite.host == "${host}" else Template(rewrite.host)
+        self._path, self._query = Template(rewrite.path), Template(rewrite.query)
+
+    def apply(self, host: bytes, target: bytes) -> tuple[bytes, bytes]:
+        """Host and target for the server, the target not yet in normal form. An OPTIONS of `*` keeps its target."""
+        values = values_of(host, target, self._url)
+        if target != b"*":
+            target = with_query(self._path.fill(values), self._query.fill(values))
+        return host if self._host is None else self._host.fill(values), target
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
-    """To a backend service."""
+    """To a backend service. Where the others are None, what is forwarded is what came."""
 
     service: str
+    rewrite: Rewrite | None = None
+    request: Changes | None = None
+    response: Changes | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether requests and answers pass as they are."""
+        return self.rewrite is None and self.request is None and self.response is None
+
+
+class Split:
+    """To one of several in turn, as their weights say."""
+
+    __slots__ = ("_forwards", "_turn")
+
+    def __init__(self, shares: Iterable[tuple[Forward, int]]) -> None:
+        shares = list(shares)
+        self._forwards = [shares[index][0] for index in smooth_wrr_ring([weight for _, weight in shares])]
+        self._turn = -1
+
+    def next(self) -> Forward:
+        self._turn = (self._turn + 1) % len(self._forwards)
+        return self._forwards[self._turn]
 
 
 class Redirect:
     """Elsewhere. `status` 0: 301, or 308 for clients whose method would be changed by it (RFC 9110 §15.4.2)."""
 
-    __slots__ = ("_host", "_path", "_port", "_protocol", "_query", "_status", "_stays", "_url")
+    __slots__ = ("_host", "_path", "_port", "_protocol", "_query", "_status", "_stays", "_url", "lines")
 
-    def __init__(self, redirect: model.Redirect, url: str, status: int = 0) -> None:
+    def __init__(self, redirect: model.Redirect, url: str, status: int = 0, changes: Changes | None = None) -> None:
+        self.lines = changes.lines if changes else b""
         self._status = status
         self._url = url
         self._protocol = redirect.protocol.encode("ascii")
@@ -95,12 +156,12 @@ class Reply:
 
     __slots__ = ("body", "lines", "status")
 
-    def __init__(self, reply: model.FixedReply) -> None:
+    def __init__(self, reply: model.FixedReply, changes: Changes | None = None) -> None:
         self.status = reply.status
         self.body = reply.body.encode("utf-8")
-        self.lines = b""
+        self.lines = changes.lines if changes else b""
         if self.body:
-            self.lines = b"Content-Type: %b\r\n" % reply.content_type.encode("ascii")
+            self.lines += b"Content-Type: %b\r\n" % reply.content_type.encode("ascii")
         if reply.status != HTTPStatus.NO_CONTENT:  # RFC 9110 §8.6
             self.lines += b"Content-Length: %d\r\n" % len(self.body)
 

@@ -22,7 +22,7 @@ from enum import IntEnum, auto
 from typing import Final
 
 from proxy import headers
-from proxy.actions import Forward, Redirect, Reply
+from proxy.actions import Changes, Forward, Redirect, Reply
 from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
 from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Refused, Source
@@ -87,7 +87,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_again_after", "_buffer", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts", "_interim",
+        "_again_after", "_buffer", "_changes", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts",
+        "_interim",
         "_keep_alive", "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused",
         "_router", "_scanned", "_service", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
         "identifier", "offset", "rest", "source", "status", "target", "upstream",
@@ -134,6 +135,7 @@ class Exchange:
         self._upgrade = b""
         self._request = b""
         self._service = ""
+        self._changes: Changes | None = None
 
     # -- what the caller may ask
 
@@ -176,12 +178,22 @@ class Exchange:
             decision = self._router.route(head, self.target)
             if not isinstance(decision, Forward):
                 return self._reply_as(decision)
-            self._request = headers.request_head(head, self.target, self._origin, self.identifier, self._upgrade)
+            self._prepare(decision)
         except Refused as refused:
             self.offset = refused.offset + (head.path_at if refused.code is Code.PATH else 0)
             return self._reply(refused.code)
-        self._service = decision.service
         return [Assign(self._service, self._repeatable)]
+
+    def _prepare(self, forward: Forward) -> None:
+        """Makes the request's head for the server. Raises Refused."""
+        host, target = None, self.target
+        if forward.rewrite is not None:
+            host, target = forward.rewrite.apply(self._head.host, target)
+            target = normal_target(target)
+        self._request = headers.request_head(
+            self._head, target, self._origin, self.identifier, self._upgrade, host, forward.request
+        )
+        self._service, self._changes = forward.service, forward.response
 
     def resume(self, service: str, server: Address) -> None:
         """The fast lane has sent this request, a plain forward and complete, on a reused connection to `server`."""
@@ -330,7 +342,7 @@ class Exchange:
         self._move_up(Up.TUNNEL)
         self._move_down(Down.TUNNEL)
         ahead, self.rest = self.rest, b""
-        opened = headers.informational_head(head, self._origin.node, self._upgrade)
+        opened = headers.informational_head(head, self._origin.node, self._upgrade, self._changes)
         return [SendClient(opened + data), *([SendUpstream(ahead)] if ahead else ())]
 
     def _answer(self, head: ResponseHead, data: bytes) -> list[Command]:
@@ -348,7 +360,9 @@ class Exchange:
         self._reader_down = ChunkedReader(keep_trailers=True) if keep_trailers else reader(head.length)
         self._move_down(Down.BODY)
         node, date = self._origin.node, self._date()
-        return self._relay(headers.response_head(head, minor, self._keep_alive, node, date, self._hsts), data)
+        return self._relay(
+            headers.response_head(head, minor, self._keep_alive, node, date, self._hsts, self._changes), data
+        )
 
     def _relay(self, prefix: bytes, data: bytes) -> list[Command]:
         """Passes on payload, after `prefix`, and ends the answer where its framing says."""
@@ -403,7 +417,8 @@ class Exchange:
             if not head.host:  # HTTP/1.0
                 return self._reply(Code.HOST_MISSING)
             self.status = decision.status(head.method)
-            lines, body = headers.redirect_lines(decision.location(origin.scheme, head.host, self.target)), b""
+            location = decision.location(origin.scheme, head.host, self.target)
+            lines, body = decision.lines + headers.redirect_lines(location), b""
         else:
             self.status = decision.status
             lines, body = decision.lines, b"" if head.method == b"HEAD" else decision.body

@@ -17,6 +17,7 @@ from typing import Final
 
 from core.model import Listener
 from proxy import client_identity
+from proxy.actions import Changes
 from proxy.errors import Code, Refused
 from proxy.head import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
 
@@ -94,8 +95,14 @@ def request_id(block: Block) -> bytes:
     return ids[0] if len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else b""
 
 
-def request_head(head: RequestHead, target: bytes, origin: Origin, identifier: bytes, upgrade: bytes) -> bytes:
-    """The head that goes to the server. `target` is in normal form. Raises Refused when the request is in a loop."""
+def request_head(
+    head: RequestHead, target: bytes, origin: Origin, identifier: bytes, upgrade: bytes,
+    host: bytes | None = None, changes: Changes | None = None,
+) -> bytes:  # fmt: skip
+    """The head that goes to the server. `target` is in normal form. Raises Refused when the request is in a loop.
+
+    `host`: instead of the request's own.
+    """
     block = head.block
     vias: list[bytes] = []
     claims: dict[bytes, list[bytes]] = {}
@@ -114,7 +121,8 @@ def request_head(head: RequestHead, target: bytes, origin: Origin, identifier: b
         elif origin.trusted and lower.startswith(b"x-forwarded-"):
             kept.append(each.line)
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
-        head.method, target, head.host, _passed(block), b"".join(kept), _request_framing(block.length),
+        head.method, target, head.host if host is None else host, _passed(block, changes), b"".join(kept),
+        _request_framing(block.length),
         _connection(upgrade, trailers=block.trailers),
         _with_claims(claims, origin) if claims else origin.lines, origin.identity or b"",
         _via(vias, block.minor, origin.node), identifier,
@@ -128,11 +136,15 @@ def _connection(upgrade: bytes, *, trailers: bool) -> bytes:
     return b"Connection: TE\r\nTE: trailers\r\n" if trailers else b""
 
 
-def _passed(block: Block) -> bytes:
-    """The lines that pass as they are, less those that Connection names."""
+def _passed(block: Block, changes: Changes | None = None) -> bytes:
+    """The lines that pass as they are, less those that Connection names, and with what changes."""
     named = block.connection - _USUAL_OPTIONS
-    if not named:
-        return block.passed
+    if changes is not None:
+        return _passed_lines(block, named | changes.removed) + changes.lines
+    return _passed_lines(block, named) if named else block.passed
+
+
+def _passed_lines(block: Block, named: frozenset[bytes]) -> bytes:
     return b"".join(each.line for each in block.fields if not each.acted_on and each.lower not in named)
 
 
@@ -166,8 +178,9 @@ def _via(values: list[bytes], minor: int, node: bytes) -> bytes:
 
 
 def response_head(
-    head: ResponseHead, client_minor: int, keep_alive: bool, node: bytes, date: bytes, hsts: bytes = b""
-) -> bytes:
+    head: ResponseHead, client_minor: int, keep_alive: bool, node: bytes, date: bytes, hsts: bytes = b"",
+    changes: Changes | None = None,
+) -> bytes:  # fmt: skip
     """The head that goes to the client; chunked where the length is unknown and the client can read it.
 
     `hsts` is a whole line, which takes the place of the server's own (RFC 6797 §7.1: there is to be one).
@@ -190,7 +203,7 @@ def response_head(
     elif client_minor == 0:
         connection = b"Connection: keep-alive\r\n"
     return b"HTTP/1.1 %d %b\r\n%b%b%b%bVia: %b1.%d %b\r\n%b\r\n" % (
-        head.status, head.reason, _passed(block), b"".join(kept), hsts, _framing(head, client_minor),
+        head.status, head.reason, _passed(block, changes), b"".join(kept), hsts, _framing(head, client_minor),
         b"".join(via + b", " for via in vias), block.minor, node, connection,
     )  # fmt: skip
 
@@ -214,10 +227,10 @@ def trailer_lines(lines: bytes) -> bytes:
     return b"".join(kept)
 
 
-def informational_head(head: ResponseHead, node: bytes, upgrade: bytes = b"") -> bytes:
+def informational_head(head: ResponseHead, node: bytes, upgrade: bytes = b"", changes: Changes | None = None) -> bytes:
     """A 1xx answer; with `upgrade`, the 101 that opens a tunnel."""
     opening = b"Connection: upgrade\r\nUpgrade: %b\r\nVia: 1.%d %b\r\n" % (upgrade, head.block.minor, node)
-    passed = _passed(head.block)
+    passed = _passed(head.block, changes)
     return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (head.status, head.reason, passed, opening if upgrade else b"")
 
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from core.model import Rule
 from core.rules import domains_of, ordered
-from proxy.actions import Decision, Forward, Redirect, Reply
+from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite, Split
 from proxy.conditions import Conditions
 from proxy.errors import Code, Refused
 from proxy.head import RequestHead
@@ -90,7 +90,7 @@ class _Entry(NamedTuple):
 
     rank: int
     conditions: Conditions | None
-    action: Decision
+    action: Decision | Split
 
 
 class _Paths:
@@ -173,14 +173,15 @@ class Router:
     def forward(self, host: bytes, target: bytes) -> str:
         """The backend service to which every such request goes as it is; "" where more has to be known or done."""
         decision = self._find(host, target, None) if self._domains else self._default
-        return decision.service if isinstance(decision, Forward) else ""
+        return decision.service if isinstance(decision, Forward) and decision.plain else ""
 
     def _find(self, host: bytes, target: bytes, head: RequestHead | None) -> Decision:
-        """Without a head, None also where conditions decide."""
+        """Without a head, None also where conditions decide, or whose turn it is."""
         domains = self._hosts.get(host)
         if domains is None:
             domains = self._domains_of(host)
-        best, rank = self._default, _NONE
+        best: Decision | Split = self._default
+        rank = _NONE
         path = b""
         for paths in domains:
             if paths.least >= rank:
@@ -195,6 +196,8 @@ class Router:
                     if entry.conditions is None or (head is not None and entry.conditions.hold(head, target)):
                         rank, best = entry.rank, entry.action
                         break
+        if isinstance(best, Split):
+            return None if head is None else best.next()
         return best
 
     def _domains_of(self, host: bytes) -> tuple[_Paths, ...]:
@@ -208,9 +211,15 @@ class Router:
         return found
 
 
-def _action(rule: Rule) -> Decision:
+def _action(rule: Rule) -> Decision | Split:
+    url = "" if rule.path else rule.url
+    response = Changes.of(rule.response_headers)
     if rule.redirect is not None:
-        return Redirect(rule.redirect, "" if rule.path else rule.url, rule.redirect.status)
+        return Redirect(rule.redirect, url, rule.redirect.status, response)
     if rule.fixed_reply is not None:
-        return Reply(rule.fixed_reply)
-    return Forward(rule.backend_service)
+        return Reply(rule.fixed_reply, response)
+    rewrite = Rewrite(rule.rewrite, url) if rule.rewrite else None
+    rest = rewrite, Changes.of(rule.request_headers), response
+    if rule.split:
+        return Split((Forward(share.backend_service, *rest), share.weight) for share in rule.split)
+    return Forward(rule.backend_service, *rest)

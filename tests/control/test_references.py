@@ -16,7 +16,10 @@ MODEL = from_dict(
                 "certificates": ["c1", "c2"],
             },
         ],
-        "rules": [{"name": "r", "listener": "web", "backend_service": "b", "url": "/x"}],
+        "rules": [
+            {"name": "r", "listener": "web", "backend_service": "b", "url": "/x"},
+            {"name": "s", "listener": "web", "split": [{"backend_service": "b"}]},
+        ],
     }
 )  # fmt: skip
 
@@ -25,10 +28,10 @@ MODEL = from_dict(
     ("kind", "name", "expected"),
     [
         (Kind.SERVER_GROUPS, "g", [(Kind.BACKEND_SERVICES, "b")]),
-        (Kind.BACKEND_SERVICES, "b", [(Kind.LISTENERS, "web"), (Kind.RULES, "r")]),
+        (Kind.BACKEND_SERVICES, "b", [(Kind.LISTENERS, "web"), (Kind.RULES, "r"), (Kind.RULES, "s")]),
         (Kind.CERTIFICATES, "c2", [(Kind.LISTENERS, "web")]),
         (Kind.INSTANCES, "i", [(Kind.LISTENERS, "web")]),
-        (Kind.LISTENERS, "web", [(Kind.RULES, "r")]),
+        (Kind.LISTENERS, "web", [(Kind.RULES, "r"), (Kind.RULES, "s")]),
         (Kind.RULES, "r", []),
         (Kind.SERVER_GROUPS, "b", []),
     ],

@@ -24,6 +24,7 @@ availability_groups = [
 access_lists = [{ name = "known", entries = ["198.51.100.0/24"] }]
 backend_services = [
   { name = "web", protocol = "http", server_group = "be" },
+  { name = "api", protocol = "http", server_group = "be" },
   { name = "stream", protocol = "tcp", availability_group = "spread" },
   { name = "dns", protocol = "udp", server_group = "be", scheduler = "maglev" },
 ]
@@ -571,7 +572,89 @@ CASES = [
     (
         '"https", backend_service = "web" }',
         '"https" }',
-        "rules.all: nothing happens to what it matches; give backend_service, redirect or fixed_reply",
+        "rules.all: nothing happens to what it matches; give backend_service, split, redirect or fixed_reply",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web" }, { backend_service = "wbe" }] }',
+        "rules.all.split[1].backend_service: none of the backend services is named 'wbe'; did you mean web?",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web" }, { backend_service = "dns" }] }',
+        "rules.all.split[1].backend_service: dns is a udp service, and rules forward to http; "
+        "refer to one of protocol http",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web" }, { backend_service = "web" }] }',
+        "rules.all.split[1].backend_service: web has a share already; give each service one",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web", weight = 0 }] }',
+        "rules.all.split: all weights are 0, so that nothing is forwarded; give one of them a weight",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", fixed_reply = {}, rewrite = { path = "/x" } }',
+        "rules.all.rewrite: rewrite is for what is forwarded, and fixed_reply is not; "
+        "remove it, or give backend_service or split",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", rewrite = { path = "/x/./${rest}" } }',
+        "rules.all.rewrite.path: no path has the segments '.' and '..'; write it as it is forwarded",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", rewrite = {} }',
+        "rules.all.rewrite: changes nothing; give host, path or query",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", request_headers = [{ name = "Host", value = "x" }] }',
+        "rules.all.request_headers[0].name: Host is what the L7 tier itself says, and others rely on it; "
+        "rewrite host instead",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", request_headers = [{ name = "x-forwarded-FOR", action = "remove" }] }',
+        "rules.all.request_headers[0].name: x-forwarded-FOR is what the L7 tier itself says, and others rely on it; "
+        "remove it",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", response_headers = [{ name = "Content-Length", value = "3" }] }',
+        "rules.all.response_headers[0].name: Content-Length is what the L7 tier itself says, and others rely on it; "
+        "remove it",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", response_headers = [{ name = "X", value = "a\\r\\nY: b" }] }',
+        "rules.all.response_headers[0].value: 'a\\r\\nY: b' does not fit; "
+        "give printable text of at most 1024 characters",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", response_headers = [{ name = "a b" }] }',
+        "rules.all.response_headers[0].name: 'a b' does not fit; give a field name of at most 128 characters",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", response_headers = [{ name = "a:b" }] }',
+        "rules.all.response_headers[0].name: 'a:b' is not the name of a field that is passed on; "
+        "give one of letters, digits and '-'",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", response_headers = [{ name = "x", action = "remove", value = "y" }] }',
+        'rules.all.response_headers[0].value: what is removed has no value; remove it, or give action = "set"',
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", request_headers = [{ name = "x", value = "1" }, { name = "X" }] }',
+        'rules.all.request_headers[1]: X is set or added already; give action = "add" to the later one',
     ),
     (
         '"https", backend_service = "web" }',
@@ -731,6 +814,8 @@ def test_a_redirect_needs_nothing_to_forward_to_and_may_have_rules() -> None:
         'queries = [{ name = "old" }], redirect = { query = "new=1" }',
         "fixed_reply = {}",
         'domain = "EXAMPLE.com", path = "/", methods = ["PROPFIND"], fixed_reply = { status = 405, body = "no" }',
+        'split = [{ backend_service = "web", weight = 0 }, { backend_service = "api" }], rewrite = { query = "" }',
+        'fixed_reply = {}, response_headers = [{ name = "a" }, { name = "a", action = "add", value = "b" }]',
         'headers = [{ name = "X-A" }], cookies = [{ name = "c", values = ["*"] }], priority = 7, fixed_reply = {}',
     ],
 )

@@ -33,6 +33,8 @@ from core.model import (
     Condition,
     Ejection,
     FixedReply,
+    HeaderAction,
+    HeaderChange,
     HealthCheck,
     Instance,
     InstanceType,
@@ -42,11 +44,13 @@ from core.model import (
     Node,
     Protocol,
     Redirect,
+    Rewrite,
     Role,
     Rule,
     Scheduler,
     Server,
     ServerGroup,
+    Share,
     TlsPolicy,
 )
 
@@ -551,6 +555,9 @@ def rules_of(draw: st.DrawFn, name: str, listeners: list[str], service: str, url
     action = draw(
         st.sampled_from([
             {"backend_service": service},
+            {"backend_service": service, "rewrite": Rewrite("b.test", "/x${rest}", ""),
+             "request_headers": (HeaderChange("A", HeaderAction.REMOVE), HeaderChange("A", HeaderAction.ADD, "b c"))},
+            {"split": (Share(service, 3),), "response_headers": (HeaderChange("B"),), "rewrite": Rewrite(query="q")},
             {"redirect": Redirect(308, "https", "www.${host}", 8443, "/x${rest}", "a=${host}&${query}")},
             {"redirect": Redirect(host="elsewhere.test")},
             {"fixed_reply": FixedReply()},

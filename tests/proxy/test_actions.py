@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from core import model
-from proxy.actions import Redirect, Reply, Template
+from core.checks_rules import OURS, OURS_BEGIN
+from core.model import HeaderAction
+from proxy.actions import Changes, Forward, Redirect, Reply, Rewrite, Split, Template
+from proxy.head import ACTED_ON
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,46 @@ def test_https_locations(host: bytes, port: int, target: bytes, location: bytes)
     assert [redirect.status(method) for method in (b"GET", b"HEAD", b"POST")] == [301, 301, 308]
 
 
+@pytest.mark.parametrize(
+    ("asked", "host", "target"),
+    [
+        ({"path": "/new${rest}"}, b"A.test:80", b"/new/x?q=1"),
+        ({"path": "${rest}", "query": "p=${path}&${query}"}, b"A.test:80", b"/x?p=/old/x&q=1"),
+        ({"host": "inner.test"}, b"inner.test", b"/old/x?q=1"),
+        ({"host": "${host}.inner", "query": ""}, b"a.test.inner", b"/old/x"),
+    ],
+)
+def test_rewriting(asked: dict[str, str], host: bytes, target: bytes) -> None:
+    rewrite = Rewrite(model.Rewrite(**asked), "/old/")
+    assert rewrite.apply(b"A.test:80", b"/old/x?q=1") == (host, target)
+
+
+def test_an_asterisk_stays() -> None:
+    assert Rewrite(model.Rewrite("b", "/x"), "/").apply(b"a", b"*") == (b"b", b"*")
+
+
+def test_changes() -> None:
+    assert Changes.of([]) is None
+    changes = Changes.of([
+        model.HeaderChange("X-A", value="1"), model.HeaderChange("X-A", HeaderAction.ADD, "2"),
+        model.HeaderChange("X-B", HeaderAction.REMOVE), model.HeaderChange("X-C", HeaderAction.ADD),
+    ])  # fmt: skip
+    assert changes == Changes(frozenset((b"x-a", b"x-b")), b"X-A: 1\r\nX-A: 2\r\nX-C: \r\n")
+
+
+def test_shares_are_kept_from_the_first_request_on() -> None:
+    split = Split([(Forward("a"), 75), (Forward("b"), 25), (Forward("c"), 0)])
+    first = [split.next().service for _ in range(8)]
+    assert (first.count("a"), first.count("b")) == (6, 2)
+    assert first[:4].count("b") == 1
+
+
+def test_what_changes_is_never_what_we_act_on() -> None:
+    """Else a change would not reach it, or what we say would stand there twice."""
+    acted_on = {name.decode() for name in ACTED_ON} - {"strict-transport-security"}
+    assert {name for name in acted_on if not name.startswith(OURS_BEGIN)} <= OURS
+
+
 def test_templates() -> None:
     assert Template("/a").fill({}) == b"/a"
     assert Template("${a}b${a}${c}").fill({b"a": b"1", b"c": b"2"}) == b"1b12"
@@ -73,4 +116,5 @@ def test_replies() -> None:
     assert (reply.status, reply.body) == (503, "<p>später".encode())
     assert reply.lines == b"Content-Type: text/html\r\nContent-Length: 10\r\n"
     assert Reply(model.FixedReply(204)).lines == b""
+    assert Reply(model.FixedReply(204), Changes(frozenset((b"a",)), b"A: 1\r\n")).lines == b"A: 1\r\n"
     assert Reply(model.FixedReply(404)).lines == b"Content-Length: 0\r\n"

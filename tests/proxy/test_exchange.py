@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.model import Condition, FixedReply, Redirect, Rule
+from core.model import Condition, FixedReply, HeaderAction, HeaderChange, Redirect, Rewrite, Rule
 from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import DOWN_MOVES, INTERIM_LIMIT, TRIES, UP_MOVES, Exchange, Waits
@@ -561,6 +561,52 @@ def test_a_rule_may_ask_for_more_than_the_path() -> None:
     by_rule(b"GET / HTTP/1.1", rule, b"Host: a\r\nx-beta: yes\r\n").gives(Assign("api", True))
     by_rule(b"GET / HTTP/1.1", rule, b"Host: a\r\nx-beta: no\r\n").gives(Assign("app", True))
     by_rule(b"PUT / HTTP/1.1", rule, b"Host: a\r\nx-beta: yes\r\n").gives(Assign("app", True))
+
+
+def test_what_is_forwarded_and_answered_is_changed() -> None:
+    rule = Rule(
+        "r", "web", "api", url="/old", rewrite=Rewrite("inner.test", "/new${rest}", "v=2&${query}"),
+        request_headers=(HeaderChange("X-A", value="ours"), HeaderChange("x-b", HeaderAction.REMOVE)),
+        response_headers=(HeaderChange("Server", HeaderAction.REMOVE), HeaderChange("X-A", HeaderAction.ADD, "more")),
+    )  # fmt: skip
+    fields = b"Host: a\r\nx-a: theirs\r\nX-B: 1\r\nX-C: 2\r\nConnection: x-d\r\nX-D: 3\r\nX-A: again\r\n"
+    play = by_rule(b"GET /old/./x?y HTTP/1.1", rule, fields).gives(Assign("api", True))
+    play.on("assigned", A, False)
+    first, *lines = play.sent().split(b"\r\n")
+    assert first == b"GET /new/x?v=2&y HTTP/1.1"
+    assert lines[:4] == [b"Host: inner.test", b"X-C: 2", b"X-A: ours", b"X-Forwarded-For: 192.0.2.1"]
+    answer = b"HTTP/1.1 200 OK\r\nServer: s/1\r\nX-A: one\r\nDate: d\r\nContent-Length: 0\r\n\r\n"
+    play.on("upstream_data", answer).gives(ANY_DOWN, ReleaseUpstream(True), Finish(True))
+    assert play.sent() == (
+        b"HTTP/1.1 200 OK\r\nX-A: one\r\nX-A: more\r\nDate: d\r\nContent-Length: 0\r\nVia: 1.1 l7-1\r\n\r\n"
+    )
+    assert play.exchange.target == b"/old/x?y"  # for the log: as the client asked
+
+
+def test_a_rewritten_path_is_brought_into_normal_form_again() -> None:
+    """What a client puts into Host is part of the path then: it leads nowhere else, and not above the root."""
+    rule = Rule("r", "web", "api", rewrite=Rewrite(path="/x/${host}${path}"))
+    play = by_rule(b"GET /b HTTP/1.1", rule, b"Host: ..\r\n").gives(Assign("api", True)).on("assigned", A, False)
+    assert play.sent().startswith(b"GET /x/b HTTP/1.1\r\n")
+    rule = Rule("r", "web", "api", rewrite=Rewrite(path="/${host}${path}"))
+    play = by_rule(b"GET /b HTTP/1.1", rule, b"Host: ...\r\n").gives(ANY_DOWN, Finish(True))
+    assert play.exchange.error is Code.PATH
+
+
+def test_the_answer_to_an_upgrade_is_changed_too() -> None:
+    rule = Rule("r", "web", "api", response_headers=(HeaderChange("X-A", value="1"),))
+    play = by_rule(b"GET / HTTP/1.1", rule, b"Host: a\r\n" + WEBSOCKET).on("assigned", A, False)
+    play.on("upstream_data", b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\nX-A: 0\r\n\r\n")
+    assert b"\r\nX-A: 1\r\n" in play.sent()
+    assert b"X-A: 0" not in play.sent()
+
+
+def test_a_rules_reply_and_redirect_have_its_fields() -> None:
+    changes = (HeaderChange("X-A", value="1"), HeaderChange("X-B", HeaderAction.REMOVE))
+    reply = Rule("r", "web", fixed_reply=FixedReply(204), response_headers=changes)
+    assert b"\r\nX-A: 1\r\nVia: " in by_rule(b"OPTIONS / HTTP/1.1", reply).sent()
+    redirect = Rule("r", "web", redirect=Redirect(host="b"), response_headers=changes)
+    assert b"\r\nX-A: 1\r\nLocation: http://b/\r\n" in by_rule(b"GET / HTTP/1.1", redirect).sent()
 
 
 def test_a_redirected_body_is_not_waited_for() -> None:

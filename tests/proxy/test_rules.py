@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.model import Condition, FixedReply, Redirect, Rule
+from core.model import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Rule, Share
 from core.rules import first
 from proxy import rules as proxy_rules
 from proxy.actions import Decision, Forward, Reply
@@ -123,6 +123,26 @@ def test_other_actions() -> None:
     assert made.route(head(b"a", b"/down/"), b"/down/") is None
 
 
+def test_a_split_takes_turns_and_all_its_parts_are_rewritten() -> None:
+    rule = Rule(
+        "r", "web", url="/a", split=(Share("one", 50), Share("two", 50)), rewrite=Rewrite(path="/b${rest}"),
+        request_headers=(HeaderChange("X", value="1"),), response_headers=(HeaderChange("Y", value="2"),),
+    )  # fmt: skip
+    made = Router([rule], "")
+    for expected in ("one", "two", "one"):
+        decision = made.route(head(b"h", b"/a/c"), b"/a/c")
+        assert isinstance(decision, Forward)
+        assert decision.rewrite is not None
+        assert decision.rewrite.apply(b"h", b"/a/c") == (b"h", b"/b/c")
+        assert decision.request is not None
+        assert decision.response is not None
+        assert (decision.service, decision.request.lines, decision.response.lines) == (
+            expected,
+            b"X: 1\r\n",
+            b"Y: 2\r\n",
+        )
+
+
 def test_without_a_backend_service_to_https() -> None:
     decision = Router((), "", 8443).route(head(b"a.test"), b"/")
     assert isinstance(decision, proxy_rules.Redirect)
@@ -178,6 +198,12 @@ def test_a_forward_is_known_where_no_condition_decides() -> None:
         Rule("c", "web", "b", url="/b"), Rule("d", "web", url="/c", fixed_reply=FixedReply(200)),
     ], "default")  # fmt: skip
     assert [made.forward(b"h", target) for target in (b"/a", b"/b?x", b"/c", b"/")] == ["", "b", "", "default"]
+    changed = (HeaderChange("X"),)
+    made = Router([
+        Rule("a", "web", url="/a", split=(Share("one"),)), Rule("b", "web", "b", url="/b", rewrite=Rewrite(query="")),
+        Rule("c", "web", "c", url="/c", request_headers=changed), Rule("d", "web", "d", response_headers=changed),
+    ], "default")  # fmt: skip
+    assert [made.forward(b"h", target) for target in (b"/a", b"/b", b"/c", b"/")] == [""] * 4
     assert Router([], "default").forward(b"h", b"/") == "default"
     assert Router([], "", 443).forward(b"h", b"/") == Router([], "").forward(b"h", b"/") == ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from argparse import Namespace
 from dataclasses import replace
@@ -19,13 +20,16 @@ from core.model import (
     Certificate,
     Condition,
     FixedReply,
+    HeaderChange,
     Instance,
     Model,
     Protocol,
     Redirect,
+    Rewrite,
     Rule,
     Server,
     ServerGroup,
+    Share,
 )
 from proxy import keyless, worker
 from proxy.errors import ApplyError
@@ -201,6 +205,34 @@ async def test_rules_with_conditions_change_under_a_connection() -> None:
             await client.close()
             assert [record.status for record in l7.records] == [200, 200, 301, 503, 200, 200]
             assert {record.error_code for record in l7.records} == {""}
+
+
+async def test_a_split_with_a_rewrite() -> None:
+    async with Backend().running() as one, Backend().running() as two:
+        base = model(free_port(), [one.port])
+        rule = Rule(
+            "r", "web", url="/api", split=(Share("app", 75), Share("next", 25)), rewrite=Rewrite(path="${rest}"),
+            request_headers=(HeaderChange("X-Prefix", value="/api"),),
+        )  # fmt: skip
+        base = replace(
+            base,
+            server_groups={**base.server_groups, "next": ServerGroup("next", (Server("127.0.0.1", two.port),))},
+            backend_services={
+                **base.backend_services,
+                "next": replace(base.backend_services["app"], name="next", server_group="next"),
+            },
+            rules={"r": rule},
+        )
+        async with proxy(base) as l7:
+            client = await l7.connect()
+            for number in range(8):
+                assert (await client.ask(f"/api/{number}"))[0] == 200
+            await client.close()
+            assert (await l7.record(8)).path == "/api/7"
+    assert (len(one.heads), len(two.heads)) == (6, 2)
+    for head in one.heads + two.heads:
+        assert re.match(rb"GET /\d HTTP", head)
+        assert b"\r\nX-Prefix: /api\r\n" in head
 
 
 async def test_rules_are_arranged_anew_only_when_they_change() -> None:
