@@ -131,6 +131,7 @@ def test_a_keeper_that_is_killed_takes_its_program_with_it(place: Place) -> None
     assert kept._process is not None
     kept._process.kill()
     place.until(lambda: place.notes() == ["ended"])
+    place.until(lambda: not any(map(alive, place.pids())))
 
 
 def test_two_in_one_directory(place: Place) -> None:
