@@ -54,6 +54,7 @@ CHECKS_OF = {
 }
 # Options of a backend service that only the L7 tier reads.
 HTTP_OPTIONS = (
+    "hash_key",
     "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "total_timeout_s", "server_max_connections",
     "server_max_queue", "queue_timeout_s", "retry_percent", "retry_min_per_s", "ejection", "slow_start_s", "fallback",
 )  # fmt: skip

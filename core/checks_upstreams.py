@@ -9,7 +9,7 @@ from core.model import BackendProtocol, BackendService, Model, Scheduler
 from core.reader import fields, show
 
 # A server's place in their tables changes with its weight: a slow start would move clients at each of its steps.
-WITHOUT_SLOW_START = frozenset({Scheduler.SH})
+WITHOUT_SLOW_START = frozenset({Scheduler.SH, Scheduler.CH})
 
 
 def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
@@ -25,6 +25,9 @@ def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem
     if service.slow_start_s and service.scheduler in WITHOUT_SLOW_START:
         why = f"with {service.scheduler}, a slow start would move clients from server to server"
         yield Problem((*path, "slow_start_s"), why, "remove it, or give another scheduler")
+    if service.hash_key != "source" and service.scheduler is not Scheduler.CH:
+        why = f"the scheduler {service.scheduler} hashes no key of the request"
+        yield Problem((*path, "hash_key"), why, 'give scheduler = "ch", or remove it')
     if not service.server_max_connections:
         for name in ("server_max_queue", "queue_timeout_s"):
             if getattr(service, name) != next(field.default for field in fields(BackendService) if field.name == name):

@@ -114,6 +114,8 @@ class Scheduler(StrEnum):
     SH = "sh"
     TCH = "tch"
     MAGLEV = "maglev"
+    P2C = "p2c"
+    CH = "ch"
 
 
 class Acl(StrEnum):
@@ -167,7 +169,7 @@ ACCESS_LIST_ENTRIES = 100_000
 HASH_SCHEDULERS = frozenset({Scheduler.SH, Scheduler.TCH, Scheduler.MAGLEV})
 LEAST_SCHEDULERS = frozenset({Scheduler.LC, Scheduler.WLC})
 L4_SCHEDULERS = HASH_SCHEDULERS | LEAST_SCHEDULERS | {Scheduler.RR, Scheduler.WRR}
-L7_SCHEDULERS = frozenset({Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.SH})
+L7_SCHEDULERS = LEAST_SCHEDULERS | {Scheduler.RR, Scheduler.WRR, Scheduler.SH, Scheduler.P2C, Scheduler.CH}
 
 # How many addresses of each IP version a node's pool may have, each good for 64,512 connections to one server's port.
 MOST_POOL_ADDRESSES = 16
@@ -194,6 +196,10 @@ PATH_TEMPLATE = Pattern(
 QUERY_TEMPLATE = Pattern(
     rf"({_PATH_CHARACTER}|\?|\$\{{(host|path|rest|query)\}}){{0,1024}}",
     "a query, in which ${host}, ${path}, ${rest} and ${query} may stand",
+)
+# The name is a token, RFC 9110 §5.6.2.
+HASH_KEY = Pattern(
+    r"source|path|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", "source, path, header:NAME or cookie:NAME"
 )
 CODES = Pattern(
     r"([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx)(,([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx))*", "status codes such as 200,202-207,4xx"
@@ -327,6 +333,7 @@ class BackendService:
     server_group: Annotated[str, Ref(Kind.SERVER_GROUPS)] = ""
     availability_group: Annotated[str, Ref(Kind.AVAILABILITY_GROUPS)] = ""
     scheduler: Scheduler = Scheduler.WRR
+    hash_key: Annotated[str, HASH_KEY] = "source"
     health_check: HealthCheck | None = HealthCheck()
     connect_timeout_s: Annotated[float, Range(0.1, 60, "s")] = 5.0
     first_byte_timeout_s: Annotated[float, Range(0, 3600, "s")] = 0.0

@@ -147,7 +147,7 @@ RULES = {
     f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
     "off: every server then counts as healthy. `ejection = false` turns ejection off. Following fallbacks comes to an "
-    "end. With sh there is no slow start.",
+    "end. With sh and ch there is no slow start.",
     Kind.INSTANCES: "A VIP is the address of no server and of no node. An instance of type dnlb keeps no sessions: its "
     f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP of each IP "
     "version, and no other nat listener of its protocol shares its servers' ports. Packets are not translated between "
@@ -212,7 +212,10 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "availability_group": "its servers",
         "scheduler": "who gets the next connection or request: in turn (rr), by weight (wrr), the least busy (lc), the "
         "least busy for its weight (wlc), by consistent hash of the client's address (sh), of both addresses and ports "
-        "(tch), of these and the protocol (maglev)",
+        "(tch), of these and the protocol (maglev), by the better of two in latency and open requests (p2c), by "
+        "consistent hash of `hash_key` up to 1.25 times the fair share (ch)",
+        "hash_key": "what ch hashes: the client's address, the path, or a field or cookie; requests without it go "
+        "by the client's address",
         "health_check": "how servers are checked",
         "connect_timeout_s": "how long the L7 tier waits for a connection to a server",
         "first_byte_timeout_s": "from the end of a request to the first byte of its answer; 0: the listener's "

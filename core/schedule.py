@@ -312,3 +312,5 @@ def picker(
             return SourceHash(weights, names)
         case Scheduler.TCH | Scheduler.MAGLEV:
             raise ValueError(f"{scheduler} is a scheduler of the L4 tier")
+        case Scheduler.P2C | Scheduler.CH:
+            raise ValueError(f"{scheduler} is made elsewhere: core.latency, core.bounded")

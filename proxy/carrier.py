@@ -125,7 +125,7 @@ class Carrier(ABC, asyncio.Protocol):
         choice, self._chosen = self._chosen, None
         if choice is None:
             choice = service.pool.assign(
-                self._origin.client,
+                self._key(exchange, service),
                 hub.now(),
                 repeatable=command.repeatable,
                 tried=command.tried,
@@ -136,8 +136,9 @@ class Carrier(ABC, asyncio.Protocol):
             hub.counters["fallback_requests"] += 1
             service = service.fallback
             choice = service.pool.assign(
-                self._origin.client, hub.now(), repeatable=command.repeatable, tried=command.tried, fresh=command.fresh
-            )
+                self._key(exchange, service), hub.now(), repeatable=command.repeatable, tried=command.tried,
+                fresh=command.fresh,
+            )  # fmt: skip
         self._service = service
         if choice is None:
             self._run(exchange.no_server())
@@ -152,6 +153,11 @@ class Carrier(ABC, asyncio.Protocol):
             if choice.surplus is not None:
                 choice.surplus.close()
             hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
+
+    def _key(self, exchange: Exchange, service: Service) -> bytes:
+        """What the service's hash goes by."""
+        client = self._origin.client
+        return client if service.key is None else service.key(exchange.head, exchange.target) or client
 
     def _queue(self, exchange: Exchange, service: Service, command: Assign) -> None:
         """All servers have as many connections as they may."""
@@ -236,6 +242,12 @@ class Carrier(ABC, asyncio.Protocol):
             return
         service.pool.failed(upstream.server)
         upstream.close()
+
+    def _time(self, exchange: Exchange) -> None:
+        """Tells the pool how long the server has taken to answer, if it wants to know."""
+        service, upstream = self._service, self._upstream
+        if service is not None and service.pool.timed and not exchange.status and upstream is not None:
+            service.pool.answered(upstream.server, monotonic() - self._assigned_at, self._hub.now())
 
     def _judge(self, exchange: Exchange, service: Service, server: Address) -> None:
         """Tells the pool how the server has served; nothing where it is not known, or not the server's doing."""

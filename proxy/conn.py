@@ -244,6 +244,7 @@ class ClientConnection(Carrier):
     def upstream_data(self, data: bytes) -> None:
         exchange = self._current()
         assert exchange is not None
+        self._time(exchange)
         self._run(exchange.upstream_data(data))
         self._touch()
 

@@ -153,6 +153,11 @@ class Exchange:
         return self._reader_up.done and not self.tunnels
 
     @property
+    def head(self) -> RequestHead:
+        """The request's."""
+        return self._head
+
+    @property
     def answering(self) -> bool:
         """Whether the answer's head has been passed on."""
         return self._down is Down.BODY

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from core import weights
+from core.bounded import BoundedHash
 from core.budget import Budget
 from core.ejection import Ejector, Outcome
 from core.endpoints import endpoint
+from core.latency import PENALTY_S, Latency, TwoChoices
 from core.model import BackendService, Scheduler, Server
 from core.schedule import Picker, picker
 
@@ -64,7 +66,7 @@ FULL: Final = Full()
 class _Member(Generic[Handle]):
     """A server's connections and counts in this pool."""
 
-    __slots__ = ("active", "address", "ejections", "errors", "failures", "idle", "open", "requests", "told")
+    __slots__ = ("active", "address", "ejections", "errors", "failures", "idle", "latency", "open", "requests", "told")
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -72,6 +74,7 @@ class _Member(Generic[Handle]):
         self.active = 0  # while it is not in the list of servers; of the others the pool has the counts
         self.idle: list[tuple[float, Handle]] = []
         self.requests = self.failures = self.errors = self.ejections = 0
+        self.latency = Latency()
         self.told: dict[str, float] = {}
 
 
@@ -105,6 +108,7 @@ class Pool(Generic[Handle, Waiter]):
         self._budget: Budget | None = None
         self._assigned = self._retried = 0
         self.attentive = False  # whether `note` wants to hear of answers too
+        self.timed = False  # whether `answered` wants to hear how long they take
 
     def update(self, servers: Sequence[Server], service: BackendService, now: float) -> list[Handle]:
         """Takes a new set of servers and how to treat them; returns the idle connections to servers that are gone,
@@ -163,19 +167,13 @@ class Pool(Generic[Handle, Waiter]):
     # -- requests
 
     def assign(
-        self,
-        source: bytes,
-        now: float,
-        *,
-        repeatable: bool,
-        tried: Collection[Address] = (),
-        fresh: bool = False,
+        self, key: bytes, now: float, *, repeatable: bool, tried: Collection[Address] = (), fresh: bool = False,
         in_turn: bool = False,
-    ) -> Reuse[Handle] | Open[Handle] | Full | None:
-        """A connection for a request from `source`; None when no server takes it, FULL when one may later.
+    ) -> Reuse[Handle] | Open[Handle] | Full | None:  # fmt: skip
+        """A connection for a request; None when no server takes it, FULL when one may later.
 
-        Servers in `tried` are avoided, and never waited for; `fresh` asks for a new connection; `in_turn`: the request
-        has waited.
+        `key` is what hashes go by, the client's address as a rule. Servers in `tried` are avoided, and never waited
+        for; `fresh` asks for a new connection; `in_turn`: the request has waited.
         """
         picker = self._picker
         if picker is None:
@@ -183,7 +181,7 @@ class Pool(Generic[Handle, Waiter]):
         if self._waiting and not in_turn and not tried and self.takes_requests:
             return FULL
         free = self._eligible(tried) if tried or self._out or self._limit else _anyone
-        index = picker.pick(free, self._counts, source)
+        index = picker.pick(free, self._counts, key)
         if index is None:
             return FULL if self._limit and not tried and self.takes_requests else None
         self._counts[index] += 1
@@ -274,6 +272,8 @@ class Pool(Generic[Handle, Waiter]):
         if index is None:
             return 0.0
         member = self._members[index]
+        if self.timed and outcome is not Outcome.ANSWERED:
+            member.latency.observe(PENALTY_S, now)
         if outcome is Outcome.FAILED:
             member.failures += 1
         elif outcome is Outcome.ERROR:
@@ -284,6 +284,12 @@ class Pool(Generic[Handle, Waiter]):
             member.ejections += 1
             self._settle(now)
         return out_s
+
+    def answered(self, server: Address, seconds: float, now: float) -> None:
+        """An answer's head came so long after the request was assigned. To be told while the pool is `timed`."""
+        index = self._index.get(server)
+        if index is not None:
+            self._members[index].latency.observe(seconds, now)
 
     def _room(self, index: int) -> bool:
         """Whether this server may be ejected too."""
@@ -300,6 +306,9 @@ class Pool(Generic[Handle, Waiter]):
 
         (Not those that an active check holds for unhealthy besides: they come back by the check.)
         """
+        if self.timed:
+            for member in self._members:
+                member.latency.fade(now)
         if now < self._next_tick:
             return []
         back = [address for address in self._ejector.returning(now) if address not in self._down]
@@ -326,6 +335,7 @@ class Pool(Generic[Handle, Waiter]):
             base = [min(weight, 1) for weight in shares] if flat else shares
             shares = weights.warming(tuple(self._index), base, self._warming, now, slow_s)
             scheduler = weights.WITH_WEIGHTS.get(scheduler, scheduler)
+        self.timed = scheduler is Scheduler.P2C
         self._limit = _part(service.server_max_connections, self._turn, self._workers)
         takers = sum(1 for index, server in enumerate(self._servers) if server.weight and index not in self._out)
         self._queue_limit = takers * _part(service.server_max_queue, self._turn, self._workers)
@@ -334,7 +344,14 @@ class Pool(Generic[Handle, Waiter]):
         self._next_tick = min(weights.next_step(self._warming, now, slow_s), self._ejector.next_return())
         if self._picks != (scheduler, shares, self._names):
             self._picks = scheduler, shares, self._names
-            self._picker = picker(scheduler, shares, names=self._names, start=self._turn)
+            self._picker = self._make_picker(scheduler, shares)
+
+    def _make_picker(self, scheduler: Scheduler, shares: Sequence[int]) -> Picker:
+        if scheduler is Scheduler.P2C:
+            return TwoChoices(shares, [member.latency for member in self._members], self._turn)
+        if scheduler is Scheduler.CH:
+            return BoundedHash(shares, self._names)
+        return picker(scheduler, shares, names=self._names, start=self._turn)
 
     # -- idle connections
 
@@ -371,7 +388,7 @@ class Pool(Generic[Handle, Waiter]):
         """Each server's numbers, of servers where they have changed since this was last asked.
 
         requests, failures (no connection, or none that lasted), errors (5xx), ejections: since the server was added;
-        active, ejected (0 or 1), idle: now.
+        active, ejected (0 or 1), idle, with p2c latency_ms: now.
         """
         for index, member in enumerate(self._members):
             numbers: dict[str, float] = {
@@ -379,6 +396,8 @@ class Pool(Generic[Handle, Waiter]):
                 "ejections": member.ejections, "active": self._counts[index], "idle": len(member.idle),
                 "ejected": int(member.address in self._ejector.ejected),
             }  # fmt: skip
+            if self.timed:
+                numbers["latency_ms"] = round(member.latency.value_s * 1000, 1)
             if numbers != member.told:
                 member.told = numbers
                 yield member.address, numbers

@@ -58,7 +58,7 @@ class QuickConnection(ClientConnection):
         hub = self._hub
         name = site.router.forward(shape.host, target)
         service = hub.services.get(name)
-        if service is None or service.total_timeout_s or (shape.claims and origin.trusted):
+        if service is None or service.total_timeout_s or service.key or (shape.claims and origin.trusted):
             return False
         now = monotonic()
         choice = service.pool.assign(origin.client, now, repeatable=not body and method in IDEMPOTENT)
@@ -94,6 +94,8 @@ class QuickConnection(ClientConnection):
         self._asked = None
         out, status = answer
         now = monotonic()
+        if service.pool.timed:
+            service.pool.answered(upstream.server, now - self._started_at, now)
         self._give_back(upstream, service, reuse=True)
         self._state = State.IDLE
         self.deadline = now + self._site.idle_timeout_s

@@ -9,6 +9,7 @@ from typing import Protocol
 from core.ejection import Outcome
 from core.endpoints import endpoint
 from core.model import BackendProtocol, BackendService
+from proxy.keys import key_of
 from proxy.pool import Address, Pool
 from proxy.upstream import UpstreamConnection
 
@@ -26,12 +27,12 @@ class Service:
     """Changed in place when the configuration changes. `call_soon` is the loop's.
 
     `fallback` takes the requests that no server of this one takes; following fallbacks comes to an end. Timeouts of 0
-    are not this service's to say: the listener has its own.
+    are not this service's to say: the listener has its own. `key` None: hashes go by the client's address.
     """
 
     __slots__ = (
-        "_call_soon", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s", "idle_timeout_s", "name",
-        "pool", "queue_timeout_s", "total_timeout_s",
+        "_call_soon", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s", "idle_timeout_s", "key",
+        "name", "pool", "queue_timeout_s", "total_timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,7 @@ class Service:
 
     def configure(self, service: BackendService) -> None:
         """Takes the times; servers and fallback are the caller's."""
+        self.key = key_of(service.hash_key)
         self.connect_timeout_s = service.connect_timeout_s
         self.first_byte_timeout_s = service.first_byte_timeout_s
         self.idle_timeout_s = service.idle_timeout_s

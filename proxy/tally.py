@@ -19,6 +19,7 @@ Numbers = Mapping[str, float]
 
 COUNTS: Final = ("requests", "failures", "errors", "ejections")
 LEVELS: Final = ("active", "idle", "ejected")  # `ejected`: by how many workers
+SLOWEST: Final = "latency_ms"  # of the workers', where the scheduler looks at it
 
 
 def keyed(upstreams: Mapping[str, Sequence[Sequence[Any]]]) -> dict[ServerKey, dict[str, float]]:
@@ -46,7 +47,10 @@ class Tally:
             parts = [self._past.get(key, {}), *(worker.get(key, {}) for worker in workers)]
             row: dict[str, object] = {"service": key[0], "server": endpoint(key[1], key[2])}
             row |= {name: sum(part.get(name, 0) for part in parts) for name in COUNTS}
-            found.append(row | {name: sum(part.get(name, 0) for part in parts[1:]) for name in LEVELS})
+            row |= {name: sum(part.get(name, 0) for part in parts[1:]) for name in LEVELS}
+            if timed := [part[SLOWEST] for part in parts[1:] if SLOWEST in part]:
+                row[SLOWEST] = max(timed)
+            found.append(row)
         return found
 
 

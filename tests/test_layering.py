@@ -52,6 +52,7 @@ PURE = (
     "proxy.exchange",
     "proxy.commands",
     "proxy.lane",
+    "proxy.keys",
     "proxy.pool",
     "proxy.tally",
     "keyserver.protocol",

@@ -250,7 +250,7 @@ CASES = [
         '"web", protocol = "http"',
         '"web", protocol = "http", scheduler = "maglev"',
         "backend_services.web.scheduler: the L7 tier, which schedules http services, has no maglev; "
-        "give lc, rr, sh, wlc or wrr",
+        "give ch, lc, p2c, rr, sh, wlc or wrr",
     ),
     (
         '"web", protocol = "http"',
@@ -296,6 +296,23 @@ CASES = [
         '"web", protocol = "http"',
         '"web", protocol = "http", ejection = { failures = 0 }',
         "backend_services.web.ejection: neither failures nor errors count; give one of them, or ejection = false",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", hash_key = "path"',
+        "backend_services.web.hash_key: the scheduler wrr hashes no key of the request; "
+        'give scheduler = "ch", or remove it',
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", scheduler = "ch", hash_key = "cookie"',
+        "backend_services.web.hash_key: 'cookie' does not fit; give source, path, header:NAME or cookie:NAME",
+    ),
+    (
+        'scheduler = "maglev"',
+        'scheduler = "p2c"',
+        "backend_services.dns.scheduler: the L4 tier, which schedules udp services, has no p2c; "
+        "give lc, maglev, rr, sh, tch, wlc or wrr",
     ),
     (
         '"web", protocol = "http"',

@@ -485,7 +485,9 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
     counted = draw(st.tuples(st.integers(1, 9), st.integers(0, 9)))
     ejection = Ejection(*counted, first_s, first_s + more_s, draw(st.integers(1, 100)))
     limits = {"server_max_connections": 1, "server_max_queue": draw(st.integers(0, 9)), "queue_timeout_s": first_s}
+    keys = ["source", "path", "header:X-User", "cookie:id"] if scheduler is Scheduler.CH else ["source"]
     return {
+        "hash_key": draw(st.sampled_from(keys)),
         "connect_timeout_s": draw(st.floats(0.1, 60)),
         "first_byte_timeout_s": draw(st.floats(0, 3600)),
         "idle_timeout_s": draw(st.floats(0, 3600)),
@@ -494,7 +496,7 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
         "retry_min_per_s": draw(st.integers(0, 1000)),
         **draw(st.sampled_from([{}, limits])),
         "ejection": draw(st.sampled_from([None, Ejection(), ejection])),
-        "slow_start_s": 0 if scheduler is Scheduler.SH else draw(st.integers(0, 900)),
+        "slow_start_s": 0 if scheduler in (Scheduler.SH, Scheduler.CH) else draw(st.integers(0, 900)),
     }
 
 

@@ -33,6 +33,13 @@ def test_rows_are_of_http_services_and_add_up() -> None:
     assert [row["service"] for row in rows] == ["app", "app", "spare", "spare"]
 
 
+def test_the_slowest_workers_latency_is_told() -> None:
+    first, second = {A: {"latency_ms": 3.5}}, {A: {"latency_ms": 7.0}, B: {"requests": 1.0}}
+    rows = Tally().rows(MODEL, [first, second])
+    assert rows[0]["latency_ms"] == 7
+    assert "latency_ms" not in rows[1]
+
+
 def test_counts_outlive_their_worker_and_levels_do_not() -> None:
     tally = Tally()
     tally.keep({A: {"requests": 3, "active": 1, "ejected": 1}})

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from core.ejection import Outcome
-from core.model import Ejection, Model
+from core.model import Ejection, Model, Scheduler
 from proxy.service import Service
 from tests.proxy.support import (
     Backend,
@@ -259,3 +259,46 @@ async def test_a_stale_connection_is_not_retried_beyond_the_budget() -> None:
             assert (await l7.get())[0] == 200
             assert (await l7.get())[0] == 200
             assert l7.hub.counters["retries"] == 1
+
+
+# -- schedulers that look at requests and answers
+
+
+@pytest.mark.parametrize("hash_key", ["path", "header:X-User", "cookie:id"])
+async def test_requests_of_one_key_have_one_server(hash_key: str) -> None:
+    async with named(b"a").running() as a, named(b"b").running() as b, named(b"c").running() as c:
+        base = model(free_port(), [a.port, b.port, c.port], scheduler=Scheduler.CH)
+        async with proxy(with_service(base, hash_key=hash_key)) as l7:
+            client = await l7.connect()
+            found: list[bytes] = []
+            for number in [*range(20), *range(20)]:
+                fields = b"X-User: u%d\r\nCookie: a=b; id=%d\r\n" % (number, number)
+                found.append((await client.ask(f"/{number}?{len(found)}", fields))[1])
+            assert found[:20] == found[20:]
+            assert set(found) == {b"a", b"b", b"c"}
+            plain = {(await client.ask("/same"))[1] for _ in range(5)}
+            assert len(plain) == 1  # by the client's address, or the same path
+            await client.close()
+
+
+async def test_the_faster_server_gets_the_requests() -> None:
+    async def slow(request: Request) -> None:
+        await asyncio.sleep(0.3)
+        await named(b"slow").answer(request)
+
+    async with named(b"fast").running() as fast, Backend(slow).running() as late:
+        base = model(free_port(), [fast.port, late.port], scheduler=Scheduler.P2C)
+        async with proxy(base) as l7:
+            assert [(await l7.get())[1] for _ in range(30)].count(b"slow") == 1
+            assert numbers(l7, late.port)["latency_ms"] >= 100
+
+
+async def test_a_server_that_fails_at_once_is_not_the_fastest() -> None:
+    async def slow(request: Request) -> None:
+        await asyncio.sleep(0.02)
+        await named(b"slow").answer(request)
+
+    async with Backend(answer_500).running() as bad, Backend(slow).running() as good:
+        base = model(free_port(), [bad.port, good.port], scheduler=Scheduler.P2C)
+        async with proxy(base) as l7:
+            assert (await statuses(l7, 30)).count(500) == 1
