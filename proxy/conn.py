@@ -28,7 +28,7 @@ from proxy.client_identity import UnusableIdentity
 from proxy.commands import Finish
 from proxy.errors import Code, Refused
 from proxy.exchange import Exchange, Waits
-from proxy.gate import admits
+from proxy.gate import LOG_EVERY_S, admits
 from proxy.head import RequestHead, read_request
 from proxy.headers import Origin
 from proxy.hub import Activity, Hub, Site, View
@@ -187,6 +187,8 @@ class ClientConnection(Carrier):
         rest, self._buffer, self._scanned = self._buffer[head.size :], b"", 0
         self._head = head
         self._state = State.EXCHANGE
+        if head.block.underscored:
+            self._tell_underscored(head)
         identifier = headers.request_id(head.block) or hub.new_request_id()
         self._exchange = Exchange(
             head,
@@ -201,12 +203,22 @@ class ClientConnection(Carrier):
         self._run(self._exchange.start())
         self._touch()
 
+    def _tell_underscored(self, head: RequestHead) -> None:
+        """Says which fields do not pass, so that nobody has to wonder; not too often."""
+        names = [field.name.decode("ascii") for field in head.block.acted_on if b"_" in field.lower]
+        self._hub.counters["underscored_fields"] += len(names)
+        if self._hub.now() >= self._site.next_underscore_logged:
+            self._site.next_underscore_logged = self._hub.now() + LOG_EVERY_S
+            log.info("%s: dropped from a request of %s: %s", self._site.name, self._client, ", ".join(names)[:200])
+
     def _refuse(self, code: Code, offset: int) -> None:
         """Answers what is not a request that we serve, and closes."""
         hub = self._hub
         identifier = hub.new_request_id()
         date, hsts = hub.date(), self._site.hsts
-        reply = headers.error_reply(code, code.status, identifier, hub.node, date, close=True, body=True, hsts=hsts)
+        reply = headers.error_reply(
+            code, code.status, identifier, hub.node, date, close=True, body=True, hsts=hsts, offset=offset
+        )
         self._transport.write(reply)
         record = Record(self._site.name, self._client, status=code.status, bytes_in=len(self._buffer))
         record.bytes_out, record.request_id = len(reply), identifier.decode()

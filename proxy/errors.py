@@ -33,6 +33,10 @@ class Code(Enum):
     def __init__(self, label: str, status: int, source: Source, rule: str, what: str) -> None:
         self.label, self.status, self.source, self.rule, self.what = label, status, source, rule, what
 
+    def said(self, offset: int | None = None) -> str:
+        """What happened, by which rule, and at which byte of the message where it is about one."""
+        return f"{self.what} ({self.rule})" + ("" if offset is None else f", byte {offset}")
+
     # The shape of a message.
     REQUEST_LINE = ("bad_request_line", 400, Source.CLIENT, "RFC 9112 §3", "malformed request line")
     STATUS_LINE = ("bad_status_line", 502, Source.UPSTREAM, "RFC 9112 §4", "malformed status line")
@@ -106,7 +110,7 @@ class Refused(ProxyError):
     """A message breaks the policy of docs/proxy.md at byte `offset`; it must not be passed on."""
 
     def __init__(self, code: Code, offset: int = 0) -> None:
-        super().__init__(f"{code.what} at byte {offset} ({code.rule})")
+        super().__init__(code.said(offset))
         self.code = code
         self.offset = offset
 

@@ -113,7 +113,7 @@ class Exchange:
         self.status = 0
         self.error: Code | None = None
         self.source: Source | None = None
-        self.offset = 0
+        self.offset: int | None = None
         self.upstream: Address | None = None
         self.target = head.target
         self._keep_alive = head.block.keep_alive and not closing
@@ -409,7 +409,7 @@ class Exchange:
         close = not (self._keep_alive and self._reader_up.done)
         reply = headers.error_reply(
             code, self.status, self.identifier, self._origin.node, self._date(),
-            close=close, body=self._head.method != b"HEAD", hsts=self._hsts,
+            close=close, body=self._head.method != b"HEAD", hsts=self._hsts, offset=self.offset,
         )  # fmt: skip
         return [SendClient(reply), *self._end(keep_alive=not close)]
 

@@ -235,11 +235,20 @@ def informational_head(head: ResponseHead, node: bytes, upgrade: bytes = b"", ch
 
 
 def error_reply(
-    code: Code, status: int, identifier: bytes, node: bytes, date: bytes, *, close: bool, body: bool, hsts: bytes = b""
+    code: Code,
+    status: int,
+    identifier: bytes,
+    node: bytes,
+    date: bytes,
+    *,
+    close: bool,
+    body: bool,
+    hsts: bytes = b"",
+    offset: int | None = None,
 ) -> bytes:
     """A reply of our own; its body says what happened and the request id to look for in the log."""
     text = b'{"status": %d, "error": "%b", "detail": "%b", "request_id": "%b"}\n' % (
-        status, code.label.encode(), code.what.encode(), identifier,
+        status, code.label.encode(), code.said(offset).encode(), identifier,
     )  # fmt: skip
     lines = [
         b"HTTP/1.1 %d %b" % (status, _REASONS[status]),

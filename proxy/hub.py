@@ -92,6 +92,7 @@ class Site:
     profile: Profile = DEFAULT
     acme_service: str = ""  # the backend service of an https listener to which an ACME CA's handshakes are led
     next_denial_logged: float = 0.0
+    next_underscore_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)
 

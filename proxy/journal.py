@@ -40,7 +40,7 @@ class Journal:
         self.settle()
         return self._counters
 
-    def record(self, record: Record, code: Code | None = None, source: str = "", offset: int = 0) -> None:
+    def record(self, record: Record, code: Code | None = None, source: str = "", offset: int | None = None) -> None:
         """Counts and logs an exchange, or a request that was refused."""
         counters = self.counters
         counters["requests"] += 1
@@ -50,9 +50,7 @@ class Journal:
         if code is not None:
             counters["error_" + code.label] += 1
             record.error_source, record.error_code = source, code.label
-            record.error_detail = (
-                f"{code.what} ({code.rule}), byte {offset}" if offset else f"{code.what} ({code.rule})"
-            )
+            record.error_detail = code.said(offset)
         self._write_record(record)
 
     def settle(self) -> None:

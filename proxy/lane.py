@@ -120,7 +120,7 @@ def _request_shape(key: bytes, cookie_at: int) -> Shape:
         return _NO_SHAPE
     assert head is not None
     block = head.block
-    if not block.keep_alive or block.expects_continue or block.upgrade or block.length == CHUNKED:
+    if not block.keep_alive or block.expects_continue or block.upgrade or block.length == CHUNKED or block.underscored:
         return _NO_SHAPE
     names = [field.lower for field in block.acted_on]
     if b"via" in names or b"x-request-id" in names:

@@ -25,4 +25,5 @@ def test_labels_are_unique_and_statuses_are_errors() -> None:
 
 def test_a_refusal_names_rule_and_offset() -> None:
     refused = Refused(Code.BARE_LF, 17)
-    assert str(refused) == "line feed without carriage return at byte 17 (RFC 9112 §2.2)"
+    assert str(refused) == "line feed without carriage return (RFC 9112 §2.2), byte 17"
+    assert Code.BARE_LF.said() == "line feed without carriage return (RFC 9112 §2.2)"

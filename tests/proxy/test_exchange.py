@@ -83,7 +83,7 @@ def test_the_rule_decides_and_the_path_is_normal() -> None:
 def test_replies_without_a_server(line: bytes, fields: bytes, status: int, code: Code) -> None:
     play = Playbook(exchange(line, fields, default="")).on("start").gives(ANY_DOWN, Finish(True))
     assert status_of(play) == status
-    assert play.exchange.offset == (len(b"GET ") if code is Code.PATH else 0)
+    assert play.exchange.offset == {Code.NO_RULE: None, Code.PATH: len(b"GET ")}.get(code, 0)
     assert (play.exchange.error, play.exchange.source) == (code, code.source)
 
 

@@ -127,7 +127,7 @@ def test_hostile_requests_are_refused_byte_by_byte(data: bytes, code: Code) -> N
 
 
 def test_a_refusal_says_where() -> None:
-    with pytest.raises(Refused, match=r"NUL or other control character at byte 29 \(RFC 9110 §5.5\)"):
+    with pytest.raises(Refused, match=r"NUL or other control character \(RFC 9110 §5.5\), byte 29"):
         read_request(request(b"A: b\0c\r\n"))
 
 
