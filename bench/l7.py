@@ -37,7 +37,8 @@ from core.model import (
     Server,
     ServerGroup,
 )
-from proxy.server import Settings, Supervisor
+from proxy.server import Supervisor
+from proxy.worker_process import Settings
 
 CONNECTIONS = 64
 BIG_BYTES = 10 << 20

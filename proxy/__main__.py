@@ -26,7 +26,8 @@ from proxy.ask import ADMIN_SOCKET
 from proxy.census import Filter
 from proxy.errors import ApplyError
 from proxy.listen import bind
-from proxy.server import ReadyProtocol, Settings, Supervisor
+from proxy.server import ReadyProtocol, Supervisor
+from proxy.worker_process import Settings
 
 log = logging.getLogger(__name__)
 

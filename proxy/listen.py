@@ -1,7 +1,6 @@
-"""Listening sockets: several processes share a port by SO_REUSEPORT, and nothing is lost when one closes its own.
+"""Listening sockets: several share a port by SO_REUSEPORT, and nothing is lost when one of them is closed.
 
-The supervisor binds every address without listening: that reserves the port, and tells whether it can be had before
-anything is changed, while connections go to the workers' sockets alone.
+Whose they are, and who accepts from them: proxy/seats.py.
 """
 
 from __future__ import annotations

@@ -3,22 +3,20 @@
 It follows the control plane, probes the servers' health for all workers, answers `/ready`, and keeps the workers
 running. A new configuration is applied by all workers or by none: ports are reserved here first, and a worker that
 refuses has the others go back to the old one. A worker that dies is started again, after a delay that doubles while it
-keeps dying; the others take the new connections in the meantime.
+keeps dying; the others take its new connections in the meantime, and those that wait in its queues (proxy/seats.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
-import sys
-from collections import Counter, deque
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, cast
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict
+from typing import Final, cast
 
 from control.node.notify import notify
 from control.node.probe import HealthMonitor, Target
@@ -32,136 +30,16 @@ from proxy.census import Count, Filter
 from proxy.errors import ApplyError, Refused
 from proxy.head import read_request
 from proxy.hub import View
-from proxy.listen import LAME_DUCK_S, bind, endpoints
-from proxy.tally import ServerKey, Tally
+from proxy.listen import LAME_DUCK_S, endpoints
+from proxy.passing import Seat
+from proxy.seats import Seats, rota
+from proxy.tally import Tally
+from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, WorkerGone, WorkerProcess, kill, reap
 
 log = logging.getLogger(__name__)
 
-APPLY_TIMEOUT_S: Final = 30.0
-ANSWER_S: Final = 3.0
 RESTART_S: Final = (0.1, 10.0)  # the first delay and the longest
 SOUND_AFTER_S: Final = 10.0  # a worker that lived this long was no failed start
-KILL_AFTER_S: Final = 2.0  # beyond the drain time
-LINE_BYTES: Final = 1 << 24
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to run the workers: what `python -m proxy.worker` is given."""
-
-    name: str
-    workers: int
-    identity: str = ""
-    keyservers: tuple[str, ...] = ()
-    access_log: str = ""
-    drain_s: float = 30.0
-
-    def argv(self, turn: int, channel: int) -> list[str]:
-        """The command line of worker number `turn`."""
-        argv = [sys.executable, "-m", "proxy.worker", "--channel", str(channel), "--name", self.name]
-        argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
-        for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
-            argv += [option, value] if value else []
-        for keyserver in self.keyservers:
-            argv += ["--keyserver", keyserver]
-        return argv
-
-
-class WorkerGone(ApplyError):
-    """A worker ended before it answered."""
-
-
-class WorkerProcess:
-    """One worker as the supervisor sees it."""
-
-    def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
-        self.process = process
-        self.counters: dict[str, float] = {}
-        self.servers: dict[ServerKey, dict[str, float]] = {}
-        self.stranded: list[str] = []  # backend services that have no server for a request
-        self.problems: list[str] = []
-        self.cannot = ""  # why it could not start
-        self._writer = writer
-        self._answer: asyncio.Future[dict[str, object]] | None = None
-        self._asked = 0  # the version that `_answer` is about
-        self._questions: deque[asyncio.Future[Any]] = deque()  # those that wait, the first asked first
-
-    @classmethod
-    async def start(
-        cls, argv: Sequence[str], ours: socket.socket, theirs: socket.socket
-    ) -> tuple[WorkerProcess, asyncio.StreamReader]:
-        """Starts the process; `theirs` is inherited and closed here. In a session of its own: Ctrl-C is for us."""
-        process = await asyncio.create_subprocess_exec(
-            *argv, pass_fds=(theirs.fileno(),), start_new_session=True, stdin=asyncio.subprocess.DEVNULL
-        )
-        theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
-        return cls(process, writer), reader
-
-    def send(self, message: dict[str, object]) -> None:
-        """One line; a worker that is gone hears nothing."""
-        if not self._writer.is_closing():
-            self._writer.write(json.dumps(message).encode() + b"\n")
-
-    async def apply(self, model: dict[str, object], version: int) -> None:
-        """Has the worker apply a configuration. ApplyError: it refuses; WorkerGone: it died.
-
-        One that does not answer is killed, since nobody knows what it serves; its successor is told.
-        """
-        self._answer, self._asked = asyncio.get_running_loop().create_future(), version
-        self.send({"config": model, "version": version})
-        try:
-            async with asyncio.timeout(APPLY_TIMEOUT_S):
-                answer = await self._answer
-        except TimeoutError:
-            _kill(self.process)
-            raise ApplyError(f"worker {self.process.pid} did not answer within {APPLY_TIMEOUT_S:.0f} s") from None
-        if "gone" in answer:
-            raise WorkerGone(f"worker {self.process.pid} ended")
-        if "refused" in answer:
-            raise ApplyError(str(answer["why"]))
-
-    async def ask(self, what: str, **arguments: object) -> list[Any]:
-        """What the worker says of its connections (proxy/census.py); nothing where it is gone or does not answer."""
-        question: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._questions.append(question)
-        self.send({**arguments, "ask": what})
-        done, _ = await asyncio.wait([question], timeout=ANSWER_S)
-        return list(question.result()) if done else []
-
-    async def listen(self, reader: asyncio.StreamReader, on_problems: Callable[[], None]) -> None:
-        """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves."""
-        with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
-                message = json.loads(line)
-                if "counters" in message:
-                    self.counters = message["counters"]
-                    self.servers |= tally.keyed(message["upstreams"])
-                    if message["stranded"] != self.stranded:
-                        self.stranded = message["stranded"]
-                        on_problems()
-                elif "told" in message:
-                    self._questions.popleft().set_result(message["told"])
-                elif "cannot" in message:
-                    self.cannot = message["cannot"]
-                elif "applied" in message or "refused" in message:
-                    self._answered(message)
-                else:
-                    self.problems = message["problems"]
-                    on_problems()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result({"gone": True})
-        for question in self._questions:
-            question.set_result([])
-        self._questions.clear()
-        self._writer.close()
-
-    def _answered(self, message: dict[str, object]) -> None:
-        if message.get("applied", message.get("refused")) != self._asked:
-            return
-        self.problems = cast(list[str], message.get("problems", self.problems))
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(message)
 
 
 class Supervisor:
@@ -170,14 +48,21 @@ class Supervisor:
     `give_up` is called with the reason when workers cannot start here at all.
     """
 
-    def __init__(self, settings: Settings, tasks: Tasks, give_up: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tasks: Tasks,
+        give_up: Callable[[str], None],
+        inherited: Mapping[Seat, socket.socket] | None = None,
+    ) -> None:
         self._settings = settings
         self._tasks = tasks
         self._give_up = give_up
         self._monitor = HealthMonitor(self._on_health, tasks)
         self._model: Model | None = None
         self._version = 0
-        self._reserved: dict[tuple[str, int], socket.socket] = {}
+        self._seats = Seats(settings.workers, inherited)
+        self._given: set[Seat] = set()  # sockets that all workers who have the seat have too
         self._workers: dict[int, WorkerProcess] = {}
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
         self._tally = Tally()
@@ -225,30 +110,50 @@ class Supervisor:
 
     async def _run_worker(self, turn: int) -> str:
         """One worker from its start to its end; why it could not start, if it could not."""
-        ours, theirs = socket.socketpair()
-        worker, reader = await WorkerProcess.start(self._settings.argv(turn, theirs.fileno()), ours, theirs)
+        worker, reader = await WorkerProcess.start(self._settings, turn)
+        worker.seats = {number for number in self._seats.numbers if number % self._settings.workers == turn}
         listening = asyncio.ensure_future(worker.listen(reader, self._log_problems))
         try:
             async with self._applying:
                 if self._model is not None:
-                    await worker.apply(dict(to_dict(self._model)), self._version)
+                    await worker.apply(dict(to_dict(self._model)), self._version, self._seats.of(worker.seats))
                     worker.send({"down": self._down()})
                 self._workers[turn] = worker
+                await self._reseat()
             if len(self._workers) == self._settings.workers:
                 self._complete.set()
             await listening
+            del self._workers[turn]
+            if not self.draining.is_set():
+                async with self._applying:
+                    await self._reseat()
         except ApplyError as error:
             if not worker.cannot:
                 log.error("worker %d cannot take configuration %d: %s", turn, self._version, error)
-            _kill(worker.process)
+            kill(worker.process)
             await listening
         finally:
             if self._workers.get(turn) is worker:
                 del self._workers[turn]
             self._past.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
             self._tally.keep(worker.servers)
-            await _reap(worker.process)
+            await reap(worker.process)
         return worker.cannot
+
+    async def _reseat(self) -> None:
+        """Has somebody accept from each seat: its worker, or the next one where that is gone."""
+        if self._model is None:
+            return
+        turns = rota(self._seats.numbers, self._settings.workers, self._workers)
+        mine = {turn: {number for number, who in turns.items() if who == turn} for turn in self._workers}
+        for turn, worker in self._workers.items():
+            if more := mine[turn] - worker.seats:
+                await worker.give(self._seats.of(more))
+                worker.send({"mind": True})
+        for turn, worker in self._workers.items():
+            if less := worker.seats - mine[turn]:
+                worker.send({"leave": sorted(less)})
+            worker.seats = mine[turn]
 
     # -- configuration
 
@@ -261,19 +166,17 @@ class Supervisor:
         except TimeoutError:
             raise ApplyError("the workers do not start; the log says why") from None
         async with self._applying:
-            fresh = self._reserve(wanted - self._reserved.keys())
+            fresh = self._seats.reserve(wanted)
             try:
                 await self._apply_to_all(model, version)
             except ApplyError:
-                for sock in fresh.values():
-                    sock.close()
+                self._seats.close(fresh)
                 if self._model is not None:
                     with contextlib.suppress(ApplyError):
                         await self._apply_to_all(self._model, self._version)
                 raise
-            self._reserved |= fresh
-            for endpoint in self._reserved.keys() - wanted:
-                self._reserved.pop(endpoint).close()
+            self._seats.keep(wanted)
+            self._given = set(self._seats.all)
             first = self._model is None
             self._model, self._version = model, version
         self._watch(model)
@@ -281,21 +184,13 @@ class Supervisor:
         if first:
             notify("READY=1")
 
-    def _reserve(self, endpoints: set[tuple[str, int]]) -> dict[tuple[str, int], socket.socket]:
-        fresh: dict[tuple[str, int], socket.socket] = {}
-        try:
-            for endpoint in sorted(endpoints):
-                fresh[endpoint] = bind(*endpoint)
-        except ApplyError:
-            for sock in fresh.values():
-                sock.close()
-            raise
-        return fresh
-
     async def _apply_to_all(self, model: Model, version: int) -> None:
         document: dict[str, object] = dict(to_dict(model))
         workers = list(self._workers.values())
-        results = await asyncio.gather(*(worker.apply(document, version) for worker in workers), return_exceptions=True)
+        results = await asyncio.gather(
+            *(worker.apply(document, version, self._seats.of(worker.seats, self._given)) for worker in workers),
+            return_exceptions=True,
+        )
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, WorkerGone):
                 raise result
@@ -407,16 +302,22 @@ class Supervisor:
 
     # -- the end
 
-    async def drain(self) -> None:
-        """Takes no new connections and returns when all workers have ended, within the drain time."""
+    async def drain(self, *, replaced: bool = False) -> None:
+        """Takes no new connections and returns when all workers have ended, within the drain time.
+
+        `replaced`: another node has our sockets and takes them.
+        """
         self._draining_since = asyncio.get_running_loop().time()
         self.draining.set()
-        notify("STOPPING=1")
+        if not replaced:
+            notify("STOPPING=1")
         vips = self._model is not None and any(instance.vips for instance in self._model.instances.values())
-        message: dict[str, object] = {"drain": self._settings.drain_s, "lame_duck": LAME_DUCK_S if vips else 0.0}
+        message: dict[str, object] = {"drain": self._settings.drain_s, "replaced": replaced}
+        message["lame_duck"] = LAME_DUCK_S if vips and not replaced else 0.0
         workers = list(self._workers.values())
         for worker in workers:
             worker.send(message)
+        self._seats.close()  # those that accept have them too
         ends = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
         if ends:
             _, late = await asyncio.wait(ends, timeout=self._settings.drain_s + KILL_AFTER_S)
@@ -427,30 +328,13 @@ class Supervisor:
     def kill(self) -> None:
         """Ends what still runs, at once."""
         for worker in self._workers.values():
-            _kill(worker.process)
-        for sock in self._reserved.values():
-            sock.close()
-        self._reserved.clear()
+            kill(worker.process)
+        self._seats.close()
 
 
 def _is_level(name: str) -> bool:
     """Counters that go down again, and are not to be added to those of a worker's successor."""
     return name.endswith(("_open", "_waiting", "in_flight"))
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-
-
-async def _reap(process: asyncio.subprocess.Process) -> None:
-    """Waits for a process whose channel is closed; what holds on to life is killed."""
-    try:
-        async with asyncio.timeout(KILL_AFTER_S):
-            await process.wait()
-    except TimeoutError:
-        _kill(process)
-        await process.wait()
 
 
 class ReadyProtocol(asyncio.Protocol):

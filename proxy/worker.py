@@ -5,12 +5,15 @@ A worker does what the supervisor says over a socketpair, one JSON object a line
     → {"config": MODEL, "version": N}    ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
                                          ← {"problems": [TEXT…]} when they have changed since
     → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
-    → {"drain": SECONDS, "lame_duck": SECONDS}, after which the worker ends itself
+    → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
+    → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
                                          ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
                                             "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}} every second
     → {"ask": "count"}                   ← {"told": [COUNT…]}, also while it drains; see proxy/census.py
     → {"ask": "views", …FILTER}          ← {"told": [VIEW…]}
                                          ← {"cannot": WHY} as the only word of a worker that cannot start
+
+Listening sockets come on a way of their own (proxy/passing.py), before the line that needs them.
 
 When the supervisor is gone, the worker drains: nobody would restart or reconfigure it.
 
@@ -46,7 +49,7 @@ from core.model import Listener, Model, Protocol
 from core.resolve import L7Listener, l7_listeners, l7_services, servers
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
-from proxy import census
+from proxy import census, passing
 from proxy.access_log import AccessLog
 from proxy.acme_passage import Passages
 from proxy.errors import ApplyError
@@ -54,7 +57,8 @@ from proxy.gate import Gate
 from proxy.headers import hsts_line
 from proxy.hub import Hub, Site
 from proxy.keyless_abi import KeylessUnavailable
-from proxy.listen import BACKLOG, EVERYWHERE, LAME_DUCK_S, accept_left, bind, endpoints, refuse_new
+from proxy.listen import EVERYWHERE, LAME_DUCK_S, endpoints
+from proxy.openings import HANDSHAKE_S, Openings
 from proxy.pool import Pool
 from proxy.quick import QuickConnection
 from proxy.rules import Router
@@ -69,48 +73,10 @@ SWEEP_S: Final = 0.25
 REPORT_S: Final = 1.0
 TICKETS_S: Final = 600.0  # their secrets change every two hours, and the next ones are given in advance
 RECHECK_S: Final = 3.0  # certificates that the key server objected to or has not seen
-HANDSHAKE_S: Final = 0.3  # for the last packet of a TCP handshake, before a listening socket closes
 RETIRED_S: Final = 30.0  # a removed listener's connections have this long to finish
 LINE_BYTES: Final = 1 << 26
 
 Endpoint = tuple[str, int]
-
-
-class Opening:
-    """One listening socket of this process and the site that its connections belong to."""
-
-    def __init__(self, worker: Worker, site: Site, sock: socket.socket) -> None:
-        self.site = site
-        self._worker = worker
-        self._sock = sock
-        self._server: asyncio.Server | None = None
-
-    async def open(self) -> None:
-        """Begins to accept; a duplicate of the socket is kept for what its queue holds at the end."""
-        kept = self._sock.dup()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self.protocol, sock=self._sock, backlog=BACKLOG)
-        self._sock = kept
-
-    def protocol(self) -> asyncio.BaseProtocol:
-        """For one accepted connection."""
-        return self._worker.protocol(self.site)
-
-    def discard(self) -> None:
-        """Closes a socket that was never opened."""
-        self._sock.close()
-
-    async def close(self, patience_s: float = HANDSHAKE_S) -> None:
-        """Stops accepting and loses nobody: handshakes under way may finish, and who waits to be accepted is served."""
-        assert self._server is not None
-        refuse_new(self._sock)
-        await asyncio.sleep(patience_s)
-        self._server.close()
-        left = accept_left(self._sock)
-        self._sock.close()
-        loop = asyncio.get_running_loop()
-        for sock in left:
-            await loop.connect_accepted_socket(self.protocol, sock)
 
 
 class Worker:
@@ -121,7 +87,7 @@ class Worker:
         self._tls = tls
         self._turn, self._workers = turn, workers
         self._passages = Passages(hub)
-        self._openings: dict[Endpoint, Opening] = {}
+        self.openings = Openings(self.protocol)
         self._sites: dict[tuple[str, str], Site] = {}
         self._retired: list[tuple[float, Site]] = []
         self._next_expiry = 0.0
@@ -144,7 +110,7 @@ class Worker:
         https = [each for each in listeners if each.listener.protocol is Protocol.HTTPS]
         if https and self._tls is None:
             raise ApplyError(f"listener {https[0].listener.name!r} is https, and no key server is given: --keyserver")
-        bound = self._bind(wanted.keys() - self._openings.keys())
+        self.openings.prepare(wanted.keys())
         problems: list[str] = []
         if self._tls is not None:
             profiles = {each.listener.name: Profile.of(each.listener, each.authorities) for each in https}
@@ -153,17 +119,10 @@ class Worker:
             problems = await self._tls.configure(certificates, profiles, terms)
         self._apply_services(model)
         sites = {_site_key(each): self._site(each) for each in listeners}
-        for endpoint, each in wanted.items():
-            site = sites[_site_key(each)]
-            if endpoint in bound:
-                self._openings[endpoint] = Opening(self, site, bound[endpoint])
-                await self._openings[endpoint].open()
-            else:
-                self._openings[endpoint].site = site
         removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
         for site in removed:
             self._drain_site(site)
-        await asyncio.gather(*(self._openings.pop(gone).close() for gone in self._openings.keys() - wanted.keys()))
+        await self.openings.change({at: sites[_site_key(each)] for at, each in wanted.items()})
         until = self._hub.now() + RETIRED_S
         self._retired += [(until, site) for site in removed]
         self._sites = sites
@@ -172,17 +131,6 @@ class Worker:
     async def recheck(self) -> list[str] | None:
         """Looks again at certificates with a problem that may have gone; the problems now, None for no change."""
         return await self._tls.recheck() if self._tls is not None else None
-
-    def _bind(self, endpoints: set[Endpoint]) -> dict[Endpoint, socket.socket]:
-        bound: dict[Endpoint, socket.socket] = {}
-        try:
-            for endpoint in sorted(endpoints):
-                bound[endpoint] = bind(*endpoint)
-        except ApplyError:
-            for sock in bound.values():
-                sock.close()
-            raise
-        return bound
 
     def _apply_services(self, model: Model) -> None:
         services: dict[str, Service] = {}
@@ -278,19 +226,20 @@ class Worker:
         for connection in list(site.connections):
             connection.cut()
 
-    async def drain(self, drain_s: float, lame_duck_s: float) -> None:
+    async def drain(self, drain_s: float, lame_duck_s: float, *, replaced: bool = False) -> None:
         """Ends all connections as gently as `drain_s` seconds allow.
 
         For `lame_duck_s` new connections are still accepted, because the L4 tier may not know yet; every answer says
-        `Connection: close`. Then the sockets close, and what is in flight has the rest of the time.
+        `Connection: close`. Then the sockets close, and what is in flight has the rest of the time. `replaced`: other
+        processes have the sockets, which are left to them at once.
         """
         until = self._hub.now() + drain_s
         for site in self._all_sites():
             self._drain_site(site)
+        if replaced:
+            self.openings.leave()
         await asyncio.sleep(min(lame_duck_s, drain_s))
-        patience_s = min(HANDSHAKE_S, drain_s)
-        await asyncio.gather(*(opening.close(patience_s) for opening in self._openings.values()))
-        self._openings.clear()
+        await self.openings.close(min(HANDSHAKE_S, drain_s))
         # Asked for now and then: an event would cost every connection something, for this one moment.
         while any(site.connections for site in self._all_sites()) and self._hub.now() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -301,7 +250,7 @@ class Worker:
     @property
     def has_vips(self) -> bool:
         """Whether connections come from an L4 tier, which has to notice that we end."""
-        return any(address not in EVERYWHERE for address, _ in self._openings)
+        return any(address not in EVERYWHERE for address, _ in self.openings.endpoints)
 
     def answer(self, question: dict[str, object]) -> object:
         """What is asked of our connections."""
@@ -326,8 +275,9 @@ def _site_key(each: L7Listener) -> tuple[str, str]:
 class Channel:
     """The worker's end of the socketpair: carries out what the supervisor says until it says to drain or is gone."""
 
-    def __init__(self, worker: Worker, hub: Hub, tls: TlsServer | None) -> None:
+    def __init__(self, worker: Worker, hub: Hub, tls: TlsServer | None, passed: socket.socket | None = None) -> None:
         self._worker, self._hub, self._tls = worker, hub, tls
+        self._passed = passed  # listening sockets come here
         self._problems: list[str] = []
         self._changing = asyncio.Lock()
 
@@ -336,26 +286,46 @@ class Channel:
         reader, writer = await asyncio.open_connection(sock=sock, limit=LINE_BYTES)
         tasks.spawn(self._report(writer), "report")
         tasks.spawn(self._recheck(writer), "recheck")
-        drain_s, lame_duck_s = default_drain_s, 0.0
+        loop = asyncio.get_running_loop()
+        if self._passed is not None:
+            loop.add_reader(self._passed, self._take)
+        drain_s, lame_duck_s, replaced = default_drain_s, 0.0, False
         while line := await reader.readline():
             message = json.loads(line)
+            self._take()
             if "config" in message:
                 async with self._changing:
                     _send(writer, await self._apply(message))
             elif "down" in message:
                 self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
+            elif "mind" in message:
+                await self._worker.openings.open(self._worker.openings.sites)
+            elif "leave" in message:
+                self._worker.openings.leave(message["leave"])
             elif "ask" in message:
                 _send(writer, {"told": self._worker.answer(message)})
             elif "drain" in message:
-                drain_s, lame_duck_s = message["drain"], message["lame_duck"]
+                drain_s, lame_duck_s, replaced = message["drain"], message["lame_duck"], message.get("replaced", False)
                 tasks.spawn(self._go_on_answering(reader, writer), "questions while draining")
                 break
         else:
             log.warning("the supervisor is gone: draining")
             lame_duck_s = LAME_DUCK_S if self._worker.has_vips else 0.0
-        await self._worker.drain(drain_s, lame_duck_s)
+        await self._worker.drain(drain_s, lame_duck_s, replaced=replaced)
         self._send_counters(writer)
         writer.close()
+
+    def _take(self) -> None:
+        """Takes the listening sockets that have come."""
+        if self._passed is None:
+            return
+        sockets = passing.receive(self._passed)
+        if sockets is None:
+            asyncio.get_running_loop().remove_reader(self._passed)
+            self._passed.close()
+            self._passed = None
+        else:
+            self._worker.openings.give(sockets)
 
     async def _go_on_answering(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
@@ -368,6 +338,7 @@ class Channel:
         try:
             problems = await self._worker.apply(from_dict(message["config"]))
         except ApplyError as error:
+            self._worker.openings.discard()
             return {"refused": version, "why": str(error)}
         self._problems = problems
         return {"applied": version, "problems": problems}
@@ -427,7 +398,7 @@ def _no_log(_: object) -> None:
 
 async def serve(options: argparse.Namespace) -> int:
     """One worker from start to end. Returns the exit code."""
-    sock = socket.socket(fileno=options.channel)
+    sock, passed = socket.socket(fileno=options.channel), socket.socket(fileno=options.sockets)
     tasks = Tasks()
     keys: KeyClient | None = None
     tls: TlsServer | None = None
@@ -437,7 +408,7 @@ async def serve(options: argparse.Namespace) -> int:
             keys = KeyClient(options.keyserver, identity=Identity.load(options.identity))
             tls = TlsServer(keys)
     except (KeylessUnavailable, IdentityError, OSError, ValueError) as error:
-        with sock:
+        with sock, passed:
             sock.sendall(json.dumps({"cannot": str(error)}).encode() + b"\n")
         return 1
     if keys is not None:
@@ -451,7 +422,7 @@ async def serve(options: argparse.Namespace) -> int:
         background.spawn(_follow_tickets(tls), "session tickets")
     if access_log is not None:
         background.spawn(access_log.run(), "access log")
-    await Channel(worker, hub, tls).run(sock, background, options.drain)
+    await Channel(worker, hub, tls, passed).run(sock, background, options.drain)
     await background.close()
     await tasks.close()
     if tls is not None and keys is not None:
@@ -473,6 +444,7 @@ def main() -> int:
     """`python -m proxy.worker`: started by the supervisor only."""
     parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=main.__doc__)
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socketpair")
+    parser.add_argument("--sockets", type=int, required=True, help="descriptor of the pair that sockets come on")
     parser.add_argument("--name", required=True)
     parser.add_argument("--turn", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="of this node, which share its limits")

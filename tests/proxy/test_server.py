@@ -22,7 +22,8 @@ import pytest
 from control.node.tasks import Tasks
 from core.model import Certificate, CheckType, HealthCheck, Model, Protocol, Server, ServerGroup
 from proxy.errors import ApplyError
-from proxy.server import ReadyProtocol, Settings, Supervisor
+from proxy.server import ReadyProtocol, Supervisor
+from proxy.worker_process import Settings
 from tests.proxy.support import (
     Backend,
     Client,
@@ -178,12 +179,55 @@ async def test_a_worker_killed_under_load_loses_what_it_had_in_flight_and_no_mor
     assert served[killed] == before[killed]
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+async def test_the_queue_of_a_dead_worker_is_not_lost(workers: int) -> None:
+    """Connections that waited for it to accept them are served: by the worker next to it, or by its successor."""
+    async with Backend().running() as backend, node(workers=workers) as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        for pid in supervisor.pids:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = []
+        for _ in range(24):
+            client = Client(*await asyncio.open_connection("127.0.0.1", base.listeners["web"].port))
+            client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            waiting.append(client)
+        killed, *others = supervisor.pids
+        os.kill(killed, signal.SIGKILL)
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+        for client in waiting:
+            assert await client.answer() == (200, b"ok")
+            await client.close()
+        await until(lambda: len(supervisor.pids) == workers)
+        for _ in range(24):
+            assert await ask(base.listeners["web"].port) == (200, b"ok")
+
+
+async def test_a_minded_seat_takes_changes_part() -> None:
+    """While a worker is away, its seat follows the configuration, and its successor has it back."""
+    async with Backend().running() as backend, node() as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        for version in range(2, 5):
+            os.kill(supervisor.pids[0], signal.SIGKILL)
+            await until(lambda: len(supervisor.pids) == 1)
+            port = free_port()
+            await supervisor.apply(with_listener(base, "more", port), version)
+            for _ in range(24):
+                assert await ask(port) == (200, b"ok")
+            await until(lambda: len(supervisor.pids) == 2)
+            for _ in range(24):
+                assert await ask(port) == (200, b"ok")
+                assert await ask(base.listeners["web"].port) == (200, b"ok")
+
+
 async def test_a_worker_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration that it does not answer to is refused; its successor has the old one."""
     async with Backend().running() as backend, node() as supervisor:
         base = model(free_port(), [backend.port])
         await supervisor.apply(base, 1)
-        monkeypatch.setattr("proxy.server.APPLY_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("proxy.worker_process.APPLY_TIMEOUT_S", 0.5)
         hung = supervisor.pids[0]
         os.kill(hung, signal.SIGSTOP)
         with pytest.raises(ApplyError, match=f"worker {hung} did not answer"):

@@ -31,7 +31,7 @@ from core.model import (
     ServerGroup,
     Share,
 )
-from proxy import keyless, worker
+from proxy import keyless, passing, worker
 from proxy.errors import ApplyError
 from proxy.keyless import KeylessUnavailable
 from proxy.tls import TlsServer
@@ -313,14 +313,12 @@ async def test_draining_finishes_what_is_in_flight() -> None:
 async def test_closing_a_socket_serves_its_accept_queue() -> None:
     """Connections that wait to be accepted when the socket closes are not reset."""
     async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
-        opening = l7.worker._openings["", l7.port]
         waiting = []
         for _ in range(5):  # blocking: the loop has no turn in which to accept them
             sock = socket.create_connection(("127.0.0.1", l7.port))
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             waiting.append(sock)
-        await opening.close()
-        del l7.worker._openings["", l7.port]
+        await l7.worker.openings.close(0.01)
         for sock in waiting:
             reader, writer = await asyncio.open_connection(sock=sock)
             assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -412,13 +410,15 @@ async def test_a_worker_that_cannot_start_says_why(cause: str, monkeypatch: pyte
 
     monkeypatch.setattr(keyless, "load", unavailable)
     ours, theirs = socket.socketpair()
+    passed, passed_to = passing.pair()
     options = Namespace(
-        channel=theirs.detach(), name="l7-1", turn=0, drain=1.0, identity=tmp_path, keyserver=["unix:/nonexistent"],
+        channel=theirs.detach(), sockets=passed_to.detach(), name="l7-1", turn=0, drain=1.0,
+        identity=tmp_path, keyserver=["unix:/nonexistent"],
         access_log="/nonexistent/log" if cause == "access log" else "",
     )  # fmt: skip
     if cause == "keyless":
         monkeypatch.setattr(worker.Identity, "load", lambda directory: None)
     assert await worker.serve(options) == 1
-    with ours:
+    with ours, passed:
         said = json.loads(ours.recv(4096))["cannot"]
     assert {"keyless": "no OpenSSL 3", "identity": str(tmp_path), "access log": "/nonexistent/log"}[cause] in said

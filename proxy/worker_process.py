@@ -1,0 +1,177 @@
+"""One worker process as its supervisor sees it: how it is started, told, asked and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from proxy import passing, tally
+from proxy.errors import ApplyError
+from proxy.passing import Seat
+from proxy.tally import ServerKey
+
+log = logging.getLogger(__name__)
+
+APPLY_TIMEOUT_S: Final = 30.0
+ANSWER_S: Final = 3.0
+KILL_AFTER_S: Final = 2.0  # a process whose channel is closed has this long to end
+LINE_BYTES: Final = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run the workers: what `python -m proxy.worker` is given."""
+
+    name: str
+    workers: int
+    identity: str = ""
+    keyservers: tuple[str, ...] = ()
+    access_log: str = ""
+    drain_s: float = 30.0
+
+    def argv(self, turn: int, channel: int, sockets: int) -> list[str]:
+        """The command line of worker number `turn`, with the descriptors by which we talk to it."""
+        argv = [sys.executable, "-m", "proxy.worker", "--channel", str(channel), "--sockets", str(sockets)]
+        argv += ["--name", self.name]
+        argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
+        for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
+            argv += [option, value] if value else []
+        for keyserver in self.keyservers:
+            argv += ["--keyserver", keyserver]
+        return argv
+
+
+class WorkerGone(ApplyError):
+    """A worker ended before it answered."""
+
+
+class WorkerProcess:
+    """One worker as the supervisor sees it."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter, passed: socket.socket
+    ) -> None:
+        self.process = process
+        self.seats: set[int] = set()  # from whose sockets it accepts
+        self.counters: dict[str, float] = {}
+        self.servers: dict[ServerKey, dict[str, float]] = {}
+        self.stranded: list[str] = []  # backend services that have no server for a request
+        self.problems: list[str] = []
+        self.cannot = ""  # why it could not start
+        self._writer = writer
+        self._passed = passed
+        self._answer: asyncio.Future[dict[str, object]] | None = None
+        self._asked = 0  # the version that `_answer` is about
+        self._questions: deque[asyncio.Future[Any]] = deque()  # those that wait, the first asked first
+
+    @classmethod
+    async def start(cls, settings: Settings, turn: int) -> tuple[WorkerProcess, asyncio.StreamReader]:
+        """Starts worker number `turn`, in a session of its own: Ctrl-C is for us."""
+        ours, theirs = socket.socketpair()
+        passed, passed_to = passing.pair()
+        with theirs, passed_to:
+            process = await asyncio.create_subprocess_exec(
+                *settings.argv(turn, theirs.fileno(), passed_to.fileno()),
+                pass_fds=(theirs.fileno(), passed_to.fileno()),
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
+        return cls(process, writer, passed), reader
+
+    def send(self, message: dict[str, object]) -> None:
+        """One line; a worker that is gone hears nothing."""
+        if not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def give(self, sockets: Mapping[Seat, socket.socket]) -> None:
+        """Sends it listening sockets, which the next command is about. Nothing where it is gone."""
+        with contextlib.suppress(OSError):
+            await passing.send(self._passed, sockets)
+
+    async def apply(self, model: dict[str, object], version: int, sockets: Mapping[Seat, socket.socket]) -> None:
+        """Has the worker apply a configuration, by sockets that it does not have yet. ApplyError: it refuses;
+        WorkerGone: it died.
+
+        One that does not answer is killed, since nobody knows what it serves; its successor is told.
+        """
+        self._answer, self._asked = asyncio.get_running_loop().create_future(), version
+        try:
+            async with asyncio.timeout(APPLY_TIMEOUT_S):
+                await self.give(sockets)
+                self.send({"config": model, "version": version})
+                answer = await self._answer
+        except TimeoutError:
+            kill(self.process)
+            raise ApplyError(f"worker {self.process.pid} did not answer within {APPLY_TIMEOUT_S:.0f} s") from None
+        if "gone" in answer:
+            raise WorkerGone(f"worker {self.process.pid} ended")
+        if "refused" in answer:
+            raise ApplyError(str(answer["why"]))
+
+    async def ask(self, what: str, **arguments: object) -> list[Any]:
+        """What the worker says of its connections (proxy/census.py); nothing where it is gone or does not answer."""
+        question: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._questions.append(question)
+        self.send({**arguments, "ask": what})
+        done, _ = await asyncio.wait([question], timeout=ANSWER_S)
+        return list(question.result()) if done else []
+
+    async def listen(self, reader: asyncio.StreamReader, on_problems: Callable[[], None]) -> None:
+        """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves."""
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                message = json.loads(line)
+                if "counters" in message:
+                    self.counters = message["counters"]
+                    self.servers |= tally.keyed(message["upstreams"])
+                    if message["stranded"] != self.stranded:
+                        self.stranded = message["stranded"]
+                        on_problems()
+                elif "told" in message:
+                    self._questions.popleft().set_result(message["told"])
+                elif "cannot" in message:
+                    self.cannot = message["cannot"]
+                elif "applied" in message or "refused" in message:
+                    self._answered(message)
+                else:
+                    self.problems = message["problems"]
+                    on_problems()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result({"gone": True})
+        for question in self._questions:
+            question.set_result([])
+        self._questions.clear()
+        self._writer.close()
+        self._passed.close()
+
+    def _answered(self, message: dict[str, object]) -> None:
+        if message.get("applied", message.get("refused")) != self._asked:
+            return
+        self.problems = cast(list[str], message.get("problems", self.problems))
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(message)
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """Ends it at once, if it still runs."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+async def reap(process: asyncio.subprocess.Process) -> None:
+    """Waits for a process whose channel is closed; what holds on to life is killed."""
+    try:
+        async with asyncio.timeout(KILL_AFTER_S):
+            await process.wait()
+    except TimeoutError:
+        kill(process)
+        await process.wait()
