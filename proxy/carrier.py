@@ -236,6 +236,8 @@ class Carrier(ABC, asyncio.Protocol):
         self._upstream = upstream.client = None
         if self._full:
             upstream.resume_reading()
+        if upstream.bulk:
+            upstream.read_plainly()
         if reuse and upstream.usable:
             if not service.pool.released(upstream.server, upstream, self._hub.now()):
                 upstream.close()

@@ -4,8 +4,8 @@ A client connection reads heads one after the other and runs one exchange at a t
 requests, and requests sent ahead wait in a buffer of PIPELINE_BYTES, beyond which nothing more is read.
 
 Memory is bounded in both directions because neither side is read while the other side's transport is full: what one
-read brought (READ_BYTES from a server, uvloop's 256 KB from a client) and a transport's high-water mark are all that a
-connection ever holds.
+read brought (uvloop's 256 KB; READ_BYTES from a server whose answer is long) and a transport's high-water mark are all
+that a connection ever holds.
 
 Deadlines are one attribute per connection, moved on every event, and looked at by the worker's sweep a few times a
 second: cheaper than a timer for each, and exact enough for seconds. Every state has one: no connection waits for ever

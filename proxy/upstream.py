@@ -11,6 +11,7 @@ from proxy.pool import Address, Pool
 
 # Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
 WRITE_HIGH_BYTES: Final = 16_384
+BULK_BYTES: Final = 131_072  # an answer that comes in such pieces is long
 CLOSE_S: Final = 10.0  # how long the last bytes of a closed connection may take, in either direction
 # So many timeouts of the kernel in a row (0.2, 0.4 s… on a LAN) for the same bytes: nobody is there. A server that is
 # merely slow acknowledges, and one that does not read closes its window, which counts apart (tcpi_probes).
@@ -28,16 +29,18 @@ class User(Protocol):
     def balance(self) -> None: ...
 
 
-class UpstreamConnection(asyncio.BufferedProtocol):
+class UpstreamConnection(asyncio.Protocol):
     """A connection to a server: in use by one client connection, or idle in its pool, or neither while it is opened.
 
-    `buffer` is what reads go into; all connections of a loop share it, since what is in it is taken at once.
+    Small answers are read as uvloop does it, up to 256 KB at once, which costs 1 to 3 µs less than with a buffer of our
+    own. From the first read of BULK_BYTES on, reads go into `buffer`, which bounds what one read brings; all
+    connections of a loop share it, since what is in it is taken at once.
 
     Whoever takes a connection has to ask whether it is `usable`: one that has ended tells its user so once, when it
     ends, and nobody later.
     """
 
-    __slots__ = ("_buffer", "_pool", "_transport", "client", "full", "name", "server")
+    __slots__ = ("_buffer", "_pool", "_transport", "bulk", "client", "full", "name", "server")
 
     def __init__(self, pool: Pool[UpstreamConnection, Any], server: Address, buffer: bytearray) -> None:
         self._pool = pool
@@ -46,6 +49,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.name = endpoint(*server)
         self.client: User | None = None
         self.full = False
+        self.bulk = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -86,17 +90,28 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(memoryview(self._buffer)[:nbytes])
+    def data_received(self, data: bytes) -> None:
         if self.client is None:
             # An answer that nobody asked for: whatever it is, it must not meet the next request.
             self._pool.closed(self.server, self)
             self.abort()
-        else:
-            self.client.upstream_data(data)
+            return
+        if len(data) >= BULK_BYTES and not self.bulk:
+            self._read_by(_Bulk(self, self._buffer))
+            self.bulk = True
+        self.client.upstream_data(data)
+
+    def read_plainly(self) -> None:
+        """Reads as at the beginning, for whoever is next."""
+        if self.bulk and not self._transport.is_closing():
+            self._read_by(self)
+            self.bulk = False
+
+    def _read_by(self, protocol: asyncio.BaseProtocol) -> None:
+        """uvloop asks what kind of protocol it has when it begins to read."""
+        self._transport.pause_reading()
+        self._transport.set_protocol(protocol)
+        self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self.full = True
@@ -120,3 +135,30 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._pool.closed(self.server, self)
         else:
             self.client.upstream_lost()
+
+
+class _Bulk(asyncio.BufferedProtocol):
+    """The same connection, read into a buffer."""
+
+    __slots__ = ("_buffer", "_upstream")
+
+    def __init__(self, upstream: UpstreamConnection, buffer: bytearray) -> None:
+        self._upstream, self._buffer = upstream, buffer
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._upstream.data_received(bytes(memoryview(self._buffer)[:nbytes]))
+
+    def pause_writing(self) -> None:
+        self._upstream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._upstream.resume_writing()
+
+    def eof_received(self) -> None:
+        self._upstream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._upstream.connection_lost(exc)

@@ -129,7 +129,7 @@ class Rig:
             self.site.hsts, self.site.router = HSTS, Router((), "app")
         elif upstream is not None:
             if event == "server":
-                upstream.buffer_updated(_put(upstream, data))
+                upstream.data_received(data)
             elif event == "server full":
                 upstream.pause_writing()
             elif event == "server not full":
@@ -172,11 +172,6 @@ class Rig:
     async def end(self) -> None:
         self.connection.connection_lost(None)
         await self.tasks.close()
-
-
-def _put(upstream: UpstreamConnection, data: bytes) -> int:
-    upstream.get_buffer(-1)[: len(data)] = data
-    return len(data)
 
 
 async def held_to_the_same(events: list[tuple[str, bytes]], **options: Any) -> Rig:

@@ -74,8 +74,7 @@ def made(pending: int = 0) -> tuple[UpstreamConnection, Transport, Pool[Upstream
 
 
 def feed(connection: UpstreamConnection, data: bytes) -> None:
-    connection.get_buffer(-1)[: len(data)] = data
-    connection.buffer_updated(len(data))
+    connection.data_received(data)
 
 
 def test_its_user_gets_bytes_and_the_end_once() -> None:
@@ -224,3 +223,63 @@ def test_no_request_hangs_whatever_the_server_does(act: Callable[[socket.socket]
 
     with server(act) as port:
         assert uvloop.run(ask_all(port)) <= statuses
+
+
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
+def test_long_and_short_answers_on_one_connection(run: Callable[..., None]) -> None:
+    """The event loop has to play along when the way of reading changes."""
+    run(_long_and_short_answers())
+
+
+async def _long_and_short_answers() -> None:
+    sizes = [10, 200_000, 3_000_000, 5, 1_000_000, 131_072, 7]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = int(head.split(b" ")[1][1:])
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    kinds: list[bool] = []
+    async with server, proxy(model(free_port(), [port])) as l7:
+        client = await l7.connect()
+        for size in sizes:
+            status, body = await client.ask(f"/{size}")
+            assert (status, len(body)) == (200, size)
+            ((_, idle),) = l7.hub.services["app"].pool._members[0].idle
+            kinds.append(idle.bulk)
+            assert idle._transport.get_protocol() is idle
+        await client.close()
+        server.close()
+    assert not any(kinds)
+
+
+def test_bulk_begins_with_a_long_read_and_ends_with_the_answer() -> None:
+    connection, transport, _ = made()
+    protocols: list[object] = []
+    transport.set_protocol = protocols.append  # type: ignore[method-assign]
+    transport.pause_reading = lambda: protocols.append("pause")  # type: ignore[method-assign]
+    transport.resume_reading = lambda: protocols.append("resume")  # type: ignore[method-assign]
+    connection.client = user = User(connection)
+    connection.data_received(b"x" * (upstream.BULK_BYTES - 1))
+    assert protocols == []
+    connection.data_received(b"y" * upstream.BULK_BYTES)
+    (_, bulk, _) = protocols
+    assert (protocols[0], protocols[2]) == ("pause", "resume")
+    assert isinstance(bulk, asyncio.BufferedProtocol)
+    bulk.get_buffer(-1)[:5] = b"hello"  # type: ignore[index]
+    bulk.buffer_updated(5)
+    bulk.pause_writing()
+    bulk.resume_writing()
+    assert (user.told["hello"], user.told["balance"]) == (1, 2)
+    connection.read_plainly()
+    assert protocols[3:] == ["pause", connection, "resume"]
+    connection.read_plainly()
+    assert len(protocols) == 6
+    bulk.eof_received()
+    assert user.told["lost"] == 1
