@@ -217,7 +217,10 @@ class SmoothWrr:
         self._next = start % len(self._ring) if self._ring else 0
 
     def pick(self, eligible: Callable[[int], bool], active: Sequence[int], source: bytes) -> int | None:
-        ring = self._ring
+        ring, at = self._ring, self._next
+        if ring and eligible(ring[at]):  # as nearly always
+            self._next = at + 1 if at + 1 < len(ring) else 0
+            return ring[at]
         for step in range(len(ring)):
             index = ring[(self._next + step) % len(ring)]
             if eligible(index):

@@ -23,7 +23,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S: Final = 1.0
-FLUSH_BYTES: Final = 1 << 16
+FLUSH_BYTES: Final = 1 << 19  # some 1,300 lines: the thread's turn, its futures and locks cost them little
 BACKLOG_BYTES: Final = 1 << 23
 
 _LINE: Final = (

@@ -57,8 +57,8 @@ class Shape(NamedTuple):
     claims: bool
 
 
-# A whole request: method, target, shape, all of its head that does not depend on where it comes from, body.
-Request = tuple[bytes, bytes, Shape, bytes, bytes]
+# A whole request: method, target, shape, request line with its CRLF, the cookie's value, body.
+Request = tuple[bytes, bytes, Shape, bytes, bytes, bytes]
 
 
 class Answer(NamedTuple):
@@ -83,6 +83,7 @@ class _AnswerShape(NamedTuple):
 _NO_SHAPE: Final = Shape(b"", b"", b"", -1, False)
 _NO_ANSWER: Final = _AnswerShape(0, b"", b"", b"", False, False)
 _requests: Final = Memory[Shape]()
+_shape_of: Final = _requests.get
 
 
 def read_request(data: bytes) -> Request | None:
@@ -96,20 +97,19 @@ def read_request(data: bytes) -> Request | None:
     if at > 6 and data[at - 10 : at - 7] in _COOKIES:
         stop = data.find(b"\r\n", at)
         cookie = data[at:stop]
-        if cookie.translate(None, _VISIBLE) or cookie[:1] == b" " or cookie[-1:] == b" ":
+        if cookie.translate(None, _VISIBLE) or cookie.strip(b" ") != cookie:
             return None
         key = data[start:at] + data[stop:end]
     else:
         at, cookie, key = 0, b"", data[start:end]
-    shape = _requests.get(key)
+    shape = _shape_of(key)
     if shape is None:
         shape = _request_shape(key, at - start if at else 0)
         _requests.put(key, shape)
     method, target = line.groups()
     if shape.length != len(data) - end - 4 or b"/." in target:
         return None
-    head = b"%b%b%b%b" % (data[:start], shape.before, cookie, shape.after)
-    return method, target, shape, head, data[end + 4 :] if shape.length else b""
+    return method, target, shape, data[:start], cookie, data[end + 4 :]
 
 
 def _request_shape(key: bytes, cookie_at: int) -> Shape:
@@ -158,10 +158,12 @@ class Answers:
             answer = self._read_head(head)
             if answer is None:
                 return None
-        length = 0 if method == b"HEAD" else answer.length
+        out, status, length = answer
+        if method == b"HEAD":
+            length = 0
         if length != len(data) - end - 4:
             return None
-        return answer.head + data[end + 4 :] if length else answer.head, answer.status
+        return out + data[end + 4 :], status
 
     def _read_head(self, head: bytes) -> Answer | None:
         """The head with its date and length cut out, by its shape."""

@@ -40,7 +40,7 @@ IDLE_S: Final = 60.0
 IDLE_PER_SERVER: Final = 128
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each request, and freezing makes that three times as dear
 class Reuse(Generic[Handle]):
     """Send the request on this idle connection."""
 

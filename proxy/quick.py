@@ -51,14 +51,15 @@ class QuickConnection(ClientConnection):
 
     def _ask(self, data: bytes) -> bool:
         """Sends a request by the fast lane; False: it has to go the common way, and at most a server is chosen yet."""
-        request, site, origin = read_common_request(data), self._site, self._origin
+        request, site = read_common_request(data), self._site
         if request is None or self._retiring or site.closing:
             return False
-        method, target, shape, head, body = request
-        hub = self._hub
-        name = site.router.forward(shape.host, target)
+        method, target, shape, line, cookie, body = request
+        host, before, after, _, claims = shape
+        hub, origin = self._hub, self._origin
+        name = site.router.always or site.router.forward(host, target)
         service = hub.services.get(name)
-        if service is None or service.total_timeout_s or service.key or (shape.claims and origin.trusted):
+        if service is None or service.total_timeout_s or service.key or (claims and origin.trusted):
             return False
         now = monotonic()
         choice = service.pool.assign(origin.client, now, repeatable=not body and method in IDEMPOTENT)
@@ -71,11 +72,11 @@ class QuickConnection(ClientConnection):
         if self._answers.hsts != site.hsts:
             self._answers = hub.answers(site.hsts)
         identifier = hub.new_request_id()
-        self._asked = data, method, target, shape.host, name, identifier, self._answers
+        self._asked = data, method, target, host, name, identifier, self._answers
         self._state = State.EXCHANGE
         self._started_at = now
         self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
-        upstream.write(b"%b%b%b\r\n\r\n%b" % (head, self._tail, identifier, body))
+        upstream.write(b"".join((line, before, cookie, after, self._tail, identifier, b"\r\n\r\n", body)))
         return True
 
     def upstream_data(self, data: bytes) -> None:
