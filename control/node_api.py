@@ -2,6 +2,7 @@
 
 GET /v1/node/config?after=VERSION[&wait=SECONDS] answers with {"version", "config"} as soon as the current version is
 another than `after` (not only a newer one: a restored control plane may have gone back), and 204 after at most 25 s.
+An l7 node gets "cookie_secret" too, in hexadecimal digits.
 POST /v1/node/report takes {"version", "rejected": null | {"version", "why"}, "report": {…}}.
 """
 
@@ -42,7 +43,12 @@ async def get_config(request: web.Request) -> web.Response:
     current = await request.app[PLANE].newer_than(after, wait_s)
     if current is None:
         return web.Response(status=204)
-    return web.json_response({"version": current.version, "config": current.document})
+    answer: dict[str, object] = {"version": current.version, "config": current.document}
+    assert request.transport is not None
+    role, _ = peer_of(request.transport.get_extra_info("ssl_object"))
+    if role == "l7":
+        answer["cookie_secret"] = request.app[PLANE].cookie_secret.hex()
+    return web.json_response(answer)
 
 
 async def post_report(request: web.Request) -> web.Response:

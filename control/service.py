@@ -38,6 +38,7 @@ class ControlPlane:
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         entry, model = store.get()
         self.store = store
+        self.cookie_secret = store.cookie_secret()  # what all L7 nodes seal sticky cookies with
         self.current = Current(entry.version, model, to_dict(model))
         self._clock = clock
         self._announced = asyncio.Condition()

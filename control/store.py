@@ -27,7 +27,8 @@ from core.config import from_dict, to_dict
 from core.model import Model
 
 HISTORY_LIMIT = 1000  # versions kept; older ones are forgotten
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SECRET_BYTES = 32
 _SCHEMA = """
 CREATE TABLE versions (
     version INTEGER PRIMARY KEY, created REAL NOT NULL, author TEXT NOT NULL, comment TEXT NOT NULL,
@@ -35,6 +36,7 @@ CREATE TABLE versions (
 ) STRICT;
 CREATE TABLE tokens (name TEXT PRIMARY KEY, hash BLOB NOT NULL, created REAL NOT NULL) STRICT;
 """
+_SCHEMA_2 = "CREATE TABLE secrets (name TEXT PRIMARY KEY, secret BLOB NOT NULL) STRICT;"
 
 
 class StoreError(Exception):
@@ -83,6 +85,9 @@ class Store(Protocol):
 
     def token_name(self, token: str) -> str | None:
         """Whose token this is, compared in constant time."""
+
+    def cookie_secret(self) -> bytes:
+        """What the L7 nodes seal sticky cookies with: random, made once, and part of no configuration."""
 
     def close(self) -> None:
         """Release what is held."""
@@ -153,6 +158,12 @@ class SqliteStore:
         found = [name for name, kept in rows if hmac.compare_digest(kept, offered)]
         return found[0] if found else None
 
+    def cookie_secret(self) -> bytes:
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO secrets VALUES ('cookies', ?)", (secrets.token_bytes(SECRET_BYTES),))
+            (secret,) = db.execute("SELECT secret FROM secrets WHERE name = 'cookies'").fetchone()
+        return bytes(secret)
+
     def close(self) -> None:
         with self._lock:
             self._db.close()
@@ -161,8 +172,9 @@ class SqliteStore:
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found > SCHEMA_VERSION:
             raise StoreError(f"{path}: made by a newer version of paifang (schema {found}, not {SCHEMA_VERSION})")
-        if found == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        steps = (_SCHEMA, _SCHEMA_2)[found:]
+        if steps:
+            self._db.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -14,7 +14,7 @@ from dataclasses import is_dataclass
 from itertools import chain
 from typing import get_args, get_origin
 
-from core import checks_listeners, checks_rules, checks_tls, checks_upstreams
+from core import checks_listeners, checks_rules, checks_sticky, checks_tls, checks_upstreams
 from core.endpoints import endpoint, version
 from core.errors import Path, Problem
 from core.model import (
@@ -57,6 +57,7 @@ HTTP_OPTIONS = (
     "hash_key",
     "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "total_timeout_s", "server_max_connections",
     "server_max_queue", "queue_timeout_s", "retry_percent", "retry_min_per_s", "ejection", "slow_start_s", "fallback",
+    "sticky_session",
 )  # fmt: skip
 
 
@@ -73,6 +74,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         _backend_services(model, places),
         checks_listeners.check(model, places),
         checks_rules.check(model, places),
+        checks_sticky.check(model, places),
         checks_tls.check(model, places),
     )
 

@@ -142,6 +142,13 @@ class ClientCertificate(StrEnum):
     OPTIONAL = "optional"
 
 
+class StickyType(StrEnum):
+    """Whose the cookie is that keeps a client at its server: inserted by the L7 tier, or set by the servers."""
+
+    INSERT = "insert"
+    SERVER = "server"
+
+
 class HeaderAction(StrEnum):
     """`set` takes the place of all fields of that name, `add` stands beside them."""
 
@@ -325,6 +332,21 @@ class Ejection:
 
 
 @dataclass(frozen=True, slots=True)
+class StickySession:
+    """Keeps a client at the server that it had first, by a cookie: one of ours, or one that the servers set anyway.
+
+    Clients can neither read from it which server that is nor choose one. A client goes to another server when its own
+    is gone, takes no requests or has no room; a server of weight 0 keeps its clients.
+    """
+
+    type: StickyType = StickyType.INSERT
+    cookie: Annotated[
+        str, Pattern(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,200}", "the name of a cookie, of at most 200 characters")
+    ] = "SERVERID"
+    cookie_timeout_s: Annotated[int, Range(1, 86_400, "s")] = 3600
+
+
+@dataclass(frozen=True, slots=True)
 class BackendService:
     """How traffic reaches a set of servers. Exactly one of `server_group` and `availability_group` is given."""
 
@@ -347,6 +369,7 @@ class BackendService:
     ejection: Ejection | None = Ejection()
     slow_start_s: Annotated[int, Range(0, 900, "s")] = 0
     fallback: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
+    sticky_session: StickySession | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from core.model import (
     Server,
     ServerGroup,
     Share,
+    StickySession,
 )
 from core.reader import expected, fields, in_words, optional, split
 
@@ -233,6 +234,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "slow_start_s": "a server that is added or comes back gets its share of requests in steps over this time; 0: "
         "at once",
         "fallback": "takes the requests that no server of this service takes; without it they get 503",
+        "sticky_session": "keeps clients at their servers",
     },
     Ejection: {
         "failures": "requests in a row that a server fails: no connection, or none that lasts to a sound answer; 0: "
@@ -242,6 +244,11 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "longest_s": "how long any lasts at most",
         "max_percent": "of the servers that may be out, those included that their checks have found unhealthy; "
         "otherwise none is ejected",
+    },
+    StickySession: {
+        "type": "whose the cookie is",
+        "cookie": "its name; with type server that of the servers' own, which has to be given",
+        "cookie_timeout_s": "how long it is good after its last renewal; with type server that is the servers' to say",
     },
     HealthCheck: {
         "type": "how to ask",
@@ -345,6 +352,7 @@ INNER: Mapping[type, Kind] = {
     Server: Kind.SERVER_GROUPS,
     HealthCheck: Kind.BACKEND_SERVICES,
     Ejection: Kind.BACKEND_SERVICES,
+    StickySession: Kind.BACKEND_SERVICES,
     Condition: Kind.RULES,
     Redirect: Kind.RULES,
     FixedReply: Kind.RULES,

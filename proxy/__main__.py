@@ -109,7 +109,12 @@ async def serve(options: argparse.Namespace) -> int:
     )
     supervisor = Supervisor(settings, tasks, give_up)
     link = ControlLink(
-        url=options.control, identity=identity, state=options.state, apply=supervisor.apply, report=supervisor.report
+        url=options.control,
+        identity=identity,
+        state=options.state,
+        apply=supervisor.apply,
+        report=supervisor.report,
+        take_cookie_secret=supervisor.take_cookie_secret,
     )
 
     def on_signal() -> None:

@@ -102,16 +102,23 @@ class Forward:
 class Split:
     """To one of several in turn, as their weights say."""
 
-    __slots__ = ("_forwards", "_turn")
+    __slots__ = ("_forwards", "_turn", "forwards")
 
     def __init__(self, shares: Iterable[tuple[Forward, int]]) -> None:
         shares = list(shares)
-        self._forwards = [shares[index][0] for index in smooth_wrr_ring([weight for _, weight in shares])]
+        self.forwards = [forward for forward, _ in shares]
+        self._forwards = [self.forwards[index] for index in smooth_wrr_ring([weight for _, weight in shares])]
         self._turn = -1
 
     def next(self) -> Forward:
         self._turn = (self._turn + 1) % len(self._forwards)
         return self._forwards[self._turn]
+
+    def next_of(self, some: list[Forward]) -> Forward:
+        """The next one that is among these; they keep their proportions."""
+        if len(some) == 1:
+            return some[0]
+        return next((each for each in (self.next() for _ in self._forwards) if each in some), some[0])
 
 
 class Redirect:

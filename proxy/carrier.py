@@ -131,6 +131,7 @@ class Carrier(ABC, asyncio.Protocol):
                 tried=command.tried,
                 fresh=command.fresh,
                 in_turn=in_turn,
+                prefer=command.prefer,
             )
         while choice is None and service.fallback is not None:
             hub.counters["fallback_requests"] += 1

@@ -11,13 +11,15 @@ from proxy.pool import Address
 class Assign:
     """Find an upstream; answer with `assigned`, `connect_failed` or `no_server`. See `Pool.assign`.
 
-    With `tried` or `fresh` it is a second attempt, for which `denied` is an answer too.
+    With `tried` or `fresh` it is a second attempt, for which `denied` is an answer too. `prefer`: whom the client stays
+    with.
     """
 
     service: str
     repeatable: bool
     tried: frozenset[Address] = frozenset()
     fresh: bool = False
+    prefer: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead,
 from proxy.headers import Origin
 from proxy.pool import Address
 from proxy.rules import Router, normal_target
+from proxy.sticky import Stay, merged
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 §9.2.2, less TRACE
 TRIES: Final = 3
@@ -90,7 +91,7 @@ class Exchange:
         "_again_after", "_buffer", "_changes", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts",
         "_interim",
         "_keep_alive", "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused",
-        "_router", "_scanned", "_service", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
+        "_router", "_scanned", "_service", "_stay", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
         "identifier", "offset", "rest", "source", "status", "target", "upstream",
     )  # fmt: skip
 
@@ -136,6 +137,7 @@ class Exchange:
         self._request = b""
         self._service = ""
         self._changes: Changes | None = None
+        self._stay: Stay | None = None
 
     # -- what the caller may ask
 
@@ -187,7 +189,7 @@ class Exchange:
         except Refused as refused:
             self.offset = refused.offset + (head.path_at if refused.code is Code.PATH else 0)
             return self._reply(refused.code)
-        return [Assign(self._service, self._repeatable)]
+        return [self._assign()]
 
     def _prepare(self, forward: Forward) -> None:
         """Makes the request's head for the server. Raises Refused."""
@@ -195,10 +197,18 @@ class Exchange:
         if forward.rewrite is not None:
             host, target = forward.rewrite.apply(self._head.host, target)
             target = normal_target(target)
+        changes, sticky = forward.request, self._router.stickies.get(forward.service)
+        if sticky is not None:
+            self._stay = sticky.stay(self._head)
+            changes = merged(changes, self._stay.request)
         self._request = headers.request_head(
-            self._head, target, self._origin, self.identifier, self._upgrade, host, forward.request
+            self._head, target, self._origin, self.identifier, self._upgrade, host, changes
         )
         self._service, self._changes = forward.service, forward.response
+
+    def _assign(self, *, fresh: bool = False) -> Assign:
+        prefer = self._stay.server if self._stay is not None else None
+        return Assign(self._service, self._repeatable, self._tried, fresh, prefer)
 
     def resume(self, service: str, server: Address) -> None:
         """The fast lane has sent this request, a plain forward and complete, on a reused connection to `server`."""
@@ -224,7 +234,7 @@ class Exchange:
         self._tried |= {server}
         self._again_after = Code.CONNECT_TIMEOUT if timed_out else Code.CONNECT
         if len(self._tried) < TRIES:
-            return [Assign(self._service, self._repeatable, self._tried)]
+            return [self._assign()]
         return self._reply(self._again_after)
 
     def denied(self) -> list[Command]:
@@ -269,7 +279,7 @@ class Exchange:
         if untouched and self._repeatable and self._tries < TRIES:
             self._move_up(Up.ASSIGNING)
             self._again_after = Code.UPSTREAM_CLOSED
-            return [ReleaseUpstream(False), Assign(self._service, True, fresh=True)]
+            return [ReleaseUpstream(False), self._assign(fresh=True)]
         return self._fail(Code.UPSTREAM_CLOSED)
 
     def client_closed(self) -> list[Command]:
@@ -347,7 +357,7 @@ class Exchange:
         self._move_up(Up.TUNNEL)
         self._move_down(Down.TUNNEL)
         ahead, self.rest = self.rest, b""
-        opened = headers.informational_head(head, self._origin.node, self._upgrade, self._changes)
+        opened = headers.informational_head(head, self._origin.node, self._upgrade, self._changes_in(head))
         return [SendClient(opened + data), *([SendUpstream(ahead)] if ahead else ())]
 
     def _answer(self, head: ResponseHead, data: bytes) -> list[Command]:
@@ -366,8 +376,15 @@ class Exchange:
         self._move_down(Down.BODY)
         node, date = self._origin.node, self._date()
         return self._relay(
-            headers.response_head(head, minor, self._keep_alive, node, date, self._hsts, self._changes), data
+            headers.response_head(head, minor, self._keep_alive, node, date, self._hsts, self._changes_in(head)), data
         )
+
+    def _changes_in(self, answer: ResponseHead) -> Changes | None:
+        """What is changed in an answer's head: as the rule says, and the cookie of a client that stays."""
+        if self._stay is None or self.upstream is None:
+            return self._changes
+        secure = self._origin.scheme == b"https"
+        return merged(self._changes, self._stay.answer(answer, self.upstream, secure=secure))
 
     def _relay(self, prefix: bytes, data: bytes) -> list[Command]:
         """Passes on payload, after `prefix`, and ends the answer where its framing says."""

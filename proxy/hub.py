@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from proxy.journal import Journal
 from proxy.lane import Answers
 from proxy.rules import Router
 from proxy.service import Service
+from proxy.sticky import SECRET_BYTES, Seal, Sticky
 from proxy.tls_profile import DEFAULT, Profile
 
 READ_BYTES: Final = 131_072
@@ -113,6 +115,8 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.services: dict[str, Service] = {}
+        self.seal = Seal(os.urandom(SECRET_BYTES), time)  # until the control plane's secret comes
+        self.stickies: dict[str, Sticky] = {}  # of the services whose clients stay with their servers
         self.buffer = bytearray(READ_BYTES)
         self._answers: dict[bytes, Answers] = {}
         self._second = 0
@@ -130,6 +134,12 @@ class Hub:
         if hsts not in self._answers:
             self._answers[hsts] = Answers(self.node, hsts, self.date)
         return self._answers[hsts]
+
+    def reseal(self, secret: bytes) -> None:
+        """The secret of all L7 nodes."""
+        self.seal.replace(secret)
+        for sticky in self.stickies.values():
+            sticky.reseal()
 
     def date(self) -> bytes:
         """The Date field's value now (RFC 9110 §5.6.7)."""

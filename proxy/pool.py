@@ -169,11 +169,13 @@ class Pool(Generic[Handle, Waiter]):
     def assign(
         self, key: bytes, now: float, *, repeatable: bool, tried: Collection[Address] = (), fresh: bool = False,
         in_turn: bool = False,
+        prefer: Address | None = None,
     ) -> Reuse[Handle] | Open[Handle] | Full | None:  # fmt: skip
         """A connection for a request; None when no server takes it, FULL when one may later.
 
         `key` is what hashes go by, the client's address as a rule. Servers in `tried` are avoided, and never waited
-        for; `fresh` asks for a new connection; `in_turn`: the request has waited.
+        for; `fresh` asks for a new connection; `in_turn`: the request has waited. `prefer`: this server, whatever its
+        weight, if it takes the request now.
         """
         picker = self._picker
         if picker is None:
@@ -181,7 +183,9 @@ class Pool(Generic[Handle, Waiter]):
         if self._waiting and not in_turn and not tried and self.takes_requests:
             return FULL
         free = self._eligible(tried) if tried or self._out or self._limit else _anyone
-        index = picker.pick(free, self._counts, key)
+        index = self._index.get(prefer) if prefer is not None else None
+        if index is None or not free(index):
+            index = picker.pick(free, self._counts, key)
         if index is None:
             return FULL if self._limit and not tried and self.takes_requests else None
         self._counts[index] += 1

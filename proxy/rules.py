@@ -15,7 +15,8 @@ above the root, and dot segments that only show after `%2F` or `%5C` are decoded
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from core.model import Rule
@@ -25,6 +26,7 @@ from proxy.conditions import Conditions
 from proxy.errors import Code, Refused
 from proxy.head import RequestHead
 from proxy.names import host_name
+from proxy.sticky import Sticky
 
 _ESCAPE = re.compile(rb"%(..?)?", re.DOTALL)
 _HEX = re.compile(rb"[0-9A-Fa-f]{2}")
@@ -34,6 +36,7 @@ _NONE: Final = 1 << 62  # the rank of what comes after all rules
 NAME_CHARACTERS: Final = 253  # RFC 1035 §2.3.4: longer ones are nobody's, and would have a label for each byte
 HOSTS: Final = 4096  # Host values whose domains are remembered
 HOST_BYTES: Final = 264
+_NO_STICKIES: Final[Mapping[str, Sticky]] = MappingProxyType({})
 
 
 def normal_target(target: bytes) -> bytes:
@@ -154,8 +157,14 @@ class Router:
     `made_of` are the arguments that it was made with.
     """
 
-    def __init__(self, rules: Sequence[Rule], default: str, https_port: int = 0) -> None:
-        """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere."""
+    def __init__(
+        self, rules: Sequence[Rule], default: str, https_port: int = 0, stickies: Mapping[str, Sticky] = _NO_STICKIES
+    ) -> None:
+        """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere.
+
+        `stickies`: of backend services whose clients stay with their servers, as it stands at the time of a request.
+        """
+        self.stickies = stickies
         self.made_of = (rules, default, https_port)
         self._default: Decision = Forward(default) if default else None
         if not default and https_port:
@@ -175,7 +184,9 @@ class Router:
     def forward(self, host: bytes, target: bytes) -> str:
         """The backend service to which every such request goes as it is; "" where more has to be known or done."""
         decision = self._find(host, target, None) if self._domains else self._default
-        return decision.service if isinstance(decision, Forward) and decision.plain else ""
+        if not isinstance(decision, Forward) or not decision.plain or decision.service in self.stickies:
+            return ""
+        return decision.service
 
     def _find(self, host: bytes, target: bytes, head: RequestHead | None) -> Decision:
         """Without a head, None also where conditions decide, or whose turn it is."""
@@ -199,8 +210,17 @@ class Router:
                         rank, best = entry.rank, entry.action
                         break
         if isinstance(best, Split):
-            return None if head is None else best.next()
+            return None if head is None else self._part(best, head)
         return best
+
+    def _part(self, split: Split, head: RequestHead) -> Forward:
+        """Where the client has its server, if it has one; else whose turn it is."""
+        theirs = [
+            forward
+            for forward in split.forwards
+            if (sticky := self.stickies.get(forward.service)) is not None and sticky.stay(head).server is not None
+        ]
+        return split.next_of(theirs) if theirs else split.next()
 
     def _domains_of(self, host: bytes) -> tuple[_Paths, ...]:
         name = host_name(host)

@@ -33,6 +33,7 @@ from proxy.hub import View
 from proxy.listen import LAME_DUCK_S, endpoints
 from proxy.passing import Seat
 from proxy.seats import Seats, rota
+from proxy.sticky import SECRET_BYTES
 from proxy.tally import Tally
 from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, WorkerGone, WorkerProcess, kill, reap
 
@@ -64,6 +65,7 @@ class Supervisor:
         self._seats = Seats(settings.workers, inherited)
         self._given: set[Seat] = set()  # sockets that all workers who have the seat have too
         self._workers: dict[int, WorkerProcess] = {}
+        self._cookie_secret = os.urandom(SECRET_BYTES)  # until the control plane gives that of all nodes
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
         self._tally = Tally()
         self._restarts = 0
@@ -115,6 +117,7 @@ class Supervisor:
         listening = asyncio.ensure_future(worker.listen(reader, self._log_problems))
         try:
             async with self._applying:
+                worker.send({"cookie_secret": self._cookie_secret.hex()})
                 if self._model is not None:
                     await worker.apply(dict(to_dict(self._model)), self._version, self._seats.of(worker.seats))
                     worker.send({"down": self._down()})
@@ -183,6 +186,13 @@ class Supervisor:
         self._log_problems()
         if first:
             notify("READY=1")
+
+    def take_cookie_secret(self, secret: bytes) -> None:
+        """What sticky cookies are sealed with, the same on all nodes."""
+        if secret != self._cookie_secret:
+            self._cookie_secret = secret
+            for worker in self._workers.values():
+                worker.send({"cookie_secret": secret.hex()})
 
     async def _apply_to_all(self, model: Model, version: int) -> None:
         document: dict[str, object] = dict(to_dict(model))

@@ -4,6 +4,7 @@ A worker does what the supervisor says over a socketpair, one JSON object a line
 
     → {"config": MODEL, "version": N}    ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
                                          ← {"problems": [TEXT…]} when they have changed since
+    → {"cookie_secret": HEX}, before a configuration that uses it
     → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
     → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
     → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
@@ -45,7 +46,7 @@ from control.node.logs import setup
 from control.node.tasks import Tasks
 from core.config import from_dict
 from core.endpoints import endpoint as server_name
-from core.model import Listener, Model, Protocol
+from core.model import BackendService, Listener, Model, Protocol
 from core.resolve import L7Listener, l7_listeners, l7_services, servers
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
@@ -63,6 +64,7 @@ from proxy.pool import Pool
 from proxy.quick import QuickConnection
 from proxy.rules import Router
 from proxy.service import Service
+from proxy.sticky import Sticky
 from proxy.tls import TlsServer
 from proxy.tls_admission import Terms
 from proxy.tls_profile import Profile
@@ -144,10 +146,20 @@ class Worker:
             services[name] = service
         for name, service in services.items():
             service.fallback = services.get(model.backend_services[name].fallback)
+            self._apply_stickiness(model, model.backend_services[name])
         for name in self._hub.services.keys() - services.keys():
+            self._hub.stickies.pop(name, None)
             for upstream in self._hub.services[name].pool.drop():
                 upstream.close()
         self._hub.services = services
+
+    def _apply_stickiness(self, model: Model, backend: BackendService) -> None:
+        stickies = self._hub.stickies
+        if backend.sticky_session is None:
+            stickies.pop(backend.name, None)
+            return
+        sticky = stickies.setdefault(backend.name, Sticky(self._hub.seal))
+        sticky.update(backend.sticky_session, [(each.address, each.port) for each in servers(model, backend)])
 
     def _site(self, each: L7Listener) -> Site:
         """The listener's site: the one that its connections have, changed in place, or a new one."""
@@ -157,7 +169,7 @@ class Worker:
         made_of = each.rules, listener.backend_service, listener.https_redirect_port
         # Thousands of rules take their time, and most changes are about something else.
         same = site is not None and site.router.made_of == made_of
-        router = site.router if site is not None and same else Router(*made_of)
+        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
@@ -296,6 +308,8 @@ class Channel:
             if "config" in message:
                 async with self._changing:
                     _send(writer, await self._apply(message))
+            elif "cookie_secret" in message:
+                self._hub.reseal(bytes.fromhex(message["cookie_secret"]))
             elif "down" in message:
                 self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
             elif "mind" in message:

@@ -54,6 +54,7 @@ PURE = (
     "proxy.lane",
     "proxy.keys",
     "proxy.pool",
+    "proxy.sticky",
     "proxy.tally",
     "keyserver.protocol",
     "keyserver.messages",

@@ -5,6 +5,7 @@ version N" and is answered at once or after 25 s. The other reports every second
 
 * A configuration is *applied* by the node or refused as a whole; refused, the old one stays, the reason is reported,
   and it is tried again now and then, since the cause may lie in the machine (a port in use) and not in the file.
+* With it, l7 nodes get the secret of sticky cookies, which no configuration shows.
 * What has been applied is kept in STATE/config.json (atomic, synced). A node that starts while the control plane is
   away begins with that copy, and runs on with what it has whenever the link breaks.
 * The control plane is whoever bears a certificate of the role `control`; that is checked inside the handshake.
@@ -75,6 +76,7 @@ class ControlLink:
         state: Path,
         apply: Applier,
         report: Callable[[], dict[str, object]],
+        take_cookie_secret: Callable[[bytes], None] | None = None,
     ) -> None:
         if not url.startswith("https://"):
             raise LinkError(f"{url}: the control plane's node API is reached by https://HOST:8471")
@@ -85,6 +87,8 @@ class ControlLink:
         self._copy = state / "config.json"
         self._apply_model = apply
         self._report = report
+        self._take_cookie_secret = take_cookie_secret
+        self._cookie_secret = b""
         self._model: Model | None = None
         self._rejected: tuple[int, Model, str] | None = None
         self._retry = Backoff(*RETRY_REJECTED_S)
@@ -113,7 +117,8 @@ class ControlLink:
             self.connected = True
             backoff.reset()
             if answer is not None:
-                seen, model = answer
+                seen, model, secret = answer
+                self._hand_over(secret)
                 self._retry.reset()
                 await self._apply(model, seen)
                 if self._model is None:
@@ -121,8 +126,8 @@ class ControlLink:
             elif self._rejected is not None:
                 await self._apply(self._rejected[1], self._rejected[0])
 
-    async def _poll(self, session: aiohttp.ClientSession, seen: int) -> tuple[int, Model] | None:
-        """The configuration and its version, or None if it still is `seen`."""
+    async def _poll(self, session: aiohttp.ClientSession, seen: int) -> tuple[int, Model, bytes] | None:
+        """The configuration, its version and what comes with it, or None if it still is `seen`."""
         wait_s = 25.0 if self._rejected is None else min(25.0, self._retry.next())
         params = {"after": str(seen), "wait": f"{wait_s:.1f}"}
         async with session.get(f"{self._url}/v1/node/config", params=params, timeout=POLL_TIMEOUT) as response:
@@ -132,6 +137,12 @@ class ControlLink:
             if response.status != 200:
                 raise LinkError(f"{self._url} answers {response.status}: {body[:200]!r}")
         return _parse(body, self._url)
+
+    def _hand_over(self, secret: bytes) -> None:
+        """The secret of sticky cookies, to a node that wants it and has been given one."""
+        if secret and self._take_cookie_secret is not None:
+            self._cookie_secret = secret
+            self._take_cookie_secret(secret)
 
     async def _on_poll_failure(self, error: Exception) -> None:
         if self.connected or self._model is None:
@@ -163,7 +174,10 @@ class ControlLink:
 
     async def _keep(self) -> None:
         assert self._model is not None
-        data = json.dumps({"version": self.version, "config": to_dict(self._model)}).encode()
+        document: dict[str, object] = {"version": self.version, "config": to_dict(self._model)}
+        if self._cookie_secret:
+            document["cookie_secret"] = self._cookie_secret.hex()
+        data = json.dumps(document).encode()
         try:
             await asyncio.to_thread(write_atomic, self._copy, data)
         except OSError as error:
@@ -172,13 +186,14 @@ class ControlLink:
     async def _apply_copy(self) -> None:
         try:
             data = await asyncio.to_thread(self._copy.read_bytes)
-            version, model = _parse(data, str(self._copy))
+            version, model, secret = _parse(data, str(self._copy))
         except FileNotFoundError:
             return
         except (OSError, LinkError) as error:
             log.error("the last good configuration is lost: %s", error)
             return
         log.warning("starting with the configuration %d kept in %s", version, self._copy)
+        self._hand_over(secret)
         why = await self._take(model, version)
         if why is not None and self._rejected is None:
             self._rejected = (version, model, why)
@@ -219,13 +234,14 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _parse(data: bytes, source: str) -> tuple[int, Model]:
+def _parse(data: bytes, source: str) -> tuple[int, Model, bytes]:
+    """Version, configuration and the secret of sticky cookies, empty where none is given."""
     try:
         document = json.loads(data)
-        version = document["version"]
+        version, secret = document["version"], bytes.fromhex(document.get("cookie_secret", ""))
         model = from_dict(document["config"], path=source)
-    except (ValueError, KeyError, TypeError, ConfigErrors) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigErrors) as error:
         raise LinkError(f"{source}: not a configuration: {error}") from None
     if not isinstance(version, int) or version < 1:
         raise LinkError(f"{source}: {version!r} is no version")
-    return version, model
+    return version, model, secret

@@ -94,6 +94,14 @@ async def test_long_polls_end_and_never_wait_for_what_is_there(cluster: Cluster)
             assert response.status == 400
 
 
+async def test_l7_nodes_alone_get_the_secret_of_cookies(cluster: Cluster) -> None:
+    await cluster.put(model("a"))
+    for role, wanted in (("l7", cluster.plane.store.cookie_secret().hex()), ("l4", None)):
+        async with cluster.session(role) as session, session.get(f"{cluster.url}/v1/node/config?after=0") as response:
+            assert (await response.json()).get("cookie_secret") == wanted
+    assert cluster.plane.store.cookie_secret().hex() not in str(cluster.plane.current)
+
+
 @pytest.mark.parametrize(
     "body",
     [

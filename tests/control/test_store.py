@@ -88,6 +88,26 @@ def test_the_file_is_private_and_durable(store: SqliteStore, tmp_path: Path) -> 
     assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_the_secret_of_cookies_is_made_once_and_stays(store: SqliteStore, tmp_path: Path) -> None:
+    secret = store.cookie_secret()
+    assert len(secret) == 32
+    assert store.cookie_secret() == secret
+    again = SqliteStore(tmp_path / "control.db")
+    assert again.cookie_secret() == secret
+    again.close()
+
+
+def test_a_store_of_the_version_before_gets_what_it_lacks(store: SqliteStore, tmp_path: Path) -> None:
+    store.put(from_dict({"instances": [{"name": "kept"}]}), "a", "", None)
+    store._db.execute("DROP TABLE secrets")
+    store._db.execute("PRAGMA user_version=1")
+    again = SqliteStore(tmp_path / "control.db")
+    assert len(again.cookie_secret()) == 32
+    assert list(again.get()[1].instances) == ["kept"]
+    assert again._db.execute("PRAGMA user_version").fetchone() == (2,)
+    again.close()
+
+
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "control.db")
     db.execute("PRAGMA user_version=99")

@@ -714,6 +714,25 @@ CASES = [
         '"https", fixed_reply = { status = 204, body = "x" } }',
         "rules.all.fixed_reply.body: an answer of status 204 has none; remove it",
     ),
+    # sticky sessions
+    (
+        'name = "api", protocol = "http", server_group = "be"',
+        'name = "api", protocol = "http", server_group = "be", sticky_session = { type = "server" }',
+        "backend_services.api.sticky_session.cookie: no server sets a cookie of the name 'SERVERID' unless it is told "
+        "to; give the name of the servers' own cookie",
+    ),
+    (
+        'name = "api", protocol = "http", server_group = "be"',
+        'name = "api", protocol = "http", server_group = "be", '
+        'sticky_session = { type = "server", cookie = "SID", cookie_timeout_s = 5 }',
+        "backend_services.api.sticky_session.cookie_timeout_s: how long their cookie is good is for the servers to "
+        'say; remove it, or give type = "insert"',
+    ),
+    (
+        'name = "stream", protocol = "tcp"',
+        'name = "stream", protocol = "tcp", sticky_session = {}',
+        "backend_services.stream.sticky_session: sticky_session is for http services, and this one is tcp; remove it",
+    ),
     # clashes
     (
         'protocol = "https", port = 443',
@@ -862,6 +881,37 @@ def test_the_issuer_is_reached_by_the_l7_tier() -> None:
         "port = 80 }, {", "port = 80 }, { address = '192.0.2.1', port = 443 }, {"
     )
     assert f"{where}192.0.2.1:443 in issuer is where this listener answers itself; " in "\n".join(errors(itself))
+
+
+STICKY = """
+instances = [{ name = "i" }]
+server_groups = [{ name = "a", servers = [{ address = "10.0.0.1", port = 80 }] },
+                 { name = "b", servers = [{ address = "10.0.0.2", port = 80 }] }]
+backend_services = [
+  { name = "a", protocol = "http", server_group = "a", sticky_session = {} },
+  { name = "b", protocol = "http", server_group = "b", sticky_session = {} },
+  { name = "a2", protocol = "http", server_group = "a", sticky_session = {} },
+]
+listeners = [{ name = "web", instance = "i", protocol = "http", port = 80, backend_service = "a" }]
+rules = [{ name = "r", listener = "web", %s }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "clash"),
+    [
+        ('url = "/b", backend_service = "b"', True),
+        ('domain = "b.test", backend_service = "b"', False),
+        ('url = "/b", backend_service = "a2"', False),
+        ('domain = "b.test", split = [{ backend_service = "a" }, { backend_service = "b" }]', False),
+        ('url = "/b", split = [{ backend_service = "a" }, { backend_service = "b" }]', True),
+    ],
+)
+def test_two_sets_of_servers_do_not_share_a_cookie(rule: str, clash: bool) -> None:
+    said = errors(STICKY % rule)
+    assert bool(said) is clash
+    assert all("with the same cookie SERVERID and other servers; give one of the two another cookie" in e for e in said)
+    assert errors((STICKY % rule).replace('"b", sticky_session = {}', '"b", sticky_session = { cookie = "B" }')) == []
 
 
 def test_a_stateless_instance_with_hashes_is_sound() -> None:

@@ -51,6 +51,8 @@ from core.model import (
     Server,
     ServerGroup,
     Share,
+    StickySession,
+    StickyType,
     TlsPolicy,
 )
 
@@ -497,6 +499,7 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
         **draw(st.sampled_from([{}, limits])),
         "ejection": draw(st.sampled_from([None, Ejection(), ejection])),
         "slow_start_s": 0 if scheduler in (Scheduler.SH, Scheduler.CH) else draw(st.integers(0, 900)),
+        "sticky_session": draw(st.sampled_from([None, StickySession(StickyType.SERVER, "sid")])),
     }
 
 

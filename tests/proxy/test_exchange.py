@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import re
 from http import HTTPStatus
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.model import Condition, FixedReply, HeaderAction, HeaderChange, Redirect, Rewrite, Rule
+from core.model import (
+    Condition,
+    FixedReply,
+    HeaderAction,
+    HeaderChange,
+    Redirect,
+    Rewrite,
+    Rule,
+    StickySession,
+    StickyType,
+)
 from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import DOWN_MOVES, INTERIM_LIMIT, TRIES, UP_MOVES, Exchange, Waits
 from proxy.head import read_request, read_response
 from proxy.headers import Origin
 from proxy.rules import Router
+from proxy.sticky import Seal, Sticky
 from tests.playbook import Playbook
 
 A, B, C = ("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)
@@ -607,6 +619,79 @@ def test_a_rules_reply_and_redirect_have_its_fields() -> None:
     assert b"\r\nX-A: 1\r\nVia: " in by_rule(b"OPTIONS / HTTP/1.1", reply).sent()
     redirect = Rule("r", "web", redirect=Redirect(host="b"), response_headers=changes)
     assert b"\r\nX-A: 1\r\nLocation: http://b/\r\n" in by_rule(b"GET / HTTP/1.1", redirect).sent()
+
+
+def staying(
+    settings: StickySession, fields: bytes = b"", scheme: bytes = b"http", rule: Rule | None = None
+) -> Playbook:
+    sticky = Sticky(Seal(bytes(32), lambda: 1e9))
+    sticky.update(settings, (A, B))
+    head = read_request(b"GET /x HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    assert head is not None
+    router = Router([rule] if rule else [], "app", stickies={"app": sticky})
+    assert router.forward(b"a", b"/x") == ""
+    origin = Origin(b"192.0.2.1", scheme, b"80", False, b"l7-1")
+    return Playbook(Exchange(head, origin, router, b"id", lambda: b"now")).on("start")
+
+
+def cookie_of(playbook: Playbook) -> bytes:
+    found = re.search(rb"\r\nSet-Cookie: (\w+=[^;\r]+)", playbook.sent())
+    assert found is not None
+    return found[1]
+
+
+def test_a_client_stays_with_its_server() -> None:
+    play = staying(StickySession(), scheme=b"https").gives(Assign("app", True)).on("assigned", B, False).gives(ANY_UP)
+    play.on("upstream_data", OK + b"hello").gives(ANY_DOWN, ReleaseUpstream(True), Finish(True))
+    assert b"; Path=/; Max-Age=3600; HttpOnly; Secure\r\nDate: " in play.sent()
+    back = b"Cookie: x=1; %b\r\n" % cookie_of(play)
+    play = staying(StickySession(), back).gives(Assign("app", True, prefer=B)).on("assigned", B, True)
+    assert b"\r\nCookie: x=1\r\n" in play.sent()
+    assert b"SERVERID" not in play.sent()
+    play.on("upstream_data", OK + b"hello")
+    assert b"Set-Cookie" not in play.sent()
+
+
+def test_a_client_whose_server_does_not_answer_moves() -> None:
+    play = staying(StickySession()).on("assigned", B, False)
+    play.on("upstream_data", OK + b"hello")
+    back = b"Cookie: %b\r\n" % cookie_of(play)
+    play = staying(StickySession(), back).gives(Assign("app", True, prefer=B))
+    play.on("connect_failed", B, False).gives(Assign("app", True, frozenset({B}), prefer=B))
+    play.on("assigned", A, False).on("upstream_data", OK + b"hello")
+    moved = b"Cookie: %b\r\n" % cookie_of(play)
+    assert moved != back
+    staying(StickySession(), moved).gives(Assign("app", True, prefer=A))
+
+
+def test_a_client_gets_no_cookie_for_the_server_of_a_fallback() -> None:
+    play = staying(StickySession()).on("assigned", C, False).on("upstream_data", OK + b"hello")
+    assert b"Set-Cookie" not in play.sent()
+
+
+def test_an_application_sees_its_own_cookie_only() -> None:
+    settings = StickySession(StickyType.SERVER, "sid")
+    answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=abc; HttpOnly\r\nContent-Length: 0\r\n\r\n"
+    play = staying(settings).on("assigned", B, False).on("upstream_data", answer)
+    assert re.search(rb"\r\nSet-Cookie: sid=[\w-]{16}~abc; HttpOnly\r\n", play.sent())
+    play = staying(settings, b"Cookie: %b\r\n" % cookie_of(play)).gives(Assign("app", True, prefer=B))
+    play.on("assigned", B, False)
+    assert b"\r\nCookie: sid=abc\r\n" in play.sent()
+
+
+def test_a_websocket_stays_too() -> None:
+    play = staying(StickySession(), WEBSOCKET).on("assigned", A, False)
+    play.on("upstream_data", b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert cookie_of(play).startswith(b"SERVERID=")
+
+
+def test_a_rule_changes_what_stickiness_leaves() -> None:
+    rule = Rule("r", "web", "app", request_headers=(HeaderChange("X", value="1"),),
+                response_headers=(HeaderChange("Y", value="2"),))  # fmt: skip
+    play = staying(StickySession(), rule=rule).on("assigned", A, False)
+    assert b"\r\nX: 1\r\n" in play.sent()
+    play.on("upstream_data", OK + b"hello")
+    assert b"\r\nY: 2\r\nSet-Cookie: SERVERID=" in play.sent()
 
 
 def test_a_redirected_body_is_not_waited_for() -> None:

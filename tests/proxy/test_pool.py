@@ -59,6 +59,26 @@ def test_a_fresh_connection_can_be_asked_for() -> None:
     assert one.assign(b"c", 0, repeatable=True, fresh=True) == Open(A)
 
 
+def test_who_stays_gets_his_server_whatever_its_weight_and_nobody_loses_a_turn() -> None:
+    three = pool(100, 0, 100)
+    assert [three.assign(b"c", 0, repeatable=True, prefer=B) for _ in range(2)] == [Open(B), Open(B)]
+    assert three.active == {B: 2}
+    assert [three.assign(b"c", 0, repeatable=True) for _ in range(2)] == [Open(A), Open(C)]
+    three.released(B, "idle", 0)
+    assert three.assign(b"c", 0, repeatable=True, prefer=B) == Reuse("idle", B)
+
+
+def test_who_stays_goes_elsewhere_where_his_server_takes_nothing() -> None:
+    two = pool(100, 100)
+    assert two.assign(b"c", 0, repeatable=True, prefer=("10.0.0.9", 80)) == Open(A)
+    assert two.assign(b"c", 0, repeatable=True, prefer=A, tried={A}) == Open(B)
+    two.set_down({B}, 0)
+    assert two.assign(b"c", 0, repeatable=True, prefer=B) == Open(A)
+    full: Pool[str, str] = Pool()
+    full.update(servers(100, 100), replace(service(), server_max_connections=1), 0)
+    assert [full.assign(b"c", 0, repeatable=True, prefer=A) for _ in range(3)] == [Open(A), Open(B), FULL]
+
+
 def test_servers_take_turns_and_the_unhealthy_and_tried_none() -> None:
     three = pool(100, 100, 100)
     assert [three.assign(b"c", 0, repeatable=True) for _ in range(3)] == [Open(A), Open(B), Open(C)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.model import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Rule, Share
+from core.model import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Rule, Share, StickySession
 from core.rules import first
 from proxy import rules as proxy_rules
 from proxy.actions import Decision, Forward, Reply
@@ -15,6 +17,7 @@ from proxy.errors import Code, Refused
 from proxy.head import RequestHead, read_request
 from proxy.names import host_name
 from proxy.rules import Router, normal_target
+from proxy.sticky import Seal, Sticky
 
 RULES = [
     ("www.example.com", "/", "www"),
@@ -141,6 +144,27 @@ def test_a_split_takes_turns_and_all_its_parts_are_rewritten() -> None:
             b"X: 1\r\n",
             b"Y: 2\r\n",
         )
+
+
+def test_a_split_leads_clients_back_to_where_their_server_is() -> None:
+    """New clients are divided by weight; of those with a server, each goes where it is, weight or not."""
+    one, two, both = ("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)
+    seal = Seal(bytes(32), lambda: 1e9)
+    stickies = {"a": Sticky(seal), "b": Sticky(seal), "c": Sticky(seal)}
+    for name, servers in (("a", (one,)), ("b", (two, both)), ("c", (both,))):
+        stickies[name].update(StickySession(), servers)
+    shares = (Share("a", 0), Share("b", 50), Share("c", 50), Share("plain", 50))
+    made = Router([Rule("r", "web", split=shares)], "", stickies=stickies)
+
+    def led(server: tuple[str, int] | None) -> str:
+        changes = stickies["a" if server == one else "b"].cookie(server, secure=False) if server else None
+        cookie = re.findall(rb"SERVERID=[^;]+", changes.lines)[0] if changes else b"x=1"
+        return service(made.route(head(b"h", b"/", b"Cookie: %b\r\n" % cookie), b"/"))
+
+    assert {led(one) for _ in range(6)} == {"a"}
+    assert {led(two) for _ in range(6)} == {"b"}
+    assert sorted(led(both) for _ in range(6)) == ["b"] * 3 + ["c"] * 3
+    assert sorted(led(None) for _ in range(6)) == ["b"] * 2 + ["c"] * 2 + ["plain"] * 2
 
 
 def test_without_a_backend_service_to_https() -> None:

@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from control.node.tasks import Tasks
-from core.model import Certificate, CheckType, HealthCheck, Model, Protocol, Server, ServerGroup
+from core.model import Certificate, CheckType, HealthCheck, Model, Protocol, Server, ServerGroup, StickySession
 from proxy.errors import ApplyError
 from proxy.server import ReadyProtocol, Supervisor
 from proxy.worker_process import Settings
@@ -344,6 +345,44 @@ async def test_workers_resume_each_others_sessions(tmp_path: Path) -> None:
             keyserver.terminate()
     await tasks.close()
     assert not failures
+
+
+def both_run_without(supervisor: Supervisor, dead: int) -> bool:
+    return len(supervisor.pids) == 2 and dead not in supervisor.pids
+
+
+async def test_a_client_stays_with_its_server_whoever_of_us_takes_the_request() -> None:
+    """Two workers, one of which dies; and a node that comes later and has been given the same secret."""
+    async with Backend().running() as one, Backend().running() as two:
+        base = model(free_port(), [one.port, two.port])
+        service = replace(base.backend_services["app"], sticky_session=StickySession())
+        base = replace(base, backend_services={"app": service})
+
+        async def goes_back(cookie: bytes, asked: int = 12) -> bool:
+            before = len(one.heads), len(two.heads)
+            for _ in range(asked):  # each on a connection of its own, so that both workers have some
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: %b\r\n\r\n" % cookie)
+                assert b"Set-Cookie" not in await reader.read()
+                writer.close()
+            return sorted((len(one.heads) - before[0], len(two.heads) - before[1])) == [0, asked]
+
+        port = base.listeners["web"].port
+        cookie = b""
+        for secret in (b"s" * 32, b"s" * 32):
+            async with node() as supervisor:
+                supervisor.take_cookie_secret(secret)
+                await supervisor.apply(base, 1)
+                if not cookie:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                    (cookie,) = re.findall(rb"Set-Cookie: (SERVERID=[^;]+);", await reader.read())
+                    writer.close()
+                assert await goes_back(cookie)
+                dying = supervisor.pids[0]
+                os.kill(dying, signal.SIGKILL)
+                await until(partial(both_run_without, supervisor, dying))
+                assert await goes_back(cookie)
 
 
 async def test_a_server_that_fails_its_checks_gets_no_request() -> None:

@@ -30,6 +30,7 @@ from core.model import (
     Server,
     ServerGroup,
     Share,
+    StickySession,
 )
 from proxy import keyless, passing, worker
 from proxy.errors import ApplyError
@@ -233,6 +234,43 @@ async def test_a_split_with_a_rewrite() -> None:
     for head in one.heads + two.heads:
         assert re.match(rb"GET /\d HTTP", head)
         assert b"\r\nX-Prefix: /api\r\n" in head
+
+
+async def test_stickiness_comes_and_goes_with_the_configuration() -> None:
+    """Under one connection; a server of weight 0 keeps its client, one that is gone does not."""
+    async with Backend().running() as one, Backend().running() as two:
+        plain = model(free_port(), [one.port, two.port])
+        service = replace(plain.backend_services["app"], sticky_session=StickySession())
+        base = replace(plain, backend_services={"app": service})
+        async with proxy(plain) as l7:
+            client = await l7.connect()
+
+            async def ask(cookie: bytes = b"") -> bytes:
+                client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % (cookie and b"Cookie: %b\r\n" % cookie))
+                _, answer, _ = await client.whole_answer()
+                found = re.search(rb"\r\nSet-Cookie: (SERVERID=[^;]+); Path=/; Max-Age=3600; HttpOnly\r\n", answer)
+                return found[1] if found else b""
+
+            assert await ask() == b""
+            await l7.worker.apply(base)
+            cookie = await ask()
+            before = len(one.heads), len(two.heads)
+            for _ in range(4):
+                assert await ask(cookie) == b""
+            asked = len(one.heads) - before[0], len(two.heads) - before[1]
+            assert sorted(asked) == [0, 4]
+            stays = one if asked[0] else two
+            servers = [Server("127.0.0.1", each.port, 0 if each is stays else 100) for each in (one, two)]
+            await l7.worker.apply(replace(base, server_groups={"app": ServerGroup("app", tuple(servers))}))
+            count = len(stays.heads)
+            assert [await ask(cookie), bool(await ask())] == [b"", True]
+            assert len(stays.heads) == count + 1
+            left = tuple(each for each in servers if each.weight)
+            await l7.worker.apply(replace(base, server_groups={"app": ServerGroup("app", left)}))
+            assert await ask(cookie)
+            await l7.worker.apply(plain)
+            assert await ask() == b""
+            await client.close()
 
 
 async def test_rules_are_arranged_anew_only_when_they_change() -> None:

@@ -28,6 +28,7 @@ class Control:
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self.version, self.config = 0, Model()
+        self.besides: dict[str, object] = {}
         self.changed = asyncio.Condition()
         self.reports: list[dict[str, object]] = []
         self.reported = asyncio.Condition()
@@ -57,7 +58,8 @@ class Control:
                     await self.changed.wait_for(lambda: self.version != after)
             except TimeoutError:
                 return web.Response(status=204)
-            return web.json_response({"version": self.version, "config": to_dict(self.config)})
+            answer = {"version": self.version, "config": to_dict(self.config), **self.besides}
+            return web.json_response(answer)
 
     async def _report(self, request: web.Request) -> web.Response:
         async with self.reported:
@@ -88,6 +90,7 @@ class Node:
         self.applied: list[tuple[int, Model]] = []
         self.bad: set[str] = {"bad"}
         self.event = asyncio.Event()
+        self.secrets: list[bytes] = []
 
     async def apply(self, config: Model, version: int) -> None:
         if self.bad & config.instances.keys():
@@ -102,7 +105,10 @@ class Node:
 
     @asynccontextmanager
     async def linked(self, identity: Identity, url: str) -> AsyncIterator[ControlLink]:
-        link = ControlLink(url=url, identity=identity, state=self.state, apply=self.apply, report=lambda: {"up": 1})
+        link = ControlLink(
+            url=url, identity=identity, state=self.state, apply=self.apply, report=lambda: {"up": 1},
+            take_cookie_secret=self.secrets.append,
+        )  # fmt: skip
         tasks = Tasks()
         task = tasks.spawn(link.run(), "link")
         try:
@@ -181,6 +187,27 @@ async def test_a_node_starts_from_its_copy_and_catches_up(control: Control, l7: 
             await node.wait_applied()
             assert link.version == 6
     assert node.applied == [(5, model("a")), (6, model("b"))]
+
+
+async def test_the_secret_of_cookies_comes_before_the_configuration_and_is_kept(
+    control: Control, l7: Identity, tmp_path: Path
+) -> None:
+    control.besides = {"cookie_secret": "ab" * 32}
+    await control.publish(1, model("a"))
+    async with control.serving() as url:
+        node = Node(tmp_path)
+        async with node.linked(l7, url):
+            await node.wait_applied()
+            assert node.secrets == [bytes.fromhex("ab" * 32)]
+            await control.wait_report(lambda report: report["version"] == 1)
+            async with asyncio.timeout(10):
+                while not (node.state / "config.json").exists():
+                    await asyncio.sleep(0.01)
+    assert (node.state / "config.json").stat().st_mode & 0o777 == 0o600
+    again = Node(tmp_path)
+    async with again.linked(l7, url):  # nobody answers there any more
+        await again.wait_applied()
+        assert again.secrets == node.secrets
 
 
 async def test_the_same_configuration_is_not_applied_twice(control: Control, l7: Identity, tmp_path: Path) -> None:
