@@ -63,6 +63,11 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "client_certificate": (Protocol.HTTPS,),
     "handshake_timeout_s": (Protocol.HTTPS,),
     "max_handshakes_per_client": (Protocol.HTTPS,),
+    "head_timeout_s": L7_PROTOCOLS,
+    "body_timeout_s": L7_PROTOCOLS,
+    "min_body_rate_bytes_s": L7_PROTOCOLS,
+    "send_timeout_s": L7_PROTOCOLS,
+    "max_connections_per_client": L7_PROTOCOLS,
     "acme_backend_service": (Protocol.HTTPS,),
 }
 

@@ -423,6 +423,11 @@ class Listener:
     handshake_timeout_s: Annotated[int, Range(1, 60, "s")] = 10
     max_handshakes_per_client: Annotated[int, Range(0, 10_000)] = 1024
     acme_backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
+    head_timeout_s: Annotated[int, Range(1, 60, "s")] = 15
+    body_timeout_s: Annotated[int, Range(1, 300, "s")] = 15
+    min_body_rate_bytes_s: Annotated[int, Range(0, 1_000_000, "bytes/s")] = 500
+    send_timeout_s: Annotated[int, Range(1, 300, "s")] = 60
+    max_connections_per_client: Annotated[int, Range(0, 1_000_000)] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,6 +302,12 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "handshake_timeout_s": "how long a TLS handshake may take",
         "max_handshakes_per_client": "TLS handshakes at a time of one IPv4 address or IPv6 /64, in each worker "
         "process; 0: any number",
+        "head_timeout_s": "from a request head's first byte to its last",
+        "body_timeout_s": "how long a request body may pause",
+        "min_body_rate_bytes_s": "what a request body has to come at on the whole; 0: only pauses count",
+        "send_timeout_s": "how long a client may leave an answer unread",
+        "max_connections_per_client": "connections at a time of one IPv4 address or IPv6 /64, in each worker process; "
+        "0: any number",
         "acme_backend_service": "where an ACME CA's handshakes (ALPN `acme-tls/1`) are led, byte by byte: the issuer",
         "https_redirect_port": "redirects requests that no rule matches to https on this port; 0: does not",
     },

@@ -16,6 +16,7 @@ from proxy.head import CHUNKED, NO_BODY, TOKEN, UNTIL_CLOSE
 
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION = re.compile(rb"(?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + _QUOTED + rb"))?)*")
+_PLAIN = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")  # a size line as nearly all are
 _SIZE = re.compile(rb"[0-9A-Fa-f]+")
 _TRAILER = re.compile(TOKEN + rb":[\t -~\x80-\xff]*")
 SIZE_DIGITS = 15  # 2**60 bytes: more is an overflow attempt, not a chunk
@@ -107,10 +108,24 @@ class ChunkedReader:
                     self._part = _Part.DATA_END
             elif self._part is _Part.DATA_END:
                 position = self._data_end(data, position)
+            elif self._part is _Part.SIZE and (after := self._plain(data, position, payload)) > position:
+                position = after
             else:
                 position = self._one_line(data, position)
         self._seen += position
         return b"".join(payload), data[position:] if self._part is _Part.DONE else b""
+
+    def _plain(self, data: bytes, position: int, payload: list[bytes]) -> int:
+        """Takes whole chunks without extensions; returns where they end. Bodies of tiny chunks cost little by it."""
+        match = _PLAIN.match
+        while (line := match(data, position)) is not None:
+            start = line.end()
+            end = start + int(line[1], 16)
+            if end == start or data[end : end + 2] != b"\r\n":
+                break
+            payload.append(data[start:end])
+            position = end + 2
+        return position
 
     def _data_end(self, data: bytes, position: int) -> int:
         end = data[position : position + 2]

@@ -40,6 +40,7 @@ PIPELINE_BYTES: Final = 65_536
 # RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
 LINGER_S: Final = 2.0
 DRAIN_IDLE_S: Final = 1.0
+HEADS_A_TURN: Final = 16  # of one client; replies of our own to what is sent ahead must not hold up the others
 OPEN_SLACK_S: Final = 1.0  # the attempt to connect ends before whoever waits for it gives up
 
 
@@ -47,8 +48,8 @@ class ClientConnection(Carrier):
     """One client's connection to a listener."""
 
     __slots__ = (
-        "_buffer", "_bytes_in", "_client", "_eof", "_head", "_paused", "_reading_heads", "_retiring", "_scanned",
-        "_site", "_started_at", "_visitor", "since",
+        "_body_until", "_buffer", "_bytes_in", "_client", "_eof", "_head", "_held_bytes", "_paused", "_place",
+        "_reading_heads", "_retiring", "_scanned", "_site", "_started_at", "_turn_over", "_visitor", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -61,6 +62,10 @@ class ClientConnection(Carrier):
         self._eof = False
         self._retiring = False
         self._reading_heads = False
+        self._turn_over = False  # heads in the buffer wait for the loop's next turn
+        self._place: str | None = None  # in the crowd
+        self._held_bytes = 0
+        self._body_until = NEVER
         self._started_at = 0.0
         self._bytes_in = 0
         self.since = 0.0
@@ -80,6 +85,9 @@ class ClientConnection(Carrier):
         )  # fmt: skip
         self._site.connections.add(self)
         self._hub.counters["connections"] += 1
+        self._place = self._hub.crowd.enter(self._client, self._site.allowance)
+        if self._place is None or self._hub.crowd.full:
+            self._turn_away()
         self.since = self._hub.now()
         self.deadline = self._hub.now() + self._site.idle_timeout_s
         if self._site.access is not None:
@@ -118,6 +126,8 @@ class ClientConnection(Carrier):
             ahead = exchange.request_complete  # what is sent ahead buys the request before it no time
             self._run(exchange.client_data(data))
             if not ahead:
+                if self._body_until < NEVER:
+                    self._body_until = self._site.allowance.body_until(self._body_until, len(data), self._hub.now())
                 self._touch()
             self.balance()
         elif self._state is not State.LINGER:
@@ -148,6 +158,10 @@ class ClientConnection(Carrier):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._site.connections.discard(self)
+        if self._place is not None:
+            self._hub.crowd.leave(self._place)
+            self._hub.crowd.hold(self._held_bytes, 0)
+            self._place, self._held_bytes = None, 0
         self._leave_queue()
         exchange = self._current()
         if exchange is not None:
@@ -161,11 +175,21 @@ class ClientConnection(Carrier):
         """Starts an exchange for each head in the buffer, one after the other; some end before this returns."""
         if self._reading_heads:
             return
+        if self._turn_over:
+            self.balance()
+            return
         self._reading_heads = True
+        left = HEADS_A_TURN
         while self._exchange is None and not self._full and self._state in (State.IDLE, State.HEAD):
             if not self._buffer:
                 self._wait(State.IDLE, self._site.idle_timeout_s)
                 break
+            if not left:
+                self._wait(State.HEAD, self._site.allowance.head_timeout_s)
+                self._turn_over = True
+                self._hub.loop.call_soon(self._next_turn)
+                break
+            left -= 1
             try:
                 head = read_request(self._buffer, self._scanned)
             except Refused as refused:
@@ -174,11 +198,15 @@ class ClientConnection(Carrier):
             if head is None:
                 self._scanned = len(self._buffer)
                 if self._state is State.IDLE:
-                    self._wait(State.HEAD, self._site.idle_timeout_s)
+                    self._wait(State.HEAD, self._site.allowance.head_timeout_s)
                 break
             self._start(head)
         self._reading_heads = False
         self.balance()
+
+    def _next_turn(self) -> None:
+        self._turn_over = False
+        self._read_heads()
 
     def _start(self, head: RequestHead) -> None:
         hub = self._hub
@@ -186,6 +214,7 @@ class ClientConnection(Carrier):
         self._bytes_in, self._bytes_out = len(self._buffer), 0
         rest, self._buffer, self._scanned = self._buffer[head.size :], b"", 0
         self._head = head
+        self._body_until = NEVER
         self._state = State.EXCHANGE
         if head.block.underscored:
             self._tell_underscored(head)
@@ -211,7 +240,7 @@ class ClientConnection(Carrier):
             self._site.next_underscore_logged = self._hub.now() + LOG_EVERY_S
             log.info("%s: dropped from a request of %s: %s", self._site.name, self._client, ", ".join(names)[:200])
 
-    def _refuse(self, code: Code, offset: int) -> None:
+    def _refuse(self, code: Code, offset: int | None) -> None:
         """Answers what is not a request that we serve, and closes."""
         hub = self._hub
         identifier = hub.new_request_id()
@@ -271,6 +300,11 @@ class ClientConnection(Carrier):
     def balance(self) -> None:
         exchange = self._exchange
         held = len(self._buffer) if exchange is None else len(exchange.rest)
+        if held != self._held_bytes and self._place is not None:
+            before, self._held_bytes = self._held_bytes, held
+            if self._hub.crowd.hold(before, held):
+                self._shed()
+                return
         pause = held > PIPELINE_BYTES or (self._upstream is not None and self._upstream.full)
         if pause != self._paused and not self._transport.is_closing() and not self._eof:
             self._paused = pause
@@ -278,6 +312,39 @@ class ClientConnection(Carrier):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+
+    def _shed(self) -> None:
+        """Gives back the bytes that wait here, of which there are too many in this worker.
+
+        What was sent ahead is dropped: its client sees that it was not answered, and may send it again (RFC 9112
+        §9.3.2). A request whose head, or whose server, is not complete or known yet, is refused.
+        """
+        self._hub.counters["overloads"] += 1
+        exchange = self._exchange
+        if exchange is None:
+            self._refuse(Code.OVERLOADED, None)
+        elif exchange.request_complete:
+            exchange.let_close()
+            exchange.rest = b""
+        else:
+            self._leave_queue()
+            self._run(exchange.no_server(Code.OVERLOADED))
+        self.balance()
+
+    def _turn_away(self) -> None:
+        """The client, or the worker, has too many connections: this one is cut off without a word."""
+        site, now = self._site, self._hub.now()
+        self._hub.counters["connections_refused"] += 1
+        if now >= site.next_crowding_logged:
+            site.next_crowding_logged = now + LOG_EVERY_S
+            whose = f"{self._client} has" if self._place is None else "this worker has"
+            log.warning("%s: %s too many connections; those that come are cut off", site.name, whose)
+        self._transport.abort()
+
+    def give_way(self) -> None:
+        """To others, for which there is no more room. To be asked of who waits for his client."""
+        self._hub.counters["connections_gave_way"] += 1
+        self._transport.abort()
 
     def _wait(self, state: State, timeout_s: float) -> None:
         self._state = state
@@ -289,7 +356,7 @@ class ClientConnection(Carrier):
             return
         waits = exchange.waits
         if self._full:
-            timeout_s = site.request_timeout_s
+            timeout_s = site.allowance.send_timeout_s
         elif waits is Waits.UPSTREAM:
             timeout_s = site.request_timeout_s
             if self._service is not None:
@@ -300,8 +367,14 @@ class ClientConnection(Carrier):
             timeout_s = self._service.connect_timeout_s + OPEN_SLACK_S
         elif waits is Waits.TUNNEL:
             timeout_s = site.tunnel_timeout_s
+        elif self._paused or exchange.answering:  # it is not the client's pace alone that counts
+            self._body_until = NEVER
+            timeout_s = site.request_timeout_s if self._paused else site.allowance.body_timeout_s
         else:
-            timeout_s = site.request_timeout_s if self._paused else site.idle_timeout_s
+            timeout_s = site.allowance.body_timeout_s
+            if self._body_until == NEVER:
+                self._body_until = self._hub.now() + timeout_s
+            timeout_s = min(timeout_s, self._body_until - self._hub.now())
         self.deadline = self._hub.now() + timeout_s
         if self.deadline > self._ends_at and waits is not Waits.TUNNEL:
             self.deadline = self._ends_at

@@ -82,12 +82,13 @@ class Code(Enum):
     CHUNK_END = ("bad_chunk_end", 400, Source.CLIENT, "RFC 9112 §7.1", "chunk data is not followed by CRLF")
     TRAILER = ("bad_trailer", 400, Source.CLIENT, "RFC 9112 §7.1.2", "malformed or oversized trailer section")
     # What the client did.
-    HEAD_TIMEOUT = ("head_timeout", 408, Source.CLIENT, "idle_timeout_s", "head not complete in time")
-    BODY_TIMEOUT = ("body_timeout", 408, Source.CLIENT, "idle_timeout_s", "no byte of the body in time")
+    HEAD_TIMEOUT = ("head_timeout", 408, Source.CLIENT, "head_timeout_s", "head not complete in time")
+    BODY_TIMEOUT = ("body_timeout", 408, Source.CLIENT, "body_timeout_s", "body paused, or came too slowly")
     CLIENT_CLOSED = ("client_closed", 499, Source.CLIENT, "RFC 9112 §9.6", "client closed before the answer's end")
-    CLIENT_STALLED = ("client_stalled", 499, Source.CLIENT, "request_timeout_s", "client reads no more of the answer")
+    CLIENT_STALLED = ("client_stalled", 499, Source.CLIENT, "send_timeout_s", "client reads no more of the answer")
     # What the configuration says.
     NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
+    OVERLOADED = ("overloaded", 503, Source.PROXY, "docs/proxy.md", "too many bytes wait for their turn")
     NO_SERVER = ("no_healthy_server", 503, Source.PROXY, "docs/proxy.md", "no server is healthy and has weight")
     QUEUE_FULL = ("queue_full", 503, Source.PROXY, "server_max_queue", "all servers and their queue are full")
     QUEUE_TIMEOUT = ("queue_timeout", 503, Source.PROXY, "queue_timeout_s", "waited in vain for a server that is full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from uuid import uuid4
 from control.node.tasks import Tasks
 from core.resolve import Guard
 from proxy.access_log import Record, Visit
+from proxy.crowd import Allowance, Crowd
 from proxy.journal import Journal
 from proxy.lane import Answers
 from proxy.rules import Router
@@ -25,6 +27,7 @@ from proxy.sticky import SECRET_BYTES, Seal, Sticky
 from proxy.tls_profile import DEFAULT, Profile
 
 READ_BYTES: Final = 131_072
+DEFAULT_ALLOWANCE: Final = Allowance()
 
 
 class Activity(StrEnum):
@@ -68,6 +71,8 @@ class Connection(Protocol):
 
     def expire(self) -> None: ...
 
+    def give_way(self) -> None: ...
+
     def leave_dead_server(self) -> None: ...
 
     def drain(self) -> None: ...
@@ -93,6 +98,8 @@ class Site:
     hsts: bytes = b""  # a line for every answer, or empty
     profile: Profile = DEFAULT
     acme_service: str = ""  # the backend service of an https listener to which an ACME CA's handshakes are led
+    allowance: Allowance = DEFAULT_ALLOWANCE
+    next_crowding_logged: float = 0.0
     next_denial_logged: float = 0.0
     next_underscore_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
@@ -118,6 +125,7 @@ class Hub:
         self.seal = Seal(os.urandom(SECRET_BYTES), time)  # until the control plane's secret comes
         self.stickies: dict[str, Sticky] = {}  # of the services whose clients stay with their servers
         self.buffer = bytearray(READ_BYTES)
+        self.crowd = Crowd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._answers: dict[bytes, Answers] = {}
         self._second = 0
         self._date = b""

@@ -53,10 +53,11 @@ from keyserver.errors import KeyServerError
 from proxy import census, passing
 from proxy.access_log import AccessLog
 from proxy.acme_passage import Passages
+from proxy.crowd import Allowance
 from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.headers import hsts_line
-from proxy.hub import Hub, Site
+from proxy.hub import Activity, Hub, Site
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.listen import EVERYWHERE, LAME_DUCK_S, endpoints
 from proxy.openings import HANDSHAKE_S, Openings
@@ -174,10 +175,11 @@ class Worker:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
                 listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
-                Profile.of(listener, each.authorities), listener.acme_backend_service,
+                Profile.of(listener, each.authorities), listener.acme_backend_service, Allowance.of(listener, networks),
             )  # fmt: skip
         site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
+        site.allowance = Allowance.of(listener, networks)
         site.tunnel_timeout_s, site.acme_service = listener.established_timeout_s, listener.acme_backend_service
         profile = Profile.of(listener, each.authorities)
         if not site.profile.admits_as(profile):
@@ -207,6 +209,7 @@ class Worker:
             for site in self._all_sites():
                 for connection in [each for each in site.connections if each.deadline <= now]:
                     connection.expire()
+            self._make_room()
             if any(service.pool.any_down for service in self._hub.services.values()):
                 for site in self._all_sites():
                     for connection in list(site.connections):
@@ -223,6 +226,15 @@ class Worker:
                 for service in self._hub.services.values():
                     for upstream in service.pool.expire(now):
                         upstream.close()
+
+    def _make_room(self) -> None:
+        """When places are short, connections that wait for their clients give way; the next to expire first."""
+        surplus = self._hub.crowd.surplus
+        if surplus > 0:
+            waiting = (Activity.IDLE, Activity.HEAD)
+            idle = [each for site in self._all_sites() for each in site.connections if each.activity in waiting]
+            for connection in sorted(idle, key=lambda each: each.deadline)[:surplus]:
+                connection.give_way()
 
     def _all_sites(self) -> list[Site]:
         return [*self._sites.values(), *(site for _, site in self._retired)]

@@ -196,7 +196,8 @@ servers = [
     choices += "trusted_proxies, bandwidth_in_mbit_s, bandwidth_out_mbit_s, "
     choices += "max_connections, max_new_connections_per_s, acl, access_list, tls_policy, hsts_max_age_s, "
     choices += "hsts_include_subdomains, hsts_preload, https_redirect_port, ca_certificate, client_certificate, "
-    choices += "handshake_timeout_s, max_handshakes_per_client, acme_backend_service, servers, domains"
+    choices += "handshake_timeout_s, max_handshakes_per_client, acme_backend_service, head_timeout_s, body_timeout_s, "
+    choices += "min_body_rate_bytes_s, send_timeout_s, max_connections_per_client, servers, domains"
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",

@@ -149,6 +149,11 @@ def with_group(base: Model, name: str, servers: Sequence[int]) -> Model:
     return replace(base, server_groups={**base.server_groups, name: group})
 
 
+def with_options(base: Model, **options: object) -> Model:
+    """The model with other settings of its listener `web`."""
+    return replace(base, listeners={**base.listeners, "web": replace(base.listeners["web"], **options)})  # type: ignore[arg-type]
+
+
 def with_listener(base: Model, name: str, port: int) -> Model:
     """The model with one more listener like `web`."""
     return replace(base, listeners={**base.listeners, name: replace(base.listeners["web"], name=name, port=port)})

@@ -24,6 +24,7 @@ from tests.proxy.support import (
     model,
     proxy,
     until,
+    with_options,
 )
 
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
@@ -124,7 +125,10 @@ async def test_a_malformed_request_is_answered_counted_and_lets_others_go_on() -
 
 
 async def test_a_slow_head_is_408_and_an_idle_connection_just_closes() -> None:
-    async with Backend().running() as backend, proxy(model(free_port(), [backend.port], idle_timeout_s=1)) as l7:
+    async with (
+        Backend().running() as backend,
+        proxy(with_options(model(free_port(), [backend.port], idle_timeout_s=1), head_timeout_s=1)) as l7,
+    ):
         slow, idle = await l7.connect(), await l7.connect()
         for _ in range(3):  # single bytes do not help
             slow.writer.write(b"G")
@@ -137,7 +141,10 @@ async def test_a_slow_head_is_408_and_an_idle_connection_just_closes() -> None:
 
 
 async def test_a_body_that_stops_is_408() -> None:
-    async with Backend().running() as backend, proxy(model(free_port(), [backend.port], idle_timeout_s=1)) as l7:
+    async with (
+        Backend().running() as backend,
+        proxy(with_options(model(free_port(), [backend.port]), body_timeout_s=1)) as l7,
+    ):
         client = await l7.connect()
         client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
         assert (await client.answer())[0] == 408
