@@ -1,9 +1,10 @@
 """The fast lane's reading: whole messages of the common shape, from bytes to the bytes that go on, in a few look-ups.
 
-A message head is cut into what its sender repeats and what it varies. Of a request, the target and the cookie vary; of
-an answer, its date and its length. The rest is the head's shape. The first time that a shape is seen, `head` judges it
-and `headers` rewrites it, with probes in place of what varies; the result is cut at the probes and remembered under the
-exact bytes of the shape. The next message of the shape costs a look-up, a check of what varies, and a join.
+A message head is cut into what its sender repeats and what it varies. Of a request, the target and fields such as
+Cookie and Referer vary; of an answer, its date, its length and fields such as ETag. The rest is the head's shape. The
+first time that a shape is seen, `head` judges it and `headers` rewrites it, with nothing or probes in place of what
+varies; the result is cut at these places and remembered under the exact bytes of the shape. The next message of the
+shape costs a look-up, a check of what varies, and a join.
 
 So there is no second policy here: what varies is checked by rules narrower than those of `head` (docs/decisions/0026),
 and whatever is not of the common shape is None, for `Exchange` to deal with from its first byte. A differential test
@@ -29,7 +30,17 @@ _REQUEST_LINE = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!$&->@-\[\]-~]*(?:\?[!$-\[\]-~]*)?) HTTP/1\.1\r\n"
 )
 _VISIBLE: Final = bytes(range(0x20, 0x7F))
-_COOKIES: Final = frozenset((b"\r\nC", b"\r\nc"))  # …ookie:
+
+
+def _starts(*names: bytes) -> tuple[bytes, ...]:
+    return tuple(b"\r\n%b: " % name for name in names)
+
+
+# Fields that pass as they are and differ from message to message: as browsers write them, and as others do.
+_ASKED: Final = _starts(b"Cookie", b"Referer", b"Authorization", b"If-None-Match", b"If-Modified-Since", b"traceparent")
+_ASKED_LOWER: Final = tuple(start.lower() for start in _ASKED)
+_TOLD: Final = _starts(b"ETag", b"Last-Modified", b"Set-Cookie", b"Expires", b"Location")
+_TOLD_LOWER: Final = tuple(start.lower() for start in _TOLD)
 _DATES: Final = frozenset((b"\r\nD", b"\r\nd"))  # …ate:
 _LENGTHS: Final = frozenset((b"\r\nContent-L", b"\r\ncontent-l"))  # …ength:
 _DATE_BYTES: Final = 29  # RFC 9110 §5.6.7: an IMF-fixdate
@@ -45,19 +56,18 @@ _TAIL: Final = _ORIGIN.lines + b"Via: 1.1 ~\r\nX-Request-Id: ~\r\n\r\n"
 
 
 class Shape(NamedTuple):
-    """A request's head without its target and cookie. What goes on: request line, `before`, cookie, `after`, our lines.
+    """A request's head without what varies. Out go the request line, `lines` with the values put in, our own lines.
 
     `length` is that of its body. `claims`: it says where it comes from, to which a trusted origin's lines are added.
     """
 
     host: bytes
-    before: bytes
-    after: bytes
+    lines: bytes
     length: int
     claims: bool
 
 
-# A whole request: method, target, shape, request line with its CRLF, the cookie's value, body.
+# A whole request: method, target, shape, request line with its CRLF, the other lines, body.
 Request = tuple[bytes, bytes, Shape, bytes, bytes, bytes]
 
 
@@ -70,20 +80,68 @@ class Answer(NamedTuple):
 
 
 class _AnswerShape(NamedTuple):
-    """Out go `start`, a date, `middle`, a length, `end`. `ours`: the date is not the server's. `body`: it has one."""
+    """`lines` has places for the values that pass, a date, a length. `ours`: the date is not the server's.
+
+    `body`: it has one.
+    """
 
     status: int
-    start: bytes
-    middle: bytes
-    end: bytes
+    lines: bytes
     ours: bool
     body: bool
 
 
-_NO_SHAPE: Final = Shape(b"", b"", b"", -1, False)
-_NO_ANSWER: Final = _AnswerShape(0, b"", b"", b"", False, False)
-_requests: Final = Memory[Shape]()
+_NO_SHAPE: Final = Shape(b"", b"", -1, False)
+_NO_ANSWER: Final = _AnswerShape(0, b"", False, False)
+_requests: Final = Memory[Shape](limit=8192)
 _shape_of: Final = _requests.get
+
+
+def _cut(data: bytes, start: int, end: int, names: tuple[bytes, ...]) -> tuple[bytes, list[bytes]] | None:
+    """data[start:end] less the values of the first field of each name, and these in their order.
+
+    None: a value has to be looked at by others. The places of the cuts follow from the result alone.
+    """
+    cuts: list[int] = []
+    for name in names:
+        at = data.find(name, start, end)
+        if at >= 0:
+            cuts.append(at + len(name))
+    pieces: list[bytes] = []
+    values: list[bytes] = []
+    if not cuts:
+        return data[start:end], values
+    cuts.sort()
+    for at in cuts:
+        stop = data.find(b"\r\n", at, end)
+        stop = stop if stop >= 0 else end
+        pieces.append(data[start:at])
+        value = data[at:stop]
+        if value.strip(b" ") != value:
+            return None
+        values.append(value)
+        start = stop
+    pieces.append(data[start:end])
+    if b"".join(values).translate(None, _VISIBLE):
+        return None
+    return b"".join(pieces), values
+
+
+def _places(lines: bytes, names: tuple[bytes, ...], key: bytes) -> bytes | None:
+    """`lines` as a template with a place for each value that was cut out of `key`; None where one does not pass."""
+    places = []
+    for name in names:
+        if name in key:
+            at = lines.find(name) + len(name)
+            if at < len(name) or lines[at : at + 2] != b"\r\n":
+                return None
+            places.append(at)
+    pieces, start = [], 0
+    for at in sorted(places):
+        pieces.append(lines[start:at].replace(b"%", b"%%"))
+        start = at
+    pieces.append(lines[start:].replace(b"%", b"%%"))
+    return b"%b".join(pieces)
 
 
 def read_request(data: bytes) -> Request | None:
@@ -92,48 +150,40 @@ def read_request(data: bytes) -> Request | None:
     end = data.find(b"\r\n\r\n")
     if line is None or len(data) > MESSAGE_BYTES:
         return None
+    method, target = line.groups()
     start = line.end()
-    at = data.find(b"ookie: ", start, end) + 7
-    if at > 6 and data[at - 10 : at - 7] in _COOKIES:
-        stop = data.find(b"\r\n", at)
-        cookie = data[at:stop]
-        if cookie.translate(None, _VISIBLE) or cookie.strip(b" ") != cookie:
-            return None
-        key = data[start:at] + data[stop:end]
-    else:
-        at, cookie, key = 0, b"", data[start:end]
+    names = _ASKED if data.find(b"\r\nHost: ", start - 2, end) >= 0 else _ASKED_LOWER
+    cut = _cut(data, start - 2, end, names)
+    if cut is None:
+        return None
+    key, values = cut
     shape = _shape_of(key)
     if shape is None:
-        shape = _request_shape(key, at - start if at else 0)
+        shape = _request_shape(key, names)
         _requests.put(key, shape)
-    method, target = line.groups()
     if shape.length != len(data) - end - 4 or b"/." in target:
         return None
-    return method, target, shape, data[:start], cookie, data[end + 4 :]
+    return method, target, shape, data[:start], shape.lines % tuple(values), data[end + 4 :]
 
 
-def _request_shape(key: bytes, cookie_at: int) -> Shape:
-    """Judges the field lines in `key`, where a cookie's value was cut out at `cookie_at`. _NO_SHAPE: not common."""
+def _request_shape(key: bytes, names: tuple[bytes, ...]) -> Shape:
+    """Judges the field lines in `key`, where the values of these fields were cut out. _NO_SHAPE: not common."""
     try:
-        head = head_of_request(_LINE + key + b"\r\n\r\n")
+        head = head_of_request(_LINE + key[2:] + b"\r\n\r\n")
     except Refused:
         return _NO_SHAPE
     assert head is not None
     block = head.block
     if not block.keep_alive or block.expects_continue or block.upgrade or block.length == CHUNKED or block.underscored:
         return _NO_SHAPE
-    names = [field.lower for field in block.acted_on]
-    if b"via" in names or b"x-request-id" in names:
+    names_of = [field.lower for field in block.acted_on]
+    if b"via" in names_of or b"x-request-id" in names_of:
         return _NO_SHAPE
-    lines = headers.request_head(head, b"/", _ORIGIN, b"~", b"").removeprefix(_LINE).removesuffix(_TAIL)
-    before, after = lines, b""
-    if cookie_at:
-        empty = key[cookie_at - 10 : cookie_at] + b"\r\n"
-        at = lines.find(empty) + 10
-        if at < 10:  # Connection names it
-            return _NO_SHAPE
-        before, after = lines[:at], lines[at:]
-    return Shape(head.host, before, after, max(block.length, 0), any(map(headers.is_claim, names)))
+    out = headers.request_head(head, b"/", _ORIGIN, b"~", b"").removeprefix(_LINE).removesuffix(_TAIL)
+    lines = _places(out, names, key)
+    if lines is None:
+        return _NO_SHAPE
+    return Shape(head.host, lines, max(block.length, 0), any(map(headers.is_claim, names_of)))
 
 
 class Answers:
@@ -182,20 +232,27 @@ class Answers:
             if not length.isdigit() or len(length) > _LENGTH_DIGITS or (length[:1] == b"0" and len(length) > 1):
                 return None
             key = key[:at] + _LENGTH + key[stop:]
+        names = _TOLD if b"\r\nContent-Length: " in head else _TOLD_LOWER
+        cut = _cut(key, 0, len(key), names)
+        if cut is None:
+            return None
+        key, values = cut
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shape(key, cut_date=bool(date), cut_length=bool(length))
+            shape = self._shape(key, names, cut_date=bool(date), cut_length=bool(length))
             self._shapes.put(key, shape)
         if not shape.status:
             return None
-        date = self._date() if shape.ours else date
-        line = b"%b%b%b%b%b" % (shape.start, date, shape.middle, length, shape.end)
-        answer = Answer(line, shape.status, int(length) if shape.body else 0)
+        if date or shape.ours:
+            values.append(date or self._date())
+        if length:
+            values.append(length)
+        answer = Answer(shape.lines % tuple(values), shape.status, int(length) if shape.body else 0)
         if not shape.ours:
             self._heads.put(head, answer)
         return answer
 
-    def _shape(self, key: bytes, *, cut_date: bool, cut_length: bool) -> _AnswerShape:
+    def _shape(self, key: bytes, names: tuple[bytes, ...], *, cut_date: bool, cut_length: bool) -> _AnswerShape:
         try:
             head = read_response(key + b"\r\n\r\n", b"GET")
         except Refused:
@@ -207,9 +264,12 @@ class Answers:
             return _NO_ANSWER
         ours = not any(field.lower == b"date" for field in head.block.acted_on)
         out = headers.response_head(head, 1, True, self._node, _DATE, self.hsts)
-        start, date, rest = out.partition(_DATE) if ours or cut_date else (b"", b"", out)
-        middle, length, end = rest.partition(_LENGTH) if cut_length else (rest, b"", b"")
-        found = bool(date) is (ours or cut_date) and bool(length) is cut_length
-        if not found or _DATE in rest or _LENGTH in start + end:  # the server says a probe
+        lines = _places(out, names, key)
+        dates, lengths = int(ours or cut_date), int(cut_length)
+        if lines is None or lines.count(_DATE) != dates or lines.count(_LENGTH) != lengths:
             return _NO_ANSWER
-        return _AnswerShape(head.status, start, middle, end, ours, head.length != NO_BODY)
+        places = [at for probe in (b"%b", _DATE, _LENGTH) if (at := lines.rfind(probe)) >= 0]
+        if places != sorted(places):
+            return _NO_ANSWER
+        lines = lines.replace(_DATE, b"%b").replace(_LENGTH, b"%b")
+        return _AnswerShape(head.status, lines, ours, head.length != NO_BODY)

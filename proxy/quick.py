@@ -54,10 +54,11 @@ class QuickConnection(ClientConnection):
         request, site = read_common_request(data), self._site
         if request is None or self._retiring or site.closing:
             return False
-        method, target, shape, line, cookie, body = request
-        host, before, after, _, claims = shape
+        method, target, shape, line, lines, body = request
+        host, _, _, claims = shape
         hub, origin = self._hub, self._origin
-        name = site.router.always or site.router.forward(host, target)
+        router = site.router
+        name = (not router.stickies and router.always) or router.forward(host, target)
         service = hub.services.get(name)
         if service is None or service.total_timeout_s or service.key or (claims and origin.trusted):
             return False
@@ -76,7 +77,7 @@ class QuickConnection(ClientConnection):
         self._state = State.EXCHANGE
         self._started_at = now
         self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
-        upstream.write(b"".join((line, before, cookie, after, self._tail, identifier, b"\r\n\r\n", body)))
+        upstream.write(b"".join((line, lines, self._tail, identifier, b"\r\n\r\n", body)))
         return True
 
     def upstream_data(self, data: bytes) -> None:

@@ -174,7 +174,8 @@ class Router:
             paths = self._domains.setdefault(rule.domain.lower().encode("ascii"), _Paths())
             paths.add(rule, _Entry(rank, Conditions.of(rule), _action(rule)))
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
-        # The backend service to which every request goes as it is, without a look at it; "" where there are rules.
+        # The backend service to which every request goes as it is, without a look at it, while none is sticky; "" where
+        # there are rules.
         self.always = "" if self._domains else self.forward(b"", b"/")
 
     def route(self, head: RequestHead, target: bytes) -> Decision:
