@@ -73,7 +73,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         _groups(model, places),
         _backend_services(model, places),
         checks_listeners.check(model, places),
-        checks_rules.check(model, places),
+        checks_rules.check(model, places, _backend_service),
         checks_sticky.check(model, places),
         checks_tls.check(model, places),
     )
@@ -212,25 +212,28 @@ def _repeated_servers(servers: tuple[Server, ...], path: Path) -> Iterator[Probl
 
 def _backend_services(model: Model, places: Places) -> Iterator[Problem]:
     for service in model.backend_services.values():
-        path = places[Kind.BACKEND_SERVICES, service.name]
-        if service.server_group and service.availability_group:
-            why = "server_group and availability_group exclude each other"
-            yield Problem((*path, "availability_group"), why, "give one of them")
-        elif not service.server_group and not service.availability_group:
-            yield Problem(path, "no servers", "give server_group or availability_group")
-        allowed = L7_SCHEDULERS if service.protocol is BackendProtocol.HTTP else L4_SCHEDULERS
-        if service.scheduler not in allowed:
-            tier = "L7" if service.protocol is BackendProtocol.HTTP else "L4"
-            why = f"the {tier} tier, which schedules {service.protocol} services, has no {service.scheduler}"
-            yield Problem((*path, "scheduler"), why, f"give {in_words(sorted(allowed), 'or')}")
-        if service.protocol is not BackendProtocol.HTTP:
-            for field in fields(BackendService):
-                if field.name in HTTP_OPTIONS and getattr(service, field.name) != field.default:
-                    why = f"{field.name} is for http services, and this one is {service.protocol}"
-                    yield Problem((*path, field.name), why, "remove it")
-        if service.health_check is not None:
-            yield from _health_check(service.health_check, service.protocol, (*path, "health_check"))
-        yield from checks_upstreams.check(service, model, path)
+        yield from _backend_service(service, model, places[Kind.BACKEND_SERVICES, service.name])
+
+
+def _backend_service(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
+    if service.server_group and service.availability_group:
+        why = "server_group and availability_group exclude each other"
+        yield Problem((*path, "availability_group"), why, "give one of them")
+    elif not service.server_group and not service.availability_group:
+        yield Problem(path, "no servers", "give server_group or availability_group")
+    allowed = L7_SCHEDULERS if service.protocol is BackendProtocol.HTTP else L4_SCHEDULERS
+    if service.scheduler not in allowed:
+        tier = "L7" if service.protocol is BackendProtocol.HTTP else "L4"
+        why = f"the {tier} tier, which schedules {service.protocol} services, has no {service.scheduler}"
+        yield Problem((*path, "scheduler"), why, f"give {in_words(sorted(allowed), 'or')}")
+    if service.protocol is not BackendProtocol.HTTP:
+        for field in fields(BackendService):
+            if field.name in HTTP_OPTIONS and getattr(service, field.name) != field.default:
+                why = f"{field.name} is for http services, and this one is {service.protocol}"
+                yield Problem((*path, field.name), why, "remove it")
+    if service.health_check is not None:
+        yield from _health_check(service.health_check, service.protocol, (*path, "health_check"))
+    yield from checks_upstreams.check(service, model, path)
 
 
 def _health_check(check: HealthCheck, protocol: BackendProtocol, path: Path) -> Iterator[Problem]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from core.checks_listeners import L4_PROTOCOLS, servers_fit
 from core.errors import Path, Problem
 from core.model import (
     BackendProtocol,
+    BackendService,
     HeaderAction,
     HeaderChange,
     Kind,
@@ -18,6 +19,7 @@ from core.model import (
     Rewrite,
     Rule,
 )
+from core.overrides import FIELDS, overridden, services_of
 from core.paths import fault
 from core.reader import in_words, show
 from core.rules import asked, hidden
@@ -41,7 +43,11 @@ _VARIABLE = re.compile(r"\$\{\w+\}")
 _NEVER_SERVED = ("CONNECT", "TRACE")
 
 
-def check(model: Model, places: Places) -> Iterator[Problem]:
+# Every problem of a backend service, as if it stood at a path.
+CheckService = Callable[[BackendService, Model, Path], Iterator[Problem]]
+
+
+def check(model: Model, places: Places, service_problems: CheckService) -> Iterator[Problem]:
     """Every problem of rules."""
     of_listener: dict[str, list[Rule]] = {}
     for rule in model.rules.values():
@@ -52,6 +58,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
             yield Problem((*path, "listener"), why, "refer to a listener of http or https")
         yield from _conditions(rule, path)
         yield from _actions(rule, listener, model, path)
+        yield from _overrides(rule, model, path, service_problems)
         of_listener.setdefault(rule.listener, []).append(rule)
     for rules in of_listener.values():
         for rule, other in hidden(rules):
@@ -97,7 +104,7 @@ def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) ->
         yield Problem((*path, name), f"{given[0]} and {name} exclude each other", "give one of them")
     yield from _service(rule.backend_service, listener, model, (*path, "backend_service"))
     yield from _split(rule, listener, model, (*path, "split"))
-    for name in ("rewrite", "request_headers"):
+    for name in ("rewrite", "request_headers", *FIELDS):
         if getattr(rule, name) and given and not set(given) & set(FORWARDING):
             why = f"{name} is for what is forwarded, and {given[0]} is not"
             yield Problem((*path, name), why, f"remove it, or give {in_words(FORWARDING, 'or')}")
@@ -117,6 +124,19 @@ def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) ->
         if 300 <= reply.status < 400:
             why = "a 3xx without a Location leads nowhere"
             yield Problem((*path, "fixed_reply", "status"), why, "give redirect instead")
+
+
+def _overrides(rule: Rule, model: Model, path: Path, service_problems: CheckService) -> Iterator[Problem]:
+    """What the services that the rule makes have against what it overrides."""
+    for name in services_of(rule):
+        service = model.backend_services.get(name)
+        if service is None or service.protocol is not BackendProtocol.HTTP or service == overridden(service, rule):
+            continue
+        known = {problem.why for problem in service_problems(service, model, path)}
+        for problem in service_problems(overridden(service, rule), model, path):
+            if problem.why not in known:
+                field = next((each for each in problem.path[len(path) :] if each in FIELDS), None)
+                yield problem if field else Problem((*path, "scheduler"), problem.why, "give another scheduler")
 
 
 def _split(rule: Rule, listener: Listener | None, model: Model, path: Path) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from core.errors import Path, Problem
 from core.model import BackendService, Kind, Model, Server, StickySession, StickyType
+from core.overrides import configured, overridden, services_of
 from core.reader import show
 
 Places = Mapping[tuple[Kind, str], Path]
@@ -18,6 +19,9 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
     for service in model.backend_services.values():
         if service.sticky_session is not None:
             yield from _one(service.sticky_session, (*places[Kind.BACKEND_SERVICES, service.name], "sticky_session"))
+    for rule in model.rules.values():
+        if rule.sticky_session is not None:
+            yield from _one(rule.sticky_session, (*places[Kind.RULES, rule.name], "sticky_session"))
     yield from _shared(model, places)
 
 
@@ -35,7 +39,7 @@ def _one(sticky: StickySession, path: Path) -> Iterator[Problem]:
 def _shared(model: Model, places: Places) -> Iterator[Problem]:
     """Where a client has one cookie for two sets of servers, each takes it from the other: neither keeps him."""
     seen: dict[tuple[str, str, str], tuple[frozenset[tuple[str, int]], str]] = {}
-    for listener, domain, services in _destinations(model):
+    for listener, domain, services, where in _destinations(model):
         for service in services:
             if service.sticky_session is None:
                 continue
@@ -45,21 +49,26 @@ def _shared(model: Model, places: Places) -> Iterator[Problem]:
             reached = frozenset((each.address, each.port) for part in parts for each in _servers(model, part))
             before, name = seen.setdefault((listener, domain, cookie), (reached, service.name))
             if before != reached:
-                path = (*places[Kind.BACKEND_SERVICES, service.name], "sticky_session")
-                why = f"listener {listener} also leads to {name}, with the same cookie {cookie} and other servers"
-                yield Problem(path, why, "give one of the two another cookie")
+                owner = where or (Kind.BACKEND_SERVICES, configured(service.name))
+                also = f"listener {listener} also leads to {configured(name)}"
+                why = f"{also}, with the same cookie {cookie} and other servers"
+                yield Problem((*places[owner], "sticky_session"), why, "give one of the two another cookie")
                 break
 
 
-def _destinations(model: Model) -> Iterator[tuple[str, str, list[BackendService]]]:
-    """Listener, domain and backend services of each rule that forwards, and of each listener."""
+Destination = tuple[str, str, list[BackendService], tuple[Kind, str] | None]
+
+
+def _destinations(model: Model) -> Iterator[Destination]:
+    """Listener, domain and backend services of each rule that forwards, and of each listener; the rule if it says how
+    long clients stay."""
     found = model.backend_services
     for rule in model.rules.values():
-        names = [rule.backend_service] if rule.backend_service else [share.backend_service for share in rule.split]
-        yield rule.listener, rule.domain.lower(), [found[name] for name in names if name in found]
+        services = [overridden(found[name], rule) for name in services_of(rule) if name in found]
+        yield rule.listener, rule.domain.lower(), services, (Kind.RULES, rule.name) if rule.sticky_session else None
     for listener in model.listeners.values():
         if listener.backend_service in found:
-            yield listener.name, "", [found[listener.backend_service]]
+            yield listener.name, "", [found[listener.backend_service]], None
 
 
 def _servers(model: Model, service: BackendService) -> tuple[Server, ...]:

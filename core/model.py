@@ -502,6 +502,9 @@ class Rule:
     Of the rules that match, the one with the smallest `priority` wins, those without any (0) after the others. Among
     equals the most specific one does: exact domain, then the longest wildcard, then any; within it `path`, then the
     longest `url`; then the one with the most conditions; then the first.
+
+    `scheduler`, `hash_key`, `health_check` and `sticky_session` hold for what goes by this rule, in place of those of
+    the backend service.
     """
 
     name: Name
@@ -521,6 +524,10 @@ class Rule:
     rewrite: Rewrite | None = None
     request_headers: tuple[HeaderChange, ...] = ()
     response_headers: tuple[HeaderChange, ...] = ()
+    scheduler: Scheduler | None = None
+    hash_key: Annotated[str, Pattern(rf"|{HASH_KEY.regex}", HASH_KEY.what)] = ""
+    health_check: HealthCheck | None = None
+    sticky_session: StickySession | None = None
 
 
 Object = (

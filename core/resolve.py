@@ -27,6 +27,7 @@ from core.model import (
     Scheduler,
     Server,
 )
+from core.overrides import as_used, made_by_rules
 from core.prefixes import Prefixes, number
 
 # An L7 node's readiness is asked for often: a node that drains or dies should take no new connection for long.
@@ -214,13 +215,19 @@ def source_pools(model: Model) -> dict[str, tuple[str, ...]]:
 
 
 def l7_services(model: Model) -> dict[str, BackendService]:
-    """The backend services whose servers L7 nodes choose from: those of http, and the ACME issuers of listeners."""
+    """The backend services whose servers L7 nodes choose from: those of http, also as rules use them, and the ACME
+    issuers of listeners."""
     issuers = {listener.acme_backend_service for listener in model.listeners.values()}
     return {
         name: service
         for name, service in model.backend_services.items()
         if service.protocol is BackendProtocol.HTTP or name in issuers
-    }
+    } | {made.name: made for made, _, _ in made_by_rules(model)}
+
+
+def l7_checked(model: Model) -> dict[str, str]:
+    """Services that have no checks of their own, and those whose checks count for them."""
+    return {made.name: service.name for made, service, checked in made_by_rules(model) if not checked}
 
 
 def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
@@ -230,7 +237,7 @@ def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
         L7Listener(
             listener,
             model.instances[listener.instance].vips or ("",),
-            tuple(rule for rule in model.rules.values() if rule.listener == listener.name),
+            tuple(as_used(rule) for rule in model.rules.values() if rule.listener == listener.name),
             tuple(model.certificates[name] for name in listener.certificates),
             lists.guard(listener),
             model.ca_certificates.get(listener.ca_certificate),

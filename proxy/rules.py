@@ -162,10 +162,10 @@ class Router:
     ) -> None:
         """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere.
 
-        `stickies`: of backend services whose clients stay with their servers, as it stands at the time of a request.
+        `stickies`: of backend services whose clients stay with their servers. Where others do, make another router.
         """
         self.stickies = stickies
-        self.made_of = (rules, default, https_port)
+        self.made_of = (rules, default, https_port, frozenset(stickies))
         self._default: Decision = Forward(default) if default else None
         if not default and https_port:
             self._default = Redirect.to_https(https_port)

@@ -24,7 +24,7 @@ from control.node.tasks import Tasks
 from core.config import to_dict
 from core.endpoints import endpoint
 from core.model import Model
-from core.resolve import l7_listeners, l7_services, servers
+from core.resolve import l7_checked, l7_listeners, l7_services, servers
 from proxy import census, tally
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError, Refused
@@ -62,6 +62,7 @@ class Supervisor:
         self._monitor = HealthMonitor(self._on_health, tasks)
         self._model: Model | None = None
         self._version = 0
+        self._checked: dict[str, str] = {}  # services without checks, and those whose checks count for them
         self._seats = Seats(settings.workers, inherited)
         self._given: set[Seat] = set()  # sockets that all workers who have the seat have too
         self._workers: dict[int, WorkerProcess] = {}
@@ -228,10 +229,11 @@ class Supervisor:
     # -- health
 
     def _watch(self, model: Model) -> None:
+        self._checked = l7_checked(model)
         self._monitor.watch(
             Target((name, server.address, server.port), server.address, check.port or server.port, check)
             for name, service in l7_services(model).items()
-            if (check := service.health_check) is not None
+            if name not in self._checked and (check := service.health_check) is not None
             for server in servers(model, service)
         )
         self._tell_health()
@@ -254,7 +256,7 @@ class Supervisor:
             assert isinstance(key, tuple)
             if not healthy:
                 down.setdefault(key[0], []).append([key[1], key[2]])
-        return down
+        return down | {name: down[by] for name, by in self._checked.items() if by in down}
 
     def report(self) -> dict[str, object]:
         """What the control plane is told each second."""

@@ -137,7 +137,8 @@ class Worker:
 
     def _apply_services(self, model: Model) -> None:
         services: dict[str, Service] = {}
-        for name, backend in l7_services(model).items():
+        backends = l7_services(model)
+        for name, backend in backends.items():
             service = self._hub.services.get(name)
             if service is None:
                 service = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
@@ -146,8 +147,8 @@ class Worker:
                 upstream.close()
             services[name] = service
         for name, service in services.items():
-            service.fallback = services.get(model.backend_services[name].fallback)
-            self._apply_stickiness(model, model.backend_services[name])
+            service.fallback = services.get(backends[name].fallback)
+            self._apply_stickiness(model, backends[name])
         for name in self._hub.services.keys() - services.keys():
             self._hub.stickies.pop(name, None)
             for upstream in self._hub.services[name].pool.drop():
@@ -167,10 +168,10 @@ class Worker:
         listener = each.listener
         networks = tuple(ip_network(network) for network in listener.trusted_proxies)
         site = self._sites.get(_site_key(each))
-        made_of = each.rules, listener.backend_service, listener.https_redirect_port
+        arguments = each.rules, listener.backend_service, listener.https_redirect_port
         # Thousands of rules take their time, and most changes are about something else.
-        same = site is not None and site.router.made_of == made_of
-        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies)
+        same = site is not None and site.router.made_of == (*arguments, frozenset(self._hub.stickies))
+        router = site.router if site is not None and same else Router(*arguments, self._hub.stickies)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,

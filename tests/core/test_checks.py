@@ -714,6 +714,35 @@ CASES = [
         '"https", fixed_reply = { status = 204, body = "x" } }',
         "rules.all.fixed_reply.body: an answer of status 204 has none; remove it",
     ),
+    # rules with a scheduler, a check or stickiness of their own
+    (
+        '"https", backend_service = "web" }',
+        '"https", fixed_reply = {}, scheduler = "rr" }',
+        "rules.all.scheduler: scheduler is for what is forwarded, and fixed_reply is not; "
+        "remove it, or give backend_service or split",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", scheduler = "maglev" }',
+        "rules.all.scheduler: the L7 tier, which schedules http services, has no maglev; "
+        "give ch, lc, p2c, rr, sh, wlc or wrr",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", hash_key = "path" }',
+        'rules.all.hash_key: the scheduler wrr hashes no key of the request; give scheduler = "ch", or remove it',
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web" }], health_check = { type = "udp" } }',
+        "rules.all.health_check.type: a check by udp says nothing about a service of protocol http; give tcp or http",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", sticky_session = { type = "server" } }',
+        "rules.all.sticky_session.cookie: no server sets a cookie of the name 'SERVERID' unless it is told to; "
+        "give the name of the servers' own cookie",
+    ),
     # sticky sessions
     (
         'name = "api", protocol = "http", server_group = "be"',
@@ -895,6 +924,25 @@ backend_services = [
 listeners = [{ name = "web", instance = "i", protocol = "http", port = 80, backend_service = "a" }]
 rules = [{ name = "r", listener = "web", %s }]
 """
+
+
+def test_a_rules_own_stickiness_may_have_the_cookie_of_its_service() -> None:
+    """Its servers are those of the service, whose clients stay by the same cookie."""
+    rule = 'url = "/b", backend_service = "a", sticky_session = { cookie_timeout_s = 9 }'
+    assert errors(STICKY % rule) == []
+    rule = 'url = "/b", split = [{ backend_service = "b" }], sticky_session = { cookie_timeout_s = 9 }'
+    assert errors(STICKY % rule) == [
+        "backend_services.a.sticky_session: listener web also leads to b, with the same cookie SERVERID and other "
+        "servers; give one of the two another cookie"
+    ]
+
+
+def test_a_slow_start_does_not_go_with_every_scheduler_of_a_rule() -> None:
+    slow = STICKY.replace('server_group = "b",', 'server_group = "b", slow_start_s = 9,')
+    assert errors(slow % 'domain = "b.test", backend_service = "b", scheduler = "rr"') == []
+    assert errors(slow % 'domain = "b.test", backend_service = "b", scheduler = "sh"') == [
+        "rules.r.scheduler: with sh, a slow start would move clients from server to server; give another scheduler"
+    ]
 
 
 @pytest.mark.parametrize(

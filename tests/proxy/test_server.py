@@ -21,7 +21,18 @@ from pathlib import Path
 import pytest
 
 from control.node.tasks import Tasks
-from core.model import Certificate, CheckType, HealthCheck, Model, Protocol, Server, ServerGroup, StickySession
+from core.model import (
+    Certificate,
+    CheckType,
+    HealthCheck,
+    Model,
+    Protocol,
+    Rule,
+    Scheduler,
+    Server,
+    ServerGroup,
+    StickySession,
+)
 from proxy.errors import ApplyError
 from proxy.server import ReadyProtocol, Supervisor
 from proxy.worker_process import Settings
@@ -401,6 +412,35 @@ async def test_a_server_that_fails_its_checks_gets_no_request() -> None:
         await until(lambda: not verdicts()[f"127.0.0.1:{bad.port}"])
         assert verdicts()[f"127.0.0.1:{good.port}"]
         assert [(await ask(base.listeners["web"].port))[0] for _ in range(6)] == [200] * 6
+
+
+async def test_a_rule_may_have_a_check_of_its_own_and_else_has_its_services() -> None:
+    async def unwell(request: Request) -> None:
+        text = b"HTTP/1.1 503 Unwell" if request.path == "/health" else b"HTTP/1.1 200 OK"
+        request.writer.write(text + b"\r\nContent-Length: 3\r\n\r\nbad")
+
+    async with Backend().running() as good, Backend(unwell).running() as bad, node(workers=1) as supervisor:
+        base = model(free_port(), [good.port, bad.port])
+        check = HealthCheck(CheckType.HTTP, interval_s=1, timeout_s=1, rise=2, fall=2, uri="/health")
+        service = replace(base.backend_services["app"], health_check=check)
+        rules = {
+            "shared": Rule(
+                "shared", "web", "app", url="/shared", scheduler=Scheduler.RR, sticky_session=StickySession()
+            ),
+            "own": Rule("own", "web", "app", url="/own", health_check=HealthCheck(CheckType.TCP)),
+        }
+        await supervisor.apply(replace(base, backend_services={"app": service}, rules=rules), 1)
+
+        def verdicts() -> dict[tuple[str, str], bool]:
+            rows = supervisor.report()["health"]
+            return {(row["service"], row["server"]): row["healthy"] for row in rows}  # type: ignore[attr-defined]
+
+        port, ill = base.listeners["web"].port, f"127.0.0.1:{bad.port}"
+        await until(lambda: not verdicts()["app", ill])
+        assert {name for name, _ in verdicts()} == {"app", "app@own"}  # nobody is asked twice the same
+        assert verdicts()["app@own", ill]
+        assert {await ask(port, "/shared") for _ in range(6)} == {(200, b"ok")}
+        assert {await ask(port, "/own") for _ in range(6)} == {(200, b"ok"), (200, b"bad")}
 
 
 async def test_a_rolling_drain_under_load_loses_no_request() -> None:

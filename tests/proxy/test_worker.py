@@ -27,6 +27,7 @@ from core.model import (
     Redirect,
     Rewrite,
     Rule,
+    Scheduler,
     Server,
     ServerGroup,
     Share,
@@ -270,6 +271,34 @@ async def test_stickiness_comes_and_goes_with_the_configuration() -> None:
             assert await ask(cookie)
             await l7.worker.apply(plain)
             assert await ask() == b""
+            await client.close()
+
+
+async def test_a_rule_schedules_and_keeps_clients_in_its_own_way() -> None:
+    """By the same service, whose own requests take turns as before; and it may come and go."""
+    async with Backend().running() as one, Backend().running() as two:
+        base = model(free_port(), [one.port, two.port], scheduler=Scheduler.RR)
+        rules = {
+            "hashed": Rule("hashed", "web", "app", url="/hashed", scheduler=Scheduler.SH),
+            "kept": Rule("kept", "web", "app", url="/kept", sticky_session=StickySession()),
+        }
+        async with proxy(replace(base, rules=rules)) as l7:
+            client = await l7.connect()
+
+            async def shares(path: str) -> list[int]:
+                before = len(one.heads), len(two.heads)
+                for _ in range(4):
+                    assert (await client.ask(path))[0] == 200
+                return sorted((len(one.heads) - before[0], len(two.heads) - before[1]))
+
+            assert [await shares("/"), await shares("/hashed"), await shares("/kept")] == [[2, 2], [0, 4], [2, 2]]
+            client.writer.write(b"GET /kept HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b"Set-Cookie: SERVERID=" in (await client.whole_answer())[1]
+            assert set(l7.hub.services) == {"app", "app@hashed", "app@kept"}
+            assert set(l7.hub.stickies) == {"app@kept"}
+            await l7.worker.apply(base)
+            assert [await shares("/"), await shares("/hashed")] == [[2, 2], [2, 2]]
+            assert (set(l7.hub.services), set(l7.hub.stickies)) == ({"app"}, set())
             await client.close()
 
 
