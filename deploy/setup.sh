@@ -14,6 +14,8 @@ packages=(
     nginx-light haproxy wrk                             # peers and load for the benchmarks
     softhsm2                                            # a PKCS #11 token for the key server's tests
     pebble                                              # an ACME server for the same
+    chromium libnss3-tools gnutls-bin nodejs            # TLS clients of other makers, for the tests
+    testssl.sh                                          # bench tlsscan
 )
 
 # Runs a command whose output matters only when it fails.
@@ -55,7 +57,7 @@ stamp=$(cat pyproject.toml deploy/setup.sh | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/setup-stamp 2>/dev/null)" != "$stamp" ]; then
     echo "setup: installing Python packages into .venv"
     [ -x .venv/bin/python ] || "$python" -m venv --system-site-packages .venv
-    quietly .venv/bin/python -m pip install --disable-pip-version-check --root-user-action=ignore -e '.[dev]'
+    quietly .venv/bin/python -m pip install --disable-pip-version-check --root-user-action=ignore -e '.[dev,bench]'
     echo "$stamp" >.venv/setup-stamp
 fi
 .venv/bin/python -c 'import bcc' 2>/dev/null || {
