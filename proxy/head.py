@@ -139,21 +139,31 @@ class ResponseHead(NamedTuple):
     size: int
 
 
-class Memory(Generic[T]):
-    """Verdicts by the exact bytes they are about; emptied when full, which costs less than keeping an order."""
+MEMORY_BYTES: Final = 32 << 20
+FIELD_BYTES: Final = 300  # a Field with what it points to, unless another head's has the same line
 
-    __slots__ = ("_limit", "_size_bytes", "_verdicts", "get")
+
+class Memory(Generic[T]):
+    """Verdicts by the exact bytes they are about; emptied when full, which costs less than keeping an order.
+
+    Full is so many verdicts, or MEMORY_BYTES by a rough count of what they hold.
+    """
+
+    __slots__ = ("_held_bytes", "_limit", "_size_bytes", "_verdicts", "get")
 
     def __init__(self, limit: int = 4096, size_bytes: int = 2048) -> None:
         self._verdicts: dict[bytes, T] = {}
         self._limit, self._size_bytes = limit, size_bytes
+        self._held_bytes = 0
         self.get = self._verdicts.get
 
-    def put(self, data: bytes, verdict: T) -> None:
-        """Remembers a verdict about at most `size_bytes` bytes."""
+    def put(self, data: bytes, verdict: T, fields: int = 1) -> None:
+        """Remembers a verdict about at most `size_bytes` bytes, which holds so many fields."""
         if len(data) <= self._size_bytes:
-            if len(self._verdicts) >= self._limit:
+            self._held_bytes += 3 * len(data) + FIELD_BYTES * fields
+            if len(self._verdicts) >= self._limit or self._held_bytes > MEMORY_BYTES:
                 self._verdicts.clear()
+                self._held_bytes = 3 * len(data) + FIELD_BYTES * fields
             self._verdicts[data] = verdict
 
 
@@ -182,7 +192,7 @@ def read_request(data: bytes, scanned: int = 0, limits: Limits = DEFAULT_LIMITS)
     block = _requests.get(key)
     if block is None:
         block = _read_block(key, line.end(), limits, request=True)
-        _requests.put(key, block)
+        _requests.put(key, block, len(block.fields))
     return _request_head(method, target, line.start(2), block, end + 4)
 
 
@@ -202,7 +212,7 @@ def read_response(data: bytes, method: bytes, scanned: int = 0, limits: Limits =
     block = _responses.get(key)
     if block is None:
         block = _read_block(key, line.end() - 10, limits, request=False)
-        _responses.put(key, block)
+        _responses.put(key, block, len(block.fields))
     status = int(line[3])
     return ResponseHead(status, line[4] or b"", _response_length(method, status, block), block, end + 4)
 

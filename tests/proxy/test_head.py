@@ -11,6 +11,8 @@ import proxy.head
 from proxy.errors import Code, Refused
 from proxy.head import (
     CHUNKED,
+    FIELD_BYTES,
+    MEMORY_BYTES,
     NO_BODY,
     UNTIL_CLOSE,
     Limits,
@@ -390,6 +392,12 @@ def test_verdicts_are_remembered_and_the_memory_is_bounded() -> None:
     assert (memory.get(b"a"), memory.get(b"c")) == (None, first.block)
     memory.put(b"x" * 4096, first.block)
     assert memory.get(b"x" * 4096) is None
+    large = Memory[object]()
+    most = MEMORY_BYTES // (128 * FIELD_BYTES)
+    for number in range(most + 1):
+        large.put(b"%d" % number, first.block, 128)
+    kept = sum(large.get(b"%d" % number) is not None for number in range(most + 1))
+    assert 0 < kept < most
 
 
 # Pieces that heads are made of, whole and broken, so that random sequences come close to real ones.
