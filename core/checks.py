@@ -15,7 +15,7 @@ from itertools import chain
 from typing import get_args, get_origin
 
 from core import checks_listeners, checks_rules, checks_sticky, checks_tls, checks_upstreams
-from core.endpoints import endpoint, version
+from core.endpoints import UNIX, endpoint, version
 from core.errors import Path, Problem
 from core.model import (
     ACCESS_LIST_ENTRIES,
@@ -54,7 +54,7 @@ CHECKS_OF = {
 }
 # Options of a backend service that only the L7 tier reads.
 HTTP_OPTIONS = (
-    "hash_key",
+    "hash_key", "tls", "tls_verify", "tls_server_name", "tls_ca_certificate",
     "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "total_timeout_s", "server_max_connections",
     "server_max_queue", "queue_timeout_s", "retry_percent", "retry_min_per_s", "ejection", "slow_start_s", "fallback",
     "sticky_session",
@@ -202,6 +202,11 @@ def _groups(model: Model, places: Places) -> Iterator[Problem]:
 
 
 def _repeated_servers(servers: tuple[Server, ...], path: Path) -> Iterator[Problem]:
+    for index, server in enumerate(servers):
+        if server.address.startswith(UNIX) and server.port:
+            yield Problem((*path, index, "port"), "a socket has a path and no port", "remove it")
+        elif not server.address.startswith(UNIX) and not server.port:
+            yield Problem((*path, index), "port is missing", "give a whole number from 1 to 65535")
     seen: dict[tuple[str, int], int] = {}
     for index, server in enumerate(servers):
         first = seen.setdefault((server.address, server.port), index)
@@ -234,6 +239,7 @@ def _backend_service(service: BackendService, model: Model, path: Path) -> Itera
     if service.health_check is not None:
         yield from _health_check(service.health_check, service.protocol, (*path, "health_check"))
     yield from checks_upstreams.check(service, model, path)
+    yield from checks_upstreams.sockets(service, model, path)
 
 
 def _health_check(check: HealthCheck, protocol: BackendProtocol, path: Path) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from core.endpoints import endpoint, version
+from core.endpoints import UNIX, endpoint, version
 from core.errors import Path, Problem
 from core.model import (
     HASH_SCHEDULERS,
@@ -262,6 +262,8 @@ def servers_fit(
     """What a listener demands of the servers that it forwards to, be it by a rule. `where` names their service."""
     vips = instance.vips if instance else ()
     for server in _servers_of(model, service):
+        if server.address.startswith(UNIX):  # core.checks_upstreams says where they fit
+            continue
         at = endpoint(server.address, server.port)
         if listener.protocol in L4_PROTOCOLS:
             if ipaddress.ip_address(server.address).is_loopback and listener.mode is not Mode.DR:

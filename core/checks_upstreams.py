@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from core.endpoints import UNIX
 from core.errors import Path, Problem
 from core.model import BackendProtocol, BackendService, Model, Scheduler
-from core.reader import fields, show
+from core.reader import show
 
 # A server's place in their tables changes with its weight: a slow start would move clients at each of its steps.
 WITHOUT_SLOW_START = frozenset({Scheduler.SH, Scheduler.CH})
@@ -30,10 +31,11 @@ def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem
         yield Problem((*path, "hash_key"), why, 'give scheduler = "ch", or remove it')
     if not service.server_max_connections:
         for name in ("server_max_queue", "queue_timeout_s"):
-            if getattr(service, name) != next(field.default for field in fields(BackendService) if field.name == name):
+            if getattr(service, name) != getattr(_DEFAULTS, name):
                 why = "nobody waits for a server without server_max_connections"
                 yield Problem((*path, name), why, "give server_max_connections too, or remove it")
     yield from _fallback(service, model, (*path, "fallback"))
+    yield from _tls(service, path)
 
 
 def _fallback(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
@@ -50,3 +52,33 @@ def _fallback(service: BackendService, model: Model, path: Path) -> Iterator[Pro
         other = model.backend_services.get(other.fallback)
     if other is not None and other.name == service.name:
         yield Problem(path, "this service is its own fallback, by way of those that it names", "break the circle")
+
+
+def _tls(service: BackendService, path: Path) -> Iterator[Problem]:
+    for name in ("tls_verify", "tls_server_name", "tls_ca_certificate"):
+        if not service.tls and getattr(service, name) != getattr(_DEFAULTS, name):
+            yield Problem((*path, name), "servers are not asked by TLS", "give tls = true too, or remove it")
+    if service.tls_ca_certificate and not service.tls_verify:
+        why = "certificates that are not verified need no authority"
+        yield Problem((*path, "tls_ca_certificate"), why, "remove it, or tls_verify")
+
+
+def sockets(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
+    """Sockets are on the L7 nodes; L4 nodes and ports do not reach them."""
+    group = model.server_groups.get(service.server_group)
+    spread = model.availability_groups.get(service.availability_group)
+    servers = group.servers if group is not None else spread.members if spread is not None else ()
+    if not any(server.address.startswith(UNIX) for server in servers):
+        return
+    if service.protocol is not BackendProtocol.HTTP:
+        why = f"a server of it is a unix socket, and this service is {service.protocol}"
+        yield Problem(path, why, "give it servers with IP addresses, or protocol http")
+    if service.health_check is not None and service.health_check.port:
+        why = "a server of it is a unix socket, which has no ports to be asked on"
+        yield Problem((*path, "health_check", "port"), why, "remove it")
+    if service.tls and service.tls_verify and not service.tls_server_name:
+        why = "a server of it is a unix socket, and no name to verify its certificate by"
+        yield Problem((*path, "tls"), why, "give tls_server_name")
+
+
+_DEFAULTS = BackendService("", BackendProtocol.HTTP)

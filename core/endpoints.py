@@ -9,16 +9,20 @@ from __future__ import annotations
 import re
 from typing import Final
 
+UNIX: Final = "unix:"  # begins an address that is the path of a socket, and has no port
+
 _ENDPOINT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([0-9]{1,5})")
 
 
 def version(address: str) -> int:
-    """4 or 6; the caller knows that it is an address."""
+    """4 or 6; the caller knows that it is an IP address."""
     return 6 if ":" in address else 4
 
 
 def endpoint(address: str, port: int) -> str:
-    """ "192.0.2.1:80" or "[2001:db8::1]:80"; an empty address, which stands for all, is "0.0.0.0"."""
+    """ "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"; an empty address, which stands for all, is "0.0.0.0"."""
+    if address.startswith(UNIX):
+        return address
     return f"[{address}]:{port}" if ":" in address else f"{address or '0.0.0.0'}:{port}"
 
 

@@ -39,13 +39,14 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An IP address (`network=False`) or prefix (`network=True`) of one of `versions`.
+    """An IP address (`network=False`) or prefix (`network=True`) of one of `versions`; with `unix`, "unix:/PATH" too.
 
     What is read is the canonical text: of IPv6 that of RFC 5952, so that equal addresses are equal strings.
     """
 
     network: bool = False
     versions: tuple[int, ...] = (4, 6)
+    unix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +272,13 @@ class CaCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A real server. Weight 0 takes no new sessions and keeps those it has."""
+    """A real server. Weight 0 takes no new sessions and keeps those it has.
 
-    address: IP
-    port: Port
+    `address` may be "unix:/PATH", a socket on the L7 nodes themselves, which has no port.
+    """
+
+    address: Annotated[str, Address(unix=True)]
+    port: Annotated[int, Range(0, 65535)] = 0
     weight: Annotated[int, Range(0, 100)] = 100
     zone: str = ""
     rack: str = ""
@@ -370,6 +374,10 @@ class BackendService:
     slow_start_s: Annotated[int, Range(0, 900, "s")] = 0
     fallback: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
     sticky_session: StickySession | None = None
+    tls: bool = False
+    tls_verify: bool = True
+    tls_server_name: Annotated[str, Pattern(rf"|{HOST_NAME}", "a host name")] = ""
+    tls_ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
 
 
 @dataclass(frozen=True, slots=True)

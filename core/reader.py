@@ -18,6 +18,7 @@ from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Annotated, Final, get_args, get_origin, get_type_hints
 
+from core.endpoints import UNIX
 from core.errors import Path, Problem
 from core.model import HOST_NAME, Address, Pattern, Range, Ref
 
@@ -84,7 +85,12 @@ def read(annotation: object, value: object, path: Path, problems: list[Problem])
     if fault is not None:
         problems.append(Problem(path, *fault))
         return INVALID
-    if isinstance(value, str) and ":" in value and any(isinstance(each, Address) for each in constraints):
+    if (
+        isinstance(value, str)
+        and ":" in value
+        and not value.startswith(UNIX)
+        and any(isinstance(each, Address) for each in constraints)
+    ):
         return _canonical(value)
     if isinstance(bare, type) and issubclass(bare, StrEnum):
         return bare(str(value))
@@ -177,6 +183,12 @@ def _address_fault(constraint: Address, value: str) -> tuple[str, str]:
     """What is wrong with an address, and a remedy where there is a better one than what any address needs."""
     if constraint.network and _is_plain_network(value):
         return "", ""
+    if constraint.unix and value.startswith(UNIX):
+        path = value.removeprefix(UNIX)
+        if not _SOCKET_PATH.fullmatch(path) or len(path.encode()) > SOCKET_PATH_BYTES:
+            why = f"{show(value)} is not the path of a socket"
+            return why, f"give unix: and an absolute path of at most {SOCKET_PATH_BYTES} bytes"
+        return "", ""
     try:
         address = ipaddress.ip_interface(value) if constraint.network else ipaddress.ip_address(value)
     except ValueError:
@@ -220,6 +232,8 @@ def _canonical(value: str) -> str:
     return f"{ipaddress.IPv6Address(address)}{slash}{int(length) if slash else ''}"
 
 
+SOCKET_PATH_BYTES: Final = 107  # linux/un.h: 108 with the NUL
+_SOCKET_PATH: Final = re.compile(r"/[^\0-\x1f\x7f]*[^/\0-\x1f\x7f]")
 _OCTET: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _PLAIN_NETWORK_V6: Final = re.compile(r"([0-9A-Fa-f:]{2,39})(?:/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?")
 _PLAIN_NETWORK: Final = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}(?:/(3[0-2]|[12]?[0-9]))?")
@@ -319,6 +333,8 @@ def _scalar_expected(bare: object, constraints: tuple[object, ...]) -> str:
                 return what
             case Address(network=True):
                 return "a network such as 10.0.0.0/8 or 2001:db8::/32"
+            case Address(unix=True):
+                return "an IP address, or unix: and the path of a socket"
             case Address(versions=versions):
                 return "an IP address" if len(versions) > 1 else f"an IPv{versions[0]} address"
             case Ref(kind):

@@ -148,7 +148,7 @@ RULES = {
     f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
     "off: every server then counts as healthy. `ejection = false` turns ejection off. Following fallbacks comes to an "
-    "end. With sh and ch there is no slow start.",
+    "end. With sh and ch there is no slow start. A group with unix sockets is for services of protocol http.",
     Kind.INSTANCES: "A VIP is the address of no server and of no node. An instance of type dnlb keeps no sessions: its "
     f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP of each IP "
     "version, and no other nat listener of its protocol shares its servers' ports. Packets are not translated between "
@@ -200,8 +200,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
     ServerGroup: {"name": NAME, "servers": "where traffic goes"},
     AvailabilityGroup: {"name": NAME, "members": "where traffic goes"},
     Server: {
-        "address": "where it is reached",
-        "port": "where it is reached",
+        "address": "where it is reached; a socket's path for services of protocol http",
+        "port": "where it is reached; none of a socket",
         "weight": "its part of the traffic, relative to the others'; 0 drains it",
         "zone": "the fault domain, such as a data centre",
         "rack": "the fault domain within the zone",
@@ -233,6 +233,10 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "ejection": "leaves out servers that fail requests",
         "slow_start_s": "a server that is added or comes back gets its share of requests in steps over this time; 0: "
         "at once",
+        "tls": "whether servers are spoken to by TLS; see [servers](upstreams.md#tls-and-sockets)",
+        "tls_verify": "whether their certificates are verified",
+        "tls_server_name": "the name in their certificates, which is sent as SNI too; empty: a server's address",
+        "tls_ca_certificate": "the authorities of their certificates; empty: those that the L7 node's machine trusts",
         "fallback": "takes the requests that no server of this service takes; without it they get 503",
         "sticky_session": "keeps clients at their servers",
     },

@@ -115,6 +115,19 @@ class L4Service:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How to speak TLS with the servers of a backend service. `name` empty: the server's address is its name.
+
+    `bundle` and `crl` are PEM texts; without a bundle the machine's own authorities are trusted.
+    """
+
+    verify: bool
+    name: str = ""
+    bundle: str = ""
+    crl: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class L7Listener:
     """An http or https listener with its rules, certificates and the addresses it binds ("" is every address)."""
 
@@ -228,6 +241,14 @@ def l7_services(model: Model) -> dict[str, BackendService]:
 def l7_checked(model: Model) -> dict[str, str]:
     """Services that have no checks of their own, and those whose checks count for them."""
     return {made.name: service.name for made, service, checked in made_by_rules(model) if not checked}
+
+
+def upstream_tls(model: Model, service: BackendService) -> UpstreamTls | None:
+    """None: in plain text."""
+    if not service.tls:
+        return None
+    authorities = model.ca_certificates.get(service.tls_ca_certificate, CaCertificate(""))
+    return UpstreamTls(service.tls_verify, service.tls_server_name, authorities.bundle, authorities.crl)
 
 
 def l7_listeners(model: Model) -> tuple[L7Listener, ...]:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from core.endpoints import split
+from core.endpoints import UNIX, split
 from core.errors import Path, Problem
 from core.model import Kind, Protocol
 from core.reader import show
@@ -109,6 +109,10 @@ def _make_backend(name: str, table: Mapping[str, object], path: Path, expansion:
         return
     for index, text in enumerate(written):
         found = split(text) if isinstance(text, str) else None
+        if isinstance(text, str) and text.startswith(UNIX):
+            expansion.origins[*group, "servers", len(servers)] = (*path, index)
+            servers.append({"address": text})
+            continue
         if found is None:
             why = f"{show(text)} is not an address and port"
             bare = isinstance(text, str) and _BARE_IPV6.fullmatch(text)

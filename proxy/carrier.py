@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from abc import ABC, abstractmethod
 from enum import IntEnum, auto
 from time import monotonic
 from typing import Final
 
+from control.node import backend_tls
 from core.ejection import Outcome
 from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
@@ -16,7 +18,7 @@ from proxy.headers import Origin
 from proxy.hub import Hub
 from proxy.pool import Address, Full, Open, Reuse
 from proxy.service import Service
-from proxy.upstream import UpstreamConnection
+from proxy.upstream import UpstreamConnection, connect
 
 NEVER: Final = float("inf")
 
@@ -191,13 +193,17 @@ class Carrier(ABC, asyncio.Protocol):
         A connection that the server has ended already is as good as none: nothing was sent on it.
         """
         loop, pool, buffer = self._hub.loop, service.pool, self._hub.buffer
-        upstream, timed_out = None, False
+        upstream, timed_out, tls = None, False, False
         try:
             async with asyncio.timeout(service.connect_timeout_s) as timeout:
                 self._attempt = attempt = server, timeout
-                _, upstream = await loop.create_connection(lambda: UpstreamConnection(pool, server, buffer), *server)
+                upstream = await connect(
+                    loop, lambda: UpstreamConnection(pool, server, buffer), server, service.secured
+                )
         except OSError as error:
-            timed_out = isinstance(error, TimeoutError)
+            timed_out, tls = isinstance(error, TimeoutError), isinstance(error, ssl.SSLError)
+            if isinstance(error, ssl.SSLError):
+                service.tell(server, backend_tls.why(error), self._hub.now())
         finally:
             if self._attempt is attempt:
                 self._attempt = None
@@ -211,7 +217,7 @@ class Carrier(ABC, asyncio.Protocol):
                 sound.close()
             return
         if sound is None:
-            self._run(exchange.connect_failed(server, timed_out))
+            self._run(exchange.connect_failed(server, timed_out, tls))
         else:
             self._adopt(exchange, sound, reused=False)
         self._touch()
@@ -239,7 +245,7 @@ class Carrier(ABC, asyncio.Protocol):
             upstream.resume_reading()
         if upstream.bulk:
             upstream.read_plainly()
-        if reuse and upstream.usable:
+        if reuse and upstream.usable and upstream.secured is service.secured:
             if not service.pool.released(upstream.server, upstream, self._hub.now()):
                 upstream.close()
             return

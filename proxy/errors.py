@@ -97,6 +97,13 @@ class Code(Enum):
     # What the server did.
     CONNECT = ("connect_failed", 502, Source.UPSTREAM, "docs/proxy.md", "no server accepted the connection")
     CONNECT_TIMEOUT = ("connect_timeout", 504, Source.UPSTREAM, "connect_timeout_s", "no connection in time")
+    UPSTREAM_TLS = (
+        "upstream_tls",
+        502,
+        Source.UPSTREAM,
+        "docs/upstreams.md",
+        "no TLS with the server, or no trust",
+    )
     UPSTREAM_TIMEOUT = ("upstream_timeout", 504, Source.UPSTREAM, "docs/upstreams.md", "no answer in time")
     UPSTREAM_CLOSED = ("upstream_closed", 502, Source.UPSTREAM, "RFC 9112 §9.5", "closed before the answer's head")
     UPSTREAM_CUT = ("upstream_cut", 502, Source.UPSTREAM, "RFC 9112 §8", "closed or silent before the answer's end")

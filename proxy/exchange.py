@@ -228,11 +228,12 @@ class Exchange:
         data, self.rest = self.rest, b""
         return [SendUpstream(self._request), *(self._send_body(data) if data else ())]
 
-    def connect_failed(self, server: Address, timed_out: bool) -> list[Command]:
-        """No connection to `server` came about: nothing was sent, so another server may have it."""
+    def connect_failed(self, server: Address, timed_out: bool, tls: bool = False) -> list[Command]:
+        """No connection to `server` came about: nothing was sent, so another server may have it. `tls`: there was one,
+        but TLS did not come about."""
         self.upstream = server
         self._tried |= {server}
-        self._again_after = Code.CONNECT_TIMEOUT if timed_out else Code.CONNECT
+        self._again_after = Code.CONNECT_TIMEOUT if timed_out else Code.UPSTREAM_TLS if tls else Code.CONNECT
         if len(self._tried) < TRIES:
             return [self._assign()]
         return self._reply(self._again_after)
@@ -243,7 +244,7 @@ class Exchange:
 
     def no_server(self, code: Code = Code.NO_SERVER) -> list[Command]:
         """No server is left to assign; `code`: why none was to be had."""
-        return self._reply(Code.CONNECT if self._tried and code is Code.NO_SERVER else code)
+        return self._reply(self._again_after if self._tried and code is Code.NO_SERVER else code)
 
     def client_data(self, data: bytes) -> list[Command]:
         """Bytes came from the client: body, tunnel, or a request ahead of its turn."""

@@ -376,6 +376,13 @@ class Pool(Generic[Handle, Waiter]):
             member.idle = idle[keep:]
         return expired
 
+    def forget_idle(self) -> list[Handle]:
+        """The idle connections, to be closed: new ones are made otherwise."""
+        handles = [handle for member in self._members for _, handle in member.idle]
+        for member in self._members:
+            member.idle.clear()
+        return handles
+
     def drop(self) -> list[Handle]:
         """Every idle connection, to be closed: the backend service is gone. Those in use are not wanted back."""
         return self.update((), self._service, 0.0) if self._service is not None else []

@@ -24,7 +24,7 @@ from control.node.tasks import Tasks
 from core.config import to_dict
 from core.endpoints import endpoint
 from core.model import Model
-from core.resolve import l7_checked, l7_listeners, l7_services, servers
+from core.resolve import l7_checked, l7_listeners, l7_services, servers, upstream_tls
 from proxy import census, tally
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError, Refused
@@ -231,7 +231,13 @@ class Supervisor:
     def _watch(self, model: Model) -> None:
         self._checked = l7_checked(model)
         self._monitor.watch(
-            Target((name, server.address, server.port), server.address, check.port or server.port, check)
+            Target(
+                (name, server.address, server.port),
+                server.address,
+                check.port or server.port,
+                check,
+                upstream_tls(model, service) if check.port in (0, server.port) else None,
+            )
             for name, service in l7_services(model).items()
             if name not in self._checked and (check := service.health_check) is not None
             for server in servers(model, service)

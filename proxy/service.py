@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from core.ejection import Outcome
 from core.endpoints import endpoint
 from core.model import BackendProtocol, BackendService
 from proxy.keys import key_of
 from proxy.pool import Address, Pool
-from proxy.upstream import UpstreamConnection
+from proxy.upstream import Secured, UpstreamConnection
+
+TELL_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +34,8 @@ class Service:
     """
 
     __slots__ = (
-        "_call_soon", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s", "idle_timeout_s", "key",
-        "name", "pool", "queue_timeout_s", "total_timeout_s",
+        "_call_soon", "_next_told", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s",
+        "idle_timeout_s", "key", "name", "pool", "queue_timeout_s", "secured", "total_timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +46,8 @@ class Service:
         self.configure(_DEFAULTS)
         self._call_soon = call_soon
         self._serving = False
+        self.secured: Secured = (None, "")
+        self._next_told = 0.0
         pool.on_room = self._serve_soon
 
     def configure(self, service: BackendService) -> None:
@@ -53,6 +58,19 @@ class Service:
         self.idle_timeout_s = service.idle_timeout_s
         self.total_timeout_s = service.total_timeout_s
         self.queue_timeout_s = service.queue_timeout_s
+
+    def secure(self, context: ssl.SSLContext | None, name: str) -> None:
+        """Takes how to speak TLS with the servers, None for not at all; idle connections made otherwise are closed."""
+        if (context, name) != self.secured:
+            self.secured = context, name
+            for upstream in self.pool.forget_idle():
+                upstream.close()
+
+    def tell(self, server: Address, why: str, now: float) -> None:
+        """Logs a failure that somebody has to look into, not more often than every TELL_S."""
+        if now >= self._next_told:
+            self._next_told = now + TELL_S
+            log.warning("%s: %s: %s", self.name, endpoint(*server), why)
 
     def note(self, server: Address, outcome: Outcome, now: float) -> None:
         """How a request went; see `Pool.note`."""

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from core.endpoints import endpoint
-from core.model import BackendProtocol, Model
-from core.resolve import servers
+from core.model import Model
+from core.resolve import l7_services, servers
 
 ServerKey = tuple[str, str, int]  # backend service, address, port
 Numbers = Mapping[str, float]
@@ -55,9 +55,8 @@ class Tally:
 
 
 def _keys(model: Model) -> Iterator[ServerKey]:
-    for name, service in model.backend_services.items():
-        if service.protocol is BackendProtocol.HTTP:
-            yield from ((name, server.address, server.port) for server in servers(model, service))
+    for name, service in l7_services(model).items():
+        yield from ((name, server.address, server.port) for server in servers(model, service))
 
 
 def problems(model: Model, stranded: Sequence[Sequence[str]]) -> Iterator[str]:

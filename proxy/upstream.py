@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
-from core.endpoints import endpoint
+from core.endpoints import UNIX, endpoint
 from proxy.pool import Address, Pool
 
 # Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
@@ -17,6 +19,30 @@ CLOSE_S: Final = 10.0  # how long the last bytes of a closed connection may take
 # merely slow acknowledges, and one that does not read closes its window, which counts apart (tcpi_probes).
 SILENT_RETRANSMITS: Final = 2
 _TCPI_RETRANSMITS: Final = 2  # linux/tcp.h: offset in struct tcp_info
+
+
+# A context for TLS, None for plain text, and the name in the servers' certificates; empty: their addresses.
+Secured = tuple[ssl.SSLContext | None, str]
+
+
+async def connect(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], UpstreamConnection], server: Address, secured: Secured
+) -> UpstreamConnection:
+    """A connection to a server.
+
+    Raises OSError, of which ssl.SSLError is one. The caller limits the time.
+    """
+    (address, port), (tls, name) = server, secured
+    path = address.removeprefix(UNIX) if address.startswith(UNIX) else ""
+    options: dict[str, Any] = {}
+    if tls is not None:
+        options = {"ssl": tls, "server_hostname": name or ("" if path else address), "ssl_shutdown_timeout": CLOSE_S}
+    if path:
+        _, upstream = await loop.create_unix_connection(make, path, **options)
+    else:
+        _, upstream = await loop.create_connection(make, address, port, **options)
+    upstream.secured = secured
+    return upstream
 
 
 class User(Protocol):
@@ -35,12 +61,14 @@ class UpstreamConnection(asyncio.Protocol):
     Small answers are read as uvloop does it, up to 256 KB at once, which costs 1 to 3 µs less than with a buffer of our
     own. From the first read of BULK_BYTES on, reads go into `buffer`, which bounds what one read brings; all
     connections of a loop share it, since what is in it is taken at once.
+    (Not of TLS: what it brings at once is bounded by itself, and asyncio's would write into slices of the buffer, which
+    are copies.)
 
     Whoever takes a connection has to ask whether it is `usable`: one that has ended tells its user so once, when it
     ends, and nobody later.
     """
 
-    __slots__ = ("_buffer", "_pool", "_transport", "bulk", "client", "full", "name", "server")
+    __slots__ = ("_buffer", "_pool", "_transport", "bulk", "client", "full", "name", "secured", "server")
 
     def __init__(self, pool: Pool[UpstreamConnection, Any], server: Address, buffer: bytearray) -> None:
         self._pool = pool
@@ -50,6 +78,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.client: User | None = None
         self.full = False
         self.bulk = False
+        self.secured: Secured | None = None  # how, once it is
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -73,7 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def silent(self) -> bool:
         """Whether the server's machine does not acknowledge what we have sent. Asks the kernel."""
-        if self._transport.is_closing():
+        if self._transport.is_closing() or self.server[0].startswith(UNIX):
             return False
         sock = cast(socket.socket, self._transport.get_extra_info("socket"))
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_RETRANSMITS + 1)
@@ -96,7 +125,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._pool.closed(self.server, self)
             self.abort()
             return
-        if len(data) >= BULK_BYTES and not self.bulk:
+        if len(data) >= BULK_BYTES and not self.bulk and (self.secured is None or self.secured[0] is None):
             self._read_by(_Bulk(self, self._buffer))
             self.bulk = True
         self.client.upstream_data(data)

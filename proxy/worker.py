@@ -31,6 +31,7 @@ import json
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -40,14 +41,14 @@ from typing import Final
 
 import uvloop
 
-from control.node import harden
+from control.node import backend_tls, harden
 from control.node.identity import Identity, IdentityError
 from control.node.logs import setup
 from control.node.tasks import Tasks
 from core.config import from_dict
 from core.endpoints import endpoint as server_name
 from core.model import BackendService, Listener, Model, Protocol
-from core.resolve import L7Listener, l7_listeners, l7_services, servers
+from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstream_tls
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
 from proxy import census, passing
@@ -113,6 +114,7 @@ class Worker:
         https = [each for each in listeners if each.listener.protocol is Protocol.HTTPS]
         if https and self._tls is None:
             raise ApplyError(f"listener {https[0].listener.name!r} is https, and no key server is given: --keyserver")
+        contexts = _contexts(model)
         self.openings.prepare(wanted.keys())
         problems: list[str] = []
         if self._tls is not None:
@@ -120,7 +122,7 @@ class Worker:
             terms = {each.listener.name: _terms(each.listener) for each in https}
             certificates = {each.listener.name: each.certificates for each in https}
             problems = await self._tls.configure(certificates, profiles, terms)
-        self._apply_services(model)
+        self._apply_services(model, contexts)
         sites = {_site_key(each): self._site(each) for each in listeners}
         removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
         for site in removed:
@@ -135,7 +137,7 @@ class Worker:
         """Looks again at certificates with a problem that may have gone; the problems now, None for no change."""
         return await self._tls.recheck() if self._tls is not None else None
 
-    def _apply_services(self, model: Model) -> None:
+    def _apply_services(self, model: Model, contexts: Mapping[str, ssl.SSLContext]) -> None:
         services: dict[str, Service] = {}
         backends = l7_services(model)
         for name, backend in backends.items():
@@ -143,6 +145,7 @@ class Worker:
             if service is None:
                 service = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
             service.configure(backend)
+            service.secure(contexts.get(name), backend.tls_server_name)
             for upstream in service.pool.update(servers(model, backend), backend, self._hub.now()):
                 upstream.close()
             services[name] = service
@@ -286,6 +289,20 @@ class Worker:
     @property
     def connections(self) -> int:
         return sum(len(site.connections) for site in self._all_sites())
+
+
+def _contexts(model: Model) -> dict[str, ssl.SSLContext]:
+    """By backend service, of those whose servers are spoken to by TLS. Raises ApplyError."""
+    found = {}
+    for name, service in l7_services(model).items():
+        settings = upstream_tls(model, service)
+        if settings is not None:
+            try:
+                found[name] = backend_tls.context(settings)
+            except (ssl.SSLError, ValueError) as error:
+                authorities = service.tls_ca_certificate
+                raise ApplyError(f"backend service {name!r}: ca_certificate {authorities!r}: {error}") from None
+    return found
 
 
 def _terms(listener: Listener) -> Terms:

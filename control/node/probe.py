@@ -16,30 +16,36 @@ import logging
 import os
 import random
 import socket
+import ssl
 import time
 from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from control.node import backend_tls
 from control.node.tasks import Tasks
-from core.endpoints import endpoint, version
+from core.endpoints import UNIX, endpoint, version
 from core.health import Health, State, observe
 from core.model import CheckType, HealthCheck
+from core.resolve import UpstreamTls
 
 log = logging.getLogger(__name__)
 
 CONCURRENCY = 256
+GOODBYE_S = 1.0  # for a server's close_notify
 HEAD_LIMIT_BYTES = 1 << 16
 INTERIM_LIMIT = 8  # 1xx answers that we skip before giving up
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something to be probed, and what it is called; `port` is where the check goes."""
+    """Something to be probed, and what it is called; `port` is where the check goes. `tls`: an http check speaks it."""
 
     key: Hashable
     address: str
     port: int
     check: HealthCheck
+    tls: UpstreamTls | None = None
 
 
 async def probe(target: Target) -> tuple[bool, str]:
@@ -52,6 +58,8 @@ async def probe(target: Target) -> tuple[bool, str]:
         if target.check.type is CheckType.UDP and _silence_is_health(target.check):
             return True, "no port-unreachable"
         return False, f"no answer within {target.check.timeout_s:g} s"
+    except ssl.SSLError as error:
+        return False, backend_tls.why(error)
     except OSError as error:
         return False, os.strerror(error.errno) if error.errno else str(error)
 
@@ -128,18 +136,29 @@ class HealthMonitor:
             self._on_change(target.key, state.healthy, why)
 
 
+async def _connect(target: Target, tls: UpstreamTls | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    options: dict[str, Any] = {"limit": HEAD_LIMIT_BYTES}
+    path = target.address.removeprefix(UNIX) if target.address.startswith(UNIX) else ""
+    if tls is not None:
+        options |= {"ssl": backend_tls.context(tls), "server_hostname": tls.name or ("" if path else target.address)}
+        options |= {"ssl_shutdown_timeout": GOODBYE_S}
+    if path:
+        return await asyncio.open_unix_connection(path, **options)
+    return await asyncio.open_connection(target.address, target.port, **options)
+
+
 async def _probe_tcp(target: Target) -> tuple[bool, str]:
-    _, writer = await asyncio.open_connection(target.address, target.port)
+    _, writer = await _connect(target, None)
     await _close(writer)
     return True, "connected"
 
 
 async def _probe_http(target: Target) -> tuple[bool, str]:
     check = target.check
-    host = check.domain or endpoint(target.address, target.port)
+    host = check.domain or ("localhost" if target.address.startswith(UNIX) else endpoint(target.address, target.port))
     request = f"{check.method.value.upper()} {check.uri} HTTP/1.1\r\nHost: {host}\r\n"
     request += "User-Agent: paifang-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    reader, writer = await asyncio.open_connection(target.address, target.port, limit=HEAD_LIMIT_BYTES)
+    reader, writer = await _connect(target, target.tls)
     try:
         writer.write(request.encode("latin-1"))
         for _ in range(INTERIM_LIMIT):

@@ -14,6 +14,7 @@ certificates = [
 ]
 ca_certificates = [{ name = "partners", bundle_file = "ca.pem" }]
 server_groups = [
+  { name = "s", servers = [{ address = "unix:/run/app.sock" }] },
   { name = "be", servers = [{ address = "10.0.0.31", port = 80 }, { address = "10.0.0.32", port = 80 }] },
 ]
 availability_groups = [
@@ -313,6 +314,59 @@ CASES = [
         'scheduler = "p2c"',
         "backend_services.dns.scheduler: the L4 tier, which schedules udp services, has no p2c; "
         "give lc, maglev, rr, sh, tch, wlc or wrr",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", tls_server_name = "a.test"',
+        "backend_services.web.tls_server_name: servers are not asked by TLS; give tls = true too, or remove it",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", tls = true, tls_verify = false, tls_ca_certificate = "partners"',
+        "backend_services.web.tls_ca_certificate: certificates that are not verified need no authority; "
+        "remove it, or tls_verify",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", tls = true, tls_ca_certificate = "partner"',
+        "backend_services.web.tls_ca_certificate: none of the ca certificates is named 'partner'; "
+        "did you mean partners?",
+    ),
+    (
+        '{ address = "10.0.0.32", port = 80 }] },',
+        '{ address = "unix:/run/app.sock", port = 80 }] },',
+        "server_groups.be.servers[1].port: a socket has a path and no port; remove it",
+    ),
+    (
+        '{ address = "10.0.0.32", port = 80 }] },',
+        '{ address = "10.0.0.32" }] },',
+        "server_groups.be.servers[1]: port is missing; give a whole number from 1 to 65535",
+    ),
+    (
+        '{ address = "10.0.0.32", port = 80 }] },',
+        '{ address = "unix:run/app.sock" }] },',
+        "server_groups.be.servers[1].address: 'unix:run/app.sock' is not the path of a socket; "
+        "give unix: and an absolute path of at most 107 bytes",
+    ),
+    (
+        '{ address = "10.0.0.32", port = 80 }] },',
+        '{ address = "unix:/run/app.sock" }] },',
+        "backend_services.dns: a server of it is a unix socket, and this service is udp; "
+        "give it servers with IP addresses, or protocol http",
+    ),
+    (
+        '"web", protocol = "http", server_group = "be"',
+        '"web", protocol = "http", server_group = "s", health_check = { port = 8080 } },\n'
+        '  { name = "w2", protocol = "http", server_group = "be"',
+        "backend_services.web.health_check.port: a server of it is a unix socket, which has no ports to be asked on; "
+        "remove it",
+    ),
+    (
+        '"web", protocol = "http", server_group = "be"',
+        '"web", protocol = "http", server_group = "s", tls = true },\n'
+        '  { name = "w2", protocol = "http", server_group = "be"',
+        "backend_services.web.tls: a server of it is a unix socket, and no name to verify its certificate by; "
+        "give tls_server_name",
     ),
     (
         '"web", protocol = "http"',

@@ -125,10 +125,13 @@ SHORTHAND_FAULTS = [
         'servers = ["::1:8000"]',
         "servers[0]: '::1:8000' is not an address and port; give a string such as '[::1]:8000'",
     ),
-    ('servers = ["localhost:80"]', "servers[0]: 'localhost' is not an IP address; give an IP address"),
+    (
+        'servers = ["localhost:80"]',
+        "servers[0]: 'localhost' is not an IP address; give an IP address, or unix: and the path of a socket",
+    ),
     (
         'servers = ["127.0.0.1:1", "127.0.0.1:70000"]',
-        "servers[1]: 70000 is out of range; give a whole number from 1 to 65535",
+        "servers[1]: 70000 is out of range; give a whole number from 0 to 65535",
     ),
     (
         'servers = []\nbackend_service = "x"',
@@ -208,8 +211,9 @@ servers = [
         "f:13: listeners.web.idle_timeout_s: 2.5 is not a whole number; give a whole number from 1 to 60 s",
         "f:19: backend_services.Web.health_check.typ: unknown key; did you mean type?",
         "f:21: nodez: unknown key; did you mean nodes?",
-        "f:26: server_groups.g.servers[0].port: true is not a whole number; give a whole number from 1 to 65535",
-        "f:27: server_groups.g.servers[1].address: '10.0.0.300' is not an IP address; give an IP address",
+        "f:26: server_groups.g.servers[0].port: true is not a whole number; give a whole number from 0 to 65535",
+        "f:27: server_groups.g.servers[1].address: '10.0.0.300' is not an IP address; "
+        "give an IP address, or unix: and the path of a socket",
         "f:27: server_groups.g.servers[1].weight: 101 is out of range; give a whole number from 0 to 100",
         "f:29: server_groups[1]: name is missing; give a name: letters, digits, '.', '_', '-', at most 80",
     ]
@@ -488,6 +492,7 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
     counted = draw(st.tuples(st.integers(1, 9), st.integers(0, 9)))
     ejection = Ejection(*counted, first_s, first_s + more_s, draw(st.integers(1, 100)))
     limits = {"server_max_connections": 1, "server_max_queue": draw(st.integers(0, 9)), "queue_timeout_s": first_s}
+    tls = {"tls": True, "tls_verify": draw(st.booleans()), "tls_server_name": draw(st.sampled_from(["", "a.example"]))}
     keys = ["source", "path", "header:X-User", "cookie:id"] if scheduler is Scheduler.CH else ["source"]
     return {
         "hash_key": draw(st.sampled_from(keys)),
@@ -498,6 +503,7 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
         "retry_percent": draw(st.integers(0, 100)),
         "retry_min_per_s": draw(st.integers(0, 1000)),
         **draw(st.sampled_from([{}, limits])),
+        **draw(st.sampled_from([{}, tls])),
         "ejection": draw(st.sampled_from([None, Ejection(), ejection])),
         "slow_start_s": 0 if scheduler in (Scheduler.SH, Scheduler.CH) else draw(st.integers(0, 900)),
         "sticky_session": draw(st.sampled_from([None, StickySession(StickyType.SERVER, "sid")])),
@@ -547,6 +553,8 @@ def models(draw: st.DrawFn) -> Model:
     lists = {name: AccessList(name, draw(NETWORKS)) for name in names[:2]}
     listeners = {name: draw(listeners_of(name, 1000 + i, names, backends)) for i, name in enumerate(draw(some))}
     l7 = sorted(n for n, listener in listeners.items() if listener.protocol in (Protocol.HTTP, Protocol.HTTPS))
+    # Rules of it have schedulers of their own, of which ch starts nobody slowly.
+    backends[names[7]] = replace(backends[names[7]], slow_start_s=0)
     rules = {name: draw(rules_of(name, l7, names[7], f"/{i}")) for i, name in enumerate(draw(some) if l7 else [])}
     authorities = {name: CaCertificate(name, bundle=f"PEM {index}") for index, name in enumerate(names[:2])}
     return Model(nodes, certificates, authorities, groups, spread, backends, lists, instances, listeners, rules)
@@ -666,3 +674,17 @@ server_group = "g"
 health_check = {{ type = "udp", interval_s = 1.0 }}
 '''
     )
+
+
+@pytest.mark.parametrize("path", ["/run/app.sock", "/run/a:b c/[::1]:80", "/" + "x" * 106])
+def test_a_socket_as_a_server(path: str) -> None:
+    listener = {"protocol": "http", "port": 80, "servers": [f"unix:{path}", "127.0.0.1:9"]}
+    model = from_dict({"listeners": [listener]})
+    assert model.server_groups["http-80"].servers == (Server(f"unix:{path}"), Server("127.0.0.1", 9))
+    assert from_dict(to_dict(model)) == model
+
+
+@pytest.mark.parametrize("path", ["", "/", "run/app.sock", "/run/", "/a\0b", "/a\nb", "/" + "x" * 107, "/" + "ä" * 54])
+def test_what_is_no_socket(path: str) -> None:
+    with pytest.raises(ConfigErrors, match="is not the path of a socket"):
+        from_dict({"listeners": [{"protocol": "http", "port": 80, "servers": [f"unix:{path}"]}]})

@@ -21,6 +21,11 @@ def test_there_and_back(address: str, port: int, text: str) -> None:
     assert version(address) == (6 if address.count(":") else 4)
 
 
+def test_a_socket_is_its_path() -> None:
+    assert endpoint("unix:/run/app.sock", 0) == "unix:/run/app.sock"
+    assert split("unix:/run/app.sock") is None
+
+
 def test_an_empty_address_is_every_one() -> None:
     assert endpoint("", 80) == "0.0.0.0:80"
     assert split(":80") == ("", 80)

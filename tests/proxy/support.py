@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -71,13 +72,18 @@ class Backend:
     answer: Answer = answer_ok
     port: int = 0
     host: str = "127.0.0.1"
+    path: str = ""  # of a unix socket in place of host and port
+    tls: ssl.SSLContext | None = None
     heads: list[bytes] = field(default_factory=list)
     connections: int = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Backend]:
-        server = await asyncio.start_server(self._serve, self.host, self.port, limit=1 << 16)
-        self.port = server.sockets[0].getsockname()[1]
+        if self.path:
+            server = await asyncio.start_unix_server(self._serve, self.path, limit=1 << 16, ssl=self.tls)
+        else:
+            server = await asyncio.start_server(self._serve, self.host, self.port, limit=1 << 16, ssl=self.tls)
+            self.port = server.sockets[0].getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
         try:
             yield self
