@@ -162,7 +162,14 @@ async def get_status(request: web.Request) -> web.Response:
     plane = request.app[PLANE]
     nodes = [status_document(status) for status in plane.status()]
     ending = await asyncio.to_thread(inventory.warnings, plane.current.model, datetime.now(UTC))
-    return web.json_response({"version": plane.current.version, "nodes": nodes, "warnings": list(ending.values())})
+    warnings = [*ending.values(), *_not_got(plane)]
+    return web.json_response({"version": plane.current.version, "nodes": nodes, "warnings": warnings})
+
+
+def _not_got(plane: ControlPlane) -> list[str]:
+    """What the issuer of certificates could not get, and why."""
+    texts = {name: told.get("text") for name, told in plane.issuance.items() if isinstance(told, dict)}
+    return [f"certificate {name!r}: {text}" for name, text in texts.items() if str(text).startswith("failed: ")]
 
 
 async def get_inventory(request: web.Request) -> web.Response:

@@ -60,7 +60,11 @@ def _checked(document: prepare.Document) -> Model:
 
 def apply(options: argparse.Namespace) -> int:
     """Make the file the configuration."""
-    prepared = prepare.inline(prepare.read(options.file))
+    document = prepare.read(options.file)
+    if document.acme is not None:
+        why, remedy = "is for `paifang up` alone", "remove it; `paifang keyserver acme` has options for it"
+        raise ConfigErrors([document.acme_error("", why, remedy)])
+    prepared = prepare.inline(document)
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for name, path in prepared.keys.items():

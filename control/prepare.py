@@ -19,7 +19,9 @@ from cryptography import x509
 from certs.ca_bundle import BundleReport, inspect_bundle
 from certs.chain import inspect
 from control.material import AUTHORITIES, INLINE_KEY, key_errors
-from core.config import load, to_dict
+from core import acme
+from core.acme import Acme
+from core.config import load_file, to_dict
 from core.errors import ConfigError, ConfigErrors
 from core.lines import scan
 from core.model import CaCertificate, Certificate, Kind, Model
@@ -36,6 +38,13 @@ class Document:
     model: Model
     text: str
     format: Format
+    acme: Acme | None = None
+
+    def acme_error(self, field: str, why: str, remedy: str = "") -> ConfigError:
+        """A fault of the `acme` table, or of one of its fields."""
+        path = (acme.TABLE, field) if field else (acme.TABLE,)
+        line = scan(self.text, self.format).line(path)
+        return ConfigError(str(self.file), line, ".".join(path), why, remedy)
 
     def error(self, kind: Kind, name: str, field: str, why: str, remedy: str = "") -> ConfigError:
         """A fault of a field of an object of the model; without a field, of the object."""
@@ -47,11 +56,15 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model for the control plane, the key file of each certificate that had one, and what is wrong for now only."""
+    """A model for the control plane, the key file of each certificate that had one, and what is wrong for now only.
+
+    acme: the file's table, its path absolute.
+    """
 
     model: Model
     keys: Mapping[str, Path]
     warnings: tuple[ConfigError, ...] = ()
+    acme: Acme | None = None
 
 
 def read(file: Path) -> Document:
@@ -70,12 +83,13 @@ def read(file: Path) -> Document:
     if len(data) > FILE_LIMIT_BYTES:
         raise _error(file, 0, f"is longer than {FILE_LIMIT_BYTES} bytes", "give a TOML or JSON file")
     format: Format = "json" if file.suffix == ".json" else "toml"
-    model = load(text, path=str(file), format=format)
+    found = load_file(text, path=str(file), format=format)
+    model = found.model
     errors = key_errors(json.loads(json.dumps(to_dict(model))), str(file))
     if errors:
         line = text.count("\n", 0, text.index("PRIVATE KEY")) + 1
         raise ConfigErrors(replace(error, line=line) for error in errors)
-    return Document(file, model, text, format)
+    return Document(file, model, text, format, found.acme)
 
 
 def inline(document: Document) -> Prepared:
@@ -95,10 +109,28 @@ def inline(document: Document) -> Prepared:
             keys[name] = document.file.parent / certificate.key_file
         certificates[name] = replace(certificate, chain=chain, chain_file="", key_file="")
     authorities = _inline_authorities(document, errors, warnings)
+    settings = _locate(document, errors)
     if errors:
         raise ConfigErrors(errors)
     model = replace(document.model, certificates=certificates, ca_certificates=authorities)
-    return Prepared(model, keys, tuple(warnings))
+    return Prepared(model, keys, tuple(warnings), settings)
+
+
+def _locate(document: Document, errors: list[ConfigError]) -> Acme | None:
+    """The file's `acme` table with an absolute path; adds what is wrong with the file there."""
+    settings = document.acme
+    if settings is None or not settings.directory_ca_file:
+        return settings
+    text, why = _text(settings.directory_ca_file, "", document.file.parent)
+    if not why:
+        try:
+            x509.load_pem_x509_certificates(text.encode())
+        except ValueError as error:
+            why = f"not PEM certificates: {error}"
+    if why:
+        remedy = "give a file of the CAs that vouch for the ACME server itself"
+        errors.append(document.acme_error("directory_ca_file", why, remedy))
+    return replace(settings, directory_ca_file=str((document.file.parent / settings.directory_ca_file).absolute()))
 
 
 def _inline_authorities(

@@ -1,8 +1,9 @@
 """Serve FILE on this machine in one command, without root: control plane, key server and L7 node as children.
 
 On first use it makes a certificate authority of its own in the state directory, and from it development certificates
-for the domains of the file. FILE is the truth: it replaces whatever the control plane had. SIGHUP reads it again; where
-it has an error, or the node refuses it, the old configuration stays. Ctrl-C or SIGTERM ends everything.
+for the domains of the file; with [acme] in FILE, they stand in until a CA has issued others. FILE is the truth: it
+replaces whatever the control plane had. SIGHUP reads it again; where it has an error, or the node refuses it, the old
+configuration stays. Ctrl-C or SIGTERM ends everything.
 
 examples:
   paifang up site.toml
@@ -27,8 +28,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from control import devcerts, show
-from control.client import NOTE, Api, ApiError, default_state
+from control import devcerts, up_words
+from control.client import NOTE, Api, ApiError
 from control.keyfiles import KeyCheckError
 from control.node import harden
 from control.node.addresses import address, is_loopback
@@ -38,12 +39,13 @@ from control.node.notify import notify
 from control.node.patience import patience
 from control.ports import free_port
 from control.stopping import Stop, Stopping
+from control.up_acme import Issuing, missing_library
 from control.up_source import Source, read
 from control.up_state import State, StateError
 from core.config import to_dict
 from core.endpoints import endpoint, version
 from core.errors import ConfigErrors
-from core.model import Model, Protocol
+from core.model import Model
 from core.resolve import l7_listeners
 
 READY_S = 30.0
@@ -51,6 +53,7 @@ POLL_S = 0.1
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # By IP version, ip(7) and linux/in6.h: an address that is not here yet.
 FREEBIND = {4: (socket.IPPROTO_IP, 15), 6: (socket.IPPROTO_IPV6, 78)}
+NEWS_EVERY_S = 2.0
 KEYS_READ_S = 2.0  # the key server looks every second, should it not say that it has read its keys
 RENEW_EVERY_S = 3600.0
 DRAIN_S = 5
@@ -94,6 +97,8 @@ class Up:
         self.token_file = root / "control" / "token"
         self.model = Model()
         self.source = Source(Model())
+        self.issuing = Issuing(root)
+        self._news_at = 0.0
         self._check_stop = check_stop
         self._reload = False
         self._renew_at = time.monotonic() + RENEW_EVERY_S
@@ -135,10 +140,11 @@ class Up:
         self._start(self.specs["l7"])
         self._await(self._put(model))
         self.model = model
+        self._follow_issuer()
 
     def stop(self) -> None:
         """End the children, those first that others do not need."""
-        running = [self.specs[name].child for name in ("l7", "control", "keyserver")]
+        running = [self.specs[name].child for name in ("acme", "l7", "control", "keyserver") if name in self.specs]
         for child in running:
             if child is not None:
                 failed = child.poll() is not None  # which has been said already
@@ -153,6 +159,8 @@ class Up:
             time.sleep(POLL_S)
             for spec in self.specs.values():
                 self._keep(spec)
+            if "acme" in self.specs and time.monotonic() >= self._news_at:
+                self._take_news()
             if self._reload:
                 self._reload = False
                 self._change_to(lambda: read(self.file), asked=True)
@@ -186,6 +194,31 @@ class Up:
         if spec.child is None and now >= spec.restart_at:
             self._start(spec)
 
+    # --- the issuer
+
+    def _follow_issuer(self, *, again: bool = False) -> None:
+        """Have the issuer that the source asks for, or none; `again`: one that waits after a failure asks at once."""
+        argv = self.issuing.argv(self.source, self.api_url, self.token_file)
+        spec = self.specs.get("acme")
+        if spec is not None and (spec.argv != argv or again):
+            del self.specs["acme"]
+            if spec.child is not None:
+                spec.child.terminate(DRAIN_S)
+            self.issuing.forget()
+        if argv and "acme" not in self.specs:
+            self.specs["acme"] = Spec("acme", argv)
+            self._start(self.specs["acme"])
+
+    def _take_news(self) -> None:
+        """What the issuer has brought about is part of what runs, and said."""
+        self._news_at = time.monotonic() + NEWS_EVERY_S
+        with contextlib.suppress(ApiError):  # the control plane is being started again
+            self.model, told = self.issuing.news(self.api(), self.source, self.model)
+            for text in told:
+                _say(text)
+            if self.issuing.failing and told:
+                _say(f"`kill -HUP {os.getpid()}` has the CA asked again at once")
+
     # --- configuration
 
     def _equip(self, source: Source) -> Model:
@@ -193,7 +226,9 @@ class Up:
         root = self.state.root
         before = {path.name for path in (root / "keys").iterdir()}
         self.state.link_keys([*source.key_files, *self.source.key_files])
-        model = devcerts.fill(source.model, ca=root / "ca", keys=root / "keys", chains=root / "chains")
+        led = self.issuing.lead(source)
+        model = devcerts.fill(led, ca=root / "ca", keys=root / "keys", chains=root / "chains")
+        model = self.issuing.got(source, model)
         keyserver = self.specs["keyserver"].child
         fresh = {path.name for path in (root / "keys").iterdir()} - before
         if keyserver is not None and (fresh or source.key_files):  # a key file may have a new key
@@ -229,6 +264,7 @@ class Up:
             return
         finally:
             self.state.link_keys(self.source.key_files)
+        self._follow_issuer(again=asked and self.issuing.failing)
         if model == before:
             if asked:
                 _say(f"{self.file} asks for what is served already")
@@ -291,35 +327,13 @@ class Up:
 
     def print_listeners(self) -> None:
         """Where what listens."""
-        rows = []
-        for listener in self.model.listeners.values():
-            host = (self.model.instances[listener.instance].vips or ("0.0.0.0",))[0]
-            names = [d for name in listener.certificates for d in self.model.certificates[name].domains]
-            shown = next((name for name in names if "*" not in name), "localhost" if host == "0.0.0.0" else host)
-            rows.append(
-                (
-                    listener.name,
-                    f"{listener.protocol.value}://{endpoint(shown, listener.port)}/",
-                    listener.backend_service,
-                )
-            )
-        print(show.table(rows, ("LISTENER", "ADDRESS", "BACKEND SERVICE")), flush=True)
+        print(up_words.listeners(self.model), flush=True)
 
     def print_help(self) -> None:
         """How to trust, look at and end it."""
         root = self.state.root
-        developed = [c for c in self.model.certificates.values() if c.domains]
-        https = next((x for x in self.model.listeners.values() if x.protocol is Protocol.HTTPS), None)
-        if developed and https is not None:
-            name = next((d for c in developed for d in c.domains if "*" not in d), "localhost")
-            print(
-                f"\ndevelopment certificates are signed by this machine's own CA, {root}/ca/ca.pem\n"
-                f"  curl --cacert {root}/ca/ca.pem https://{name}:{https.port}/\n"
-                "  browsers: import that file as an authority; remove it when you no longer use it"
-            )
-        print(f"\nAPI {self.api_url}, token in {self.token_file}; logs in {root}/log")
-        state = "" if root == default_state().absolute() else f" --state {root}"
-        print(f"paifang status{state}; kill -HUP {os.getpid()} reads {self.file} again; Ctrl-C ends it", flush=True)
+        text = up_words.help_text(self.source, self.model, root, self.api_url, self.token_file, self.file)
+        print(text, flush=True)
 
 
 def endpoints(model: Model) -> set[tuple[str, int]]:
@@ -335,6 +349,8 @@ def main(options: argparse.Namespace) -> int:
     state = up = None
     try:
         source = read(options.file)
+        if source.acme is not None and (why := missing_library()):
+            raise UsageError(why)
         state = State(options.state)
         host, port = _api_address(options.api)
         state.make_identities()

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from control import keyfiles, prepare
+from core.acme import Acme
 from core.errors import ConfigError, ConfigErrors
 from core.model import Kind, Model, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What FILE says: a model without key files, and these."""
+    """What FILE says: a model without key files, these, and where certificates are got from by ACME."""
 
     model: Model
     key_files: tuple[Path, ...] = ()
+    acme: Acme | None = None
 
 
 def read(file: Path) -> Source:
@@ -28,7 +30,7 @@ def read(file: Path) -> Source:
     errors = keyfiles.errors(document, prepared)
     if errors:
         raise ConfigErrors(errors)
-    return Source(prepared.model, tuple(prepared.keys.values()))
+    return Source(prepared.model, tuple(prepared.keys.values()), prepared.acme)
 
 
 def unservable(document: prepare.Document) -> list[ConfigError]:

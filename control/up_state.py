@@ -5,6 +5,7 @@ ca/            the cluster's CA; ca.pem is to be trusted  identities/ control an
 keys/          private keys of development certificates, and links to the configuration's key files
 chains/        their public chains                        keys.sock   the key server
 control/ l7/   states of these processes                  run/ log/   readiness sockets, logs
+acme/          account and chains, a directory for each ACME CA
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class State:
             self._check_owner()
             self.root.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)
-            for name in ("identities", "keys", "chains", "control", "l7", "run", "log"):
+            for name in ("identities", "keys", "chains", "acme", "control", "l7", "run", "log"):
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Any
 
-from core import checks, foreign, shorthand
+from core import acme, checks, foreign, shorthand
+from core.acme import Acme
 from core.errors import ConfigError, ConfigErrors, Path, Problem
 from core.lines import Lines, scan
 from core.model import CLASSES, BackendProtocol, CheckType, HealthCheck, Kind, Model, Object
@@ -26,14 +27,27 @@ from core.reader import INVALID, did_you_mean, fields, read_object, show
 from core.syntax import Format, parse
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """What a file has: a model, and what is for `paifang up` alone."""
+
+    model: Model
+    acme: Acme | None = None
+
+
 def load(text: str, *, path: str, format: Format) -> Model:
     """The model that `text` describes. `path` names the file in messages. Raises ConfigErrors with all faults found."""
+    return load_file(text, path=path, format=format).model
+
+
+def load_file(text: str, *, path: str, format: Format) -> File:
+    """All that `text` describes. Raises ConfigErrors with all faults found."""
     repeated: list[str] = []
     document = parse(text, path=path, format=format, repeated=repeated)
     problems: list[Problem] = []
-    reading = _read(document, problems)
+    reading = _read(document, problems, is_file=True)
     if not problems and not repeated:
-        return reading.model
+        return File(reading.model, reading.acme)
     lines = scan(text, format)
     errors = _errors(problems, reading, path, lines)
     errors += [
@@ -46,7 +60,7 @@ def load(text: str, *, path: str, format: Format) -> Model:
 def from_dict(data: object, *, path: str = "request") -> Model:
     """The model of a document that is parsed already (a request's body). Raises ConfigErrors, their lines 0."""
     problems: list[Problem] = []
-    reading = _read(data, problems)
+    reading = _read(data, problems, is_file=False)
     if problems:
         raise ConfigErrors(_errors(problems, reading, path, Lines()))
     return reading.model
@@ -80,6 +94,7 @@ class _Reading:
     """What came of a document: the objects that could be read, and how to speak of the places of the others."""
 
     model: Model = field(default_factory=Model)
+    acme: Acme | None = None
     expansion: shorthand.Expansion = field(default_factory=shorthand.Expansion)
 
     def object_path(self, path: Path) -> str:
@@ -103,15 +118,18 @@ def _key(key: str | int) -> str:
     return str(key) if re.fullmatch(r"[A-Za-z0-9._-]{1,80}", str(key)) else show(key)
 
 
-def _read(document: object, problems: list[Problem]) -> _Reading:
+def _read(document: object, problems: list[Problem], *, is_file: bool) -> _Reading:
     reading = _Reading()
     if not isinstance(document, Mapping):
         problems.append(Problem((), f"{show(document)} is not a table", f"give a table of {', '.join(Kind)}"))
         return reading
     tables: dict[str, list[object]] = {}
+    known = [*Kind, acme.TABLE] if is_file else [*Kind]
     for key, value in document.items():
-        if key not in set(Kind):
-            problems.append(Problem((key,), "unknown key", did_you_mean(key, Kind) or f"known are {', '.join(Kind)}"))
+        if key == acme.TABLE:
+            reading.acme = _read_acme(value, problems, is_file)
+        elif key not in known:
+            problems.append(Problem((key,), "unknown key", did_you_mean(key, known) or f"known are {', '.join(known)}"))
         elif not isinstance(value, list):
             problems.append(
                 Problem((key,), f"{show(value)} is not a list of tables", f"write [[{key}]], twice bracketed")
@@ -126,7 +144,22 @@ def _read(document: object, problems: list[Problem]) -> _Reading:
             _read_one(kind, table, (kind.value, index), objects[kind.value], places, problems)
     reading.model = Model(**objects)
     problems += checks.check(reading.model, places)
+    if reading.acme is not None:
+        problems += acme.check(reading.acme, reading.model, places)
     return reading
+
+
+def _read_acme(value: object, problems: list[Problem], is_file: bool) -> Acme | None:
+    path: Path = (acme.TABLE,)
+    if not is_file:
+        remedy = "remove it; in a cluster, `paifang keyserver acme` has options for it"
+        problems.append(Problem(path, "is for the file of `paifang up` alone", remedy))
+        return None
+    if isinstance(value, list):
+        problems.append(Problem(path, "is one table", f"write [{acme.TABLE}], once bracketed"))
+        return None
+    found = read_object(Acme, value, path, problems)
+    return found if isinstance(found, Acme) else None
 
 
 def _read_one(

@@ -14,6 +14,7 @@ from dataclasses import is_dataclass
 from enum import StrEnum
 from typing import get_args, get_origin
 
+from core.acme import Acme
 from core.checks import CHECK_OPTIONS, HTTP_OPTIONS
 from core.checks_listeners import OPTIONS
 from core.model import (
@@ -171,6 +172,12 @@ RULES = {
     "the same requests comes first, is an error.",
 }
 
+ACME_RULES = (
+    "Names with `*` and addresses cannot be proved. http-01 needs an http listener, tls-alpn-01 an https one; "
+    "no listener has an `acme_backend_service`, since `paifang up` adds its own objects, named `paifang-acme…`. "
+    "See [certificates](certificates.md#on-one-machine)."
+)
+
 NAME = "what others call it by"
 # What each attribute is for, where its name and the prose do not say it all. A test holds it to the model.
 MEANINGS: Mapping[type, Mapping[str, str]] = {
@@ -315,6 +322,14 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "acme_backend_service": "where an ACME CA's handshakes (ALPN `acme-tls/1`) are led, byte by byte: the issuer",
         "https_redirect_port": "redirects requests that no rule matches to https on this port; 0: does not",
     },
+    Acme: {
+        "email": "where the CA may write to",
+        "agree_tos": "whether you agree to the CA's terms of service; has to be true",
+        "directory": "the CA's directory",
+        "directory_ca_file": "what its own certificate is checked against, PEM; none: what the machine trusts",
+        "challenge": "how the CA proves names: http-01 with http on port 80, else tls-alpn-01 with https on port 443 "
+        "(auto)",
+    },
     Rule: {
         "name": NAME,
         "listener": "whose requests it is for",
@@ -378,7 +393,8 @@ INNER: Mapping[type, Kind] = {
 
 def page() -> str:
     """The whole page, as Markdown."""
-    return "\n".join([INTRODUCTION, *(_section(kind) for kind in Kind)])
+    acme = f"## acme\n\n{_prose(Acme)}\n\n{ACME_RULES}\n\n{_table(Acme)}\n"
+    return "\n".join([INTRODUCTION, *(_section(kind) for kind in Kind), acme])
 
 
 def _section(kind: Kind) -> str:

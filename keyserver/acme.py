@@ -20,10 +20,12 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -156,7 +158,7 @@ class Issuer:
         try:
             if why := plan.impossible(each.domains):
                 raise OrderError(why)
-            chain = await asyncio.to_thread(self._chain, each)
+            chain = await _aside(partial(self._chain, each))
         except (OrderError, StartError, KeyFilesError, OSError) as error:
             attempts.failed(str(error), begun)
             log.error("certificate %s: %s", each.name, error)
@@ -288,6 +290,31 @@ def listen(host: str, port: int) -> socket.socket:
     sock = socket.create_server((host, port), family=socket.AF_INET6 if version(host) == 6 else socket.AF_INET)
     sock.setblocking(False)
     return sock
+
+
+async def _aside(work: Callable[[], str]) -> str:
+    """What `work` returns or raises, in a thread of its own, which does not hold up the end of the process.
+
+    (An order may wait for the CA for minutes. One that is left in the middle is forgotten by both sides.)
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[str] = loop.create_future()
+
+    def settle(result: str, error: BaseException | None) -> None:
+        if not done.cancelled():
+            done.set_result(result) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        result, error = "", None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="ACME order", daemon=True).start()
+    return await done
 
 
 async def _work(issuer: Issuer) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,3 +83,18 @@ def foreign_authority(tmp_path: Path) -> Authority:
 def authority_chain(authority: Authority) -> str:
     """A public chain in PEM."""
     return (authority.issue("l7", "chain") / "cert.pem").read_text()
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """`python3 -m http.server`, and its port."""
+    directory = tmp_path_factory.mktemp("www")
+    (directory / "index.html").write_text("behind the arch\n")
+    argv = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(directory)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.search(r"port (\d+)", line)
+        assert match, line
+        yield int(match[1])
+        process.terminate()

@@ -287,6 +287,14 @@ async def test_an_issuer_tells_what_it_does_and_is_the_only_one(user: User) -> N
         assert response.status == 204
     (shop,) = (await user.ask("GET", "/v1/inventory"))["certificates"]
     assert shop["issuance"] == {"text": "is being got"}
+    assert (await user.ask("GET", "/v1/status"))["warnings"] == []
+    failed = {
+        "issuer": "one",
+        "certificates": {"shop": {"text": "failed: shop.test: no"}, "gone": {"text": "failed: x"}},
+    }
+    async with user.client.post("/v1/issuance", json=failed, headers=headers) as response:
+        assert response.status == 204
+    assert (await user.ask("GET", "/v1/status"))["warnings"] == ["certificate 'shop': failed: shop.test: no"]
     problem = await user.ask("POST", "/v1/issuance", {**told, "issuer": "two"}, status=409)
     assert problem["detail"] == "the issuer 'one' is at work; one in a cluster is enough"
     for wrong in ([], {"issuer": "one"}, {"issuer": 1, "certificates": {}}, {"issuer": "", "certificates": {}}):

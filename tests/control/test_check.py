@@ -41,6 +41,17 @@ protocol = "http"
 port = 80
 backend_service = "web"
 """
+ACME = """[acme]
+email = "ops@example.com"
+agree_tos = true
+directory = "https://ca.test/dir"
+
+[[listeners]]
+protocol = "https"
+port = 443
+domains = ["a.test"]
+servers = ["127.0.0.1:8000"]
+"""
 OWN = """[[certificates]]
 name = "own"
 chain_file = "own.pem"
@@ -124,6 +135,12 @@ BAD = {
     "scheduler": Bad(SITE, "[[listeners", 'scheduler = "maglev"\n[[listeners', 14, "has no maglev", "give lc, rr"),
     "itself as server": Bad(FRONT, ":8000", ":8443", 1, "where this listener answers itself", "change the listener's"),
     "key without chain": Bad(OWN, 'chain_file = "own.pem"\n', "", 1, "neither a chain nor domains", "give chain_file"),
+    # acme
+    "no e-mail": Bad(ACME, 'email = "ops@example.com"\n', "", 1, "acme: email is missing", "give an e-mail address"),
+    "terms": Bad(ACME, "agree_tos = true\n", "", 1, "wants its terms of service agreed to", "agree_tos = true"),
+    "directory": Bad(ACME, "https://ca", "http://ca", 4, "acme.directory: 'http://ca.test/dir' does", "an https URL"),
+    "wildcard": Bad(ACME, '"a.test"', '"*.a.test"', 9, "domains[0]: *.a.test: a wildcard can be", "name the hosts"),
+    "no port of a CA's": Bad(ACME, "443", "8443", 1, "a CA looks at port 80", "give challenge if a router"),
     "unknown certificate": Bad(OWN, '["own"]', '["won"]', 9, "is named 'won'", "did you mean own?"),
 }  # fmt: skip
 
@@ -232,7 +249,7 @@ def test_all_mistakes_at_once_and_as_json(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "text", [FRONT, FRONT.replace("\n", "\r\n"), "\ufeff" + FRONT, FRONT.replace("port", "\tport")]
+    "text", [FRONT, FRONT.replace("\n", "\r\n"), "\ufeff" + FRONT, FRONT.replace("port", "\tport"), ACME]
 )
 def test_what_is_no_mistake(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "f.toml").write_text(text)

@@ -87,6 +87,19 @@ def test_a_file_is_planned_applied_and_got_back(paifang: Paifang, tmp_path: Path
     assert "no changes" in paifang("apply", tmp_path / "site.toml")
 
 
+def test_a_file_for_one_machine_is_not_applied(paifang: Paifang, tmp_path: Path) -> None:
+    (tmp_path / "up.toml").write_text(
+        '\n[acme]\nemail = "ops@example.com"\nagree_tos = true\n[[listeners]]\nprotocol = "https"\nport = 443\n'
+        'domains = ["example.com"]\nservers = ["127.0.0.1:1"]\n'
+    )
+    paifang("apply", tmp_path / "up.toml", code=1)
+    why = (
+        f"{tmp_path}/up.toml:2: acme: is for `paifang up` alone; remove it; `paifang keyserver acme` has options for it"
+    )
+    assert why in paifang.err
+    assert paifang("get") == "nothing is configured\n"
+
+
 def test_a_change_shows_its_fields(paifang: Paifang, tmp_path: Path) -> None:
     paifang("apply", tmp_path / "site.toml")
     (tmp_path / "site.toml").write_text(SITE.replace("8080", "8081"))

@@ -189,3 +189,45 @@ def test_a_revocation_list_that_has_run_out_is_worth_a_warning(tmp_path: Path) -
     assert warning.line == 5
     assert "the list of CN=Partners ran out on " in str(warning)
     assert str(warning).endswith("; no client of it is admitted while that is so")
+
+
+ACME = """[acme]
+email = "ops@example.com"
+agree_tos = true
+directory = "https://ca.test/dir"
+directory_ca_file = "ca.pem"
+
+[[listeners]]
+protocol = "https"
+port = 443
+domains = ["a.test"]
+servers = ["127.0.0.1:1"]
+"""
+
+
+def test_the_acme_table_has_an_absolute_path(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(Authority.init(tmp_path / "ca").ca_pem)
+    found = inline(document(tmp_path, ACME)).acme
+    assert found is not None
+    assert (found.directory_ca_file, found.directory) == (str(tmp_path / "ca.pem"), "https://ca.test/dir")
+    assert inline(document(tmp_path, ACME.partition("\n\n")[2])).acme is None
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "ca.pem: No such file or directory; "),
+        ("none", "ca.pem: holds no certificate; "),
+        ("-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n", "not PEM certificates: "),
+    ],
+    ids=["missing", "text", "nonsense"],
+)
+def test_what_vouches_for_the_acme_server_is_looked_at(tmp_path: Path, content: str | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(ConfigErrors) as caught:
+        inline(document(tmp_path, ACME))
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path}/site.toml:5: acme.directory_ca_file: ")
+    assert why in text
+    assert text.endswith("; give a file of the CAs that vouch for the ACME server itself")

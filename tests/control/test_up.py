@@ -40,8 +40,8 @@ servers = ["127.0.0.1:{backend}"]
 """
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def eventually(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
@@ -64,10 +64,11 @@ class Running:
     def text(self) -> str:
         return self.output.read_text()
 
-    def wait_for(self, pattern: str) -> None:
-        eventually(
-            lambda: re.search(pattern, self.text) is not None or self.process.poll() is not None, f"no {pattern!r}"
-        )
+    def wait_for(self, pattern: str, deadline_s: float = DEADLINE_S) -> None:
+        def is_there_or_over() -> bool:
+            return re.search(pattern, self.text) is not None or self.process.poll() is not None
+
+        eventually(is_there_or_over, f"no {pattern!r}", deadline_s)
         assert re.search(pattern, self.text), self.text
 
     def end(self, number: signal.Signals = signal.SIGINT) -> int:
@@ -96,21 +97,6 @@ class Running:
             if parent == self.process.pid and len(argv) > 2:
                 found[argv[2].decode()] = int(stat.parent.name)
         return found
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """`python3 -m http.server`, and its port."""
-    directory = tmp_path_factory.mktemp("www")
-    (directory / "index.html").write_text("behind the arch\n")
-    argv = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(directory)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        match = re.search(r"port (\d+)", line)
-        assert match, line
-        yield int(match[1])
-        process.terminate()
 
 
 @pytest.fixture

@@ -28,10 +28,18 @@ class Pebble:
     ca_file: Path
     http_port: int  # where it looks for the answers to http-01
     tls_port: int  # and to tls-alpn-01
+    management: str
+
+    def root(self) -> str:
+        """The root of what it issues, in PEM."""
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        with urllib.request.urlopen(f"{self.management}/roots/0", context=context, timeout=SECONDS) as response:
+            return str(response.read().decode())
 
 
 @contextmanager
-def running(tmp_path: Path, ca: Authority) -> Iterator[Pebble]:
+def running(tmp_path: Path, ca: Authority, life_s: int = 0) -> Iterator[Pebble]:
+    """`life_s`: of the certificates that it issues; 0: its own choice, years."""
     key = ec.generate_private_key(ec.SECP256R1())
     (tmp_path / "pebble.key").write_bytes(private_pem(key))
     (tmp_path / "pebble.pem").write_bytes(ca.issue_leaf(key.public_key(), ["127.0.0.1", "localhost"]))
@@ -46,6 +54,7 @@ def running(tmp_path: Path, ca: Authority) -> Iterator[Pebble]:
         "tlsPort": tls,
         "ocspResponderURL": "",
         "externalAccountBindingRequired": False,
+        "certificateValidityPeriod": life_s,
     }
     (tmp_path / "pebble.json").write_text(json.dumps({"pebble": config}))
     off = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]
@@ -57,7 +66,9 @@ def running(tmp_path: Path, ca: Authority) -> Iterator[Pebble]:
             subprocess.Popen(argv, stdout=log, stderr=log, env=environment) for argv in (names, server)
         ]  # fmt: skip
         try:
-            found = Pebble(f"https://127.0.0.1:{acme}/dir", tmp_path / "ca.pem", http, tls)
+            found = Pebble(
+                f"https://127.0.0.1:{acme}/dir", tmp_path / "ca.pem", http, tls, f"https://127.0.0.1:{management}"
+            )
             _wait_for(found, tmp_path / "pebble.log")
             yield found
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import subprocess
@@ -308,6 +309,30 @@ def test_the_process(tmp_path: Path) -> None:
     assert third.returncode == 2
     assert "--listen-tls: Address already in use; give an address of this machine and a free port" in third.stderr
     assert "Traceback" not in log
+
+
+async def test_an_order_that_hangs_does_not_hold_up_the_end(cluster: Cluster, tmp_path: Path) -> None:
+    """A CA that accepts, and says nothing for longer than a child may take to end."""
+    asked = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read(-1)
+        writer.close()
+
+    await cluster.configure(shop=["shop.test"])
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    argv = [sys.executable, "-m", "keyserver", "acme", "--listen-tls", "127.0.0.1:0", "--agree-tos"]
+    argv += ["--keys", str(tmp_path / "own"), "--state", str(tmp_path / "own-state"), "--api", cluster.settings.api]
+    argv += ["--token-file", str(cluster.settings.token_file)]
+    argv += ["--directory", f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"]
+    child = Child.start("acme", argv, log=tmp_path / "log", notify_dir=tmp_path)
+    async with asyncio.timeout(30):
+        await asked.wait()
+    assert await asyncio.to_thread(child.terminate, 10) == 0, (tmp_path / "log").read_text()
+    server.close()
+    await server.wait_closed()
 
 
 async def test_what_the_ca_gives_is_looked_at(
