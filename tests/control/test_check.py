@@ -132,7 +132,7 @@ BAD = {
     "domains and certificates": Bad(OWN, "port", 'domains = ["a.test"]\nport', 8, "exclude each other", "give one"),
     "one name twice": Bad(SITE, "", '[[instances]]\nname = "shop"\n', 4, "another of the instances", "rename one"),
     "tcp before http": Bad(SITE, 'protocol = "http"\nport', 'protocol = "tcp"\nport', 16, "needs an instance", "nlb"),
-    "scheduler": Bad(SITE, "[[listeners", 'scheduler = "maglev"\n[[listeners', 14, "has no maglev", "give lc, rr"),
+    "scheduler": Bad(SITE, "[[listeners", 'scheduler = "maglev"\n[[listeners', 14, "has no maglev", "give ch, lc"),
     "itself as server": Bad(FRONT, ":8000", ":8443", 1, "where this listener answers itself", "change the listener's"),
     "key without chain": Bad(OWN, 'chain_file = "own.pem"\n', "", 1, "neither a chain nor domains", "give chain_file"),
     # acme
