@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 import os
-import signal
+import resource
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
 
-from control.node import admin, harden, logs
+from control.node import harden, logs
 from control.node.admin import AdminError
-from control.node.identity import Identity, IdentityError
-from control.node.link import ControlLink, LinkError
+from control.node.identity import IdentityError
+from control.node.link import LinkError
 from control.node.output import drop_output
-from control.node.tasks import Tasks
-from core.endpoints import split
-from keyserver.client import KeyClient
 from proxy import ask
-from proxy.ask import ADMIN_SOCKET
-from proxy.census import Filter
 from proxy.errors import ApplyError
-from proxy.listen import bind
-from proxy.server import ReadyProtocol, Supervisor
-from proxy.worker_process import Settings
+from proxy.node import READY, Node, endpoint
 
-log = logging.getLogger(__name__)
-
-READY = "0.0.0.0:8472"
 EXAMPLES = """examples:
   python -m proxy --name l7-1 --control https://10.0.0.5:8471 --identity /etc/paifang/l7-1 \\
       --keyserver unix:/run/paifang/keys.sock --state /var/lib/paifang/l7-1 --access-log /var/log/paifang/access.log
   python -m proxy --name l7-1 --control https://10.0.0.5:8471 --identity ID --keyserver 10.0.0.6:8473 \\
       --keyserver 10.0.0.7:8473 --state STATE --workers 4 --ready 10.0.0.11:8472
+  paifang l7 … --replace                                   an upgrade: take over from the node that runs
   paifang l7 ask status --state /var/lib/paifang/l7-1      what a running node says (ask --help)
 """
 
@@ -68,92 +57,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--access-log", default="", metavar="PATH|-", help="JSON lines; - is standard output")
     parser.add_argument("--log-level", choices=logs.LEVELS, default="INFO", help="(%(default)s)")
     parser.add_argument("--drain-time", type=float, default=30.0, metavar="SECONDS", help="(%(default)s)")
+    parser.add_argument(
+        "--replace", action="store_true",
+        help="take the place of the node that runs with this state directory: it drains once this one serves",
+    )  # fmt: skip
     return parser
-
-
-def endpoint(text: str) -> tuple[str, int]:
-    """ADDR:PORT or [ADDR]:PORT. Raises ValueError."""
-    found = split(text)
-    if found is None or not 0 < found[1] < 65536:
-        raise ValueError(f"{text!r} is not ADDR:PORT")
-    return found
-
-
-def _check_for_workers(keyservers: tuple[str, ...], identity: Identity, access_log: str) -> None:
-    """Finds here, once, what every worker would stumble over. Raises ValueError or OSError."""
-    if keyservers:
-        KeyClient(keyservers, identity=identity)
-    if access_log not in ("", "-"):
-        with open(access_log, "ab"):
-            pass
-
-
-async def serve(options: argparse.Namespace) -> int:
-    """Runs the node until SIGTERM or SIGINT; a second one ends it at once. Returns the exit code."""
-    loop = asyncio.get_running_loop()
-    identity = Identity.load(options.identity)
-    keyservers = tuple(each for group in options.keyserver for each in group)
-    _check_for_workers(keyservers, identity, options.access_log)
-    admin.check_path(options.state / ADMIN_SOCKET)
-    ready = [bind(*endpoint(text)) for text in options.ready or [READY]]
-    told = asyncio.Event()
-    failures: list[str] = []
-
-    def give_up(why: str) -> None:
-        failures.append(why)
-        told.set()
-
-    tasks = Tasks(lambda name, error: give_up(f"the task {name!r} died: {error!r}"))
-    settings = Settings(
-        options.name, options.workers, str(options.identity), keyservers, options.access_log, options.drain_time
-    )
-    supervisor = Supervisor(settings, tasks, give_up)
-    link = ControlLink(
-        url=options.control,
-        identity=identity,
-        state=options.state,
-        apply=supervisor.apply,
-        report=supervisor.report,
-        take_cookie_secret=supervisor.take_cookie_secret,
-    )
-
-    def on_signal() -> None:
-        if told.is_set():
-            supervisor.kill()
-        told.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    answering = [await loop.create_server(lambda: ReadyProtocol(supervisor), sock=sock) for sock in ready]
-    options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    asked = await admin.serve(options.state / ADMIN_SOCKET, _handlers(supervisor, told))
-    supervisor.start()
-    tasks.spawn(link.run(), "control link")
-    await told.wait()
-    await supervisor.drain()
-    for server in (*answering, asked):
-        server.close()
-    await tasks.close()
-    for why in failures[:1]:
-        print(f"paifang-l7: {why}", file=sys.stderr)
-    return 1 if failures else 0
-
-
-def _handlers(supervisor: Supervisor, told: asyncio.Event) -> dict[str, admin.Handler]:
-    """The administrator's commands."""
-
-    def status(_: dict[str, object]) -> Awaitable[object]:
-        return supervisor.status()
-
-    def connections(arguments: dict[str, object]) -> Awaitable[object]:
-        return supervisor.views(Filter.of(arguments))
-
-    async def drain(_: dict[str, object]) -> object:
-        told.set()
-        await supervisor.draining.wait()
-        return await supervisor.status()
-
-    return {"status": status, "connections": connections, "drain": drain}
 
 
 def _ask(argv: Sequence[str]) -> int:
@@ -173,6 +81,10 @@ def _ask(argv: Sequence[str]) -> int:
     return 0
 
 
+async def _run(options: argparse.Namespace) -> int:
+    return await Node(options).run()
+
+
 def main() -> int:
     """Exit code 2: usage or identity; 1: a failure while running; 0: drained."""
     if sys.argv[1:2] == ["ask"]:
@@ -181,12 +93,14 @@ def main() -> int:
     logs.setup("paifang-l7", options.log_level)
     logs.for_children(options.log_level)
     harden.forbid_dumps()
+    _, files_most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_most, files_most))  # the workers inherit it
     try:
         for text in options.ready or ():
             endpoint(text)
         if options.workers < 1:
             raise ValueError("--workers: give at least 1")
-        return uvloop.run(serve(options))
+        return uvloop.run(_run(options))
     except (ValueError, IdentityError, LinkError) as error:
         print(f"paifang-l7: {error}", file=sys.stderr)
         return 2

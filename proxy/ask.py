@@ -118,6 +118,7 @@ def _status(node: Document) -> str:
         f"configuration  {node['configuration'] or 'none'}",
         f"workers        {', '.join(map(str, node['workers'])) or 'none'}; restarted {node['worker_restarts']} times",
         *([f"drain          {progress(node)}"] if node["drain"] else ()),
+        *([f"node before    {progress(node['before'])}"] if node["before"] else ()),
         *(f"problem        {problem}" for problem in node["problems"]),
     ]
     listeners = [

@@ -72,15 +72,24 @@ class Supervisor:
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
         self._proved = False  # some worker has run
+        self.serving = asyncio.Event()  # a configuration has been applied
         self.draining = asyncio.Event()
         self._draining_since = 0.0
+        self._replaced = False
         self._applying = asyncio.Lock()
         self._complete = asyncio.Event()  # all workers have started once
 
     @property
     def ready(self) -> bool:
-        """Whether new connections should come here."""
+        """Whether new connections should come here, where the node that has replaced this one takes them."""
+        if self._replaced:
+            return True
         return self._model is not None and bool(self._workers) and not self.draining.is_set()
+
+    @property
+    def sockets(self) -> dict[Seat, socket.socket]:
+        """Those of the listeners."""
+        return self._seats.all
 
     @property
     def pids(self) -> list[int]:
@@ -181,12 +190,10 @@ class Supervisor:
                 raise
             self._seats.keep(wanted)
             self._given = set(self._seats.all)
-            first = self._model is None
             self._model, self._version = model, version
         self._watch(model)
         self._log_problems()
-        if first:
-            notify("READY=1")
+        self.serving.set()
 
     def take_cookie_secret(self, secret: bytes) -> None:
         """What sticky cookies are sealed with, the same on all nodes."""
@@ -325,6 +332,7 @@ class Supervisor:
 
         `replaced`: another node has our sockets and takes them.
         """
+        self._replaced = replaced
         self._draining_since = asyncio.get_running_loop().time()
         self.draining.set()
         if not replaced:

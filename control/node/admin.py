@@ -29,12 +29,15 @@ class AdminError(Exception):
     """The process does not answer, or says that the command failed."""
 
 
-async def serve(path: Path, handlers: Mapping[str, Handler]) -> asyncio.AbstractServer:
+async def serve(path: Path, handlers: Mapping[str, Handler], *, replace: bool = False) -> asyncio.AbstractServer:
     """Listen at `path` (mode 0600) until the server is closed; a socket left by a dead process is replaced.
 
     A handler gets the request without its "command" and may be a coroutine; what it raises becomes the error's text.
-    Raises AdminError where the path is too long or another process listens there.
+    Raises AdminError where the path is too long or, unless it is to be replaced, another process listens there.
     """
+    check_path(path)
+    if not replace and is_alive(path):
+        raise AdminError(f"{path}: another process listens there; stop it or give another directory")
     sock = _bind(path)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,21 +85,22 @@ def check_path(path: Path) -> None:
 
 
 def _bind(path: Path) -> socket.socket:
-    check_path(path)
-    if _is_alive(path):
-        raise AdminError(f"{path}: another process listens there; stop it or give another directory")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = path.with_name(path.name[:-1] + "~")  # no longer than `path`
     try:
-        path.unlink(missing_ok=True)
-        sock.bind(str(path))
-        path.chmod(0o600)  # before listen(): nobody can have connected yet
+        bound.unlink(missing_ok=True)
+        sock.bind(str(bound))
+        bound.chmod(0o600)  # before listen(): nobody can have connected yet
+        sock.listen()
+        bound.rename(path)  # whoever comes while it is replaced finds the one or the other
     except OSError as error:
         sock.close()
         raise AdminError(f"{path}: cannot bind: {error.strerror}") from None
     return sock
 
 
-def _is_alive(path: Path) -> bool:
+def is_alive(path: Path) -> bool:
+    """Whether a process listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(1.0)
         return sock.connect_ex(str(path)) == 0

@@ -16,7 +16,8 @@ from tests.proxy.processes import asked, keep, running, state_of
 from tests.proxy.support import WEBSOCKET, Backend, Request, free_port, model, open_websocket
 
 STATUS: dict[str, Any] = {
-    "name": "l7-1", "pid": 7, "ready": True, "draining": False, "configuration": 3, "drain": None, "workers": [8, 9],
+    "name": "l7-1", "pid": 7, "ready": True, "draining": False, "configuration": 3, "drain": None, "before": None,
+    "workers": [8, 9],
     "worker_restarts": 1, "problems": ["certificate c expires"], "counters": {"requests": 5},
     "listeners": [{"listener": "web", "connections": 3, "requests": 1, "tunnels": 1, "oldest_s": 61.5}],
     "health": [{"service": "app", "server": "10.0.0.1:80", "healthy": False, "why": "timed out"}],
@@ -55,6 +56,7 @@ def test_progress() -> None:
     words = "3 connections with 1 requests and 1 WebSockets (the oldest for 62 s); web 3"
     assert ask.progress(draining) == f"draining for 4 s, 26 s left: {words}"
     assert f"drain          draining for 4 s, 26 s left: {words}" in ask.render("status", draining)
+    assert "node before    draining for 4 s" in ask.render("status", STATUS | {"before": draining})
     assert ask.progress(draining | {"listeners": []}).endswith("26 s left: no connections")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.__main__ import endpoint, parser
+from proxy.__main__ import parser
+from proxy.node import endpoint
 from tests.proxy.processes import command, keep, refused
 from tests.proxy.support import Backend, Client, free_port, model, until
 
