@@ -37,7 +37,7 @@ def first(rules: Sequence[Rule], name: str, path: str, holds: Callable[[Rule], b
 def matches(rule: Rule, name: str, path: str) -> bool:
     """Whether a rule is for this host name (in lower case) and path, conditions aside."""
     domain = rule.domain.lower()
-    if domain and domain != name and not (domain.startswith("*.") and name.endswith(domain[1:]) and name != domain[1:]):
+    if domain and domain != name and not (domain.startswith("*.") and name.endswith(domain[1:])):
         return False
     return path == rule.path if rule.path else below(path, rule.url)
 

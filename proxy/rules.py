@@ -34,7 +34,7 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _SEPARATOR = re.compile(rb"/|%2F|%5C")
 _NONE: Final = 1 << 62  # the rank of what comes after all rules
 NAME_CHARACTERS: Final = 253  # RFC 1035 §2.3.4: longer ones are nobody's, and would have a label for each byte
-HOSTS: Final = 4096  # Host values whose domains are remembered
+HOSTS: Final = 16_384  # Host values whose domains are remembered
 HOST_BYTES: Final = 264
 _NO_STICKIES: Final[Mapping[str, Sticky]] = MappingProxyType({})
 
@@ -162,17 +162,21 @@ class Router:
     ) -> None:
         """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere.
 
-        `stickies`: of backend services whose clients stay with their servers. Where others do, make another router.
+        `stickies`: of backend services whose clients stay with their servers, as it stands at the time of a request.
         """
         self.stickies = stickies
-        self.made_of = (rules, default, https_port, frozenset(stickies))
+        self.made_of = (rules, default, https_port)
         self._default: Decision = Forward(default) if default else None
         if not default and https_port:
             self._default = Redirect.to_https(https_port)
         self._domains: dict[bytes, _Paths] = {}
+        plain: dict[str, Forward] = {}  # one for all rules that do the same: the fewer objects, the fewer cache misses
         for rank, rule in enumerate(ordered(rules)):
             paths = self._domains.setdefault(rule.domain.lower().encode("ascii"), _Paths())
-            paths.add(rule, _Entry(rank, Conditions.of(rule), _action(rule)))
+            action = _action(rule)
+            if isinstance(action, Forward) and action.plain:
+                action = plain.setdefault(action.service, action)
+            paths.add(rule, _Entry(rank, Conditions.of(rule), action))
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
         # The backend service to which every request goes as it is, without a look at it, while none is sticky; "" where
         # there are rules.

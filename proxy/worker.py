@@ -171,10 +171,10 @@ class Worker:
         listener = each.listener
         networks = tuple(ip_network(network) for network in listener.trusted_proxies)
         site = self._sites.get(_site_key(each))
-        arguments = each.rules, listener.backend_service, listener.https_redirect_port
+        made_of = each.rules, listener.backend_service, listener.https_redirect_port
         # Thousands of rules take their time, and most changes are about something else.
-        same = site is not None and site.router.made_of == (*arguments, frozenset(self._hub.stickies))
-        router = site.router if site is not None and same else Router(*arguments, self._hub.stickies)
+        same = site is not None and site.router.made_of == made_of
+        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,

@@ -124,6 +124,26 @@ async def test_one_object_is_created_replaced_and_deleted(user: User) -> None:
     await user.ask("DELETE", "/v1/instances/j", status=404)
 
 
+async def test_a_rule_is_changed_in_place(user: User) -> None:
+    """What it may hold is given back as it was put; a service that it needs stays."""
+    await user.ask("PUT", "/v1/config", SITE)
+    rule = {
+        "name": "r", "listener": "web", "path": "/x", "methods": ["GET"], "priority": 7,
+        "headers": [{"name": "X-A", "values": ["1", "2*"]}], "split": [{"backend_service": "b", "weight": 3}],
+        "rewrite": {"path": "/y${rest}"}, "response_headers": [{"name": "Server", "action": "remove"}],
+        "scheduler": "lc", "sticky_session": {"cookie": "who"},
+    }  # fmt: skip
+    await user.ask("PUT", "/v1/rules/r", rule)
+    assert await user.ask("GET", "/v1/rules/r") == rule
+    problem = await user.ask("DELETE", "/v1/backend_services/b", status=409)
+    assert "in use by listeners/web, rules/r;" in problem["detail"]
+    moved = {"name": "r", "listener": "web", "url": "/x", "redirect": {"status": 308, "host": "b.test"}}
+    (change,) = (await user.ask("PUT", "/v1/rules/r", moved))["changes"]
+    assert (change["op"], change["kind"], change["new"]) == ("update", "rules", moved)
+    problem = await user.ask("PUT", "/v1/rules/s", {**moved, "name": "s"}, status=422)
+    assert problem["errors"][0]["why"] == "rule r of the same listener has url '/x' too"
+
+
 async def test_replacing_keeps_the_order(user: User) -> None:
     await user.ask("PUT", "/v1/config", {"instances": [{"name": name} for name in "abc"]})
     await user.ask("PUT", "/v1/instances/b", {"vips": ["192.0.2.9"]})

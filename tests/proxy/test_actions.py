@@ -35,6 +35,7 @@ def test_locations(asked: dict[str, object], location: bytes) -> None:
     ("url", "target", "location"),
     [
         ("/old", b"/old", b"http://a/"),
+        ("/old", b"/old?q", b"http://a/?q"),
         ("/", b"/x/y", b"http://a/x/y"),
         ("/old/", b"/old/x", b"http://a/x"),
         ("/old", b"//evil.test", b"http://a//evil.test"),

@@ -173,7 +173,7 @@ def test_without_a_backend_service_to_https() -> None:
     assert decision.location(b"http", b"a.test", b"/") == b"https://a.test:8443/"
 
 
-HOSTS = [b"a.x.y", b"A.X.y:80", b"b.a.x.y.", b"x.y", b"[::1]", b""]
+HOSTS = [b"a.x.y", b"A.X.y:80", b"b.a.x.y.", b"x.y", b".x.y", b"a..y", b"[::1]", b""]
 PATHS = ["/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c/d/e", "/ab", "//", "//a", "/a//b", "/b"]
 
 

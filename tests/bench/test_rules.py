@@ -1,0 +1,26 @@
+"""What `bench rules` compares: the same requests, each of which finds a rule in both."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.rules import KINDS, Kind, model, rules
+from core.config import from_dict, to_dict
+from proxy.actions import Forward
+from proxy.rules import Router
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name.replace(" ", "-"))
+def test_every_request_finds_a_rule(kind: Kind) -> None:
+    many, one = Router(rules(kind), ""), Router([kind.one], "")
+    for number in (0, 1, 4711, 9999):
+        head = kind.request(number)
+        assert many.route(head, head.target) == one.route(head, head.target) == Forward("app")
+    assert "%d" in kind.script
+    assert "%HOST%" not in kind.script + kind.host
+
+
+def test_the_configurations_are_sound() -> None:
+    for kind in KINDS:
+        wanted = model(80, 81, [kind.one])
+        assert from_dict(to_dict(wanted)) == wanted
