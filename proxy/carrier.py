@@ -11,7 +11,7 @@ from typing import Final
 
 from control.node import backend_tls
 from core.ejection import Outcome
-from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
+from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import Exchange
 from proxy.headers import Origin
@@ -90,6 +90,9 @@ class Carrier(ABC, asyncio.Protocol):
             elif isinstance(command, SendUpstream):
                 assert self._upstream is not None
                 self._upstream.write(command.data)
+            elif isinstance(command, EndUpstream):
+                assert self._upstream is not None
+                self._upstream.write_eof()
             elif isinstance(command, ReleaseUpstream):
                 self._release(command.reuse)
             elif isinstance(command, Finish):

@@ -28,6 +28,11 @@ class SendUpstream:
 
 
 @dataclass(frozen=True, slots=True)
+class EndUpstream:
+    """Nothing more is sent to the server, which may still send."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendClient:
     data: bytes
 
@@ -52,4 +57,4 @@ class Abort:
     """The exchange is over and its answer incomplete: cut the client connection."""
 
 
-Command = Assign | SendUpstream | SendClient | ReleaseUpstream | Finish | Abort
+Command = Assign | SendUpstream | EndUpstream | SendClient | ReleaseUpstream | Finish | Abort

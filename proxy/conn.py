@@ -138,6 +138,10 @@ class ClientConnection(Carrier):
         """A client that has sent its whole request may close its half and still gets the answer (RFC 9112 §9.6)."""
         self._eof = True
         exchange = self._current()
+        if exchange is not None and exchange.tunnels:
+            self._run(exchange.client_ended())
+            self._touch()
+            return True
         return exchange is not None and exchange.request_complete
 
     def pause_writing(self) -> None:
@@ -287,7 +291,8 @@ class ClientConnection(Carrier):
         assert exchange is not None
         self._time(exchange)
         self._run(exchange.upstream_data(data))
-        self._touch()
+        if not exchange.reads_head:  # single bytes of a head buy no time
+            self._touch()
 
     def upstream_lost(self) -> None:
         exchange = self._current()
@@ -366,7 +371,7 @@ class ClientConnection(Carrier):
         elif waits is Waits.CONNECT and self._service is not None:
             timeout_s = self._service.connect_timeout_s + OPEN_SLACK_S
         elif waits is Waits.TUNNEL:
-            timeout_s = site.tunnel_timeout_s
+            timeout_s = min(site.tunnel_timeout_s, site.request_timeout_s) if self._eof else site.tunnel_timeout_s
         elif self._paused or exchange.answering:  # it is not the client's pace alone that counts
             self._body_until = NEVER
             timeout_s = site.request_timeout_s if self._paused else site.allowance.body_timeout_s

@@ -24,7 +24,7 @@ from typing import Final
 from proxy import headers
 from proxy.actions import Changes, Forward, Redirect, Reply
 from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
-from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
+from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Refused, Source
 from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, read_response, upgrades_to_websocket
 from proxy.headers import Origin
@@ -160,6 +160,11 @@ class Exchange:
         return self._head
 
     @property
+    def reads_head(self) -> bool:
+        """Whether an answer's head is here in part."""
+        return bool(self._buffer)
+
+    @property
     def answering(self) -> bool:
         """Whether the answer's head has been passed on."""
         return self._down is Down.BODY
@@ -254,6 +259,10 @@ class Exchange:
             return [SendUpstream(data)]
         self.rest += data
         return []
+
+    def client_ended(self) -> list[Command]:
+        """The client closed its half of a tunnel: the server is told, and may still say what it has to say."""
+        return [EndUpstream()]
 
     def upstream_data(self, data: bytes) -> list[Command]:
         """Bytes came from the server."""

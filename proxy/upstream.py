@@ -87,6 +87,11 @@ class UpstreamConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self._transport.write(data)
 
+    def write_eof(self) -> None:
+        """Ends what we say, where the transport can do that without ending what it hears."""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
     def pause_reading(self) -> None:
         if not self._transport.is_closing():
             self._transport.pause_reading()

@@ -21,7 +21,7 @@ from core.model import (
     StickySession,
     StickyType,
 )
-from proxy.commands import Abort, Assign, Command, Finish, ReleaseUpstream, SendClient, SendUpstream
+from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import DOWN_MOVES, INTERIM_LIMIT, TRIES, UP_MOVES, Exchange, Waits
 from proxy.head import read_request, read_response
@@ -411,6 +411,12 @@ def test_the_101_says_what_it_must() -> None:
         b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: x\r\n"
         b"Connection: upgrade\r\nUpgrade: websocket\r\nVia: 1.1 l7-1\r\n\r\nframe"
     )
+
+
+def test_a_client_may_close_its_half_of_a_tunnel() -> None:
+    play = assigned(fields=WEBSOCKET).on("upstream_data", SWITCH).on("client_ended").gives(EndUpstream())
+    play.on("upstream_data", b"bye").gives(SendClient(b"bye"))
+    play.on("upstream_closed").gives(ReleaseUpstream(False), Finish(False))
 
 
 @pytest.mark.parametrize("event", ["client_closed", "timed_out", "drained"])

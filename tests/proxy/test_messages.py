@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import Code, Source
-from tests.proxy.support import ANSWER, Backend, Client, Request, answer_ok, free_port, model, proxy, until
+from tests.proxy.support import (
+    ANSWER,
+    Backend,
+    Client,
+    Request,
+    answer_ok,
+    free_port,
+    model,
+    proxy,
+    until,
+    with_options,
+)
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -591,6 +602,96 @@ async def test_a_tunnel_is_never_pooled(who: str) -> None:
         assert l7.records[0].status == 101
         assert await l7.get() == (200, b"ok")
     assert backend.connections == 2
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_either_half_of_a_tunnel_may_close_first(who: str) -> None:
+    """What a side has said before its end arrives; after the client's end, so does what the server says then."""
+    got = b""
+
+    async def answer(request: Request) -> None:
+        nonlocal got
+        request.writer.write(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        if who == "client":
+            got = await request.reader.read()  # until the client's end
+        request.writer.write(b"y" * 300_000)
+        await request.writer.drain()
+        request.writer.close()
+
+    async with Backend(answer).running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        client = await l7.connect()
+        client.writer.write(GET + WEBSOCKET + b"\r\n")
+        assert (await client.whole_answer())[0] == 101
+        if who == "client":
+            client.writer.write(b"x" * 300_000)
+            client.writer.write_eof()
+        assert await the_end(client) == b"y" * 300_000
+        assert got == (b"x" * 300_000 if who == "client" else b"")
+        assert ((await l7.record()).status, l7.records[0].error_code) == (101, "")
+
+
+async def test_a_tunnel_whose_client_has_ended_does_not_wait_for_ever() -> None:
+    """A server that takes no notice has `request_timeout_s`."""
+    ended = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        request.writer.write(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await request.writer.drain()
+        await ended.wait()
+
+    async with (
+        Backend(answer).running() as backend,
+        proxy(model(free_port(), [backend.port], request_timeout_s=1)) as l7,
+    ):
+        client = await l7.connect()
+        client.writer.write(GET + WEBSOCKET + b"\r\n")
+        assert (await client.whole_answer())[0] == 101
+        client.writer.write_eof()
+        assert await the_end(client) == b""
+        ended.set()
+
+
+async def test_a_head_that_trickles_from_a_server_has_its_time_as_a_whole() -> None:
+    """`request_timeout_s` is from the request's end to the answer's head, not between two bytes of it."""
+
+    async def answer(request: Request) -> None:
+        for byte in b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1000:
+            request.writer.write(bytes((byte,)))
+            await asyncio.sleep(0.1)
+
+    async with (
+        Backend(answer).running() as backend,
+        proxy(model(free_port(), [backend.port], request_timeout_s=1)) as l7,
+    ):
+        assert (await l7.get())[0] == 504
+        assert l7.records[0].error_code == "upstream_timeout"
+
+
+async def test_a_client_that_reads_nothing_is_cut() -> None:
+    """`send_timeout_s`; the server, whose connection cannot be used again, is told by its end."""
+    told = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        try:
+            while True:
+                request.writer.write(bytes(100_000))
+                await request.writer.drain()
+        except ConnectionError:
+            told.set()
+
+    async with (
+        Backend(answer).running() as backend,
+        proxy(with_options(model(free_port(), [backend.port], request_timeout_s=60), send_timeout_s=1)) as l7,
+    ):
+        client = await l7.connect()
+        client.writer.write(GET + b"\r\n")
+        await client.reader.readuntil(b"\r\n\r\n")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        record = await l7.record()
+        assert (record.error_source, record.error_code) == ("client", "client_stalled")
+        await asyncio.wait_for(told.wait(), 10)
+        client.writer.transport.abort()
 
 
 async def test_nothing_is_tunnelled_before_101() -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
 
 import aiohttp
 import pytest
@@ -14,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.extensions import permessage_deflate
+from websockets.http11 import Request, Response
 
 from proxy.conn import ClientConnection as Connection
 from tests.proxy.support import Proxy, free_port, model, proxy, until
@@ -23,8 +29,9 @@ BIG = 4 << 20
 
 
 async def echo(server: ServerConnection) -> None:
-    async for message in server:
-        await server.send(message)
+    with suppress(ConnectionClosed):  # with another code than 1000
+        async for message in server:
+            await server.send(message)
 
 
 @asynccontextmanager
@@ -260,3 +267,61 @@ async def test_aiohttp_speaks_through_it() -> None:
         async with session.ws_connect(url, protocols=["chat"], autoping=False) as ws:
             await ws.send_str("again")
             assert (await ws.receive()).data == "again"
+
+
+PAGE = """<!doctype html><title>chat</title><img src="/wait"><script>
+const got = [];
+const ws = new WebSocket(`ws://${location.host}/chat`, ['chat.v2', 'chat.v1']);
+ws.binaryType = 'arraybuffer';
+ws.onopen = () => {
+  ws.send('wörld'); ws.send(new Uint8Array(1 << 20).fill(7)); ws.send('x'.repeat(200000));
+};
+ws.onmessage = ({data}) => {
+  got.push(typeof data === 'string' ? data.length : [data.byteLength, new Uint8Array(data).every(b => b === 7)]);
+  if (got.length === 3) ws.close(4002, 'enough');
+};
+ws.onclose = ({code, reason, wasClean}) => {
+  const result = {got, code, reason, wasClean, protocol: ws.protocol, extensions: ws.extensions};
+  fetch('/result?' + encodeURIComponent(JSON.stringify(result)));
+};
+</script>"""
+
+
+async def test_chromium_speaks_through_it(tmp_path: Path) -> None:
+    """A page loads, and talks over a WebSocket; all of it through the proxy. The page is loaded when it has ended."""
+    result: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
+
+    async def serve_page(server: ServerConnection, request: Request) -> Response | None:
+        path, _, query = request.path.partition("?")
+        if path == "/chat":
+            return None
+        if path == "/result" and not result.done():
+            result.set_result(json.loads(unquote(query)))
+        if path == "/wait":
+            await result
+        answer = server.respond(200, PAGE if path == "/" else "")
+        del answer.headers["Content-Type"]
+        answer.headers["Content-Type"] = "text/html; charset=utf-8"
+        return answer
+
+    async with site(process_request=serve_page, subprotocols=["chat.v1", "chat.v2"]) as l7:
+        browser = await asyncio.create_subprocess_exec(
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path}/profile",
+            "--no-proxy-server", "--dump-dom", f"http://127.0.0.1:{l7.port}/",
+            env={**os.environ, "HOME": str(tmp_path)},
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            said = await asyncio.wait_for(result, 60)
+            await asyncio.wait_for(browser.wait(), 30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(browser.pid, signal.SIGKILL)
+            await browser.wait()
+    assert said == {
+        "got": [5, [1 << 20, True], 200_000], "code": 4002, "reason": "enough", "wasClean": True,
+        "protocol": "chat.v1", "extensions": said["extensions"],
+    }  # fmt: skip
+    assert str(said["extensions"]).startswith("permessage-deflate")
+    assert [record.path for record in l7.records if record.status == 101] == ["/chat"]
