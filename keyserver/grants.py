@@ -6,12 +6,16 @@
     tls = ["1.3"]                         # default: 1.2 and 1.3
     rate = 500                            # signatures a second for each client and key; default: --rate alone
 
+    revoked = ["7C021EED5F29…"]           # before them: serial numbers of nodes' certificates, as openssl shows them
+
 The first grant that names both client and key decides. What none names is refused, and a client that none names at all
-is not let in: taking a name out of the file revokes it, at once, also for connections that exist.
+is not let in: taking a name out of the file revokes it, at once, also for connections that exist. So does writing a
+certificate's serial number among those revoked, which leaves its node the name, for a certificate that is fresh.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -62,7 +66,14 @@ class Grants:
     """A policy, and its answers so far: as many as there are clients let in, times keys."""
 
     grants: tuple[Grant, ...]
+    revoked: frozenset[int] = frozenset()
     _answers: dict[tuple[str, bytes], Permission | None] = field(default_factory=dict)
+
+    def why_not(self, client: str, serial: int | None) -> str:
+        """Why a client, with a certificate of this serial number if it has one, may not come in; empty if it may."""
+        if serial in self.revoked:
+            return f"the policy has revoked the certificate {serial:X} of {client}"
+        return "" if self.names_client(client) else f"no grant of the policy is for {client}"
 
     def names_client(self, client: str) -> bool:
         """Whether any grant is for this client."""
@@ -99,12 +110,20 @@ def parse(text: str) -> Grants:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise GrantsError(f"not TOML: {error}") from None
-    if unknown := document.keys() - {"grants"}:
-        raise GrantsError(f"{min(unknown)!r} is unknown; give [[grants]]")
+    if unknown := document.keys() - {"grants", "revoked"}:
+        raise GrantsError(f"{min(unknown)!r} is unknown; give [[grants]], and before it revoked if need be")
     entries = document.get("grants")
     if not isinstance(entries, list) or not entries:
         raise GrantsError("no grants; with none nobody could use any key: give [[grants]] or leave out --policy")
-    return Grants(tuple(_grant(f"grants[{number}]", entry) for number, entry in enumerate(entries)))
+    revoked = map(_serial, _texts("revoked", document["revoked"])) if document.get("revoked", []) != [] else ()
+    return Grants(tuple(_grant(f"grants[{number}]", entry) for number, entry in enumerate(entries)), frozenset(revoked))
+
+
+def _serial(text: str) -> int:
+    """Hexadecimal, with colons or without."""
+    if not re.fullmatch(r"[0-9A-Fa-f]{1,2}(:?[0-9A-Fa-f]{2}){0,19}", text):
+        raise GrantsError(f"revoked: {text!r} is no serial number; `openssl x509 -noout -serial -in cert.pem` shows it")
+    return int(text.replace(":", ""), 16)
 
 
 def _grant(where: str, entry: Mapping[str, Any]) -> Grant:

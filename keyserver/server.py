@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from certs.report import ChainReport, Staple
 from control.node.identity import Identity, IdentityError, peer_of
@@ -69,6 +69,13 @@ BACKLOG = 128
 SOCKET_MODE = 0o660
 MAX_WHY = 4000  # characters
 _UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
+
+
+class Peer(NamedTuple):
+    """Who is at the other end: as the audit log names it, and its certificate's serial number if it has one."""
+
+    client: str
+    serial: int | None
 
 
 class KeyServer:
@@ -148,10 +155,10 @@ class KeyServer:
     def cut_off(self) -> None:
         """Close the connections of clients that the policy does not name any more."""
         for connection in list(self.connections):
-            if connection.admitted and not self.service.may_connect(connection.client):
-                log.warning("%s: cut off: no grant of the policy is for it any more", connection.client)
+            if connection.admitted and (why := self.service.why_not(connection.client, connection.serial)):
+                log.warning("%s: cut off: %s", connection.client, why)
                 self.service.counters["refused_client"] += 1
-                self.service.record("client_cut_off", {"client": connection.client})
+                self.service.record("client_cut_off", {"client": connection.client, "why": why})
                 connection.reply([Failed(0, ErrorCode.REFUSED_CLIENT)])
                 connection.close()
 
@@ -223,7 +230,7 @@ class KeyServer:
 class _Connection(asyncio.Protocol):
     """One client. `identify` says who it is once connected."""
 
-    def __init__(self, server: KeyServer, identify: Callable[[Access, asyncio.Transport], str]) -> None:
+    def __init__(self, server: KeyServer, identify: Callable[[Access, asyncio.Transport], Peer]) -> None:
         self._server = server
         self._service = server.service
         self._identify = identify
@@ -235,6 +242,7 @@ class _Connection(asyncio.Protocol):
         self._reading = True
         self._greeting: asyncio.TimerHandle | None = None
         self.client = "?"
+        self.serial: int | None = None
         self.in_flight = 0
         self.gone = False
 
@@ -245,10 +253,10 @@ class _Connection(asyncio.Protocol):
             self.close()
             return
         try:
-            client = self._identify(self._server.access, self._transport)
-            if not self._service.may_connect(client):
-                raise IdentityError(f"no grant of the policy is for {client}")
-            self.client = client
+            client, serial = self._identify(self._server.access, self._transport)
+            if why := self._service.why_not(client, serial):
+                raise IdentityError(why)
+            self.client, self.serial = client, serial
         except IdentityError as error:
             self._refuse(str(error), ErrorCode.REFUSED_CLIENT)
             if self._server.refusals.take(self._server.loop.time()):
@@ -262,7 +270,7 @@ class _Connection(asyncio.Protocol):
             return
         self._server.clients[client] += 1
         self._greeting = self._server.loop.call_later(GREETING_DEADLINE_S, self._greet_late)
-        log.info("%s: connected", self.client)
+        log.info("%s: connected%s", self.client, "" if serial is None else f", certificate {serial:X}")
 
     def _refuse(self, why: str, code: ErrorCode) -> None:
         self._service.counters[code.name.lower()] += 1
@@ -472,19 +480,20 @@ def _why_not(error: OSError | KeyError, group: str | None) -> str:
     return f"{error.strerror}; is its directory there, and ours to write?"
 
 
-def _local_peer(access: Access, transport: asyncio.Transport) -> str:
+def _local_peer(access: Access, transport: asyncio.Transport) -> Peer:
     """Who is at the other end of a unix socket, on the kernel's word. Raises IdentityError."""
     sock = transport.get_extra_info("socket")
     _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if not access.admits_uid(uid):
         raise IdentityError(f"uid {uid} may not use this key server (--allow-uid {uid} would let it)")
-    return f"uid:{uid}"
+    return Peer(f"uid:{uid}", None)
 
 
-def _tls_peer(access: Access, transport: asyncio.Transport) -> str:
+def _tls_peer(access: Access, transport: asyncio.Transport) -> Peer:
     """Which node is at the other end, on our CA's word. Raises IdentityError."""
-    role, name = peer_of(cast(ssl.SSLObject, transport.get_extra_info("ssl_object")))
+    tls = cast(ssl.SSLObject, transport.get_extra_info("ssl_object"))
+    role, name = peer_of(tls)
     if not access.admits_node(role, name):
         wanted = " or ".join(sorted(access.roles))
         raise IdentityError(f"{name} is of role {role}; nodes of role {wanted} get in, and only those of --allow-node")
-    return f"{role}:{name}"
+    return Peer(f"{role}:{name}", int(str((tls.getpeercert() or {})["serialNumber"]), 16))

@@ -106,9 +106,9 @@ class Service:
         self._audit.event(self._clock().isoformat(timespec="milliseconds"), event, fields)
         self._audit.flush_events()
 
-    def may_connect(self, client: str) -> bool:
-        """Whether the policy has anything for this client."""
-        return self.grants is None or self.grants.names_client(client)
+    def why_not(self, client: str, serial: int | None) -> str:
+        """Why the policy does not let a client in; empty: it does. `serial`: of its certificate, if it has one."""
+        return "" if self.grants is None else self.grants.why_not(client, serial)
 
     def keys_changed(self) -> None:
         """To be called when the store holds another set: answers and buckets of keys that have gone are forgotten."""

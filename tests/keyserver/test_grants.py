@@ -74,6 +74,18 @@ def test_clients_that_are_named_at_all() -> None:
     assert named == {"l7:edge-9", "l7:x", "uid:33"}
 
 
+def test_certificates_that_are_revoked() -> None:
+    """Whatever the grants say of their names; clients without a certificate are not concerned."""
+    policy = grants.parse(
+        'revoked = ["7C021EED", "0a:bc", "5"]\n[[grants]]\nclients = ["l7:a", "uid:33"]\nkeys = ["*"]'
+    )
+    assert policy.why_not("l7:a", 0x7C021EED) == "the policy has revoked the certificate 7C021EED of l7:a"
+    assert [bool(policy.why_not("l7:a", serial)) for serial in (0xABC, 5, 0x7C021EEE)] == [True, True, False]
+    assert policy.why_not("uid:33", None) == ""
+    assert policy.why_not("l7:b", 1) == "no grant of the policy is for l7:b"
+    assert grants.parse(f"revoked = []\n{TEXT}").revoked == frozenset()
+
+
 def test_names_that_no_key_has() -> None:
     policy = grants.parse(TEXT)
     assert policy.names_no_key({A: ["x"]}) == ("shop", B.hex())
@@ -88,6 +100,14 @@ def test_names_that_no_key_has() -> None:
         ("grants = 1", "no grants"),
         ("[grants", "not TOML"),
         ("[[grant]]", "'grant' is unknown; give [[grants]]"),
+        ('revoked = "7C"\n[[grants]]\nclients = ["*"]\nkeys = ["*"]', "revoked: give a list of texts"),
+        (
+            'revoked = ["l7-1"]\n[[grants]]\nclients = ["*"]\nkeys = ["*"]',
+            "revoked: 'l7-1' is no serial number; `openssl",
+        ),
+        ('revoked = ["7C::02"]\n[[grants]]\nclients = ["*"]\nkeys = ["*"]', "revoked: '7C::02' is no serial number"),
+        ('revoked = ["00' + "AB" * 20 + '"]\n[[grants]]\nclients = ["*"]\nkeys = ["*"]', "is no serial number"),
+        ('revoked = ["7C"]', "no grants"),
         ("grants = [1]", "grants[0]: give [[grants]] with clients and keys"),
         ('[[grants]]\nclient = ["*"]', "grants[0]: 'client' is unknown; known are clients, keys, tls, rate"),
         ('[[grants]]\nkeys = ["*"]', "grants[0].clients: give a list of texts"),

@@ -54,15 +54,28 @@ def to_be_signed_certificate() -> bytes:
     return builder.sign(key, hashes.SHA256()).tbs_certificate_bytes
 
 
+# What somebody who has a TLS node would like to have signed (made anew each time, hence not parametrized by value).
+FORGED = {
+    "nothing": b"",
+    "a digest": HASH_32,
+    "a longer digest": HASH_48,
+    "DigestInfo": bytes.fromhex("3031300d060960864801650304020105000420") + HASH_32,
+    "JWT": jwt(),
+    "certificate": to_be_signed_certificate(),
+    "client CertificateVerify": b" " * 64 + b"TLS 1.3, client CertificateVerify\0" + HASH_32,
+    "client CertificateVerify of TLS 1.2": b"\x01\0\0\x44\3\3" + RANDOMS + b"\0\2\x13\1\1\0" + ecdhe(29, bytes(32)),
+    "delegated credential": b" " * 64 + b"TLS, server delegated credentials\0" + HASH_32,
+    "exported authenticator": b" " * 64 + b"Exported Authenticator\0" + HASH_32,
+    "QUIC's or DTLS's": b" " * 64 + b"DTLS 1.3, server CertificateVerify\0" + HASH_32,
+    "SSH": b"\0\0\0\x20" + HASH_32 + b"\x32\0\0\0\4root\0\0\0\x0essh-connection",
+    "randoms alone": RANDOMS,
+}
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(b"", id="nothing"),
-        pytest.param(HASH_32, id="a digest"),
-        pytest.param(jwt(), id="JWT"),
-        pytest.param(to_be_signed_certificate(), id="certificate"),
-        pytest.param(b" " * 64 + b"TLS 1.3, client CertificateVerify\0" + HASH_32, id="client CertificateVerify"),
-        pytest.param(b" " * 64 + b"TLS, server delegated credentials\0" + HASH_32, id="delegated credential"),
+        *(pytest.param(content, id=name) for name, content in FORGED.items()),
         pytest.param(b" " * 64 + b"TLS 1.4, server CertificateVerify\0" + HASH_32, id="TLS 1.4"),
         pytest.param(TLS13, id="TLS 1.3 without a hash"),
         pytest.param(TLS13 + bytes(20), id="TLS 1.3 with SHA-1"),
@@ -70,7 +83,6 @@ def to_be_signed_certificate() -> bytes:
         pytest.param(TLS13 + HASH_32 + b"\0", id="TLS 1.3 and more"),
         pytest.param(TLS13[1:] + HASH_32 + b"\0", id="63 spaces"),
         pytest.param(b"\t" + TLS13[1:] + HASH_32, id="a tab"),
-        pytest.param(RANDOMS, id="randoms only"),
         pytest.param(RANDOMS + b"\3\0\x17", id="cut in the curve"),
         pytest.param(RANDOMS + b"\3\0\x17\x41", id="cut before the point"),
         pytest.param(ecdhe(23, b"\4" + bytes(64))[:-1], id="cut in the point"),

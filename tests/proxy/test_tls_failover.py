@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from certs.authority import private_pem
+from control.node.children import Child
 from control.node.files import write_atomic
 from keyserver.client import KeyClient
 from keyserver.errors import ErrorCode
+from keyserver.grants import parse
 from keyserver.protocol import CheckChain, Event, Failed, Message, Sign, Signed
 from tests.keyserver.conftest import Serving
 from tests.keyserver.test_client import Script, ScriptedServer, cutting, refusing, silent
@@ -81,6 +85,7 @@ async def node(tmp_path: Path, *scripts: Script, real: bool) -> AsyncIterator[tu
     try:
         certificates = [certificate(P256, ["web.test"]), certificate(RSA, ["rsa.test"], "rsa")]
         async with serving(client, certificates) as served:  # type: ignore[arg-type]
+            client.held = held  # type: ignore[attr-defined]
             yield served, scripted
     finally:
         await client.close()
@@ -193,3 +198,84 @@ async def test_clients_that_turn_us_down_are_not_the_key_servers_fault(tmp_path:
             with pytest.raises(ssl.SSLCertVerificationError):
                 await asyncio.to_thread(get, served.port, "web.test", stranger)
         assert await served.settled() == {"failed_alert": 2}
+
+
+@asynccontextmanager
+async def processes(tmp_path: Path) -> AsyncIterator[tuple[Served, list[Child]]]:
+    """A TLS server with two key servers that are processes of their own."""
+    (tmp_path / "keys").mkdir(mode=0o700)
+    for name, key in (("p256", P256), ("rsa", RSA)):
+        write_atomic(tmp_path / "keys" / f"{name}.key", private_pem(key))
+    children = []
+    client = KeyClient([f"unix:{tmp_path / str(number)}" for number in range(2)], deadline_s=DEADLINE_S)
+    try:
+        for number in range(2):
+            argv = [sys.executable, "-m", "keyserver", "--keys", str(tmp_path / "keys"), "--metrics", "off"]
+            argv += ["--socket", str(tmp_path / str(number)), "--no-ocsp"]
+            log = tmp_path / f"{number}.log"
+            children.append(Child.start(f"keyserver-{number}", argv, log=log, notify_dir=tmp_path))
+            await asyncio.to_thread(children[-1].wait_ready, 30)
+        await client.start()
+        while not all(client.states().values()):
+            await asyncio.sleep(0.005)
+        certificates = [certificate(P256, ["web.test"]), certificate(RSA, ["rsa.test"], "rsa")]
+        async with serving(client, certificates) as served:  # type: ignore[arg-type]
+            yield served, children
+    finally:
+        await client.close()
+        for child in children:
+            child.signal(signal.SIGCONT)
+            await asyncio.to_thread(child.terminate, 10)
+
+
+async def in_flight(served: Served, count: int) -> None:
+    while served.tls.counters()["in_flight"] < count:
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("name", ["web.test", "rsa.test"])
+async def test_a_key_server_is_killed_in_mid_handshake(tmp_path: Path, name: str) -> None:
+    """It is stopped first, so that handshakes wait for it; then it dies, and the other one answers them."""
+    async with processes(tmp_path) as (served, (first, second)):
+        first.signal(signal.SIGSTOP)
+        clients = [asyncio.create_task(asyncio.to_thread(get, served.port, name)) for _ in range(5)]
+        await in_flight(served, 5)
+        first.signal(signal.SIGKILL)
+        assert all("TLSv1.3" in answer for answer in await asyncio.gather(*clients))
+        second.signal(signal.SIGKILL)
+        await asyncio.to_thread(second.terminate, 10)
+        with pytest.raises(ssl.SSLError, match="ALERT_INTERNAL_ERROR"):
+            await asyncio.to_thread(get, served.port, name)
+        assert await served.settled() == {"failed_keyserver": 1, "ok": 5}
+
+
+async def test_key_servers_that_are_stopped_cost_an_alert_in_time(tmp_path: Path) -> None:
+    async with processes(tmp_path) as (served, children):
+        for child in children:
+            child.signal(signal.SIGSTOP)
+        with pytest.raises(ssl.SSLError, match="ALERT_INTERNAL_ERROR"):
+            await asyncio.wait_for(asyncio.to_thread(get, served.port), 20 * DEADLINE_S)
+        for child in children:
+            child.signal(signal.SIGCONT)
+        while not served.keys.connected:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.005)
+        assert "TLSv1.3" in await asyncio.to_thread(get, served.port)
+
+
+async def test_clients_of_a_node_that_was_revoked_get_an_alert(tmp_path: Path) -> None:
+    async with node(tmp_path, real=True) as (served, _):
+        assert "TLSv1.3" in await asyncio.to_thread(get, served.port)
+        held = served.keys.held  # type: ignore[attr-defined]
+        held.server.service.grants = parse('[[grants]]\nclients = ["l7:others"]\nkeys = ["*"]')
+        held.server.cut_off()
+        for name in ("web.test", "rsa.test"):
+            with pytest.raises(ssl.SSLError, match="ALERT_INTERNAL_ERROR"):
+                await asyncio.to_thread(get, served.port, name)
+        held.server.service.grants = parse('[[grants]]\nclients = ["*"]\nkeys = ["p256"]\ntls = ["1.3"]')
+        while not served.keys.connected:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.005)
+        assert "TLSv1.3" in await asyncio.to_thread(get, served.port)
+        for name, version in (("rsa.test", "1.3"), ("web.test", "1.2")):  # another key, another version
+            with pytest.raises(ssl.SSLError, match="ALERT_INTERNAL_ERROR"):
+                await asyncio.to_thread(get, served.port, name, client_context(version))
+        assert await served.settled() == {"failed_keyserver": 4, "ok": 2}
