@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +139,9 @@ def start_all(cluster: Cluster, token: hsm.Hsm, ports: dict[str, int]) -> None:
         PFT_PASSPHRASE=(directory / "passphrase").read_text().strip(), PFT_PIN=hsm.PIN,
     )  # fmt: skip
     cluster.secrets |= forms("administrator's token", (directory / "control" / "token").read_bytes().strip())
+    with closing(sqlite3.connect(directory / "control" / "control.db")) as database:
+        ((secret,),) = database.execute("SELECT secret FROM secrets")
+    cluster.secrets |= forms("secret of cookies", secret)
     assert api(cluster, ports["api"], "PUT", "/v1/config", configuration(directory, ports))[0] == 200
     cluster.start(
         "l7", "proxy", "--name", "l7-1", "--control", f"https://127.0.0.1:{ports['nodes']}", "--identity",
@@ -152,7 +156,7 @@ def configuration(directory: Path, ports: dict[str, int]) -> dict[str, object]:
     return {
         "certificates": [{"name": each, "chain": (directory / f"{each}.pem").read_text()} for each in names],
         "server_groups": [{"name": "app", "servers": [{"address": "127.0.0.1", "port": ports["backend"]}]}],
-        "backend_services": [{"name": "app", "protocol": "http", "server_group": "app"}],
+        "backend_services": [{"name": "app", "protocol": "http", "server_group": "app", "sticky_session": {}}],
         "instances": [{"name": "main"}],
         "listeners": [
             {

@@ -227,8 +227,9 @@ def is_ready(port: int) -> bool:
 
 
 def memory_of_the_node(cluster: Cluster) -> None:
-    """What an L7 node needs: its own identity, secrets of tickets, what clients send. Nothing else is in its memory."""
-    own = ("identity of l7 ", "ticket secret of ", "a client's ")
+    """What an L7 node needs is in its memory, and nothing else: its own identity, secrets of tickets and cookies, what
+    clients send."""
+    own = ("identity of l7 ", "ticket secret of ", "secret of cookies ", "a client's ")
     others = {name: form for name, form in cluster.secrets.items() if not name.startswith(own)}
     for pid in family(cluster.children["l7"].pid):
         found, looked_at = in_memory(pid, others)
