@@ -126,7 +126,7 @@ class Hub:
         self.stickies: dict[str, Sticky] = {}  # of the services whose clients stay with their servers
         self.buffer = bytearray(READ_BYTES)
         self.crowd = Crowd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        self._answers: dict[bytes, Answers] = {}
+        self._answers: dict[tuple[bytes, bool], Answers] = {}
         self._second = 0
         self._date = b""
         self._id_prefix = uuid4().hex[:20].encode()
@@ -137,11 +137,12 @@ class Hub:
         """By name; to be changed in place."""
         return self.journal.counters
 
-    def answers(self, hsts: bytes) -> Answers:
+    def answers(self, hsts: bytes, keeps: bool = True) -> Answers:
         """The reader of answers for listeners with this line in their heads; there are few such lines."""
-        if hsts not in self._answers:
-            self._answers[hsts] = Answers(self.node, hsts, self.date)
-        return self._answers[hsts]
+        key = hsts, keeps
+        if key not in self._answers:
+            self._answers[key] = Answers(self.node, hsts, self.date, keeps=keeps)
+        return self._answers[key]
 
     def reseal(self, secret: bytes) -> None:
         """The secret of all L7 nodes."""

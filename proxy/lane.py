@@ -59,12 +59,14 @@ class Shape(NamedTuple):
     """A request's head without what varies. Out go the request line, `lines` with the values put in, our own lines.
 
     `length` is that of its body. `claims`: it says where it comes from, to which a trusted origin's lines are added.
+    `keeps`: the connection goes on after the answer.
     """
 
     host: bytes
     lines: bytes
     length: int
     claims: bool
+    keeps: bool
 
 
 # A whole request: method, target, shape, request line with its CRLF, the other lines, body.
@@ -91,7 +93,7 @@ class _AnswerShape(NamedTuple):
     body: bool
 
 
-_NO_SHAPE: Final = Shape(b"", b"", -1, False)
+_NO_SHAPE: Final = Shape(b"", b"", -1, False, False)
 _NO_ANSWER: Final = _AnswerShape(0, b"", False, False)
 _requests: Final = Memory[Shape](limit=8192)
 _shape_of: Final = _requests.get
@@ -174,7 +176,7 @@ def _request_shape(key: bytes, names: tuple[bytes, ...]) -> Shape:
         return _NO_SHAPE
     assert head is not None
     block = head.block
-    if not block.keep_alive or block.expects_continue or block.upgrade or block.length == CHUNKED or block.underscored:
+    if block.expects_continue or block.upgrade or block.length == CHUNKED or block.underscored:
         return _NO_SHAPE
     names_of = [field.lower for field in block.acted_on]
     if b"via" in names_of or b"x-request-id" in names_of:
@@ -183,14 +185,17 @@ def _request_shape(key: bytes, names: tuple[bytes, ...]) -> Shape:
     lines = _places(out, names, key)
     if lines is None:
         return _NO_SHAPE
-    return Shape(head.host, lines, max(block.length, 0), any(map(headers.is_claim, names_of)))
+    return Shape(head.host, lines, max(block.length, 0), any(map(headers.is_claim, names_of)), block.keep_alive)
 
 
 class Answers:
-    """Answers of servers to requests from a listener with these `node` and `hsts` (see `headers.response_head`)."""
+    """Answers of servers to requests from a listener with these `node` and `hsts` (see `headers.response_head`).
 
-    def __init__(self, node: bytes, hsts: bytes, date: Callable[[], bytes]) -> None:
-        self._node, self.hsts, self._date = node, hsts, date
+    `keeps`: the client's connection goes on.
+    """
+
+    def __init__(self, node: bytes, hsts: bytes, date: Callable[[], bytes], *, keeps: bool = True) -> None:
+        self._node, self.hsts, self._date, self.keeps = node, hsts, date, keeps
         self._heads = Memory[Answer]()
         self._shapes = Memory[_AnswerShape]()
 
@@ -263,7 +268,7 @@ class Answers:
         if head.length != NO_BODY and not cut_length:
             return _NO_ANSWER
         ours = not any(field.lower == b"date" for field in head.block.acted_on)
-        out = headers.response_head(head, 1, True, self._node, _DATE, self.hsts)
+        out = headers.response_head(head, 1, self.keeps, self._node, _DATE, self.hsts)
         lines = _places(out, names, key)
         dates, lengths = int(ours or cut_date), int(cut_length)
         if lines is None or lines.count(_DATE) != dates or lines.count(_LENGTH) != lengths:

@@ -37,7 +37,7 @@ Waiter = TypeVar("Waiter")
 
 FRESH_S: Final = 1.0  # gunicorn closes after 2 s, node.js and Apache after 5 s, nginx after 75 s
 IDLE_S: Final = 60.0
-IDLE_PER_SERVER: Final = 128
+IDLE_PER_SERVER: Final = 128  # or as many as are in use, since these may all be needed again in a moment
 
 
 @dataclass(slots=True)  # not frozen: one is made for each request, and freezing makes that three times as dear
@@ -249,7 +249,7 @@ class Pool(Generic[Handle, Waiter]):
         if index is None or server in self._down:
             return False
         idle = self._members[index].idle
-        if len(idle) >= IDLE_PER_SERVER:
+        if len(idle) >= max(IDLE_PER_SERVER, self._counts[index]):
             return False
         idle.append((now, handle))
         return True

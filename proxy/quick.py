@@ -8,6 +8,8 @@ Nothing uncommon is dealt with here. A request that is not common is left to `Cl
 anything is done. Once one is on its way, whatever happens but its whole answer (more from the client, part of an
 answer, an end of either side, a deadline, a drain) first asks `_current` for the exchange, which is then made in the
 very state that it would be in had it sent the request itself; and that goes on.
+
+What goes through a tunnel is passed on without asking the exchange either.
 """
 
 from __future__ import annotations
@@ -46,7 +48,16 @@ class QuickConnection(ClientConnection):
         self._tail = b"%b%bVia: 1.1 %b\r\nX-Request-Id: " % (origin.lines, origin.identity or b"", origin.node)
 
     def data_received(self, data: bytes) -> None:
-        if self._state is not State.IDLE or self._full or not self._ask(data):
+        if self._full:
+            super().data_received(data)
+        elif self._state is State.IDLE:
+            if not self._ask(data):
+                super().data_received(data)
+        elif self._exchange is not None and self._exchange.tunnels and self._upstream is not None:
+            self._bytes_in += len(data)
+            self._upstream.write(data)
+            self.deadline = self._hub.now() + self._site.tunnel_timeout_s
+        else:
             super().data_received(data)
 
     def _ask(self, data: bytes) -> bool:
@@ -55,7 +66,7 @@ class QuickConnection(ClientConnection):
         if request is None or self._retiring or site.closing:
             return False
         method, target, shape, line, lines, body = request
-        host, _, _, claims = shape
+        host, _, _, claims, keeps = shape
         hub, origin = self._hub, self._origin
         router = site.router
         name = (not router.stickies and router.always) or router.forward(host, target)
@@ -73,7 +84,8 @@ class QuickConnection(ClientConnection):
         if self._answers.hsts != site.hsts:
             self._answers = hub.answers(site.hsts)
         identifier = hub.new_request_id()
-        self._asked = data, method, target, host, name, identifier, self._answers
+        answers = self._answers if keeps else hub.answers(site.hsts, keeps=False)
+        self._asked = data, method, target, host, name, identifier, answers
         self._state = State.EXCHANGE
         self._started_at = now
         self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
@@ -83,7 +95,13 @@ class QuickConnection(ClientConnection):
     def upstream_data(self, data: bytes) -> None:
         asked = self._asked
         if asked is None:
-            super().upstream_data(data)
+            exchange = self._exchange
+            if exchange is not None and exchange.tunnels and not self._full and not self._eof:
+                self._bytes_out += len(data)
+                self._transport.write(data)
+                self.deadline = self._hub.now() + self._site.tunnel_timeout_s
+            else:
+                super().upstream_data(data)
             return
         request, method, target, host, _, identifier, answers = asked
         answer = answers.read(data, method)
@@ -104,6 +122,8 @@ class QuickConnection(ClientConnection):
         self._transport.write(out)
         if self._paused:
             self.balance()
+        if not answers.keeps:
+            self._close()
         journal = self._hub.journal
         journal.visits.append(
             (

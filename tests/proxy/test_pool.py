@@ -146,6 +146,16 @@ def test_idle_connections_expire_and_are_bounded() -> None:
     assert one.drop() == []
 
 
+def test_as_many_connections_are_kept_as_are_in_use() -> None:
+    """Thousands of clients at once need thousands of connections at once, again and again."""
+    one, many = pool(100), 4 * IDLE_PER_SERVER
+    for _ in range(many):
+        one.assign(b"c", 0, repeatable=True)
+    kept = [one.released(A, str(number), 0) for number in range(many)]
+    assert kept.count(True) == many // 2
+    assert kept.index(False) == many // 2
+
+
 def test_a_service_that_is_gone_takes_nothing_back() -> None:
     """Nobody would look after what it kept: requests that were in flight end later than their service."""
     one = pool(100)

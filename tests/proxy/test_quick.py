@@ -123,7 +123,7 @@ class Rig:
         if event == "client":
             if "abort" not in self.transport.done and not connection._eof:
                 connection.data_received(data)
-        elif event in ("eof", "expire", "drain", "retire", "pause_writing", "resume_writing"):
+        elif event in ("eof", "expire", "drain", "retire", "pause_writing", "resume_writing", "cut"):
             getattr(connection, {"eof": "eof_received"}.get(event, event))()
         elif event == "view":
             self.views.append({**connection.view(), "age_s": 0, "busy_s": 0})
@@ -243,6 +243,7 @@ REQUESTS = {
     "expects": request(b"Expect: 100-continue\r\nContent-Length: 2\r\n", b"PUT / HTTP/1.1", b"hi"),
     "1.0": request(line=b"GET / HTTP/1.0"),
     "closing": request(b"Connection: close\r\n"),
+    "closing, with a cookie": request(b"Cookie: a\r\nConnection: close\r\n"),
     "kept alive": request(b"Connection: keep-alive\r\nKeep-Alive: 5\r\nTE: trailers\r\n"),
     "identified": request(b"X-Request-Id: my-id\r\n"),
     "forwarded": request(b"X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: h\r\n"),
@@ -344,6 +345,26 @@ async def test_answers(name: str, method: str, options: dict[str, Any]) -> None:
     await held_to_the_same([GET, OK, GET, OK, asked, told, asked, told, GET, OK], **options)
 
 
+WEBSOCKET = request(
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nahead"
+
+
+@pytest.mark.parametrize("end", ["eof", "expire", "drain", "server lost", "cut"])
+async def test_a_tunnel(end: str) -> None:
+    both = [("client", b"there"), ("server", b"and back")]
+    events = [
+        *[GET, OK] * 2, ("client", WEBSOCKET), ("server", SWITCHED), *both, ("view", b""), ("pause_writing", b""),
+        *both, ("resume_writing", b""), *both, ("server full", b""), *both, ("server not full", b""), ("drain", b""), *both,
+        (end, b""), *both,
+    ]  # fmt: skip
+    rig = await held_to_the_same(events, **OPTIONS["first byte"])
+    assert rig.transport.sent.count(b"and back") >= 5
+    assert [record.status for record in rig.records] == [200, 200, 101]
+
+
 @pytest.mark.parametrize("event", ["client", "eof", "expire", "drain", "retire", "pause_writing", "server lost",
                                    "server full", "settings", "view"])  # fmt: skip
 @pytest.mark.parametrize("name", ["get", "post"])
@@ -375,10 +396,13 @@ async def test_the_lane_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in told:
         await quick.on(*GET)
         await quick.on("server", ANSWERS[name])
+    await quick.on("client", REQUESTS["closing, with a cookie"])
+    await quick.on(*OK)
+    assert quick.transport.done == ["close"]
     await quick.end()
     assert quick.pool.active == {}
     quick.hub.journal.settle()
-    statuses = [204, 304, 304, 200, 200, 200, 301, 200, 200, 200]
+    statuses = [204, 304, 304, 200, 200, 200, 301, 200, 200, 200, 200]
     assert [each.status for each in quick.records] == [200] * (2 + len(asked) + 4) + statuses
 
 
