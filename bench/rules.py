@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench import Row
-from bench.l7 import BACKEND, Contender, _directory, configured, free_port, interleaved, per_request_us
+from bench.l7.measures import interleaved, per_request_us
+from bench.l7.proxies import Contender, backend, free_port
 from control.node.tasks import Tasks
 from core.config import from_dict, to_dict
 from core.model import BackendProtocol, BackendService, Instance, Listener, Model, Protocol, Rule, Server, ServerGroup
@@ -126,8 +127,10 @@ async def request_row(kind: Kind, directory: Path, backend: int, seconds: int, r
         proxy("one", directory, backend, [kind.one]) as one,
         proxy("many", directory, backend, rules(kind)) as many,
     ):
-        await asyncio.to_thread(interleaved, [one, many], 1, per_request_us, 1, str(script))
-        cost = await asyncio.to_thread(interleaved, [one, many], rounds, per_request_us, seconds, str(script))
+        await asyncio.to_thread(interleaved, [one, many], 1, lambda each: per_request_us(each, 1, str(script)))
+        cost = await asyncio.to_thread(
+            interleaved, [one, many], rounds, lambda each: per_request_us(each, seconds, str(script))
+        )
     return Row(f"a request, 10,000 {kind.name}", "µs CPU", cost["many"], "one rule", cost["one"], 1.2)
 
 
@@ -159,18 +162,15 @@ def taking_rows() -> Iterator[Row]:
     yield Row("10,000 rules arranged, in each worker", "ms CPU", (time.thread_time() - began) * 1e3)
 
 
-async def measure(quick: bool) -> list[Row]:
+async def measure(directory: Path, quick: bool) -> list[Row]:
     seconds, rounds = (1, 3) if quick else (4, 7)
-    directory = _directory()
-    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-    try:
-        with configured(directory, "backend", BACKEND, [nginx, "-c"]) as backend:
-            rows = [await request_row(kind, directory, backend.port, seconds, rounds) for kind in KINDS if kind.whole]
-    finally:
-        shutil.rmtree(directory)
+    with backend(directory) as behind:
+        rows = [await request_row(kind, directory, behind.port, seconds, rounds) for kind in KINDS if kind.whole]
     return [*rows, *(lookup_row(kind, rounds) for kind in KINDS), *taking_rows()]
 
 
 def run(quick: bool) -> list[Row]:
     """For `python -m bench rules`."""
-    return asyncio.run(measure(quick))
+    with TemporaryDirectory(prefix="paifang-bench-") as name:
+        Path(name).chmod(0o755)
+        return asyncio.run(measure(Path(name), quick))

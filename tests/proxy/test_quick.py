@@ -357,8 +357,8 @@ async def test_a_tunnel(end: str) -> None:
     both = [("client", b"there"), ("server", b"and back")]
     events = [
         *[GET, OK] * 2, ("client", WEBSOCKET), ("server", SWITCHED), *both, ("view", b""), ("pause_writing", b""),
-        *both, ("resume_writing", b""), *both, ("server full", b""), *both, ("server not full", b""), ("drain", b""), *both,
-        (end, b""), *both,
+        *both, ("resume_writing", b""), *both, ("server full", b""), *both, ("server not full", b""),
+        *both, ("drain", b""), *both, (end, b""), *both,
     ]  # fmt: skip
     rig = await held_to_the_same(events, **OPTIONS["first byte"])
     assert rig.transport.sent.count(b"and back") >= 5
