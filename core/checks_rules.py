@@ -20,9 +20,9 @@ from core.model import (
     Rule,
 )
 from core.overrides import FIELDS, overridden, services_of
-from core.paths import fault
+from core.paths import fault, pattern_fault, stars
 from core.reader import in_words, show
-from core.rules import asked, hidden
+from core.rules import asked, conditional, hidden
 
 Places = Mapping[tuple[Kind, str], Path]
 
@@ -39,6 +39,7 @@ OURS = frozenset((
 ))  # fmt: skip
 OURS_BEGIN = ("client-cert", "x-forwarded-")
 _INSTEAD = {"host": "rewrite host instead", "strict-transport-security": "give hsts_max_age_s of the listener instead"}
+_NUMBER = re.compile(r"\$\{(\d)\}")
 _VARIABLE = re.compile(r"\$\{\w+\}")
 _NEVER_SERVED = ("CONNECT", "TRACE")
 
@@ -72,7 +73,7 @@ def _hidden(rule: Rule, other: Rule, path: Path) -> Problem:
         return Problem(path, why, smaller if other.priority > 1 else f"give {other.name} a larger one, or remove this")
     match = f"path {show(rule.path)}" if rule.path else f"url {show(rule.url)}"
     match = f"domain {show(rule.domain)} and {match}" if rule.domain else match
-    match += " and the same conditions" * bool(rule.methods or rule.headers or rule.queries or rule.cookies)
+    match += " and the same conditions" * conditional(rule)
     return Problem(path, f"rule {other.name} of the same listener has {match} too", "remove or change one")
 
 
@@ -83,6 +84,10 @@ def _conditions(rule: Rule, path: Path) -> Iterator[Problem]:
     if rule.path and rule.url != "/":
         why = "path is the whole path, and url what it starts with: they exclude each other"
         yield Problem((*path, "url"), why, "give one of them")
+    if rule.path and rule.pattern:
+        yield Problem((*path, "pattern"), "path is the whole path already", "give one of them")
+    elif rule.pattern and (why := pattern_fault(rule.pattern)):
+        yield Problem((*path, "pattern"), why, "give a path such as /users/*/photos, or url or path instead")
     for index, method in enumerate(rule.methods):
         if method in _NEVER_SERVED:
             yield Problem((*path, "methods", index), f"{method} is never served", "remove it")
@@ -108,6 +113,7 @@ def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) ->
         if getattr(rule, name) and given and not set(given) & set(FORWARDING):
             why = f"{name} is for what is forwarded, and {given[0]} is not"
             yield Problem((*path, name), why, f"remove it, or give {in_words(FORWARDING, 'or')}")
+    yield from _captures(rule, path)
     if rule.rewrite is not None:
         if why := fault(_VARIABLE.sub("", rule.rewrite.path)):
             yield Problem((*path, "rewrite", "path"), why, "write it as it is forwarded")
@@ -124,6 +130,18 @@ def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) ->
         if 300 <= reply.status < 400:
             why = "a 3xx without a Location leads nowhere"
             yield Problem((*path, "fixed_reply", "status"), why, "give redirect instead")
+
+
+def _captures(rule: Rule, path: Path) -> Iterator[Problem]:
+    """`${3}` needs a third star."""
+    count = len(stars(rule.pattern))
+    for name in ("redirect", "rewrite"):
+        table = getattr(rule, name)
+        for field in ("path", "query") if table is not None else ():
+            for number in _NUMBER.findall(getattr(table, field)):
+                if int(number) > count:
+                    why = f"${{{number}}} stands for nothing: pattern has {count or 'no'} *"
+                    yield Problem((*path, name, field), why, "give a pattern with so many, or remove it")
 
 
 def _overrides(rule: Rule, model: Model, path: Path, service_problems: CheckService) -> Iterator[Problem]:

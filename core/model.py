@@ -189,6 +189,9 @@ HOST_NAME = (
 DOMAIN = Pattern(rf"(\*\.)?{HOST_NAME}", "a host name, or '*.' and a host name")
 URL_PREFIX = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
 URL_PATH = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
+PATH_PATTERN = Pattern(
+    r"|/[!-~]{0,1023}", "a path in which * stands for characters of one segment, and ** at its end for all that follows"
+)
 METHOD = Pattern(r"[A-Z][A-Z-]{0,31}", "a method in capitals, such as GET")
 CONDITION_NAME = Pattern(r"[^\x00-\x20\x7f]{1,128}", "a name without blanks, of at most 128 characters")
 CONDITION_VALUE = Pattern(
@@ -198,12 +201,12 @@ CONDITION_VALUE = Pattern(
 _HOST_CHARACTER, _PATH_CHARACTER = r"[A-Za-z0-9._-]", r"[^\x00-\x20\x7f-\U0010ffff$?#\\]"
 HOST_TEMPLATE = Pattern(rf"({_HOST_CHARACTER}|\$\{{host\}}){{1,253}}", "a host name, in which ${host} may stand")
 PATH_TEMPLATE = Pattern(
-    rf"(/|\$\{{(path|rest)\}})({_PATH_CHARACTER}|\$\{{(host|path|rest)\}}){{0,1023}}",
-    "a path that starts with '/', ${path} or ${rest}, and in which ${host} may stand too",
+    rf"(/|\$\{{(path|rest)\}})({_PATH_CHARACTER}|\$\{{(host|path|rest|[1-9])\}}){{0,1023}}",
+    "a path that starts with '/', ${path} or ${rest}, and in which ${host} and ${1} may stand too",
 )
 QUERY_TEMPLATE = Pattern(
-    rf"({_PATH_CHARACTER}|\?|\$\{{(host|path|rest|query)\}}){{0,1024}}",
-    "a query, in which ${host}, ${path}, ${rest} and ${query} may stand",
+    rf"({_PATH_CHARACTER}|\?|\$\{{(host|path|rest|query|[1-9])\}}){{0,1024}}",
+    "a query, in which ${host}, ${path}, ${rest}, ${query} and ${1} may stand",
 )
 # The name is a token, RFC 9110 §5.6.2.
 HASH_KEY = Pattern(
@@ -454,7 +457,7 @@ class Redirect:
     """Sends the client elsewhere. What is not given stays as it was in the request.
 
     `${host}`, `${path}` and `${query}` are those of the request; `${rest}` is what follows the rule's `url` in the
-    path.
+    path, `${1}` to `${9}` are what the stars of its `pattern` stand for.
     """
 
     status: Annotated[int, Range(301, 308)] = 301
@@ -521,6 +524,7 @@ class Rule:
     domain: Annotated[str, Pattern(rf"|{DOMAIN.regex}", DOMAIN.what)] = ""
     url: Annotated[str, URL_PREFIX] = "/"
     path: Annotated[str, Pattern(rf"|{URL_PATH.regex}", URL_PATH.what)] = ""
+    pattern: Annotated[str, PATH_PATTERN] = ""
     methods: tuple[Annotated[str, METHOD], ...] = ()
     headers: tuple[Condition, ...] = ()
     queries: tuple[Condition, ...] = ()

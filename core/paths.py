@@ -13,6 +13,7 @@ from collections.abc import Iterable
 _ESCAPE = re.compile(r"%([0-9A-F]{2})?")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _DOT_SEGMENT = re.compile(r"(/|%2F|%5C)\.\.?(/|%2F|%5C|$)")
+_STARS = re.compile(r"\*\*?")
 
 
 def fault(path: str) -> str:
@@ -41,3 +42,27 @@ def above(path: str) -> Iterable[str]:
     """Every url that `path` is below, itself among them."""
     ends = [index for index, character in enumerate(path) if character == "/"]
     return dict.fromkeys([path, *(path[: end + 1] for end in ends), *(path[:end] for end in ends if end)])
+
+
+def stars(pattern: str) -> list[str]:
+    """The stars of a pattern, in their order."""
+    return _STARS.findall(pattern)
+
+
+def pattern_fault(pattern: str) -> str:
+    """Why a pattern matches no path, or is no pattern; empty if it is one. Its stars may stand for nothing."""
+    found = stars(pattern)
+    if not found:
+        return "there is no * in it"
+    if len(found) > 9 or "**" in found[:-1] or any(len(stars(segment)) > 1 for segment in pattern.split("/")):
+        return "there are at most nine *, one in a segment, and ** is the last"
+    if "**" in pattern and not pattern.endswith("**"):
+        return "** stands for all that follows, and nothing comes after that"
+    return fault(_STARS.sub("x", pattern))
+
+
+def regex(pattern: str) -> str:
+    """A pattern as a regular expression with a group for each star. With one in a segment, nothing is tried twice."""
+    literals = _STARS.split(pattern)
+    groups = ["(.*)" if star == "**" else "([^/]*)" for star in stars(pattern)]
+    return "".join(re.escape(text) + group for text, group in zip(literals, [*groups, ""], strict=True))

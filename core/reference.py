@@ -337,6 +337,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "domain": "the request's host: exact, or `*.` and what follows",
         "url": "what the request's path starts with, by whole segments",
         "path": "the request's whole path",
+        "pattern": "what the request's path looks like, besides `url`: `/users/*/photos`",
         "methods": "one of which the request has",
         "headers": "fields that it has to have, as the client sent them; names without regard to case",
         "queries": "parameters that its query has to have, decoded",

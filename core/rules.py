@@ -25,7 +25,7 @@ def _key(rule: Rule) -> tuple[int, ...]:
     kind = 2 if not rule.domain else 1 if rule.domain.startswith("*.") else 0
     return (
         rule.priority or _LAST, kind, -len(rule.domain), 0 if rule.path else 1, -len(rule.url),
-        -(bool(rule.methods) + len(rule.headers) + len(rule.queries) + len(rule.cookies)),
+        -(bool(rule.pattern) + bool(rule.methods) + len(rule.headers) + len(rule.queries) + len(rule.cookies)),
     )  # fmt: skip
 
 
@@ -53,13 +53,18 @@ def domains_of(name: str) -> Iterator[str]:
     yield ""
 
 
+def conditional(rule: Rule) -> bool:
+    """Whether a rule asks for more than a domain and a path."""
+    return bool(rule.pattern or rule.methods or rule.headers or rule.queries or rule.cookies)
+
+
 def asked(rule: Rule) -> tuple[object, ...]:
     """What a rule asks of a request: two rules with the same one match the same requests."""
     headers = frozenset((each.name.lower(), frozenset(each.values)) for each in rule.headers)
     queries, cookies = (
         frozenset((each.name, frozenset(each.values)) for each in some) for some in (rule.queries, rule.cookies)
     )
-    return _place(rule), frozenset(rule.methods), headers, queries, cookies
+    return _place(rule), rule.pattern, frozenset(rule.methods), headers, queries, cookies
 
 
 def hidden(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Rule]]:
@@ -74,7 +79,7 @@ def hidden(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Rule]]:
             other = next((whole[place] for place in _around(rule) if place in whole), rule)
         if other is not rule:
             yield rule, other
-        elif by_priority and not (rule.methods or rule.headers or rule.queries or rule.cookies):
+        elif by_priority and not conditional(rule):
             whole[_place(rule)] = rule
 
 

@@ -38,11 +38,17 @@ class Template:
         return b"".join(values[part] if index % 2 else part for index, part in enumerate(self._parts))
 
 
-def values_of(host: bytes, target: bytes, url: str) -> dict[bytes, bytes]:
-    """What the variables stand for, for a request that a rule for `url` matched. `host` is a checked Host value."""
+def values_of(host: bytes, target: bytes, url: str, pattern: re.Pattern[bytes] | None = None) -> dict[bytes, bytes]:
+    """What the variables stand for, for a request that a rule for `url` and `pattern` matched.
+
+    `host` is a checked Host value.
+    """
     path, _, query = (b"/" if target == b"*" else target).partition(b"?")
     rest = path[len(url.rstrip("/")) :] if url else b""
-    return {b"host": host_name(host).encode("ascii"), b"path": path, b"rest": rest, b"query": query}
+    values = {b"host": host_name(host).encode("ascii"), b"path": path, b"rest": rest, b"query": query}
+    if pattern is not None and (match := pattern.fullmatch(path)) is not None:
+        values |= {b"%d" % number: text for number, text in enumerate(match.groups(), 1)}
+    return values
 
 
 def with_query(path: bytes, query: bytes) -> bytes:
@@ -69,16 +75,16 @@ class Changes:
 class Rewrite:
     """What the server is asked for instead."""
 
-    __slots__ = ("_host", "_path", "_query", "_url")
+    __slots__ = ("_host", "_path", "_pattern", "_query", "_url")
 
-    def __init__(self, rewrite: model.Rewrite, url: str) -> None:
-        self._url = url
+    def __init__(self, rewrite: model.Rewrite, url: str, pattern: re.Pattern[bytes] | None = None) -> None:
+        self._url, self._pattern = url, pattern
         self._host = None if rewrite.host == "${host}" else Template(rewrite.host)
         self._path, self._query = Template(rewrite.path), Template(rewrite.query)
 
     def apply(self, host: bytes, target: bytes) -> tuple[bytes, bytes]:
         """Host and target for the server, the target not yet in normal form. An OPTIONS of `*` keeps its target."""
-        values = values_of(host, target, self._url)
+        values = values_of(host, target, self._url, self._pattern)
         if target != b"*":
             target = with_query(self._path.fill(values), self._query.fill(values))
         return host if self._host is None else self._host.fill(values), target
@@ -124,12 +130,15 @@ class Split:
 class Redirect:
     """Elsewhere. `status` 0: 301, or 308 for clients whose method would be changed by it (RFC 9110 §15.4.2)."""
 
-    __slots__ = ("_host", "_path", "_port", "_protocol", "_query", "_status", "_stays", "_url", "lines")
+    __slots__ = ("_host", "_path", "_pattern", "_port", "_protocol", "_query", "_status", "_stays", "_url", "lines")
 
-    def __init__(self, redirect: model.Redirect, url: str, status: int = 0, changes: Changes | None = None) -> None:
+    def __init__(
+        self, redirect: model.Redirect, url: str, status: int = 0, changes: Changes | None = None,
+        pattern: re.Pattern[bytes] | None = None,
+    ) -> None:  # fmt: skip
         self.lines = changes.lines if changes else b""
         self._status = status
-        self._url = url
+        self._url, self._pattern = url, pattern
         self._protocol = redirect.protocol.encode("ascii")
         self._port = redirect.port
         self._stays = redirect.host == "${host}" and not redirect.port
@@ -148,7 +157,7 @@ class Redirect:
 
         Always with a host: a path alone may begin with `//`, which would lead to another one.
         """
-        values = values_of(host, target, self._url)
+        values = values_of(host, target, self._url, self._pattern)
         protocol = self._protocol or scheme
         if self._stays and protocol == scheme:
             authority = host

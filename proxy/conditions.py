@@ -1,4 +1,4 @@
-"""What a rule asks of a request besides host and path: method, fields, query and cookies.
+"""What a rule asks of a request besides its place: a pattern of its path, method, fields, query and cookies.
 
 All of it has to hold. A condition names something, and holds if the request has it with one of the values: in several
 fields of a name, one is enough. Fields are looked at as the client sent them. Names and values of a query are compared
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
 from core.model import Condition, Rule
+from core.paths import regex
+from core.rules import conditional
 from proxy.head import RequestHead
 
 
@@ -50,9 +52,10 @@ def _text(value: bytes) -> str:
 class Conditions:
     """Those of one rule."""
 
-    __slots__ = ("_cookies", "_headers", "_methods", "_queries")
+    __slots__ = ("_cookies", "_headers", "_methods", "_pattern", "_queries")
 
     def __init__(self, rule: Rule) -> None:
+        self._pattern = path_pattern(rule)
         self._methods = frozenset(method.encode("ascii") for method in rule.methods)
         self._headers = _wanted(rule.headers, lower=True)
         self._queries = _wanted(rule.queries)
@@ -61,11 +64,13 @@ class Conditions:
     @classmethod
     def of(cls, rule: Rule) -> Conditions | None:
         """None for a rule that asks nothing more."""
-        return cls(rule) if rule.methods or rule.headers or rule.queries or rule.cookies else None
+        return cls(rule) if conditional(rule) else None
 
     def hold(self, head: RequestHead, target: bytes) -> bool:
         """Whether a request fulfils them all."""
         if self._methods and head.method not in self._methods:
+            return False
+        if self._pattern is not None and self._pattern.fullmatch(target.partition(b"?")[0]) is None:
             return False
         for name, wanted in self._headers:
             if not any(wanted.has(value) for value in head.block.values(name)):
@@ -73,6 +78,11 @@ class Conditions:
         return (not self._queries or _among(self._queries, query_pairs(target))) and (
             not self._cookies or _among(self._cookies, cookie_pairs(head))
         )
+
+
+def path_pattern(rule: Rule) -> re.Pattern[bytes] | None:
+    """A rule's pattern for whole paths, with a group for each star."""
+    return re.compile(regex(rule.pattern).encode("ascii"), re.DOTALL) if rule.pattern else None
 
 
 def _wanted(conditions: Iterable[Condition], *, lower: bool = False) -> tuple[tuple[bytes, _Wanted], ...]:

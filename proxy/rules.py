@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from core.model import Rule
 from core.rules import domains_of, ordered
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite, Split
-from proxy.conditions import Conditions
+from proxy.conditions import Conditions, path_pattern
 from proxy.errors import Code, Refused
 from proxy.head import RequestHead
 from proxy.names import host_name
@@ -240,12 +240,12 @@ class Router:
 
 def _action(rule: Rule) -> Decision | Split:
     url = "" if rule.path else rule.url
-    response = Changes.of(rule.response_headers)
+    response, pattern = Changes.of(rule.response_headers), path_pattern(rule)
     if rule.redirect is not None:
-        return Redirect(rule.redirect, url, rule.redirect.status, response)
+        return Redirect(rule.redirect, url, rule.redirect.status, response, pattern)
     if rule.fixed_reply is not None:
         return Reply(rule.fixed_reply, response)
-    rewrite = Rewrite(rule.rewrite, url) if rule.rewrite else None
+    rewrite = Rewrite(rule.rewrite, url, pattern) if rule.rewrite else None
     rest = rewrite, Changes.of(rule.request_headers), response
     if rule.split:
         return Split((Forward(share.backend_service, *rest), share.weight) for share in rule.split)

@@ -756,7 +756,28 @@ CASES = [
         '"https", backend_service = "web" }',
         '"https", redirect = { path = "/${query}" } }',
         "rules.all.redirect.path: '/${query}' does not fit; give a path that starts with '/', ${path} or ${rest}, and "
-        "in which ${host} may stand too",
+        "in which ${host} and ${1} may stand too",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", pattern = "/a/**/b" }',
+        "rules.all.pattern: ** stands for all that follows, and nothing comes after that; "
+        "give a path such as /users/*/photos, or url or path instead",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", path = "/a", pattern = "/*" }',
+        "rules.all.pattern: path is the whole path already; give one of them",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", backend_service = "web", pattern = "/*/x", rewrite = { path = "/${1}", query = "${2}" } }',
+        "rules.all.rewrite.query: ${2} stands for nothing: pattern has 1 *; give a pattern with so many, or remove it",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", redirect = { path = "/x/${1}" } }',
+        "rules.all.redirect.path: ${1} stands for nothing: pattern has no *; give a pattern with so many, or remove it",
     ),
     (
         '"https", backend_service = "web" }',
@@ -932,6 +953,7 @@ def test_a_redirect_needs_nothing_to_forward_to_and_may_have_rules() -> None:
         'redirect = { status = 308, path = "/x${path}", query = "" }',
         'queries = [{ name = "old" }], redirect = { query = "new=1" }',
         "fixed_reply = {}",
+        'pattern = "/u/*/**", redirect = { path = "/${2}/${1}" }',
         'domain = "EXAMPLE.com", path = "/", methods = ["PROPFIND"], fixed_reply = { status = 405, body = "no" }',
         'split = [{ backend_service = "web", weight = 0 }, { backend_service = "api" }], rewrite = { query = "" }',
         'fixed_reply = {}, response_headers = [{ name = "a" }, { name = "a", action = "add", value = "b" }]',

@@ -583,7 +583,8 @@ def rules_of(draw: st.DrawFn, name: str, listeners: list[str], service: str, url
     )  # fmt: skip
     return Rule(
         name, draw(st.sampled_from(listeners)), domain=draw(st.sampled_from(["", "*.a.b", "A.b"])),
-        **draw(st.sampled_from([{"url": url}, {"path": url}])), priority=draw(st.sampled_from([0, 3])),
+        **draw(st.sampled_from([{"url": url}, {"path": url}, {"url": url, "pattern": f"{url}/*"}])),
+        priority=draw(st.sampled_from([0, 3])),
         methods=draw(st.sampled_from([(), ("GET", "M-SEARCH")])), headers=draw(CONDITIONS), queries=draw(CONDITIONS),
         cookies=draw(CONDITIONS), **action,
     )  # fmt: skip

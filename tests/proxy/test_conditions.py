@@ -91,6 +91,13 @@ def test_cookies(values: tuple[str, ...], field: bytes, held: bool) -> None:
     assert hold(head(field), cookies=(Condition("canary", values),)) is held
 
 
+def test_patterns_of_paths() -> None:
+    assert hold(head(target=b"/users/7/photos?x=/"), pattern="/users/*/photos")
+    assert not hold(head(target=b"/users/7/photos/1?/photos"), pattern="/users/*/photos")
+    assert hold(head(target=b"/users/7/photos/1"), pattern="/users/*/photos/**")
+    assert not hold(head(target=b"*", method=b"OPTIONS"), pattern="/**")
+
+
 def test_all_have_to_hold() -> None:
     asked = {
         "methods": ("GET",), "headers": (Condition("a"), Condition("b")), "queries": (Condition("q"), Condition("r")),

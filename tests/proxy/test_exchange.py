@@ -611,6 +611,15 @@ def test_a_rewritten_path_is_brought_into_normal_form_again() -> None:
     assert play.exchange.error is Code.PATH
 
 
+def test_what_the_stars_stand_for() -> None:
+    rule = Rule("r", "web", "api", url="/u", pattern="/u/*/p/**", rewrite=Rewrite(path="/${2}/of/${1}", query="u=${1}"))
+    play = by_rule(b"GET /u/a%2fb/p/c/d?e HTTP/1.1", rule).gives(Assign("api", True)).on("assigned", A, False)
+    assert play.sent().startswith(b"GET /c/d/of/a%2Fb?u=a%2Fb HTTP/1.1\r\n")
+    by_rule(b"GET /u/a/q/c HTTP/1.1", rule).gives(Assign("app", True))
+    moved = Rule("r", "web", pattern="/u/*", redirect=Redirect(path="/v/${1}", query=""))
+    assert b"\r\nLocation: http://a.test:80/v/x\r\n" in by_rule(b"GET /u/x?y HTTP/1.1", moved).sent()
+
+
 def test_the_answer_to_an_upgrade_is_changed_too() -> None:
     rule = Rule("r", "web", "api", response_headers=(HeaderChange("X-A", value="1"),))
     play = by_rule(b"GET / HTTP/1.1", rule, b"Host: a\r\n" + WEBSOCKET).on("assigned", A, False)
