@@ -38,7 +38,7 @@ EARLY_RING_BYTES = 1 << 19
 # From <linux/if_link.h>
 XDP_FLAGS: Mapping[XdpMode, int] = {"generic": 1 << 1, "native": 1 << 2}
 IP_VERSIONS = (4, 6)
-FUNCTIONS = ("lb", "least", "other", "toll", "untag", "flush", "account", "merge", "release")
+FUNCTIONS = ("lb", "least", "other", "toll", "untag", "flush", "account", "merge", "release", "tell", "hear")
 FUNCTIONS_IPV6 = (*FUNCTIONS, "fragmented")
 # SYN_WAYS of types.h
 SYN_WAYS = 4

@@ -1,9 +1,9 @@
-"""Entering what peers tell of sessions: frames for the program `merge`, which says of each record whether it holds or
-what is here (bpf/merge.h has the rule).
+"""Entering what peers tell of sessions: frames for the programs `merge` and `hear`, which say of each record whether it
+holds or what is here (bpf/merge.h has the rule).
 
-A frame is a head, keys and values, as they came in a datagram or a snapshot: Python touches blocks, never single
-sessions. One system call takes up to `RECORDS` of them, at about half the cost of a batch update, which could not look
-at what is there before it writes.
+A frame is a head and what has come: of a snapshot keys and values, up to `RECORDS` of them; of a datagram its body.
+Python touches blocks, never single sessions. One system call takes a frame, at about half the cost of a batch update,
+which could not look at what is there before it writes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from l4fast.bpf import syscall
+from l4fast.sync_codec import MAX_BODY
 
 # MERGE_RECORDS, enum merging of merge.h
-RECORDS: Final = {4: 42, 6: 16}
+RECORDS: Final = {4: 54, 6: 31}
 ENTER, COUNT, END = 0, 1, 2
-_HEAD: Final = struct.Struct("=IIIi")
+# struct merge: operation, count, until_s, shift_s; struct hear: operation, ends, count, shift_s
+_HEAD: Final = struct.Struct("=IIIi8x")
 
 
 class Merged(NamedTuple):
@@ -31,12 +33,23 @@ class Merged(NamedTuple):
 
 
 class Merging:
-    """Runs `merge` of one IP version. `program_fd`: of the loaded program."""
+    """Runs the programs of one IP version, whose descriptors these are."""
 
-    def __init__(self, program_fd: int, version: int, key_size: int, value_size: int) -> None:
+    def __init__(self, merge_fd: int, hear_fd: int, version: int, key_size: int, value_size: int) -> None:
         self._most = RECORDS[version]
         self._key_size, self._value_size = key_size, value_size
-        self._runner = syscall.Runner(program_fd, _HEAD.size + self._most * (key_size + value_size))
+        self._runner = syscall.Runner(merge_fd, _HEAD.size + self._most * (key_size + value_size))
+        self._hearing = syscall.Runner(hear_fd, _HEAD.size + MAX_BODY)
+
+    def hear(self, body: bytes, count: int, ends: int, shift_s: int, *, counted: bool) -> Merged:
+        """Enters what a datagram tells of `count` sessions, unless what is here holds. `shift_s`, `counted`: as below.
+
+        Raises OSError.
+        """
+        answer = self._hearing.run(_HEAD.pack(ENTER, ends, count, shift_s), body)
+        if counted:
+            self._hearing.run(_HEAD.pack(COUNT, ends, count, shift_s), body)
+        return Merged(answer & 0xFF, answer >> 8 & 0xFF, answer >> 16 & 0xFF)
 
     def enter(self, body: bytes, count: int, shift_s: int, *, counted: bool) -> Merged:
         """Enters `count` sessions, whose keys stand in a block before their values, unless what is here holds.
@@ -47,9 +60,6 @@ class Merging:
         key_size, value_size = self._key_size, self._value_size
         if len(body) != count * (key_size + value_size):
             raise ValueError(f"{count} sessions are {count * (key_size + value_size)} bytes")
-        if count <= self._most and not counted:
-            answer = self._runner.run(_HEAD.pack(ENTER, count, 0, shift_s), body)
-            return Merged(answer & 0xFF, answer >> 8 & 0xFF, answer >> 16 & 0xFF)
         answers: list[int] = []
         values_at = count * key_size
         for at, n in self._pieces(count):

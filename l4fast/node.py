@@ -46,7 +46,7 @@ from l4fast.state import StateDirectory
 from l4fast.sync_io import SyncIO, multicast_socket
 from l4fast.sync_keys import Secrets, seed_digest
 from l4fast.sync_peer import Layout, Sync
-from l4fast.tables import Tables
+from l4fast.tables import Record, Tables
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,6 @@ class NodeError(L4Error):
     """The node cannot start; one line with the remedy."""
 
 
-Record = tuple[type[ctypes.Structure], type[ctypes.Structure]]  # a session's key and value
-
-
 def layouts_of(records: Mapping[int, Record]) -> dict[int, Layout]:
     """What two nodes must have in common for records, by IP version, to mean the same: byte order, fields, offsets,
     sizes."""
@@ -76,7 +73,10 @@ def layouts_of(records: Mapping[int, Record]) -> dict[int, Layout]:
                 field = getattr(structure, name)
                 words.append(f"{name} {field.offset} {field.size}")
     checksum = zlib.crc32("\n".join(words).encode())
-    return {ip: Layout(ctypes.sizeof(key), ctypes.sizeof(value), checksum) for ip, (key, value) in records.items()}
+    return {
+        ip: Layout(ctypes.sizeof(key), ctypes.sizeof(value), ctypes.sizeof(end), ctypes.sizeof(told), checksum)
+        for ip, (key, value, end, told) in records.items()
+    }
 
 
 def check_interfaces(settings: Settings, state: StateDirectory) -> list[links.Link]:
@@ -150,9 +150,7 @@ class Node:
             boot = state.next_boot(time.time_ns())
             sync = Sync(
                 name=settings.name, keys=shared.keys, boot=boot, salt=secrets.randbits(64),
-                layouts=layouts_of({ip: (each.session_map.key, each.session_map.value)
-                                    for ip, each in tables.versions.items()}),
-                now=loop.time(), refresh_s=REFRESH_S, seed=seed_digest(shared.seed),
+                layouts=layouts_of(tables.layouts), now=loop.time(), refresh_s=REFRESH_S, seed=seed_digest(shared.seed),
             )  # fmt: skip
             _seed(tables, shared)
             tables.set_epoch(int(time.time()))

@@ -1,9 +1,9 @@
 """Session-sync datagrams: sealed bytes ⇄ header and body. Pure; `sync.md` draws every byte.
 
 A datagram is a header in the clear, a body sealed with AES-256-GCM, and the tag. The header is the additional data, so
-no byte of a datagram can be changed. The body of a SESSIONS datagram is the keys of all records and then their values:
-the receiver hands both blocks to the kernel as they are, and neither side ever touches a single session. All are of one
-IP version, which the header names.
+no byte of a datagram can be changed. The body of a SESSIONS datagram is what the sender's XDP program has staged: a
+second, ends, and records that have places of ends. The receiver hands it to its program as it is, and neither side ever
+touches a single session here. All are of one IP version, which the header names.
 
 Each boot of each node has a key of its own (`sync_keys`), under which the nonce is the sequence number. That only ever
 counts up: `Sealer` is its only source.
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from l4fast.sync_keys import ClusterKey
 
 MAGIC: Final = b"PF"
-VERSION: Final = 3
+VERSION: Final = 4
 # 1,500 bytes of Ethernet payload less the IPv6 and UDP headers: no datagram is ever fragmented, over either version.
 MAX_DATAGRAM: Final = 1452
 TAG_SIZE: Final = 16
@@ -32,6 +32,7 @@ _NONCE: Final = struct.Struct("!IQ")  # its first word is zero
 HEADER_SIZE: Final = _HEADER.size
 MAX_BODY: Final = MAX_DATAGRAM - HEADER_SIZE - TAG_SIZE
 MAX_COUNT: Final = 255  # what its field holds
+SECOND_SIZE: Final = 4  # of the second that begins the body of a SESSIONS datagram
 _HELLO: Final = struct.Struct("!IIIIH")
 MAX_NAME: Final = 80
 _RESEND: Final = struct.Struct("!QQ")
@@ -72,7 +73,8 @@ class Header(NamedTuple):
     """The clear part. `boot` orders the lives of one node; `sent_us` is the sender's wall clock in microseconds. A
     tuple, for there is one to each datagram, and a dataclass takes eight times as long to make.
 
-    `ip` is the IP version of the records, 4 or 6; `layout` that of the records of both versions.
+    `ip` is the IP version of the records, 4 or 6; `size` the bytes of one, or of one key; `ends` how many ends there
+    are; `layout` that of the records of both versions.
     """
 
     type: int
@@ -84,14 +86,14 @@ class Header(NamedTuple):
     sent_us: int
     ip: int = 0
     count: int = 0  # type: ignore[assignment]  # a tuple's own `count` is nobody's here
-    key_size: int = 0
-    value_size: int = 0
+    size: int = 0
+    ends: int = 0
     layout: int = 0
 
     def pack(self) -> bytes:
         return _HEADER.pack(
             MAGIC, VERSION, self.type, self.cluster, self.node, self.boot, self.salt, self.sequence, self.sent_us,
-            self.ip, self.count, self.key_size, self.value_size, self.layout,
+            self.ip, self.count, self.size, self.ends, self.layout,
         )  # fmt: skip
 
 
@@ -123,8 +125,8 @@ class Resend:
 def parse_header(datagram: bytes) -> Header:
     """Reads the header and checks that the sealed body is as long as it says. Raises DatagramError.
 
-    The length rule: a body with records is count × (key_size + value_size) bytes, of which an ENDED one has no values;
-    other types have no records.
+    The length rule: the body of ENDED is count × size bytes; that of SESSIONS the second, ends of one size, which the
+    layout says, and count × size bytes. Other types have no records.
     """
     if not HEADER_SIZE + TAG_SIZE <= len(datagram) <= MAX_DATAGRAM:
         raise DatagramError(Fault.MALFORMED, f"{len(datagram)} bytes")
@@ -136,18 +138,19 @@ def parse_header(datagram: bytes) -> Header:
     header = Header._make(fields)
     body_size = len(datagram) - HEADER_SIZE - TAG_SIZE
     if header.type in WITH_RECORDS:
-        if header.count == 0 or body_size != header.count * (header.key_size + header.value_size):
+        rest = body_size - header.count * header.size - SECOND_SIZE * (header.type == Type.SESSIONS)
+        if header.count == 0 or header.size == 0 or rest < 0 or (rest % header.ends if header.ends else rest):
             raise DatagramError(Fault.MALFORMED, f"{header.count} records do not make {body_size} bytes")
-        if header.type == Type.ENDED and header.value_size:
-            raise DatagramError(Fault.MALFORMED, "ends with values")
-    elif header.ip or header.count or header.key_size or header.value_size:
+        if header.type == Type.ENDED and header.ends:
+            raise DatagramError(Fault.MALFORMED, "keys with ends")
+    elif header.ip or header.count or header.size or header.ends:
         raise DatagramError(Fault.MALFORMED, f"type {header.type} has no records")
     return header
 
 
-def records_per_datagram(key_size: int, value_size: int) -> int:
-    """How many records of these sizes one datagram holds; of keys alone with a value size of 0."""
-    return min(MAX_COUNT, MAX_BODY // (key_size + value_size))
+def keys_per_datagram(key_size: int) -> int:
+    """How many keys of this size an ENDED datagram holds."""
+    return min(MAX_COUNT, MAX_BODY // key_size)
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -210,47 +213,25 @@ class Sealer:
         self._cipher = key.cipher(self.node, self.boot, self._salt)
 
     def seal(
-        self, type_: Type, body: bytes, sent_us: int, *, ip: int = 0, count: int = 0, key_size: int = 0,
-        value_size: int = 0, layout: int = 0,
+        self, type_: Type, body: bytes, sent_us: int, *, ip: int = 0, count: int = 0, size: int = 0, ends: int = 0,
+        layout: int = 0,
     ) -> bytes:  # fmt: skip
         """The next datagram."""
         self.sequence += 1
         clear = _HEADER.pack(
             MAGIC, VERSION, type_, self._key_id, self.node, self.boot, self._salt, self.sequence, sent_us, ip, count,
-            key_size, value_size, layout,
+            size, ends, layout,
         )  # fmt: skip
         return clear + self._cipher.encrypt(_NONCE.pack(0, self.sequence), body, clear)
 
-    def sessions(self, ip: int, keys: bytes, values: bytes, count: int, layout: int, sent_us: int) -> list[bytes]:
-        """The records, of this IP version, as datagrams: one, unless a page is larger than a datagram."""
-        return self._records(Type.SESSIONS, ip, keys, values, count, layout, sent_us)
-
     def ended(self, ip: int, keys: bytes, count: int, layout: int, sent_us: int) -> list[bytes]:
         """The keys of sessions that have ended, as datagrams."""
-        return self._records(Type.ENDED, ip, keys, b"", count, layout, sent_us)
-
-    def _records(
-        self, type_: Type, ip: int, keys: bytes, values: bytes, count: int, layout: int, sent_us: int
-    ) -> list[bytes]:
-        key_size, value_size = len(keys) // count, len(values) // count
-        if len(keys) + len(values) <= MAX_BODY and count <= MAX_COUNT:
-            return [
-                self.seal(
-                    type_, keys + values, sent_us, ip=ip, count=count, key_size=key_size, value_size=value_size,
-                    layout=layout,
-                )
-            ]  # fmt: skip
-        step = records_per_datagram(key_size, value_size)
+        size = len(keys) // count
+        step = keys_per_datagram(size)
         return [
             self.seal(
-                type_,
-                keys[at * key_size : (at + step) * key_size] + values[at * value_size : (at + step) * value_size],
-                sent_us,
-                ip=ip,
-                count=min(step, count - at),
-                key_size=key_size,
-                value_size=value_size,
-                layout=layout,
+                Type.ENDED, keys[at * size : (at + step) * size], sent_us, ip=ip, count=min(step, count - at),
+                size=size, layout=layout,
             )
             for at in range(0, count, step)
-        ]
+        ]  # fmt: skip

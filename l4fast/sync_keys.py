@@ -46,14 +46,14 @@ class ClusterKey:
         if len(secret) != KEY_BYTES:
             raise KeyFileError(f"a cluster key has {KEY_BYTES} bytes, this one has {len(secret)}")
         self._secret = secret
-        self.id = int.from_bytes(self._derive(b"paifang sync 3 cluster id", 4), "big")
+        self.id = int.from_bytes(self._derive(b"paifang sync 4 cluster id", 4), "big")
 
     def _derive(self, info: bytes, size: int) -> bytes:
         return HKDF(algorithm=SHA256(), length=size, salt=None, info=info).derive(self._secret)
 
     def cipher(self, node: int, boot: int, salt: int) -> AESGCM:
         """The cipher of one boot of one node. About 10 µs: keep it."""
-        return AESGCM(self._derive(b"paifang sync 3 boot" + struct.pack("!QQQ", node, boot, salt), KEY_BYTES))
+        return AESGCM(self._derive(b"paifang sync 4 boot" + struct.pack("!QQQ", node, boot, salt), KEY_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

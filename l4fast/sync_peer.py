@@ -21,7 +21,9 @@ from typing import Final, NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from l4fast.sync_codec import (
+    MAX_BODY,
     MAX_RANGES,
+    SECOND_SIZE,
     DatagramError,
     Fault,
     Header,
@@ -29,13 +31,13 @@ from l4fast.sync_codec import (
     Resend,
     Sealer,
     Type,
+    keys_per_datagram,
     open_body,
     pack_hello,
     pack_resend,
     parse_header,
     parse_hello,
     parse_resend,
-    records_per_datagram,
 )
 from l4fast.sync_ends import Ended, Ends
 from l4fast.sync_keys import ClusterKey, key_by_id, node_id
@@ -67,23 +69,30 @@ COUNTERS: Final = (
 
 
 class Records(NamedTuple):
-    """Session records of one IP version to merge: `count` keys and then as many values."""
+    """Session records of one IP version to merge: a second, `ends` ends and `count` records."""
 
     ip: int
     body: bytes
     count: int  # type: ignore[assignment]  # a tuple's own `count` is nobody's here
+    ends: int
     delay_us: int
     shift_s: int = 0  # of this node's clock, ahead of the sender's
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What both ends must agree on to exchange records of one IP version: the sizes, and a checksum over names and
-    offsets of both versions' fields."""
+    """What both sides must agree on to exchange records of one IP version: the sizes of a session's key and value, and
+    of an end and a record in a datagram; a checksum over names and offsets of both versions' fields."""
 
     key_size: int
     value_size: int
+    end_size: int
+    told_size: int
     checksum: int
+
+    def body_size(self, count: int, ends: int) -> int:
+        """Of so many records and ends."""
+        return SECOND_SIZE + ends * self.end_size + count * self.told_size
 
 
 class Sync:
@@ -121,14 +130,19 @@ class Sync:
 
     # Sending
 
-    def send_sessions(self, ip: int, keys: bytes, values: bytes, count: int, wall_us: int) -> None:
-        """Queues a page of records. The blocks hold exactly `count` keys and values of this IP version's layout."""
+    def send_sessions(self, ip: int, body: bytes, count: int, ends: int, wall_us: int) -> None:
+        """Queues a page of records: the second of their last packets, so many ends, so many records of this IP
+        version's layout. It fits one datagram."""
         layout = self.layouts[ip]
-        assert len(keys) == count * layout.key_size, "the caller's page"
-        assert len(values) == count * layout.value_size, "the caller's page"
+        assert len(body) == layout.body_size(count, ends) <= MAX_BODY, "the caller's page"
         if not count:
             return
-        self._queue(self._sealer.sessions(ip, keys, values, count, layout.checksum, wall_us))
+        self._queue([
+            self._sealer.seal(
+                Type.SESSIONS, body, wall_us, ip=ip, count=count, size=layout.told_size, ends=ends,
+                layout=layout.checksum,
+            )
+        ])  # fmt: skip
         self.counters["sent_records"] += count
 
     def send_ended(self, ip: int, keys: bytes, now: float, wall_us: int) -> None:
@@ -140,7 +154,7 @@ class Sync:
             return
         self._queue(self._sealer.ended(ip, keys, count, layout.checksum, wall_us))
         wall_s = wall_us // 1_000_000
-        step = records_per_datagram(layout.key_size, 0) * layout.key_size  # the blocks that the peers remember, too
+        step = keys_per_datagram(layout.key_size) * layout.key_size  # the blocks that the peers remember, too
         for at in range(0, len(keys), step):
             some = keys[at : at + step]
             self.ends.add(Ended(ip, some, len(some) // layout.key_size, wall_s), now, wall_s)
@@ -154,8 +168,8 @@ class Sync:
         self.counters["sent_datagrams"] += len(datagrams)
 
     @property
-    def has_data_to_send(self) -> bool:
-        return bool(self._out)
+    def datagrams_to_send(self) -> int:
+        return len(self._out)
 
     def data_to_send(self) -> list[bytes]:
         """The datagrams to multicast now, in order; each is given once."""
@@ -326,7 +340,8 @@ class Sync:
         if (
             layout is None
             or header.layout != layout.checksum
-            or (header.key_size, header.value_size) != (layout.key_size, layout.value_size)
+            or header.size != layout.told_size
+            or len(body) != layout.body_size(header.count, header.ends)
         ):
             self.counters["layout"] += 1
             return None
@@ -334,11 +349,11 @@ class Sync:
         peer.delay_us = max(0, wall_us - header.sent_us)
         self.counters["received_datagrams"] += 1
         self.counters["received_records"] += header.count
-        return Records(header.ip, body, header.count, peer.delay_us, peer.shift_s)
+        return Records(header.ip, body, header.count, header.ends, peer.delay_us, peer.shift_s)
 
     def _take_ended(self, peer: Peer, header: Header, body: bytes, now: float, wall_us: int) -> Ended | None:
         layout = self.layouts.get(header.ip)
-        if layout is None or (header.key_size, header.layout) != (layout.key_size, layout.checksum):
+        if layout is None or (header.size, header.layout) != (layout.key_size, layout.checksum):
             self.counters["layout"] += 1
             return None
         self.counters["received_ends"] += header.count

@@ -13,6 +13,7 @@ import ctypes as ct
 import itertools
 import logging
 import os
+import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
@@ -44,10 +45,12 @@ UNPROVEN_SHARE = 0.5
 FOREVER_S = 0xFFFFFFFF
 EVERY = Wanted()
 LISTENER_COUNTERS = (*COUNTERS, "denied", *OVER, "sessions")
+Record = tuple[type[ct.Structure], type[ct.Structure], type[ct.Structure], type[ct.Structure]]
 ServerCounters = dict[str, dict[str, dict[str, int]]]  # listener name → "address:port" → COUNTERS
 
 # Echo requests that one CPU answers in a second: plenty for people and monitoring, and a flood gets no more.
 ECHO_PER_CPU_S = 1000
+_PAGE = struct.Struct("=II")  # how struct page begins: records, ends
 
 
 class Tables:
@@ -61,7 +64,13 @@ class Tables:
         self.sweep = Sweep()
         self.versions = {version: VersionTables(plane, version, sync_period_s) for version in IP_VERSIONS}
         self._merging = {
-            version: Merging(plane.programs[version].fd("merge"), version, of.key_size, of.value_size)
+            version: Merging(
+                plane.programs[version].fd("merge"),
+                plane.programs[version].fd("hear"),
+                version,
+                of.key_size,
+                of.value_size,
+            )
             for version, of in self.versions.items()
         }
         self._cpu_stats = {version: plane.map("cpu_stats", version) for version in IP_VERSIONS}
@@ -233,6 +242,20 @@ class Tables:
         """
         return self._merging[version].enter(body, count, shift_s, counted=self.versions[version].members.any_counted)
 
+    def hear_sessions(self, version: int, body: bytes, count: int, ends: int, shift_s: int = 0) -> Merged:
+        """The same with what a datagram tells: `ends` ends and `count` records."""
+        counted = self.versions[version].members.any_counted
+        return self._merging[version].hear(body, count, ends, shift_s, counted=counted)
+
+    @property
+    def layouts(self) -> Mapping[int, Record]:
+        """Of what peers are told: a session's key and value; an end and a record of a datagram."""
+        result: dict[int, Record] = {}
+        for version, of in self.versions.items():
+            page = {name: kind for name, kind, *_ in self._cpu_pages[version].value._fields_}
+            result[version] = (of.session_map.key, of.session_map.value, page["end"]._type_, page["told"]._type_)
+        return result
+
     def end_keys(self, version: int, keys: bytes, until_s: int) -> int:
         """The sessions of these keys end, if their last packet came no later; returns how many they were."""
         return self._merging[version].end(keys, until_s)
@@ -259,25 +282,22 @@ class Tables:
                     row[name] = row.get(name, 0) + count
         return result
 
-    def on_sync_page(self, callback: Callable[[int, bytes, bytes, int], None]) -> None:
-        """Has `callback` called, by `drain_ring`, with (version, keys, values, count) of each page. Call it once."""
-        for version, tables in self.versions.items():
-            self._open_ring(version, tables, callback)
+    def on_sync_page(self, callback: Callable[[int, bytes, int, int], None]) -> None:
+        """Has `callback` called, by `drain_ring`, with (version, body, records, ends) of each page: a datagram's body.
+        Call it once."""
+        for version in self.versions:
+            self._open_ring(version, callback)
 
-    def _open_ring(
-        self, version: int, tables: VersionTables, callback: Callable[[int, bytes, bytes, int], None]
-    ) -> None:
+    def _open_ring(self, version: int, callback: Callable[[int, bytes, int, int], None]) -> None:
         page = self._cpu_pages[version].value
-        keys_at, values_at = page.keys.offset, page.values.offset
+        body_at, ends_at, told_at = page.last_s.offset, page.end.offset, page.told.offset
+        end_size, told_size = (ct.sizeof(each) for each in self.layouts[version][2:])
 
-        def record(address: int, _size: int) -> None:
-            count = ct.c_uint32.from_address(address).value
-            callback(
-                version,
-                ct.string_at(address + keys_at, count * tables.key_size),
-                ct.string_at(address + values_at, count * tables.value_size),
-                count,
-            )
+        def record(address: int, size: int) -> None:
+            whole = ct.string_at(address, size)
+            count, ends = _PAGE.unpack_from(whole)
+            body = whole[body_at : ends_at + ends * end_size] + whole[told_at : told_at + count * told_size]
+            callback(version, body, count, ends)
 
         self.plane.programs[version].open_ring("sync_ring", record)
 

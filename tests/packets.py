@@ -28,6 +28,7 @@ from l4fast.rings import MAGLEV_SMALL
 from l4fast.sessions import Wanted
 from l4fast.sweep import Sweep
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, ECHO_PER_CPU_S, FOREVER_S, Tables
+from tests.l4fast import told
 
 NODE_MAC = bytes.fromhex("02000000000a")
 ROUTER_MAC = bytes.fromhex("020000000001")
@@ -472,8 +473,18 @@ class Harness:
         return reason, after
 
     def merge(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
-        """What a peer tells."""
+        """What a peer's snapshot has."""
         return self.tables.merge_sessions(version, keys + values, count)
+
+    def hear(self, version: int, keys: bytes, values: bytes, count: int) -> Merged:
+        """What a peer tells of the same in datagrams."""
+        key, value = self.tables.layouts[version][:2]
+        of_both = zip((key * count).from_buffer_copy(keys), (value * count).from_buffer_copy(values), strict=True)
+        heard = [
+            self.tables.hear_sessions(version, *page)
+            for page in told.pages(version, [told.of_entry(*each) for each in of_both])
+        ]
+        return Merged(*map(sum, zip(Merged(), *heard, strict=True)))
 
     def half_open(self, version: int = 4) -> int:
         """How many flows are remembered by their SYN."""

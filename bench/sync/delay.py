@@ -36,15 +36,15 @@ async def _delays(a: End, b: End, sessions: int) -> Sequence[float]:
     senders = [(end, end.io(other.sock)) for end, other in ((a, b), (b, a))]
     written = asyncio.Event()
     at = [0.0]
-    merging = b.tables.merge_sessions
+    hearing = b.tables.hear_sessions
 
-    def merge(version: int, body: bytes, count: int, shift_s: int = 0) -> Merged:
-        outcome = merging(version, body, count, shift_s)
+    def hear(version: int, body: bytes, count: int, ends: int, shift_s: int = 0) -> Merged:
+        outcome = hearing(version, body, count, ends, shift_s)
         at[0] = time.perf_counter()
         written.set()
         return outcome
 
-    b.tables.merge_sessions = merge  # type: ignore[method-assign]
+    b.tables.hear_sessions = hear  # type: ignore[method-assign]
     for _, io in senders:
         io.start()
     delays: list[float] = []
@@ -60,7 +60,7 @@ async def _delays(a: End, b: End, sessions: int) -> Sequence[float]:
                 await written.wait()
             delays.append((at[0] - begun) * 1000)
     finally:
-        b.tables.merge_sessions = merging  # type: ignore[method-assign]
+        b.tables.hear_sessions = hearing  # type: ignore[method-assign]
         for _, io in senders:
             io.stop()
     return delays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import secrets
 import socket
 import struct
@@ -12,6 +13,7 @@ from bench.l4.frames import ADDRESSES, UDP, to_vip
 from bench.l4.rig import NAT_PORT, NOW_S, Root, configure
 from l4fast.loader import DataPlane
 from l4fast.node import REFRESH_S, layouts_of
+from l4fast.sync_codec import MAX_BODY
 from l4fast.sync_io import SyncIO
 from l4fast.sync_keys import ClusterKey
 from l4fast.sync_peer import Sync
@@ -19,7 +21,7 @@ from l4fast.sync_peer import Sync
 KEY = ClusterKey(bytes(range(32)))
 SOCKET_BYTES = 4 << 20
 _SO_RCVBUFFORCE = 33
-FULL_PAGE = {4: 21, 6: 12}  # PAGE_RECORDS of types.h
+SERVERS = 10
 
 
 def udp_socket() -> socket.socket:
@@ -39,8 +41,7 @@ class End:
         self.sync = Sync(
             name=name, keys=(KEY,), boot=time.time_ns(), salt=secrets.randbits(64),
             now=asyncio.get_running_loop().time(),
-            layouts=layouts_of({ip: (each.session_map.key, each.session_map.value)
-                                for ip, each in self.tables.versions.items()}),
+            layouts=layouts_of(self.tables.layouts),
             refresh_s=REFRESH_S,
         )  # fmt: skip
         self.sock = udp_socket()
@@ -77,19 +78,51 @@ class Clients:
         self._root.close()
 
 
+Page = tuple[bytes, int, int]  # a datagram's body, how many records and ends it has
+
+
 def sessions(plane: DataPlane, version: int, count: int, last_s: int = NOW_S, first: int = 0) -> tuple[bytes, bytes]:
-    """Keys and values of so many sessions with ten servers, as a peer has them."""
+    """Keys and values of so many sessions, as a peer has them."""
     table = plane.map("sessions", version)
     key, value = (
         table.key(vip_port=socket.htons(NAT_PORT), protocol=UDP),
         table.value(bytes=5000, packets=100, learnt=1),
     )
     value.last_s, value.state, value.real_port = last_s, 4, socket.htons(8080)
-    number_at = table.key.client.offset + table.key.client.size - 4
     keys = bytearray(bytes(key) * count)
-    size = len(keys) // count
-    # Numbers far apart, as clients' addresses are.
+    _number(keys, count, table.key.client.offset + table.key.client.size, first)
+    return bytes(keys), bytes(value) * count
+
+
+def pages(end: End, version: int, count: int, last_s: int = NOW_S, first: int = 0) -> list[Page]:
+    """The same sessions with ten servers, as a peer tells of them in full datagrams."""
+    _, _, end_type, told_type = end.tables.layouts[version]
+    ends = bytes(end_type(port=socket.htons(NAT_PORT), protocol=UDP))
+    for server in range(1, SERVERS + 1):
+        ends += bytes(end_type(port=socket.htons(8080 + server)))
+    told = told_type(packets=socket.htonl(100), bytes_low=socket.htonl(5000), state=4)
+    size = ctypes.sizeof(told)
+    records = bytearray(bytes(told) * count)
+    _number(records, count, told_type.client.offset + told_type.client.size, first)
+    for field in (told_type.real, told_type.source):
+        records[field.offset :: size] = bytes(1 + n % SERVERS for n in range(count))
+    per = full_page(end, version)
+    head = struct.pack("!I", last_s) + ends
+    return [
+        (head + records[at * size : (at + per) * size], min(per, count - at), SERVERS + 1)
+        for at in range(0, count, per)
+    ]  # fmt: skip
+
+
+def full_page(end: End, version: int) -> int:
+    """Records of that kind in one datagram."""
+    layout = end.sync.layouts[version]
+    return (MAX_BODY - layout.body_size(0, SERVERS + 1)) // layout.told_size
+
+
+def _number(block: bytearray, count: int, end_at: int, first: int) -> None:
+    """Clients' addresses end there in each record: with numbers far apart, as theirs are."""
+    size = len(block) // count
     numbers = struct.pack(f"={count}I", *((n * 2654435761) & 0xFFFFFFFF for n in range(first, first + count)))
     for byte in range(4):
-        keys[number_at + byte :: size] = numbers[byte::4]
-    return bytes(keys), bytes(value) * count
+        block[end_at - 4 + byte :: size] = numbers[byte::4]

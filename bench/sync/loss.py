@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import Row
 from bench.l4.rig import NOW_S
-from bench.sync.ends import FULL_PAGE, End, sessions
+from bench.sync.ends import End, full_page, pages, sessions
 from l4fast.sync_io import SyncIO
 
 PER_S = 100_000
@@ -47,8 +47,9 @@ async def rows(a: End, b: End, share: float, count: int, *, quick: bool) -> list
     try:
         await asyncio.sleep(GATHER_S)
         before = dict(a.sync.counters)
-        keys, values = sessions(b.plane, 4, count, NOW_S + 1000, FIRST + int(share * 1000) * count)
-        await _send(a, keys, values, count)
+        first = FIRST + int(share * 1000) * count
+        keys, _ = sessions(b.plane, 4, count, NOW_S + 1000, first)
+        await _send(a, count, first)
         await asyncio.sleep(WAIT_S)
         table = b.plane.map("sessions")
         key_size = len(keys) // count
@@ -67,14 +68,9 @@ async def rows(a: End, b: End, share: float, count: int, *, quick: bool) -> list
     ]
 
 
-async def _send(a: End, keys: bytes, values: bytes, count: int) -> None:
-    key_size, value_size, per = len(keys) // count, len(values) // count, FULL_PAGE[4]
+async def _send(a: End, count: int, first: int) -> None:
     begun = time.perf_counter()
-    for first in range(0, count, per):
-        n = min(per, count - first)
-        a.sync.send_sessions(
-            4, keys[first * key_size : (first + n) * key_size], values[first * value_size : (first + n) * value_size],
-            n, time.time_ns() // 1000,
-        )  # fmt: skip
-        if first // per % PIECE == 0:  # which the agent's own timer sends
-            await asyncio.sleep(max(0.0, first / PER_S - (time.perf_counter() - begun)))
+    for number, page in enumerate(pages(a, 4, count, NOW_S + 1000, first)):
+        a.sync.send_sessions(4, *page, time.time_ns() // 1000)
+        if number % PIECE == 0:  # which the agent's own timer sends
+            await asyncio.sleep(max(0.0, number * full_page(a, 4) / PER_S - (time.perf_counter() - begun)))

@@ -21,19 +21,24 @@ static __always_inline struct session *scratch(void)
     return answer_scratch.lookup(&zero);
 }
 
-/* The other direction of a session: its real is the client, its source the VIP. */
+/* Turns a session into its other direction: its real is the client, its source the VIP. */
+static __always_inline void make_answer(struct session *s, const struct session_key *key)
+{
+    s->bytes = 0;
+    s->packets = 0;
+    s->source = key->vip;
+    s->source_port = key->vip_port;
+    s->real = key->client;
+    s->real_port = key->client_port;
+    s->state = STATE_ANSWER;
+}
+
 static __always_inline void answer_entry(struct session *answer, const struct session_key *key, const struct session *s)
 {
     struct session_key answers;
 
     *answer = *s;
-    answer->bytes = 0;
-    answer->packets = 0;
-    answer->source = key->vip;
-    answer->source_port = key->vip_port;
-    answer->real = key->client;
-    answer->real_port = key->client_port;
-    answer->state = STATE_ANSWER;
+    make_answer(answer, key);
     answer->counted = 0;
     answer->hop = HOP_CLIENTS;
     answer->sync_due_s = SYNC_NOT_YET; /* it is told with its session */

@@ -188,7 +188,7 @@ static __always_inline void answered(const struct packet *p, const struct sessio
         return;
     s->last_s = settings->now_s;
     if (p->key.protocol == IPPROTO_TCP && advance(s, p->tcp_flags) == 1)
-        tell(&key, s, stats, settings->now_s);
+        to_tell(&key, s, stats, settings->now_s);
 }
 
 /* A session that an RST had closed is in use again, and counts. */
@@ -242,7 +242,7 @@ static __always_inline enum reason known_session(struct packet *p, const struct 
     s->bytes += p->length;
     s->last_s = settings->now_s;
     if (changed | (s->packets == SYNC_PACKETS) | (settings->now_s >= s->sync_due_s))
-        tell(&p->key, s, stats, settings->now_s);
+        to_tell(&p->key, s, stats, settings->now_s);
     return to_real(p, s, settings, TX_SESSION);
 }
 
@@ -396,7 +396,7 @@ static __always_inline enum reason reply(struct packet *p, const struct settings
         if (s) {
             s->last_s = settings->now_s;
             if (p->key.protocol == IPPROTO_TCP && advance(s, p->tcp_flags) == 1)
-                tell(&key, s, stats, settings->now_s);
+                to_tell(&key, s, stats, settings->now_s);
         }
     }
     return to_client(p, as);
@@ -504,6 +504,19 @@ static __always_inline enum reason without_other(struct packet *p, enum reason r
     return reason == LB_FRAGMENT || reason == LB_FRAGMENTED ? irregular(p, DROP_FRAGMENT) : DROP_INTERNAL;
 }
 
+/* The end of a packet whose session the peers are told of. */
+static __always_inline int told_of(struct xdp_md *ctx, int action)
+{
+    int zero = 0;
+    struct telling *telling = tellings.lookup(&zero);
+
+    if (telling) {
+        telling->action = action;
+        stages.call(ctx, STAGE_TELL);
+    }
+    return action;
+}
+
 static __always_inline int balance(struct xdp_md *ctx, enum shape shape)
 {
     int zero = 0;
@@ -512,6 +525,7 @@ static __always_inline int balance(struct xdp_md *ctx, enum shape shape)
     struct packet p = {};
     enum reason reason;
     __u32 vip;
+    int action;
 
     if (!settings || !stats)
         return XDP_PASS;
@@ -542,7 +556,10 @@ static __always_inline int balance(struct xdp_md *ctx, enum shape shape)
     }
     if (p.first && ((reason < PASS_FIRST && reason != TX_TOO_BIG) || reason == PASS_SERVED_HERE))
         remember(&p, settings, reason);
-    return p.way | stats->tag ? leave_by(&p, settings, stats, reason) : leave(stats, reason);
+    if (!(p.way | *(__u64 *)&stats->tag)) /* and no stats->tell either */
+        return leave(stats, reason);
+    action = leave_by(&p, settings, stats, reason);
+    return stats->tell ? told_of(ctx, action) : action;
 }
 
 int lb(struct xdp_md *ctx)
@@ -652,6 +669,23 @@ int least(struct xdp_md *ctx)
     return XDP_DROP;
 }
 
+/* Tells the peers of the session that `lb` has named, and lets the packet go where it has sent it. */
+int tell(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct stats *stats = cpu_stats.lookup(&zero);
+    struct telling *telling = tellings.lookup(&zero);
+    struct session *s;
+
+    if (!stats || !telling)
+        return XDP_DROP;
+    stats->tell = 0;
+    s = sessions.lookup(&telling->key);
+    if (s)
+        stage(&telling->key, s, stats);
+    return telling->action;
+}
+
 /* Run by the daemon over sessions that it has read: those that are to count as connections (ACCOUNT_ADOPT), and those that
  * go if nothing has happened to them since (ACCOUNT_END). */
 int account(struct xdp_md *ctx)
@@ -686,18 +720,19 @@ int merge(struct xdp_md *ctx)
 {
     void *end = (void *)(long)ctx->data_end;
     struct merge *request = (void *)(long)ctx->data;
-    __u32 i, count, done = 0;
+    __u32 i, at, count, done;
 
     if ((void *)(request + 1) > end)
         return 0;
-    count = request->count;
-    if (count > MERGE_RECORDS)
-        return 0;
-    for (i = 0; i < MERGE_RECORDS; i++) {
-        struct session_key *key = (void *)(request + 1) + i * sizeof(*key);
-        struct session *told = (void *)(request + 1) + count * sizeof(*key) + i * sizeof(*told);
+    at = request->at & 63; /* masks: the verifier (6.18) wants to see what bounds each of them */
+    count = request->count & 63;
+    done = request->done;
+    for (i = 0; i < RECORDS_A_CALL; i++) {
+        struct session_key *key = (void *)(request + 1) + (at + i) * sizeof(*key);
+        struct session *told = (void *)(request + 1) + count * sizeof(*key) + (at + i) * sizeof(*told);
 
-        if (i >= count || (void *)(key + 1) > end)
+        asm volatile("" : "+r"(key)); /* one pointer, checked and used, not computed anew for either */
+        if (at + i >= count || (void *)(key + 1) > end)
             break;
         if (request->operation != MERGE_ENTER) {
             struct session *s = sessions.lookup(key);
@@ -708,13 +743,56 @@ int merge(struct xdp_md *ctx)
                 done += ONE(MERGED_ENDED);
             continue;
         }
-        asm volatile("" : "+r"(told)); /* one pointer, checked and used, not computed anew for either */
+        asm volatile("" : "+r"(told));
         if ((void *)(told + 1) > end)
             break;
         told->last_s += request->shift_s;
         if (worth_telling(told))
             done += enter_told(key, told);
     }
+    request->done = done;
+    request->at = at + RECORDS_A_CALL;
+    if (at + RECORDS_A_CALL < count)
+        stages.call(ctx, STAGE_MERGE);
+    return done;
+}
+
+/* Run by the daemon over what a peer's datagram tells: merge.h. */
+int hear(struct xdp_md *ctx)
+{
+    void *end = (void *)(long)ctx->data_end;
+    struct hear *request = (void *)(long)ctx->data;
+    __u32 i, at, count, ends, done;
+    int zero = 0;
+    struct heard *heard = hearing.lookup(&zero);
+
+    if ((void *)(request + 1) > end || !heard)
+        return 0;
+    at = request->at & 0xff;
+    ends = request->ends & (2 * PAGE_ENDS - 1);
+    count = request->count;
+    done = request->done;
+    for (i = 0; i < RECORDS_A_CALL; i++) {
+        struct told *told = (void *)(request + 1) + ends * sizeof(struct end) + (at + i) * sizeof(*told);
+
+        asm volatile("" : "+r"(told));
+        if (at + i >= count || (void *)(told + 1) > end)
+            break;
+        if (!understand(request, end, told, heard))
+            continue;
+        if (request->operation == MERGE_COUNT) {
+            struct session *s = sessions.lookup(&heard->key);
+
+            if (s)
+                revive(&heard->key, s);
+        } else if (worth_telling(&heard->session)) {
+            done += enter_told(&heard->key, &heard->session);
+        }
+    }
+    request->done = done;
+    request->at = at + RECORDS_A_CALL;
+    if (at + RECORDS_A_CALL < count)
+        stages.call(ctx, STAGE_HEAR);
     return done;
 }
 

@@ -81,6 +81,13 @@ BPF_TABLE("array", int, struct spending, spendings, SIZED);
 /* Room for an answer's entry, of which the stack (512 bytes) has none left. */
 BPF_TABLE("percpu_array", int, struct session, answer_scratch, 1);
 
+/* The session that this packet makes known to the peers. Written by the programs alone. */
+BPF_TABLE("percpu_array", int, struct telling, tellings, 1);
+
+/* A record of a peer. Written by the program `hear` alone, and in memory since the verifier (6.18) forgets what it knows of that:
+ * with the same on the stack it has to follow every kind of record to the end. */
+BPF_TABLE("percpu_array", int, struct heard, hearing, 1);
+
 /* Session records on their way to the peers. A full page goes to the ring at once, a partial one when the daemon runs
  * `flush`. Ring full: EVENT_SYNC_LOST, and the sessions are told again after their refresh time. */
 BPF_TABLE("percpu_array", int, struct page, cpu_page, 1);

@@ -1,5 +1,5 @@
-/* Sessions that peers tell of, written by `merge`, which the daemon runs over a frame of them: a datagram's body as it came,
- * or a piece of a snapshot. Of two entries of one flow holds (Python has the same rule: tests/l4fast/merging.py)
+/* Sessions that peers tell of, written by programs that the daemon runs over a frame of them: `hear` over a datagram's body as
+ * it came, `merge` over a piece of a snapshot. Of two entries of one flow holds (Python has the same rule: tests/l4fast/merging.py)
  *
  *   1. the one whose last packet is later, in seconds of this node's clock: who saw it has the flow;
  *   2. in the same second and with the same server: what only one of them knows, a state further on in a connection's life
@@ -10,15 +10,18 @@
  * is sent to another server. An entry that keeps its server keeps what it knows of this node as well.
  */
 
-/* At most in one frame. A test run's has room for 3,520 bytes (a page less head and tail room); what the verifier (6.18) has
- * to do grows with the square of this, to 120,000 instructions each. */
+/* At most in one frame. A test run's has room for 3,520 bytes (a page less head and tail room). */
 #if IP_VERSION == 4
-#define MERGE_RECORDS 42
+#define MERGE_RECORDS 54
 #else
-#define MERGE_RECORDS 16
+#define MERGE_RECORDS 31
 #endif
+/* Either program takes so many and calls itself for the others, up to 33 times: up to four the verifier (6.18) has to do in
+ * proportion, 7,000 to 16,000 instructions in all; with five it is half as much again, with eight more than it does. */
+#define RECORDS_A_CALL 4
+_Static_assert(MERGE_RECORDS <= 33 * RECORDS_A_CALL && PAGE_RECORDS <= 33 * RECORDS_A_CALL, "tail calls");
 
-/* MERGE_ENTER: sessions as a peer has them. MERGE_COUNT: keys; those of lc, wlc and limited listeners count as connections
+/* MERGE_ENTER: sessions as a peer has them, or tells of them. MERGE_COUNT: keys; those of lc, wlc and limited listeners count as connections
  * from now on. MERGE_END: keys; their sessions end. */
 enum merging { MERGE_ENTER, MERGE_COUNT, MERGE_END };
 
@@ -28,8 +31,10 @@ struct merge {
     __u32 count;
     __u32 until_s;      /* MERGE_END: sessions with a later packet stay */
     __s32 shift_s;      /* MERGE_ENTER: this node's clock less the peer's */
+    __u32 at;           /* the next record; zero at first */
+    __u32 done;         /* the answer so far; zero at first */
 };
-_Static_assert(sizeof(struct merge) + MERGE_RECORDS * (sizeof(struct session_key) + sizeof(struct session)) <= 3520, "merge");
+_Static_assert(MERGE_RECORDS < 64 && sizeof(struct merge) + MERGE_RECORDS * (sizeof(struct session_key) + sizeof(struct session)) <= 3520, "merge");
 
 /* What became of how many records, each in eight bits of the program's answer. The others were no newer than what is here,
  * or not to be entered. */
@@ -106,4 +111,62 @@ static __always_inline __u32 enter_told(struct session_key *key, struct session 
     uncount(s);
     make_cold(told);
     return sessions.update(key, told) ? ONE(MERGED_FULL) : ONE(MERGED_NEWER);
+}
+
+/* How a frame for `hear` begins. */
+struct hear {
+    __u32 operation;    /* MERGE_ENTER or MERGE_COUNT */
+    __u32 ends;
+    __u32 count;        /* of records */
+    __s32 shift_s;      /* this node's clock less the peer's */
+    __u32 at;           /* the next record; zero at first */
+    __u32 done;         /* the answer so far; zero at first */
+    __be32 last_s;      /* here a datagram's body begins (struct page) */
+};
+_Static_assert(sizeof(struct hear) % 4 == 0 && PAGE_RECORDS < 256, "hear");
+
+/* What was told. Says whether there is such an end. */
+static __always_inline int heard_end(const struct hear *request, void *frame_end, __u8 place, struct end *end)
+{
+    struct end *there = (void *)(request + 1) + place * sizeof(*there);
+
+    if (place >= request->ends || (void *)(there + 1) > frame_end)
+        return 0;
+    *end = *there;
+    return 1;
+}
+
+/* The session as it is here, cold. Says whether the record makes sense. */
+static __always_inline int understand(const struct hear *request, void *frame_end, const struct told *told,
+                                      struct heard *heard)
+{
+    struct session_key *key = &heard->key;
+    struct session *s = &heard->session;
+    struct end vip, real, source;
+
+    if (!heard_end(request, frame_end, told->vip, &vip) || !heard_end(request, frame_end, told->real, &real) ||
+        !heard_end(request, frame_end, told->source, &source))
+        return 0;
+    *key = (struct session_key){.client = told->client, .vip = vip.address, .client_port = told->client_port,
+                                .vip_port = vip.port, .protocol = vip.protocol};
+    *s = (struct session){
+        .bytes = bpf_ntohl(told->bytes_low) | (__u64)bpf_ntohs(told->bytes_high) << 32,
+        .packets = bpf_ntohl(told->packets), .last_s = bpf_ntohl(request->last_s) + request->shift_s,
+        .real = real.address, .real_port = real.port, .mode = vip.mode, .state = told->state,
+    };
+    make_cold(s);
+    if (vip.mode == MODE_FULLNAT) {
+        s->source = source.address;
+        s->source_port = source.port;
+    }
+    if (told->state == STATE_ANSWER) {
+        struct session_key session = *key;
+
+        if (vip.mode != MODE_FULLNAT)
+            return 0;
+        *key = answer_key(s, session.protocol);
+        make_answer(s, &session);
+    }
+    prepare(s, key);
+    return 1;
 }

@@ -84,8 +84,9 @@ struct stats {
     struct budget echo;     /* requests answered */
     struct budget held;     /* fragments given to the daemon */
     __be32 tag;             /* of the frame that is being looked at, taken off by `untag`: TPID and TCI; 0: it had none */
-    __u32 zero;
+    __u32 tell;             /* a session of this packet, which `tellings` names, is to be told to the peers */
 };
+_Static_assert(__builtin_offsetof(struct stats, tag) % 8 == 0, "lb looks at tag and tell at once");
 
 static __always_inline int within(struct budget *budget, __u32 limit, __u32 now_s)
 {

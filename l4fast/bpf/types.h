@@ -32,12 +32,18 @@
 #define LIMITED_BANDWIDTH 2
 /* Two bits each: with 20 VIPs one address in a hundred is taken for a VIP at first. */
 #define VIP_FILTER_SLOTS 2048
-/* Keys and values of 64 bytes a record (IPv6: 112): so many, a header and an AEAD tag fit a datagram below an MTU of 1500. */
+/* What a datagram of an MTU of 1,500 has room for, after headers and an AEAD tag (l4fast/sync.md). */
+#define PAGE_BODY 1380
+/* Ends in one datagram; a power of two. */
+#define PAGE_ENDS 64
+/* So many records fit with two ends, which is the least. */
 #if IP_VERSION == 4
-#define PAGE_RECORDS 21
+#define PAGE_RECORDS 68
 #else
-#define PAGE_RECORDS 12
+#define PAGE_RECORDS 41
 #endif
+/* Where ends may be found again. A power of two. */
+#define PAGE_HINTS_BITS 10
 
 enum mode { MODE_NAT, MODE_DR, MODE_TUNNEL, MODE_FULLNAT };
 
@@ -71,8 +77,7 @@ struct session_key {
 ASSERT_SIZE(struct session_key, 16, 40);
 
 /* map `sessions`, value: all that forwarding needs. The fields marked (node) are true on one node only. They are valid
- * while `generation` equals settings.generation, are found again (the session is "cold") when it does not, and are zero
- * in what is sent to peers.
+ * while `generation` equals settings.generation, and are found again (the session is "cold") when it does not.
  */
 struct session {
     __u64 bytes;        /* from the client: IP total lengths */
@@ -292,6 +297,9 @@ enum stage {
     STAGE_FRAGMENTED,
     STAGE_IPV6,
     STAGE_UNTAG_IPV6,
+    STAGE_TELL,
+    STAGE_MERGE,
+    STAGE_HEAR,
     STAGE_COUNT,
 };
 
@@ -381,12 +389,49 @@ struct listener_stats {
     __u32 zero;
 };
 
-/* map `cpu_page` (per CPU), element 0, and a record of `sync_ring`: keys and values in two blocks, which is how the
- * receiver's batch update takes them
- */
+/* map `tellings` (per CPU): what `lb` leaves to the program `tell` */
+struct telling {
+    struct session_key key;
+    __u32 action;       /* what is to be done with the packet */
+};
+
+/* What records have in common, as it stands in a datagram: an address with its port. */
+struct end {
+    struct address address;
+    __be16 port;
+    __u8 protocol;      /* of a VIP; else 0 */
+    __u8 mode;          /* of a VIP: enum mode; else 0 */
+};
+ASSERT_SIZE(struct end, 8, 20);
+
+/* What peers are told of a session, as it stands in a datagram, all of it in wire order: what only this node knows is left
+ * out, and so is what follows from the rest. The second of its last packet is that of the page. */
+struct told {
+    struct address client;
+    __be32 packets;
+    __be32 bytes_low;
+    __be16 bytes_high;  /* 48 bits of them: 281 TB */
+    __be16 client_port;
+    __u8 vip;           /* these are places of ends in the same datagram */
+    __u8 real;
+    __u8 source;        /* fullnat: what the client becomes; else 0 */
+    __u8 state;         /* enum state. ANSWER: the other direction of the session that the other fields describe */
+};
+ASSERT_SIZE(struct told, 20, 32);
+
+/* map `hearing` (per CPU): a record, as it is read */
+struct heard {
+    struct session_key key;
+    struct session session;
+};
+
+/* map `cpu_page` (per CPU), element 0, and without its hints a record of `sync_ring` */
 struct page {
     __u32 count;
-    __u32 zero;
-    struct session_key keys[PAGE_RECORDS];
-    struct session values[PAGE_RECORDS];
+    __u32 ends;
+    __be32 last_s;      /* of all records; with what follows, the body of a datagram */
+    struct end end[PAGE_ENDS];
+    struct told told[PAGE_RECORDS];
+    __u8 hint[1 << PAGE_HINTS_BITS]; /* by a hash of an end: its place, if it is in the page */
 };
+_Static_assert(PAGE_RECORDS == (PAGE_BODY - sizeof(__be32) - 2 * sizeof(struct end)) / sizeof(struct told), "page");

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from l4fast.merging import Merged
@@ -12,7 +12,8 @@ from tests.l4fast.merging import Entry, merged
 
 KEY_SIZE = 8
 _VALUE = struct.Struct("!IIIB3x")
-LAYOUTS = {ip: Layout(KEY_SIZE, _VALUE.size, 0x5E55) for ip in (4, 6)}
+TOLD_SIZE = KEY_SIZE + _VALUE.size
+LAYOUTS = {ip: Layout(KEY_SIZE, _VALUE.size, 20, TOLD_SIZE, 0x5E55) for ip in (4, 6)}
 
 
 def key_of(number: int) -> bytes:
@@ -28,6 +29,11 @@ def entry_of(value: bytes) -> Entry:
     return Entry(way, last_s, state, packets)
 
 
+def page_of(entries: Sequence[tuple[bytes, Entry]]) -> tuple[bytes, int, int]:
+    """A datagram's body, of how many records and ends; none of these has ends, and each has a second of its own."""
+    return bytes(4) + b"".join(key + value_of(entry) for key, entry in entries), len(entries), 0
+
+
 class MemoryTable:
     """`room`: for so many sessions of each IP version."""
 
@@ -39,14 +45,25 @@ class MemoryTable:
         self.entries[ip][key_of(number)] = entry
 
     def merge_sessions(self, version: int, body: bytes, count: int, shift_s: int = 0) -> Merged:
-        assert len(body) == count * (KEY_SIZE + _VALUE.size)
+        assert len(body) == count * TOLD_SIZE
         keys, values = body[: count * KEY_SIZE], body[count * KEY_SIZE :]
+        return self._merge(version, shift_s, (
+            (keys[n * KEY_SIZE : (n + 1) * KEY_SIZE], entry_of(values[n * _VALUE.size : (n + 1) * _VALUE.size]))
+            for n in range(count)
+        ))  # fmt: skip
+
+    def hear_sessions(self, version: int, body: bytes, count: int, ends: int, shift_s: int = 0) -> Merged:
+        assert len(body) == LAYOUTS[version].body_size(count, ends)
+        return self._merge(version, shift_s, (
+            (body[at : at + KEY_SIZE], entry_of(body[at + KEY_SIZE : at + TOLD_SIZE]))
+            for at in range(LAYOUTS[version].body_size(0, ends), len(body), TOLD_SIZE)
+        ))  # fmt: skip
+
+    def _merge(self, version: int, shift_s: int, records: Iterable[tuple[bytes, Entry]]) -> Merged:
         new = newer = full = 0
         table = self.entries[version]
-        for n in range(count):
-            key = keys[n * KEY_SIZE : (n + 1) * KEY_SIZE]
+        for key, told in records:
             here = table.get(key)
-            told = entry_of(values[n * _VALUE.size : (n + 1) * _VALUE.size])
             entry = merged(here, replace(told, last_s=told.last_s + shift_s))
             if entry is None or entry == here:
                 continue

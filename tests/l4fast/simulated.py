@@ -18,7 +18,7 @@ from l4fast.sync_ends import Ended
 from l4fast.sync_keys import ClusterKey
 from l4fast.sync_peer import Records, Sync
 from l4fast.sync_peers import PeerState, Source
-from tests.l4fast.memory_table import LAYOUTS, MemoryTable, key_of, value_of
+from tests.l4fast.memory_table import LAYOUTS, MemoryTable, key_of, page_of
 from tests.l4fast.merging import ESTABLISHED, Entry
 
 WALL_S = 1_700_000_000
@@ -115,7 +115,7 @@ class Node:
             return
         told = self.sync.receive_data(datagram, self.network.now, self.wall_us, sender)
         if isinstance(told, Records):
-            self.table.merge_sessions(told.ip, told.body, told.count, told.shift_s)
+            self.table.hear_sessions(told.ip, told.body, told.count, told.ends, told.shift_s)
         elif isinstance(told, Ended):
             self.table.end_keys(told.ip, told.keys, told.until_s)
         self.act()
@@ -154,8 +154,7 @@ class Node:
         there = [(key, self.table.entries[4][key]) for key in self.staged if key in self.table.entries[4]]
         self.staged = []
         if there and self.alive:
-            keys, values = (b"".join(each) for each in zip(*((key, value_of(of)) for key, of in there), strict=True))
-            self.sync.send_sessions(4, keys, values, len(there), self.wall_us)
+            self.sync.send_sessions(4, *page_of(there), self.wall_us)
             self.act()
 
     def kill(self, *flows: int) -> None:

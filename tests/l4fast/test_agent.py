@@ -129,7 +129,7 @@ class Rig:
             keys=(ClusterKey(bytes(32)),),
             boot=1,
             salt=2,
-            layouts={4: Layout(4, 8, 9), 6: Layout(6, 9, 9)},
+            layouts={4: Layout(4, 8, 2, 8, 9), 6: Layout(6, 9, 3, 8, 9)},
             now=0.0,
             refresh_s=60,
         )
@@ -415,7 +415,7 @@ async def test_admin_commands(rig: Rig) -> None:
     of_real = {"real": "10.0.1.1:80", "state": "udp", "client": None}
     assert rig.agent.kill(of_real) == {"killed": 3}
     assert rig.sync.counters["sent_ends"] == 3
-    assert rig.sync.has_data_to_send
+    assert rig.sync.datagrams_to_send
     every = Wanted()
     assert rig.tables.asked == [
         (Wanted(client="192.0.2.1"), 5), (every, 1000), (Wanted(real="10.0.1.1:80", state="udp"), 0),

@@ -14,6 +14,7 @@ from l4fast.errors import TablesError
 from l4fast.expiry import expire
 from l4fast.sessions import STATES, Wanted
 from l4fast.tables import CLIENT_GATEWAY
+from tests.l4fast.told import Page
 from tests.packets import (
     ACK,
     CLIENT,
@@ -384,14 +385,14 @@ def test_a_new_gateway_reaches_living_answers(harness: Harness) -> None:
 
 
 def test_a_peer_takes_the_flow_over(harness: Harness) -> None:
-    pages: list[tuple[bytes, bytes, int]] = []
+    pages: list[Page] = []
     other = Harness(sessions=256, half_open=16)
     try:
         both = {port: establish(harness, source_port=port) for port in range(2000, 2010)}
         other.reset()
         other.tables.set_pools(PEERS_POOL, POOL)
         other.tables.apply([service(443, name="first"), *SERVICES], set(), {**other.macs, CLIENT_GATEWAY: GATEWAY_MAC})
-        harness.tables.on_sync_page(lambda _, keys, values, count: pages.append((keys, values, count)))
+        harness.tables.on_sync_page(lambda _, *page: pages.append(page))
         harness.tables.flush_sync()
         harness.tables.drain_ring(4)
         pages.clear()  # what earlier tests had to tell
@@ -400,9 +401,9 @@ def test_a_peer_takes_the_flow_over(harness: Harness) -> None:
                 forwarded(harness, replace(DATA, source_port=port), "tx_session")
         harness.tables.flush_sync()
         harness.tables.drain_ring(4)
-        for keys, values, count in pages:
-            assert other.merge(4, keys, values, count).new == count
-        assert sum(count for _, _, count in pages) == 20
+        for page in pages:
+            assert other.tables.hear_sessions(4, *page).new == page[1]
+        assert sum(count for _, count, _ in pages) == 20
         for port, (source, real) in both.items():
             packet = replace(DATA, source_port=port)
             assert other.run(packet) == ("tx_session", packet.translated(source, real).frame())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 
 from l4fast.node import layouts_of
+from l4fast.sync_peer import Layout
+
+Kind = type[ctypes.Structure]
 
 
 class Key(ctypes.Structure):
@@ -28,16 +31,21 @@ class Wide(ctypes.Structure):
 
 
 def test_a_layout_is_its_fields_and_not_its_class() -> None:
-    layouts = layouts_of({4: (Key, Value), 6: (Wide, Value)})
+    layouts = layouts_of({4: (Key, Value, Value, Key), 6: (Wide, Value, Key, Wide)})
     again = type("Value", (ctypes.Structure,), {"_fields_": Value._fields_})
-    assert {ip: (layout.key_size, layout.value_size) for ip, layout in layouts.items()} == {4: (8, 8), 6: (32, 8)}
+    assert layouts == {
+        4: Layout(8, 8, 8, 8, layouts[6].checksum), 6: Layout(32, 8, 8, 32, layouts[4].checksum),
+    }  # fmt: skip
+    assert layouts[6].body_size(3, 2) == 4 + 2 * 8 + 3 * 32
     assert layouts[4].checksum == layouts[6].checksum
-    assert layouts_of({6: (Wide, again), 4: (Key, again)}) == layouts
+    assert layouts_of({6: (Wide, again, Key, Wide), 4: (Key, again, again, Key)}) == layouts
 
 
 def test_layouts_of_one_size_and_another_meaning_differ() -> None:
     """Whichever version it is of: a node that lays out the other's records differently runs another release."""
-    pairs = [(Key, Value), (Key, Renamed), (Key, Moved), (Value, Key)]
-    checksums = {layouts_of({4: pair, 6: (Wide, Value)})[6].checksum for pair in pairs}
-    checksums |= {layouts_of({4: (Key, Value), 6: pair})[4].checksum for pair in pairs}
-    assert len(checksums) == 8
+    some: list[tuple[Kind, Kind]] = [(Key, Value), (Key, Renamed), (Key, Moved), (Value, Key)]
+    whole = [(*each, Key, Value) for each in some] + [(Key, Value, *each) for each in some[1:]]
+    usual = (Wide, Value, Key, Wide)
+    checksums = {layouts_of({4: each, 6: usual})[6].checksum for each in whole}
+    checksums |= {layouts_of({4: usual, 6: each})[4].checksum for each in whole}
+    assert len(checksums) == 14

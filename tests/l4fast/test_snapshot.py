@@ -33,7 +33,7 @@ from l4fast.snapshot import (
 from l4fast.sync_ends import Ended
 from l4fast.sync_peer import Layout
 
-LAYOUTS = {4: Layout(2, 3, 77), 6: Layout(4, 5, 77)}
+LAYOUTS = {4: Layout(2, 3, 1, 1, 77), 6: Layout(4, 5, 1, 1, 77)}
 BLOCK = Block(6, 4, 5, b"keykeykkvaluevalue", 2)
 ENDED = Ended(4, b"kk", 1, 1000)
 WHOLE = [

@@ -353,7 +353,7 @@ async def test_one_that_is_somebody_else_is_not_believed(
 @pytest.mark.parametrize("what", ["layout", "key"])
 async def test_another_layout_or_key_is_refused_with_its_reason(nodes: Callable[..., Node], what: str) -> None:
     a = nodes("a")
-    others = {ip: Layout(8, 16, 1) for ip in (4, 6)}
+    others = {ip: Layout(8, 16, 1, 1, 1) for ip in (4, 6)}
     b = nodes("b", layouts=others) if what == "layout" else nodes("b")
     fill(a, 10)
     a.start()

@@ -22,19 +22,20 @@ from l4fast.sync_codec import (
     Resend,
     Sealer,
     Type,
+    keys_per_datagram,
     open_body,
     pack_hello,
     pack_resend,
     parse_header,
     parse_hello,
     parse_resend,
-    records_per_datagram,
 )
 from l4fast.sync_keys import ClusterKey
 
 SECRET = bytes(range(32))
 KEY = ClusterKey(SECRET)
-HEADER = Header(Type.SESSIONS, KEY.id, 2, 3, 4, 5, 6, ip=6, count=2, key_size=3, value_size=4, layout=7)
+HEADER = Header(Type.SESSIONS, KEY.id, 2, 3, 4, 5, 6, ip=6, count=2, size=3, ends=4, layout=7)
+BODY = b"last" + b"ends" * 5 + b"aaabbb"
 
 
 def sealer(key: ClusterKey = KEY, boot: int = 3, salt: int = 4) -> Sealer:
@@ -46,18 +47,17 @@ def opened(datagram: bytes, key: ClusterKey = KEY) -> tuple[Header, bytes]:
     return header, open_body(key.cipher(header.node, header.boot, header.salt), header, datagram)
 
 
-def split_records(header: Header, body: bytes) -> tuple[bytes, bytes]:
-    """Keys and values."""
-    end = header.count * header.key_size
-    return body[:end], body[end:]
+def sessions(by: Sealer | None = None) -> bytes:
+    """Two records of three bytes, and four ends of five."""
+    return (by or sealer()).seal(Type.SESSIONS, BODY, 6, ip=6, count=2, size=3, ends=4, layout=7)
 
 
 def test_header_bytes() -> None:
     assert HEADER.pack() == bytes.fromhex(
-        "5046 03 01" + f"{KEY.id:08x}" + "0000000000000002 0000000000000003 0000000000000004"
+        "5046 04 01" + f"{KEY.id:08x}" + "0000000000000002 0000000000000003 0000000000000004"
         "0000000000000005 0000000000000006 06 02 03 04 00000007"
     )  # fmt: skip
-    assert parse_header(HEADER.pack() + bytes(14 + TAG_SIZE)) == HEADER
+    assert parse_header(HEADER.pack() + bytes(4 + 4 * 5 + 6 + TAG_SIZE)) == HEADER
 
 
 def test_the_document_draws_the_header() -> None:
@@ -93,25 +93,11 @@ def test_the_document_lists_types_and_faults() -> None:
 
 
 def test_seal_and_open() -> None:
-    (datagram,) = sealer().sessions(6, b"aaabbb", b"AAAABBBB", 2, 7, 6)
-    header, body = opened(datagram)
-    assert header == HEADER._replace(sequence=1)
-    assert split_records(header, body) == (b"aaabbb", b"AAAABBBB")
-
-
-def test_a_large_page_becomes_several_datagrams() -> None:
-    count = 2 * records_per_datagram(16, 32) + 1
-    keys, values = bytes(i % 251 for i in range(16 * count)), bytes(i % 241 for i in range(32 * count))
-    datagrams = sealer().sessions(6, keys, values, count, 7, 6)
-    parts = [split_records(*opened(datagram)) for datagram in datagrams]
-    assert (b"".join(k for k, _ in parts), b"".join(v for _, v in parts)) == (keys, values)
-    assert [parse_header(d).count for d in datagrams] == [28, 28, 1]
-    assert [parse_header(d).sequence for d in datagrams] == [1, 2, 3]
-    assert max(map(len, datagrams)) <= MAX_DATAGRAM
+    assert opened(sessions()) == (HEADER._replace(sequence=1), BODY)
 
 
 def test_every_changed_bit_is_noticed() -> None:
-    (datagram,) = sealer().sessions(6, b"k" * 3, b"v" * 4, 1, 7, 6)
+    datagram = sessions()
     for bit in range(8 * len(datagram)):
         changed = bytearray(datagram)
         changed[bit // 8] ^= 1 << bit % 8
@@ -120,8 +106,10 @@ def test_every_changed_bit_is_noticed() -> None:
 
 
 def test_every_wrong_length_is_noticed() -> None:
-    (datagram,) = sealer().sessions(6, b"k" * 3, b"v" * 4, 1, 7, 6)
+    datagram = sessions()
     for size in range(len(datagram)):
+        if size in (56 + 4 + 6 + 16, *(56 + 4 + 4 * end + 6 + 16 for end in range(1, 5))):
+            continue  # ends of another size, or none: what the layout is there for
         with pytest.raises(DatagramError) as caught:
             parse_header(datagram[:size])
         assert caught.value.fault is Fault.MALFORMED
@@ -136,12 +124,19 @@ def test_every_wrong_length_is_noticed() -> None:
         ({0: 0}, Fault.MALFORMED),
         ({2: 1}, Fault.VERSION),
         ({3: 9}, Fault.MALFORMED),  # a type without records that claims some
+        ({3: 4, 49: 10}, Fault.MALFORMED),  # keys with ends
         ({3: 9, 49: 0, 50: 0, 51: 0}, Fault.MALFORMED),  # or has sessions of an IP version
         ({49: 0}, Fault.MALFORMED),
+        ({49: 0, 50: 0, 51: 26}, Fault.MALFORMED),
+        ({50: 0}, Fault.MALFORMED),
+        ({51: 0}, Fault.MALFORMED),
+        ({51: 3}, Fault.MALFORMED),
+        ({49: 14}, Fault.MALFORMED),  # of more than there is
+        ({2: 3}, Fault.VERSION),  # the one before
     ],
 )
 def test_header_rules(change: dict[int, int], fault: Fault) -> None:
-    (datagram,) = sealer().sessions(6, b"k" * 3, b"v" * 4, 1, 7, 6)
+    datagram = sessions()
     wrong = bytearray(datagram)
     for at, value in change.items():
         wrong[at] = value
@@ -189,16 +184,16 @@ def test_hello_and_resend() -> None:
 
 
 def test_ends_are_keys_alone() -> None:
-    count = records_per_datagram(16, 0) + 2
+    count = keys_per_datagram(16) + 2
     keys = bytes(i % 251 for i in range(16 * count))
     datagrams = sealer().ended(4, keys, count, 7, 6)
     headers = [parse_header(each) for each in datagrams]
-    assert [(h.type, h.ip, h.count, h.key_size, h.value_size) for h in headers] == [
+    assert [(h.type, h.ip, h.count, h.size, h.ends) for h in headers] == [
         (Type.ENDED, 4, 86, 16, 0), (Type.ENDED, 4, 2, 16, 0),
     ]  # fmt: skip
-    assert b"".join(split_records(*opened(each))[0] for each in datagrams) == keys
-    wrong = headers[1]._replace(key_size=12, value_size=4)
-    with pytest.raises(DatagramError, match="ends with values"):
+    assert b"".join(opened(each)[1] for each in datagrams) == keys
+    wrong = headers[1]._replace(size=12, ends=4)
+    with pytest.raises(DatagramError, match="keys with ends"):
         parse_header(wrong.pack() + datagrams[1][HEADER_SIZE:])
 
 
@@ -214,16 +209,16 @@ def test_only_datagram_errors_escape(data: bytes) -> None:
             continue
 
 
-@given(st.integers(1, 28), st.data())
+@given(st.integers(1, 8), st.integers(0, 5), st.integers(1, 9), st.integers(1, 9), st.data())
 @settings(max_examples=50, deadline=None)
-def test_round_trip(count: int, data: st.DataObject) -> None:
-    keys = data.draw(st.binary(min_size=count * 16, max_size=count * 16))
-    values = data.draw(st.binary(min_size=count * 32, max_size=count * 32))
-    (datagram,) = sealer().sessions(6, keys, values, count, 7, 6)
-    header, body = opened(datagram)
-    assert split_records(header, body) == (keys, values)
+def test_round_trip(count: int, ends: int, size: int, end_size: int, data: st.DataObject) -> None:
+    length = 4 + count * size + ends * end_size
+    body = data.draw(st.binary(min_size=length, max_size=length))
+    datagram = sealer().seal(Type.SESSIONS, body, 6, ip=6, count=count, size=size, ends=ends, layout=7)
+    header, again = opened(datagram)
+    assert (header.count, header.size, header.ends, again) == (count, size, ends, body)
 
 
 def test_body_limit() -> None:
-    assert records_per_datagram(1, 1) == 255
-    assert records_per_datagram(16, 32) * 48 <= MAX_BODY < (records_per_datagram(16, 32) + 1) * 48
+    assert keys_per_datagram(1) == 255
+    assert keys_per_datagram(16) * 16 <= MAX_BODY < (keys_per_datagram(16) + 1) * 16

@@ -20,6 +20,7 @@ from l4fast.sync_peers import LISTEN_S, CatchingUp
 from tests.l4fast.netns import Network
 
 KEY = ClusterKey(bytes(32))
+ENDS = 2
 
 
 class FakeTable:
@@ -29,15 +30,15 @@ class FakeTable:
         pipes = {ip: os.pipe2(os.O_NONBLOCK) for ip in (4, 6)}
         self.ring_fds = {ip: ring for ip, (ring, _) in pipes.items()}
         self.bells = {ip: bell for ip, (_, bell) in pipes.items()}
-        self.pages: list[tuple[int, bytes, bytes, int]] = []
-        self.written: list[tuple[int, bytes, bytes, int]] = []
+        self.pages: list[tuple[int, bytes, int, int]] = []
+        self.written: list[tuple[int, bytes, int, int]] = []
         self.ended: list[tuple[int, bytes, int]] = []
         self.lacking: list[bool] = []
         self.flushes = 0
         self.fail: OSError | None = None
         self.room = 99
 
-    def on_sync_page(self, callback: Callable[[int, bytes, bytes, int], None]) -> None:
+    def on_sync_page(self, callback: Callable[[int, bytes, int, int], None]) -> None:
         self._callback = callback
 
     def drain_ring(self, version: int) -> None:
@@ -50,11 +51,10 @@ class FakeTable:
         if self.flushes == 1:
             raise OSError(12, "Cannot allocate memory")
 
-    def merge_sessions(self, version: int, body: bytes, count: int, shift_s: int = 0) -> Merged:
+    def hear_sessions(self, version: int, body: bytes, count: int, ends: int, shift_s: int = 0) -> Merged:
         if self.fail:
             raise self.fail
-        keys, values = body[: count * 4], body[count * 4 :]
-        self.written.append((version, keys, values, count))
+        self.written.append((version, body, count, ends))
         taken = min(count, self.room)
         return Merged(new=taken, full=count - taken)
 
@@ -89,11 +89,15 @@ class Wire:
         return getattr(self.sock, name)
 
 
+def body(number: int, count: int, ip: int = 4) -> bytes:
+    return number.to_bytes(4, "big") + bytes({4: 3, 6: 5}[ip] * ENDS + {4: 7, 6: 9}[ip] * count)
+
+
 class End:
     def __init__(self, name: str, sock: socket.socket, queue_limit: int = 4) -> None:
         self.table = FakeTable()
         self.sync = Sync(
-            name=name, keys=(KEY,), boot=1, salt=2, layouts={4: Layout(4, 8, 9), 6: Layout(4, 16, 9)},
+            name=name, keys=(KEY,), boot=1, salt=2, layouts={4: Layout(4, 8, 3, 7, 9), 6: Layout(4, 16, 5, 9, 9)},
             now=asyncio.get_running_loop().time(), refresh_s=60,
         )  # fmt: skip
         self.wire = Wire(sock)
@@ -101,8 +105,7 @@ class End:
         self.io.start()
 
     def emit(self, number: int, count: int = 1, ip: int = 4) -> None:
-        value = self.sync.layouts[ip].value_size
-        self.table.pages.append((ip, number.to_bytes(4, "big") * count, bytes(value * count), count))
+        self.table.pages.append((ip, body(number, count, ip), count, ENDS))
         os.write(self.table.bells[ip], b"!")
 
     def close(self) -> None:
@@ -129,10 +132,10 @@ async def test_a_page_is_written_at_the_peer_in_one_batch(ends: tuple[End, End])
     a, b = ends
     a.emit(7, count=20)
     await until(lambda: b.table.written)
-    assert b.table.written == [(4, (7).to_bytes(4, "big") * 20, bytes(160), 20)]
+    assert b.table.written == [(4, body(7, 20), 20, ENDS)]
     a.emit(8, count=3, ip=6)
     await until(lambda: len(b.table.written) == 2)
-    assert b.table.written[1] == (6, (8).to_bytes(4, "big") * 3, bytes(48), 3)
+    assert b.table.written[1] == (6, body(8, 3, 6), 3, ENDS)
     await until(lambda: a.sync.counters["received_hellos"])
     await until(lambda: a.table.flushes > 2)  # although the first has failed
 
@@ -163,7 +166,7 @@ async def test_a_full_socket_fills_the_queue_and_then_drops_counted(ends: tuple[
     assert a.sync.status(asyncio.get_running_loop().time())["overflowed"] is True
     a.wire.error = None
     await until(lambda: len(b.table.written) == 10)  # the peer has asked again for what was dropped
-    assert {int.from_bytes(keys, "big") for _, keys, _, _ in b.table.written} == set(range(10))
+    assert {int.from_bytes(told[:4], "big") for _, told, _, _ in b.table.written} == set(range(10))
     assert b.sync.counters["lost"] == 0
 
 
@@ -226,11 +229,11 @@ async def test_what_lies_in_the_ring_is_sent_before_the_end() -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     a = End("a", left)
     await asyncio.sleep(0)
-    a.table.pages += [(4, b"last", bytes(8), 1), (6, b"last", bytes(16), 1)]
+    a.table.pages += [(4, body(1, 1), 1, ENDS), (6, body(1, 1, 6), 1, ENDS)]
     a.close()
     received = [right.recv(2000), right.recv(2000), right.recv(2000)]
     right.close()
-    assert [len(each) for each in received[1:]] == [56 + 12 + 16, 56 + 20 + 16]  # after the hello
+    assert [len(each) for each in received[1:]] == [56 + 4 + 6 + 7 + 16, 56 + 4 + 10 + 9 + 16]  # after the hello
 
 
 def test_the_socket_is_bound_to_one_interface() -> None:

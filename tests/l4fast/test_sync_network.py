@@ -195,7 +195,7 @@ def test_a_stranger_who_forges_replays_and_floods_changes_nothing() -> None:
             flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
             newer = header._replace(sequence=header.sequence + chance.randrange(1, 10_000)).pack()
             reborn = header._replace(boot=header.boot + 1).pack()
-            foreign = header._replace(type=Type.HELLO, cluster=OTHER_KEY.id, ip=0, count=0, key_size=0, value_size=0)
+            foreign = header._replace(type=Type.HELLO, cluster=OTHER_KEY.id, ip=0, count=0, size=0, ends=0)
             for bad in (
                 chance.choice(recorded), bytes(flipped), newer + datagram[56:], reborn + datagram[56:],
                 seal(OTHER_KEY.cipher(header.node, header.boot, header.salt), foreign, bytes(30)),

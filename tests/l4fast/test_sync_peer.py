@@ -27,7 +27,7 @@ from l4fast.sync_window import RESEND_DELAY_S, RESEND_RETRY_S, RESEND_TRIES, WIN
 
 KEY = ClusterKey(bytes(32))
 OTHER_KEY = ClusterKey(b"\1" * 32)
-LAYOUTS = {4: Layout(4, 8, 0x1234), 6: Layout(6, 9, 0x1234)}
+LAYOUTS = {4: Layout(4, 8, 5, 12, 0x1234), 6: Layout(6, 9, 7, 15, 0x1234)}
 WALL = 1_700_000_000_000_000
 REFRESH_S = 60.0
 
@@ -43,7 +43,7 @@ def node(
 
 def page(sync: Sync, number: int = 1, wall_us: int = WALL) -> bytes:
     """Sends one record; returns its datagram."""
-    sync.send_sessions(4, number.to_bytes(4, "big"), bytes(8), 1, wall_us)
+    sync.send_sessions(4, number.to_bytes(4, "big") + bytes(2 * 5 + 12), 1, 2, wall_us)
     (datagram,) = sync.data_to_send()
     return datagram
 
@@ -59,51 +59,55 @@ def counted(sync: Sync) -> dict[str, int]:
 
 def test_records_arrive_as_they_were_sent() -> None:
     a, b = node("a"), node("b")
-    a.send_sessions(4, b"k" * 80, b"v" * 160, 20, WALL)
+    body = b"last" + b"e" * 5 * 3 + b"t" * 12 * 20
+    a.send_sessions(4, body, 20, 3, WALL)
     (datagram,) = a.data_to_send()
     assert a.data_to_send() == []
-    assert b.receive_data(datagram, 1.0, WALL + 700) == Records(4, b"k" * 80 + b"v" * 160, 20, 700)
+    assert b.receive_data(datagram, 1.0, WALL + 700) == Records(4, body, 20, 3, 700)
     assert counted(a) == {"sent_datagrams": 1, "sent_records": 20}
     assert counted(b) == {"received_datagrams": 1, "received_records": 20}
 
 
 def test_records_of_both_versions_share_the_stream() -> None:
     a, b = node("a"), node("b")
-    a.send_sessions(6, b"k" * 12, b"v" * 18, 2, WALL)
-    a.send_sessions(4, b"k" * 4, b"v" * 8, 1, WALL)
+    of_4, of_6 = bytes(4 + 5 + 12), bytes(4 + 2 * 7 + 2 * 15)
+    a.send_sessions(6, of_6, 2, 2, WALL)
+    a.send_sessions(4, of_4, 1, 1, WALL)
     first, second = a.data_to_send()
-    assert b.receive_data(second, 1.0, WALL) == Records(4, b"k" * 4 + b"v" * 8, 1, 0)
+    assert b.receive_data(second, 1.0, WALL) == Records(4, of_4, 1, 1, 0)
     assert b.receive_data(first, 1.0, WALL) is None  # from before we were there
-    a.send_sessions(6, b"K" * 12, b"V" * 18, 2, WALL)
+    a.send_sessions(6, of_6, 2, 2, WALL)
     (third,) = a.data_to_send()
-    assert b.receive_data(third, 1.0, WALL) == Records(6, b"K" * 12 + b"V" * 18, 2, 0)
+    assert b.receive_data(third, 1.0, WALL) == Records(6, of_6, 2, 2, 0)
     assert counted(a) == {"sent_datagrams": 3, "sent_records": 5}
-    with pytest.raises(AssertionError, match="page"):
-        a.send_sessions(6, b"k" * 4, b"v" * 8, 1, WALL)
+    for page in ((of_4, 1, 1), (bytes(4 + 7 + 92 * 15), 92, 1), (of_6, 1, 2)):
+        with pytest.raises(AssertionError, match="page"):
+            a.send_sessions(6, *page, WALL)
 
 
 def test_a_lost_page_of_ipv6_is_asked_for_and_comes() -> None:
     a, b = node("a"), node("b")
     b.receive_data(page(a), 1.0, WALL)
-    a.send_sessions(6, b"k" * 6, b"v" * 9, 1, WALL)
+    body = bytes(4 + 7 + 15)
+    a.send_sessions(6, body, 1, 1, WALL)
     (lost,) = a.data_to_send()
     b.receive_data(page(a), 1.0, WALL)
     (asked,) = [each for each in tick(b, 1.0 + RESEND_DELAY_S) if parse_header(each).type == Type.RESEND]
     a.receive_data(asked, 1.1, WALL)
     (again,) = a.data_to_send()
     assert again == lost
-    assert b.receive_data(again, 1.1, WALL) == Records(6, b"k" * 6 + b"v" * 9, 1, 0)
+    assert b.receive_data(again, 1.1, WALL) == Records(6, body, 1, 1, 0)
 
 
 def test_an_empty_page_sends_nothing() -> None:
     a = node("a")
-    a.send_sessions(4, b"", b"", 0, WALL)
+    a.send_sessions(4, bytes(4), 0, 0, WALL)
     assert a.data_to_send() == []
 
 
 def resealed(datagram: bytes, key: ClusterKey, **changes: int) -> bytes:
     header = parse_header(datagram)._replace(**changes)
-    body = bytes(header.count * (header.key_size + header.value_size))
+    body = bytes((4 + header.ends * 5) * (header.type == Type.SESSIONS) + header.count * header.size)
     return seal(key.cipher(header.node, header.boot, header.salt), header, body)
 
 
@@ -118,6 +122,7 @@ def forged(datagram: bytes) -> bytes:
         (lambda a: page(a)[:-1], "malformed"),
         (lambda a: b"", "malformed"),
         (lambda a: page(a)[:2] + b"\1" + page(a)[3:], "version"),
+        (lambda a: page(a)[:2] + b"\3" + page(a)[3:], "version"),
         (lambda a: forged(page(a)), "forged"),
         (lambda a: page(node("a", keys=(OTHER_KEY,))), "foreign_cluster"),
         (lambda a: resealed(page(a), OTHER_KEY), "forged"),  # our cluster's id, another key
@@ -125,10 +130,11 @@ def forged(datagram: bytes) -> bytes:
         (lambda a: page(a, wall_us=WALL - int(CLOCK_SKEW_S * 1e6) - 1), "clock"),
         (lambda a: page(a, wall_us=WALL + int(CLOCK_SKEW_S * 1e6) + 1), "clock"),
         (lambda a: resealed(page(a), KEY, layout=9), "layout"),
-        (lambda a: resealed(page(a), KEY, key_size=3, value_size=9), "layout"),
+        (lambda a: resealed(page(a), KEY, size=11), "layout"),
+        (lambda a: resealed(page(a), KEY, size=15, ip=6), "layout"),  # ends of the other version
         (lambda a: resealed(page(a), KEY, ip=6), "layout"),  # sizes of the other version
         (lambda a: resealed(page(a), KEY, ip=5), "layout"),
-        (lambda a: resealed(page(a), KEY, type=77, ip=0, count=0, key_size=0, value_size=0), "unknown_type"),
+        (lambda a: resealed(page(a), KEY, type=77, ip=0, count=0, size=0, ends=0), "unknown_type"),
     ],
 )
 def test_refused_with_its_reason(make, reason: str) -> None:  # type: ignore[no-untyped-def]
@@ -243,7 +249,7 @@ def test_one_datagram_in_twenty_lost_and_every_session_there_a_second_later() ->
     for millisecond in range(1500):
         now = millisecond / 1000
         if millisecond < 500:
-            a.send_sessions(4, millisecond.to_bytes(4, "big"), bytes(8), 1, WALL)
+            a.send_sessions(4, millisecond.to_bytes(4, "big") + bytes(12), 1, 0, WALL)
         for sync in (a, *peers):
             if now >= sync.next_timer():
                 sync.tick(now, WALL)
@@ -484,7 +490,7 @@ def test_ends_of_another_layout_are_refused() -> None:
     header = parse_header(datagram)
     for changes in ({"layout": 9}, {"ip": 6}, {"ip": 5}):
         wrong = header._replace(**changes)
-        body = bytes(header.count * header.key_size)
+        body = bytes(header.count * header.size)
         assert b.receive_data(seal(KEY.cipher(a.node, 10, 11), wrong, body), 1.0, WALL) is None
         a.send_ended(4, b"k" * 4, 1.0, WALL)
         header = parse_header(a.data_to_send()[0])

@@ -86,7 +86,7 @@ def start(nodes: tuple[Harness, Harness], version: int) -> tuple[Harness, Harnes
 
 
 def layouts(harness: Harness) -> dict[int, Layout]:
-    return layouts_of({ip: (of.session_map.key, of.session_map.value) for ip, of in harness.tables.versions.items()})
+    return layouts_of(harness.tables.layouts)
 
 
 def snapshot(giver: Harness, taker: Harness) -> int:
