@@ -192,6 +192,9 @@ def _groups(model: Model, places: Places) -> Iterator[Problem]:
     for group in model.availability_groups.values():
         path = (*places[Kind.AVAILABILITY_GROUPS, group.name], "members")
         yield from _repeated_servers(group.members, path)
+        if group.dns:
+            yield from checks_upstreams.names(group, path[:-1])
+            continue
         zones = sorted({member.zone for member in group.members if member.zone})
         for index, member in enumerate(group.members):
             if not member.zone:

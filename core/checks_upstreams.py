@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
-from core.endpoints import UNIX
+from core.endpoints import UNIX, split
 from core.errors import Path, Problem
-from core.model import BackendProtocol, BackendService, Model, Scheduler
+from core.model import AvailabilityGroup, BackendProtocol, BackendService, DnsType, Model, Scheduler
 from core.reader import show
 
 # A server's place in their tables changes with its weight: a slow start would move clients at each of its steps.
@@ -63,11 +64,37 @@ def _tls(service: BackendService, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "tls_ca_certificate"), why, "remove it, or tls_verify")
 
 
+def names(group: AvailabilityGroup, path: Path) -> Iterator[Problem]:
+    """DNS names: which of them need ports, and who is asked."""
+    for index, name in enumerate(group.dns):
+        where = (*path, "dns", index)
+        if name.type is DnsType.SRV and name.port:
+            yield Problem((*where, "port"), "srv records have ports of their own", "remove it")
+        if name.type is not DnsType.SRV and not name.port:
+            yield Problem(where, "port is missing", "give a whole number from 1 to 65535")
+        if any((other.name, other.type) == (name.name, name.type) for other in group.dns[:index]):
+            yield Problem(where, f"{name.name} is in the list already", "remove one")
+    for index, text in enumerate(group.resolvers):
+        found = split(text)
+        assert found is not None  # by its pattern
+        try:
+            ipaddress.ip_address(found[0])
+        except ValueError:
+            why = f"{show(found[0])} is not an IP address"
+            yield Problem((*path, "resolvers", index), why, "give an address and port such as '127.0.0.1:53'")
+        if found[1] > 65535:
+            why = f"{found[1]} is no port"
+            yield Problem((*path, "resolvers", index), why, "give an address and port such as '127.0.0.1:53'")
+
+
 def sockets(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
-    """Sockets are on the L7 nodes; L4 nodes and ports do not reach them."""
+    """Sockets, and what DNS says, are known to the L7 nodes; L4 nodes and ports do not reach them."""
     group = model.server_groups.get(service.server_group)
     spread = model.availability_groups.get(service.availability_group)
     servers = group.servers if group is not None else spread.members if spread is not None else ()
+    if spread is not None and spread.dns and service.protocol is not BackendProtocol.HTTP:
+        why = f"members of {spread.name} are names in DNS, and this service is {service.protocol}"
+        yield Problem((*path, "availability_group"), why, "give it servers with IP addresses, or protocol http")
     if not any(server.address.startswith(UNIX) for server in servers):
         return
     if service.protocol is not BackendProtocol.HTTP:

@@ -164,6 +164,12 @@ class CheckType(StrEnum):
     HTTP = "http"
 
 
+class DnsType(StrEnum):
+    A = "a"
+    AAAA = "aaaa"
+    SRV = "srv"
+
+
 class CheckMethod(StrEnum):
     HEAD = "head"
     GET = "get"
@@ -209,6 +215,9 @@ QUERY_TEMPLATE = Pattern(
     "a query, in which ${host}, ${path}, ${rest}, ${query} and ${1} may stand",
 )
 # The name is a token, RFC 9110 §5.6.2.
+RESOLVER = Pattern(
+    r"([0-9.]{7,15}|\[[0-9A-Fa-f:.]{2,45}\]):[1-9][0-9]{0,4}", "an address and port such as '127.0.0.1:53'"
+)
 HASH_KEY = Pattern(
     r"source|path|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", "source, path, header:NAME or cookie:NAME"
 )
@@ -294,11 +303,31 @@ class ServerGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class DnsName:
+    """Members by a name in DNS: its addresses (a, aaaa), all of `port`, or targets and ports (srv).
+
+    Looked up by each L7 node, again when the records' time to live is over. What is no answer leaves the members as
+    they are; a name that has never been resolved has none, and a problem of the node says so.
+    """
+
+    name: Annotated[str, Pattern(HOST_NAME, "a host name")]
+    type: DnsType = DnsType.A
+    port: Annotated[int, Range(0, 65535)] = 0
+    weight: Annotated[int, Range(0, 100)] = 100
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AvailabilityGroup:
-    """Servers spread over fault domains: every member names its zone, and there are at least two zones."""
+    """Servers spread over fault domains: every member names its zone, and there are at least two zones.
+
+    Or members that DNS knows, for services of protocol http.
+    """
 
     name: Name
     members: tuple[Server, ...] = ()
+    dns: tuple[DnsName, ...] = ()
+    resolvers: tuple[Annotated[str, RESOLVER], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from core.model import (
     CaCertificate,
     Certificate,
     Condition,
+    DnsName,
     Ejection,
     FixedReply,
     HeaderChange,
@@ -144,7 +145,8 @@ RULES = {
     Kind.CA_CERTIFICATES: "`bundle_file` and `bundle` exclude each other, one of them is given; `crl_file` and `crl` "
     "exclude each other.",
     Kind.SERVER_GROUPS: "An address and port stand once in a group.",
-    Kind.AVAILABILITY_GROUPS: "An address and port stand once in a group.",
+    Kind.AVAILABILITY_GROUPS: "An address and port stand once in a group. A group with `dns` may have members without "
+    "zones, and is for services of protocol http; see [servers](upstreams.md#members-from-dns).",
     Kind.BACKEND_SERVICES: "The scheduler is one of "
     f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
@@ -205,7 +207,19 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "crl": "the same as text",
     },
     ServerGroup: {"name": NAME, "servers": "where traffic goes"},
-    AvailabilityGroup: {"name": NAME, "members": "where traffic goes"},
+    AvailabilityGroup: {
+        "name": NAME,
+        "members": "where traffic goes",
+        "dns": "names of more members",
+        "resolvers": "the name servers that are asked; none: those of the node's /etc/resolv.conf",
+    },
+    DnsName: {
+        "name": "absolute, from the root",
+        "type": "the records that are asked for",
+        "port": "of the members; none for srv",
+        "weight": "of each member; of srv records that of the heaviest, the others' in proportion",
+        "zone": "the fault domain of the members",
+    },
     Server: {
         "address": "where it is reached; a socket's path for services of protocol http",
         "port": "where it is reached; none of a socket",
@@ -380,6 +394,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
 # Tables inside objects, and below which kind they are explained.
 INNER: Mapping[type, Kind] = {
     Server: Kind.SERVER_GROUPS,
+    DnsName: Kind.AVAILABILITY_GROUPS,
     HealthCheck: Kind.BACKEND_SERVICES,
     Ejection: Kind.BACKEND_SERVICES,
     StickySession: Kind.BACKEND_SERVICES,

@@ -14,15 +14,17 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Final, cast
 
+from control.node.dns import Names
 from control.node.notify import notify
 from control.node.probe import HealthMonitor, Target
 from control.node.tasks import Tasks
 from core.config import to_dict
 from core.endpoints import endpoint
+from core.members import with_members
 from core.model import Model
 from core.resolve import l7_checked, l7_listeners, l7_services, servers, upstream_tls
 from proxy import census, tally
@@ -39,6 +41,7 @@ from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, Worker
 
 log = logging.getLogger(__name__)
 
+NAMES_S: Final = 2.0  # how long a configuration waits for the first answers of its DNS names
 RESTART_S: Final = (0.1, 10.0)  # the first delay and the longest
 SOUND_AFTER_S: Final = 10.0  # a worker that lived this long was no failed start
 
@@ -60,6 +63,7 @@ class Supervisor:
         self._tasks = tasks
         self._give_up = give_up
         self._monitor = HealthMonitor(self._on_health, tasks)
+        self._names = Names(self._on_names, tasks)
         self._model: Model | None = None
         self._version = 0
         self._checked: dict[str, str] = {}  # services without checks, and those whose checks count for them
@@ -129,7 +133,9 @@ class Supervisor:
             async with self._applying:
                 worker.send({"cookie_secret": self._cookie_secret.hex()})
                 if self._model is not None:
-                    await worker.apply(dict(to_dict(self._model)), self._version, self._seats.of(worker.seats))
+                    await worker.apply(
+                        dict(to_dict(self._resolved(self._model))), self._version, self._seats.of(worker.seats)
+                    )
                     worker.send({"down": self._down()})
                 self._workers[turn] = worker
                 await self._reseat()
@@ -179,19 +185,24 @@ class Supervisor:
         except TimeoutError:
             raise ApplyError("the workers do not start; the log says why") from None
         async with self._applying:
+            self._names.watch(model, self._model or Model())
+            await self._names.first_answers(NAMES_S)
             fresh = self._seats.reserve(wanted)
             try:
-                await self._apply_to_all(model, version)
+                await self._apply_to_all(self._resolved(model), version)
             except ApplyError:
                 self._seats.close(fresh)
+                self._names.watch(self._model or Model())
                 if self._model is not None:
                     with contextlib.suppress(ApplyError):
-                        await self._apply_to_all(self._model, self._version)
+                        await self._apply_to_all(self._resolved(self._model), self._version)
                 raise
             self._seats.keep(wanted)
             self._given = set(self._seats.all)
             self._model, self._version = model, version
-        self._watch(model)
+            self._names.watch(model)
+            self._tell_members(self._workers.values())
+        self._watch(self._resolved(model))
         self._log_problems()
         self.serving.set()
 
@@ -221,6 +232,7 @@ class Supervisor:
         workers = self._workers.values()
         found = dict.fromkeys(problem for worker in workers for problem in worker.problems)
         if self._model is not None:
+            found |= dict.fromkeys(self._names.problems(self._model))
             found |= dict.fromkeys(tally.problems(self._model, [worker.stranded for worker in workers]))
         return tuple(found)
 
@@ -232,6 +244,27 @@ class Supervisor:
         for problem in before:
             if problem not in self._problems:
                 log.info("no longer: %s", problem)
+
+    # -- members from DNS
+
+    def _resolved(self, model: Model) -> Model:
+        return with_members(model, self._names.groups(model))
+
+    def _on_names(self) -> None:
+        if self._model is not None:
+            self._tell_members(self._workers.values())
+            self._watch(self._resolved(self._model))
+            self._log_problems()
+
+    def _tell_members(self, workers: Iterable[WorkerProcess]) -> None:
+        """Again after each configuration: an answer may have come while they were busy with it."""
+        assert self._model is not None
+        groups = {
+            name: [[each.address, each.port, each.weight, each.zone] for each in servers]
+            for name, servers in self._names.groups(self._model).items()
+        }
+        for worker in workers if groups else ():
+            worker.send({"members": groups})
 
     # -- health
 
@@ -295,7 +328,7 @@ class Supervisor:
     def _upstreams(self) -> list[dict[str, object]]:
         if self._model is None:
             return []
-        return self._tally.rows(self._model, [worker.servers for worker in self._workers.values()])
+        return self._tally.rows(self._resolved(self._model), [worker.servers for worker in self._workers.values()])
 
     async def count(self) -> list[Count]:
         """The connections by listener, of all workers."""

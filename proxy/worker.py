@@ -5,6 +5,7 @@ A worker does what the supervisor says over a socketpair, one JSON object a line
     → {"config": MODEL, "version": N}    ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
                                          ← {"problems": [TEXT…]} when they have changed since
     → {"cookie_secret": HEX}, before a configuration that uses it
+    → {"members": {GROUP: [[ADDRESS, PORT, WEIGHT, ZONE]…]}}, of availability groups that have DNS names
     → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
     → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
     → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
@@ -47,7 +48,8 @@ from control.node.logs import setup
 from control.node.tasks import Tasks
 from core.config import from_dict
 from core.endpoints import endpoint as server_name
-from core.model import BackendService, Listener, Model, Protocol
+from core.members import with_members
+from core.model import BackendService, Listener, Model, Protocol, Server
 from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstream_tls
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
@@ -90,6 +92,7 @@ class Worker:
         self._hub = hub
         self._tls = tls
         self._turn, self._workers = turn, workers
+        self._model = Model()
         self._passages = Passages(hub)
         self.openings = Openings(self.protocol)
         self._sites: dict[tuple[str, str], Site] = {}
@@ -122,6 +125,7 @@ class Worker:
             terms = {each.listener.name: _terms(each.listener) for each in https}
             certificates = {each.listener.name: each.certificates for each in https}
             problems = await self._tls.configure(certificates, profiles, terms)
+        self._model = model
         self._apply_services(model, contexts)
         sites = {_site_key(each): self._site(each) for each in listeners}
         removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
@@ -132,6 +136,11 @@ class Worker:
         self._retired += [(until, site) for site in removed]
         self._sites = sites
         return problems
+
+    def set_members(self, groups: Mapping[str, tuple[Server, ...]]) -> None:
+        """Takes the members of availability groups that have DNS names."""
+        model = with_members(self._model, groups)
+        self._apply_services(model, _contexts(model))
 
     async def recheck(self) -> list[str] | None:
         """Looks again at certificates with a problem that may have gone; the problems now, None for no change."""
@@ -338,6 +347,10 @@ class Channel:
             if "config" in message:
                 async with self._changing:
                     _send(writer, await self._apply(message))
+            elif "members" in message:
+                async with self._changing:
+                    groups = {name: tuple(Server(*each) for each in rows) for name, rows in message["members"].items()}
+                    self._worker.set_members(groups)
             elif "cookie_secret" in message:
                 self._hub.reseal(bytes.fromhex(message["cookie_secret"]))
             elif "down" in message:

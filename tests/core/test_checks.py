@@ -368,6 +368,40 @@ CASES = [
         "backend_services.web.tls: a server of it is a unix socket, and no name to verify its certificate by; "
         "give tls_server_name",
     ),
+    # members from DNS
+    (
+        '{ name = "spread", members',
+        '{ name = "named", dns = [{ name = "a.test" }] }, { name = "spread", members',
+        "availability_groups.named.dns[0]: port is missing; give a whole number from 1 to 65535",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "named", dns = [{ name = "a.test", type = "srv", port = 1 }] }, { name = "spread", members',
+        "availability_groups.named.dns[0].port: srv records have ports of their own; remove it",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "n", dns = [{ name = "a.t", type = "srv" }, { name = "a.t", type = "srv" }] }, '
+        '{ name = "spread", members',
+        "availability_groups.n.dns[1]: a.t is in the list already; remove one",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "n", dns = [{ name = "a.t", port = 1 }], resolvers = ["1.2.3.444:53"] }, { name = "spread", members',
+        "availability_groups.n.resolvers[0]: '1.2.3.444' is not an IP address; "
+        "give an address and port such as '127.0.0.1:53'",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "n", dns = [{ name = "a.t", port = 1 }], resolvers = ["1.2.3.4:99999"] }, { name = "spread", members',
+        "availability_groups.n.resolvers[0]: 99999 is no port; give an address and port such as '127.0.0.1:53'",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "spread", dns = [{ name = "a.test", port = 80 }], members',
+        "backend_services.stream.availability_group: members of spread are names in DNS, and this service is tcp; "
+        "give it servers with IP addresses, or protocol http",
+    ),
     (
         '"web", protocol = "http"',
         '"web", protocol = "http", queue_timeout_s = 1',

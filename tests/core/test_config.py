@@ -31,6 +31,8 @@ from core.model import (
     CheckType,
     ClientCertificate,
     Condition,
+    DnsName,
+    DnsType,
     Ejection,
     FixedReply,
     HeaderAction,
@@ -537,6 +539,10 @@ def models(draw: st.DrawFn) -> Model:
         spread[name] = AvailabilityGroup(
             name, (Server(f"{net}1", 1, zone="z1", rack=draw(TEXT)), Server(f"{net}2", 1, zone="z2"))
         )
+    if spread:
+        kinds = st.sampled_from([DnsName("a.test", port=80, zone="z"), DnsName("b.test", DnsType.SRV, weight=0)])
+        asked = st.sampled_from([(), ("127.0.0.1:53", "[::1]:5353")])
+        spread_by_name = AvailabilityGroup("by-name", (), (draw(kinds),), draw(asked))
     backends = {
         name: draw(services(name, draw(st.sampled_from(BackendProtocol)), names, sorted(spread))) for name in names[:6]
     }
@@ -557,6 +563,7 @@ def models(draw: st.DrawFn) -> Model:
     backends[names[7]] = replace(backends[names[7]], slow_start_s=0)
     rules = {name: draw(rules_of(name, l7, names[7], f"/{i}")) for i, name in enumerate(draw(some) if l7 else [])}
     authorities = {name: CaCertificate(name, bundle=f"PEM {index}") for index, name in enumerate(names[:2])}
+    spread |= {"by-name": spread_by_name} if spread else {}
     return Model(nodes, certificates, authorities, groups, spread, backends, lists, instances, listeners, rules)
 
 
