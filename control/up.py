@@ -68,7 +68,7 @@ class UpError(Exception):
 
 
 class UsageError(Exception):
-    """An option that cannot be; the text has the remedy."""
+    """An option, or a file, that cannot be served as this program is; the text has the remedy."""
 
 
 @dataclass(slots=True)
@@ -163,7 +163,7 @@ class Up:
                 self._take_news()
             if self._reload:
                 self._reload = False
-                self._change_to(lambda: read(self.file), asked=True)
+                self._change_to(lambda: _read(self.file), asked=True)
             elif time.monotonic() >= self._renew_at:
                 self._change_to(lambda: self.source)  # for certificates near their end; FILE is read on SIGHUP only
 
@@ -259,7 +259,7 @@ class Up:
         except ConfigErrors as error:
             print(f"{error}\npaifang: the configuration before stays", file=sys.stderr, flush=True)
             return
-        except (KeyCheckError, devcerts.IssueError, UpError, ChildError, ApiError, OSError) as error:
+        except (UsageError, KeyCheckError, devcerts.IssueError, UpError, ChildError, ApiError, OSError) as error:
             _say(f"{error}\npaifang: the configuration before stays")
             return
         finally:
@@ -348,9 +348,7 @@ def main(options: argparse.Namespace) -> int:
     stopping = Stopping()
     state = up = None
     try:
-        source = read(options.file)
-        if source.acme is not None and (why := missing_library()):
-            raise UsageError(why)
+        source = _read(options.file)
         state = State(options.state)
         host, port = _api_address(options.api)
         state.make_identities()
@@ -381,6 +379,14 @@ def main(options: argparse.Namespace) -> int:
         if state is not None:
             state.close()
     return 0
+
+
+def _read(file: Path) -> Source:
+    """What FILE says, fit to be served here. Raises ConfigErrors, KeyCheckError, UsageError."""
+    source = read(file)
+    if source.acme is not None and (why := missing_library()):
+        raise UsageError(why)
+    return source
 
 
 def _api_address(text: str) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from control import up, up_acme
 from control.ports import free_port
 from control.up_acme import Issuing
 from control.up_source import Source
+from control.up_state import State
 from core.acme import Acme
 from core.model import Certificate, Model
 from tests.control.test_up import Running, eventually
@@ -219,12 +220,19 @@ def test_a_ca_that_is_none(tmp_path: Path, server: Pebble, backend: int) -> None
 def test_without_the_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It does not start, nor does one that runs take such a file."""
     (tmp_path / "f.toml").write_text(shown("certificates.md", "On one machine"))
     monkeypatch.setattr(up_acme.importlib.util, "find_spec", lambda _: None)
-    options = argparse.Namespace(file=tmp_path / "f.toml", state=tmp_path / "state", api="127.0.0.1:0", workers=1)
-    assert up.main(options) == 2
-    assert "its library is missing: pip install 'paifang[acme]'" in capsys.readouterr().err
-    assert not (tmp_path / "state").exists()
+    why = "its library is missing: pip install 'paifang[acme]'"
+    with pytest.raises(up.UsageError, match=re.escape(why)):
+        up._read(tmp_path / "f.toml")
+    state = State(tmp_path / "state")
+    options = argparse.Namespace(file=tmp_path / "f.toml", workers=1)
+    running = up.Up(options, state, "127.0.0.1", 1, lambda: None)
+    monkeypatch.setattr(running, "_put", pytest.fail)
+    running._change_to(lambda: up._read(options.file), asked=True)
+    assert f"{why}\npaifang: the configuration before stays" in capsys.readouterr().err
+    state.close()
 
 
 KEY, OTHER = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
