@@ -317,6 +317,8 @@ class ClientConnection(Carrier):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+            if exchange is not None and not exchange.request_complete:
+                self._touch()  # from now on somebody else is waited for
 
     def _shed(self) -> None:
         """Gives back the bytes that wait here, of which there are too many in this worker.

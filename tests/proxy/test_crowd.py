@@ -12,6 +12,7 @@ import pytest
 from proxy.conn import HEADS_A_TURN, ClientConnection
 from proxy.crowd import FAIR_BYTES, HELD_BYTES, SPARE_DESCRIPTORS, Allowance, Crowd
 from tests.proxy.support import (
+    ANSWER,
     Backend,
     Client,
     Proxy,
@@ -125,27 +126,33 @@ async def test_a_body_that_trickles_is_408_however_steadily() -> None:
 
 
 async def test_time_in_which_the_server_does_not_read_is_not_the_clients() -> None:
-    """A body is held up by back-pressure for longer than it may pause, and goes on."""
-    go = asyncio.Event()
-    size = 64 << 20
+    """A body is held up by back-pressure for longer than it may pause, and has its whole time again afterwards."""
 
     async def answer(request: Request) -> None:
-        await go.wait()
-        left = size
-        while left:
-            left -= len(await request.reader.read(1 << 20))
-        request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert await request.reader.readexactly(3) == b"abc"
+        request.writer.write(ANSWER)
 
-    options = {"body_timeout_s": 1, "min_body_rate_bytes_s": 1_000_000}
     async with (
         Backend(answer).running() as backend,
-        proxy(with_options(model(free_port(), [backend.port], request_timeout_s=60), **options)) as l7,
+        proxy(with_options(model(free_port(), [backend.port], request_timeout_s=60), body_timeout_s=10)) as l7,
     ):
         client = await l7.connect()
-        client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
-        await until(lambda: any(each._paused for each in connections(l7)))
-        await asyncio.sleep(1.6)
-        go.set()
+        client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
+        await until(lambda: bool(backend.heads))
+        (connection,) = connections(l7)
+        upstream, clock = connection._upstream, l7.hub.now
+        assert upstream is not None
+        upstream.pause_writing()
+        l7.hub.now = lambda: clock() + 30
+        for _ in range(2):  # sweeps
+            await asyncio.sleep(0.3)
+        upstream.resume_writing()
+        assert connection.deadline - l7.hub.now() == pytest.approx(10, abs=1)
+        l7.hub.now = lambda: clock() + 39
+        before = connection._bytes_in
+        client.writer.write(b"b")
+        await until(lambda: connection._bytes_in > before)
+        client.writer.write(b"c")
         assert await client.answer() == (200, b"ok")
         await client.close()
 
