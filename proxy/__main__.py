@@ -15,10 +15,11 @@ from control.node import harden, logs
 from control.node.admin import AdminError
 from control.node.identity import IdentityError
 from control.node.link import LinkError
+from control.node.metrics_server import MetricsError
 from control.node.output import drop_output
 from proxy import ask
 from proxy.errors import ApplyError
-from proxy.node import READY, Node, endpoint
+from proxy.node import METRICS, OFF, READY, Node, endpoint
 
 EXAMPLES = """examples:
   python -m proxy --name l7-1 --control https://10.0.0.5:8471 --identity /etc/paifang/l7-1 \\
@@ -53,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ready", action="append", metavar="ADDR:PORT",
         help=f"answers /ready ({READY}); again for the node's IPv6 address, as [ADDR]:PORT",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metrics", metavar="ADDR:PORT",
+        help=f"where Prometheus gets /metrics, without TLS or password, or {OFF} (default {METRICS}, if free)",
     )  # fmt: skip
     parser.add_argument("--access-log", default="", metavar="PATH|-", help="JSON lines; - is standard output")
     parser.add_argument("--log-level", choices=logs.LEVELS, default="INFO", help="(%(default)s)")
@@ -98,13 +103,15 @@ def main() -> int:
     try:
         for text in options.ready or ():
             endpoint(text)
+        if options.metrics not in (None, OFF):
+            endpoint(options.metrics)
         if options.workers < 1:
             raise ValueError("--workers: give at least 1")
         return uvloop.run(_run(options))
     except (ValueError, IdentityError, LinkError) as error:
         print(f"paifang-l7: {error}", file=sys.stderr)
         return 2
-    except (AdminError, ApplyError) as error:
+    except (AdminError, ApplyError, MetricsError) as error:
         print(f"paifang-l7: {error}", file=sys.stderr)
         return 1
     except OSError as error:

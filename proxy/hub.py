@@ -118,6 +118,7 @@ class Hub:
     ) -> None:
         self.node = node.encode("ascii")
         self.tasks = tasks
+        self.lines_lost: Callable[[], int] = int  # of the access log
         self.journal = Journal(write_record, write_visits)
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time

@@ -13,6 +13,7 @@ from typing import Final
 
 from proxy.access_log import Record, Visit, record_of
 from proxy.errors import Code
+from proxy.meters import Meters
 
 SETTLE_AT: Final = 512
 
@@ -29,6 +30,7 @@ class Journal:
         write_record: Callable[[Record], None],
         write_visits: Callable[[Sequence[Visit]], None] | None = None,
     ) -> None:
+        self.meters = Meters()
         self._write_record = write_record
         self._write_visits = write_visits or self._write_one_by_one
         self._counters: Counter[str] = Counter()
@@ -51,6 +53,7 @@ class Journal:
             counters["error_" + code.label] += 1
             record.error_source, record.error_code = source, code.label
             record.error_detail = code.said(offset)
+        self.meters.record(record)
         self._write_record(record)
 
     def settle(self) -> None:
@@ -64,6 +67,7 @@ class Journal:
             counters[_CLASSES[status // 100]] += number
         counters["bytes_in"] += sum([visit[6] for visit in visits])
         counters["bytes_out"] += sum([visit[7] for visit in visits])
+        self.meters.visits(visits)
         self._write_visits(visits)
 
     def _write_one_by_one(self, visits: Sequence[Visit]) -> None:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Final
 
-from control.node import admin
+from control.node import admin, process_metrics
 from control.node.identity import Identity
 from control.node.link import ControlLink
+from control.node.metrics import Family, Histogram
+from control.node.metrics_server import MetricsError, MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import split
 from keyserver.client import KeyClient
-from proxy import handover
+from proxy import exporter, handover
 from proxy.ask import ADMIN_SOCKET
 from proxy.census import Filter
 from proxy.errors import ApplyError
@@ -32,7 +35,11 @@ from proxy.passing import Seat
 from proxy.server import ReadyProtocol, Supervisor
 from proxy.worker_process import Settings
 
+log = logging.getLogger(__name__)
+
 READY: Final = "0.0.0.0:8472"
+METRICS: Final = "127.0.0.1:8475"
+OFF: Final = "off"
 REPLACE_S: Final = 60.0  # for a configuration to run; then the node before goes on
 TELL_EVERY_S: Final = 1.0
 
@@ -58,6 +65,7 @@ class Node:
         self._tasks = Tasks(lambda name, error: self._give_up(f"the task {name!r} died: {error!r}"))
         self._succession: Succession | None = None
         self._ready: dict[Seat, socket.socket] = {}
+        self._metrics: dict[Seat, socket.socket] = {}
         self._servers: list[asyncio.AbstractServer] = []
 
     def _check_for_workers(self) -> None:
@@ -87,6 +95,7 @@ class Node:
         elif admin.is_alive(options.state / ADMIN_SOCKET):
             raise ApplyError(f"{options.state}: a node runs with this state directory; --replace takes its place")
         self._bind_ready()
+        self._bind_metrics()
         settings = Settings(
             options.name, options.workers, str(options.identity), self._keyservers, options.access_log,
             options.drain_time,
@@ -118,19 +127,42 @@ class Node:
             sock = self._succession and self._succession.take(handover.READY, address, port)
             self._ready[address, port, handover.READY] = sock or bind(address, port)
 
+    def _bind_metrics(self) -> None:
+        """Where /metrics is answered. Raises MetricsError where an address that was asked for cannot be had.
+
+        The default one may be another process's.
+        """
+        asked = self._options.metrics
+        if asked == OFF:
+            return
+        address, port = endpoint(asked or METRICS)
+        sock = self._succession and self._succession.take(handover.METRICS, address, port)
+        try:
+            self._metrics[address, port, handover.METRICS] = sock or listen(address, port)
+        except MetricsError as error:
+            if asked is not None:
+                raise
+            log.warning("%s; --metrics ADDR:PORT gives another, --metrics off none", error)
+
+    def _families(self) -> Iterator[Family | Histogram]:
+        yield from exporter.families(self._supervisor.measured())
+        yield from process_metrics.families("l7", self._options.name)
+
     async def _answer(self) -> None:
         """Begins to answer /ready, the administrator, and who wants to replace us."""
         loop, state = asyncio.get_running_loop(), self._options.state
         for sock in self._ready.values():
             server = await loop.create_server(lambda: ReadyProtocol(self._supervisor), sock=sock.dup())
             self._servers.append(server)
+        for sock in self._metrics.values():
+            self._servers.append(await MetricsServer(self._families).serve(sock.dup()))
         again = self._succession is not None
         self._servers.append(await admin.serve(state / ADMIN_SOCKET, self._handlers(), replace=again))
         self._offer = Offer(state / handover.SOCKET, self._options.name, self._sockets)
         self._tasks.spawn(self._wait_for_successor(), "handover")
 
     def _sockets(self) -> Mapping[Seat, socket.socket]:
-        return {**self._supervisor.sockets, **self._ready}
+        return {**self._supervisor.sockets, **self._ready, **self._metrics}
 
     async def _announce(self) -> None:
         """Tells whoever started us, once a configuration runs; takes over from the node before, if there is one."""
@@ -194,6 +226,7 @@ class Node:
             self._offer.close()
         for server in self._servers[: len(self._servers) - but]:
             server.close()
-        for sock in self._ready.values():
+        for sock in (*self._ready.values(), *self._metrics.values()):
             sock.close()
         self._ready.clear()
+        self._metrics.clear()

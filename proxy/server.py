@@ -16,7 +16,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from control.node.dns import Names
 from control.node.notify import notify
@@ -27,7 +27,7 @@ from core.endpoints import endpoint
 from core.members import with_members
 from core.model import Model
 from core.resolve import l7_checked, l7_listeners, l7_services, servers, upstream_tls
-from proxy import census, tally
+from proxy import census, meters, tally
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError, Refused
 from proxy.head import read_request
@@ -72,6 +72,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._cookie_secret = os.urandom(SECRET_BYTES)  # until the control plane gives that of all nodes
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
+        self._past_listeners: dict[str, dict[str, Any]] = {}
         self._tally = Tally()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
@@ -156,6 +157,8 @@ class Supervisor:
                 del self._workers[turn]
             self._past.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
             self._tally.keep(worker.servers)
+            for name, meter in worker.listeners.items():
+                self._past_listeners[name] = meters.together([self._past_listeners.get(name, meters.NOTHING), meter])
             await reap(worker.process)
         return worker.cannot
 
@@ -329,6 +332,14 @@ class Supervisor:
         if self._model is None:
             return []
         return self._tally.rows(self._resolved(self._model), [worker.servers for worker in self._workers.values()])
+
+    def measured(self) -> dict[str, Any]:
+        """What /metrics is made of; forgets listeners that are gone."""
+        names = list(self._model.listeners) if self._model is not None else []
+        self._past_listeners = {name: each for name, each in self._past_listeners.items() if name in names}
+        parts = [self._past_listeners, *(worker.listeners for worker in self._workers.values())]
+        listeners = {name: meters.together(part[name] for part in parts if name in part) for name in names}
+        return {**self.report(), "configuration": self._version, "listeners": listeners}
 
     async def count(self) -> list[Count]:
         """The connections by listener, of all workers."""

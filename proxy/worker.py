@@ -10,7 +10,8 @@ A worker does what the supervisor says over a socketpair, one JSON object a line
     → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
     → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
                                          ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
-                                            "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}} every second
+                                            "listeners": {NAME: METER}, every second
+                                            "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}}
     → {"ask": "count"}                   ← {"told": [COUNT…]}, also while it drains; see proxy/census.py
     → {"ask": "views", …FILTER}          ← {"told": [VIEW…]}
                                          ← {"cannot": WHY} as the only word of a worker that cannot start
@@ -135,6 +136,7 @@ class Worker:
         until = self._hub.now() + RETIRED_S
         self._retired += [(until, site) for site in removed]
         self._sites = sites
+        self._hub.journal.meters.keep({site.name for site in sites.values()})
         return problems
 
     def set_members(self, groups: Mapping[str, tuple[Server, ...]]) -> None:
@@ -417,6 +419,7 @@ class Channel:
     def _send_counters(self, writer: asyncio.StreamWriter) -> None:
         services = self._hub.services
         counters = dict(self._hub.counters)
+        counters["log_lines_lost"] = self._hub.lines_lost()
         counters["connections_open"] = self._worker.connections
         counters["requests_open"] = sum(sum(each.pool.active.values()) for each in services.values())
         counters["requests_waiting"] = sum(each.pool.waiting for each in services.values())
@@ -425,7 +428,8 @@ class Channel:
         news = {name: [[*at, numbers] for at, numbers in each.pool.news()] for name, each in services.items()}
         stranded = [name for name, each in services.items() if not each.pool.takes_requests]
         upstreams = {name: rows for name, rows in news.items() if rows}
-        _send(writer, {"counters": counters, "upstreams": upstreams, "stranded": stranded})
+        listeners = self._hub.journal.meters.news()
+        _send(writer, {"counters": counters, "upstreams": upstreams, "stranded": stranded, "listeners": listeners})
 
 
 def _send(writer: asyncio.StreamWriter, message: dict[str, object]) -> None:
@@ -472,6 +476,8 @@ async def serve(options: argparse.Namespace) -> int:
         await keys.start()
     log_all = (access_log.write, access_log.write_visits) if access_log else (_no_log, _no_log)
     hub = Hub(options.name, tasks, *log_all)
+    if access_log is not None:
+        hub.lines_lost = lambda: access_log.lost
     worker = Worker(hub, tls, options.turn, options.workers)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")

@@ -63,6 +63,7 @@ class WorkerProcess:
         self.seats: set[int] = set()  # from whose sockets it accepts
         self.counters: dict[str, float] = {}
         self.servers: dict[ServerKey, dict[str, float]] = {}
+        self.listeners: dict[str, dict[str, Any]] = {}  # see proxy/meters.py
         self.stranded: list[str] = []  # backend services that have no server for a request
         self.problems: list[str] = []
         self.cannot = ""  # why it could not start
@@ -132,6 +133,7 @@ class WorkerProcess:
                 message = json.loads(line)
                 if "counters" in message:
                     self.counters = message["counters"]
+                    self.listeners |= message["listeners"]
                     self.servers |= tally.keyed(message["upstreams"])
                     if message["stranded"] != self.stranded:
                         self.stranded = message["stranded"]

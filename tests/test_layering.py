@@ -43,6 +43,8 @@ PURE = (
     "proxy.actions",
     "proxy.body",
     "proxy.census",
+    "proxy.exporter",
+    "proxy.meters",
     "proxy.conditions",
     "proxy.errors",
     "proxy.head",

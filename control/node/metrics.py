@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Samples in one piece of the text: about a millisecond of work, after which others of the event loop have their turn.
@@ -40,6 +40,21 @@ class Family:
         assert (self.kind == "counter") is self.name.endswith("_total"), self.name
 
 
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """A distribution. `rows` are (values of `labels`, how many are in each bucket, their sum).
+
+    A bucket is what is above the bound before and not above its own; the last one, without a bound, is the rest.
+    """
+
+    name: str
+    help: str
+    bounds: Sequence[float]
+    rows: Iterable[tuple[tuple[str, ...], Sequence[int], float]]
+    labels: tuple[str, ...] = ()
+    kind: ClassVar[str] = "histogram"
+
+
 def counter(name: str, help: str, samples: Iterable[Sample], labels: tuple[str, ...] = ()) -> Family:
     """A number that only rises, from zero at the start of whatever counts it."""
     return Family(name, "counter", help, samples, labels)
@@ -55,7 +70,7 @@ def only(value: float) -> tuple[Sample, ...]:
     return (((), value),)
 
 
-def table(families: Iterable[Family]) -> str:
+def table(families: Iterable[Family | Histogram]) -> str:
     """A page's table of metrics, in Markdown."""
     rows = [
         f"| `{family.name}` | {family.kind} | {', '.join(f'`{label}`' for label in family.labels)} | {family.help} |"
@@ -64,16 +79,16 @@ def table(families: Iterable[Family]) -> str:
     return "\n".join(["| metric | type | labels | |", "|---|---|---|---|", *rows])
 
 
-def render(families: Iterable[Family], piece_samples: int = PIECE_SAMPLES) -> Iterator[bytes]:
+def render(families: Iterable[Family | Histogram], piece_samples: int = PIECE_SAMPLES) -> Iterator[bytes]:
     """The text, in pieces of about `piece_samples` lines at most. A family without samples is left out."""
     for family in families:
         lines: list[str] = []
         headed = False
-        for values, number in family.samples:
+        for line in _lines(family):
             if not headed:
                 lines += _heading(family)
                 headed = True
-            lines.append(f"{family.name}{_labels(family.labels, values)} {_number(number)}\n")
+            lines.append(line)
             if len(lines) >= piece_samples:
                 yield "".join(lines).encode()
                 lines.clear()
@@ -81,7 +96,23 @@ def render(families: Iterable[Family], piece_samples: int = PIECE_SAMPLES) -> It
             yield "".join(lines).encode()
 
 
-def _heading(family: Family) -> tuple[str, str]:
+def _lines(family: Family | Histogram) -> Iterator[str]:
+    if isinstance(family, Family):
+        for values, number in family.samples:
+            yield f"{family.name}{_labels(family.labels, values)} {_number(number)}\n"
+        return
+    for values, buckets, total in family.rows:
+        below = 0
+        for bound, count in zip((*family.bounds, math.inf), buckets, strict=True):
+            below += count
+            labels = _labels((*family.labels, "le"), (*values, _number(float(bound))))
+            yield f"{family.name}_bucket{labels} {below}\n"
+        labels = _labels(family.labels, values)
+        yield f"{family.name}_sum{labels} {_number(total)}\n"
+        yield f"{family.name}_count{labels} {below}\n"
+
+
+def _heading(family: Family | Histogram) -> tuple[str, str]:
     return (
         f"# HELP {family.name} {family.help.translate(_IN_HELP)}\n",
         f"# TYPE {family.name} {family.kind}\n",

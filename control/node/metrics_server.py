@@ -33,7 +33,7 @@ HEAD_S: Final = 5.0
 EXCHANGE_S: Final = 30.0  # Prometheus gives up after 10 s by default
 HINT: Final = b"metrics are at /metrics\n"
 
-Collect = Callable[[], Iterable[metrics.Family]]
+Collect = Callable[[], Iterable[metrics.Family | metrics.Histogram]]
 
 
 class MetricsError(Exception):

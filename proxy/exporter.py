@@ -1,0 +1,131 @@
+"""What an L7 node says under /metrics, made of what its supervisor knows (`Supervisor.measured`). Pure.
+
+Labels are bounded: by the configuration (listeners, services, servers), of which SERIES_MOST of a kind are told one by
+one and the rest as `other`, and by the program (error codes, reasons). Nothing that a client sends becomes a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from control.node.metrics import Family, Histogram, Sample, counter, gauge, only
+from proxy import meters
+from proxy.meters import BOUNDS, CLASSES
+
+Document = Mapping[str, Any]
+
+L7: Final = "paifang_l7"
+SERIES_MOST: Final = 2000
+OTHER: Final = "other"
+
+# Counters of the workers that have no label: name → metric, help.
+PLAIN: Final = {
+    "connections": ("connections", "Connections of clients that began, TLS handshakes done."),
+    "connections_denied": ("denied_connections", "Connections that an access list denied."),
+    "client_certificates_refused": ("refused_client_certificates", "Certificates of clients that were not taken."),
+    "connect_failures": ("connect_failures", "Attempts to connect to a server that failed."),
+    "retries": ("retries", "Requests that were sent again, to the same server or another."),
+    "retries_denied": ("denied_retries", "Requests that could have been sent again but for the limit of retries."),
+    "queued_requests": ("queued_requests", "Requests that had to wait for a connection to a server."),
+    "fallback_requests": ("fallback_requests", "Requests that went to a fallback service."),
+    "underscored_fields": ("dropped_fields", "Fields of requests dropped because of an underscore in their name."),
+    "log_lines_lost": ("lost_log_lines", "Lines of the access log that were lost: the disk or pipe did not keep up."),
+}
+LEVELS: Final = {
+    "connections_open": ("connections", "Open connections of clients."),
+    "requests_open": ("requests_in_flight", "Requests that a server works on."),
+    "requests_waiting": ("requests_waiting", "Requests that wait for a connection to a server."),
+    "tls_in_flight": ("tls_handshakes_in_flight", "TLS handshakes that go on."),
+}
+SERVER: Final = {
+    "requests": ("requests", "Requests sent to a server, once for each attempt."),
+    "failures": ("failures", "Requests that a server failed: no connection, or none that lasted."),
+    "errors": ("error_answers", "Answers of a server with a status of 500 and above."),
+    "ejections": ("ejections", "How often a server was ejected for failing requests."),
+}
+SERVER_LEVELS: Final = {
+    "active": ("requests_in_flight", "Requests that a server works on."),
+    "idle": ("idle_connections", "Connections to a server that wait for a request."),
+    "ejected": ("ejected", "Workers that have ejected a server."),
+}
+HANDSHAKE: Final = "tls_"
+NO_HANDSHAKE: Final = ("tls_in_flight", "tls_stapled")
+
+
+def families(node: Document) -> Iterator[Family | Histogram]:
+    """All that there is to tell."""
+    counters, listeners = node["counters"], _bounded(node["listeners"])
+    yield gauge(f"{L7}_ready", "1 while new connections should come here.", only(node["ready"]))
+    help = "The version of the configuration that runs; 0 before the first."
+    yield gauge(f"{L7}_configuration_version", help, only(node["configuration"]))
+    help = "Problems that somebody should look at; `paifang status` has their text."
+    yield gauge(f"{L7}_problems", help, only(len(node["problems"])))
+    yield gauge(f"{L7}_workers", "Worker processes that run.", only(node["workers"]))
+    help = "Worker processes that ended and were started again."
+    yield counter(f"{L7}_worker_restarts_total", help, only(node["worker_restarts"]))
+    yield from _listeners(listeners)
+    for name, (metric, help) in PLAIN.items():
+        yield counter(f"{L7}_{metric}_total", help, only(counters.get(name, 0)))
+    for name, (metric, help) in LEVELS.items():
+        yield gauge(f"{L7}_{metric}", help, only(counters.get(name, 0)))
+    results = {
+        name.removeprefix(HANDSHAKE): number
+        for name, number in counters.items()
+        if name.startswith(HANDSHAKE) and name not in NO_HANDSHAKE
+    }
+    help = "TLS handshakes that ended: ok, or why they did not come about."
+    yield counter(f"{L7}_tls_handshakes_total", help, [((each,), n) for each, n in results.items()], ("result",))
+    help = "Handshakes with an OCSP response."
+    yield counter(f"{L7}_tls_stapled_handshakes_total", help, only(counters.get("tls_stapled", 0)))
+    yield from _servers(node["upstreams"])
+    help = "1 if a server passes its health checks, 0 if not; of servers that have any."
+    health = [((each["service"], each["server"]), each["healthy"]) for each in node["health"][:SERIES_MOST]]
+    yield gauge(f"{L7}_server_up", help, health, ("service", "server"))
+
+
+def _bounded(listeners: Mapping[str, Document]) -> dict[str, Document]:
+    """So many of them, and the sum of the rest."""
+    names = list(listeners)
+    found = {name: listeners[name] for name in names[:SERIES_MOST]}
+    if rest := names[SERIES_MOST:]:
+        found[OTHER] = meters.together(listeners[name] for name in rest)
+    return found
+
+
+def _listeners(listeners: Mapping[str, Document]) -> Iterator[Family | Histogram]:
+    statuses: list[Sample] = [
+        ((name, each), number)
+        for name, row in listeners.items()
+        for each, number in zip(CLASSES, row["statuses"], strict=True)
+    ]
+    help = "Requests answered, those refused or cut included, by the first digit of the status."
+    yield counter(f"{L7}_requests_total", help, statuses, ("listener", "status"))
+    both: list[Sample] = [
+        ((name, way), row[f"bytes_{way}"]) for name, row in listeners.items() for way in ("in", "out")
+    ]
+    help = "Bytes from clients (in) and to them (out), heads included, without TLS."
+    yield counter(f"{L7}_bytes_total", help, both, ("listener", "direction"))
+    errors: list[Sample] = [
+        ((name, *key.split(" ")), number) for name, row in listeners.items() for key, number in row["errors"].items()
+    ]
+    help = "Requests that were refused, cut or could not be served, by whose fault it was and why."
+    yield counter(f"{L7}_request_errors_total", help, errors, ("listener", "source", "code"))
+    help = "From the complete head of a request to its end. Without WebSockets."
+    rows = [((name,), row["buckets"], row["seconds"]) for name, row in listeners.items()]
+    yield Histogram(f"{L7}_request_duration_seconds", help, BOUNDS, rows, ("listener",))
+
+
+def _servers(rows: Sequence[Document]) -> Iterator[Family]:
+    labels = ("service", "server")
+    for name, (metric, help) in SERVER.items():
+        yield counter(f"{L7}_server_{metric}_total", help, _column(rows, name), labels)
+    for name, (metric, help) in SERVER_LEVELS.items():
+        yield gauge(f"{L7}_server_{metric}", help, _column(rows, name), labels)
+
+
+def _column(rows: Sequence[Document], name: str) -> Iterator[Sample]:
+    for row in rows[:SERIES_MOST]:
+        yield (row["service"], row["server"]), row[name]
+    if rest := rows[SERIES_MOST:]:
+        yield (OTHER, OTHER), sum(row[name] for row in rest)
