@@ -22,7 +22,18 @@ from bench.l7.measures import interleaved, per_request_us
 from bench.l7.proxies import Contender, backend, free_port
 from control.node.tasks import Tasks
 from core.config import from_dict, to_dict
-from core.model import BackendProtocol, BackendService, Instance, Listener, Model, Protocol, Rule, Server, ServerGroup
+from core.model import (
+    BackendProtocol,
+    BackendService,
+    Condition,
+    Instance,
+    Listener,
+    Model,
+    Protocol,
+    Rule,
+    Server,
+    ServerGroup,
+)
 from proxy.head import RequestHead, read_request
 from proxy.rules import Router
 from proxy.server import Supervisor
@@ -36,7 +47,7 @@ local requests = {}
 for i = 1, 10000 do
   local n = math.random(0, 9999)
   requests[i] = wrk.format("GET", string.format("%PATH%", n), {
-    ["Host"] = string.format("%HOST%", n), ["User-Agent"] = "Mozilla/5.0 (X11; Linux x86_64)", ["Accept"] = "*/*",
+    ["Host"] = string.format("%HOST%", n), ["User-Agent"] = "Mozilla/5.0 (X11; Linux x86_64)",%FIELD%
     ["Cookie"] = "session=" .. string.format("%08x", math.random(1, 1000000000)),
   })
 end
@@ -54,15 +65,18 @@ class Kind:
     path: str
     one: Rule
     rule: Callable[[int], Rule]
+    tenant: str = ""  # a field's value
     whole: bool = True  # whether whole requests are measured too
 
     @property
     def script(self) -> str:
-        return SCRIPT.replace("%HOST%", self.host).replace("%PATH%", self.path)
+        field = f'["X-Tenant"] = string.format("{self.tenant}", n),' if self.tenant else ""
+        return SCRIPT.replace("%HOST%", self.host).replace("%PATH%", self.path).replace("%FIELD%", field)
 
     def request(self, number: int) -> RequestHead:
-        path, host = (text % number if "%" in text else text for text in (self.path, self.host))
-        head = read_request(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        texts = (self.path, self.host, self.tenant)
+        path, host, tenant = (text % number if "%" in text else text for text in texts)
+        head = read_request(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Tenant: {tenant}\r\n\r\n".encode())
         assert head is not None
         return head
 
@@ -80,6 +94,11 @@ KINDS = (
     Kind(
         "prefixes", "www.example.com", "/shops/%d/cart?page=1",
         replace(BLANK, url="/shops"), lambda n: replace(BLANK, name=f"r{n}", url=f"/shops/{n}"),
+    ),
+    Kind(
+        "values of a field", "www.example.com", "/items",
+        replace(BLANK, headers=(Condition("X-Tenant"),)),
+        lambda n: replace(BLANK, name=f"r{n}", headers=(Condition("X-Tenant", (f"t{n}",)),)), "t%d",
     ),
     Kind(
         "priorities", "d%d.example.com", "/items/1",

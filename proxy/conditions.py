@@ -17,23 +17,32 @@ from core.paths import regex
 from core.rules import conditional
 from proxy.head import RequestHead
 
+# What rules may be told apart by: a kind and a name.
+Told = tuple[int, bytes]
+_METHOD, _FIELD, _QUERY, _COOKIE = range(4)
+
 
 class _Wanted:
     """The values of one condition."""
 
-    __slots__ = ("_exact", "_patterns", "any")
+    __slots__ = ("_patterns", "any", "exact")
 
     def __init__(self, values: Iterable[str]) -> None:
         values = list(values)
         self.any = not values
-        self._exact = frozenset(_text(value.encode()) for value in values if not _is_pattern(value))
+        self.exact = frozenset(_text(value.encode()) for value in values if not _is_pattern(value))
         self._patterns = [re.compile(_regex(value)) for value in values if _is_pattern(value)]
+
+    @property
+    def listed(self) -> bool:
+        """Whether the values are all that there can be."""
+        return bool(self.exact) and not self._patterns
 
     def has(self, value: bytes) -> bool:
         if self.any:
             return True
         text = _text(value)
-        return text in self._exact or any(pattern.match(text) for pattern in self._patterns)
+        return text in self.exact or any(pattern.match(text) for pattern in self._patterns)
 
 
 def _is_pattern(value: str) -> bool:
@@ -66,6 +75,14 @@ class Conditions:
         """None for a rule that asks nothing more."""
         return cls(rule) if conditional(rule) else None
 
+    def told_by(self) -> tuple[Told, frozenset[str]] | None:
+        """Something that a request has to have, and of which values one; None where no list of values says it."""
+        for kind, conditions in ((_FIELD, self._headers), (_QUERY, self._queries), (_COOKIE, self._cookies)):
+            for name, wanted in conditions:
+                if wanted.listed:
+                    return (kind, name), wanted.exact
+        return ((_METHOD, b""), frozenset(map(_text, self._methods))) if self._methods else None
+
     def hold(self, head: RequestHead, target: bytes) -> bool:
         """Whether a request fulfils them all."""
         if self._methods and head.method not in self._methods:
@@ -92,6 +109,17 @@ def _wanted(conditions: Iterable[Condition], *, lower: bool = False) -> tuple[tu
 def _among(conditions: tuple[tuple[bytes, _Wanted], ...], pairs: Iterable[tuple[bytes, bytes]]) -> bool:
     found = list(pairs)
     return all(any(name == key and wanted.has(value) for key, value in found) for name, wanted in conditions)
+
+
+def values_of(told: Told, head: RequestHead, target: bytes) -> set[str]:
+    """Which values a request has of something."""
+    kind, name = told
+    if kind == _METHOD:
+        return {_text(head.method)}
+    if kind == _FIELD:
+        return set(map(_text, head.block.values(name)))
+    pairs = query_pairs(target) if kind == _QUERY else cookie_pairs(head)
+    return {_text(value) for key, value in pairs if key == name}
 
 
 def query_pairs(target: bytes) -> Iterator[tuple[bytes, bytes]]:

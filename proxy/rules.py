@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from core.model import Rule
 from core.rules import domains_of, ordered
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite, Split
-from proxy.conditions import Conditions, path_pattern
+from proxy.conditions import Conditions, Told, path_pattern, values_of
 from proxy.errors import Code, Refused
 from proxy.head import RequestHead
 from proxy.names import host_name
@@ -34,6 +34,7 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _SEPARATOR = re.compile(rb"/|%2F|%5C")
 _NONE: Final = 1 << 62  # the rank of what comes after all rules
 NAME_CHARACTERS: Final = 253  # RFC 1035 §2.3.4: longer ones are nobody's, and would have a label for each byte
+INDEXED: Final = 8  # so many rules in one place are asked one by one
 HOSTS: Final = 16_384  # Host values whose domains are remembered
 HOST_BYTES: Final = 264
 _NO_STICKIES: Final[Mapping[str, Sticky]] = MappingProxyType({})
@@ -77,6 +78,51 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes((value,)) if value in _UNRESERVED else b"%" + digits.upper()
 
 
+class _Entry(NamedTuple):
+    """A rule in the place of its path. `rank` is its place in the order of all rules of the listener."""
+
+    rank: int
+    conditions: Conditions | None
+    action: Decision | Split
+
+
+class _Index:
+    """Many rules in one place, by what tells them apart: the value of a field, of a parameter, of a cookie, a method.
+
+    A rule that lists no values has to be asked in any case.
+    """
+
+    __slots__ = ("_others", "_told")
+
+    def __init__(self, entries: list[_Entry]) -> None:
+        self._others: list[_Entry] = []
+        self._told: dict[Told, dict[str, list[_Entry]]] = {}
+        for entry in entries:
+            found = entry.conditions.told_by() if entry.conditions is not None else None
+            if found is None:
+                self._others.append(entry)
+                continue
+            told, values = found
+            for value in values:
+                self._told.setdefault(told, {}).setdefault(value, []).append(entry)
+
+    def candidates(self, head: RequestHead, target: bytes) -> list[_Entry]:
+        """Those of the rules that a request may fulfil, in their order."""
+        found = self._others.copy()
+        for told, entries in self._told.items():
+            for value in values_of(told, head, target):
+                found += entries.get(value, ())
+        found.sort(key=_rank)
+        return found
+
+
+def _rank(entry: _Entry) -> int:
+    return entry.rank
+
+
+_Place = list[_Entry] | _Index
+
+
 class _Node:
     """A segment of the rules' urls: the rules for paths that end here or go on, and for those that go on."""
 
@@ -84,16 +130,8 @@ class _Node:
 
     def __init__(self) -> None:
         self.children: dict[bytes, _Node] = {}
-        self.here: list[_Entry] = []
-        self.below: list[_Entry] = []
-
-
-class _Entry(NamedTuple):
-    """A rule in the place of its path. `rank` is its place in the order of all rules of the listener."""
-
-    rank: int
-    conditions: Conditions | None
-    action: Decision | Split
+        self.here: _Place = []
+        self.below: _Place = []
 
 
 class _Paths:
@@ -103,7 +141,7 @@ class _Paths:
 
     def __init__(self) -> None:
         self.least = _NONE
-        self._exact: dict[bytes, list[_Entry]] = {}
+        self._exact: dict[bytes, _Place] = {}
         self._root = _Node()
         self._depth = 0
 
@@ -111,11 +149,21 @@ class _Paths:
         """To be called in the order of ranks."""
         self.least = min(self.least, entry.rank)
         entries = self._place(rule)
+        assert isinstance(entries, list)
         # What comes after a rule without conditions in the same place is never reached.
         if not entries or entries[-1].conditions is not None:
             entries.append(entry)
 
-    def _place(self, rule: Rule) -> list[_Entry]:
+    def close(self) -> None:
+        """After the last rule: places with many rules are indexed."""
+        self._exact = {path: _indexed(entries) for path, entries in self._exact.items()}
+        nodes = [self._root]
+        while nodes:
+            node = nodes.pop()
+            node.here, node.below = _indexed(node.here), _indexed(node.below)
+            nodes += node.children.values()
+
+    def _place(self, rule: Rule) -> _Place:
         if rule.path:
             return self._exact.setdefault(rule.path.encode("ascii"), [])
         url = rule.url.encode("ascii")
@@ -128,10 +176,10 @@ class _Paths:
             node = node.children.setdefault(segment, _Node())
         return node.below if url.endswith(b"/") else node.here
 
-    def at(self, path: bytes) -> list[list[_Entry]]:
+    def at(self, path: bytes) -> list[_Place]:
         """The rules that a path is for, the most specific place first."""
         node = self._root
-        found = [node.below] if node.below else []
+        found: list[_Place] = [node.below] if node.below else []
         if node.children:
             segments = path.split(b"/", self._depth + 1)  # no further than the rules go, however long the path is
             last = len(segments) - 1
@@ -149,6 +197,10 @@ class _Paths:
             found.append(exact)
         found.reverse()
         return found
+
+
+def _indexed(entries: _Place) -> _Place:
+    return _Index(entries) if isinstance(entries, list) and len(entries) > INDEXED else entries
 
 
 class Router:
@@ -177,6 +229,8 @@ class Router:
             if isinstance(action, Forward) and action.plain:
                 action = plain.setdefault(action.service, action)
             paths.add(rule, _Entry(rank, Conditions.of(rule), action))
+        for paths in self._domains.values():
+            paths.close()
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
         # The backend service to which every request goes as it is, without a look at it, while none is sticky; "" where
         # there are rules.
@@ -206,6 +260,10 @@ class Router:
                 continue
             path = path or (b"/" if target == b"*" else target.partition(b"?")[0])
             for entries in paths.at(path):
+                if isinstance(entries, _Index):
+                    if head is None:
+                        return None
+                    entries = entries.candidates(head, target)
                 for entry in entries:
                     if entry.rank >= rank:
                         break

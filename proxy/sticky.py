@@ -51,7 +51,7 @@ class Seal:
 
     def identity(self, server: Address) -> bytes:
         """What a server is called in cookies."""
-        return self._mac(b"server " + endpoint(*server).encode("ascii"))
+        return self._mac(b"server " + endpoint(*server).encode())
 
     def issue(self, identity: bytes) -> bytes:
         """A cookie's value for a server, from now on."""

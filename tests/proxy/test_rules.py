@@ -185,7 +185,10 @@ def listeners(draw: st.DrawFn) -> list[Rule]:
         path = draw(st.sampled_from(PATHS))
         where = {"path": path} if draw(st.booleans()) else {"url": path}
         methods = draw(st.sampled_from([(), (), ("GET",), ("PUT", "GET")]))
-        fields = draw(st.sampled_from([(), (), (Condition("x"),), (Condition("X", ("1",)), Condition("y"))]))
+        fields = draw(st.sampled_from([
+            (), (), (Condition("x"),), (Condition("X", ("1",)), Condition("y")),
+            (Condition("y"), Condition("x", ("2", "1"))), (Condition("x", ("1*",)),),
+        ]))  # fmt: skip
         made.append(
             Rule(f"r{index}", "web", f"s{index}", draw(st.sampled_from(["", "*.y", "*.x.y", "a.X.y", "*.a.x.y"])),
                  **where, methods=methods, headers=fields, priority=draw(st.sampled_from([0, 0, 0, 1, 2, 9999])))
@@ -195,11 +198,18 @@ def listeners(draw: st.DrawFn) -> list[Rule]:
 
 @settings(max_examples=400, deadline=None)
 @given(
-    listeners(), st.sampled_from([b"GET", b"PUT", b"POST"]), st.sampled_from([b"", b"X: 1\r\n", b"Y: 1\r\nX: 1\r\n"])
+    listeners(),
+    st.sampled_from([b"GET", b"PUT", b"POST"]),
+    st.sampled_from([b"", b"X: 1\r\n", b"Y: 1\r\nX: 1\r\n", b"X: 2\r\nX: 1\r\nY:\r\n"]),
+    st.sampled_from([0, 8]),
 )
-def test_what_is_found_is_what_one_by_one_would_find(made: list[Rule], method: bytes, fields: bytes) -> None:
-    """For each host and path, twice: what was looked up before is remembered."""
-    tested = Router(made, "default")
+def test_what_is_found_is_what_one_by_one_would_find(
+    made: list[Rule], method: bytes, fields: bytes, indexed: int
+) -> None:
+    """For each host and path, twice: what was looked up before is remembered. With places indexed, and not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proxy_rules, "INDEXED", indexed)
+        tested = Router(made, "default")
     for host in HOSTS * 2:
         for path in PATHS:
             request = head(host, path.encode(), fields, method)
@@ -213,7 +223,7 @@ def test_what_is_found_is_what_one_by_one_would_find(made: list[Rule], method: b
             assert service(found) == (wanted.backend_service if wanted else "default"), (host, path)
             known = tested.forward(request.host, request.target)
             assert known in ("", service(found))
-            assert known or any(map(Conditions.of, made))
+            assert known or any(map(Conditions.of, made)) or not indexed
 
 
 def test_a_forward_is_known_where_no_condition_decides() -> None:
@@ -230,6 +240,38 @@ def test_a_forward_is_known_where_no_condition_decides() -> None:
     assert [made.forward(b"h", target) for target in (b"/a", b"/b", b"/c", b"/")] == [""] * 4
     assert Router([], "default").forward(b"h", b"/") == "default"
     assert Router([], "", 443).forward(b"h", b"/") == Router([], "").forward(b"h", b"/") == ""
+
+
+def test_thousands_of_rules_in_one_place_are_told_apart() -> None:
+    """By what each lists the values of; only those that a request may fulfil are asked."""
+    rules = [
+        *(Rule(f"h{n}", "web", f"h{n}", headers=(Condition("X-Tenant", (f"t{n}", f"u{n}")),)) for n in range(3000)),
+        *(Rule(f"q{n}", "web", f"q{n}", queries=(Condition("t", (f"{n}",)), Condition("z"))) for n in range(3000)),
+        *(Rule(f"c{n}", "web", f"c{n}", cookies=(Condition("t", (f"{n}",)),)) for n in range(3000)),
+        Rule("m", "web", "m", methods=("PUT", "POST")),
+        Rule("p", "web", "p", headers=(Condition("X-Tenant", ("t*9",)),)),
+        Rule("r", "web", "r", priority=1, queries=(Condition("t", ("7",)),), cookies=(Condition("all"),)),
+    ]
+    made = Router(rules, "default")
+    asked = [
+        (b"/", b"X-Tenant: t2999\r\n", b"GET", "h2999"),
+        (b"/", b"X-Tenant: u5\r\n", b"GET", "h5"),
+        (b"/", b"X-Tenant: t70009\r\n", b"GET", "p"),
+        (b"/?t=7&z", b"", b"GET", "q7"),
+        (b"/?t=7&z", b"Cookie: all=1\r\n", b"GET", "r"),
+        (b"/?t=7", b"", b"GET", "default"),
+        (b"/?t=x", b"Cookie: t=7\r\n", b"GET", "c7"),
+        (b"/", b"", b"PUT", "m"),
+        (b"/", b"", b"GET", "default"),
+    ]
+    for target, fields, method, wanted in asked:
+        request = head(b"h", target, fields, method)
+        assert service(made.route(request, target)) == wanted
+        assert made.forward(b"h", target) == ""
+    (place,) = made._domains[b""].at(b"/")
+    assert isinstance(place, proxy_rules._Index)
+    request = head(b"h", b"/?t=7&t=7&z", b"X-Tenant: t2999\r\n")
+    assert len(place.candidates(request, request.target)) == 4  # p, r, and those of t2999 and of 7
 
 
 def test_hosts_and_paths_without_end_cost_little() -> None:

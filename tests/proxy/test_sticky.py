@@ -73,6 +73,15 @@ def test_the_first_answer_brings_a_cookie_and_the_next_request_goes_back() -> No
     assert value_for(sticky, A) in moved.lines
 
 
+def test_a_server_that_is_a_unix_socket() -> None:
+    sticky = made()
+    sticky.update(COOKIE, (A, ("unix:/run/ü.sock", 0)))
+    assert sticky.stay(request(b"SERVERID=" + value_for(sticky, ("unix:/run/ü.sock", 0)))).server == (
+        "unix:/run/ü.sock",
+        0,
+    )
+
+
 def test_nothing_is_left_of_a_cookie_field_that_held_ours_alone() -> None:
     sticky = made()
     stay = sticky.stay(request(b"SERVERID=" + value_for(sticky)))
