@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
 from core import weights
@@ -72,7 +73,7 @@ class _Member(Generic[Handle]):
         self.address = address
         self.open: Open[Handle] = Open(address)
         self.active = 0  # while it is not in the list of servers; of the others the pool has the counts
-        self.idle: list[tuple[float, Handle]] = []
+        self.idle: dict[Handle, float] = {}  # since when; the youngest last
         self.requests = self.failures = self.errors = self.ejections = 0
         self.latency = Latency()
         self.told: dict[str, float] = {}
@@ -125,7 +126,7 @@ class Pool(Generic[Handle, Waiter]):
         new = [address for address in addresses if address not in before]
         self._members = [before.pop(address) if address in before else _Member(address) for address in addresses]
         self._counts = [member.active for member in self._members]
-        gone = [handle for member in before.values() for _, handle in member.idle]
+        gone = [handle for member in before.values() for handle in member.idle]
         for member in before.values():
             member.idle.clear()
         self._leaving = {address: member for address, member in before.items() if member.active}
@@ -147,7 +148,7 @@ class Pool(Generic[Handle, Waiter]):
         self._warm(healed, now)
         self._settle(now)
         gone = [member for member in self._members if member.address in down]
-        handles = [handle for member in gone for _, handle in member.idle]
+        handles = [handle for member in gone for handle in member.idle]
         for member in gone:
             member.idle.clear()
         return handles
@@ -193,10 +194,12 @@ class Pool(Generic[Handle, Waiter]):
         member = self._members[index]
         member.requests += 1
         idle = member.idle
-        if idle and not fresh and (repeatable or now - idle[-1][0] <= FRESH_S):
-            return Reuse(idle.pop()[1], member.address)
+        if idle and not fresh and (repeatable or now - idle[next(reversed(idle))] <= FRESH_S):
+            return Reuse(idle.popitem()[0], member.address)
         if self._limit and idle and self._counts[index] + len(idle) > self._limit:
-            return Open(member.address, idle.pop(0)[1])
+            oldest = next(iter(idle))
+            del idle[oldest]
+            return Open(member.address, oldest)
         return member.open
 
     def _eligible(self, tried: Collection[Address]) -> Callable[[int], bool]:
@@ -251,7 +254,7 @@ class Pool(Generic[Handle, Waiter]):
         idle = self._members[index].idle
         if len(idle) >= max(IDLE_PER_SERVER, self._counts[index]):
             return False
-        idle.append((now, handle))
+        idle[handle] = now
         return True
 
     def failed(self, server: Address) -> None:
@@ -364,21 +367,21 @@ class Pool(Generic[Handle, Waiter]):
         index = self._index.get(server)
         if index is not None:
             member = self._members[index]
-            member.idle = [pair for pair in member.idle if pair[1] != handle]
+            member.idle.pop(handle, None)
 
     def expire(self, now: float) -> list[Handle]:
         """The connections that have been idle for too long, to be closed."""
         expired: list[Handle] = []
         for member in self._members:
-            idle = member.idle
-            keep = next((i for i, (since, _) in enumerate(idle) if now - since < IDLE_S), len(idle))
-            expired += [handle for _, handle in idle[:keep]]
-            member.idle = idle[keep:]
+            old = list(takewhile(lambda pair: now - pair[1] >= IDLE_S, member.idle.items()))
+            for handle, _ in old:
+                del member.idle[handle]
+                expired.append(handle)
         return expired
 
     def forget_idle(self) -> list[Handle]:
         """The idle connections, to be closed: new ones are made otherwise."""
-        handles = [handle for member in self._members for _, handle in member.idle]
+        handles = [handle for member in self._members for handle in member.idle]
         for member in self._members:
             member.idle.clear()
         return handles

@@ -15,10 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import Row, shown
-from bench.l7 import rows
 from bench.l7.heads import requests, script
 from bench.l7.proxies import backend, key_server
-from bench.l7.rows import BIG_BYTES, Bench, echo_server
+from bench.l7.rows import BIG_BYTES, Bench, echo_server, every_row
 
 
 async def measure(directory: Path, quick: bool) -> list[Row]:
@@ -28,10 +27,7 @@ async def measure(directory: Path, quick: bool) -> list[Row]:
         behind = stack.enter_context(backend(directory))
         echo = stack.enter_context(echo_server())
         bench = Bench(directory, behind.port, echo, keys, quick)
-        found: list[Row] = []
-        for part in rows.ALL:
-            found += shown(await part(bench))
-        return found
+        return [row async for each in every_row(bench) for row in shown([each])]
 
 
 def _files(directory: Path) -> None:

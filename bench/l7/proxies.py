@@ -68,6 +68,15 @@ def children(pid: int) -> tuple[int, ...]:
     return tuple(int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
+def worker_of(master: int) -> tuple[int, ...]:
+    """The only child, which may start after its master listens."""
+    for _ in range(500):
+        if found := children(master):
+            return found
+        time.sleep(0.01)
+    raise RuntimeError("the master has no worker")
+
+
 @contextlib.contextmanager
 def process(argv: list[str], port: int, **environment: str) -> Iterator[int]:
     """A server process that listens on `port`; its pid."""
@@ -100,8 +109,7 @@ def configured(
     path.write_text(text)
     port, tls_port = int(str(values["port"])), int(str(values["tls_port"]))
     with process([program(argv[0]), *argv[1:], str(path)], port, **(environment or {})) as pid:
-        own = children(pid) if argv[0] == "nginx" else ()
-        yield Contender(name, port, own or (pid,), tls_port)
+        yield Contender(name, port, worker_of(pid) if argv[0] == "nginx" else (pid,), tls_port)
 
 
 def backend(directory: Path) -> contextlib.AbstractContextManager[Contender]:

@@ -1,11 +1,11 @@
-"""The rows of `bench l7`, in parts: each starts the proxies that it needs, measures, and ends them."""
+"""The rows of `bench l7`."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ from bench.l7.measures import (
     per_gigabyte_ms,
     per_request_us,
     per_second,
+    per_served_us,
     slow_reader_kib,
 )
 from bench.l7.proxies import Contender, free_port, process
 
 BIG_BYTES = 10 << 20
 CONNECTIONS, MANY = 64, 4096
+MOST_ROUNDS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Bench:
 
     def rounds(self, rounds: int) -> int:
         """Of `rounds`, as many as there is time for."""
-        return 1 if self.quick and rounds < 7 else 2 if self.quick else rounds
+        return rounds if not self.quick else 2 if rounds == MOST_ROUNDS else 1
 
     def script(self, name: str = "heads") -> str:
         return str(self.directory / f"{name}.lua")
@@ -53,19 +55,14 @@ class Bench:
         made = proxies.paifang(self.directory, self.backend, self.echo, self.keys, logs=logs, workers=workers)
         return await stack.enter_async_context(made)
 
-    async def two(self, stack: AsyncExitStack, *, logs: bool = True) -> list[Contender]:
-        """Ours and nginx."""
-        ours = await self.ours(stack, logs=logs)
-        peer = stack.enter_context(proxies.nginx(self.directory, self.backend, self.echo, logs=logs))
-        return [ours, peer]
-
-    async def three(self, stack: AsyncExitStack) -> list[Contender]:
-        """Ours, nginx and HAProxy."""
-        other = stack.enter_context(proxies.haproxy(self.directory, self.backend, self.echo))
-        return [*await self.two(stack), other]
-
-
-Part = Callable[[Bench], Awaitable[list[Row]]]
+    async def all(self, stack: AsyncExitStack) -> list[Contender]:
+        """Ours, nginx, HAProxy, Caddy."""
+        peers = (
+            proxies.nginx(self.directory, self.backend, self.echo),
+            proxies.haproxy(self.directory, self.backend, self.echo),
+            proxies.caddy(self.directory, self.backend),
+        )
+        return [await self.ours(stack), *map(stack.enter_context, peers)]
 
 
 @contextmanager
@@ -76,31 +73,36 @@ def echo_server() -> Iterator[int]:
         yield port
 
 
-async def http(bench: Bench) -> list[Row]:
-    """Small answers over kept connections: the first goal; and 10 MB bodies."""
+async def every_row(bench: Bench) -> AsyncIterator[Row]:
+    """All of them, in parts. The proxies of a part are up together; one at a time is under load."""
     async with AsyncExitStack() as stack:
-        contenders = await bench.three(stack)
-        contenders.append(stack.enter_context(proxies.caddy(bench.directory, bench.backend)))
-        return await asyncio.to_thread(_http, bench, contenders)
+        contenders = await bench.all(stack)
+        for part in (_memory, _http, _connections, _https, _websocket, _latency):
+            for row in await asyncio.to_thread(part, bench, contenders):
+                yield row
+    async with AsyncExitStack() as stack:
+        ours = await bench.ours(stack, logs=False)
+        peer = stack.enter_context(proxies.nginx(bench.directory, bench.backend, bench.echo, logs=False))
+        yield await asyncio.to_thread(_without_logs, bench, [ours, peer])
+    yield await _workers(bench)
 
 
 def _http(bench: Bench, contenders: list[Contender]) -> list[Row]:
+    """Small answers over kept connections, which is the first goal; and 10 MB bodies."""
     seconds, script = bench.seconds, bench.script()
-    for each in contenders:
-        load(each, 1, CONNECTIONS, script=script)  # caches fill, memory that is taken once is taken
-    rows = _memory(bench, contenders)
-    small = interleaved(contenders, bench.rounds(7), lambda each: per_request_us(each, seconds, script))
+    small = interleaved(contenders, bench.rounds(MOST_ROUNDS), lambda each: per_request_us(each, seconds, script))
     big = interleaved(contenders[:3], bench.rounds(5), lambda each: per_gigabyte_ms(each, seconds))
     best = min(("nginx", "haproxy"), key=lambda name: big[name])
     return [
         *_against(small, "HTTP keep-alive, small body", "µs CPU"),
         Row("HTTP, 10 MB bodies", "ms CPU/GB", big["paifang"], best, big[best], 1.0),
-        *rows,
     ]
 
 
 def _memory(bench: Bench, contenders: list[Contender]) -> list[Row]:
     ours, peer = contenders[:2]
+    for each in (ours, peer):  # caches fill, and memory that is taken once is taken
+        load(each, 1, CONNECTIONS, script=bench.script())
     number = 1000 if bench.quick else 4000
     idle = {each.name: idle_kib(each, number) for each in (ours, peer)}
     secure = {each.name: idle_kib(each, number // 4, tls=True) for each in (ours, peer)}
@@ -123,30 +125,19 @@ def _against(figures: dict[str, float], name: str, unit: str, goal: float | None
     return rows
 
 
-async def without_logs(bench: Bench) -> list[Row]:
-    async with AsyncExitStack() as stack:
-        contenders = await bench.two(stack, logs=False)
-        return await asyncio.to_thread(_without_logs, bench, contenders)
-
-
-def _without_logs(bench: Bench, contenders: list[Contender]) -> list[Row]:
+def _without_logs(bench: Bench, contenders: list[Contender]) -> Row:
     load(contenders[0], 1, CONNECTIONS, script=bench.script())
     figures = interleaved(contenders, bench.rounds(5), lambda each: per_request_us(each, bench.seconds, bench.script()))
     ours, peer = (figures[each.name] for each in contenders)
-    return [Row("the same without access log", "µs CPU", ours, "nginx", peer)]
-
-
-async def connections(bench: Bench) -> list[Row]:
-    """A connection for each request, and very many connections."""
-    async with AsyncExitStack() as stack:
-        return await asyncio.to_thread(_connections, bench, await bench.two(stack))
+    return Row("HTTP keep-alive, small body, no access log", "µs CPU", ours, "nginx", peer)
 
 
 def _connections(bench: Bench, contenders: list[Contender]) -> list[Row]:
-    seconds, rounds = bench.seconds, bench.rounds(3)
-    closing = interleaved(contenders, rounds, lambda each: per_request_us(each, seconds, bench.script("close")))
+    """A connection for each request, and very many connections."""
+    seconds, rounds, two = bench.seconds, bench.rounds(3), contenders[:2]
+    closing = interleaved(two, rounds, lambda each: per_request_us(each, seconds, bench.script("close")))
     many = interleaved(
-        contenders, rounds, lambda each: per_request_us(each, seconds + 1, bench.script(), connections=MANY)
+        two, rounds, lambda each: per_served_us(each, bench.backend, seconds, bench.script(), connections=MANY)
     )
     return [
         *_against(closing, "HTTP, a connection for each request", "µs CPU", None),
@@ -154,15 +145,10 @@ def _connections(bench: Bench, contenders: list[Contender]) -> list[Row]:
     ]
 
 
-async def https(bench: Bench) -> list[Row]:
-    async with AsyncExitStack() as stack:
-        return await asyncio.to_thread(_https, bench, await bench.three(stack))
-
-
 def _https(bench: Bench, contenders: list[Contender]) -> list[Row]:
     seconds, script = bench.seconds, bench.script()
     load(contenders[0], 1, CONNECTIONS, script=script, tls=True)
-    small = interleaved(contenders, bench.rounds(5), lambda each: per_request_us(each, seconds, script, tls=True))
+    small = interleaved(contenders[:3], bench.rounds(5), lambda each: per_request_us(each, seconds, script, tls=True))
     big = interleaved(contenders[:2], bench.rounds(5), lambda each: per_gigabyte_ms(each, seconds, tls=True))
     return [
         *_against(small, "HTTPS keep-alive, small body", "µs CPU"),
@@ -170,13 +156,8 @@ def _https(bench: Bench, contenders: list[Contender]) -> list[Row]:
     ]
 
 
-async def websocket(bench: Bench) -> list[Row]:
-    async with AsyncExitStack() as stack:
-        return await asyncio.to_thread(_websocket, bench, await bench.three(stack))
-
-
 def _websocket(bench: Bench, contenders: list[Contender]) -> list[Row]:
-    figures = interleaved(contenders, bench.rounds(5), lambda each: _per_message_us(each, bench.seconds))
+    figures = interleaved(contenders[:3], bench.rounds(5), lambda each: _per_message_us(each, bench.seconds))
     return _against(figures, "WebSocket echo, a message there and back", "µs CPU", 1.2)
 
 
@@ -187,18 +168,13 @@ def _per_message_us(contender: Contender, seconds: int) -> float:
     return (cpu_s(contender.pids) - before) / messages * 1e6
 
 
-async def latency(bench: Bench) -> list[Row]:
-    async with AsyncExitStack() as stack:
-        return await asyncio.to_thread(_latency, bench, await bench.two(stack))
-
-
 def _latency(bench: Bench, contenders: list[Contender]) -> list[Row]:
     """Both at the same rate: half of what the slower one can do here, between wrk and the back end."""
-    rate = min(per_second(each, bench.seconds, bench.script()) for each in contenders) / 2
-    seconds = 2 if bench.quick else 8
+    rate = min(per_second(each, bench.seconds, bench.script()) for each in contenders[:2]) / 2
+    seconds = 1 if bench.quick else 8
     p50: dict[str, float] = {}
     p99 = {}
-    for each in contenders:
+    for each in contenders[:2]:
         argv = [sys.executable, "-m", "bench.l7.steady", str(each.port), str(rate), str(seconds), str(CONNECTIONS)]
         told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
         p50[each.name], p99[each.name] = float(told[0]), float(told[1])
@@ -208,7 +184,7 @@ def _latency(bench: Bench, contenders: list[Contender]) -> list[Row]:
     ]
 
 
-async def workers(bench: Bench) -> list[Row]:
+async def _workers(bench: Bench) -> Row:
     """What two workers can do: two cores' time by the CPU of a request, since wrk and the back end need cores too."""
     figures = {}
     for number in (1, 2):
@@ -217,7 +193,4 @@ async def workers(bench: Bench) -> list[Row]:
             await asyncio.to_thread(load, ours, 1, CONNECTIONS, script=bench.script())
             cpu_us = await asyncio.to_thread(per_request_us, ours, bench.seconds, bench.script())
             figures[number] = number * 1e6 / cpu_us
-    return [Row("two workers, by CPU", "requests/s", figures[2], "one", figures[1], 1.8, higher_is_better=True)]
-
-
-ALL: tuple[Part, ...] = (http, without_logs, connections, https, websocket, latency, workers)
+    return Row("two workers, by CPU", "requests/s", figures[2], "one", figures[1], 1.8, higher_is_better=True)

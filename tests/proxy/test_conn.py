@@ -539,7 +539,7 @@ async def test_an_idle_connection_that_dies_as_the_request_comes_is_not_used() -
     async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
         client = await l7.connect()
         assert (await client.ask())[0] == 200
-        ((_, idle),) = l7.hub.services["app"].pool._members[0].idle
+        (idle,) = l7.hub.services["app"].pool._members[0].idle
         idle.abort()  # its connection_lost comes in the next turn of the loop, the request in this one
         the_connection(l7).data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
         assert await client.answer() == (200, b"ok")

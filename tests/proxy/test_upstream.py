@@ -251,7 +251,7 @@ async def _long_and_short_answers() -> None:
         for size in sizes:
             status, body = await client.ask(f"/{size}")
             assert (status, len(body)) == (200, size)
-            ((_, idle),) = l7.hub.services["app"].pool._members[0].idle
+            (idle,) = l7.hub.services["app"].pool._members[0].idle
             kinds.append(idle.bulk)
             assert idle._transport.get_protocol() is idle
         await client.close()
