@@ -109,6 +109,8 @@ def _nodes(model: Model, places: Places) -> Iterator[Problem]:
     seen: dict[tuple[Role, str], str] = {}
     for node in model.nodes.values():
         path = places[Kind.NODES, node.name]
+        if node.zone and node.role is not Role.L7:
+            yield Problem((*path, "zone"), f"zone is for l7 nodes, and this one is {node.role}", "remove it")
         if node.address_v6:
             yield from _second_address(node, (*path, "address_v6"))
         for field, address in (("address", node.address), ("address_v6", node.address_v6)):

@@ -237,6 +237,7 @@ class Node:
     """A machine of the cluster. `address` is where its peers reach it; `health_port` answers whether it is ready.
 
     `address_v6` is for l7 nodes whose `address` is of IPv4: where the L4 tier hands them the traffic of IPv6 VIPs.
+    `zone` is for l7: servers of this zone in availability groups are preferred.
     `source_pool` is for l4: the addresses that listeners of mode fullnat put in the clients' place, on this node alone.
     """
 
@@ -246,6 +247,7 @@ class Node:
     health_port: Port = 8472
     source_pool: tuple[IP, ...] = ()
     address_v6: IPv6 = ""
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,6 +189,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "address": "where its peers, and the L4 tier, reach it",
         "address_v6": "where the L4 tier hands an l7 node the traffic of IPv6 VIPs, if `address` is of IPv4",
         "health_port": "answers `GET /ready`",
+        "zone": "the fault domain that an l7 node stands in; see [servers](upstreams.md#zones)",
         "source_pool": "what mode fullnat puts in the clients' place on this l4 node; routed to it",
     },
     AccessList: {"name": NAME, "entries": "clients' addresses"},

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
-from core import weights
+from core import weights, zones
 from core.bounded import BoundedHash
 from core.budget import Budget
 from core.ejection import Ejector, Outcome
@@ -31,12 +31,14 @@ from core.endpoints import endpoint
 from core.latency import PENALTY_S, Latency, TwoChoices
 from core.model import BackendService, Scheduler, Server
 from core.schedule import Picker, picker
+from core.zones import Locality
 
 Address = tuple[str, int]
 Handle = TypeVar("Handle")
 Waiter = TypeVar("Waiter")
 
 FRESH_S: Final = 1.0  # gunicorn closes after 2 s, node.js and Apache after 5 s, nginx after 75 s
+WITHOUT_ZONES: Final = frozenset({Scheduler.SH, Scheduler.CH})  # all nodes are to find the same server
 IDLE_S: Final = 60.0
 IDLE_PER_SERVER: Final = 128  # or as many as are in use, since these may all be needed again in a moment
 
@@ -100,6 +102,8 @@ class Pool(Generic[Handle, Waiter]):
         self._names: tuple[str, ...] = ()
         self._counts: list[int] = []
         self._picker: Picker | None = None
+        self._elsewhere: Picker | None = None  # of all zones, for what those preferred do not take
+        self._here: Locality | None = None
         self._picks: tuple[Scheduler, tuple[int, ...], tuple[str, ...]] | None = None  # what the picker was made for
         self._down: AbstractSet[Address] = frozenset()
         self._ejector: Ejector[Address] = Ejector()
@@ -111,9 +115,12 @@ class Pool(Generic[Handle, Waiter]):
         self.attentive = False  # whether `note` wants to hear of answers too
         self.timed = False  # whether `answered` wants to hear how long they take
 
-    def update(self, servers: Sequence[Server], service: BackendService, now: float) -> list[Handle]:
+    def update(
+        self, servers: Sequence[Server], service: BackendService, now: float, here: Locality | None = None
+    ) -> list[Handle]:
         """Takes a new set of servers and how to treat them; returns the idle connections to servers that are gone,
-        to be closed."""
+        to be closed. `here`: where servers of the own zone are preferred."""
+        self._here = here
         before = {member.address: member for member in self._members}
         first = self._service is None
         for address, index in self._index.items():
@@ -187,6 +194,8 @@ class Pool(Generic[Handle, Waiter]):
         index = self._index.get(prefer) if prefer is not None else None
         if index is None or not free(index):
             index = picker.pick(free, self._counts, key)
+            if index is None and self._elsewhere is not None:
+                index = self._elsewhere.pick(free, self._counts, key)
         if index is None:
             return FULL if self._limit and not tried and self.takes_requests else None
         self._counts[index] += 1
@@ -349,9 +358,24 @@ class Pool(Generic[Handle, Waiter]):
         if self._waiting:
             self.on_room()
         self._next_tick = min(weights.next_step(self._warming, now, slow_s), self._ejector.next_return())
-        if self._picks != (scheduler, shares, self._names):
-            self._picks = scheduler, shares, self._names
-            self._picker = self._make_picker(scheduler, shares)
+        scheduler, zoned = self._prefer(service, scheduler, shares)
+        if self._picks != (scheduler, zoned, self._names):
+            self._picks = scheduler, zoned, self._names
+            self._picker = self._make_picker(scheduler, zoned)
+            self._elsewhere = None if zoned is shares else self._make_picker(scheduler, shares)
+
+    def _prefer(
+        self, service: BackendService, scheduler: Scheduler, shares: tuple[int, ...]
+    ) -> tuple[Scheduler, tuple[int, ...]]:
+        """The weights with the own zone preferred, and a scheduler that knows weights."""
+        if self._here is None or scheduler in WITHOUT_ZONES:
+            return scheduler, shares
+        base = [each.weight for each in self._servers]
+        if service.scheduler in weights.WITH_WEIGHTS:
+            base = [min(weight, 1) for weight in base]
+        now = base if scheduler in weights.WITH_WEIGHTS else shares
+        zoned = zones.weighed(self._here, [each.zone for each in self._servers], base, now, self._out)
+        return (scheduler, shares) if zoned is None else (weights.WITH_WEIGHTS.get(scheduler, scheduler), zoned)
 
     def _make_picker(self, scheduler: Scheduler, shares: Sequence[int]) -> Picker:
         if scheduler is Scheduler.P2C:

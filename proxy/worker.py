@@ -52,6 +52,7 @@ from core.endpoints import endpoint as server_name
 from core.members import with_members
 from core.model import BackendService, Listener, Model, Protocol, Server
 from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstream_tls
+from core.zones import locality
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
 from proxy import census, passing
@@ -150,14 +151,15 @@ class Worker:
 
     def _apply_services(self, model: Model, contexts: Mapping[str, ssl.SSLContext]) -> None:
         services: dict[str, Service] = {}
-        backends = l7_services(model)
+        backends, here = l7_services(model), locality(model, self._hub.node.decode("ascii"))
         for name, backend in backends.items():
             service = self._hub.services.get(name)
             if service is None:
                 service = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
             service.configure(backend)
             service.secure(contexts.get(name), backend.tls_server_name)
-            for upstream in service.pool.update(servers(model, backend), backend, self._hub.now()):
+            near = here if backend.availability_group else None
+            for upstream in service.pool.update(servers(model, backend), backend, self._hub.now(), near):
                 upstream.close()
             services[name] = service
         for name, service in services.items():

@@ -368,6 +368,11 @@ CASES = [
         "backend_services.web.tls: a server of it is a unix socket, and no name to verify its certificate by; "
         "give tls_server_name",
     ),
+    (
+        'role = "l4", address = "10.0.0.11"',
+        'role = "l4", zone = "a", address = "10.0.0.11"',
+        "nodes.l4-1.zone: zone is for l7 nodes, and this one is l4; remove it",
+    ),
     # members from DNS
     (
         '{ name = "spread", members',

@@ -524,6 +524,7 @@ def models(draw: st.DrawFn) -> Model:
         name: Node(name, draw(st.sampled_from(Role)), f"10.1.0.{index + 1}", draw(st.integers(1, 999)))
         for index, name in enumerate(draw(some))
     }
+    nodes = {name: replace(node, zone="z1") if node.role is Role.L7 else node for name, node in nodes.items()}
     domains = st.lists(st.sampled_from(["a.example", "*.b.example"]), min_size=1, max_size=2).map(tuple)
     certificates = {name: Certificate(name, domains=draw(domains)) for name in names[:2]}
     certificates[names[2]] = Certificate(names[2], chain_file="c" + draw(TEXT), key_file=draw(TEXT))

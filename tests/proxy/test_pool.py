@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from core.ejection import Outcome
 from core.model import BackendProtocol, BackendService, Ejection, Scheduler, Server
+from core.zones import Locality
 from proxy.pool import FRESH_S, FULL, IDLE_PER_SERVER, IDLE_S, Address, Open, Pool, Reuse
 
 A, B, C = ("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)
@@ -400,6 +403,67 @@ def test_the_queue_grows_with_the_servers_that_take_requests() -> None:
     assert [three.wait(name) for name in "abcde"] == [True] * 4 + [False]
     three.set_down({A}, 0)
     assert not three.wait("f")
+
+
+# -- zones
+
+
+def zoned(here: str, *zones_: str, scheduler: Scheduler = Scheduler.RR, **changes: Any) -> Pool[str, str]:
+    """A pool of one server in each of `zones_`, for a node in `here` of two nodes in a and b."""
+    pool: Pool[str, str] = Pool()
+    group = [replace(each, zone=zone) for each, zone in zip(servers(*[100] * len(zones_)), zones_, strict=True)]
+    pool.update(group, replace(service(scheduler), **changes), 0, Locality(here, {"a": 1, "b": 1}))
+    return pool
+
+
+EVERY = [Scheduler.RR, Scheduler.WRR, Scheduler.LC, Scheduler.WLC, Scheduler.P2C]
+
+
+@pytest.mark.parametrize("scheduler", EVERY)
+def test_the_own_zone_is_preferred_while_it_can_take_its_share(scheduler: Scheduler) -> None:
+    assert set(next_servers(zoned("a", "a", "b", scheduler=scheduler), 20, 0)) == {A}
+    assert set(next_servers(zoned("b", "a", "b", scheduler=scheduler), 20, 0)) == {B}
+    short = Counter(next_servers(zoned("a", "a", "b", "b", scheduler=scheduler), 300, 0))
+    assert short[A] == pytest.approx(200, rel=0.15)
+    assert min(short[B], short[C]) > 25
+
+
+def test_what_a_zone_loses_goes_to_the_others() -> None:
+    three = zoned("a", "a", "a", "b")
+    assert set(next_servers(three, 20, 0)) == {A, B}
+    three.set_down({A}, 0)
+    assert set(next_servers(three, 20, 0)) == {B}  # half of what is left, and half of the nodes
+    three.set_down({A, B}, 0)
+    assert set(next_servers(three, 20, 0)) == {C}
+    three.set_down(frozenset(), 0)
+    assert set(next_servers(three, 20, 0)) == {A, B}
+
+
+def test_what_the_own_zone_does_not_take_goes_elsewhere() -> None:
+    two = zoned("a", "a", "b")
+    assert two.assign(b"c", 0, repeatable=True, tried={A}) == Open(B)
+    assert two.assign(b"c", 0, repeatable=True, tried={A, B}) is None
+    limited_ = zoned("a", "a", "b", server_max_connections=1)
+    assert [limited_.assign(b"c", 0, repeatable=True) for _ in range(3)] == [Open(A), Open(B), FULL]
+
+
+@pytest.mark.parametrize("scheduler", [Scheduler.SH, Scheduler.CH])
+def test_hashes_look_at_no_zone(scheduler: Scheduler) -> None:
+    keys = [b"%d" % number for number in range(40)]
+    pools = [zoned(here, "a", "b", scheduler=scheduler) for here in "ab"]
+    one, other = ([each.assign(key, 0, repeatable=True) for key in keys] for each in pools)
+    assert one == other
+    assert {A, B} == {each.server for each in one if isinstance(each, Open)}
+
+
+@pytest.mark.parametrize("scheduler", [Scheduler.RR, Scheduler.WRR])
+def test_a_slow_start_in_the_own_zone(scheduler: Scheduler) -> None:
+    three = zoned("a", "a", "a", "b", scheduler=scheduler, slow_start_s=10)
+    three.set_down({A}, 0)
+    three.set_down(frozenset(), 1)
+    assert Counter(next_servers(three, 1001, 1))[A] == pytest.approx(91, abs=2)
+    three.tick(11)
+    assert Counter(next_servers(three, 220, 11)) == {A: 110, B: 110}
 
 
 # -- numbers

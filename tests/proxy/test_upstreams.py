@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from core.ejection import Outcome
-from core.model import Ejection, Model, Scheduler
+from core.model import AvailabilityGroup, Ejection, Model, Node, Role, Scheduler, Server
 from proxy.service import Service
 from tests.proxy.support import (
     Backend,
@@ -302,3 +303,25 @@ async def test_a_server_that_fails_at_once_is_not_the_fastest() -> None:
         base = model(free_port(), [bad.port, good.port], scheduler=Scheduler.P2C)
         async with proxy(base) as l7:
             assert (await statuses(l7, 30)).count(500) == 1
+
+
+# -- zones
+
+
+async def test_a_node_prefers_the_servers_of_its_zone() -> None:
+    async with named(b"near").running() as near, named(b"far").running() as far:
+        members = (Server("127.0.0.1", near.port, zone="a"), Server("127.0.0.1", far.port, zone="b"))
+        nodes = {
+            "l7-1": Node("l7-1", Role.L7, "10.0.0.1", zone="a"),
+            "l7-2": Node("l7-2", Role.L7, "10.0.0.2", zone="b"),
+        }
+        base = with_service(model(free_port(), []), server_group="", availability_group="app")
+        base = replace(base, availability_groups={"app": AvailabilityGroup("app", members)}, nodes=nodes)
+        async with proxy(base) as l7:
+            assert {(await l7.get())[1] for _ in range(10)} == {b"near"}
+            l7.worker.set_down({"app": [("127.0.0.1", near.port)]})
+            assert {(await l7.get())[1] for _ in range(4)} == {b"far"}
+            l7.worker.set_down({})
+            assert {(await l7.get())[1] for _ in range(10)} == {b"near"}
+            await l7.worker.apply(replace(base, nodes={}))
+            assert {(await l7.get())[1] for _ in range(4)} == {b"near", b"far"}
