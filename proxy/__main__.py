@@ -19,6 +19,7 @@ from control.node.metrics_server import MetricsError
 from control.node.output import drop_output
 from proxy import ask
 from proxy.errors import ApplyError
+from proxy.log_shape import Format
 from proxy.node import METRICS, OFF, READY, Node, endpoint
 
 EXAMPLES = """examples:
@@ -59,7 +60,21 @@ def parser() -> argparse.ArgumentParser:
         "--metrics", metavar="ADDR:PORT",
         help=f"where Prometheus gets /metrics, without TLS or password, or {OFF} (default {METRICS}, if free)",
     )  # fmt: skip
-    parser.add_argument("--access-log", default="", metavar="PATH|-", help="JSON lines; - is standard output")
+    parser.add_argument("--access-log", default="", metavar="PATH|-", help="a line a request; - is standard output")
+    parser.add_argument(
+        "--log-format",
+        choices=[*Format],
+        default=Format.JSON,
+        help="of the access log: JSON, or as Apache's (%(default)s)",
+    )
+    parser.add_argument(
+        "--log-field", action="append", default=[], metavar="WHERE:NAME",
+        help="a field of one's own: request:NAME, response:NAME or cookie:NAME, as request:User-Agent; repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-share", type=float, default=1.0, metavar="SHARE",
+        help="of requests without an error, the share that is logged, 0 to 1 (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--log-level", choices=logs.LEVELS, default="INFO", help="(%(default)s)")
     parser.add_argument("--drain-time", type=float, default=30.0, metavar="SECONDS", help="(%(default)s)")
     parser.add_argument(

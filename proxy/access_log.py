@@ -1,9 +1,11 @@
-"""The access log: one JSON object a line, one line an exchange; fields in docs/proxy.md.
+"""The access log: one line an exchange, a JSON object or `combined` (proxy/log_shape.py); fields in docs/proxy.md.
 
 A record is formatted in place of `json.dumps` (only what a client may choose is escaped), kept in memory, and written
 by a thread once a second or when it grows, in one `write` to a file opened with O_APPEND: workers share the file and
 lines never mix. A disk or pipe that does not keep up costs lines, which are counted, never memory or time of the data
-path. A file that was moved away (logrotate) is opened anew.
+path. A file that was moved away (logrotate) is opened anew, and so is any when we are told to.
+
+Of exchanges without an error, a share may be written only: by chance, so that no client can choose to be left out.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +22,8 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 from typing import Final
+
+from proxy.log_shape import PLAIN, Format, LogShape, quoted
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +34,9 @@ BACKLOG_BYTES: Final = 1 << 23
 _LINE: Final = (
     '{"time":"%sZ","node":%s,"pid":%d,"listener":%s,"client":"%s","method":%s,"host":%s,"path":%s,"status":%d,'
     '"bytes_in":%d,"bytes_out":%d,"duration_ms":%.3f,"upstream":"%s","upstream_ms":%.3f,"request_id":"%s",'
-    '"error_source":"%s","error_code":"%s","error_detail":"%s","tls_version":"%s","sni":%s}\n'
+    '"error_source":"%s","error_code":"%s","error_detail":"%s","tls_version":"%s","sni":%s%s}\n'
 )
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @dataclass(slots=True)
@@ -54,6 +60,8 @@ class Record:
     error_detail: str = ""
     tls_version: str = ""
     sni: str = ""
+    version: str = ""  # of HTTP
+    fields: tuple[str, ...] = ()  # the values of LogShape.wanted
 
 
 class Visitor:
@@ -94,8 +102,11 @@ def record_of(visit: Visit) -> Record:
 class AccessLog:
     """Writes records to `path` (`-`: standard output). The caller spawns `run`, and awaits `close` after its end."""
 
-    def __init__(self, path: str, node: str) -> None:
+    def __init__(self, path: str, node: str, shape: LogShape = PLAIN) -> None:
         self._path = path
+        self._shape = shape
+        self._names = [quote(str(each)) for each in self._shape.own]
+        self._again = False  # the file is to be opened anew
         self._node = quote(node)
         self._pid = os.getpid()
         self._lines: list[str] = []
@@ -109,22 +120,47 @@ class AccessLog:
 
     def write(self, record: Record) -> None:
         """Keeps a line for the next flush."""
+        if self._shape.share < 1 and not record.error_code and record.status < 500 and not self._chosen():
+            return
         if self._size > BACKLOG_BYTES:
             self.lost += 1
             return
-        r, stamp = record, self._stamp_of(int(time.time() * 1000))
-        line = _LINE % (
-            stamp, self._node, self._pid, quote(r.listener), r.client, quote(r.method),
-            quote(r.host), quote(r.path), r.status, r.bytes_in, r.bytes_out, r.duration_ms, r.upstream, r.upstream_ms,
-            r.request_id, r.error_source, r.error_code, r.error_detail, r.tls_version, quote(r.sni),
-        )  # fmt: skip
+        line = self._combined(record) if self._shape.format is Format.COMBINED else self._json(record)
         self._lines.append(line)
         self._size += len(line)
         if self._size > FLUSH_BYTES:
             self._full.set()
 
+    def _chosen(self) -> bool:
+        return random.random() < self._shape.share  # noqa: S311 - not a secret
+
+    def _json(self, record: Record) -> str:
+        r, stamp = record, self._stamp_of(int(time.time() * 1000))
+        own = ""
+        if self._names and r.fields:
+            pairs = [f"{name}:{quote(value)}" for name, value in zip(self._names, r.fields, strict=True)]
+            own = f',"fields":{{{",".join(pairs)}}}'
+        return _LINE % (
+            stamp, self._node, self._pid, quote(r.listener), r.client, quote(r.method),
+            quote(r.host), quote(r.path), r.status, r.bytes_in, r.bytes_out, r.duration_ms, r.upstream, r.upstream_ms,
+            r.request_id, r.error_source, r.error_code, r.error_detail, r.tls_version, quote(r.sni), own,
+        )  # fmt: skip
+
+    def _combined(self, record: Record) -> str:
+        r, now = record, time.gmtime()
+        at = f"{now.tm_mday:02d}/{_MONTHS[now.tm_mon - 1]}/{time.strftime('%Y:%H:%M:%S', now)}"
+        request = f"{r.method} {r.path} {r.version}" if r.method else ""
+        values = " ".join(map(quoted, r.fields or ("",) * len(self._shape.wanted)))
+        return f"{r.client or '-'} - - [{at} +0000] {quoted(request)} {r.status} {r.bytes_out} {values}\n"
+
     def write_visits(self, visits: Sequence[Visit]) -> None:
-        """Keeps the lines of these for the next flush: the same lines, byte for byte, that their records would give."""
+        """Keeps the lines of these for the next flush: the same lines, byte for byte, that their records would give.
+
+        Not for shapes that want fields, which visits do not have.
+        """
+        assert not self._shape.wanted
+        if self._shape.share < 1:
+            visits = [visit for visit in visits if visit[5] >= 500 or self._chosen()]
         if self._size > BACKLOG_BYTES:
             self.lost += len(visits)
             return
@@ -164,7 +200,7 @@ class AccessLog:
 
     async def flush(self) -> None:
         """Writes what is kept."""
-        if not self._lines:
+        if not self._lines and not self._again:
             return
         lines, self._lines = self._lines, []
         try:
@@ -173,6 +209,11 @@ class AccessLog:
             self.lost += len(lines)
             log.error("access log %s: %s; %d lines lost", self._path, error.strerror, len(lines))
         self._size = sum(map(len, self._lines))
+
+    def reopen(self) -> None:
+        """Opens the file anew at once."""
+        self._again = True
+        self._full.set()
 
     async def close(self) -> None:
         """Writes the rest and closes the file."""
@@ -187,7 +228,8 @@ class AccessLog:
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
     def _write_out(self, data: bytes) -> None:
-        if self._path != "-" and self._moved():
+        again, self._again = self._again, False
+        if self._path != "-" and (again or self._moved()):
             os.close(self._file)
             self._open()
         view = memoryview(data)

@@ -504,6 +504,9 @@ class ClientConnection(Carrier):
             record.upstream_ms = (now - self._assigned_at) * 1000
         record.request_id = exchange.identifier.decode("ascii")
         record.tls_version, record.sni = self._visitor.tls_version, self._visitor.sni
+        record.version = f"HTTP/1.{head.block.minor}"
+        if self._hub.log_fields:
+            record.fields = tuple(each.value(head.block, exchange.answer) for each in self._hub.log_fields)
         source = exchange.source.value if exchange.source else ""
         self._hub.journal.record(record, exchange.error, source, exchange.offset)
 

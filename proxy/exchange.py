@@ -26,7 +26,16 @@ from proxy.actions import Changes, Forward, Redirect, Reply
 from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Refused, Source
-from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, read_response, upgrades_to_websocket
+from proxy.head import (
+    CHUNKED,
+    NO_BODY,
+    UNTIL_CLOSE,
+    Block,
+    RequestHead,
+    ResponseHead,
+    read_response,
+    upgrades_to_websocket,
+)
 from proxy.headers import Origin
 from proxy.pool import Address
 from proxy.rules import Router, normal_target
@@ -91,7 +100,8 @@ class Exchange:
         "_again_after", "_buffer", "_changes", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts",
         "_interim",
         "_keep_alive", "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused",
-        "_router", "_scanned", "_service", "_stay", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps", "error",
+        "_router", "_scanned", "_service", "_stay", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps",
+        "answer", "error",
         "identifier", "offset", "rest", "source", "status", "target", "upstream",
     )  # fmt: skip
 
@@ -116,6 +126,7 @@ class Exchange:
         self.source: Source | None = None
         self.offset: int | None = None
         self.upstream: Address | None = None
+        self.answer: Block | None = None  # the fields of the server's answer
         self.target = head.target
         self._keep_alive = head.block.keep_alive and not closing
         self._up, self._down = Up.ASSIGNING, Down.WAITING
@@ -363,7 +374,7 @@ class Exchange:
         """101: a tunnel begins, if the client asked for one."""
         if not self._upgrade or head.block.upgrade != self._upgrade:
             raise Refused(Code.UNASKED_UPGRADE)
-        self.status = 101
+        self.status, self.answer = 101, head.block
         self._move_up(Up.TUNNEL)
         self._move_down(Down.TUNNEL)
         ahead, self.rest = self.rest, b""
@@ -376,7 +387,7 @@ class Exchange:
         # An answer before the request's end: what the client still sends can only be dropped (RFC 9112 §9.6).
         if self._up is Up.SENDING or (endless and minor == 0):
             self._keep_alive = False
-        self.status = head.status
+        self.status, self.answer = head.status, head.block
         self._length = head.length
         self._chunk_down = endless and minor == 1
         # Nor does the upstream connection go on: its server may read the rest of the body, or may not.

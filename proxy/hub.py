@@ -21,6 +21,7 @@ from proxy.access_log import Record, Visit
 from proxy.crowd import Allowance, Crowd
 from proxy.journal import Journal
 from proxy.lane import Answers
+from proxy.log_shape import LogField
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.sticky import SECRET_BYTES, Seal, Sticky
@@ -119,6 +120,8 @@ class Hub:
         self.node = node.encode("ascii")
         self.tasks = tasks
         self.lines_lost: Callable[[], int] = int  # of the access log
+        self.reopen_log: Callable[[], None] = lambda: None
+        self.log_fields: tuple[LogField, ...] = ()  # what lines of the access log need
         self.journal = Journal(write_record, write_visits)
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time

@@ -31,6 +31,7 @@ from proxy.census import Filter
 from proxy.errors import ApplyError
 from proxy.handover import Offer, Succession
 from proxy.listen import bind
+from proxy.log_shape import LogShape
 from proxy.passing import Seat
 from proxy.server import ReadyProtocol, Supervisor
 from proxy.worker_process import Settings
@@ -59,6 +60,7 @@ class Node:
         self._options = options
         self._identity = Identity.load(options.identity)
         self._keyservers = tuple(each for group in options.keyserver for each in group)
+        self._log_shape = LogShape.parse(options.log_format, options.log_field, options.log_share)
         self._check_for_workers()
         self._told = asyncio.Event()
         self._failures: list[str] = []
@@ -98,12 +100,14 @@ class Node:
         self._bind_metrics()
         settings = Settings(
             options.name, options.workers, str(options.identity), self._keyservers, options.access_log,
-            options.drain_time,
+            options.drain_time, self._log_shape,
         )  # fmt: skip
         inherited = self._succession.seats if self._succession is not None else {}
         self._supervisor = Supervisor(settings, self._tasks, self._give_up, inherited)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            loop.add_signal_handler(number, self._supervisor.reopen_log)
         link = ControlLink(
             url=options.control, identity=self._identity, state=options.state, apply=self._supervisor.apply,
             report=self._supervisor.report, take_cookie_secret=self._supervisor.take_cookie_secret,

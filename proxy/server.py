@@ -341,6 +341,11 @@ class Supervisor:
         listeners = {name: meters.together(part[name] for part in parts if name in part) for name in names}
         return {**self.report(), "configuration": self._version, "listeners": listeners}
 
+    def reopen_log(self) -> None:
+        """Has the workers open the access log anew."""
+        for worker in self._workers.values():
+            worker.send({"reopen": True})
+
     async def count(self) -> list[Count]:
         """The connections by listener, of all workers."""
         return census.together(await asyncio.gather(*(each.ask("count") for each in self._workers.values())))

@@ -8,6 +8,7 @@ A worker does what the supervisor says over a socketpair, one JSON object a line
     → {"members": {GROUP: [[ADDRESS, PORT, WEIGHT, ZONE]…]}}, of availability groups that have DNS names
     → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
     → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
+    → {"reopen": true}, the access log
     → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
                                          ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
                                             "listeners": {NAME: METER}, every second
@@ -58,6 +59,7 @@ from keyserver.errors import KeyServerError
 from proxy import census, passing
 from proxy.access_log import AccessLog
 from proxy.acme_passage import Passages
+from proxy.conn import ClientConnection
 from proxy.crowd import Allowance
 from proxy.errors import ApplyError
 from proxy.gate import Gate
@@ -65,6 +67,7 @@ from proxy.headers import hsts_line
 from proxy.hub import Activity, Hub, Site
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.listen import EVERYWHERE, LAME_DUCK_S, endpoints
+from proxy.log_shape import Format, LogShape
 from proxy.openings import HANDSHAKE_S, Openings
 from proxy.pool import Pool
 from proxy.quick import QuickConnection
@@ -102,8 +105,8 @@ class Worker:
         self._next_expiry = 0.0
 
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
-        """The protocol of a new connection to `site`."""
-        connection = QuickConnection(self._hub, site)
+        """The protocol of a new connection to `site`. The fast lane keeps no fields for the log."""
+        connection = (ClientConnection if self._hub.log_fields else QuickConnection)(self._hub, site)
         inner: asyncio.BaseProtocol = connection
         if site.scheme == "https" and self._tls:
             lead = partial(self._passages.lead, site) if site.acme_service else None
@@ -361,6 +364,8 @@ class Channel:
                 self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
             elif "mind" in message:
                 await self._worker.openings.open(self._worker.openings.sites)
+            elif "reopen" in message:
+                self._hub.reopen_log()
             elif "leave" in message:
                 self._worker.openings.leave(message["leave"])
             elif "ask" in message:
@@ -466,7 +471,8 @@ async def serve(options: argparse.Namespace) -> int:
     keys: KeyClient | None = None
     tls: TlsServer | None = None
     try:
-        access_log = AccessLog(options.access_log, options.name) if options.access_log else None
+        shape = LogShape.parse(options.log_format, options.log_field, options.log_share)
+        access_log = AccessLog(options.access_log, options.name, shape) if options.access_log else None
         if options.keyserver:
             keys = KeyClient(options.keyserver, identity=Identity.load(options.identity))
             tls = TlsServer(keys)
@@ -479,7 +485,8 @@ async def serve(options: argparse.Namespace) -> int:
     log_all = (access_log.write, access_log.write_visits) if access_log else (_no_log, _no_log)
     hub = Hub(options.name, tasks, *log_all)
     if access_log is not None:
-        hub.lines_lost = lambda: access_log.lost
+        hub.lines_lost, hub.reopen_log = lambda: access_log.lost, access_log.reopen
+        hub.log_fields = shape.wanted
     worker = Worker(hub, tls, options.turn, options.workers)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")
@@ -516,6 +523,9 @@ def main() -> int:
     parser.add_argument("--identity", type=Path)
     parser.add_argument("--keyserver", action="append", default=[])
     parser.add_argument("--access-log", default="")
+    parser.add_argument("--log-format", default=Format.JSON)
+    parser.add_argument("--log-field", action="append", default=[])
+    parser.add_argument("--log-share", type=float, default=1.0)
     parser.add_argument("--drain", type=float, default=30.0)
     options = parser.parse_args()
     setup("paifang-l7")

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from proxy import passing, tally
 from proxy.errors import ApplyError
+from proxy.log_shape import PLAIN, LogShape
 from proxy.passing import Seat
 from proxy.tally import ServerKey
 
@@ -36,6 +37,7 @@ class Settings:
     keyservers: tuple[str, ...] = ()
     access_log: str = ""
     drain_s: float = 30.0
+    log_shape: LogShape = PLAIN
 
     def argv(self, turn: int, channel: int, sockets: int) -> list[str]:
         """The command line of worker number `turn`, with the descriptors by which we talk to it."""
@@ -44,6 +46,9 @@ class Settings:
         argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
         for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
             argv += [option, value] if value else []
+        argv += ["--log-format", self.log_shape.format, "--log-share", str(self.log_shape.share)]
+        for field in self.log_shape.own:
+            argv += ["--log-field", str(field)]
         for keyserver in self.keyservers:
             argv += ["--keyserver", keyserver]
         return argv

@@ -44,6 +44,7 @@ PURE = (
     "proxy.body",
     "proxy.census",
     "proxy.exporter",
+    "proxy.log_shape",
     "proxy.meters",
     "proxy.conditions",
     "proxy.errors",

@@ -482,6 +482,7 @@ async def test_a_worker_that_cannot_start_says_why(cause: str, monkeypatch: pyte
         channel=theirs.detach(), sockets=passed_to.detach(), name="l7-1", turn=0, drain=1.0,
         identity=tmp_path, keyserver=["unix:/nonexistent"],
         access_log="/nonexistent/log" if cause == "access log" else "",
+        log_format="json", log_field=[], log_share=1.0,
     )  # fmt: skip
     if cause == "keyless":
         monkeypatch.setattr(worker.Identity, "load", lambda directory: None)
