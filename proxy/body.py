@@ -8,6 +8,7 @@ Chunk extensions and trailers are checked and dropped; we chunk anew. Trailers m
 from __future__ import annotations
 
 import re
+import sys
 from enum import Enum, auto
 from typing import Protocol
 
@@ -74,13 +75,27 @@ class _Part(Enum):
 
 
 class ChunkedReader:
-    """A chunked body (RFC 9112 §7.1)."""
+    """A chunked body (RFC 9112 §7.1).
 
-    __slots__ = ("_extension_bytes", "_keep_trailers", "_left", "_line", "_part", "_seen", "_trailer_bytes", "trailers")
+    `most`: how many chunks one call takes at most, 0 for any number. What it leaves is `rest`, to be given again.
+    """
 
-    def __init__(self, *, keep_trailers: bool = False) -> None:
+    __slots__ = (
+        "_extension_bytes",
+        "_keep_trailers",
+        "_left",
+        "_line",
+        "_most",
+        "_part",
+        "_seen",
+        "_trailer_bytes",
+        "trailers",
+    )
+
+    def __init__(self, *, keep_trailers: bool = False, most: int = 0) -> None:
         self.trailers = bytearray()  # their lines as they came, if they are to be kept
         self._keep_trailers = keep_trailers
+        self._most = most or sys.maxsize
         self._part = _Part.SIZE
         self._line = b""  # an unfinished line, or the CR after a chunk's data
         self._left = 0
@@ -98,7 +113,7 @@ class ChunkedReader:
             self._seen -= len(self._line)
             data, self._line = self._line + data, b""
         position, size = 0, len(data)
-        while position < size and self._part is not _Part.DONE:
+        while position < size and self._part is not _Part.DONE and len(payload) < self._most:
             if self._part is _Part.DATA:
                 taken = data[position : position + self._left]
                 payload.append(taken)
@@ -113,12 +128,12 @@ class ChunkedReader:
             else:
                 position = self._one_line(data, position)
         self._seen += position
-        return b"".join(payload), data[position:] if self._part is _Part.DONE else b""
+        return b"".join(payload), data[position:]
 
     def _plain(self, data: bytes, position: int, payload: list[bytes]) -> int:
         """Takes whole chunks without extensions; returns where they end. Bodies of tiny chunks cost little by it."""
-        match = _PLAIN.match
-        while (line := match(data, position)) is not None:
+        match, most = _PLAIN.match, self._most
+        while len(payload) < most and (line := match(data, position)) is not None:
             start = line.end()
             end = start + int(line[1], 16)
             if end == start or data[end : end + 2] != b"\r\n":

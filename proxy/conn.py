@@ -62,7 +62,7 @@ class ClientConnection(Carrier):
         self._eof = False
         self._retiring = False
         self._reading_heads = False
-        self._turn_over = False  # heads in the buffer wait for the loop's next turn
+        self._turn_over = False  # what is here waits for the loop's next turn
         self._place: str | None = None  # in the crowd
         self._held_bytes = 0
         self._body_until = NEVER
@@ -138,6 +138,9 @@ class ClientConnection(Carrier):
         """A client that has sent its whole request may close its half and still gets the answer (RFC 9112 §9.6)."""
         self._eof = True
         exchange = self._current()
+        while exchange is not None and exchange.more:
+            self._run(exchange.go_on())
+            exchange = self._exchange
         if exchange is not None and exchange.tunnels:
             self._run(exchange.client_ended())
             self._touch()
@@ -210,7 +213,13 @@ class ClientConnection(Carrier):
 
     def _next_turn(self) -> None:
         self._turn_over = False
-        self._read_heads()
+        exchange = self._exchange
+        if exchange is None or not exchange.more:
+            self._read_heads()
+            return
+        self._run(exchange.go_on())
+        self._touch()
+        self.balance()
 
     def _start(self, head: RequestHead) -> None:
         hub = self._hub
@@ -310,7 +319,11 @@ class ClientConnection(Carrier):
             if self._hub.crowd.hold(before, held):
                 self._shed()
                 return
-        pause = held > PIPELINE_BYTES or (self._upstream is not None and self._upstream.full)
+        full = self._upstream is not None and self._upstream.full
+        if exchange is not None and exchange.more and not full and not self._turn_over:
+            self._turn_over = True
+            self._hub.loop.call_soon(self._next_turn)
+        pause = held > PIPELINE_BYTES or full
         if pause != self._paused and not self._transport.is_closing() and not self._eof:
             self._paused = pause
             if pause:
@@ -335,7 +348,7 @@ class ClientConnection(Carrier):
             exchange.rest = b""
         else:
             self._leave_queue()
-            self._run(exchange.no_server(Code.OVERLOADED))
+            self._run(exchange.overloaded())
         self.balance()
 
     def _turn_away(self) -> None:

@@ -44,6 +44,7 @@ from proxy.sticky import Stay, merged
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 §9.2.2, less TRACE
 TRIES: Final = 3
 INTERIM_LIMIT: Final = 16  # 1xx answers to one request
+CHUNKS_A_TURN: Final = 1024  # of one client, who may send tens of thousands in one read
 
 
 class Up(IntEnum):
@@ -130,7 +131,8 @@ class Exchange:
         self.target = head.target
         self._keep_alive = head.block.keep_alive and not closing
         self._up, self._down = Up.ASSIGNING, Down.WAITING
-        self._reader_up: BodyReader = reader(head.block.length)
+        chunked = head.block.length == CHUNKED
+        self._reader_up: BodyReader = ChunkedReader(most=CHUNKS_A_TURN) if chunked else reader(head.block.length)
         self._reader_down: BodyReader | None = None
         self._repeatable = head.method in IDEMPOTENT and self._reader_up.done
         self._tried: frozenset[Address] = frozenset()
@@ -169,6 +171,11 @@ class Exchange:
     def head(self) -> RequestHead:
         """The request's."""
         return self._head
+
+    @property
+    def more(self) -> bool:
+        """Whether the rest of a body is here that waits for its turn: then `go_on` is due."""
+        return self._up is Up.SENDING and bool(self.rest)
 
     @property
     def reads_head(self) -> bool:
@@ -264,12 +271,21 @@ class Exchange:
 
     def client_data(self, data: bytes) -> list[Command]:
         """Bytes came from the client: body, tunnel, or a request ahead of its turn."""
-        if self._up is Up.SENDING:
+        if self._up is Up.SENDING and not self.rest:
             return self._send_body(data)
         if self._up is Up.TUNNEL:
             return [SendUpstream(data)]
         self.rest += data
         return []
+
+    def go_on(self) -> list[Command]:
+        """It is the turn again of a body in many chunks; see `more`."""
+        data, self.rest = self.rest, b""
+        return self._send_body(data)
+
+    def overloaded(self) -> list[Command]:
+        """What waits here is too much."""
+        return self._fail(Code.OVERLOADED)
 
     def client_ended(self) -> list[Command]:
         """The client closed its half of a tunnel: the server is told, and may still say what it has to say."""
@@ -345,8 +361,8 @@ class Exchange:
             payload = chunk(payload) if payload else b""
             if self._reader_up.done:
                 payload += LAST_CHUNK
+        self.rest = rest
         if self._reader_up.done:
-            self.rest = rest
             self._move_up(Up.SENT)
         return [SendUpstream(payload)] if payload else []
 

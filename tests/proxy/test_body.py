@@ -180,6 +180,30 @@ def test_what_we_accept_h11_reads_the_same(data: bytes) -> None:
         assert theirs == (payload, rest) or (theirs is None and re.search(rb"[ \t];", data))
 
 
+@given(st.lists(st.binary(min_size=1, max_size=9), max_size=30), st.integers(1, 7), st.integers(1, 80))
+@settings(max_examples=200, deadline=None)
+def test_taking_a_few_chunks_at_a_time_changes_nothing(payloads: list[bytes], most: int, size: int) -> None:
+    wire = b"".join(map(chunk, payloads)) + LAST_CHUNK + b"rest"
+    body, got, rest = ChunkedReader(most=most), b"", b""
+    for start in range(0, len(wire), size):
+        rest += wire[start : start + size]
+        before = -1
+        while not body.done and before != (before := len(rest)):
+            payload, rest = body.receive(rest)
+            assert len(payload) <= 9 * (most + 1)
+            got += payload
+    assert (got, rest, body.done) == (b"".join(payloads), b"rest", True)
+
+
+def test_offsets_count_over_the_turns() -> None:
+    body, rest = ChunkedReader(most=1), b"1\r\na\r\n" * 3 + b"x\r\n"
+    for _ in range(3):
+        _, rest = body.receive(rest)
+    with pytest.raises(Refused) as caught:
+        body.receive(rest)
+    assert caught.value.offset == 18
+
+
 def test_trailers_are_kept_where_they_are_wanted() -> None:
     for size in (1, 3, 1000):
         kept, dropped = ChunkedReader(keep_trailers=True), ChunkedReader()

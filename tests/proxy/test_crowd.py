@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 
+from proxy.commands import Command
 from proxy.conn import HEADS_A_TURN, ClientConnection
 from proxy.crowd import FAIR_BYTES, HELD_BYTES, SPARE_DESCRIPTORS, Allowance, Crowd
+from proxy.exchange import CHUNKS_A_TURN, Exchange
 from tests.proxy.support import (
     ANSWER,
     Backend,
@@ -274,6 +277,20 @@ async def test_what_is_sent_ahead_has_the_same_budget(monkeypatch: pytest.Monkey
         client.writer.transport.abort()
 
 
+async def test_bodies_without_a_server_have_the_same_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their server's queue is full: Linux drops further SYNs, and the body waits meanwhile."""
+    monkeypatch.setattr("proxy.crowd.HELD_BYTES", 50_000)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as waiting:
+        waiting.connect(full.getsockname())
+        async with proxy(model(free_port(), [full.getsockname()[1]])) as l7:
+            client = await l7.connect()
+            client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(60_000))
+            assert (await client.answer())[0] == 503
+            assert (await l7.record()).error_code == "overloaded"
+            await until(lambda: l7.hub.crowd.held_bytes == 0)
+            await client.close()
+
+
 async def test_requests_sent_ahead_take_turns_with_others() -> None:
     """Refusals by the thousand in one read: another client's request is answered in between, not after them."""
     async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
@@ -307,6 +324,59 @@ async def test_turns_keep_the_order_of_requests() -> None:
         got = [await client.answer() for _ in range(HEADS_A_TURN + 3)]
         assert [status for status, _ in got] == [400] * (HEADS_A_TURN + 1) + [200, 200]
         assert [body for _, body in got[-2:]] == [b"/1", b"/2"]
+        await client.close()
+
+
+async def in_chunks(request: Request) -> bytes:
+    """The body of a request whose chunks are all of less than 64 KiB."""
+    body = b""
+    while size := int(await request.reader.readuntil(b"\r\n"), 16):
+        body += (await request.reader.readexactly(size + 2))[:-2]
+    assert await request.reader.readexactly(2) == b"\r\n"
+    return body
+
+
+@pytest.mark.parametrize("ends", ["whole", "closes its half", "malformed"])
+async def test_a_body_of_tiny_chunks_takes_turns_with_others(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tens of thousands of them come in one read; a read's worth of work is never done at once."""
+    number, turns = 12_000, 0
+    go_on = Exchange.go_on
+
+    def counted(exchange: Exchange) -> list[Command]:
+        nonlocal turns
+        turns += 1
+        return go_on(exchange)
+
+    monkeypatch.setattr(Exchange, "go_on", counted)
+
+    async def answer(request: Request) -> None:
+        body = await in_chunks(request) if b"chunked" in request.head else b""
+        text = b"%d" % len(body)
+        request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text))
+
+    async with Backend(answer).running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        client = await l7.connect()
+        client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await until(lambda: bool(backend.heads))
+        (connection,) = connections(l7)
+        connection.data_received(b"1\r\nx\r\n" * number)
+        assert turns == 0
+        assert connection._exchange is not None
+        assert connection._exchange.more  # others have their turn before it
+        if ends == "malformed":
+            connection.data_received(b"x\r\n")
+            status, _ = await client.answer()
+            assert status == 400
+            assert (await l7.record()).error_detail.endswith(f"byte {number * 6}")
+        elif ends == "closes its half":
+            connection.data_received(b"0\r\n\r\n")
+            client.writer.write_eof()
+            assert await client.answer() == (200, b"%d" % number)
+        else:
+            connection.data_received(b"0\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert await client.answer() == (200, b"%d" % number)
+            assert await client.answer() == (200, b"0")
+        assert turns >= number // CHUNKS_A_TURN
         await client.close()
 
 
