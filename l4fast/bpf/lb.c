@@ -485,7 +485,7 @@ static __always_inline enum reason icmp(struct packet *p, const struct settings 
     if (bad_sender(p->ip))
         return DROP_BAD_SOURCE;
     if (reason == TX_ECHO)
-        return within(&stats->echo, settings->echo_per_cpu_s, settings->now_s) ? answer_echo(p) : DROP_ECHO_LIMIT;
+        return within(&stats->echo, settings->echo_per_cpu_s, kernel_s()) ? answer_echo(p) : DROP_ECHO_LIMIT;
     return reason == LB_NEXT ? error_in(p, settings, stats) : reason;
 }
 

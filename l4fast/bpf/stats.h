@@ -71,7 +71,8 @@ enum reason {
     LB_FULLNAT,
 };
 
-/* What a CPU may do so many times a second. */
+/* What a CPU may do so many times a second. Of which clock: what the daemon has to undo (sessions that it ages, fragments
+ * that it sends on) has that of the daemon, settings.now_s, and is not allowed anew while none runs; the rest the kernel's. */
 struct budget {
     __u64 second;           /* in which `used` were */
     __u64 used;
@@ -88,10 +89,15 @@ struct stats {
 };
 _Static_assert(__builtin_offsetof(struct stats, tag) % 8 == 0, "lb looks at tag and tell at once");
 
-static __always_inline int within(struct budget *budget, __u32 limit, __u32 now_s)
+static __always_inline __u64 kernel_s(void)
 {
-    if (budget->second != now_s) {
-        budget->second = now_s;
+    return bpf_ktime_get_coarse_ns() / 1000000000;
+}
+
+static __always_inline int within(struct budget *budget, __u32 limit, __u64 second)
+{
+    if (budget->second != second) {
+        budget->second = second;
         budget->used = 0;
     }
     if (budget->used >= limit)

@@ -48,7 +48,9 @@ from l4fast.settings import load_secrets, make_key
 from l4fast.sync_codec import Header, Type, parse_header, seal
 from l4fast.sync_io import multicast_socket
 from l4fast.sync_keys import ClusterKey, node_id
+from l4fast.tables import ECHO_PER_CPU_S
 from tests.l4fast.netns import Network
+from tests.packets import ICMP_PROTOCOL, echo
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -363,6 +365,44 @@ def test_a_killed_node_comes_back_over_its_own_program(cluster: Cluster) -> None
     for version in VIPS:
         with cluster.connect(version) as sock:
             exchange(sock, 1)
+
+
+def test_pings_are_answered_while_no_agent_runs(cluster: Cluster) -> None:
+    """More than each CPU's allowance of one second; then the next agent goes on."""
+    cluster.nodes["l4-1"].signal(signal.SIGKILL)
+    old = cluster.nodes.pop("l4-1")
+    until(lambda: old.poll() is not None, "the agent has ended")
+    old.terminate(5)
+    for version in VIPS:
+        with cluster.network.inside("router", lambda version=version: pinging(version)) as sock:  # type: ignore[misc]
+            answered, most = 0, ECHO_PER_CPU_S * (os.cpu_count() or 1)
+            deadline = time.monotonic() + 10 + 2 * (os.cpu_count() or 1)
+            while answered <= most:
+                assert time.monotonic() < deadline, f"{answered} pings were answered, and then none"
+                answered += pinged(sock, version)
+    cluster.start("l4-1")
+    cluster.nodes["l4-1"].wait_ready(60)
+
+
+def pinging(version: int) -> socket.socket:
+    """A raw socket that reaches the VIP."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, ICMP_PROTOCOL[version])
+    sock.bind((CLIENTS[version], 0))
+    sock.connect((VIPS[version], 0))
+    return sock
+
+
+def pinged(sock: socket.socket, version: int) -> int:
+    """Sends some echo requests; how many answers have come. Of ICMPv6 the kernel makes the checksum."""
+    request, answer = (echo(version, answer=each) for each in (False, True))
+    for _ in range(50):
+        sock.send(request)
+    answered = 0
+    with contextlib.suppress(BlockingIOError):
+        while packet := sock.recv(2000):
+            answered += packet[20 if version == 4 else 0] == answer[0]
+    return answered
 
 
 def test_a_node_that_begins_with_nothing_is_given_what_is_idle(cluster: Cluster) -> None:
