@@ -117,6 +117,7 @@ def reconfigure(harness: Harness, dice: random.Random) -> None:
     macs = {address: mac for address, mac in harness.macs.items() if dice.random() < 0.97}
     harness.tables.set_epoch(harness.plane.settings[4].now_s + dice.choice((0, 1, 1, 100)))
     harness.tables.set_pools([pool for pool in (*POOL, *map(six, POOL)) if dice.random() < 0.9], ())
+    harness.tables.set_lacking(dice.random() < 0.2)
     harness.tables.apply(some, down, macs)
 
 
