@@ -27,7 +27,7 @@ from l4fast.sync_peer import Records, Sync
 log = logging.getLogger(__name__)
 
 FLUSH_S: Final = 0.015  # the design allows a record 20 ms in a page
-QUEUE_LIMIT: Final = 1024  # datagrams: 1.4 MB, about 29,000 records
+QUEUE_LIMIT: Final = 1024  # datagrams: 1.4 MB, up to 65,000 records
 SEND_BATCH: Final = 32  # datagrams that are sealed before they are sent, 0.2 ms: either is quicker when repeated
 RECEIVE_BATCH: Final = 64  # datagrams taken in one turn of the loop, so that nothing else starves
 BUFFER_BYTES: Final = 4 << 20  # what the kernel may hold while one turn of the loop takes long
