@@ -95,7 +95,7 @@ def record_of(visit: Visit) -> Record:
     return Record(
         visitor.listener, visitor.client, method.decode("ascii"), host.decode("ascii"), path.decode("ascii"), status,
         bytes_in, bytes_out, took_s * 1000, upstream, took_s * 1000, request_id.decode("ascii"),
-        tls_version=visitor.tls_version, sni=visitor.sni,
+        tls_version=visitor.tls_version, sni=visitor.sni, version="HTTP/1.1",
     )  # fmt: skip
 
 
