@@ -117,11 +117,11 @@ class Carrier(ABC, asyncio.Protocol):
         if service.total_timeout_s and self._ends_at == NEVER:
             self._ends_at = hub.now() + service.total_timeout_s
         if command.tried or command.fresh:
-            hub.counters["retries"] += 1
             if not service.pool.may_retry(hub.now()):
                 hub.counters["retries_denied"] += 1
                 self._run(exchange.denied())
                 return
+            hub.counters["retries"] += 1
         self._choose(exchange, service, command, in_turn=False)
 
     def _choose(self, exchange: Exchange, service: Service, command: Assign, *, in_turn: bool) -> None:

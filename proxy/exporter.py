@@ -123,6 +123,10 @@ def _servers(rows: Sequence[Document]) -> Iterator[Family]:
     for name, (metric, help) in SERVER_LEVELS.items():
         yield gauge(f"{L7}_server_{metric}", help, _column(rows, name), labels)
 
+    slowest = [((row["service"], row["server"]), row["latency_ms"] / 1000) for row in rows if "latency_ms" in row]
+    help = "Time to an answer's head as the worker sees it that finds the server slowest; with the scheduler p2c."
+    yield gauge(f"{L7}_server_latency_seconds", help, slowest[:SERIES_MOST], labels)
+
 
 def _column(rows: Sequence[Document], name: str) -> Iterator[Sample]:
     for row in rows[:SERIES_MOST]:

@@ -137,6 +137,7 @@ class Supervisor:
                     await worker.apply(
                         dict(to_dict(self._resolved(self._model))), self._version, self._seats.of(worker.seats)
                     )
+                    self._tell_members([worker])  # they may have changed while it was busy
                     worker.send({"down": self._down()})
                 self._workers[turn] = worker
                 await self._reseat()

@@ -136,6 +136,13 @@ async def test_who_is_not_believed_gets_no_request(
     assert warnings == [f"app: 127.0.0.1:{server.port}: the server's certificate is not accepted: {said}"]
 
 
+async def test_without_a_name_the_address_has_to_be_in_the_certificate(tmp_path: Path) -> None:
+    site = Site.make(tmp_path / "named", ("backend.test",))
+    async with backend(site) as server, proxy(secured(model(free_port(), [server.port]), site.bundle)) as l7:
+        assert (await l7.get())[0] == 502
+        assert (await l7.record()).error_code == "upstream_tls"
+
+
 async def test_a_name_is_sent_and_verified(site: Site) -> None:
     asked: list[str | None] = []
     server_context = site.server()
@@ -211,15 +218,19 @@ async def test_connections_made_otherwise_are_not_used_again(site: Site, tmp_pat
             slow = asyncio.create_task(client.ask("/slow"))
             while len(server.heads) < 2:
                 await asyncio.sleep(0.005)
+            assert await l7.get() == (200, b"ok")
+            assert server.connections == 2  # one in flight, one idle
             await l7.worker.apply(secured(base, site.bundle + other.bundle))
+            assert await l7.get() == (200, b"ok")
+            assert server.connections == 3
             go_on.set()
             assert await slow == (200, b"ok")
-            connections = server.connections
             assert await l7.get() == (200, b"ok")
-            assert server.connections == connections + 1
             await l7.worker.apply(secured(base, site.bundle + other.bundle))
             assert await l7.get() == (200, b"ok")
-            assert server.connections == connections + 1
+            assert server.connections == 3
+            (idle,) = l7.hub.services["app"].pool._members[0].idle
+            assert idle.secured is l7.hub.services["app"].secured
             await client.close()
 
 

@@ -109,6 +109,30 @@ async def test_a_name_that_does_not_resolve_has_no_members_and_a_problem(
         assert found.problems == [f"availability group g: DNS name {name.name} (a): {why}; it has no address yet"]
 
 
+@pytest.mark.parametrize(("of_records", "of_targets", "wait_s"), [(90, 60, 60), (45, 60, 45)])
+async def test_the_least_time_to_live_counts(of_records: int, of_targets: int, wait_s: float) -> None:
+    records = {
+        ("_http._tcp.app.test", "SRV"): (of_records, ["0 0 80 one.test."]),
+        ("one.test", "A"): (of_targets, ["10.0.0.1"]),
+    }
+    lookup = members.Lookup(DnsName("_http._tcp.app.test", DnsType.SRV))
+    async with NameServer(records).running() as server:
+        assert await dns_module._ask(lookup, [f"127.0.0.1:{server.port}"]) == wait_s
+    assert lookup.servers == (Server("10.0.0.1", 80),)
+
+
+async def test_names_that_are_gone_are_not_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "LIVE_S", (0.02, 0.02))
+    records = {(name, "A"): (0, ["10.0.0.1"]) for name in ("app.test", "stays.test")}
+    stays = DnsName("stays.test", port=80)
+    async with NameServer(records).running() as server, watched(group(server, A, stays)) as found:
+        found.names.watch(group(server, stays))
+        asked = server.asked["app.test", "A"] + 1  # a question may be on its way
+        until_asked = server.asked["stays.test", "A"] + 5
+        await until(lambda: server.asked["stays.test", "A"] >= until_asked)
+        assert server.asked["app.test", "A"] <= asked
+
+
 async def test_long_answers_come_by_tcp() -> None:
     server = NameServer(RECORDS)
     server.broken = "truncated"
