@@ -85,7 +85,7 @@ class Visitor:
 
 
 # An exchange without an error, whose upstream was at hand: end on the monotonic clock, visitor, method, host, path,
-# status, bytes in and out, seconds that it took, upstream, request id. Nothing in it needs to be quoted.
+# status, bytes in and out, seconds that it took, upstream, request id. Nothing in it needs to be quoted. Of HTTP/1.1.
 Visit = tuple[float, Visitor, bytes, bytes, bytes, int, int, int, float, str, bytes]
 
 
