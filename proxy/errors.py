@@ -11,6 +11,7 @@ log and the label of the counters; its `source` says whose fault it is. docs/pro
 from __future__ import annotations
 
 from enum import Enum, StrEnum
+from typing import Final
 
 
 class Source(StrEnum):
@@ -108,6 +109,34 @@ class Code(Enum):
     UPSTREAM_CLOSED = ("upstream_closed", 502, Source.UPSTREAM, "RFC 9112 §9.5", "closed before the answer's head")
     UPSTREAM_CUT = ("upstream_cut", 502, Source.UPSTREAM, "RFC 9112 §8", "closed or silent before the answer's end")
     UNASKED_UPGRADE = ("unasked_upgrade", 502, Source.UPSTREAM, "RFC 9110 §7.8", "101 without a request to upgrade")
+
+
+# Error types of RFC 9209 §2.3; whatever is not named here has that of its source.
+_KINDS: Final = {
+    Code.LOOP: "proxy_loop_detected",
+    Code.NO_RULE: "destination_not_found",
+    Code.NO_SERVER: "destination_unavailable",
+    Code.CONNECT: "destination_unavailable",
+    Code.CONNECT_TIMEOUT: "connection_timeout",
+    Code.QUEUE_FULL: "connection_limit_reached",
+    Code.QUEUE_TIMEOUT: "connection_limit_reached",
+    Code.UPSTREAM_TIMEOUT: "http_response_timeout",
+    Code.TOTAL_TIMEOUT: "http_response_timeout",
+    Code.UPSTREAM_CLOSED: "connection_terminated",
+    Code.UPSTREAM_CUT: "http_response_incomplete",
+    Code.UPSTREAM_TLS: "tls_protocol_error",
+    Code.UNASKED_UPGRADE: "http_upgrade_failed",
+}
+_KINDS_OF_SOURCES: Final = {
+    Source.CLIENT: "http_request_error",
+    Source.PROXY: "proxy_internal_response",
+    Source.UPSTREAM: "http_protocol_error",
+}
+
+
+def kind(code: Code, source: Source) -> str:
+    """The error type that Proxy-Status gives for it (RFC 9209)."""
+    return _KINDS.get(code) or _KINDS_OF_SOURCES[source]
 
 
 class ProxyError(Exception):

@@ -18,7 +18,7 @@ from typing import Final
 from core.model import Listener
 from proxy import client_identity
 from proxy.actions import Changes
-from proxy.errors import Code, Refused
+from proxy.errors import Code, Refused, Source, kind
 from proxy.head import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
@@ -246,9 +246,14 @@ def error_reply(
     hsts: bytes = b"",
     offset: int | None = None,
 ) -> bytes:
-    """A reply of our own; its body says what happened and the request id to look for in the log."""
-    text = b'{"status": %d, "error": "%b", "detail": "%b", "request_id": "%b"}\n' % (
-        status, code.label.encode(), code.said(offset).encode(), identifier,
+    """A reply of our own; its body says what happened and the request id to look for in the log.
+
+    Proxy-Status (RFC 9209) says it too, and that it is we who say it; there is no body after HEAD.
+    """
+    source = code.source if status == code.status else Source.UPSTREAM
+    label = code.label.encode()
+    text = b'{"status": %d, "source": "%b", "error": "%b", "detail": "%b", "request_id": "%b"}\n' % (
+        status, source.encode(), label, code.said(offset).encode(), identifier,
     )  # fmt: skip
     lines = [
         b"HTTP/1.1 %d %b" % (status, _REASONS[status]),
@@ -257,6 +262,7 @@ def error_reply(
         b"Cache-Control: no-store",
         b"Via: 1.1 " + node,
         b"X-Request-Id: " + identifier,
+        b'Proxy-Status: "%b"; error=%b; details="%b"' % (node, kind(code, source).encode(), label),
     ]
     if status == 405:
         lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")  # RFC 9110 §15.5.6

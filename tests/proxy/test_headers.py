@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from ipaddress import IPv4Network, IPv6Network
 
 import pytest
@@ -178,6 +180,17 @@ def test_lengths_of_answers_without_a_body() -> None:
     ]  # fmt: skip
 
 
+PROXY_ERRORS = """
+    dns_timeout dns_error destination_not_found destination_unavailable destination_ip_prohibited
+    destination_ip_unroutable connection_refused connection_terminated connection_timeout connection_read_timeout
+    connection_write_timeout connection_limit_reached tls_protocol_error tls_certificate_error tls_alert_received
+    http_request_error http_request_denied http_response_incomplete http_response_header_section_size
+    http_response_header_size http_response_body_size http_response_trailer_section_size http_response_trailer_size
+    http_response_transfer_coding http_response_content_coding http_response_timeout http_upgrade_failed
+    http_protocol_error proxy_internal_response proxy_internal_error proxy_configuration_error proxy_loop_detected
+"""  # RFC 9209 §2.3
+
+
 @pytest.mark.parametrize("code", list(Code))
 def test_every_code_has_a_reply(code: Code) -> None:
     if code.status == 499:
@@ -187,7 +200,17 @@ def test_every_code_has_a_reply(code: Code) -> None:
     assert head is not None
     assert head.status == code.status
     assert len(data) - head.size == head.length
-    assert b'"request_id": "id-1"' in data
+    document = json.loads(data[head.size :])
+    assert document.keys() == {"status", "source", "error", "detail", "request_id"}
+    assert (document["error"], document["source"], document["request_id"]) == (code.label, code.source, "id-1")
+    assert head.block.values(b"x-request-id") == [b"id-1"]
+    (told,) = head.block.values(b"proxy-status")
+    match = re.fullmatch(rb'"l7-1"; error=([a-z_]+); details="([a-z0-9_]+)"', told)
+    assert match is not None
+    assert match[1].decode() in PROXY_ERRORS.split()
+    assert match[2].decode() == code.label
+    by_server = headers.error_reply(code, 502, b"i", b"l7-1", b"d", close=True, body=True)
+    assert (b'"source": "upstream"' in by_server) == (code.status != 502 or code.source == "upstream")
     assert (b"Allow: " in data) == (code.status == 405)
     assert headers.error_reply(code, code.status, b"i", b"n", b"d", close=False, body=False).endswith(b"\r\n\r\n")
 

@@ -40,11 +40,14 @@ from proxy.tls import TlsServer
 from proxy.worker import Channel
 from tests.proxy.support import (
     ANSWER,
+    WEBSOCKET,
     Backend,
+    Client,
     Request,
     answer_ok,
     free_port,
     model,
+    open_websocket,
     proxy,
     until,
     with_listener,
@@ -79,6 +82,51 @@ async def test_a_change_elsewhere_is_not_noticed() -> None:
             assert (await client.ask("/again"))[0] == 200
             await client.close()
     assert backend.connections == 1
+
+
+async def test_websockets_do_not_notice_what_changes_around_them() -> None:
+    """Listeners, rules, services and servers come and go, its own listener's port moves: the tunnel goes on."""
+
+    async def answer(request: Request) -> None:
+        request.writer.write(WEBSOCKET)
+        while data := await request.reader.read(100):
+            request.writer.write(data)
+
+    async def echoes(client: Client, data: bytes) -> None:
+        client.writer.write(data)
+        assert await client.reader.readexactly(len(data)) == data
+
+    async with Backend(answer).running() as backend, Backend().running() as other:
+        base = model(free_port(), [backend.port])
+        second = replace(base.server_groups["app"], name="b", servers=(Server("127.0.0.1", other.port),))
+        service = replace(base.backend_services["app"], name="b", server_group="b")
+        more = replace(
+            base,
+            server_groups={**base.server_groups, "b": second},
+            backend_services={**base.backend_services, "b": service},
+            rules={"r": Rule("r", "web", "b", "", "/b")},
+        )
+        async with proxy(base) as l7:
+            tunnel = await open_websocket(l7.port, "/chat")
+            idle = await l7.connect()
+            moved = replace(base.listeners["web"], port=free_port())
+            for number, changed in enumerate((
+                with_listener(base, "more", free_port()),
+                more,
+                replace(more, server_groups={**more.server_groups, "b": replace(second, servers=())}),
+                replace(base, server_groups={"app": ServerGroup("app", (Server("127.0.0.1", other.port),))}),
+                base,
+                replace(base, listeners={"web": moved}),
+            )):  # fmt: skip
+                await l7.worker.apply(changed)
+                await echoes(tunnel, b"%d" % number)
+            with pytest.raises(ConnectionRefusedError):
+                await l7.connect()
+            at_new = await open_websocket(moved.port, "/chat")
+            await echoes(at_new, b"new")
+            for client in (tunnel, idle, at_new):
+                await client.close()
+    assert len(backend.heads) == 2
 
 
 async def test_listeners_come_and_go() -> None:
