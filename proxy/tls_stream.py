@@ -27,6 +27,7 @@ from typing import Any, cast
 RECORD = 16384  # plaintext of a full record (RFC 8446 §5.1)
 SLICE = RECORD + 512  # its ciphertext, with room for header, padding and tag
 READ = 65536  # bytes taken from a socket at a time
+LINGER_S = 2.0  # as long as plain connections whose client is still sending (conn.py)
 HIGH_WATER, LOW_WATER = 65536, 16384  # bytes; asyncio's own default for the first
 
 Bytes = bytes | bytearray | memoryview
@@ -59,6 +60,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         "_incoming",
         "_inner",
         "_inner_paused",
+        "_lingers",
         "_loop",
         "_low",
         "_outgoing",
@@ -105,6 +107,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._closing = False
         self._error: ssl.SSLError | None = None
         self._closer: asyncio.TimerHandle | None = None
+        self._lingers: asyncio.TimerHandle | None = None  # all is said; what the client still sends is dropped
 
     def start(self, early: bytes) -> None:
         """`early`: ciphertext that arrived after the client's Finished and is in no BIO yet."""
@@ -138,8 +141,9 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._closing = True
         self._queue.clear()
         self._queued = 0
-        if self._closer is not None:
-            self._closer.cancel()
+        for timer in (self._closer, self._lingers):
+            if timer is not None:
+                timer.cancel()
         self._inner.connection_lost(exc or self._error)
 
     # Reading
@@ -314,11 +318,24 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._closer = self._loop.call_later(self._close_timeout_s, self._raw.abort)
 
     def _say_goodbye(self) -> None:
+        """Sends close_notify, and FIN; the socket is closed when the client has ended too, or after `LINGER_S`.
+
+        To data that arrives at a socket that is closed the kernel answers with RST, and drops what the client has not
+        got yet (RFC 9112 §9.6). Its own close_notify is such data.
+        """
+        if self._lingers is not None:
+            return
         with contextlib.suppress(ssl.SSLError):  # SSLWantReadError: the client's own close_notify is not waited for
             self._tls.unwrap()
         if self._outgoing.pending:
             self._raw.write(self._outgoing.read())
-        self._raw.close()
+        if self._ended:
+            self._raw.close()
+            return
+        self._lingers = self._loop.call_later(LINGER_S, self._raw.close)
+        self._raw.write_eof()
+        if not self._reading:
+            self._raw.resume_reading()
 
     def _fail(self, error: ssl.SSLError) -> None:
         """A broken record or a fatal alert. OpenSSL may have left an alert of its own, which is sent if it can be."""

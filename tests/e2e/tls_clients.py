@@ -97,22 +97,6 @@ def run(argv: Sequence[str], data: bytes = b"", **more: str) -> subprocess.Compl
     return subprocess.run(argv, input=data, capture_output=True, timeout=TIMEOUT_S, env={**os.environ, **more})
 
 
-def converse(argv: Sequence[str], data: bytes) -> tuple[bytes, str]:
-    """As `run`, for programs that end the connection when their input ends: it does not before they have ended."""
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(data)
-        process.stdin.flush()
-        out = process.stdout.read()
-        process.wait(TIMEOUT_S)
-        errors.seek(0)
-        return out, errors.read().decode(errors="replace")
-
-
 def request(name: str, path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
 
@@ -174,6 +158,8 @@ class Curl:
 
 
 class GnuTls:
+    """It ends its side of the connection as soon as its input ends, and goes on reading."""
+
     resumes_in, uploads, shows_certificates = ("1.2", "1.3"), False, True
 
     def argv(self, where: Where, name: str, version: str) -> list[str]:
@@ -184,10 +170,10 @@ class GnuTls:
     def fetch(self, where: Where, name: str, path: str, version: str, upload: int = 0) -> Answer:
         with tempfile.TemporaryDirectory() as directory:
             log = Path(directory, "log")
-            data, errors = converse([*self.argv(where, name, version), "--logfile", str(log)], request(name, path))
+            done = run([*self.argv(where, name, version), "--logfile", str(log)], request(name, path))
             said = log.read_text()
         alpn = re.search(r"Application protocol: (\S+)", said)
-        return parse(data, alpn[1] if alpn else "", said + errors)
+        return parse(done.stdout, alpn[1] if alpn else "", said + done.stderr.decode())
 
     def resumes(self, where: Where, name: str, path: str, version: str) -> bool:
         done = run([*self.argv(where, name, version), "--resume", "--waitresumption"], request(name, path))

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 
@@ -261,6 +262,58 @@ def test_close_sends_what_is_queued_and_close_notify() -> None:
             assert app.events == ["lost"]
 
     run(main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("size", [100_000, 3 * MB])
+def test_what_a_client_sends_after_close_costs_it_nothing(size, loop) -> None:
+    """Its close_notify, say, as gnutls-cli sends it at the end of its input: a socket that is closed answers by RST."""
+
+    def talk(port: int, closed: threading.Event) -> int:
+        raw, to, fro, client = memory_client(port)
+        assert closed.wait(10)
+        with pytest.raises(ssl.SSLWantReadError):
+            client.unwrap()
+        raw.sendall(fro.read())
+        got = 0
+        with raw:
+            while data := raw.recv(4096):
+                to.write(data)
+                with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                    while part := client.read(MB):
+                        got += len(part)
+        return got
+
+    async def main() -> None:
+        apps, closed = Apps(), threading.Event()
+        async with server(apps) as served:
+            talking = asyncio.create_task(thread(talk, served.port, closed))
+            app = await apps.connected()
+            app.transport.write(bytes(size))
+            app.transport.close()
+            await asyncio.sleep(0.05)
+            closed.set()
+            assert await talking == size
+            assert await app.lost is None
+
+    run(main(), loop)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_that_keeps_its_end_open_is_not_waited_for_long(loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.tls_stream.LINGER_S", 0.1)
+
+    async def main() -> None:
+        apps = Apps()
+        async with server(apps) as served:
+            raw, *_ = await thread(memory_client, served.port)
+            app = await apps.connected()
+            app.transport.write(b"body")
+            app.transport.close()
+            await app.lost
+            raw.close()
+
+    run(main(), loop)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
