@@ -89,6 +89,11 @@ def is_claim(lower: bytes) -> bool:
     return lower in _ORIGIN_FIELDS or lower.startswith(b"x-forwarded-") or client_identity.is_ours(lower)
 
 
+def is_request_id(value: bytes) -> bool:
+    """Whether it is safe to log and pass on."""
+    return _REQUEST_ID.fullmatch(value) is not None
+
+
 def request_id(block: Block) -> bytes:
     """The request id that the client sent, if it sent one that is safe to log and pass on."""
     ids = [each.value for each in block.acted_on if each.lower == b"x-request-id"]

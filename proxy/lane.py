@@ -37,8 +37,14 @@ def _starts(*names: bytes) -> tuple[bytes, ...]:
 
 
 # Fields that pass as they are and differ from message to message: as browsers write them, and as others do.
-_ASKED: Final = _starts(b"Cookie", b"Referer", b"Authorization", b"If-None-Match", b"If-Modified-Since", b"traceparent")
-_ASKED_LOWER: Final = tuple(start.lower() for start in _ASKED)
+_PASSED: Final = _starts(
+    b"Cookie", b"Referer", b"Authorization", b"If-None-Match", b"If-Modified-Since", b"traceparent"
+)
+_PASSED_LOWER: Final = tuple(start.lower() for start in _PASSED)
+# The request id does not pass: it is taken out, and written with our own lines.
+_ID: Final = b"\r\nX-Request-Id: "
+_ASKED: Final = (*_PASSED, _ID)
+_ASKED_LOWER: Final = (*_PASSED_LOWER, _ID.lower())
 _TOLD: Final = _starts(b"ETag", b"Last-Modified", b"Set-Cookie", b"Expires", b"Location")
 _TOLD_LOWER: Final = tuple(start.lower() for start in _TOLD)
 _DATES: Final = frozenset((b"\r\nD", b"\r\nd"))  # …ate:
@@ -59,7 +65,7 @@ class Shape(NamedTuple):
     """A request's head without what varies. Out go the request line, `lines` with the values put in, our own lines.
 
     `length` is that of its body. `claims`: it says where it comes from, to which a trusted origin's lines are added.
-    `keeps`: the connection goes on after the answer.
+    `keeps`: the connection goes on after the answer. `id_at`: which of the values is the request id; -1: none is.
     """
 
     host: bytes
@@ -67,10 +73,11 @@ class Shape(NamedTuple):
     length: int
     claims: bool
     keeps: bool
+    id_at: int
 
 
-# A whole request: method, target, shape, request line with its CRLF, the other lines, body.
-Request = tuple[bytes, bytes, Shape, bytes, bytes, bytes]
+# A whole request: method, target, shape, request line with its CRLF, the other lines, body, its id or nothing.
+Request = tuple[bytes, bytes, Shape, bytes, bytes, bytes, bytes]
 
 
 class Answer(NamedTuple):
@@ -93,7 +100,7 @@ class _AnswerShape(NamedTuple):
     body: bool
 
 
-_NO_SHAPE: Final = Shape(b"", b"", -1, False, False)
+_NO_SHAPE: Final = Shape(b"", b"", -1, False, False, -1)
 _NO_ANSWER: Final = _AnswerShape(0, b"", False, False)
 _requests: Final = Memory[Shape](limit=8192)
 _shape_of: Final = _requests.get
@@ -165,7 +172,12 @@ def read_request(data: bytes) -> Request | None:
         _requests.put(key, shape)
     if shape.length != len(data) - end - 4 or b"/." in target:
         return None
-    return method, target, shape, data[:start], shape.lines % tuple(values), data[end + 4 :]
+    identifier = b""
+    if shape.id_at >= 0:
+        identifier = values.pop(shape.id_at)
+        if not headers.is_request_id(identifier):
+            identifier = b""
+    return method, target, shape, data[:start], shape.lines % tuple(values), data[end + 4 :], identifier
 
 
 def _request_shape(key: bytes, names: tuple[bytes, ...]) -> Shape:
@@ -179,13 +191,16 @@ def _request_shape(key: bytes, names: tuple[bytes, ...]) -> Shape:
     if block.expects_continue or block.upgrade or block.length == CHUNKED or block.underscored:
         return _NO_SHAPE
     names_of = [field.lower for field in block.acted_on]
-    if b"via" in names_of or b"x-request-id" in names_of:
+    if b"via" in names_of or names_of.count(b"x-request-id") != int(names[-1] in key):
         return _NO_SHAPE
     out = headers.request_head(head, b"/", _ORIGIN, b"~", b"").removeprefix(_LINE).removesuffix(_TAIL)
-    lines = _places(out, names, key)
+    lines = _places(out, names[:-1], key)
     if lines is None:
         return _NO_SHAPE
-    return Shape(head.host, lines, max(block.length, 0), any(map(headers.is_claim, names_of)), block.keep_alive)
+    order = sorted((name for name in names if name in key), key=key.index)
+    id_at = order.index(names[-1]) if names[-1] in order else -1
+    claims = any(map(headers.is_claim, names_of))
+    return Shape(head.host, lines, max(block.length, 0), claims, block.keep_alive, id_at)
 
 
 class Answers:

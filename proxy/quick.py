@@ -65,8 +65,8 @@ class QuickConnection(ClientConnection):
         request, site = read_common_request(data), self._site
         if request is None or self._retiring or site.closing:
             return False
-        method, target, shape, line, lines, body = request
-        host, _, _, claims, keeps = shape
+        method, target, shape, line, lines, body, identifier = request
+        host, _, _, claims, keeps, _ = shape
         hub, origin = self._hub, self._origin
         router = site.router
         name = (not router.stickies and router.always) or router.forward(host, target)
@@ -83,7 +83,7 @@ class QuickConnection(ClientConnection):
         self._upstream, self._service = upstream, service
         if self._answers.hsts != site.hsts:
             self._answers = hub.answers(site.hsts)
-        identifier = hub.new_request_id()
+        identifier = identifier or hub.new_request_id()
         answers = self._answers if keeps else hub.answers(site.hsts, keeps=False)
         self._asked = data, method, target, host, name, identifier, answers
         self._state = State.EXCHANGE

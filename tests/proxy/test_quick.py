@@ -246,6 +246,15 @@ REQUESTS = {
     "closing, with a cookie": request(b"Cookie: a\r\nConnection: close\r\n"),
     "kept alive": request(b"Connection: keep-alive\r\nKeep-Alive: 5\r\nTE: trailers\r\n"),
     "identified": request(b"X-Request-Id: my-id\r\n"),
+    "identified, with more": request(b"Cookie: a\r\nX-Request-Id: x-1\r\nReferer: b\r\n"),
+    "identified first": request(b"X-Request-Id: x-2\r\nCookie: a\r\n"),
+    "identified by what is no id": request(b"X-Request-Id: a b\r\nCookie: a\r\n"),
+    "identified by nothing": request(b"X-Request-Id: \r\nCookie: a\r\n"),
+    "identified twice": request(b"X-Request-Id: a\r\nX-Request-Id: b\r\nCookie: a\r\n"),
+    "identified twice, in two cases": request(b"x-request-id: a\r\nX-Request-Id: b\r\nCookie: a\r\n"),
+    "identified in lower case": b"GET / HTTP/1.1\r\nhost: a\r\nx-request-id: i\r\ncookie: b\r\n\r\n",
+    "identified in another case": request(b"X-Request-ID: my-id\r\nCookie: a\r\n"),
+    "identified, which Connection names": request(b"Connection: X-Request-Id\r\nX-Request-Id: i\r\nCookie: a\r\n"),
     "forwarded": request(b"X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: h\r\n"),
     "underscored": request(b"X_Y: z\r\n"),
     "claimed": request(b"X-Real-IP: 1.1.1.1\r\n"),
@@ -384,7 +393,7 @@ async def test_the_lane_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.quick.Exchange", None)
     asked = (
         "get", "cookie", "browser", "browser, other order", "client in lower case", "mixed case", "head", "post",
-        "kept alive", "forwarded", "dated",
+        "kept alive", "forwarded", "dated", "identified", "identified, with more", "identified in lower case",
     )  # fmt: skip
     told = (
         "ok", "lower case", "not dated", "length first", "204", "304", "304 with a length", "hops", "secure", "tagged",
@@ -420,8 +429,8 @@ async def test_a_thousand_visits_are_counted_and_logged_in_turns() -> None:
 
 def test_what_is_cut_out_is_what_passes() -> None:
     """A field that somebody acts on may be moved or dropped, and the values behind it would take each other's place."""
-    names = {start[2:-2].lower() for start in (*lane._ASKED, *lane._TOLD)}
-    assert len(names) == len(lane._ASKED) + len(lane._TOLD)
+    names = {start[2:-2].lower() for start in (*lane._PASSED, *lane._TOLD)}
+    assert len(names) == len(lane._PASSED) + len(lane._TOLD)
     assert not names & ACTED_ON
 
 
