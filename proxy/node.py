@@ -94,7 +94,7 @@ class Node:
         options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         if options.replace:
             self._succession = await Succession.begin(options.state / handover.SOCKET, options.name)
-        elif admin.is_alive(options.state / ADMIN_SOCKET):
+        if self._succession is None and admin.is_alive(options.state / ADMIN_SOCKET):
             raise ApplyError(f"{options.state}: a node runs with this state directory; --replace takes its place")
         self._bind_ready()
         self._bind_metrics()
@@ -161,8 +161,8 @@ class Node:
         for sock in self._metrics.values():
             self._servers.append(await MetricsServer(self._families).serve(sock.dup()))
         again = self._succession is not None
-        self._servers.append(await admin.serve(state / ADMIN_SOCKET, self._handlers(), replace=again))
         self._offer = Offer(state / handover.SOCKET, self._options.name, self._sockets)
+        self._servers.append(await admin.serve(state / ADMIN_SOCKET, self._handlers(), replace=again))
         self._tasks.spawn(self._wait_for_successor(), "handover")
 
     def _sockets(self) -> Mapping[Seat, socket.socket]:

@@ -25,7 +25,7 @@ def state_of(identity: Path) -> Path:
 def command(identity: Path, *more: str, ready: str = "") -> list[str]:
     """The command line of a node whose control plane is away."""
     argv = [sys.executable, "-m", "proxy", "--name", "l7-1", "--control", "https://127.0.0.1:1", "--workers", "1"]
-    argv += ["--identity", str(identity), "--state", str(state_of(identity))]
+    argv += ["--identity", str(identity), "--state", str(state_of(identity)), "--metrics", "off"]
     return [*argv, "--ready", ready or f"127.0.0.1:{free_port()}", *more]
 
 
