@@ -128,7 +128,7 @@ async def test_a_node_is_replaced_under_load_and_no_request_fails(identity: Path
                         assert load.failures == []
             assert load.served.total() > 700
     assert set(states) == {b"HTTP/1.1 200"}
-    assert refused(port)
+    await until(lambda: refused(port))  # its workers end after it
 
 
 @asynccontextmanager
