@@ -15,7 +15,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import uvloop
 
 from bench.keyserver_content import CONTENT, P256, RSA
 from control.node.children import Child
+from control.node.identity import Identity
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
 from keyserver.protocol import Hello, Message, Sign, Signed, Welcome, client_side
@@ -49,10 +50,8 @@ def of(samples_us: Sequence[float]) -> Latency:
 class Probe:
     """One connection that is asked for one signature at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(20)
-        self._sock.connect(str(path))
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
         self._wire = client_side()
         self._wire.data_to_send()
         assert isinstance(self._ask(Hello()), Welcome)
@@ -80,6 +79,45 @@ class Probe:
         self._sock.close()
 
 
+def by_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(20)
+    sock.connect(str(path))
+    return sock
+
+
+def by_tls(port: int, identity: Path) -> socket.socket:
+    """As an L7 node of this identity."""
+    plain = socket.create_connection(("127.0.0.1", port), 20)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Identity.load(identity).client_context().wrap_socket(plain)
+
+
+@contextlib.contextmanager
+def first_on_its_core() -> Iterator[None]:
+    with contextlib.suppress(OSError):
+        os.nice(-15)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.nice(15)
+
+
+def of_each(ways: Mapping[str, socket.socket], key_id: bytes, rounds: int, count: int) -> dict[str, Latency]:
+    """What a signature takes by each way to the server, with nothing else going on."""
+    probes = {way: Probe(sock) for way, sock in ways.items()}
+    runs: dict[str, list[Latency]] = {way: [] for way in ways}
+    with contextlib.ExitStack() as stack, first_on_its_core():
+        for probe in probes.values():
+            stack.callback(probe.close)
+            probe.samples(key_id, WARM_UP)
+        for _ in range(rounds):
+            for way, probe in probes.items():
+                runs[way].append(of(probe.samples(key_id, count)))
+    return {way: _best(each) for way, each in runs.items()}
+
+
 @contextlib.contextmanager
 def load(path: Path, key_id: bytes, directory: Path) -> Iterator[None]:
     """RSA requests in flight all the time, from another process."""
@@ -95,20 +133,14 @@ def load(path: Path, key_id: bytes, directory: Path) -> Iterator[None]:
 
 def compare(path: Path, keys: dict[int, bytes], directory: Path, rounds: int, count: int) -> tuple[Latency, Latency]:
     """Alone, and under load. Interleaved; of each the round that neighbours on the machine disturbed least."""
-    probe = Probe(path)
+    probe = Probe(by_unix(path))
     alone, loaded = [], []
-    with contextlib.suppress(OSError):
-        os.nice(-15)
-    try:
+    with contextlib.closing(probe), first_on_its_core():
         probe.samples(keys[P256], WARM_UP)
         for _ in range(rounds):
             alone.append(of(probe.samples(keys[P256], count)))
             with load(path, keys[RSA], directory):
                 loaded.append(of(probe.samples(keys[P256], count)))
-    finally:
-        with contextlib.suppress(OSError):
-            os.nice(15)
-        probe.close()
     return _best(alone), _best(loaded)
 
 

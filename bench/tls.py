@@ -1,12 +1,13 @@
-"""Full TLS handshakes: CPU of our TLS node, with the key in a key server, next to nginx with the key in its memory.
+"""TLS handshakes, full and resumed: CPU of our TLS node, its key in a key server, next to nginx with the key in memory.
 
     openssl s_time × 16 (second core) ──► server under test (first core) ──► key server on a unix socket (second core)
 
 Ours is the product's `TlsServer` on uvloop with a real key server process. Each turn runs every contender for the same
 time, one after another (A B A B …); a contender's figure is the median over its turns of CPU time used by the server
 process divided by handshakes that the clients completed. CPU time is the process's own, from /proc/PID/schedstat, and
-includes accepting and closing the connection. nginx gives two session tickets in TLS 1.3, which is its only setting, we
-give one: see docs/keyless-tls.md.
+includes accepting and closing the connection; of a resumed one, a small request and its answer too, since tickets of
+TLS 1.3 come after the handshake. nginx gives two session tickets in TLS 1.3, which is its only setting, we give one:
+see docs/keyless-tls.md.
 
 The rows with the goal count the TLS node alone, as nginx's figure does; "+keyserver" adds the CPU of the key server
 process, and shows what the whole handshake costs.
@@ -23,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,9 @@ from keyserver.client import KeyClient
 from proxy.tls import TlsServer
 from proxy.tls_waiting import GreenletWaiting, ThreadWaiting
 
-GOAL = 1.3
+GOAL, RESUMED_GOAL = 1.3, 1.2
+FULL = ("-new",)
+RESUMED = {"tls13": ("-reuse", "-www", "/"), "tls12": ("-reuse", "-www", "/", "-tls1_2")}
 CLIENTS = 16  # so that several handshakes wait at once, as on a busy node
 KINDS = {"P-256": (), "RSA-2048": ("--rsa",)}
 SERVER_CORE, OTHER_CORE = 0, 1
@@ -53,10 +56,10 @@ class Contender:
     alone: list[float] = field(default_factory=list)
     together: list[float] = field(default_factory=list)
 
-    def measure(self, seconds: int) -> None:
-        """One turn: appends CPU µs per handshake."""
+    def measure(self, seconds: int, how: Sequence[str] = FULL) -> None:
+        """One turn: appends CPU µs per handshake. `how`: the client's options."""
         before = cpu_ns(self.pid), cpu_ns(self.helper)
-        done = handshakes(self.port, seconds)
+        done = handshakes(self.port, seconds, how)
         own, helped = cpu_ns(self.pid) - before[0], cpu_ns(self.helper) - before[1]
         self.alone.append(own / 1000 / done)
         self.together.append((own + helped) / 1000 / done)
@@ -69,9 +72,9 @@ def cpu_ns(pid: int | None) -> int:
     return sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
-def handshakes(port: int, seconds: int) -> int:
-    """Full TLS 1.3 handshakes that `CLIENTS` clients complete in a time."""
-    command = ["taskset", "-c", str(OTHER_CORE), "openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new"]
+def handshakes(port: int, seconds: int, how: Sequence[str]) -> int:
+    """Handshakes that `CLIENTS` clients complete in a time, all of them resumed where they are to be."""
+    command = ["taskset", "-c", str(OTHER_CORE), "openssl", "s_time", "-connect", f"127.0.0.1:{port}", *how]
     clients = [
         subprocess.Popen([*command, "-time", str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(CLIENTS)
@@ -82,6 +85,8 @@ def handshakes(port: int, seconds: int) -> int:
         found = re.search(r"(\d+) connections in \d+ real seconds", out)
         if found is None:
             raise RuntimeError(f"openssl s_time failed: {out[-300:]}")
+        if how is not FULL and "*" in out:
+            raise RuntimeError("a session was not resumed")
         total += int(found[1])
     return total
 
@@ -192,19 +197,33 @@ def run(quick: bool) -> list[Row]:
                 rows.append(Row(name, "cpu µs/handshake", alone, "nginx, local key", against, goal))
                 rows.append(Row(f"{name}+keyserver", "cpu µs/handshake", together, "nginx, local key", against))
             if kind == "P-256":
+                rows += resumed(nginx, ours[0], turns, seconds)
                 rows += tls_flood.rows(ours[0].port, 2 if quick else turns, 2 * seconds)
     return rows
 
 
+def resumed(nginx: Contender, ours: Contender, turns: int, seconds: int) -> Iterator[Row]:
+    """By tickets, whose keys ours has from the key server."""
+    for version, how in RESUMED.items():
+        for each in (nginx, ours):
+            each.alone.clear()
+        for _ in range(turns):
+            nginx.measure(seconds, how)
+            ours.measure(seconds, how)
+        alone, against = (statistics.median(each.alone) for each in (ours, nginx))
+        yield Row(f"{version}-resumed", "cpu µs/handshake and request", alone, "nginx", against, RESUMED_GOAL)
+
+
 class Hello(asyncio.Protocol):
-    """What nginx is configured to say."""
+    """What nginx is configured to say, to a client of HTTP/1.0."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n")
+        self.transport.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\nhello\n")
+        self.transport.close()
 
 
 async def serve(options: argparse.Namespace) -> None:
