@@ -215,15 +215,16 @@ def resumed(nginx: Contender, ours: Contender, turns: int, seconds: int) -> Iter
 
 
 class Hello(asyncio.Protocol):
-    """What nginx is configured to say, to a client of HTTP/1.0."""
+    """What nginx is configured to say."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.transport.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\nhello\n")
-        self.transport.close()
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n")
+        if b" HTTP/1.0\r\n" in data:
+            self.transport.close()
 
 
 async def serve(options: argparse.Namespace) -> None:
