@@ -1,7 +1,7 @@
-"""Every test runs with asyncio's debug mode on, and leaves logging as it was.
+"""Every test runs with asyncio's debug mode on, and leaves logging and the environment as they were.
 
 Debug mode reports slow callbacks, forgotten awaits and wrong threads. A test that calls a program's `main` lets it set
-up logging on the stderr of that test, which is gone by the next one.
+up logging on the stderr of that test, which is gone by the next one, and change the environment for its children.
 """
 
 import logging
@@ -35,6 +35,15 @@ def _core_files_may_be_allowed_again() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resource, "setrlimit", set_limit)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _environment_restored() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
