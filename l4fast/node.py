@@ -247,7 +247,9 @@ class Node:
                 f"{settings.sync_tcp}: {error.strerror}; choose another port with --sync-tcp"
             ) from None
         stack.callback(listening.close)
-        Snapshots(sync, tables, self._identity, self._tasks).start(listening)
+        snapshots = Snapshots(sync, tables, self._identity, self._tasks)
+        self._filled = snapshots.complete
+        snapshots.start(listening)
         sync_io.start()  # after the port is known that the first hello tells
 
     def _start_early(self, stack: AsyncExitStack, plane: DataPlane) -> EarlyFragments:
@@ -309,6 +311,7 @@ class Node:
                 await agent.configured.wait()
         await agent.first_health_round()
         if take_over is not None:
+            await self._filled.wait()  # the programs of before know the sessions meanwhile
             take_over()
         agent.ready = True
         notify("READY=1")
