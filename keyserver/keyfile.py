@@ -140,13 +140,13 @@ def open_block(block: bytes, passphrases: Sequence[bytes]) -> PrivateKey:
     """The key of a PEM block. Raises ValueError, TypeError or UnsupportedAlgorithm for one that is of no use here."""
     if not is_encrypted(block):
         return usable(load_pem_private_key(block, None))
-    for number, passphrase in enumerate(passphrases, 1):
+    for passphrase in passphrases:
         try:
-            return usable(load_pem_private_key(block, passphrase))
-        except ValueError:
-            if number == len(passphrases):
-                raise
-    raise TypeError("it is encrypted")
+            key = load_pem_private_key(block, passphrase)
+        except ValueError:  # a wrong passphrase, or damage: what comes out may look like either
+            continue
+        return usable(key)
+    raise ValueError("it is encrypted, and no passphrase given opens it")
 
 
 def usable(key: object) -> PrivateKey:

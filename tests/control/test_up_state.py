@@ -8,22 +8,22 @@ from control.up_state import State, StateError
 
 
 def test_a_state_directory_is_private_and_locked(tmp_path: Path) -> None:
-    state = State(tmp_path / "deep" / "state")
+    state = State(tmp_path / "d" / "state")
     assert state.root.stat().st_mode & 0o777 == 0o700
     with pytest.raises(StateError, match=rf"pid {os.getpid()}\); stop it, or give another --state"):
-        State(tmp_path / "deep" / "state")
+        State(tmp_path / "d" / "state")
     state.close()
-    State(tmp_path / "deep" / "state").close()
+    State(tmp_path / "d" / "state").close()
 
 
 def test_somebody_elses_directory_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "letters").write_text("")
+    (tmp_path / "a").write_text("")
     tmp_path.chmod(0o755)
     with pytest.raises(StateError, match="holds other files"):
         State(tmp_path)
     assert tmp_path.stat().st_mode & 0o777 == 0o755
     with pytest.raises(StateError, match="Not a directory"):
-        State(tmp_path / "letters" / "state")
+        State(tmp_path / "a" / "b")
 
 
 def test_a_directory_that_we_may_not_look_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

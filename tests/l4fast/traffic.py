@@ -43,6 +43,7 @@ class Flow:
     longest_s: float = 0.0  # of an exchange
     lost: int = 0  # datagrams
     error: str = ""
+    patience_s: float = ANSWER_S  # of a connection, with an answer
 
     def answered(self, server: str, begun: float) -> None:
         if not self.servers or self.servers[-1] != server:
@@ -187,7 +188,7 @@ class Traffic:
                 while True:
                     data, begun = dice.randbytes(dice.choice(SIZES)), time.monotonic()
                     writer.write(data)
-                    if await asyncio.wait_for(reader.readexactly(len(data)), ANSWER_S) != data:
+                    if await asyncio.wait_for(reader.readexactly(len(data)), flow.patience_s) != data:
                         flow.error = "wrong bytes"
                         return
                     flow.answered(server, begun)
