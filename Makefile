@@ -20,8 +20,11 @@ lint: setup
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
+# What fails is tried once more, alone: see docs/decisions/0096-a-second-chance.md.
+TESTS := $(PY) -m pytest -q -m "not soak"
 test: lint
-	@$(PY) -m pytest -q -m "not soak" -n 3 --dist loadfile
+	@$(TESTS) -n 3 --dist loadfile || { [ $$? = 1 ] && echo "test: what failed is tried again, alone" && \
+		$(TESTS) --last-failed --last-failed-no-failures none --maxfail 5; }
 
 bench: setup
 	@$(PY) -m bench all
