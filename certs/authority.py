@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from control.node.files import write_atomic
-from core.model import DOMAIN, NAME
+from core.fields import DOMAIN, NAME
 
 ROLES = ("l4", "l7", "keyserver", "control")
 CA_CERTIFICATE, CA_KEY = "ca.pem", "ca-key.pem"

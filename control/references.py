@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, get_args, get_origin, get_type_hints
 
-from core.model import CLASSES, Kind, Model, Object, Ref
+from core.fields import Ref
+from core.model import CLASSES, Kind, Model, Object
 
 
 def referrers(model: Model, kind: Kind, name: str) -> tuple[tuple[Kind, str], ...]:

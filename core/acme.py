@@ -18,15 +18,14 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 from core.errors import Path, Problem
+from core.fields import HOST_NAME, Pattern
 from core.model import (
-    HOST_NAME,
     BackendProtocol,
     BackendService,
     Certificate,
     Kind,
     Listener,
     Model,
-    Pattern,
     Protocol,
     Rule,
     Server,

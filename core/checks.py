@@ -17,6 +17,7 @@ from typing import get_args, get_origin
 from core import checks_listeners, checks_rules, checks_sticky, checks_tls, checks_upstreams
 from core.endpoints import UNIX, endpoint, version
 from core.errors import Path, Problem
+from core.fields import Ref
 from core.model import (
     ACCESS_LIST_ENTRIES,
     L4_SCHEDULERS,
@@ -29,7 +30,6 @@ from core.model import (
     Kind,
     Model,
     Node,
-    Ref,
     Role,
     Server,
 )

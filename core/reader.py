@@ -20,7 +20,7 @@ from typing import Annotated, Final, get_args, get_origin, get_type_hints
 
 from core.endpoints import UNIX
 from core.errors import Path, Problem
-from core.model import HOST_NAME, Address, Pattern, Range, Ref
+from core.fields import HOST_NAME, Address, Pattern, Range, Ref
 
 
 class _Invalid:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from certs.authority import Authority, AuthorityError, private_pem
 from control.node import harden
 from control.node.files import write_atomic
-from core.model import NAME
+from core.fields import NAME
 from keyserver import passphrases
 from keyserver.encrypt import encrypted_pem
 from keyserver.errors import BadFile, KeyFilesError, StartError

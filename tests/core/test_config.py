@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from core import reader
 from core.config import from_dict, load, to_dict, to_toml
 from core.errors import ConfigErrors
+from core.fields import Address
 from core.model import (
     L4_SCHEDULERS,
     L7_SCHEDULERS,
     AccessList,
     Acl,
-    Address,
     AvailabilityGroup,
     BackendProtocol,
     BackendService,

@@ -1,0 +1,117 @@
+"""What an attribute with a choice may be, by the words that configurations have for it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    L4 = "l4"
+    L7 = "l7"
+    KEYSERVER = "keyserver"
+
+
+class InstanceType(StrEnum):
+    """Layer 7; layer 4 with sessions; layer 4 without any, where the hash of each packet alone decides."""
+
+    ALB = "alb"
+    NLB = "nlb"
+    DNLB = "dnlb"
+
+
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    HTTP = "http"
+    HTTPS = "https"
+
+
+class BackendProtocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    HTTP = "http"
+
+
+class Mode(StrEnum):
+    """How the L4 tier hands packets to a server (IPVS: masquerading, gatewaying, ipip; fullnat is LVS's)."""
+
+    NAT = "nat"
+    FULLNAT = "fullnat"
+    DR = "dr"
+    TUNNEL = "tunnel"
+
+
+class Scheduler(StrEnum):
+    RR = "rr"
+    WRR = "wrr"
+    LC = "lc"
+    WLC = "wlc"
+    SH = "sh"
+    TCH = "tch"
+    MAGLEV = "maglev"
+    P2C = "p2c"
+    CH = "ch"
+
+
+class Acl(StrEnum):
+    """Which clients a listener admits: all, those of its access list only, or all others."""
+
+    OFF = "off"
+    WHITE = "white"
+    BLACK = "black"
+
+
+class TlsPolicy(StrEnum):
+    """TLS versions and cipher suites, by Alibaba's names (`strict`: with forward secrecy and AEAD); tls_1_3 is ours."""
+
+    TLS_1_2 = "tls_1_2"
+    TLS_1_2_STRICT = "tls_1_2_strict"
+    TLS_1_2_STRICT_WITH_1_3 = "tls_1_2_strict_with_1_3"
+    TLS_1_3 = "tls_1_3"
+
+
+class ClientCertificate(StrEnum):
+    """Whether a client may do without a certificate, where the listener has authorities to verify one by."""
+
+    REQUIRED = "required"
+    OPTIONAL = "optional"
+
+
+class StickyType(StrEnum):
+    """Whose the cookie is that keeps a client at its server: inserted by the L7 tier, or set by the servers."""
+
+    INSERT = "insert"
+    SERVER = "server"
+
+
+class HeaderAction(StrEnum):
+    """`set` takes the place of all fields of that name, `add` stands beside them."""
+
+    SET = "set"
+    ADD = "add"
+    REMOVE = "remove"
+
+
+class CheckType(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    HTTP = "http"
+
+
+class DnsType(StrEnum):
+    A = "a"
+    AAAA = "aaaa"
+    SRV = "srv"
+
+
+class CheckMethod(StrEnum):
+    HEAD = "head"
+    GET = "get"
+
+
+# Which schedulers each tier runs: the L4 tier schedules tcp and udp backend services, the L7 tier http ones.
+# Consistent hashes choose without state: a flow finds its server again on every node.
+HASH_SCHEDULERS = frozenset({Scheduler.SH, Scheduler.TCH, Scheduler.MAGLEV})
+LEAST_SCHEDULERS = frozenset({Scheduler.LC, Scheduler.WLC})
+L4_SCHEDULERS = HASH_SCHEDULERS | LEAST_SCHEDULERS | {Scheduler.RR, Scheduler.WRR}
+L7_SCHEDULERS = LEAST_SCHEDULERS | {Scheduler.RR, Scheduler.WRR, Scheduler.SH, Scheduler.P2C, Scheduler.CH}

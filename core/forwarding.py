@@ -1,0 +1,128 @@
+"""Rules of http and https listeners: which requests they are for, and what becomes of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from core.choices import HeaderAction, Scheduler
+from core.fields import (
+    CONDITION_NAME,
+    CONDITION_VALUE,
+    DOMAIN,
+    HASH_KEY,
+    HOST_TEMPLATE,
+    METHOD,
+    PATH_PATTERN,
+    PATH_TEMPLATE,
+    QUERY_TEMPLATE,
+    URL_PATH,
+    URL_PREFIX,
+    Kind,
+    Name,
+    Pattern,
+    Range,
+    Ref,
+)
+from core.services import HealthCheck, StickySession
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """That a request has something of this name, with one of these values; without values: with any.
+
+    Values are compared as they are, with the case of their letters; `*` stands for any characters, `?` for one.
+    """
+
+    name: Annotated[str, CONDITION_NAME]
+    values: tuple[Annotated[str, CONDITION_VALUE], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Sends the client elsewhere. What is not given stays as it was in the request.
+
+    `${host}`, `${path}` and `${query}` are those of the request; `${rest}` is what follows the rule's `url` in the
+    path, `${1}` to `${9}` are what the stars of its `pattern` stand for.
+    """
+
+    status: Annotated[int, Range(301, 308)] = 301
+    protocol: Annotated[str, Pattern(r"|https?", "http or https")] = ""
+    host: Annotated[str, HOST_TEMPLATE] = "${host}"
+    port: Annotated[int, Range(0, 65535)] = 0
+    path: Annotated[str, PATH_TEMPLATE] = "${path}"
+    query: Annotated[str, QUERY_TEMPLATE] = "${query}"
+
+
+@dataclass(frozen=True, slots=True)
+class FixedReply:
+    """An answer that the L7 tier gives by itself."""
+
+    status: Annotated[int, Range(200, 599)] = 200
+    content_type: Annotated[str, Pattern(r"[!-~]([ -~]{0,126}[!-~])?", "a media type such as text/html")] = (
+        "text/plain; charset=utf-8"
+    )
+    body: Annotated[str, Pattern(r"(?s).{0,1024}", "text of at most 1024 characters")] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A backend service's part of a split, relative to the others'."""
+
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)]
+    weight: Annotated[int, Range(0, 100)] = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Another host, path or query for the server than the client asked for; the variables are those of a redirect."""
+
+    host: Annotated[str, HOST_TEMPLATE] = "${host}"
+    path: Annotated[str, PATH_TEMPLATE] = "${path}"
+    query: Annotated[str, QUERY_TEMPLATE] = "${query}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderChange:
+    """A field that is set, added or removed on its way through the L7 tier."""
+
+    name: Annotated[str, Pattern(r"[!-~]{1,128}", "a field name of at most 128 characters")]
+    action: HeaderAction = HeaderAction.SET
+    value: Annotated[str, Pattern(r"|[!-~]([ -~]{0,1022}[!-~])?", "printable text of at most 1024 characters")] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to requests for `domain` (exact or wildcard; empty: any) at `path`, or below `url`, that fulfil all
+    conditions: they go to a backend service or to several (`split`), elsewhere (`redirect`), or get a fixed reply.
+
+    Of the rules that match, the one with the smallest `priority` wins, those without any (0) after the others. Among
+    equals the most specific one does: exact domain, then the longest wildcard, then any; within it `path`, then the
+    longest `url`; then the one with the most conditions; then the first.
+
+    `scheduler`, `hash_key`, `health_check` and `sticky_session` hold for what goes by this rule, in place of those of
+    the backend service.
+    """
+
+    name: Name
+    listener: Annotated[str, Ref(Kind.LISTENERS)]
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
+    domain: Annotated[str, Pattern(rf"|{DOMAIN.regex}", DOMAIN.what)] = ""
+    url: Annotated[str, URL_PREFIX] = "/"
+    path: Annotated[str, Pattern(rf"|{URL_PATH.regex}", URL_PATH.what)] = ""
+    pattern: Annotated[str, PATH_PATTERN] = ""
+    methods: tuple[Annotated[str, METHOD], ...] = ()
+    headers: tuple[Condition, ...] = ()
+    queries: tuple[Condition, ...] = ()
+    cookies: tuple[Condition, ...] = ()
+    priority: Annotated[int, Range(0, 10_000)] = 0
+    split: tuple[Share, ...] = ()
+    redirect: Redirect | None = None
+    fixed_reply: FixedReply | None = None
+    rewrite: Rewrite | None = None
+    request_headers: tuple[HeaderChange, ...] = ()
+    response_headers: tuple[HeaderChange, ...] = ()
+    scheduler: Scheduler | None = None
+    hash_key: Annotated[str, Pattern(rf"|{HASH_KEY.regex}", HASH_KEY.what)] = ""
+    health_check: HealthCheck | None = None
+    sticky_session: StickySession | None = None
