@@ -24,85 +24,33 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import cast
 
 from certs.report import ChainReport, Staple
 from control.node.identity import Identity
 from control.node.tasks import Tasks
 from keyserver.errors import ErrorCode, KeyServerError, WireError
+from keyserver.link import Chains, Endpoint, Link, Pending, Request, Result, Secrets
 from keyserver.protocol import (
     MAX_REQUEST_ID,
-    Broken,
-    ChainChecked,
     CheckChain,
-    Event,
-    Failed,
     Find,
-    Found,
     GetStaple,
-    Goodbye,
-    Malformed,
-    Message,
-    Ping,
     Sign,
-    Signed,
-    StapleGiven,
     Tickets,
-    TicketSecrets,
-    Unknown,
-    Welcome,
-    client_side,
 )
 
 log = logging.getLogger(__name__)
-
-Chains = tuple[tuple[bytes, str], ...]  # (key id, PEM text)
-Secrets = tuple[tuple[int, bytes], ...]  # (beginning of the period in seconds since 1970, secret)
-Request = Sign | CheckChain | Find | GetStaple | Tickets
-Result = bytes | ChainReport | Chains | Staple | Secrets | KeyServerError
 
 MAX_OUTSTANDING = 8192  # handshakes waiting for a signature; beyond it a node is better off refusing
 MAX_CHAINS = 4  # chain checks and look-ups at a time; each may hold 256 KiB
 MAX_ATTEMPTS = 4  # a request that kills servers must not visit them until its deadline
 CONNECT_TIMEOUT_S = 3.0  # TCP, TLS and greeting
-PING_EVERY_S = 5.0  # on an idle connection, so that a dead peer is found before a handshake needs it
 BACKOFF_S = (0.05, 2.0)  # the first delay and the longest
 TICKS_PER_DEADLINE = 40  # how finely deadlines are kept
 DISTRUST_S = 60.0  # a handshake a minute is what an endpoint that lies may cost while there are others
 
 _TRY_ELSEWHERE = frozenset({ErrorCode.UNKNOWN_KEY, ErrorCode.BUSY, ErrorCode.INTERNAL})
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a key server listens: a unix socket's `path`, or `host` and `port`."""
-
-    text: str
-    path: str = ""
-    host: str = ""
-    port: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """From "unix:/path", "host:port" or "[ipv6]:port". Raises ValueError with the remedy."""
-        if text.startswith("unix:") and len(text) > len("unix:"):
-            return cls(text, path=text.removeprefix("unix:"))
-        host, colon, port = text.rpartition(":")
-        if colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
-            return cls(text, host=host.removeprefix("[").removesuffix("]"), port=int(port))
-        raise ValueError(f"key server {text!r}: give unix:PATH or HOST:PORT")
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A request that has not been answered. `tried` are the connections that it was sent on."""
-
-    message: Request
-    done: Callable[[Result], None]
-    deadline: float
-    tried: list[_Link] = field(default_factory=list)
-    link: _Link | None = None
 
 
 class KeyClient:
@@ -130,9 +78,9 @@ class KeyClient:
         self._deadline_s = deadline_s
         self._silence_s = deadline_s / min(len(self._endpoints) + 1, 4)
         self._max_outstanding = max_outstanding
-        self._open: list[_Link | None] = [None] * len(self._endpoints)
-        self._pending: dict[int, _Pending] = {}  # in the order of their deadlines, since all wait equally long
-        self._waiting: list[_Pending] = []  # those of them for which no endpoint is open
+        self._open: list[Link | None] = [None] * len(self._endpoints)
+        self._pending: dict[int, Pending] = {}  # in the order of their deadlines, since all wait equally long
+        self._waiting: list[Pending] = []  # those of them for which no endpoint is open
         self._last_id = 0
         self._distrusted: dict[int, float] = {}  # until when, by the endpoint's index
         self._chains = asyncio.Semaphore(MAX_CHAINS)
@@ -180,7 +128,7 @@ class KeyClient:
 
     def distrust(self, asked: object) -> None:
         """Ask the endpoint that gave a wrong signature last for a minute. `asked` is what `sign_soon` returned."""
-        link = asked.link if isinstance(asked, _Pending) else None
+        link = asked.link if isinstance(asked, Pending) else None
         if link is None:
             return
         log.error("key server %s: gave a wrong signature; the others are asked first", link.endpoint.text)
@@ -227,9 +175,9 @@ class KeyClient:
         self._last_id = self._last_id % MAX_REQUEST_ID + 1
         return self._last_id
 
-    def _ask(self, message: Request, done: Callable[[Result], None]) -> _Pending:
+    def _ask(self, message: Request, done: Callable[[Result], None]) -> Pending:
         now = self._loop.time()
-        pending = _Pending(message, done, now + self._deadline_s)
+        pending = Pending(message, done, now + self._deadline_s)
         if self._closed or len(self._pending) >= self._max_outstanding:
             code = ErrorCode.CLOSED if self._closed else ErrorCode.OVERLOADED
             self._loop.call_soon(done, KeyServerError(code))
@@ -241,7 +189,7 @@ class KeyClient:
         self._dispatch(pending, now)
         return pending
 
-    def _first_open(self, tried: Sequence[_Link]) -> _Link | None:
+    def _first_open(self, tried: Sequence[Link]) -> Link | None:
         """In the order of preference; those that are not trusted after all others."""
         last = None
         for index, link in enumerate(self._open):
@@ -259,7 +207,7 @@ class KeyClient:
             until = None
         return until is not None
 
-    def _dispatch(self, pending: _Pending, now: float, because: KeyServerError | None = None) -> None:
+    def _dispatch(self, pending: Pending, now: float, because: KeyServerError | None = None) -> None:
         """Send it to the next open endpoint; with none left, fail with the last answer or wait for one to open."""
         link = self._first_open(pending.tried) if len(pending.tried) < MAX_ATTEMPTS else None
         if link is not None:
@@ -274,7 +222,7 @@ class KeyClient:
         else:
             self._waiting.append(pending)
 
-    def _finish(self, pending: _Pending, result: Result) -> None:
+    def _finish(self, pending: Pending, result: Result) -> None:
         if self._pending.pop(pending.message.request_id, None) is None:
             return
         if pending.link is not None:
@@ -313,7 +261,7 @@ class KeyClient:
         else:
             self._finish(pending, result)
 
-    def opened(self, index: int, link: _Link) -> None:
+    def opened(self, index: int, link: Link) -> None:
         """For links: the greeting is done."""
         self._open[index] = link
         self._opened.set()
@@ -322,12 +270,12 @@ class KeyClient:
         for pending in waiting:
             self._dispatch(pending, now)
 
-    def retired(self, index: int, link: _Link) -> None:
+    def retired(self, index: int, link: Link) -> None:
         """For links: the endpoint wants nothing new (GOODBYE), or its connection is gone."""
         if self._open[index] is link:
             self._open[index] = None
 
-    def orphaned(self, orphans: Sequence[_Pending]) -> None:
+    def orphaned(self, orphans: Sequence[Pending]) -> None:
         """For links: requests whose connection is gone move on."""
         now = self._loop.time()
         for pending in orphans:
@@ -339,7 +287,7 @@ class KeyClient:
         """Connect again and again, with growing and randomly shortened delays."""
         delay_s, reported = BACKOFF_S[0], ""
         while True:
-            link = _Link(self, index, endpoint)
+            link = Link(self, index, endpoint)
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await self._connect(link, endpoint)
@@ -356,7 +304,7 @@ class KeyClient:
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
             delay_s = min(delay_s * 2, BACKOFF_S[1])
 
-    async def _connect(self, link: _Link, endpoint: Endpoint) -> None:
+    async def _connect(self, link: Link, endpoint: Endpoint) -> None:
         connecting: Coroutine[None, None, object]
         if endpoint.path:
             connecting = self._loop.create_unix_connection(lambda: link, endpoint.path)
@@ -364,131 +312,3 @@ class KeyClient:
             connecting = self._loop.create_connection(lambda: link, endpoint.host, endpoint.port, ssl=self._tls)
         await connecting
         await link.greeted
-
-
-class _Link(asyncio.Protocol):
-    """One connection to one endpoint, from greeting to loss."""
-
-    def __init__(self, client: KeyClient, index: int, endpoint: Endpoint) -> None:
-        self._client = client
-        self.index = index
-        self.endpoint = endpoint
-        self._wire = client_side()
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._asked: dict[int, _Pending] = {}
-        self._flushing = False
-        self._retired = False
-        self._pinged = 0.0
-        self._heard = 0.0
-        self._waits_since = float("inf")
-        self._why = KeyServerError(ErrorCode.UNAVAILABLE, "the connection was lost")
-        self.greeted: asyncio.Future[None] = self._loop.create_future()
-        self.lost: asyncio.Future[None] = self._loop.create_future()
-
-    @property
-    def silent_since(self) -> float:
-        """When the wait for any answer at all began; infinity while nothing is owed."""
-        return max(self._waits_since, self._heard)
-
-    async def serve(self) -> None:
-        """Ping while idle, until the connection is lost. Raises KeyServerError with the reason."""
-        while not self.lost.done():
-            await asyncio.wait((self.lost,), timeout=PING_EVERY_S)
-            if self.lost.done():
-                break
-            if self._heard < self._pinged:
-                self.cut("it does not answer pings")
-            elif not self._asked:
-                self._pinged = self._loop.time()
-                self._send(Ping(self._client.next_id()))
-        raise self._why
-
-    def ask(self, pending: _Pending, now: float) -> None:
-        """Send a request. Raises WireError for one that no frame can hold."""
-        self._send(pending.message)
-        pending.link = self
-        pending.tried.append(self)
-        if not self._asked:
-            self._waits_since = now
-        self._asked[pending.message.request_id] = pending
-
-    def forget(self, pending: _Pending) -> None:
-        self._asked.pop(pending.message.request_id, None)
-        if not self._asked:
-            self._waits_since = float("inf")
-            if self._retired:
-                self.abort()  # this was the last answer after a GOODBYE
-
-    def cut(self, why: str) -> None:
-        """Give the connection up; what it owes moves on to other endpoints."""
-        self._why = KeyServerError(ErrorCode.UNAVAILABLE, why)
-        self.abort()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._wire.data_to_send())
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
-        self._wire.receive_data(data)
-        for event in self._wire.events():
-            self._handle(event)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client.retired(self.index, self)
-        orphans = list(self._asked.values())
-        self._asked.clear()
-        if not self.greeted.done():
-            self.greeted.set_exception(KeyServerError(ErrorCode.UNAVAILABLE, str(exc or self._why.detail)))
-            self.greeted.exception()  # read here as well: whoever waited may have given up
-        self.lost.set_result(None)
-        self._client.orphaned(orphans)
-
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, Signed):
-            self._client.answered(event.request_id, event.signature)
-        elif isinstance(event, Failed) and event.request_id:
-            self._client.answered(event.request_id, KeyServerError(event.code))
-        elif isinstance(event, ChainChecked):
-            self._client.answered(event.request_id, event.report)
-        elif isinstance(event, Found):
-            self._client.answered(event.request_id, event.chains)
-        elif isinstance(event, StapleGiven):
-            self._client.answered(event.request_id, event.staple)
-        elif isinstance(event, TicketSecrets):
-            self._client.answered(event.request_id, event.secrets)
-        elif isinstance(event, Malformed):
-            self._client.answered(event.request_id, WireError(event.why))
-        elif isinstance(event, Welcome):
-            self.greeted.set_result(None)
-            self._client.opened(self.index, self)
-        elif isinstance(event, Goodbye):
-            log.info("key server %s: says goodbye", self.endpoint.text)
-            self._why = KeyServerError(ErrorCode.UNAVAILABLE, "it is about to end")
-            self._retired = True
-            self._client.retired(self.index, self)
-            if not self._asked:
-                self.abort()
-        elif isinstance(event, Failed):
-            self.cut(event.code.name.lower())
-        elif isinstance(event, Broken):
-            self.cut(event.why)
-        elif isinstance(event, Unknown):
-            log.debug("key server %s: unknown reply 0x%02x", self.endpoint.text, event.tag)
-
-    def _send(self, message: Message) -> None:
-        """Queue a message; all of one turn of the loop leave in one write."""
-        self._wire.send(message)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._transport is not None:
-            self._transport.write(self._wire.data_to_send())

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from control.node.identity import Identity
-from keyserver.client import Endpoint
 from keyserver.errors import KeyServerError, StartError
+from keyserver.link import Endpoint
 from keyserver.protocol import Broken, Failed, Ping, Pong, Welcome, client_side
 
 TIMEOUT_S = 3.0

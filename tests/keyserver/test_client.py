@@ -12,9 +12,11 @@ import uvloop
 from certs.authority import Authority
 from control.node.identity import Identity
 from keyserver import client as client_module
-from keyserver.client import Endpoint, KeyClient
+from keyserver import link as link_module
+from keyserver.client import KeyClient
 from keyserver.errors import ErrorCode, KeyServerError
 from keyserver.keyfile import PrivateKey
+from keyserver.link import Endpoint
 from keyserver.protocol import (
     MAX_CHAIN_BYTES,
     Event,
@@ -407,7 +409,7 @@ async def test_closing(scripted: StartScripted, connect: Connect) -> None:
 async def test_an_idle_connection_that_died_is_found(
     scripted: StartScripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "PING_EVERY_S", 0.03)
+    monkeypatch.setattr(link_module, "PING_EVERY_S", 0.03)
     alive, dead = await scripted("a", signing), await scripted("b", silent)
     await connect("a", "b")
     while dead.greetings < 3:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from certs.authority import Authority, private_pem
 from control.node.files import write_atomic
 from control.node.identity import Identity
+from keyserver import connection as connection_module
 from keyserver import crew as crew_module
 from keyserver import server as server_module
 from keyserver.errors import ErrorCode, StartError
@@ -315,7 +316,7 @@ async def test_a_version_not_in_common(path: Path, start_server: StartServer) ->
 
 
 async def test_who_never_greets_is_cut(path: Path, start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "GREETING_DEADLINE_S", 0.05)
+    monkeypatch.setattr(connection_module, "GREETING_DEADLINE_S", 0.05)
     server = await start_server(path)
     client = await RawClient.unix(path, greet=False)
     assert await client.receive() is None
@@ -339,7 +340,7 @@ async def test_too_many_connections(path: Path, start_server: StartServer, monke
 async def test_the_rsa_queue_is_bounded(
     path: Path, start_server: StartServer, ids: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 8)
+    monkeypatch.setattr(connection_module, "MAX_IN_FLIGHT", 8)
     await start_server(path)
     client = await RawClient.unix(path)
     await client.send(*(Sign(n, ids["rsa"], 0x0804, "", TLS13) for n in range(1, 41)))
@@ -361,8 +362,8 @@ async def test_one_client_leaves_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many connections it spreads its requests over."""
-    monkeypatch.setattr(server_module, "MAX_CLIENT_IN_FLIGHT", 10)
-    monkeypatch.setattr(server_module, "MAX_CLIENT_CONNECTIONS", 3)
+    monkeypatch.setattr(connection_module, "MAX_CLIENT_IN_FLIGHT", 10)
+    monkeypatch.setattr(connection_module, "MAX_CLIENT_CONNECTIONS", 3)
     server = await start_server(path)
     port = await server.listen_tcp("127.0.0.1", 0, identity("keyserver", "k1"))
     greedy = [await RawClient.unix(path) for _ in range(3)]
