@@ -11,8 +11,8 @@ from core.errors import ConfigError
 
 TITLES = {
     400: "Bad request", 401: "Not authorised", 403: "Forbidden", 404: "Not found", 405: "Method not allowed",
-    409: "Conflict", 412: "The configuration has changed", 413: "Too large", 422: "The configuration is not valid",
-    500: "Internal error",
+    409: "Conflict", 412: "The configuration has changed", 413: "Too large", 415: "Unsupported media type",
+    422: "The configuration is not valid", 500: "Internal error",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control import api
+from control.guard import BODY_LIMIT_BYTES
 from control.service import ControlPlane
 from control.store import SqliteStore
 
@@ -244,7 +245,7 @@ async def test_bad_requests(user: User, method: str, path: str, data: bytes | No
 
 
 async def test_a_body_has_a_limit(user: User) -> None:
-    await user.ask("PUT", "/v1/config", data=io.BytesIO(b" " * (api.BODY_LIMIT_BYTES + 1)), status=413)
+    await user.ask("PUT", "/v1/config", data=io.BytesIO(b" " * (BODY_LIMIT_BYTES + 1)), status=413)
 
 
 async def test_a_failure_of_ours_says_nothing_of_itself(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,9 +258,9 @@ async def test_a_failure_of_ours_says_nothing_of_itself(user: User, monkeypatch:
 
 
 async def test_the_request_log_has_no_secrets(user: User, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "control.api"):
+    with caplog.at_level(logging.INFO, "control.guard"):
         await user.ask("PUT", "/v1/config?comment=sesame", SITE)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "control.api"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "control.guard"]
     assert line.startswith("ann PUT /v1/config 200")
     assert user.token not in caplog.text
     assert "sesame" not in caplog.text
