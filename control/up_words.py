@@ -21,7 +21,7 @@ def listeners(model: Model) -> str:
         names = [d for name in listener.certificates for d in model.certificates[name].domains]
         shown = next((name for name in names if "*" not in name), "localhost" if host == "0.0.0.0" else host)
         address = f"{listener.protocol.value}://{endpoint(shown, listener.port)}/"
-        rows.append((listener.name, address, listener.backend_service))
+        rows.append((listener.name, address if listener.enabled else "stopped", listener.backend_service))
     return show.table(rows, ("LISTENER", "ADDRESS", "BACKEND SERVICE"))
 
 
@@ -35,7 +35,7 @@ def help_text(source: Source, model: Model, root: Path, api_url: str, token_file
 
 def _trust(source: Source, model: Model, root: Path) -> str:
     developed = [each for each in model.certificates.values() if each.domains]
-    https = next((each for each in model.listeners.values() if each.protocol is Protocol.HTTPS), None)
+    https = next((each for each in model.listeners.values() if each.enabled and each.protocol is Protocol.HTTPS), None)
     if not developed or https is None:
         return ""
     name = next((d for each in developed for d in each.domains if "*" not in d), "localhost")

@@ -71,7 +71,7 @@ def challenge_of(acme: Acme, model: Model) -> AcmeChallenge | None:
     """The challenge that is used; None where auto finds none."""
     if acme.challenge is not AcmeChallenge.AUTO:
         return acme.challenge
-    ports = {(listener.protocol, listener.port) for listener in model.listeners.values()}
+    ports = {(listener.protocol, listener.port) for listener in model.listeners.values() if listener.enabled}
     if (Protocol.HTTP, HTTP_PORT) in ports:
         return AcmeChallenge.HTTP_01
     return AcmeChallenge.TLS_ALPN_01 if (Protocol.HTTPS, HTTPS_PORT) in ports else None
@@ -107,7 +107,7 @@ def _channel(acme: Acme, model: Model) -> Iterator[Problem]:
         why = "a CA looks at port 80 (http-01) or 443 (tls-alpn-01), and no http or https listener has its port"
         remedy = "add one, or give challenge if a router leads one of these ports to a listener"
         yield Problem((TABLE,), why, remedy)
-    elif not any(listener.protocol is _protocol(challenge) for listener in model.listeners.values()):
+    elif not any(each.enabled and each.protocol is _protocol(challenge) for each in model.listeners.values()):
         kind = _protocol(challenge).value
         why = f"{challenge} needs an {kind} listener, and there is none"
         yield Problem((TABLE, "challenge"), why, "add one, or give another challenge")

@@ -21,9 +21,10 @@ from typing import Any
 from core import acme, checks, foreign, shorthand
 from core.acme import Acme
 from core.errors import ConfigError, ConfigErrors, Path, Problem
+from core.fields import Pairs
 from core.lines import Lines, scan
 from core.model import CLASSES, BackendProtocol, CheckType, HealthCheck, Kind, Model, Object
-from core.reader import INVALID, did_you_mean, fields, read_object, show
+from core.reader import INVALID, did_you_mean, fields, read_object, show, split
 from core.syntax import Format, parse
 
 
@@ -222,7 +223,8 @@ def _dump_fields(item: object) -> dict[str, object]:
     for field_ in fields(type(item)):
         value = getattr(item, field_.name)
         if field_.required or value != field_.default:
-            table[field_.name] = _dump_value(value)
+            pairs = any(isinstance(constraint, Pairs) for constraint in split(field_.annotation)[1])
+            table[field_.name] = dict(value) if pairs else _dump_value(value)
     return table
 
 
@@ -249,8 +251,12 @@ def _toml_value(value: object) -> str:
             return "[\n" + "".join(f"  {item},\n" for item in items) + "]"
         return f"[{', '.join(items)}]"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml_value(element)}" for key, element in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml_value(element)}" for key, element in value.items()) + " }"
     raise TypeError(f"{type(value).__name__} has no form in TOML")
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_string(key)
 
 
 def _toml_string(text: str) -> str:

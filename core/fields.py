@@ -41,6 +41,15 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs:
+    """A table of strings by key, at most `most` of them. What is read is a tuple of its pairs, in the order of keys."""
+
+    key: Pattern
+    value: Pattern
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ref:
     """The name of an object of `kind`, which has to exist."""
 
@@ -104,3 +113,13 @@ Port = Annotated[int, Range(1, 65535)]
 IP = Annotated[str, Address()]
 IPv6 = Annotated[str, Address(versions=(6,))]
 IPNetwork = Annotated[str, Address(network=True)]
+# As Alibaba Cloud's: twenty tags of 64 and 256 characters.
+Description = Annotated[str, Pattern(r"[^\x00-\x1f\x7f]{0,256}", "one line of at most 256 characters")]
+Tags = Annotated[
+    tuple[tuple[str, str], ...],
+    Pairs(
+        Pattern(r"[^\x00-\x1f\x7f]{1,64}", "a key of 1 to 64 characters, on one line"),
+        Pattern(r"[^\x00-\x1f\x7f]{0,256}", "one line of at most 256 characters"),
+        20,
+    ),
+]

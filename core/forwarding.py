@@ -18,11 +18,13 @@ from core.fields import (
     QUERY_TEMPLATE,
     URL_PATH,
     URL_PREFIX,
+    Description,
     Kind,
     Name,
     Pattern,
     Range,
     Ref,
+    Tags,
 )
 from core.services import HealthCheck, StickySession
 
@@ -126,3 +128,5 @@ class Rule:
     hash_key: Annotated[str, Pattern(rf"|{HASH_KEY.regex}", HASH_KEY.what)] = ""
     health_check: HealthCheck | None = None
     sticky_session: StickySession | None = None
+    description: Description = ""
+    tags: Tags = ()

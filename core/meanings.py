@@ -86,6 +86,7 @@ ACME_RULES = (
 )
 
 NAME = "what others call it by"
+ABOUT = {"description": "what it is, for people", "tags": "what it belongs to, for people and for finding it"}
 # What each attribute is for, where its name and the prose do not say it all. A test holds it to the model.
 MEANINGS: Mapping[type, Mapping[str, str]] = {
     Node: {
@@ -96,14 +97,16 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "health_port": "answers `GET /ready`",
         "zone": "the fault domain that an l7 node stands in; see [servers](upstreams.md#zones)",
         "source_pool": "what mode fullnat puts in the clients' place on this l4 node; routed to it",
+        **ABOUT,
     },
-    AccessList: {"name": NAME, "entries": "clients' addresses"},
+    AccessList: {"name": NAME, "entries": "clients' addresses", **ABOUT},
     Certificate: {
         "name": NAME,
         "chain_file": "the leaf and its intermediates, PEM",
         "chain": "the same as text",
         "key_file": "the private key, for the key server alone",
         "domains": "what a development certificate is issued for",
+        **ABOUT,
     },
     CaCertificate: {
         "name": NAME,
@@ -111,13 +114,15 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "bundle": "the same as text",
         "crl_file": "revocation lists of theirs, PEM",
         "crl": "the same as text",
+        **ABOUT,
     },
-    ServerGroup: {"name": NAME, "servers": "where traffic goes"},
+    ServerGroup: {"name": NAME, "servers": "where traffic goes", **ABOUT},
     AvailabilityGroup: {
         "name": NAME,
         "members": "where traffic goes",
         "dns": "names of more members",
         "resolvers": "the name servers that are asked; none: those of the node's /etc/resolv.conf",
+        **ABOUT,
     },
     DnsName: {
         "name": "absolute, from the root",
@@ -166,6 +171,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "tls_ca_certificate": "the authorities of their certificates; empty: those that the L7 node's machine trusts",
         "fallback": "takes the requests that no server of this service takes; without it they get 503",
         "sticky_session": "keeps clients at their servers",
+        **ABOUT,
     },
     Ejection: {
         "failures": "requests in a row that a server fails: no connection, or none that lasts to a sound answer; 0: "
@@ -199,6 +205,9 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "name": NAME,
         "type": "layer 7 (alb), layer 4 (nlb), layer 4 without sessions (dnlb)",
         "vips": "the addresses that clients know",
+        "modification_protection": "whether the API refuses to change it or its listeners",
+        "deletion_protection": "whether the API refuses to delete it or its listeners",
+        **ABOUT,
     },
     Listener: {
         "name": NAME,
@@ -241,6 +250,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "0: any number",
         "acme_backend_service": "where an ACME CA's handshakes (ALPN `acme-tls/1`) are led, byte by byte: the issuer",
         "https_redirect_port": "redirects requests that no rule matches to https on this port; 0: does not",
+        "enabled": "whether it answers; a stopped listener keeps its port and its settings",
+        **ABOUT,
     },
     Acme: {
         "email": "where the CA may write to",
@@ -273,6 +284,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "hash_key": "as of a backend service",
         "health_check": "as of a backend service",
         "sticky_session": "as of a backend service",
+        **ABOUT,
     },
     Share: {"backend_service": "where its part goes", "weight": "its part, relative to the others'"},
     Rewrite: {"host": "for the server", "path": "for the server", "query": "for the server"},

@@ -40,7 +40,7 @@ from core.choices import (
     StickyType,
     TlsPolicy,
 )
-from core.fields import DOMAIN, IP, IPNetwork, IPv6, Kind, Name, Pattern, Port, Range, Ref
+from core.fields import DOMAIN, IP, Description, IPNetwork, IPv6, Kind, Name, Pattern, Port, Range, Ref, Tags
 from core.forwarding import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Rule, Share
 from core.services import (
     AvailabilityGroup,
@@ -85,6 +85,8 @@ class Node:
     source_pool: tuple[IP, ...] = ()
     address_v6: IPv6 = ""
     zone: str = ""
+    description: Description = ""
+    tags: Tags = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class AccessList:
 
     name: Name
     entries: tuple[IPNetwork, ...] = ()
+    description: Description = ""
+    tags: Tags = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class Certificate:
     chain: Annotated[str, Pattern(r"(?s).{0,262144}", "PEM text of at most 256 KiB")] = ""
     key_file: str = ""
     domains: tuple[Annotated[str, DOMAIN], ...] = ()
+    description: Description = ""
+    tags: Tags = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,26 +125,34 @@ class CaCertificate:
     bundle: Annotated[str, Pattern(r"(?s).{0,1048576}", "PEM text of at most 1 MiB")] = ""
     crl_file: str = ""
     crl: Annotated[str, Pattern(r"(?s).{0,1048576}", "PEM text of at most 1 MiB")] = ""
+    description: Description = ""
+    tags: Tags = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A load balancer as its user sees it. With no `vips`, its listeners answer on every local address (L7 only).
 
-    Each VIP of a tcp or udp listener forwards to the servers of its own IP version.
+    Each VIP of a tcp or udp listener forwards to the servers of its own IP version. What is protected from changes or
+    deletion is so in the API and for everyone who goes by it, with its listeners, until the protection is taken off.
     """
 
     name: Name
     type: InstanceType = InstanceType.ALB
     vips: tuple[IP, ...] = ()
+    modification_protection: bool = False
+    deletion_protection: bool = False
+    description: Description = ""
+    tags: Tags = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A port of an instance. tcp and udp go from the L4 tier to the servers; http and https through the L7 tier.
 
-    `mode` is for tcp and udp; `certificates` for https, the first being the default for names that none covers.
-    `acme_backend_service`, of protocol tcp, is the ACME issuer, which answers the CA's handshakes (tls-alpn-01).
+    One that is not `enabled` keeps its place and takes no connection. `mode` is for tcp and udp; `certificates` for
+    https, the first being the default for names that none covers. `acme_backend_service`, of protocol tcp, is the ACME
+    issuer, which answers the CA's handshakes (tls-alpn-01).
     """
 
     name: Name
@@ -177,6 +191,9 @@ class Listener:
     min_body_rate_bytes_s: Annotated[int, Range(0, 1_000_000, "bytes/s")] = 500
     send_timeout_s: Annotated[int, Range(1, 300, "s")] = 60
     max_connections_per_client: Annotated[int, Range(0, 1_000_000)] = 0
+    enabled: bool = True
+    description: Description = ""
+    tags: Tags = ()
 
 
 Object = (

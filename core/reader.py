@@ -20,7 +20,7 @@ from typing import Annotated, Final, get_args, get_origin, get_type_hints
 
 from core.endpoints import UNIX
 from core.errors import Path, Problem
-from core.fields import HOST_NAME, Address, Pattern, Range, Ref
+from core.fields import HOST_NAME, Address, Pairs, Pattern, Range, Ref
 
 
 class _Invalid:
@@ -77,6 +77,9 @@ def read(annotation: object, value: object, path: Path, problems: list[Problem])
     inner = optional(bare)
     if inner is not None:
         return None if value is False else read(inner, value, path, problems)
+    for constraint in constraints:
+        if isinstance(constraint, Pairs):
+            return _read_pairs(constraint, value, path, problems)
     if get_origin(bare) is tuple:
         return _read_tuple(get_args(bare)[0], value, path, problems)
     if isinstance(bare, type) and is_dataclass(bare):
@@ -103,6 +106,20 @@ def _read_tuple(item: object, value: object, path: Path, problems: list[Problem]
         return INVALID
     items = tuple(read(item, element, (*path, index), problems) for index, element in enumerate(value))
     return INVALID if any(element is INVALID for element in items) else items
+
+
+def _read_pairs(pairs: Pairs, value: object, path: Path, problems: list[Problem]) -> object:
+    if not isinstance(value, Mapping):
+        problems.append(Problem(path, f"{show(value)} is not a table", f"give {_pairs_expected(pairs)}"))
+        return INVALID
+    before = len(problems)
+    if len(value) > pairs.most:
+        problems.append(Problem(path, f"{len(value)} of them; at most {pairs.most} are kept", "remove some"))
+    for key, element in value.items():
+        fault = _scalar_fault(str, (pairs.key,), key) or _scalar_fault(str, (pairs.value,), element)
+        if fault is not None:
+            problems.append(Problem((*path, key), *fault))
+    return INVALID if len(problems) > before else tuple(sorted(value.items()))
 
 
 def read_object(cls: type, value: object, path: Path, problems: list[Problem], also: Iterable[str] = ()) -> object:
@@ -301,11 +318,18 @@ def expected(annotation: object) -> str:
     inner = optional(bare)
     if inner is not None:
         return f"{expected(inner)}, or false for none"
+    for constraint in constraints:
+        if isinstance(constraint, Pairs):
+            return _pairs_expected(constraint)
     if get_origin(bare) is tuple:
         return f"a list of {plural(get_args(bare)[0])}"
     if isinstance(bare, type) and is_dataclass(bare):
         return f"a table of {_names(bare)}"
     return _scalar_expected(bare, constraints)
+
+
+def _pairs_expected(pairs: Pairs) -> str:
+    return f"a table of at most {pairs.most} strings, each {pairs.value.what}, under {pairs.key.what}"
 
 
 def plural(annotation: object) -> str:

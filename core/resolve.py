@@ -158,6 +158,7 @@ def l4_services(model: Model) -> tuple[L4Service, ...]:
     return tuple(
         _l4_service(model, listener, vip, l7_reals, lists.access(listener, version(vip)))
         for listener in model.listeners.values()
+        if listener.enabled
         for vip in model.instances[listener.instance].vips
     )
 
@@ -264,5 +265,5 @@ def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
             model.ca_certificates.get(listener.ca_certificate),
         )
         for listener in model.listeners.values()
-        if listener.protocol in (Protocol.HTTP, Protocol.HTTPS)
+        if listener.enabled and listener.protocol in (Protocol.HTTP, Protocol.HTTPS)
     )

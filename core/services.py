@@ -6,7 +6,21 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from core.choices import BackendProtocol, CheckMethod, CheckType, DnsType, Scheduler, StickyType
-from core.fields import CODES, HASH_KEY, HOST_NAME, RESOLVER, URL_PATH, Address, Kind, Name, Pattern, Range, Ref
+from core.fields import (
+    CODES,
+    HASH_KEY,
+    HOST_NAME,
+    RESOLVER,
+    URL_PATH,
+    Address,
+    Description,
+    Kind,
+    Name,
+    Pattern,
+    Range,
+    Ref,
+    Tags,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,8 @@ class Server:
 class ServerGroup:
     name: Name
     servers: tuple[Server, ...] = ()
+    description: Description = ""
+    tags: Tags = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,8 @@ class AvailabilityGroup:
     members: tuple[Server, ...] = ()
     dns: tuple[DnsName, ...] = ()
     resolvers: tuple[Annotated[str, RESOLVER], ...] = ()
+    description: Description = ""
+    tags: Tags = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +155,5 @@ class BackendService:
     tls_verify: bool = True
     tls_server_name: Annotated[str, Pattern(rf"|{HOST_NAME}", "a host name")] = ""
     tls_ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
+    description: Description = ""
+    tags: Tags = ()

@@ -195,14 +195,8 @@ servers = [
 ]
 [[server_groups]]
 """
-    choices = "name, instance, protocol, port, backend_service, mode, certificates, established_timeout_s, "
-    choices += "udp_idle_timeout_s, persistence_timeout_s, persistence_prefix, persistence_prefix_v6, "
-    choices += "idle_timeout_s, request_timeout_s, "
-    choices += "trusted_proxies, bandwidth_in_mbit_s, bandwidth_out_mbit_s, "
-    choices += "max_connections, max_new_connections_per_s, acl, access_list, tls_policy, hsts_max_age_s, "
-    choices += "hsts_include_subdomains, hsts_preload, https_redirect_port, ca_certificate, client_certificate, "
-    choices += "handshake_timeout_s, max_handshakes_per_client, acme_backend_service, head_timeout_s, body_timeout_s, "
-    choices += "min_body_rate_bytes_s, send_timeout_s, max_connections_per_client, servers, domains"
+    choices = ", ".join([*(field.name for field in reader.fields(Listener)), "servers", "domains"])
+    assert choices.startswith("name, instance, protocol, port, ")
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
@@ -565,7 +559,19 @@ def models(draw: st.DrawFn) -> Model:
     rules = {name: draw(rules_of(name, l7, names[7], f"/{i}")) for i, name in enumerate(draw(some) if l7 else [])}
     authorities = {name: CaCertificate(name, bundle=f"PEM {index}") for index, name in enumerate(names[:2])}
     spread |= {"by-name": spread_by_name} if spread else {}
-    return Model(nodes, certificates, authorities, groups, spread, backends, lists, instances, listeners, rules)
+    line = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+    tags = st.dictionaries(st.sampled_from(["a", "b c", 'd."é']), line, max_size=2).map(
+        lambda of: tuple(sorted(of.items()))
+    )
+
+    def about(objects: dict[str, Any]) -> dict[str, Any]:
+        return {name: replace(each, description=draw(line), tags=draw(tags)) for name, each in objects.items()}
+
+    instances = {name: replace(each, deletion_protection=draw(st.booleans())) for name, each in instances.items()}
+    listeners = {name: replace(each, enabled=draw(st.booleans())) for name, each in listeners.items()}
+    return Model(*map(about, (
+        nodes, certificates, authorities, groups, spread, backends, lists, instances, listeners, rules
+    )))  # fmt: skip
 
 
 VALUES = st.lists(st.sampled_from(["", "a*?", "[x]", "ü"]), max_size=2).map(tuple)

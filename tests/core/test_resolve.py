@@ -83,3 +83,17 @@ def test_limits_are_the_l4_tiers(protocol: str) -> None:
     assert limits(bandwidth_in_mbit_s=5) == Limits(in_mbit_s=5)
     if protocol != "http":
         assert limits(bandwidth_out_mbit_s=4) == Limits(out_mbit_s=4)
+
+
+@pytest.mark.parametrize("protocol", ["http", "tcp"])
+def test_a_stopped_listener_is_served_by_neither_tier(protocol: str) -> None:
+    def served(**given: bool) -> list[str]:
+        listener = {"protocol": protocol, "port": 80, "instance": "i", "servers": ["10.0.0.1:80"]}
+        model = from_dict({
+            "instances": [{"name": "i", "type": "alb" if protocol == "http" else "nlb", "vips": ["192.0.2.1"]}],
+            "listeners": [listener | given],
+        })  # fmt: skip
+        return [*(each.listener for each in l4_services(model)), *(each.listener.name for each in l7_listeners(model))]
+
+    assert served() == served(enabled=True) == (["http-80"] * 2 if protocol == "http" else ["tcp-80"])
+    assert served(enabled=False) == []
