@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+from contextlib import suppress
 from typing import Annotated
 
 from aiohttp import web
@@ -11,7 +11,7 @@ from aiohttp import web
 from control.handling import PLANE, VERSION_LIMIT, change_document
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, number
-from control.store import Entry, NoSuchVersionError
+from control.store import NoSuchVersionError
 from core.config import to_dict
 from core.fields import Range
 from core.model import Model
@@ -23,23 +23,18 @@ Version = Annotated[int, Range(0, VERSION_LIMIT)]
 
 
 async def get_versions(request: web.Request) -> web.Response:
-    entries = await asyncio.to_thread(request.app[PLANE].store.history, number(request, "limit"))
+    entries = await request.app[PLANE].store.history(number(request, "limit"))
     return web.json_response({"versions": [dataclasses.asdict(entry) for entry in entries]})
 
 
 async def get_version(request: web.Request) -> web.Response:
     """A version with its content and what it changed; its predecessor may be forgotten, then `changes` is null."""
     store, version = request.app[PLANE].store, number(request, "version")
-
-    def read() -> tuple[Entry, Model, Model | None]:
-        entry, model = store.get(version)
-        try:
-            return entry, model, store.get(version - 1)[1] if version else Model()
-        except NoSuchVersionError:
-            return entry, model, None
-
-    entry, model, before = await asyncio.to_thread(read)
-    changes = None if before is None else [change_document(each) for each in plan(before, model)]
+    entry, model = await store.get(version)
+    changes = None
+    with suppress(NoSuchVersionError):
+        _, before = await store.get(version - 1) if version else (None, Model())
+        changes = [change_document(each) for each in plan(before, model)]
     return web.json_response({**dataclasses.asdict(entry), "config": to_dict(model), "changes": changes})
 
 

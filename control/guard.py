@@ -6,7 +6,6 @@ The request log has the token's name, method, path, status and time, never a que
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
@@ -16,7 +15,8 @@ from control.handling import CALLER, PLANE, Caller
 from control.problem import problem
 from control.roles import ApiRole
 from control.routes import ROUTES_BY_PLACE, Handler, ParameterError, read_parameters, route_of
-from control.store import NoSuchVersionError, VersionConflictError
+from control.store import NoSuchVersionError, StoreUnavailableError, VersionConflictError
+from control.tokens import token_name
 from core.errors import ConfigErrors
 from core.reader import did_you_mean
 
@@ -51,6 +51,9 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
         return problem(412, f"{error}; read it again and repeat your change", current_version=error.current)
     except NoSuchVersionError as error:
         return problem(404, str(error))
+    except StoreUnavailableError as error:
+        log.warning("%s %s: %s", request.method, request.path, error)
+        return problem(503, str(error), headers={"Retry-After": "1"})
     except web.HTTPRequestEntityTooLarge:
         return problem(413, f"a request may have {BODY_LIMIT_BYTES} bytes")
     except web.HTTPException as error:
@@ -96,5 +99,5 @@ async def identify(request: web.Request) -> Caller | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         return None
-    name = await asyncio.to_thread(request.app[PLANE].store.token_name, token.strip())
+    name = await token_name(request.app[PLANE].store, token.strip())
     return None if name is None else Caller(name, ApiRole.ADMIN)

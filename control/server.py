@@ -24,7 +24,9 @@ from control.node.notify import notify
 from control.node.tasks import Tasks
 from control.node.tcp import cannot_bind
 from control.service import ControlPlane
-from control.store import SqliteStore, Store
+from control.store import Store
+from control.store_sqlite import SqliteStore
+from control.tokens import set_token, token_name
 from core.endpoints import endpoint
 
 log = logging.getLogger(__name__)
@@ -58,12 +60,14 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = SqliteStore(settings.state / "control.db")
+    store: Store | None = None
     runners: list[web.AppRunner] = []
     watching = Tasks()
     try:
-        ensure_token(store, settings.token_file or settings.state / "token")
-        plane = ControlPlane(store)
+        store = await SqliteStore.open(settings.state / "control.db")
+        await ensure_token(store, settings.token_file or settings.state / "token")
+        plane = await ControlPlane.load(store)
+        watching.spawn(plane.follow(), "versions of other control nodes")
         runners.append(await _listen(api.application(plane), settings.api, None))
         if settings.nodes is not None:
             assert identity is not None
@@ -78,22 +82,28 @@ async def serve(settings: Settings) -> None:
         await watching.close()
         for runner in runners:
             await runner.cleanup()
-        store.close()
+        if store is not None:
+            await store.close()
         os.close(lock)
 
 
-def ensure_token(store: Store, path: Path) -> None:
+async def ensure_token(store: Store, path: Path) -> None:
     """Make the administrator's token, unless its file holds one that is valid: whoever may write there may have it.
 
     Raises ServeError where the file cannot be read or written.
     """
     try:
-        if path.exists() and store.token_name(path.read_text(errors="replace").strip()) == ADMIN:
+        if (present := _present(path)) and await token_name(store, present) == ADMIN:
             return
-        write_atomic(path, store.set_token(ADMIN).encode() + b"\n")
+        write_atomic(path, (await set_token(store, ADMIN)).encode() + b"\n")
     except OSError as error:
         raise ServeError(f"the token file {path}: {error.strerror}; give a file of this user by --token-file") from None
     log.info("the administrator's token is in %s", path)
+
+
+def _present(path: Path) -> str:
+    """What stands in the token file; empty without one."""
+    return path.read_text(errors="replace").strip() if path.exists() else ""
 
 
 def _identity(directory: Path) -> Identity:

@@ -1,23 +1,30 @@
 """The control plane between its storage and its two APIs: the current configuration, and what the nodes say.
 
 Every change is made from a version, validated as a whole, stored as a whole and then announced to those who wait. The
-current version is held in memory, so that a thousand nodes that poll never touch the storage. Reports are held in
-memory only: after a restart they are complete again within a second.
+current version is held in memory, so that a thousand nodes that poll never touch the storage, and follows what other
+control nodes of the same storage change. Reports are held in memory only: after a restart they are complete again
+within a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from control.cookie_secret import cookie_secret
 from control.reconcile import NodeStatus, Report, reconcile
-from control.store import Store, VersionConflictError
+from control.store import Store, StoreUnavailableError, VersionConflictError
 from core.config import to_dict
+from core.errors import ConfigErrors
 from core.model import Model
 from core.plan import Change, plan
 
+log = logging.getLogger(__name__)
+
+FOLLOW_AGAIN_S = 1.0  # after the storage could not be read
 ISSUER_AWAY_S = 300.0  # after so long without a word of it, another issuer may take over
 NODE_LIMIT = 10_000  # nodes whose reports are held
 FORGET_AFTER_S = 24 * 3600.0
@@ -33,13 +40,14 @@ class Current:
 
 
 class ControlPlane:
-    """One per process; its methods belong to the event loop's thread. Storage runs in threads beside it."""
+    """One per process, made by `load`; it belongs to the event loop. Its owner runs `follow`."""
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        entry, model = store.get()
+    def __init__(
+        self, store: Store, current: Current, secret: bytes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.store = store
-        self.cookie_secret = store.cookie_secret()  # what all L7 nodes seal sticky cookies with
-        self.current = Current(entry.version, model, to_dict(model))
+        self.cookie_secret = secret  # what all L7 nodes seal sticky cookies with
+        self.current = current
         self._clock = clock
         self._announced = asyncio.Condition()
         self._changing = asyncio.Lock()
@@ -47,6 +55,26 @@ class ControlPlane:
         self._reports: dict[tuple[str, str], tuple[float, Report]] = {}
         self._issuer: tuple[str, float] | None = None  # who gets certificates, and when it last said so
         self.issuance: Mapping[str, object] = {}  # what it says of each certificate, by name
+
+    @classmethod
+    async def load(cls, store: Store, clock: Callable[[], float] = time.monotonic) -> ControlPlane:
+        """The control plane of what is stored."""
+        entry, model = await store.get()
+        return cls(store, Current(entry.version, model, to_dict(model)), await cookie_secret(store), clock)
+
+    async def follow(self) -> None:
+        """Announce what other control nodes change, until cancelled."""
+        while True:
+            await self.store.changed(self.current.version)
+            try:
+                async with self._changing:
+                    await self._refresh()
+            except StoreUnavailableError as error:
+                log.warning("a version that another control node made cannot be read yet: %s", error)
+                await asyncio.sleep(FOLLOW_AGAIN_S)
+            except ConfigErrors as error:
+                log.error("another control node made a version that is not valid here: upgrade this one\n%s", error)
+                await asyncio.sleep(FOLLOW_AGAIN_S)
 
     async def change(
         self,
@@ -60,19 +88,25 @@ class ControlPlane:
         """Replace the configuration by `make(current)`; the version that is current then, and what changed.
 
         `make` may raise whatever its caller understands. Raises VersionConflictError where `expected` is given and is
-        not current. A dry run stores nothing.
+        not current. Where another control node's change comes in between, `make` is called again. A dry run stores
+        nothing.
         """
         async with self._changing:
-            before = self.current
-            if expected is not None and expected != before.version:
-                raise VersionConflictError(expected, before.version)
-            model = make(before.model)
-            changes = plan(before.model, model)
-            if dry_run or not changes:
-                return before.version, changes
-            version = await asyncio.to_thread(self.store.put, model, author, comment, before.version)
-            await self._announce(Current(version, model, to_dict(model)))
-            return version, changes
+            while True:
+                before = self.current
+                if expected is not None and expected != before.version:
+                    raise VersionConflictError(expected, before.version)
+                model = make(before.model)
+                changes = plan(before.model, model)
+                if dry_run or not changes:
+                    return before.version, changes
+                try:
+                    version = await self.store.put(model, author, comment, before.version)
+                except VersionConflictError:
+                    await self._refresh()
+                    continue
+                await self._announce(Current(version, model, to_dict(model)))
+                return version, changes
 
     async def newer_than(self, version: int, wait_s: float) -> Current | None:
         """The configuration as soon as it is another than `version`; None after `wait_s` or when we are closed."""
@@ -115,6 +149,12 @@ class ControlPlane:
             for arrived, report in self._reports.values()
         ]
         return reconcile(self.current.version, self.current.model, reports)
+
+    async def _refresh(self) -> None:
+        """Announce what is stored, if it is another version than ours; to be called with `_changing` held."""
+        entry, model = await self.store.get()
+        if entry.version != self.current.version:
+            await self._announce(Current(entry.version, model, to_dict(model)))
 
     async def _announce(self, current: Current) -> None:
         async with self._announced:

@@ -1,46 +1,39 @@
-"""Where the versions of the configuration and the users' tokens are kept.
+"""What the control plane knows of its storage; `control.store_sqlite` is one.
 
-A version is a whole configuration; versions are numbered from 1 without gaps and never change, 0 is the empty one.
-`put` is optimistic: whoever says which version the change was made from is refused if another has come in between.
-`Store` is all that the control plane knows of its storage, so that another one can replace SQLite where the control
-plane runs on several machines. Tokens are 256 random bits, therefore kept as a plain SHA-256.
+*Versions* are whole configurations, numbered from 1 without gaps; they never change, 0 is the empty one. `put` is
+optimistic: whoever says which version the change was made from is refused if another has come in between.
 
-SQLite: WAL, so that readers never wait, and synchronous=FULL: an answered change survives a power failure.
+*Records* are the small things beside them (tokens, who joins, what was metered), each a few bytes under a space and a
+key. `write` changes many or none, each on condition that it still is what its writer has read. A revision counts the
+writes of the whole storage, so that one that was deleted and made again is never taken for the old one.
+
+What is answered is kept: it survives a power failure, and the death of this process.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
-import secrets
-import sqlite3
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from core.config import from_dict, to_dict
 from core.model import Model
 
 HISTORY_LIMIT = 1000  # versions kept; older ones are forgotten
-SCHEMA_VERSION = 2
-SECRET_BYTES = 32
-_SCHEMA = """
-CREATE TABLE versions (
-    version INTEGER PRIMARY KEY, created REAL NOT NULL, author TEXT NOT NULL, comment TEXT NOT NULL,
-    config TEXT NOT NULL
-) STRICT;
-CREATE TABLE tokens (name TEXT PRIMARY KEY, hash BLOB NOT NULL, created REAL NOT NULL) STRICT;
-"""
-_SCHEMA_2 = "CREATE TABLE secrets (name TEXT PRIMARY KEY, secret BLOB NOT NULL) STRICT;"
+SPACES = frozenset({"tokens", "audit", "joins", "nodes", "metering", "secrets", "marks"})
+KEY_LIMIT = 200
+VALUE_LIMIT_BYTES = 1 << 16
+CHANGES_LIMIT = 100  # of one write; etcd takes 128 operations in a transaction
+WRITE_LIMIT_BYTES = 1 << 20  # values of one write; etcd takes 1.5 MiB in a request
+RECORDS_LIMIT = 1000  # of one answer
 
 
 class StoreError(Exception):
-    """The storage cannot be used."""
+    """The storage cannot be used; the text has the remedy."""
+
+
+class StoreUnavailableError(StoreError):
+    """The storage cannot be reached now; what was asked for may be repeated."""
 
 
 class VersionConflictError(Exception):
@@ -55,6 +48,18 @@ class NoSuchVersionError(Exception):
     """A version that never was, or is no longer kept."""
 
 
+class RecordConflictError(Exception):
+    """A record is not at the revision that the writer expects; nothing was written."""
+
+    def __init__(self, space: str, key: str) -> None:
+        super().__init__(f"{space}/{key} has been changed in between")
+        self.space, self.key = space, key
+
+
+class LeadershipLostError(Exception):
+    """Another control node may be doing this work now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What is known of a version besides its content. `created` is Unix time in seconds."""
@@ -65,128 +70,126 @@ class Entry:
     comment: str
 
 
-class Store(Protocol):
-    """The storage of one control plane. Methods may block and may be called from any thread."""
+EMPTY = Entry(0, 0.0, "", "the empty configuration")
 
-    def put(self, model: Model, author: str, comment: str, expected_version: int | None) -> int:
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record. `revision` is that of its last write, at least 1."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One change of a record. Without `value` it is deleted. `expected` 0: it must not exist; None: whatever it is.
+
+    Raises ValueError for what no store takes.
+    """
+
+    space: str
+    key: str
+    value: bytes | None
+    expected: int | None = None
+
+    def __post_init__(self) -> None:
+        check_key(self.space, self.key)
+        if self.value is not None and len(self.value) > VALUE_LIMIT_BYTES:
+            raise ValueError(f"{self.space}/{self.key}: {len(self.value)} bytes; at most {VALUE_LIMIT_BYTES}")
+
+
+class Store(Protocol):
+    """The storage of one control plane. Every method raises StoreUnavailableError where it cannot be reached."""
+
+    async def put(self, model: Model, author: str, comment: str, expected_version: int | None) -> int:
         """Keep `model` as a new version and return its number; what is current already makes none.
 
         Raises VersionConflictError unless `expected_version` is the current one or None.
         """
 
-    def get(self, version: int | None = None) -> tuple[Entry, Model]:
+    async def get(self, version: int | None = None) -> tuple[Entry, Model]:
         """A version, by default the current one. Raises NoSuchVersionError."""
 
-    def history(self, limit: int) -> tuple[Entry, ...]:
-        """The latest versions, newest first."""
+    async def history(self, limit: int, before: int | None = None) -> tuple[Entry, ...]:
+        """The latest versions, or the latest before one, newest first."""
 
-    def set_token(self, name: str) -> str:
-        """Make a token, which replaces the one of that name, and return it: only its hash is kept."""
+    async def changed(self, version: int) -> None:
+        """Return as soon as the current version is another than `version`, whoever made it."""
 
-    def token_name(self, token: str) -> str | None:
-        """Whose token this is, compared in constant time."""
+    async def record(self, space: str, key: str) -> Record | None:
+        """One record; None if there is none."""
 
-    def cookie_secret(self) -> bytes:
-        """What the L7 nodes seal sticky cookies with: random, made once, and part of no configuration."""
+    async def records(self, space: str, after: str = "", limit: int = RECORDS_LIMIT) -> tuple[Record, ...]:
+        """The first records of a space, in the order of their keys' UTF-8, or the first behind the key `after`."""
 
-    def close(self) -> None:
+    async def write(self, *changes: Write) -> int:
+        """Make all changes or none and return their revision; at most CHANGES_LIMIT, each of another record.
+
+        Their values may have WRITE_LIMIT_BYTES together (else ValueError).
+
+        Raises RecordConflictError for the first that is not as expected.
+        """
+
+    def leading(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Wait until this control node alone may do the work `name`, and have it until the context ends.
+
+        Where that is lost, the body is cancelled, in time before another control node begins, and the context raises
+        LeadershipLostError.
+        """
+
+    async def close(self) -> None:
         """Release what is held."""
 
 
-class SqliteStore:
-    """A `Store` in one file, for a control plane on one machine. Raises StoreError if it cannot be opened."""
+class Announced:
+    """The current version, for those who wait for another. Belongs to one event loop."""
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        try:
-            path.touch(0o600)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._migrate(path)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}; give a directory that this user may write to") from None
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"{path}: {error}; see that nothing else uses it and that its disk has room") from None
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{path}: {error}; move it away, or bring it back from a backup") from None
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self._next = asyncio.Event()
 
-    def put(self, model: Model, author: str, comment: str, expected_version: int | None) -> int:
-        config = json.dumps(to_dict(model))
-        with self._transaction() as db:
-            row = db.execute("SELECT version, config FROM versions ORDER BY version DESC LIMIT 1").fetchone()
-            current, present = row or (0, json.dumps(to_dict(Model())))
-            if expected_version is not None and expected_version != current:
-                raise VersionConflictError(expected_version, current)
-            if config == present:
-                return int(current)
-            version = int(current) + 1
-            db.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (version, time.time(), author, comment, config))
-            db.execute("DELETE FROM versions WHERE version <= ?", (version - HISTORY_LIMIT,))
-            return version
+    def set(self, version: int) -> None:
+        """Wake those who wait, if it is another."""
+        if version != self.version:
+            self.version = version
+            self._next.set()
+            self._next = asyncio.Event()
 
-    def get(self, version: int | None = None) -> tuple[Entry, Model]:
-        query = "SELECT version, created, author, comment, config FROM versions"
-        with self._lock:
-            if version is None:
-                row = self._db.execute(f"{query} ORDER BY version DESC LIMIT 1").fetchone()
-            else:
-                row = self._db.execute(f"{query} WHERE version = ?", (version,)).fetchone()
-        if row is not None:
-            return Entry(*row[:4]), from_dict(json.loads(row[4]), path=f"version {row[0]}")
-        if version:
-            kept = self.history(HISTORY_LIMIT)
-            which = f"{kept[-1].version} to {kept[0].version} are kept" if kept else "there are none yet"
-            raise NoSuchVersionError(f"there is no version {version}; {which}")
-        return Entry(0, 0.0, "", "the empty configuration"), Model()
-
-    def history(self, limit: int) -> tuple[Entry, ...]:
-        query = "SELECT version, created, author, comment FROM versions ORDER BY version DESC LIMIT ?"
-        with self._lock:
-            return tuple(Entry(*row) for row in self._db.execute(query, (limit,)))
-
-    def set_token(self, name: str) -> str:
-        token = secrets.token_urlsafe(32)
-        with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", (name, _hash(token), time.time()))
-        return token
-
-    def token_name(self, token: str) -> str | None:
-        with self._lock:
-            rows = self._db.execute("SELECT name, hash FROM tokens").fetchall()
-        offered = _hash(token)
-        found = [name for name, kept in rows if hmac.compare_digest(kept, offered)]
-        return found[0] if found else None
-
-    def cookie_secret(self) -> bytes:
-        with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO secrets VALUES ('cookies', ?)", (secrets.token_bytes(SECRET_BYTES),))
-            (secret,) = db.execute("SELECT secret FROM secrets WHERE name = 'cookies'").fetchone()
-        return bytes(secret)
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    def _migrate(self, path: Path) -> None:
-        (found,) = self._db.execute("PRAGMA user_version").fetchone()
-        if found > SCHEMA_VERSION:
-            raise StoreError(f"{path}: made by a newer version of paifang (schema {found}, not {SCHEMA_VERSION})")
-        steps = (_SCHEMA, _SCHEMA_2)[found:]
-        if steps:
-            self._db.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+    async def other_than(self, version: int) -> None:
+        """Return as soon as it is."""
+        while self.version == version:
+            await self._next.wait()
 
 
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def check_key(space: str, key: str) -> None:
+    """Raises ValueError for a space or a key that no store takes."""
+    if space not in SPACES:
+        raise ValueError(f"{space!r} is no space; there are {', '.join(sorted(SPACES))}")
+    if not (0 < len(key) <= KEY_LIMIT and key.isprintable()):
+        raise ValueError(f"{space}/{key!r}: a key has 1 to {KEY_LIMIT} printable characters")
+
+
+def check_writes(changes: tuple[Write, ...]) -> None:
+    """Raises ValueError for what `Store.write` does not take."""
+    if not 0 < len(changes) <= CHANGES_LIMIT:
+        raise ValueError(f"{len(changes)} changes; 1 to {CHANGES_LIMIT} can be written at once")
+    if len({(change.space, change.key) for change in changes}) < len(changes):
+        raise ValueError("a record can be changed once in a write")
+    if (size_bytes := sum(len(change.value or b"") for change in changes)) > WRITE_LIMIT_BYTES:
+        raise ValueError(f"{size_bytes} bytes; at most {WRITE_LIMIT_BYTES} can be written at once")
+
+
+def check_range(space: str, limit: int) -> None:
+    """Raises ValueError for what `Store.records` does not take."""
+    if space not in SPACES:
+        raise ValueError(f"{space!r} is no space; there are {', '.join(sorted(SPACES))}")
+    if not 0 < limit <= RECORDS_LIMIT:
+        raise ValueError(f"limit {limit}; 1 to {RECORDS_LIMIT} records can be read at once")
+
+
+def no_such(version: int, kept: tuple[Entry, ...]) -> NoSuchVersionError:
+    """The error for a version that is not among those kept, newest first."""
+    which = f"{kept[-1].version} to {kept[0].version} are kept" if kept else "there are none yet"
+    return NoSuchVersionError(f"there is no version {version}; {which}")

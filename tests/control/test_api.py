@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from control import api
 from control.guard import BODY_LIMIT_BYTES
 from control.service import ControlPlane
-from control.store import SqliteStore
+from control.store import StoreUnavailableError
+from control.store_sqlite import SqliteStore
+from control.tokens import set_token
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
 SITE: dict[str, Any] = {
@@ -61,11 +63,11 @@ class User:
 
 @pytest.fixture
 async def user(tmp_path: Path) -> AsyncIterator[User]:
-    store = SqliteStore(tmp_path / "control.db")
-    plane = ControlPlane(store)
+    store = await SqliteStore.open(tmp_path / "control.db")
+    plane = await ControlPlane.load(store)
     async with TestClient(TestServer(api.application(plane))) as client:
-        yield User(client, plane, store.set_token("ann"))
-    store.close()
+        yield User(client, plane, await set_token(store, "ann"))
+    await store.close()
 
 
 async def test_a_configuration_is_put_and_got_with_its_version(user: User) -> None:
@@ -249,12 +251,25 @@ async def test_a_body_has_a_limit(user: User) -> None:
 
 
 async def test_a_failure_of_ours_says_nothing_of_itself(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(limit: int) -> None:
+    async def broken(limit: int) -> None:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(user.plane.store, "history", broken)
     problem = await user.ask("GET", "/v1/versions", status=500)
     assert "secret" not in json.dumps(problem)
+
+
+async def test_a_storage_that_is_away_is_told_of_and_reading_goes_on(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> int:
+        raise StoreUnavailableError("no etcd answers; start it")
+
+    monkeypatch.setattr(user.plane.store, "put", away)
+    problem = await user.ask("PUT", "/v1/config", SITE, status=503)
+    assert problem["detail"] == "no etcd answers; start it"
+    assert user.headers["Retry-After"] == "1"
+    assert await user.ask("GET", "/v1/config") == {}
 
 
 async def test_the_request_log_has_no_secrets(user: User, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,11 +1,14 @@
 """The `paifang` command against a control plane in a process of its own."""
 
+import asyncio
 import io
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from control import cli
 from control.client import Api
 from control.node.children import Child
 from control.ports import free_port
-from control.store import SqliteStore
+from control.store_sqlite import SqliteStore
 from core.config import from_dict, load
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
@@ -382,10 +385,14 @@ def test_the_control_process_with_a_configuration_of_another_release(
 ) -> None:
     from control import __main__ as process
 
-    store = SqliteStore(tmp_path / "control.db")
-    store.put(from_dict({"instances": [{"name": "i"}]}), "ann", "", None)
-    store._db.execute("UPDATE versions SET config = ?", ('{"instances": [{"name": "i", "colour": "red"}]}',))
-    store.close()
+    async def fill() -> None:
+        store = await SqliteStore.open(tmp_path / "control.db")
+        await store.put(from_dict({"instances": [{"name": "i"}]}), "ann", "", None)
+        await store.close()
+
+    asyncio.run(fill())
+    with closing(sqlite3.connect(tmp_path / "control.db")) as db, db:
+        db.execute("UPDATE versions SET config = ?", ('{"instances": [{"name": "i", "colour": "red"}]}',))
     monkeypatch.setattr(sys, "argv", ["control", "--state", str(tmp_path), "--api", "127.0.0.1:0"])
     monkeypatch.setattr(process.logs, "setup", lambda *_: None)
     assert process.main() == 1

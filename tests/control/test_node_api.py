@@ -10,12 +10,13 @@ import pytest
 from aiohttp import web
 
 from control import node_api
+from control.cookie_secret import cookie_secret
 from control.node.identity import Identity
 from control.node.link import ControlLink
 from control.node.tasks import Tasks
 from control.reconcile import Step
 from control.service import ControlPlane
-from control.store import SqliteStore
+from control.store_sqlite import SqliteStore
 from core.config import from_dict
 from core.model import Model
 from tests.control.conftest import Authority
@@ -42,8 +43,8 @@ class Cluster:
 
 @pytest.fixture
 async def cluster(authority: Authority, tmp_path: Path) -> AsyncIterator[Cluster]:
-    store = SqliteStore(tmp_path / "control.db")
-    plane = ControlPlane(store)
+    store = await SqliteStore.open(tmp_path / "control.db")
+    plane = await ControlPlane.load(store)
     runner = web.AppRunner(node_api.application(plane), shutdown_timeout=0.1)
     await runner.setup()
     context = Identity.load(authority.issue("control", "c")).server_context(node_api.ROLES)
@@ -51,7 +52,7 @@ async def cluster(authority: Authority, tmp_path: Path) -> AsyncIterator[Cluster
     yield Cluster(plane, f"https://127.0.0.1:{runner.addresses[0][1]}", authority)
     await plane.close()
     await runner.cleanup()
-    store.close()
+    await store.close()
 
 
 async def test_a_node_follows_and_its_report_names_it_by_certificate(cluster: Cluster, tmp_path: Path) -> None:
@@ -96,10 +97,11 @@ async def test_long_polls_end_and_never_wait_for_what_is_there(cluster: Cluster)
 
 async def test_l7_nodes_alone_get_the_secret_of_cookies(cluster: Cluster) -> None:
     await cluster.put(model("a"))
-    for role, wanted in (("l7", cluster.plane.store.cookie_secret().hex()), ("l4", None)):
+    secret = (await cookie_secret(cluster.plane.store)).hex()
+    for role, wanted in (("l7", secret), ("l4", None)):
         async with cluster.session(role) as session, session.get(f"{cluster.url}/v1/node/config?after=0") as response:
             assert (await response.json()).get("cookie_secret") == wanted
-    assert cluster.plane.store.cookie_secret().hex() not in str(cluster.plane.current)
+    assert secret not in str(cluster.plane.current)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 from control.node.children import Child, ChildError
 from control.ports import free_port
 from control.server import ServeError, Settings, _lock, ensure_token, serve
-from control.store import SqliteStore
+from control.store_sqlite import SqliteStore
+from control.tokens import token_name
 from core.config import from_dict
 from tests.certs.test_chain import leaf, pem
 from tests.control.conftest import Authority
@@ -93,29 +94,33 @@ async def test_the_users_api_stays_on_this_machine(tmp_path: Path) -> None:
         await serve(Settings(tmp_path / "state", ("0.0.0.0", 0)))
 
 
-def test_the_token_is_made_once_and_again_where_it_is_lost(tmp_path: Path) -> None:
-    store, file = SqliteStore(tmp_path / "db"), tmp_path / "token"
-    ensure_token(store, file)
+async def test_the_token_is_made_once_and_again_where_it_is_lost(tmp_path: Path) -> None:
+    store, file = await SqliteStore.open(tmp_path / "db"), tmp_path / "token"
+    await ensure_token(store, file)
     first = file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
-    ensure_token(store, file)
+    await ensure_token(store, file)
     assert file.read_text() == first
     file.unlink()
-    ensure_token(store, file)
-    assert store.token_name(first.strip()) is None
+    await ensure_token(store, file)
+    assert await token_name(store, first.strip()) is None
     file.write_text(first)  # of a database that is gone
-    ensure_token(store, file)
-    assert store.token_name(file.read_text().strip()) == "admin"
-    store.close()
+    await ensure_token(store, file)
+    assert await token_name(store, file.read_text().strip()) == "admin"
+    await store.close()
 
 
 def test_the_log_tells_of_certificates_that_end_soon(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
-    store = SqliteStore(tmp_path / "state" / "control.db")
     listener = {**SITE["listeners"][0], "protocol": "https", "certificates": ["web"]}
     certificate = {"name": "web", "chain": pem(leaf(days=(-3000, -1)))}
-    store.put(from_dict({**SITE, "listeners": [listener], "certificates": [certificate]}), "a", "", 0)
-    store.close()
+
+    async def fill() -> None:
+        store = await SqliteStore.open(tmp_path / "state" / "control.db")
+        await store.put(from_dict({**SITE, "listeners": [listener], "certificates": [certificate]}), "a", "", 0)
+        await store.close()
+
+    asyncio.run(fill())
     argv = [sys.executable, "-m", "control", "--state", str(tmp_path / "state"), "--api", "127.0.0.1:0"]
     child = Child.start("control", argv, log=tmp_path / "log", notify_dir=tmp_path)
     try:

@@ -25,7 +25,8 @@ from control import api
 from control.node.children import Child
 from control.node.tasks import Tasks
 from control.service import ISSUER_AWAY_S, ControlPlane
-from control.store import SqliteStore
+from control.store_sqlite import SqliteStore
+from control.tokens import set_token
 from core.config import from_dict, to_dict
 from core.config import load as load_config
 from core.resolve import l7_listeners
@@ -84,9 +85,9 @@ class Cluster:
 
 @pytest.fixture
 async def cluster(tmp_path: Path, server: Pebble) -> AsyncIterator[Cluster]:
-    store, clock = SqliteStore(tmp_path / "control.db"), Clock()
-    plane = ControlPlane(store, clock)
-    (tmp_path / "token").write_text(store.set_token("acme"))
+    store, clock = await SqliteStore.open(tmp_path / "control.db"), Clock()
+    plane = await ControlPlane.load(store, clock)
+    (tmp_path / "token").write_text(await set_token(store, "acme"))
     (tmp_path / "state").mkdir(mode=0o700)
     control = TestServer(api.application(plane))
     await control.start_server()
@@ -100,7 +101,7 @@ async def cluster(tmp_path: Path, server: Pebble) -> AsyncIterator[Cluster]:
     yield Cluster(plane, issuer, settings, clock, answers)
     await answers.close()
     await control.close()
-    store.close()
+    await store.close()
 
 
 def held(settings: Settings, name: str) -> bytes:
