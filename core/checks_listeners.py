@@ -69,6 +69,12 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "send_timeout_s": L7_PROTOCOLS,
     "max_connections_per_client": L7_PROTOCOLS,
     "acme_backend_service": (Protocol.HTTPS,),
+    "x_forwarded_for": L7_PROTOCOLS,
+    "x_forwarded_proto": L7_PROTOCOLS,
+    "x_forwarded_port": L7_PROTOCOLS,
+    "x_forwarded_client_port": L7_PROTOCOLS,
+    "x_forwarded_slb_ip": L7_PROTOCOLS,
+    "x_forwarded_slb_id": L7_PROTOCOLS,
 }
 
 

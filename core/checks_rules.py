@@ -34,8 +34,8 @@ EMPTY = (204, 205)  # RFC 9110 §15.3.5, §15.3.6: no content
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+")
 # What the tier itself acts on, in both directions: head.py and headers.py of the proxy.
 OURS = frozenset((
-    "connection", "content-length", "date", "expect", "forwarded", "host", "keep-alive", "proxy-connection", "te",
-    "trailer", "transfer-encoding", "upgrade", "via", "x-real-ip", "x-request-id",
+    "connection", "content-length", "date", "expect", "forwarded", "host", "keep-alive", "proxy-connection", "slb-id",
+    "slb-ip", "te", "trailer", "transfer-encoding", "upgrade", "via", "x-real-ip", "x-request-id",
 ))  # fmt: skip
 OURS_BEGIN = ("client-cert", "x-forwarded-")
 _INSTEAD = {"host": "rewrite host instead", "strict-transport-security": "give hsts_max_age_s of the listener instead"}

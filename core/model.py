@@ -192,6 +192,12 @@ class Listener:
     send_timeout_s: Annotated[int, Range(1, 300, "s")] = 60
     max_connections_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     enabled: bool = True
+    x_forwarded_for: bool = True
+    x_forwarded_proto: bool = True
+    x_forwarded_port: bool = True
+    x_forwarded_client_port: bool = False
+    x_forwarded_slb_ip: bool = False
+    x_forwarded_slb_id: bool = False
     description: Description = ""
     tags: Tags = ()
 

@@ -14,8 +14,8 @@ from core.ejection import Outcome
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import Exchange
-from proxy.headers import Origin
 from proxy.hub import Hub
+from proxy.origin import Origin
 from proxy.pool import Address, Full, Open, Reuse
 from proxy.service import Service
 from proxy.upstream import UpstreamConnection, connect

@@ -30,8 +30,8 @@ from proxy.errors import Code, Refused
 from proxy.exchange import Exchange, Waits
 from proxy.gate import LOG_EVERY_S, admits
 from proxy.head import RequestHead, read_request
-from proxy.headers import Origin
 from proxy.hub import Activity, Hub, Site, View
+from proxy.origin import USUAL, Origin
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class ClientConnection(Carrier):
         self._origin = Origin(
             self._client.encode("ascii"), self._site.scheme.encode("ascii"), b"%d" % self._site.port,
             headers.is_trusted(self._client, self._site.trusted), self._hub.node, self._identify(),
+            self._site.telling, *(self._ends() if self._site.telling != USUAL else ()),
         )  # fmt: skip
         self._site.connections.add(self)
         self._hub.counters["connections"] += 1
@@ -92,6 +93,11 @@ class ClientConnection(Carrier):
         self.deadline = self._hub.now() + self._site.idle_timeout_s
         if self._site.access is not None:
             self.admit()  # the list may have changed during the TLS handshake
+
+    def _ends(self) -> tuple[bytes, bytes]:
+        """The client's port, and the address of ours that it came to."""
+        peer, own = (self._transport.get_extra_info(name) for name in ("peername", "sockname"))
+        return b"%d" % peer[1] if peer else b"", str(own[0]).encode("ascii") if own else b""
 
     def _current(self) -> Exchange | None:
         """The exchange that goes on; to be asked before anything is done that an exchange has to know of."""

@@ -36,7 +36,7 @@ from proxy.head import (
     read_response,
     upgrades_to_websocket,
 )
-from proxy.headers import Origin
+from proxy.origin import Origin
 from proxy.pool import Address
 from proxy.rules import Router, normal_target
 from proxy.sticky import Stay, merged

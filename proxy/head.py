@@ -60,8 +60,8 @@ DEFAULT_LIMITS: Final = Limits()
 ACTED_ON: Final = frozenset(
     (
         b"client-cert", b"client-cert-chain", b"connection", b"content-length", b"date", b"expect", b"forwarded",
-        b"host", b"keep-alive", b"proxy-connection", b"strict-transport-security", b"te", b"trailer",
-        b"transfer-encoding", b"upgrade", b"via", b"x-real-ip", b"x-request-id",
+        b"host", b"keep-alive", b"proxy-connection", b"slb-id", b"slb-ip", b"strict-transport-security", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"via", b"x-real-ip", b"x-request-id",
     )
 )  # fmt: skip
 # Fields that change where a message ends or what follows it: heads with one of them are read by h11.

@@ -2,15 +2,13 @@
 
 Hop-by-hop fields end here (RFC 9110 §7.6.1): Connection and what it names, Keep-Alive, Proxy-Connection, TE, Upgrade,
 Transfer-Encoding; our own follow. What a client claims about where it comes from counts only when its address is
-trusted: otherwise X-Forwarded-*, X-Real-IP, Forwarded and Client-Cert are replaced. Names keep their case, fields their
-order.
+trusted (proxy/origin.py). Names keep their case, fields their order.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
@@ -20,6 +18,7 @@ from proxy import client_identity
 from proxy.actions import Changes
 from proxy.errors import Code, Refused, Source, kind
 from proxy.head import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
+from proxy.origin import ORIGIN_FIELDS, SLB_FIELDS, Origin
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
 # head.ACTED_ON) and never pass unseen, whatever Connection says of them (RFC 9110 §7.6.1).
@@ -30,9 +29,6 @@ _OURS_IN_ANSWERS: Final = frozenset(
         b"upgrade",
     )
 )  # fmt: skip
-_ORIGIN_FIELDS: Final = frozenset(
-    (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip", b"forwarded")
-)
 _INNOCENT: Final = frozenset((b"date", b"strict-transport-security"))  # in requests
 # What trailers may not say: how a message is framed and routed, who asks for it, and what is decided before its body is
 # read (RFC 9110 §6.5.1). What somebody here acts on is not for them either.
@@ -53,28 +49,6 @@ _REASONS: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a client connection comes from and where it arrived: the peer, our scheme and port, our name in Via.
-
-    `identity` are the lines about its verified certificate, empty if it has none; None where we do not ask for one, so
-    that whom we trust may tell of his clients'. `lines` tell a server so, for a client that made no claims or is not
-    trusted to make any.
-    """
-
-    client: bytes
-    scheme: bytes
-    port: bytes
-    trusted: bool
-    node: bytes
-    identity: bytes | None = None
-    lines: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %b\r\nX-Real-IP: %b\r\n"
-        object.__setattr__(self, "lines", lines % (self.client, self.scheme, self.port, self.client))
-
-
 def is_trusted(client: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
     """Whether a peer's word about earlier hops counts."""
     try:
@@ -86,7 +60,12 @@ def is_trusted(client: str, networks: Iterable[IPv4Network | IPv6Network]) -> bo
 
 def is_claim(lower: bytes) -> bool:
     """Whether a field of this name (lower case) says where a request comes from, which only those we trust may say."""
-    return lower in _ORIGIN_FIELDS or lower.startswith(b"x-forwarded-") or client_identity.is_ours(lower)
+    return lower in ORIGIN_FIELDS or _is_of_others(lower) or client_identity.is_ours(lower)
+
+
+def _is_of_others(lower: bytes) -> bool:
+    """Fields about earlier hops, which pass as they are if those are trusted and we do not say them ourselves."""
+    return lower.startswith(b"x-forwarded-") or lower in SLB_FIELDS
 
 
 def is_request_id(value: bytes) -> bool:
@@ -112,24 +91,25 @@ def request_head(
     vias: list[bytes] = []
     claims: dict[bytes, list[bytes]] = {}
     kept: list[bytes] = []
+    claimed = origin.claimed() if origin.trusted else frozenset()
     for each in block.acted_on:
         lower = each.lower
         if lower == b"via":
             vias.append(each.value)
         elif lower in _INNOCENT or (lower == b"expect" and block.expects_continue):
             kept.append(each.line)  # RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored
-        elif origin.trusted and lower in _ORIGIN_FIELDS:
+        elif lower in claimed:
             claims.setdefault(lower, []).append(each.value)
         elif origin.trusted and client_identity.is_ours(lower):
             if origin.identity is None:
                 kept.append(each.line)
-        elif origin.trusted and lower.startswith(b"x-forwarded-"):
+        elif origin.trusted and _is_of_others(lower):
             kept.append(each.line)
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
         head.method, target, head.host if host is None else host, _passed(block, changes), b"".join(kept),
         _request_framing(block.length),
         _connection(upgrade, trailers=block.trailers),
-        _with_claims(claims, origin) if claims else origin.lines, origin.identity or b"",
+        origin.with_claims(claims) if claims else origin.lines, origin.identity or b"",
         _via(vias, block.minor, origin.node), identifier,
     )  # fmt: skip
 
@@ -157,21 +137,6 @@ def _request_framing(length: int) -> bytes:
     if length >= 0:
         return b"Content-Length: %d\r\n" % length
     return b"Transfer-Encoding: chunked\r\n" if length == CHUNKED else b""
-
-
-def _with_claims(claims: dict[bytes, list[bytes]], origin: Origin) -> bytes:
-    """X-Forwarded-For and Forwarded grow by a hop; the others keep what the first trusted hop said."""
-    lines = [b"X-Forwarded-For: " + b", ".join([*claims.get(b"x-forwarded-for", ()), origin.client])]
-    for lower, name, ours in (
-        (b"x-forwarded-proto", b"X-Forwarded-Proto", origin.scheme),
-        (b"x-forwarded-port", b"X-Forwarded-Port", origin.port),
-        (b"x-real-ip", b"X-Real-IP", origin.client),
-    ):
-        lines.append(b"%b: %b" % (name, claims.get(lower, [ours])[0]))
-    if b"forwarded" in claims:  # RFC 7239 §4
-        hop = b"for=%b;proto=%b" % (origin.client, origin.scheme)
-        lines.append(b"Forwarded: " + b", ".join([*claims[b"forwarded"], hop]))
-    return b"\r\n".join(lines) + b"\r\n"
 
 
 def _via(values: list[bytes], minor: int, node: bytes) -> bytes:

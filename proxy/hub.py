@@ -22,6 +22,7 @@ from proxy.crowd import Allowance, Crowd
 from proxy.journal import Journal
 from proxy.lane import Answers
 from proxy.log_shape import LogField
+from proxy.origin import USUAL, Telling
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.sticky import SECRET_BYTES, Seal, Sticky
@@ -100,6 +101,7 @@ class Site:
     profile: Profile = DEFAULT
     acme_service: str = ""  # the backend service of an https listener to which an ACME CA's handshakes are led
     allowance: Allowance = DEFAULT_ALLOWANCE
+    telling: Telling = USUAL
     next_crowding_logged: float = 0.0
     next_denial_logged: float = 0.0
     next_underscore_logged: float = 0.0

@@ -21,7 +21,7 @@ from proxy import headers
 from proxy.errors import Refused
 from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, Memory, read_response
 from proxy.head import read_request as head_of_request
-from proxy.headers import Origin
+from proxy.origin import Origin
 
 MESSAGE_BYTES: Final = 16_384  # longer ones do not care for a microsecond; within all of head.Limits
 # A path in normal form without `%`, so that nothing has to be decoded; no quotes or backslashes, so that the access log

@@ -69,6 +69,7 @@ from proxy.keyless_abi import KeylessUnavailable
 from proxy.listen import EVERYWHERE, LAME_DUCK_S, endpoints
 from proxy.log_shape import Format, LogShape
 from proxy.openings import HANDSHAKE_S, Openings
+from proxy.origin import Telling
 from proxy.pool import Pool
 from proxy.quick import QuickConnection
 from proxy.rules import Router
@@ -196,16 +197,17 @@ class Worker:
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
                 listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
                 Profile.of(listener, each.authorities), listener.acme_backend_service, Allowance.of(listener, networks),
+                Telling.of(listener),
             )  # fmt: skip
         site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
-        site.allowance = Allowance.of(listener, networks)
+        site.allowance, telling = Allowance.of(listener, networks), Telling.of(listener)
         site.tunnel_timeout_s, site.acme_service = listener.established_timeout_s, listener.acme_backend_service
         profile = Profile.of(listener, each.authorities)
-        if not site.profile.admits_as(profile):
+        if not site.profile.admits_as(profile) or site.telling != telling:
             for connection in list(site.connections):
                 connection.retire()
-        site.profile = profile
+        site.profile, site.telling = profile, telling
         if each.access != site.access:
             site.access = each.access
             for connection in list(site.connections):

@@ -25,7 +25,7 @@ from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseU
 from proxy.errors import Code, Source
 from proxy.exchange import DOWN_MOVES, INTERIM_LIMIT, TRIES, UP_MOVES, Exchange, Waits
 from proxy.head import read_request, read_response
-from proxy.headers import Origin
+from proxy.origin import Origin
 from proxy.rules import Router
 from proxy.sticky import Seal, Sticky
 from tests.playbook import Playbook

@@ -12,7 +12,7 @@ from core.model import Listener, Protocol
 from proxy import headers
 from proxy.errors import Code, Refused
 from proxy.head import read_request, read_response
-from proxy.headers import Origin
+from proxy.origin import Origin
 
 STRANGER = Origin(b"198.51.100.7", b"https", b"443", False, b"l7-1")
 TRUSTED = Origin(b"10.0.0.9", b"http", b"80", True, b"l7-1")
