@@ -41,6 +41,7 @@ BACKEND_OF = {
 }
 # Modes that leave the packet as the client made it.
 KEEPING_THE_PORT = (Mode.DR, Mode.TUNNEL)
+DRAIN_TIMEOUT_S = 300
 _WHOLE_ADDRESS = {"persistence_prefix": 32, "persistence_prefix_v6": 128}
 # Options that only some protocols read. http and https listeners behind VIPs have L4 sessions too, of TCP.
 OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
@@ -69,6 +70,8 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "send_timeout_s": L7_PROTOCOLS,
     "max_connections_per_client": L7_PROTOCOLS,
     "acme_backend_service": (Protocol.HTTPS,),
+    "drain": L4_PROTOCOLS,
+    "drain_timeout_s": L4_PROTOCOLS,
     "x_forwarded_for": L7_PROTOCOLS,
     "x_forwarded_proto": L7_PROTOCOLS,
     "x_forwarded_port": L7_PROTOCOLS,
@@ -118,6 +121,9 @@ def _options(listener: Listener, path: Path) -> Iterator[Problem]:
         if getattr(listener, name) != whole and not listener.persistence_timeout_s:
             why = "a prefix of clients without a time for which they keep their server"
             yield Problem((*path, name), why, "give persistence_timeout_s too, or remove it")
+    if listener.drain_timeout_s != DRAIN_TIMEOUT_S and not listener.drain:
+        why = "a time to drain for, and nothing is drained"
+        yield Problem((*path, "drain_timeout_s"), why, "give drain = true too, or remove it")
     if listener.protocol is Protocol.HTTPS and not listener.certificates:
         yield Problem(path, "an https listener without certificates", "give certificates, or domains to try it out")
     for index, name in enumerate(listener.certificates):
@@ -207,6 +213,9 @@ def _instance(listener: Listener, instance: Instance, path: Path) -> Iterator[Pr
 
 
 def _stateless(listener: Listener, service: BackendService, path: Path) -> Iterator[Problem]:
+    if listener.drain:
+        why = "an instance of type dnlb keeps no sessions that could go on"
+        yield Problem((*path, "drain"), why, "remove it, or use type nlb")
     if listener.persistence_timeout_s:
         why = "an instance of type dnlb keeps nothing of its clients"
         yield Problem((*path, "persistence_timeout_s"), why, 'remove it, and give the service scheduler = "sh"')

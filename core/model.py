@@ -192,6 +192,8 @@ class Listener:
     send_timeout_s: Annotated[int, Range(1, 300, "s")] = 60
     max_connections_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     enabled: bool = True
+    drain: bool = False
+    drain_timeout_s: Annotated[int, Range(10, 900, "s")] = 300
     x_forwarded_for: bool = True
     x_forwarded_proto: bool = True
     x_forwarded_port: bool = True

@@ -112,6 +112,7 @@ class L4Service:
     persistence_prefix: int = 32  # of the VIP's IP version
     access: Access | None = None
     limits: Limits = UNLIMITED
+    drain_timeout_s: int = 0  # how long sessions go on with what has been removed; 0: not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ def _l4_service(
     return L4Service(
         listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
         service.health_check, timeout_s, model.instances[listener.instance].type is InstanceType.DNLB,
-        listener.persistence_timeout_s, prefix, access, limits,
+        listener.persistence_timeout_s, prefix, access, limits, listener.drain_timeout_s if listener.drain else 0,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from l4fast.counts import Counted, Counter
 from l4fast.fill import Fills
 from l4fast.holding import Readiness
 from l4fast.hops import Hop
+from l4fast.leaving import Leaving
 from l4fast.sessions import SessionView, Wanted
 from l4fast.shares import shares
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
@@ -122,6 +123,8 @@ class Agent:
         self._counter = Counter(tables, fill, self._loop.time)
         self._monitor = HealthMonitor(self._on_health, tasks)
         self._services: tuple[L4Service, ...] = ()
+        self._leaving = Leaving()
+        self._leaves: asyncio.TimerHandle | None = None
         self._pending: asyncio.TimerHandle | None = None
         self._error = ""
         self._said: frozenset[str] = frozenset()
@@ -138,20 +141,21 @@ class Agent:
         """Puts a configuration into force as a whole, or raises and keeps the one before."""
         services = l4_services(model)
         pools = source_pools(model)
-        await self._hops.watch({real.address for service in services for real in service.reals})
+        leaving = self._leaving.changed(self._services, services, self._loop.time())
+        await self._hops.watch({real.address for service in leaving.beside(services) for real in service.reals})
         addresses = await asyncio.to_thread(self._look_at_addresses)
         try:
             self._set_addresses(addresses)
             self._set_pools(pools)
-            self._push(services)
+            leaving = self._push_with(services, leaving)
         except Exception:
             self.refused = True
             self._set_pools(self._pools)
-            self._push(self._services)
+            self._push(self._leaving.beside(self._services))
             raise
         self.refused = False
         self.version = version
-        self._services, self._pools = services, pools
+        self._services, self._pools, self._leaving = services, pools, leaving
         pool = pools.get(self._name, ())
         self._poolless = tuple(dict.fromkeys(
             (s.listener, version_of(s.vip)) for s in services
@@ -160,13 +164,42 @@ class Agent:
         targets = health.targets(services)
         self._monitor.watch(targets, health.of_reals(targets, self._idle))
         self._idle = frozenset()
-        everyones = frozenset(address for of in pools.values() for address in of)
-        self._announcing.want(shares(vip.vips(services), pools, pools, self._name), everyones)
+        self._announce()
+        self._watch_leaving()
         self._derive_from_addresses()
         self.configured.set()
         log.info(
             "configuration %d: %d services on %s", version, len(services), ", ".join(vip.vips(services)) or "no VIP"
         )
+
+    def _announce(self) -> None:
+        """VIPs of what is leaving are announced as long as sessions may go on."""
+        pools, vips = self._pools, vip.vips(self._leaving.beside(self._services))
+        everyones = frozenset(address for of in pools.values() for address in of)
+        self._announcing.want(shares(vips, pools, pools, self._name), everyones)
+
+    def _push_with(self, services: tuple[L4Service, ...], leaving: Leaving) -> Leaving:
+        """Pushes a new state. What is leaving must not keep it out: where both do not fit it goes at once."""
+        try:
+            self._push(leaving.beside(services))
+        except Exception as error:
+            if not leaving:
+                raise
+            self._push(services)
+            log.warning("what was removed is not drained, since that does not fit: %s", error)
+            return Leaving()
+        return leaving
+
+    def _watch_leaving(self) -> None:
+        if self._leaves is not None:
+            self._leaves.cancel()
+        self._leaves = self._loop.call_at(self._leaving.until, self._have_left) if self._leaving else None
+
+    def _have_left(self) -> None:
+        self._leaving = self._leaving.at(self._loop.time())
+        self._announce()
+        self._watch_leaving()
+        self.changed()
 
     def _look_at_addresses(self) -> Addresses:
         """Blocks."""
@@ -202,7 +235,7 @@ class Agent:
     def _catch_up(self) -> None:
         self._pending = None
         try:
-            self._push(self._services)
+            self._push(self._leaving.beside(self._services))
         except Exception as error:
             log.error("the data plane is not up to date: %s", error)
             self._pending = self._loop.call_later(RETRY_S, self._catch_up)
@@ -285,6 +318,7 @@ class Agent:
             "ready": self.ready,
             "started": self._started,
             "health": health.report(self._states()),
+            "leaving": self._leaving.report(self._services, self._loop.time()),
             **self._counter.look().report(),
             "early_fragments": dict(self._early),
             "sessions": self._sync.sessions,

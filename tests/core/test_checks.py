@@ -607,6 +607,17 @@ CASES = [
         "listeners.https.persistence_timeout_s: persistence_timeout_s is for tcp and udp listeners, and this one is "
         "https; remove it",
     ),
+    # drain
+    (
+        "udp_idle_timeout_s = 30",
+        "drain_timeout_s = 20",
+        "listeners.udp.drain_timeout_s: a time to drain for, and nothing is drained; give drain = true too, or remove it",
+    ),
+    (
+        'protocol = "https", port = 443',
+        'protocol = "https", port = 443, drain = true',
+        "listeners.https.drain: drain is for tcp and udp listeners, and this one is https; remove it",
+    ),
     # rules
     (
         'name = "all", listener = "https"',
@@ -976,6 +987,12 @@ def test_what_is_said_of_a_broken_rule(right: str, wrong: str, message: str) -> 
 
 STATELESS = SOUND.replace('type = "nlb"', 'type = "dnlb"').replace('"spread" }', '"spread", scheduler = "sh" }')
 SECOND = '{ name = "dns2", instance = "%s", protocol = "udp", port = 53, backend_service = "dns"%s },\n]\nrules'
+
+
+def test_without_sessions_nothing_is_drained() -> None:
+    drained = STATELESS.replace("udp_idle_timeout_s = 30", "drain = true")
+    why = "an instance of type dnlb keeps no sessions that could go on"
+    assert f"listeners.udp.drain: {why}; remove it, or use type nlb" in errors(drained)
 
 
 def test_a_redirect_needs_nothing_to_forward_to_and_may_have_rules() -> None:

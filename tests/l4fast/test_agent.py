@@ -188,6 +188,70 @@ async def test_a_configuration_becomes_tables(rig: Rig, server: socket.socket) -
     assert rig.tables.local == [["10.0.0.5"], ["10.0.1.5"]]
 
 
+class FakeClock:
+    """The loop with another clock; what is to be called at a time looks at it now and then."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: list[float]) -> None:
+        self._real, self._now = loop, now
+
+    def time(self) -> float:
+        return self._now[0]
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        return self._real.call_later(delay, callback)
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        def look() -> None:
+            if self._now[0] >= when:
+                callback()
+            elif not handle.cancelled():
+                self._real.call_later(0.005, look)
+
+        handle = self._real.call_later(0.005, look)
+        return handle
+
+
+def drained(port: int, *addresses: str) -> Model:
+    plain = model(port)
+    group = ServerGroup("g", tuple(Server(address, port) for address in addresses))
+    listener = replace(plain.listeners["l"], drain=True, drain_timeout_s=10)
+    return replace(plain, server_groups={"g": group}, listeners={"l": listener})
+
+
+def reals_of(services: Sequence[L4Service]) -> list[tuple[str, str, int]]:
+    return [(each.listener, real.address, real.weight) for each in services for real in each.reals]
+
+
+async def test_what_is_removed_is_drained(rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: list[list[tuple[str, str, int]]] = []
+    monkeypatch.setattr(rig.tables, "fail", lambda services: pushed.append(reals_of(services)))
+    clock = [1000.0]
+    monkeypatch.setattr(rig.agent, "_loop", FakeClock(asyncio.get_running_loop(), clock))
+    port = port_of(server)
+    await rig.agent.apply(drained(port, "127.0.0.1", "127.0.0.2"), 1)
+    await rig.agent.apply(drained(port, "127.0.0.1"), 2)
+    assert pushed[-1] == [("l", "127.0.0.1", 100), ("l", "127.0.0.2", 0)]
+    assert rig.hops.watched == {"127.0.0.1", "127.0.0.2"}
+    assert rig.agent.report()["leaving"] == [{"listener": "l", "server": f"127.0.0.2:{port}", "left_s": 10.0}]
+    await rig.agent.apply(Model(), 3)
+    assert pushed[-1] == [("l", "127.0.0.1", 0), ("l", "127.0.0.2", 0)]
+    clock[0] += 10
+    await until(lambda: pushed[-1] == [])
+    assert rig.agent.report()["leaving"] == []
+
+
+async def test_what_is_drained_keeps_nothing_out(
+    rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = port_of(server)
+    await rig.agent.apply(drained(port, "127.0.0.1", "127.0.0.2"), 1)
+    monkeypatch.setattr(rig.tables, "fail", lambda services: len(reals_of(services)) > 2)
+    await rig.agent.apply(drained(port, "127.0.0.3"), 2)
+    assert not rig.agent.refused
+    assert rig.agent.report()["leaving"] == []
+    assert "not drained, since that does not fit: too many listeners" in caplog.text
+
+
 async def test_fullnat_gets_the_pools_of_all_nodes(rig: Rig, server: socket.socket) -> None:
     plain = model(port_of(server))
     nodes = {
