@@ -611,7 +611,8 @@ CASES = [
     (
         "udp_idle_timeout_s = 30",
         "drain_timeout_s = 20",
-        "listeners.udp.drain_timeout_s: a time to drain for, and nothing is drained; give drain = true too, or remove it",
+        "listeners.udp.drain_timeout_s: a time to drain for, and nothing is drained; "
+        "give drain = true too, or remove it",
     ),
     (
         'protocol = "https", port = 443',
