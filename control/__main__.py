@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 
+from control.api import openapi
 from control.node import harden, logs
 from control.node.addresses import address
 from control.node.identity import IdentityError
+from control.node.output import drop_output
 from control.server import ServeError, Settings, serve
 from control.store import StoreError
 from core.errors import ConfigErrors
@@ -36,7 +39,19 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--identity", type=Path, metavar="DIR", help="ca.pem, cert.pem, key.pem of role control")
     result.add_argument("--token-file", type=Path, metavar="FILE", help="the administrator's token (DIR/token)")
     result.add_argument("--log-level", default="INFO", choices=logs.LEVELS)
+    result.add_argument("--openapi", action=_OpenApi, nargs=0, help="print the REST API's OpenAPI document, and end")
     return result
+
+
+class _OpenApi(argparse.Action):
+    """Prints the document, with no need of what serving needs."""
+
+    def __call__(self, *_: object) -> None:
+        try:
+            print(json.dumps(openapi(), indent=2, ensure_ascii=False), flush=True)
+        except BrokenPipeError:  # `paifang control --openapi | head`
+            drop_output()
+        sys.exit(0)
 
 
 def main() -> int:

@@ -7,15 +7,38 @@ validated against the whole configuration and answers with its plan, `?dry_run=1
 
 from __future__ import annotations
 
+from functools import cache
+
 from aiohttp import web
 
 from control import api_objects, api_state, api_versions
 from control.guard import BODY_LIMIT_BYTES, authorised, explained, logged
 from control.handling import PLANE
-from control.routes import Route, add_routes
+from control.openapi import document
+from control.routes import Answer, Route, Schema, add_routes
 from control.service import ControlPlane
+from core.schema import Json
 
-ROUTES: tuple[Route, ...] = (*api_state.ROUTES, *api_versions.ROUTES, *api_objects.ROUTES)
+
+async def get_openapi(request: web.Request) -> web.Response:
+    return web.json_response(openapi())
+
+
+@cache
+def openapi() -> Json:
+    """The OpenAPI document of this API."""
+    return document(ROUTES)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET", "/v1/openapi.json", get_openapi, None, "This document", tag="state",
+        answers={200: Answer("OpenAPI 3.1", Schema({"type": "object"}))},
+    ),
+    *api_state.ROUTES,
+    *api_versions.ROUTES,
+    *api_objects.ROUTES,
+)  # fmt: skip
 
 
 def application(plane: ControlPlane) -> web.Application:

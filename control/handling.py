@@ -44,7 +44,7 @@ CALLER: ContextVar[Caller] = ContextVar("caller")  # who makes the request that 
 DRY_RUN = Parameter("dry_run", bool, "answer with the plan and change nothing", False)
 COMMENT = Parameter(
     "comment",
-    Annotated[str, Pattern(rf"(?s).{{0,{COMMENT_LIMIT}}}", f"text of at most {COMMENT_LIMIT} characters")],
+    Annotated[str, Pattern(rf"[\s\S]{{0,{COMMENT_LIMIT}}}", f"text of at most {COMMENT_LIMIT} characters")],
     "kept with the version",
     "",
 )

@@ -22,7 +22,13 @@ def problem(
     """A problem document; `errors` become its `errors`, `more` further members."""
     document: dict[str, object] = {"title": TITLES.get(status, "Error"), "status": status, "detail": detail, **more}
     listed = [
-        {"object": error.object_path, "why": error.why, "suggestion": error.suggestion, "text": str(error)}
+        {
+            "object": error.object_path,
+            "line": error.line,
+            "why": error.why,
+            "suggestion": error.suggestion,
+            "text": str(error),
+        }
         for error in errors
     ]
     if listed:

@@ -293,7 +293,7 @@ class Up:
 
     def _put(self, model: Model) -> int:
         """Make `model` the control plane's configuration; its version. Raises ApiError."""
-        query = {"comment": f"up {self.file}"}
+        query = {"comment": f"up {self.file}"[:500]}
         return self.api().request("PUT", "/v1/config", to_dict(model), query=query).version
 
     def _await(self, version: int) -> None:

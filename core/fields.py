@@ -22,7 +22,11 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A regular expression that the whole string must match, and what to call it in a message."""
+    """A regular expression that the whole string must match, and what to call it in a message.
+
+    It stands in the API's OpenAPI document too and has to mean the same to Python and to ECMA 262 with the flag u: no
+    \\d (Python's has the digits of all scripts), no (?s), no \\U escapes.
+    """
 
     regex: str
     what: str
@@ -87,7 +91,7 @@ CONDITION_VALUE = Pattern(
     r"[^\x00-\x1f\x7f]{0,128}", "text of at most 128 characters, in which * stands for any characters and ? for one"
 )
 # What stands in a place of `Redirect` as it is; `$` begins a variable.
-_HOST_CHARACTER, _PATH_CHARACTER = r"[A-Za-z0-9._-]", r"[^\x00-\x20\x7f-\U0010ffff$?#\\]"
+_HOST_CHARACTER, _PATH_CHARACTER = r"[A-Za-z0-9._-]", r"(?![$?#\\])[!-~]"
 HOST_TEMPLATE = Pattern(rf"({_HOST_CHARACTER}|\$\{{host\}}){{1,253}}", "a host name, in which ${host} may stand")
 PATH_TEMPLATE = Pattern(
     rf"(/|\$\{{(path|rest)\}})({_PATH_CHARACTER}|\$\{{(host|path|rest|[1-9])\}}){{0,1023}}",
@@ -104,9 +108,8 @@ RESOLVER = Pattern(
 HASH_KEY = Pattern(
     r"source|path|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", "source, path, header:NAME or cookie:NAME"
 )
-CODES = Pattern(
-    r"([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx)(,([1-5]\d\d(-[1-5]\d\d)?|[1-5]xx))*", "status codes such as 200,202-207,4xx"
-)
+_CODES = "([1-5][0-9]{2}(-[1-5][0-9]{2})?|[1-5]xx)"
+CODES = Pattern(rf"{_CODES}(,{_CODES})*", "status codes such as 200,202-207,4xx")
 
 Name = Annotated[str, NAME]
 Port = Annotated[int, Range(1, 65535)]

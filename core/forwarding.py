@@ -64,7 +64,7 @@ class FixedReply:
     content_type: Annotated[str, Pattern(r"[!-~]([ -~]{0,126}[!-~])?", "a media type such as text/html")] = (
         "text/plain; charset=utf-8"
     )
-    body: Annotated[str, Pattern(r"(?s).{0,1024}", "text of at most 1024 characters")] = ""
+    body: Annotated[str, Pattern(r"[\s\S]{0,1024}", "text of at most 1024 characters")] = ""
 
 
 @dataclass(frozen=True, slots=True)

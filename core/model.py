@@ -109,7 +109,7 @@ class Certificate:
 
     name: Name
     chain_file: str = ""
-    chain: Annotated[str, Pattern(r"(?s).{0,262144}", "PEM text of at most 256 KiB")] = ""
+    chain: Annotated[str, Pattern(r"[\s\S]{0,262144}", "PEM text of at most 256 KiB")] = ""
     key_file: str = ""
     domains: tuple[Annotated[str, DOMAIN], ...] = ()
     description: Description = ""
@@ -122,9 +122,9 @@ class CaCertificate:
 
     name: Name
     bundle_file: str = ""
-    bundle: Annotated[str, Pattern(r"(?s).{0,1048576}", "PEM text of at most 1 MiB")] = ""
+    bundle: Annotated[str, Pattern(r"[\s\S]{0,1048576}", "PEM text of at most 1 MiB")] = ""
     crl_file: str = ""
-    crl: Annotated[str, Pattern(r"(?s).{0,1048576}", "PEM text of at most 1 MiB")] = ""
+    crl: Annotated[str, Pattern(r"[\s\S]{0,1048576}", "PEM text of at most 1 MiB")] = ""
     description: Description = ""
     tags: Tags = ()
 

@@ -12,7 +12,7 @@ from core.model import Kind
 
 DOCS = Path(__file__).parents[2] / "docs"
 FIRST_STEPS = (DOCS / "first-steps.md").read_text()
-API = (DOCS / "control-plane.md").read_text()
+API = "\n".join(page.read_text() for page in sorted(DOCS.glob("*.md")))
 
 
 @pytest.mark.parametrize("text", re.findall(r"(?s)(?:```toml\n|<<'END'\n)(.*?)(?:```|END\n)", FIRST_STEPS))

@@ -16,6 +16,7 @@ def test_a_problem_has_all_errors_and_what_else_is_told() -> None:
         "errors": [
             {
                 "object": "listeners.web.port",
+                "line": 0,
                 "why": "70000 is out of range",
                 "suggestion": "give 1 to 65535",
                 "text": "request: listeners.web.port: 70000 is out of range; give 1 to 65535",

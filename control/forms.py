@@ -1,0 +1,112 @@
+"""The documents of the users' API that are no objects of the model, as JSON Schema. `{"$ref": "Name"}` is one of these
+or a class of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.fields import Kind
+from core.model import CLASSES
+
+TEXT = {"type": "string"}
+WHOLE = {"type": "integer", "minimum": 0}
+NUMBER = {"type": "number"}
+KIND = {"type": "string", "enum": [kind.value for kind in Kind]}
+NAMED = {"type": "string", "maxLength": 80}
+
+
+def table(properties: Mapping[str, object], *optional: str, description: str = "", closed: bool = False) -> Any:
+    """The schema of a JSON object, all of whose members are there but for the optional ones."""
+    made: dict[str, object] = {"type": "object", "properties": dict(properties)}
+    if required := [name for name in properties if name not in optional]:
+        made["required"] = required
+    if description:
+        made["description"] = description
+    return made | {"additionalProperties": False} if closed else made
+
+
+def items(form: object) -> Mapping[str, object]:
+    """The schema of a list."""
+    return {"type": "array", "items": form}
+
+
+def nullable(form: object) -> Mapping[str, object]:
+    """The schema of what may be null."""
+    return {"anyOf": [form, {"type": "null"}]}
+
+
+ENTRY = {
+    "version": WHOLE,
+    "created": {**NUMBER, "description": "Unix time in seconds"},
+    "author": {**TEXT, "description": "the name of the token"},
+    "comment": TEXT,
+}
+_CHANGES = items({"$ref": "Change"})
+
+
+def _of(kind: Kind) -> object:
+    """An object of a configuration: its name stands in it, but for a listener's, which its protocol and port make."""
+    form = {"$ref": CLASSES[kind].__name__}
+    return form if kind is Kind.LISTENERS else {"allOf": [form], "required": ["name"]}
+
+
+FORMS: Mapping[str, object] = {
+    "Configuration": {
+        **table({kind.value: items(_of(kind)) for kind in Kind}, *(kind.value for kind in Kind), closed=True),
+        "description": "A whole configuration. What stands at its default may be left out, and is in answers.",
+    },
+    "Change": table(
+        {
+            "op": {"type": "string", "enum": ["create", "update", "delete"]},
+            "kind": KIND,
+            "name": NAMED,
+            "old": nullable({"type": "object"}),
+            "new": nullable({"type": "object"}),
+        },
+        description="What happens to one object; `old` and `new` are as they stand in a configuration.",
+    ),
+    "Changed": table({"version": WHOLE, "dry_run": {"type": "boolean"}, "changes": _CHANGES}),
+    "Versions": table({"versions": items(table(ENTRY))}),
+    "Version": table({**ENTRY, "config": {"$ref": "Configuration"}, "changes": nullable(_CHANGES)}),
+    "Problem": table(
+        {
+            "title": TEXT,
+            "status": {"type": "integer"},
+            "detail": TEXT,
+            "errors": items({"$ref": "Fault"}),
+            "current_version": WHOLE,
+        },
+        "errors",
+        "current_version",
+        description="What is wrong, all of it (RFC 9457).",
+    ),
+    "Fault": table(
+        {
+            "object": {**TEXT, "description": "where: listeners.web.port"},
+            "why": TEXT,
+            "suggestion": {**TEXT, "description": "what would be right"},
+            "line": {**WHOLE, "description": "of the body; 0 where it has no lines"},
+            "text": {**TEXT, "description": "all of it in one line"},
+        }
+    ),
+    "Health": table({"status": {"const": "ok"}, "version": WHOLE}),
+    "Status": table({"version": WHOLE, "nodes": items({"$ref": "NodeStatus"}), "warnings": items(TEXT)}),
+    "NodeStatus": table(
+        {
+            "role": TEXT,
+            "name": TEXT,
+            "step": {"type": "string", "enum": ["in step", "lagging", "silent"]},
+            "why": {**TEXT, "description": "what is not in step; else empty"},
+            "version": nullable(WHOLE),
+            "age_s": nullable(NUMBER),
+            "facts": {"type": "object", "description": "what the node reports"},
+            "listed": {"type": "boolean", "description": "whether it stands in the configuration"},
+        }
+    ),
+    "Inventory": table({"certificates": items(table({"name": TEXT, "problems": items(TEXT)}))}),
+    "Issuance": table(
+        {"issuer": {"type": "string", "minLength": 1}, "certificates": {"type": "object"}},
+        description="What the issuer of certificates does for each, by name.",
+    ),
+}

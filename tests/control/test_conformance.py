@@ -1,0 +1,100 @@
+"""The running API against its own OpenAPI document: schemathesis makes requests, sound ones and others.
+
+No request makes an internal error; every answer is one that the document tells of; what the document forbids is
+refused. That what it allows is accepted cannot be asked: references have to lead somewhere, and more of the kind.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from aiohttp import web
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis import Case
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from control import api
+from control.service import ControlPlane
+from control.store_sqlite import SqliteStore
+from control.tokens import set_token
+from core.fields import Kind
+
+SCHEMA = schemathesis.openapi.from_dict(api.openapi())
+SHOWN = {Kind.RULES, Kind.LISTENERS}  # of the kinds, whose routes are all alike
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+    checks.allow_header_conformance,
+]
+SITE: dict[str, Any] = {
+    "server_groups": [{"name": "g", "servers": [{"address": "192.0.2.1", "port": 80}]}],
+    "backend_services": [{"name": "b", "protocol": "http", "server_group": "g"}],
+    "instances": [{"name": "i"}],
+    "listeners": [{"name": "web", "instance": "i", "protocol": "http", "port": 80, "backend_service": "b"}],
+}
+ALL = {
+    "suppress_health_check": list(HealthCheck),
+    "deadline": None,
+    "database": None,
+    "phases": (Phase.explicit, Phase.generate),  # the failing request is small enough as it is
+}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
+    """The API on a port of its own, in a thread; a session that has the token and knows where it is."""
+    started, ended = threading.Event(), asyncio.Event()
+    found: list[Any] = []
+
+    async def serve() -> None:
+        store = await SqliteStore.open(tmp_path_factory.mktemp("conformance") / "control.db")
+        app = api.application(await ControlPlane.load(store))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        found.extend((asyncio.get_running_loop(), runner.addresses[0][1], await set_token(store, "ann")))
+        started.set()
+        await ended.wait()
+        await runner.cleanup()
+        await store.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert started.wait(60)
+    loop, port, token = found
+    with requests.Session() as session:
+        session.trust_env = False
+        session.headers["Authorization"] = f"Bearer {token}"
+        session.base_url = f"http://127.0.0.1:{port}"  # type: ignore[attr-defined]
+        assert session.put(f"{session.base_url}/v1/config", json=SITE).status_code == 200  # type: ignore[attr-defined]
+        yield session
+    loop.call_soon_threadsafe(ended.set)
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def answers_as_it_says(case: Case, session: requests.Session) -> None:
+    case.call_and_validate(session.base_url, session, checks=CHECKS)  # type: ignore[attr-defined]
+
+
+@SCHEMA.exclude(path_regex=f"/({'|'.join(set(Kind) - SHOWN)})(/|$)").parametrize()
+@settings(max_examples=4, derandomize=True, **ALL)
+def test_what_is_answered_is_what_the_document_says(case: Case, session: requests.Session) -> None:
+    answers_as_it_says(case, session)
+
+
+@pytest.mark.soak
+@SCHEMA.parametrize()
+@settings(max_examples=200, **ALL)
+def test_the_same_at_length(case: Case, session: requests.Session) -> None:
+    answers_as_it_says(case, session)
