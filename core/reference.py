@@ -18,7 +18,7 @@ from core.checks_listeners import OPTIONS
 from core.fields import Ref
 from core.meanings import ACME_RULES, INNER, MEANINGS, RULES
 from core.model import CLASSES, BackendService, Ejection, HealthCheck, Kind, Listener
-from core.reader import expected, fields, in_words, optional, split
+from core.reader import Field, expected, fields, in_words, optional, split
 
 INTRODUCTION = """\
 # Configuration
@@ -129,13 +129,13 @@ def _prose(cls: type) -> str:
 def _table(cls: type) -> str:
     rows = ["| attribute | meaning | value | default |", "| --- | --- | --- | --- |"]
     for field in fields(cls):
-        default = "required" if field.required else _default(field.default)
-        value = _value(cls, field.name, field.annotation)
-        rows.append(f"| `{field.name}` | {MEANINGS[cls][field.name]} | {value} | {default} |")
+        value = value_of(cls, field.name, field.annotation)
+        rows.append(f"| `{field.name}` | {MEANINGS[cls][field.name]} | {value} | {default_of(field)} |")
     return "\n".join(rows)
 
 
-def _value(cls: type, name: str, annotation: object) -> str:
+def value_of(cls: type, name: str, annotation: object) -> str:
+    """What an attribute may hold, as Markdown."""
     bare, _ = split(annotation)
     item = get_args(bare)[0] if get_origin(bare) is tuple else optional(bare) or annotation
     inner, constraints = split(item)
@@ -160,6 +160,11 @@ def _value(cls: type, name: str, annotation: object) -> str:
     if cls is HealthCheck and name in CHECK_OPTIONS:
         only = f"; {CHECK_OPTIONS[name]} only"
     return text.replace("|", "\\|") + only
+
+
+def default_of(field: Field) -> str:
+    """What an attribute is where it is not given, as Markdown."""
+    return "required" if field.required else _default(field.default)
 
 
 def _default(value: object) -> str:
