@@ -23,6 +23,7 @@ from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 from typing import Final
 
+from proxy.actions import NO_WAY, Way
 from proxy.log_shape import PLAIN, Format, LogShape, quoted
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ BACKLOG_BYTES: Final = 1 << 23
 
 _LINE: Final = (
     '{"time":"%sZ","node":%s,"pid":%d,"listener":%s,"client":"%s","method":%s,"host":%s,"path":%s,"status":%d,'
-    '"bytes_in":%d,"bytes_out":%d,"duration_ms":%.3f,"upstream":"%s","upstream_ms":%.3f,"request_id":"%s",'
+    '"bytes_in":%d,"bytes_out":%d,"duration_ms":%.3f,"rule":"%s","service":"%s","upstream":"%s","upstream_ms":%.3f,'
+    '"request_id":"%s",'
     '"error_source":"%s","error_code":"%s","error_detail":"%s","tls_version":"%s","sni":%s%s}\n'
 )
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -62,6 +64,8 @@ class Record:
     sni: str = ""
     version: str = ""  # of HTTP
     fields: tuple[str, ...] = ()  # the values of LogShape.wanted
+    way: Way = NO_WAY
+    first_byte_s: float | None = None  # from the choice of the server to its answer's first byte; for the metrics
 
 
 class Visitor:
@@ -85,17 +89,17 @@ class Visitor:
 
 
 # An exchange without an error, whose upstream was at hand: end on the monotonic clock, visitor, method, host, path,
-# status, bytes in and out, seconds that it took, upstream, request id. Nothing in it needs to be quoted. Of HTTP/1.1.
-Visit = tuple[float, Visitor, bytes, bytes, bytes, int, int, int, float, str, bytes]
+# status, bytes in and out, seconds that it took, upstream, request id, way. Nothing in it needs to be quoted. HTTP/1.1.
+Visit = tuple[float, Visitor, bytes, bytes, bytes, int, int, int, float, str, bytes, Way]
 
 
 def record_of(visit: Visit) -> Record:
     """The same as a record."""
-    _, visitor, method, host, path, status, bytes_in, bytes_out, took_s, upstream, request_id = visit
+    _, visitor, method, host, path, status, bytes_in, bytes_out, took_s, upstream, request_id, way = visit
     return Record(
         visitor.listener, visitor.client, method.decode("ascii"), host.decode("ascii"), path.decode("ascii"), status,
         bytes_in, bytes_out, took_s * 1000, upstream, took_s * 1000, request_id.decode("ascii"),
-        tls_version=visitor.tls_version, sni=visitor.sni, version="HTTP/1.1",
+        tls_version=visitor.tls_version, sni=visitor.sni, version="HTTP/1.1", way=way, first_byte_s=took_s,
     )  # fmt: skip
 
 
@@ -142,8 +146,8 @@ class AccessLog:
             own = f',"fields":{{{",".join(pairs)}}}'
         return _LINE % (
             stamp, self._node, self._pid, quote(r.listener), r.client, quote(r.method),
-            quote(r.host), quote(r.path), r.status, r.bytes_in, r.bytes_out, r.duration_ms, r.upstream, r.upstream_ms,
-            r.request_id, r.error_source, r.error_code, r.error_detail, r.tls_version, quote(r.sni), own,
+            quote(r.host), quote(r.path), r.status, r.bytes_in, r.bytes_out, r.duration_ms, *r.way, r.upstream,
+            r.upstream_ms, r.request_id, r.error_source, r.error_code, r.error_detail, r.tls_version, quote(r.sni), own,
         )  # fmt: skip
 
     def _combined(self, record: Record) -> str:
@@ -167,7 +171,20 @@ class AccessLog:
         since_epoch_s = time.time() - time.monotonic()
         node, pid, lines = self._node, self._pid, self._lines
         last, stamp = 0, ""
-        for ended, visitor, method, host, path, status, bytes_in, bytes_out, took_s, upstream, request_id in visits:
+        for (
+            ended,
+            visitor,
+            method,
+            host,
+            path,
+            status,
+            bytes_in,
+            bytes_out,
+            took_s,
+            upstream,
+            request_id,
+            way,
+        ) in visits:
             at_ms = int((ended + since_epoch_s) * 1000)
             if at_ms != last:
                 last, stamp = at_ms, self._stamp_of(at_ms)
@@ -175,8 +192,8 @@ class AccessLog:
             line = (
                 f'{{"time":"{stamp}{visitor.start or visitor.render(node, pid)}{method.decode()}",'
                 f'"host":"{host.decode()}","path":"{path.decode()}","status":{status},'
-                f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"duration_ms":{took},"upstream":"{upstream}",'
-                f'"upstream_ms":{took},"request_id":"{request_id.decode()}{visitor.end}'
+                f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"duration_ms":{took},"rule":"{way[0]}","service":"{way[1]}",'
+                f'"upstream":"{upstream}","upstream_ms":{took},"request_id":"{request_id.decode()}{visitor.end}'
             )
             lines.append(line)
             self._size += len(line)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 from core import model
 from core.model import HeaderAction
@@ -20,6 +20,16 @@ from proxy.names import host_name
 
 _VARIABLE: Final = re.compile(rb"\$\{(\w+)\}")
 _PORTS: Final = {b"http": 80, b"https": 443}
+
+
+class Way(NamedTuple):
+    """What became of a request, by name: the rule that decided, the backend service; "" for none."""
+
+    rule: str = ""
+    service: str = ""
+
+
+NO_WAY: Final = Way()
 
 
 class Template:
@@ -98,6 +108,11 @@ class Forward:
     rewrite: Rewrite | None = None
     request: Changes | None = None
     response: Changes | None = None
+    rule: str = ""
+    way: Way = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "way", Way(self.rule, self.service))
 
     @property
     def plain(self) -> bool:
@@ -130,12 +145,15 @@ class Split:
 class Redirect:
     """Elsewhere. `status` 0: 301, or 308 for clients whose method would be changed by it (RFC 9110 §15.4.2)."""
 
-    __slots__ = ("_host", "_path", "_pattern", "_port", "_protocol", "_query", "_status", "_stays", "_url", "lines")
+    __slots__ = (
+        "_host", "_path", "_pattern", "_port", "_protocol", "_query", "_status", "_stays", "_url", "lines", "rule",
+    )  # fmt: skip
 
     def __init__(
         self, redirect: model.Redirect, url: str, status: int = 0, changes: Changes | None = None,
-        pattern: re.Pattern[bytes] | None = None,
+        pattern: re.Pattern[bytes] | None = None, rule: str = "",
     ) -> None:  # fmt: skip
+        self.rule = rule
         self.lines = changes.lines if changes else b""
         self._status = status
         self._url, self._pattern = url, pattern
@@ -170,9 +188,10 @@ class Redirect:
 class Reply:
     """An answer of ours: what stands after its status line and before the fields that each answer has."""
 
-    __slots__ = ("body", "lines", "status")
+    __slots__ = ("body", "lines", "rule", "status")
 
-    def __init__(self, reply: model.FixedReply, changes: Changes | None = None) -> None:
+    def __init__(self, reply: model.FixedReply, changes: Changes | None = None, rule: str = "") -> None:
+        self.rule = rule
         self.status = reply.status
         self.body = reply.body.encode("utf-8")
         self.lines = changes.lines if changes else b""

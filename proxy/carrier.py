@@ -37,8 +37,8 @@ class Carrier(ABC, asyncio.Protocol):
     """The part of a client connection that works for its exchange. `_run` is the way in."""
 
     __slots__ = (
-        "_assigned_at", "_attempt", "_bytes_out", "_chosen", "_ends_at", "_exchange", "_full", "_hub", "_origin",
-        "_service", "_state", "_transport", "_upstream", "_waiting", "deadline",
+        "_assigned_at", "_attempt", "_bytes_out", "_chosen", "_ends_at", "_exchange", "_first_at", "_full", "_hub",
+        "_origin", "_service", "_state", "_transport", "_upstream", "_waiting", "deadline",
     )  # fmt: skip
     _transport: asyncio.Transport
     _origin: Origin
@@ -57,6 +57,7 @@ class Carrier(ABC, asyncio.Protocol):
         self.deadline = NEVER
         self._full = False  # our transport towards the client is
         self._assigned_at = 0.0
+        self._first_at = 0.0  # when the server was first heard
         self._bytes_out = 0
 
     @abstractmethod
@@ -111,6 +112,7 @@ class Carrier(ABC, asyncio.Protocol):
         assert exchange is not None
         service = hub.services.get(command.service)
         self._assigned_at = monotonic()  # finer than the loop's clock, which stands still for a whole turn
+        self._first_at = 0.0
         if service is None:
             self._run(exchange.no_server())
             return
@@ -256,9 +258,12 @@ class Carrier(ABC, asyncio.Protocol):
         upstream.close()
 
     def _time(self, exchange: Exchange) -> None:
-        """Tells the pool how long the server has taken to answer, if it wants to know."""
+        """Notes how long the server has taken to answer, and tells the pool, if it wants to know."""
         service, upstream = self._service, self._upstream
-        if service is not None and service.pool.timed and not exchange.status and upstream is not None:
+        if exchange.status:
+            return
+        self._first_at = self._first_at or monotonic()
+        if service is not None and service.pool.timed and upstream is not None:
             service.pool.answered(upstream.server, monotonic() - self._assigned_at, self._hub.now())
 
     def _judge(self, exchange: Exchange, service: Service, server: Address) -> None:

@@ -23,6 +23,7 @@ from typing import Final, cast
 from core.endpoints import endpoint
 from proxy import client_identity, headers
 from proxy.access_log import Record, Visitor
+from proxy.actions import Way
 from proxy.carrier import NEVER, Carrier, State
 from proxy.client_identity import UnusableIdentity
 from proxy.commands import Finish
@@ -233,6 +234,7 @@ class ClientConnection(Carrier):
         self._bytes_in, self._bytes_out = len(self._buffer), 0
         rest, self._buffer, self._scanned = self._buffer[head.size :], b"", 0
         self._head = head
+        self._service, self._first_at = None, 0.0
         self._body_until = NEVER
         self._state = State.EXCHANGE
         if head.block.underscored:
@@ -521,11 +523,15 @@ class ClientConnection(Carrier):
         if exchange.upstream is not None:
             record.upstream = endpoint(*exchange.upstream)
             record.upstream_ms = (now - self._assigned_at) * 1000
+            if self._first_at:
+                record.first_byte_s = self._first_at - self._assigned_at
+        # The service that was asked last: a fallback, perhaps.
+        record.way = Way(exchange.rule, self._service.name if self._service is not None else exchange.service)
         record.request_id = exchange.identifier.decode("ascii")
         record.tls_version, record.sni = self._visitor.tls_version, self._visitor.sni
         record.version = f"HTTP/1.{head.block.minor}"
         if self._hub.log_fields:
-            record.fields = tuple(each.value(head.block, exchange.answer) for each in self._hub.log_fields)
+            record.fields = tuple(each.value(head.block, exchange.answer, record.way) for each in self._hub.log_fields)
         source = exchange.source.value if exchange.source else ""
         self._hub.journal.record(record, exchange.error, source, exchange.offset)
 

@@ -93,17 +93,17 @@ class Waits(IntEnum):
 class Exchange:
     """A request whose head is `head`. `rest`: bytes from the client that are not consumed (yet).
 
-    `hsts` is a line for the answer's head, or empty. `status`, `error`, `source`, `offset`, `upstream` and `target` say
-    how it went, for the log.
+    `hsts` is a line for the answer's head, or empty. `rule` and `service`, which it names, `status`, `error`, `source`,
+    `offset`, `upstream` and `target` say how it went, for the log.
     """
 
     __slots__ = (
         "_again_after", "_buffer", "_changes", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts",
         "_interim",
         "_keep_alive", "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused",
-        "_router", "_scanned", "_service", "_stay", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps",
+        "_router", "_scanned", "_stay", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps",
         "answer", "error",
-        "identifier", "offset", "rest", "source", "status", "target", "upstream",
+        "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -148,7 +148,8 @@ class Exchange:
         self._reused = False
         self._upgrade = b""
         self._request = b""
-        self._service = ""
+        self.rule = ""
+        self.service = ""
         self._changes: Changes | None = None
         self._stay: Stay | None = None
 
@@ -206,6 +207,7 @@ class Exchange:
             self._upgrade = head.block.upgrade if upgrades_to_websocket(head) else b""
             self.target = normal_target(head.target)
             decision = self._router.route(head, self.target)
+            self.rule = decision.rule if decision is not None else ""
             if not isinstance(decision, Forward):
                 return self._reply_as(decision)
             self._prepare(decision)
@@ -227,17 +229,17 @@ class Exchange:
         self._request = headers.request_head(
             self._head, target, self._origin, self.identifier, self._upgrade, host, changes
         )
-        self._service, self._changes = forward.service, forward.response
+        self.service, self._changes = forward.service, forward.response
 
     def _assign(self, *, fresh: bool = False) -> Assign:
         prefer = self._stay.server if self._stay is not None else None
-        return Assign(self._service, self._repeatable, self._tried, fresh, prefer)
+        return Assign(self.service, self._repeatable, self._tried, fresh, prefer)
 
-    def resume(self, service: str, server: Address) -> None:
-        """The fast lane has sent this request, a plain forward and complete, on a reused connection to `server`."""
+    def resume(self, forward: Forward, server: Address) -> None:
+        """The fast lane has sent this request, a plain `forward` and complete, on a reused connection to `server`."""
         self.target = normal_target(self._head.target)
         self._request = headers.request_head(self._head, self.target, self._origin, self.identifier, b"")
-        self._service = service
+        self.service, self.rule = forward.service, forward.rule
         self.assigned(server, reused=True)
 
     def assigned(self, server: Address, reused: bool) -> list[Command]:

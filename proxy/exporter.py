@@ -1,23 +1,23 @@
 """What an L7 node says under /metrics, made of what its supervisor knows (`Supervisor.measured`). Pure.
 
-Labels are bounded: by the configuration (listeners, services, servers), of which SERIES_MOST of a kind are told one by
-one and the rest as `other`, and by the program (error codes, reasons). Nothing that a client sends becomes a label.
+Labels are bounded: by the configuration (listeners, services, rules, servers), of which SERIES_MOST of a kind are told
+one by one and the rest as `other`, and by the program (error codes, reasons). Nothing that a client sends becomes a
+label. A histogram is 18 series, so that these have a bound of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from control.node.metrics import Family, Histogram, Sample, counter, gauge, only
 from proxy import meters
-from proxy.meters import BOUNDS, CLASSES
+from proxy.meters import BOUNDS, CLASSES, OTHER, SERIES_MOST
 
 Document = Mapping[str, Any]
 
 L7: Final = "paifang_l7"
-SERIES_MOST: Final = 2000
-OTHER: Final = "other"
+HISTOGRAMS_MOST: Final = 500
 
 # Counters of the workers that have no label: name → metric, help.
 PLAIN: Final = {
@@ -55,7 +55,7 @@ NO_HANDSHAKE: Final = ("tls_in_flight", "tls_stapled")
 
 def families(node: Document) -> Iterator[Family | Histogram]:
     """All that there is to tell."""
-    counters, listeners = node["counters"], _bounded(node["listeners"])
+    counters = node["counters"]
     yield gauge(f"{L7}_ready", "1 while new connections should come here.", only(node["ready"]))
     help = "The version of the configuration that runs; 0 before the first."
     yield gauge(f"{L7}_configuration_version", help, only(node["configuration"]))
@@ -64,7 +64,9 @@ def families(node: Document) -> Iterator[Family | Histogram]:
     yield gauge(f"{L7}_workers", "Worker processes that run.", only(node["workers"]))
     help = "Worker processes that ended and were started again."
     yield counter(f"{L7}_worker_restarts_total", help, only(node["worker_restarts"]))
-    yield from _listeners(listeners)
+    yield from _listeners(node["listeners"])
+    yield from _services(node["services"])
+    yield from _rules(node["rules"], node["listener_of"])
     for name, (metric, help) in PLAIN.items():
         yield counter(f"{L7}_{metric}_total", help, only(counters.get(name, 0)))
     for name, (metric, help) in LEVELS.items():
@@ -84,23 +86,30 @@ def families(node: Document) -> Iterator[Family | Histogram]:
     yield gauge(f"{L7}_server_up", help, health, ("service", "server"))
 
 
-def _bounded(listeners: Mapping[str, Document]) -> dict[str, Document]:
+def _bounded(kind: str, rows: Mapping[str, Document], most: int) -> dict[str, Document]:
     """So many of them, and the sum of the rest."""
-    names = list(listeners)
-    found = {name: listeners[name] for name in names[:SERIES_MOST]}
-    if rest := names[SERIES_MOST:]:
-        found[OTHER] = meters.together(listeners[name] for name in rest)
+    names = [name for name in rows if name != OTHER]
+    found = {name: rows[name] for name in names[:most]}
+    if rest := [*names[most:], *({OTHER} & rows.keys())]:
+        found[OTHER] = meters.together(kind, (rows[name] for name in rest))
     return found
 
 
-def _listeners(listeners: Mapping[str, Document]) -> Iterator[Family | Histogram]:
-    statuses: list[Sample] = [
-        ((name, each), number)
-        for name, row in listeners.items()
+def _statuses(rows: Mapping[str, Document], names: Callable[[str], tuple[str, ...]]) -> list[Sample]:
+    return [
+        ((*names(name), each), number)
+        for name, row in rows.items()
         for each, number in zip(CLASSES, row["statuses"], strict=True)
     ]
+
+
+def _only(name: str) -> tuple[str, ...]:
+    return (name,)
+
+
+def _listeners(listeners: Mapping[str, Document]) -> Iterator[Family | Histogram]:
     help = "Requests answered, those refused or cut included, by the first digit of the status."
-    yield counter(f"{L7}_requests_total", help, statuses, ("listener", "status"))
+    yield counter(f"{L7}_requests_total", help, _statuses(listeners, _only), ("listener", "status"))
     both: list[Sample] = [
         ((name, way), row[f"bytes_{way}"]) for name, row in listeners.items() for way in ("in", "out")
     ]
@@ -111,9 +120,29 @@ def _listeners(listeners: Mapping[str, Document]) -> Iterator[Family | Histogram
     ]
     help = "Requests that were refused, cut or could not be served, by whose fault it was and why."
     yield counter(f"{L7}_request_errors_total", help, errors, ("listener", "source", "code"))
+    yield from _durations("listeners", listeners, "", "listener")
+
+
+def _durations(kind: str, rows: Mapping[str, Document], prefix: str, label: str) -> Iterator[Histogram]:
+    bounded = _bounded(kind, rows, HISTOGRAMS_MOST)
     help = "From the complete head of a request to its end. Without WebSockets."
-    rows = [((name,), row["buckets"], row["seconds"]) for name, row in listeners.items()]
-    yield Histogram(f"{L7}_request_duration_seconds", help, BOUNDS, rows, ("listener",))
+    whole = [((name,), row["buckets"], row["seconds"]) for name, row in bounded.items()]
+    yield Histogram(f"{L7}_{prefix}request_duration_seconds", help, BOUNDS, whole, (label,))
+    help = "From the choice of a server to the first byte of its answer, connecting included; of requests that got one."
+    first = [((name,), row["firsts"], row["first_seconds"]) for name, row in bounded.items()]
+    yield Histogram(f"{L7}_{prefix}first_byte_seconds", help, BOUNDS, first, (label,))
+
+
+def _services(services: Mapping[str, Document]) -> Iterator[Family | Histogram]:
+    help = "Requests for a backend service, by the first digit of the status that the client got."
+    yield counter(f"{L7}_service_requests_total", help, _statuses(services, _only), ("service", "status"))
+    yield from _durations("services", services, "service_", "service")
+
+
+def _rules(rules: Mapping[str, Document], listener_of: Mapping[str, str]) -> Iterator[Family]:
+    help = "Requests that a rule decided about, by the first digit of the status that the client got."
+    samples = _statuses(rules, lambda name: (listener_of[name], name))
+    yield counter(f"{L7}_rule_requests_total", help, samples, ("listener", "rule", "status"))
 
 
 def _servers(rows: Sequence[Document]) -> Iterator[Family]:

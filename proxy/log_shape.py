@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from proxy.actions import Way
 from proxy.head import Block
 
 VALUE_BYTES: Final = 256  # of a field; what is beyond is left out
@@ -32,21 +33,30 @@ class Where(StrEnum):
     REQUEST = "request"
     RESPONSE = "response"
     COOKIE = "cookie"
+    RULE = "rule"
+    SERVICE = "service"
+
+
+OURS: Final = frozenset((Where.RULE, Where.SERVICE))  # told by us, not by a message: without a name
 
 
 @dataclass(frozen=True, slots=True)
 class LogField:
-    """A field of the request or of the server's answer, in lower case, or a cookie of the request."""
+    """A field of the request or of the server's answer, in lower case, or a cookie of the request, or one of ours."""
 
     where: Where
     name: str
 
     @classmethod
     def parse(cls, text: str) -> LogField:
-        """WHERE:NAME. Raises ValueError with the remedy."""
+        """WHERE:NAME, or one of ours. Raises ValueError with the remedy."""
+        if text in OURS:
+            return cls(Where(text), "")
         where, _, name = text.partition(":")
-        if where not in [*Where] or not _NAME.fullmatch(name):
-            raise ValueError(f"{text!r}: give request:NAME, response:NAME or cookie:NAME, as request:User-Agent")
+        if where in OURS or where not in [*Where] or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{text!r}: give request:NAME, response:NAME, cookie:NAME, rule or service, as request:User-Agent"
+            )
         if where != Where.COOKIE:
             name = name.lower()
             if name in SECRETS:
@@ -54,10 +64,12 @@ class LogField:
         return cls(Where(where), name)
 
     def __str__(self) -> str:
-        return f"{self.where}:{self.name}"
+        return f"{self.where}:{self.name}" if self.name else str(self.where)
 
-    def value(self, request: Block, answer: Block | None) -> str:
+    def value(self, request: Block, answer: Block | None, way: Way) -> str:
         """What stands there, cut to VALUE_BYTES; empty where it is not there."""
+        if self.where in OURS:
+            return way.rule if self.where is Where.RULE else way.service
         if self.where is Where.COOKIE:
             found = _cookie(request, self.name.encode())
         else:

@@ -1,104 +1,220 @@
-"""What is counted of each listener: in a worker, and added up in its supervisor. Pure.
+"""What is counted of each listener, backend service and rule: in a worker, and added up in its supervisor. Pure.
 
-A `Meter`'s wire form is a dictionary of numbers and lists of numbers, which workers send when it has changed.
+An exchange is counted once, under its listener and way (proxy/actions.py). Once a second what came together there is
+added to the three that it belongs to, whose sums the worker then sends: dictionaries of numbers and lists of numbers.
+SERIES_MOST of a kind are told apart, the first ones of the configuration; what belongs to another counts as OTHER's.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from core.model import Model, Protocol
+from core.resolve import l7_services
 from proxy.access_log import Record, Visit
+from proxy.actions import Way
 
 # Seconds. From a cached answer on a LAN to the default request_timeout_s; HAProxy and Envoy have about as many.
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CLASSES: Final = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
+KINDS: Final = ("listeners", "services", "rules")
+SERIES_MOST: Final = 2000
+OTHER: Final = "other"
+L7_PROTOCOLS: Final = (Protocol.HTTP, Protocol.HTTPS)
 SWITCHED: Final = 101  # how long a WebSocket lasted says nothing about requests
 
 Document = Mapping[str, Any]
 
 
-class Meter:
-    """One listener."""
+def _columns(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(one, other, strict=True)]
 
-    __slots__ = ("buckets", "bytes_in", "bytes_out", "errors", "seconds", "statuses", "told")
+
+class Meter:
+    """Exchanges: `statuses` by class, `buckets` and `seconds` from head to end, `firsts` and `first_seconds` from the
+    choice of a server to its first byte. Those of the fast lane, where both is one, stand in `quick`, `quick_seconds`.
+    """
+
+    __slots__ = (
+        "buckets", "bytes_in", "bytes_out", "errors", "first_seconds", "firsts", "quick", "quick_seconds", "seconds",
+        "statuses", "told",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.statuses = [0] * len(CLASSES)
-        self.buckets = [0] * (len(BOUNDS) + 1)
-        self.seconds = 0.0
+        self.buckets, self.firsts, self.quick = ([0] * (len(BOUNDS) + 1) for _ in range(3))
+        self.seconds = self.first_seconds = self.quick_seconds = 0.0
         self.bytes_in = self.bytes_out = 0
         self.errors: Counter[str] = Counter()  # "SOURCE CODE"
-        self.told = -1  # requests at the last `news`
+        self.told = False
 
-    def count(self, status: int, bytes_in: int, bytes_out: int, took_s: float) -> None:
+    def record(self, record: Record) -> None:
+        status = record.status
         self.statuses[status // 100 if 100 <= status < 600 else 0] += 1
+        self.bytes_in += record.bytes_in
+        self.bytes_out += record.bytes_out
+        if record.error_code:
+            self.errors[f"{record.error_source} {record.error_code}"] += 1
+        if status != SWITCHED:
+            self.buckets[bisect_left(BOUNDS, record.duration_ms / 1000)] += 1
+            self.seconds += record.duration_ms / 1000
+        if record.first_byte_s is not None:
+            self.firsts[bisect_left(BOUNDS, record.first_byte_s)] += 1
+            self.first_seconds += record.first_byte_s
+
+    def visit(self, status: int, bytes_in: int, bytes_out: int, took_s: float) -> None:
+        self.statuses[status // 100 if status < 600 else 0] += 1
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
-        if status != SWITCHED:
-            self.buckets[bisect_left(BOUNDS, took_s)] += 1
-            self.seconds += took_s
+        self.quick[bisect_left(BOUNDS, took_s)] += 1
+        self.quick_seconds += took_s
 
-    def document(self) -> dict[str, Any]:
-        return {
-            "statuses": self.statuses, "buckets": self.buckets, "seconds": self.seconds, "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out, "errors": dict(self.errors),
-        }  # fmt: skip
+    def add(self, other: Meter) -> None:
+        """Another's counts, of which nothing has been told yet."""
+        self.statuses = _columns(self.statuses, other.statuses)
+        self.buckets = _columns(self.buckets, other.buckets)
+        self.firsts = _columns(self.firsts, other.firsts)
+        self.quick = _columns(self.quick, other.quick)
+        self.seconds += other.seconds
+        self.first_seconds += other.first_seconds
+        self.quick_seconds += other.quick_seconds
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        if other.errors:
+            self.errors.update(other.errors)
+        self.told = False
+
+    def document(self, kind: str = KINDS[0]) -> dict[str, Any]:
+        """Of a rule only what became of its requests; of a service not what listeners tell."""
+        found: dict[str, Any] = {"statuses": self.statuses}
+        if kind != "rules":
+            found |= {
+                "buckets": _columns(self.buckets, self.quick), "seconds": self.seconds + self.quick_seconds,
+                "firsts": _columns(self.firsts, self.quick), "first_seconds": self.first_seconds + self.quick_seconds,
+            }  # fmt: skip
+        if kind == "listeners":
+            found |= {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "errors": dict(self.errors)}
+        return found
+
+
+def apart(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a kind that are told one by one, where a configuration has these."""
+    return tuple(dict.fromkeys(names))[:SERIES_MOST]
+
+
+def names(model: Model) -> dict[str, tuple[str, ...]]:
+    """What there is to count for, by kind."""
+    listeners = {each.name: each for each in model.listeners.values() if each.protocol in L7_PROTOCOLS}
+    return {
+        "listeners": apart(listeners),
+        "services": apart(l7_services(model)),
+        "rules": apart(rule.name for rule in model.rules.values() if rule.listener in listeners),
+    }
 
 
 class Meters:
     """Those of a worker."""
 
     def __init__(self) -> None:
-        self._meters: defaultdict[str, Meter] = defaultdict(Meter)
+        self._fresh: dict[str, dict[Way, Meter]] = {}  # since the last `news`, by listener
+        self._sums: dict[str, dict[str, Meter]] = {kind: {} for kind in KINDS}
+        self._apart: dict[str, frozenset[str]] | None = None  # by kind; None: all
 
     def record(self, record: Record) -> None:
         """Counts an exchange or a refused request."""
-        meter = self._meters[record.listener]
-        meter.count(record.status, record.bytes_in, record.bytes_out, record.duration_ms / 1000)
-        if record.error_code:
-            meter.errors[f"{record.error_source} {record.error_code}"] += 1
+        self._of(record.listener, record.way).record(record)
 
     def visits(self, visits: Iterable[Visit]) -> None:
         """Counts exchanges of the common kind."""
-        meters = self._meters
-        for _, visitor, _, _, _, status, bytes_in, bytes_out, took_s, _, _ in visits:
-            meters[visitor.listener].count(status, bytes_in, bytes_out, took_s)
+        fresh = self._fresh
+        for _, visitor, _, _, _, status, bytes_in, bytes_out, took_s, _, _, way in visits:
+            try:
+                meter = fresh[visitor.listener][way]
+            except KeyError:
+                meter = self._of(visitor.listener, way)
+            meter.visit(status, bytes_in, bytes_out, took_s)
 
-    def keep(self, listeners: Collection[str]) -> None:
-        """Forgets the listeners that are gone."""
-        for name in self._meters.keys() - set(listeners):
-            del self._meters[name]
+    def _of(self, listener: str, way: Way) -> Meter:
+        ways = self._fresh.setdefault(listener, {})
+        if way not in ways:
+            ways[way] = Meter()
+        return ways[way]
 
-    def news(self) -> dict[str, dict[str, Any]]:
-        """The listeners whose numbers have changed since this was last asked."""
-        found: dict[str, dict[str, Any]] = {}
-        for name, meter in self._meters.items():
-            requests = sum(meter.statuses)
-            if requests != meter.told:
-                meter.told = requests
-                found[name] = meter.document()
+    def keep(self, **names: Iterable[str]) -> None:
+        """Takes what the configuration has, by kind, and forgets what is gone."""
+        self._collect()
+        self._apart = {kind: frozenset(apart(names[kind])) for kind in KINDS}
+        for kind, sums in self._sums.items():
+            for name in sums.keys() - self._apart[kind] - {OTHER}:
+                del sums[name]
+
+    def _collect(self) -> None:
+        fresh, self._fresh = self._fresh, {}
+        for listener, ways in fresh.items():
+            for way, meter in ways.items():
+                for kind, name in zip(KINDS, (listener, way.service, way.rule), strict=True):
+                    if name:
+                        self._sum(kind, name).add(meter)
+
+    def _sum(self, kind: str, name: str) -> Meter:
+        if self._apart is not None and name not in self._apart[kind]:
+            name = OTHER
+        return self._sums[kind].setdefault(name, Meter())
+
+    def news(self) -> dict[str, dict[str, Document]]:
+        """By kind and name, those whose numbers have changed since this was last asked."""
+        self._collect()
+        found: dict[str, dict[str, Document]] = {}
+        for kind, sums in self._sums.items():
+            found[kind] = {name: meter.document(kind) for name, meter in sums.items() if not meter.told}
+            for meter in sums.values():
+                meter.told = True
         return found
 
 
-NOTHING: Final = Meter().document()
+NOTHING: Final[Mapping[str, Document]] = {kind: Meter().document(kind) for kind in KINDS}
 
 
-def together(parts: Iterable[Document]) -> dict[str, Any]:
-    """The sum of several meters."""
-    found = [NOTHING, *parts]
-    errors: Counter[str] = Counter()
-    for part in found:
-        errors.update(part["errors"])
-    return {
-        "statuses": _columns([part["statuses"] for part in found]),
-        "buckets": _columns([part["buckets"] for part in found]),
-        **{name: sum(part[name] for part in found) for name in ("seconds", "bytes_in", "bytes_out")},
-        "errors": dict(errors),
-    }
+def together(kind: str, parts: Iterable[Document]) -> dict[str, Any]:
+    """The sum of several meters' documents."""
+    found = dict(NOTHING[kind])
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, Mapping):
+                found[name] = dict(Counter(found[name]) + Counter(value))
+            else:
+                found[name] = _columns(found[name], value) if isinstance(value, Sequence) else found[name] + value
+    return found
 
 
-def _columns(rows: Sequence[Sequence[int]]) -> list[int]:
-    return [sum(column) for column in zip(*rows, strict=True)]
+class Sums:
+    """Those of a node: what workers say, and what those that are gone had said."""
+
+    def __init__(self) -> None:
+        self._past: dict[str, dict[str, Document]] = {kind: {} for kind in KINDS}
+
+    def take_over(self, meters: Mapping[str, Mapping[str, Document]]) -> None:
+        """Keeps the counts of a worker that is gone."""
+        for kind, rows in meters.items():
+            past = self._past[kind]
+            for name, row in rows.items():
+                past[name] = together(kind, [past[name], row] if name in past else [row])
+
+    def rows(
+        self, workers: Sequence[Mapping[str, Mapping[str, Document]]], **names: Iterable[str]
+    ) -> dict[str, dict[str, Any]]:
+        """By kind, a row for each name that the configuration has; forgets those that are gone."""
+        found: dict[str, dict[str, Any]] = {}
+        for kind in KINDS:
+            told = apart(names[kind])
+            self._past[kind] = {name: row for name, row in self._past[kind].items() if name in {*told, OTHER}}
+            parts = [self._past[kind], *(worker.get(kind, {}) for worker in workers)]
+            others = (OTHER,) if any(OTHER in part for part in parts) else ()
+            found[kind] = {
+                name: together(kind, (part[name] for part in parts if name in part))
+                for name in dict.fromkeys((*told, *others))
+            }
+        return found

@@ -33,7 +33,8 @@ from proxy.handover import Offer, Succession
 from proxy.listen import bind
 from proxy.log_shape import LogShape
 from proxy.passing import Seat
-from proxy.server import ReadyProtocol, Supervisor
+from proxy.ready import ReadyProtocol
+from proxy.server import Supervisor
 from proxy.worker_process import Settings
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class Node:
         """Begins to answer /ready, the administrator, and who wants to replace us."""
         loop, state = asyncio.get_running_loop(), self._options.state
         for sock in self._ready.values():
-            server = await loop.create_server(lambda: ReadyProtocol(self._supervisor), sock=sock.dup())
+            server = await loop.create_server(lambda: ReadyProtocol(lambda: self._supervisor.ready), sock=sock.dup())
             self._servers.append(server)
         for sock in self._metrics.values():
             self._servers.append(await MetricsServer(self._families).serve(sock.dup()))

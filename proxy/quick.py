@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
+from proxy.actions import Forward
 from proxy.carrier import State
 from proxy.conn import ClientConnection
 from proxy.exchange import IDEMPOTENT, Exchange
@@ -27,8 +28,8 @@ from proxy.lane import Answers
 from proxy.lane import read_request as read_common_request
 from proxy.pool import Reuse
 
-# The request as it came, method, target, host, service, request id, and who reads its answer.
-_Asked = tuple[bytes, bytes, bytes, bytes, str, bytes, Answers]
+# The request as it came, method, target, host, where it goes, request id, and who reads its answer.
+_Asked = tuple[bytes, bytes, bytes, bytes, Forward, bytes, Answers]
 
 
 class QuickConnection(ClientConnection):
@@ -69,8 +70,10 @@ class QuickConnection(ClientConnection):
         host, _, _, claims, keeps, _ = shape
         hub, origin = self._hub, self._origin
         router = site.router
-        name = (not router.stickies and router.always) or router.forward(host, target)
-        service = hub.services.get(name)
+        forward = (not router.stickies and router.always) or router.forward(host, target)
+        if forward is None:
+            return False
+        service = hub.services.get(forward.service)
         if service is None or service.total_timeout_s or service.key or (claims and origin.trusted):
             return False
         now = monotonic()
@@ -85,7 +88,7 @@ class QuickConnection(ClientConnection):
             self._answers = hub.answers(site.hsts)
         identifier = identifier or hub.new_request_id()
         answers = self._answers if keeps else hub.answers(site.hsts, keeps=False)
-        self._asked = data, method, target, host, name, identifier, answers
+        self._asked = data, method, target, host, forward, identifier, answers
         self._state = State.EXCHANGE
         self._started_at = now
         self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
@@ -103,7 +106,7 @@ class QuickConnection(ClientConnection):
             else:
                 super().upstream_data(data)
             return
-        request, method, target, host, _, identifier, answers = asked
+        request, method, target, host, forward, identifier, answers = asked
         answer = answers.read(data, method)
         upstream, service = self._upstream, self._service
         assert upstream is not None
@@ -128,7 +131,7 @@ class QuickConnection(ClientConnection):
         journal.visits.append(
             (
                 now, self._visitor, method, host, target, status, len(request), len(out), now - self._started_at,
-                upstream.name, identifier,
+                upstream.name, identifier, forward.way,
             )
         )  # fmt: skip
         if len(journal.visits) >= SETTLE_AT:
@@ -138,15 +141,16 @@ class QuickConnection(ClientConnection):
         asked = self._asked
         if asked is not None:
             self._asked = None
-            request, _, _, _, name, identifier, answers = asked
+            request, _, _, _, forward, identifier, answers = asked
             head, upstream, hub = read_request(request), self._upstream, self._hub
             assert head is not None
             assert upstream is not None
             self._head = head
             self._bytes_in, self._bytes_out, self._assigned_at = len(request), 0, self._started_at
+            self._first_at = 0.0
             self._exchange = Exchange(
                 head, self._origin, self._site.router, identifier, hub.date, rest=request[head.size :],
                 hsts=answers.hsts,
             )  # fmt: skip
-            self._exchange.resume(name, upstream.server)
+            self._exchange.resume(forward, upstream.server)
         return self._exchange

@@ -16,7 +16,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from control.node.dns import Names
 from control.node.notify import notify
@@ -29,8 +29,7 @@ from core.model import Model
 from core.resolve import l7_checked, l7_listeners, l7_services, servers, upstream_tls
 from proxy import census, meters, tally
 from proxy.census import Count, Filter
-from proxy.errors import ApplyError, Refused
-from proxy.head import read_request
+from proxy.errors import ApplyError
 from proxy.hub import View
 from proxy.listen import LAME_DUCK_S, endpoints
 from proxy.passing import Seat
@@ -72,7 +71,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._cookie_secret = os.urandom(SECRET_BYTES)  # until the control plane gives that of all nodes
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
-        self._past_listeners: dict[str, dict[str, Any]] = {}
+        self._sums = meters.Sums()
         self._tally = Tally()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
@@ -158,8 +157,7 @@ class Supervisor:
                 del self._workers[turn]
             self._past.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
             self._tally.keep(worker.servers)
-            for name, meter in worker.listeners.items():
-                self._past_listeners[name] = meters.together([self._past_listeners.get(name, meters.NOTHING), meter])
+            self._sums.take_over(worker.meters)
             await reap(worker.process)
         return worker.cannot
 
@@ -335,12 +333,11 @@ class Supervisor:
         return self._tally.rows(self._resolved(self._model), [worker.servers for worker in self._workers.values()])
 
     def measured(self) -> dict[str, Any]:
-        """What /metrics is made of; forgets listeners that are gone."""
-        names = list(self._model.listeners) if self._model is not None else []
-        self._past_listeners = {name: each for name, each in self._past_listeners.items() if name in names}
-        parts = [self._past_listeners, *(worker.listeners for worker in self._workers.values())]
-        listeners = {name: meters.together(part[name] for part in parts if name in part) for name in names}
-        return {**self.report(), "configuration": self._version, "listeners": listeners}
+        """What /metrics is made of; forgets listeners, services and rules that are gone."""
+        model = self._model or Model()
+        rows = self._sums.rows([worker.meters for worker in self._workers.values()], **meters.names(model))
+        rules = {name: (model.rules[name].listener if name in model.rules else meters.OTHER) for name in rows["rules"]}
+        return {**self.report(), "configuration": self._version, "listener_of": rules, **rows}
 
     def reopen_log(self) -> None:
         """Has the workers open the access log anew."""
@@ -411,39 +408,3 @@ class Supervisor:
 def _is_level(name: str) -> bool:
     """Counters that go down again, and are not to be added to those of a worker's successor."""
     return name.endswith(("_open", "_waiting", "in_flight"))
-
-
-class ReadyProtocol(asyncio.Protocol):
-    """Answers `/ready` with 200 or 503, once a connection; 404 elsewhere. For health checks of the L4 tier."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are of no class of asyncio's
-        self._timer = asyncio.get_running_loop().call_later(5.0, self._transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        try:
-            head = read_request(self._buffer)
-        except Refused as refused:
-            self._answer(refused.code.status, b"")
-            return
-        if head is None:
-            return
-        if head.target != b"/ready" or head.method not in (b"GET", b"HEAD"):
-            self._answer(404, b"")
-        else:
-            ready = self._supervisor.ready
-            text = b"ready\n" if ready else b"not ready\n"
-            self._answer(200 if ready else 503, text if head.method == b"GET" else b"")
-
-    def _answer(self, status: int, text: bytes) -> None:
-        head = b"HTTP/1.1 %d -\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-        self._transport.write(head % (status, len(text)) + text)
-        self._transport.close()

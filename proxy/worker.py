@@ -1,63 +1,26 @@
 """One worker process: its listening sockets, its connections, its share of the load.
 
-A worker does what the supervisor says over a socketpair, one JSON object a line:
-
-    → {"config": MODEL, "version": N}    ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
-                                         ← {"problems": [TEXT…]} when they have changed since
-    → {"cookie_secret": HEX}, before a configuration that uses it
-    → {"members": {GROUP: [[ADDRESS, PORT, WEIGHT, ZONE]…]}}, of availability groups that have DNS names
-    → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
-    → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
-    → {"reopen": true}, the access log
-    → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
-                                         ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
-                                            "listeners": {NAME: METER}, every second
-                                            "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}}
-    → {"ask": "count"}                   ← {"told": [COUNT…]}, also while it drains; see proxy/census.py
-    → {"ask": "views", …FILTER}          ← {"told": [VIEW…]}
-                                         ← {"cannot": WHY} as the only word of a worker that cannot start
-
-Listening sockets come on a way of their own (proxy/passing.py), before the line that needs them.
-
-When the supervisor is gone, the worker drains: nobody would restart or reconfigure it.
-
 A configuration is applied in place. What may fail (sockets, certificates) is done first; then listeners, rules and
 servers change within one turn of the loop, and connections of untouched listeners do not notice.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
-import json
 import logging
-import signal
-import socket
 import ssl
-import sys
 from collections.abc import Mapping
 from functools import partial
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Final
 
-import uvloop
-
-from control.node import backend_tls, harden
-from control.node.identity import Identity, IdentityError
-from control.node.logs import setup
-from control.node.tasks import Tasks
-from core.config import from_dict
+from control.node import backend_tls
 from core.endpoints import endpoint as server_name
 from core.members import with_members
 from core.model import BackendService, Listener, Model, Protocol, Server
 from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstream_tls
 from core.zones import locality
-from keyserver.client import KeyClient
-from keyserver.errors import KeyServerError
-from proxy import census, passing
-from proxy.access_log import AccessLog
+from proxy import census, meters
 from proxy.acme_passage import Passages
 from proxy.conn import ClientConnection
 from proxy.crowd import Allowance
@@ -65,9 +28,7 @@ from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.headers import hsts_line
 from proxy.hub import Activity, Hub, Site
-from proxy.keyless_abi import KeylessUnavailable
-from proxy.listen import EVERYWHERE, LAME_DUCK_S, endpoints
-from proxy.log_shape import Format, LogShape
+from proxy.listen import EVERYWHERE, endpoints
 from proxy.openings import HANDSHAKE_S, Openings
 from proxy.origin import Telling
 from proxy.pool import Pool
@@ -141,7 +102,8 @@ class Worker:
         until = self._hub.now() + RETIRED_S
         self._retired += [(until, site) for site in removed]
         self._sites = sites
-        self._hub.journal.meters.keep({site.name for site in sites.values()})
+        self._hub.journal.settle()  # under the names that it went by
+        self._hub.journal.meters.keep(**meters.names(model))
         return problems
 
     def set_members(self, groups: Mapping[str, tuple[Server, ...]]) -> None:
@@ -330,215 +292,3 @@ def _terms(listener: Listener) -> Terms:
 
 def _site_key(each: L7Listener) -> tuple[str, str]:
     return each.listener.name, each.listener.protocol.value
-
-
-class Channel:
-    """The worker's end of the socketpair: carries out what the supervisor says until it says to drain or is gone."""
-
-    def __init__(self, worker: Worker, hub: Hub, tls: TlsServer | None, passed: socket.socket | None = None) -> None:
-        self._worker, self._hub, self._tls = worker, hub, tls
-        self._passed = passed  # listening sockets come here
-        self._problems: list[str] = []
-        self._changing = asyncio.Lock()
-
-    async def run(self, sock: socket.socket, tasks: Tasks, default_drain_s: float) -> None:
-        """Returns when the worker has drained."""
-        reader, writer = await asyncio.open_connection(sock=sock, limit=LINE_BYTES)
-        tasks.spawn(self._report(writer), "report")
-        tasks.spawn(self._recheck(writer), "recheck")
-        loop = asyncio.get_running_loop()
-        if self._passed is not None:
-            loop.add_reader(self._passed, self._take)
-        drain_s, lame_duck_s, replaced = default_drain_s, 0.0, False
-        while line := await reader.readline():
-            message = json.loads(line)
-            self._take()
-            if "config" in message:
-                async with self._changing:
-                    _send(writer, await self._apply(message))
-            elif "members" in message:
-                async with self._changing:
-                    groups = {name: tuple(Server(*each) for each in rows) for name, rows in message["members"].items()}
-                    self._worker.set_members(groups)
-            elif "cookie_secret" in message:
-                self._hub.reseal(bytes.fromhex(message["cookie_secret"]))
-            elif "down" in message:
-                self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
-            elif "mind" in message:
-                await self._worker.openings.open(self._worker.openings.sites)
-            elif "reopen" in message:
-                self._hub.reopen_log()
-            elif "leave" in message:
-                self._worker.openings.leave(message["leave"])
-            elif "ask" in message:
-                _send(writer, {"told": self._worker.answer(message)})
-            elif "drain" in message:
-                drain_s, lame_duck_s, replaced = message["drain"], message["lame_duck"], message.get("replaced", False)
-                tasks.spawn(self._go_on_answering(reader, writer), "questions while draining")
-                break
-        else:
-            log.warning("the supervisor is gone: draining")
-            lame_duck_s = LAME_DUCK_S if self._worker.has_vips else 0.0
-        await self._worker.drain(drain_s, lame_duck_s, replaced=replaced)
-        self._send_counters(writer)
-        writer.close()
-
-    def _take(self) -> None:
-        """Takes the listening sockets that have come."""
-        if self._passed is None:
-            return
-        sockets = passing.receive(self._passed)
-        if sockets is None:
-            asyncio.get_running_loop().remove_reader(self._passed)
-            self._passed.close()
-            self._passed = None
-        else:
-            self._worker.openings.give(sockets)
-
-    async def _go_on_answering(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            message = json.loads(line)
-            if "ask" in message:
-                _send(writer, {"told": self._worker.answer(message)})
-
-    async def _apply(self, message: dict[str, object]) -> dict[str, object]:
-        version = message["version"]
-        try:
-            problems = await self._worker.apply(from_dict(message["config"]))
-        except ApplyError as error:
-            self._worker.openings.discard()
-            return {"refused": version, "why": str(error)}
-        self._problems = problems
-        return {"applied": version, "problems": problems}
-
-    async def _recheck(self, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await asyncio.sleep(RECHECK_S)
-            async with self._changing:
-                problems = await self._worker.recheck()
-                if problems is not None and problems != self._problems:
-                    self._problems = problems
-                    _send(writer, {"problems": problems})
-
-    async def _report(self, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await asyncio.sleep(REPORT_S)
-            self._send_counters(writer)
-
-    def _send_counters(self, writer: asyncio.StreamWriter) -> None:
-        services = self._hub.services
-        counters = dict(self._hub.counters)
-        counters["log_lines_lost"] = self._hub.lines_lost()
-        counters["connections_open"] = self._worker.connections
-        counters["requests_open"] = sum(sum(each.pool.active.values()) for each in services.values())
-        counters["requests_waiting"] = sum(each.pool.waiting for each in services.values())
-        if self._tls is not None:
-            counters |= {f"tls_{name}": value for name, value in self._tls.counters().items()}
-        news = {name: [[*at, numbers] for at, numbers in each.pool.news()] for name, each in services.items()}
-        stranded = [name for name, each in services.items() if not each.pool.takes_requests]
-        upstreams = {name: rows for name, rows in news.items() if rows}
-        listeners = self._hub.journal.meters.news()
-        _send(writer, {"counters": counters, "upstreams": upstreams, "stranded": stranded, "listeners": listeners})
-
-
-def _send(writer: asyncio.StreamWriter, message: dict[str, object]) -> None:
-    if not writer.is_closing():
-        writer.write(json.dumps(message).encode() + b"\n")
-
-
-async def _follow_tickets(tls: TlsServer) -> None:
-    """Have the secrets of session tickets, and have them anew before their periods are over."""
-    told = False
-    while True:
-        try:
-            await tls.refresh_tickets()
-        except KeyServerError as error:
-            if not told:
-                log.warning("no secrets for session tickets yet: %s", error)
-            told = True
-            await asyncio.sleep(RECHECK_S)
-        else:
-            told = False
-            await asyncio.sleep(TICKETS_S)
-
-
-def _no_log(_: object) -> None:
-    """For `--access-log` left out."""
-
-
-async def serve(options: argparse.Namespace) -> int:
-    """One worker from start to end. Returns the exit code."""
-    sock, passed = socket.socket(fileno=options.channel), socket.socket(fileno=options.sockets)
-    tasks = Tasks()
-    keys: KeyClient | None = None
-    tls: TlsServer | None = None
-    try:
-        shape = LogShape.parse(options.log_format, options.log_field, options.log_share)
-        access_log = AccessLog(options.access_log, options.name, shape) if options.access_log else None
-        if options.keyserver:
-            keys = KeyClient(options.keyserver, identity=Identity.load(options.identity))
-            tls = TlsServer(keys)
-    except (KeylessUnavailable, IdentityError, OSError, ValueError) as error:
-        with sock, passed:
-            sock.sendall(json.dumps({"cannot": str(error)}).encode() + b"\n")
-        return 1
-    if keys is not None:
-        await keys.start()
-    log_all = (access_log.write, access_log.write_visits) if access_log else (_no_log, _no_log)
-    hub = Hub(options.name, tasks, *log_all)
-    if access_log is not None:
-        hub.lines_lost, hub.reopen_log = lambda: access_log.lost, access_log.reopen
-        hub.log_fields = shape.wanted
-    worker = Worker(hub, tls, options.turn, options.workers)
-    background = Tasks(partial(_end, options.name))
-    background.spawn(worker.sweep(), "sweep")
-    if tls is not None:
-        background.spawn(_follow_tickets(tls), "session tickets")
-    if access_log is not None:
-        background.spawn(access_log.run(), "access log")
-    await Channel(worker, hub, tls, passed).run(sock, background, options.drain)
-    await background.close()
-    await tasks.close()
-    if tls is not None and keys is not None:
-        await tls.close()
-        await keys.close()
-    hub.journal.settle()
-    if access_log is not None:
-        await access_log.close()
-    return 0
-
-
-def _end(name: str, task: str, _error: BaseException) -> None:
-    """A worker without its sweep or its log is worse than none: the supervisor starts another."""
-    log.critical("worker of %s ends: its task %s died", name, task)
-    sys.exit(1)
-
-
-def main() -> int:
-    """`python -m proxy.worker`: started by the supervisor only."""
-    parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=main.__doc__)
-    parser.add_argument("--channel", type=int, required=True, help="descriptor of the socketpair")
-    parser.add_argument("--sockets", type=int, required=True, help="descriptor of the pair that sockets come on")
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--turn", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="of this node, which share its limits")
-    parser.add_argument("--identity", type=Path)
-    parser.add_argument("--keyserver", action="append", default=[])
-    parser.add_argument("--access-log", default="")
-    parser.add_argument("--log-format", default=Format.JSON)
-    parser.add_argument("--log-field", action="append", default=[])
-    parser.add_argument("--log-share", type=float, default=1.0)
-    parser.add_argument("--drain", type=float, default=30.0)
-    options = parser.parse_args()
-    setup("paifang-l7")
-    harden.forbid_dumps()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A request leaves no cycles behind, so collections find next to nothing; what is loaded now is never garbage.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    return uvloop.run(serve(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from proxy import passing, tally
 from proxy.errors import ApplyError
 from proxy.log_shape import PLAIN, LogShape
+from proxy.meters import KINDS, Document
 from proxy.passing import Seat
 from proxy.tally import ServerKey
 
@@ -29,7 +30,7 @@ LINE_BYTES: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to run the workers: what `python -m proxy.worker` is given."""
+    """How to run the workers: what `python -m proxy.worker_main` is given."""
 
     name: str
     workers: int
@@ -41,7 +42,7 @@ class Settings:
 
     def argv(self, turn: int, channel: int, sockets: int) -> list[str]:
         """The command line of worker number `turn`, with the descriptors by which we talk to it."""
-        argv = [sys.executable, "-m", "proxy.worker", "--channel", str(channel), "--sockets", str(sockets)]
+        argv = [sys.executable, "-m", "proxy.worker_main", "--channel", str(channel), "--sockets", str(sockets)]
         argv += ["--name", self.name]
         argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
         for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
@@ -68,7 +69,7 @@ class WorkerProcess:
         self.seats: set[int] = set()  # from whose sockets it accepts
         self.counters: dict[str, float] = {}
         self.servers: dict[ServerKey, dict[str, float]] = {}
-        self.listeners: dict[str, dict[str, Any]] = {}  # see proxy/meters.py
+        self.meters: dict[str, dict[str, Document]] = {kind: {} for kind in KINDS}
         self.stranded: list[str] = []  # backend services that have no server for a request
         self.problems: list[str] = []
         self.cannot = ""  # why it could not start
@@ -138,7 +139,8 @@ class WorkerProcess:
                 message = json.loads(line)
                 if "counters" in message:
                     self.counters = message["counters"]
-                    self.listeners |= message["listeners"]
+                    for kind, rows in message["meters"].items():
+                        self.meters[kind] |= rows
                     self.servers |= tally.keyed(message["upstreams"])
                     if message["stranded"] != self.stranded:
                         self.stranded = message["stranded"]

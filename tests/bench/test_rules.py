@@ -15,7 +15,8 @@ def test_every_request_finds_a_rule(kind: Kind) -> None:
     many, one = Router(rules(kind), ""), Router([kind.one], "")
     for number in (0, 1, 4711, 9999):
         head = kind.request(number)
-        assert many.route(head, head.target) == one.route(head, head.target) == Forward("app")
+        found = [router.route(head, head.target) for router in (many, one)]
+        assert [isinstance(each, Forward) and each.service for each in found] == ["app", "app"]
     assert "%d" in kind.script
     assert not {"%HOST%", "%PATH%", "%FIELD%"} & set(kind.script.split('"'))
     assert "%FIELD%" not in kind.script

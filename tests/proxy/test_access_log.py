@@ -13,11 +13,12 @@ import pytest
 
 from proxy import access_log
 from proxy.access_log import AccessLog, Record, Visit, Visitor, record_of
+from proxy.actions import NO_WAY, Way
 
 FIELDS = {
     "time", "node", "pid", "listener", "client", "method", "host", "path", "status", "bytes_in", "bytes_out",
-    "duration_ms", "upstream", "upstream_ms", "request_id", "error_source", "error_code", "error_detail", "tls_version",
-    "sni",
+    "duration_ms", "rule", "service", "upstream", "upstream_ms", "request_id", "error_source", "error_code",
+    "error_detail", "tls_version", "sni",
 }  # fmt: skip
 
 
@@ -40,9 +41,35 @@ async def test_visits_give_the_lines_of_their_records(tmp_path: Path) -> None:
     log = AccessLog(str(path), 'l7"1')
     visitor = Visitor('we"b', "192.0.2.1", "TLSv1.3", "a.example")
     visits: list[Visit] = [
-        (time.monotonic() - 5, visitor, b"GET", b"a:80", b"/x?y=z", 200, 10, 20, 0.0012345, "10.0.0.1:80", b"id1"),
-        (time.monotonic(), visitor, b"HEAD", b"[::1]", b"/", 304, 0, 1 << 40, 61.0, "[::2]:80", b"id2"),
-        (time.monotonic(), Visitor("web", "", "", ""), b"GET", b"a", b"/", 200, 1, 1, 0.0, "10.0.0.1:80", b"id3"),
+        (
+            time.monotonic() - 5,
+            visitor,
+            b"GET",
+            b"a:80",
+            b"/x?y=z",
+            200,
+            10,
+            20,
+            0.0012345,
+            "10.0.0.1:80",
+            b"id1",
+            Way("r", "s"),
+        ),
+        (time.monotonic(), visitor, b"HEAD", b"[::1]", b"/", 304, 0, 1 << 40, 61.0, "[::2]:80", b"id2", NO_WAY),
+        (
+            time.monotonic(),
+            Visitor("web", "", "", ""),
+            b"GET",
+            b"a",
+            b"/",
+            200,
+            1,
+            1,
+            0.0,
+            "10.0.0.1:80",
+            b"id3",
+            Way("", "s"),
+        ),
     ]
     log.write_visits(visits)
     for visit in visits:
@@ -53,6 +80,7 @@ async def test_visits_give_the_lines_of_their_records(tmp_path: Path) -> None:
     assert [line.partition("Z")[2] for line in lines[:3]] == [line.partition("Z")[2] for line in lines[3:]]
     first, second, third = (json.loads(line) for line in lines[:3])
     assert first.keys() == FIELDS
+    assert [(each["rule"], each["service"]) for each in (first, second, third)] == [("r", "s"), ("", ""), ("", "s")]
     assert (first["duration_ms"], first["upstream_ms"], second["bytes_out"]) == (1.234, 1.234, 1 << 40)
     times = [datetime.fromisoformat(each["time"]).timestamp() for each in (first, second, third)]
     assert 4.9 < times[1] - times[0] < 5.1
@@ -62,7 +90,7 @@ async def test_visits_give_the_lines_of_their_records(tmp_path: Path) -> None:
 async def test_visits_that_are_too_many_are_lost_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AccessLog(str(tmp_path / "log"), "n")
     monkeypatch.setattr(access_log, "BACKLOG_BYTES", 0)
-    visits = [(0.0, Visitor("web", "", "", ""), b"GET", b"a", b"/", 200, 1, 1, 0.0, "", b"id")] * 3
+    visits = [(0.0, Visitor("web", "", "", ""), b"GET", b"a", b"/", 200, 1, 1, 0.0, "", b"id", NO_WAY)] * 3
     log.write_visits(visits[:1])
     log.write_visits(visits)
     assert log.lost == 3

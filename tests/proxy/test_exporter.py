@@ -12,20 +12,21 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from control.node.metrics import render, table
 from proxy import exporter
-from proxy.exporter import OTHER
-from proxy.meters import NOTHING
+from proxy.meters import NOTHING, OTHER, together
 from tests.proxy.processes import keep, running
 from tests.proxy.support import Backend, Client, free_port, model
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxy.md"
-ROW = NOTHING | {
+ROW = NOTHING["listeners"] | {
     "statuses": [0, 0, 3, 0, 1, 0], "buckets": [1, 2, *[0] * 13, 1], "seconds": 70.5, "bytes_in": 5, "bytes_out": 6,
-    "errors": {"client bad_target": 1},
+    "errors": {"client bad_target": 1}, "firsts": [0, 3, *[0] * 14], "first_seconds": 0.006,
 }  # fmt: skip
 SERVER = {"service": "app", "server": "10.0.0.1:80", "requests": 3, "failures": 2, "errors": 1, "ejections": 1,
           "active": 4, "idle": 5, "ejected": 0}  # fmt: skip
 NODE: dict[str, Any] = {
     "ready": True, "configuration": 7, "problems": ["p"], "workers": 2, "worker_restarts": 1, "listeners": {"web": ROW},
+    "services": {"app": {name: ROW[name] for name in NOTHING["services"]}}, "listener_of": {"api": "web"},
+    "rules": {"api": {"statuses": [0, 0, 2, 0, 0, 0]}},
     "counters": {"connections": 9, "retries": 2, "tls_ok": 3, "tls_failed_timeout": 1, "tls_in_flight": 6,
                  "tls_stapled": 2, "requests_open": 1},
     "upstreams": [SERVER], "health": [{"service": "app", "server": "10.0.0.1:80", "healthy": True, "why": ""}],
@@ -51,6 +52,9 @@ def test_the_text() -> None:
         "request_duration_seconds_sum,web", "request_duration_seconds_count,web", "connections_total",
         "retries_total", "tls_handshakes_total,ok", "tls_handshakes_total,failed_timeout", "tls_handshakes_in_flight",
         "server_requests_total,app,10.0.0.1:80", "server_failures_total,app,10.0.0.1:80",
+        "first_byte_seconds_bucket,web,0.001", "first_byte_seconds_count,web", "service_requests_total,app,4xx",
+        "service_request_duration_seconds_count,app", "service_first_byte_seconds_sum,app",
+        "rule_requests_total,web,api,2xx",
         "server_idle_connections,app,10.0.0.1:80", "server_up,app,10.0.0.1:80", "worker_restarts_total",
     )} == {
         "ready": 1, "configuration_version": 7, "requests_total,web,2xx": 3, "requests_total,web,4xx": 1,
@@ -60,6 +64,9 @@ def test_the_text() -> None:
         "request_duration_seconds_count,web": 4, "connections_total": 9, "retries_total": 2,
         "tls_handshakes_total,ok": 3, "tls_handshakes_total,failed_timeout": 1, "tls_handshakes_in_flight": 6,
         "server_requests_total,app,10.0.0.1:80": 3, "server_failures_total,app,10.0.0.1:80": 2,
+        "first_byte_seconds_bucket,web,0.001": 0, "first_byte_seconds_count,web": 3,
+        "service_requests_total,app,4xx": 1, "service_request_duration_seconds_count,app": 4,
+        "service_first_byte_seconds_sum,app": 0.006, "rule_requests_total,web,api,2xx": 2,
         "server_idle_connections,app,10.0.0.1:80": 5, "server_up,app,10.0.0.1:80": 1, "worker_restarts_total": 1,
     }  # fmt: skip
     assert found["denied_connections_total"] == 0, "zeros are told, so that rates begin"
@@ -68,12 +75,15 @@ def test_the_text() -> None:
 
 def test_what_is_beyond_the_bound_is_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "SERIES_MOST", 2)
-    listeners = {f"l{number}": ROW for number in range(5)}
+    monkeypatch.setattr(exporter, "HISTOGRAMS_MOST", 1)
+    listeners = {"l0": ROW, "l1": ROW, OTHER: together("listeners", [ROW, ROW, ROW])}
     servers = [SERVER | {"server": f"10.0.0.{number}:80"} for number in range(5)]
     found = samples(NODE | {"listeners": listeners, "upstreams": servers})
     assert found["requests_total,l1,2xx"] == 3
     assert found[f"requests_total,{OTHER},2xx"] == 9
-    assert found[f"request_duration_seconds_count,{OTHER}"] == 12
+    assert found["request_duration_seconds_count,l0"] == 4
+    assert "request_duration_seconds_count,l1" not in found
+    assert found[f"request_duration_seconds_count,{OTHER}"] == 16
     assert "requests_total,l2,2xx" not in found
     assert found[f"server_requests_total,{OTHER},{OTHER}"] == 9
     assert "server_requests_total,app,10.0.0.2:80" not in found
@@ -100,6 +110,9 @@ async def test_a_node_is_scraped(identity: Path) -> None:
                 found = await asyncio.to_thread(scrape)
             assert found["paifang_l7_requests_total,web,2xx"] == 10
             assert found["paifang_l7_request_duration_seconds_count,web"] == 20
+            assert found["paifang_l7_first_byte_seconds_count,web"] == 10
+            assert found["paifang_l7_service_requests_total,app,2xx"] == 10
+            assert found["paifang_l7_service_first_byte_seconds_count,app"] == 10
             assert found["paifang_l7_request_errors_total,web,client,method_not_allowed"] == 10
             assert found[f"paifang_l7_server_requests_total,app,127.0.0.1:{backend.port}"] == 10
             assert found["paifang_l7_ready"] == 1

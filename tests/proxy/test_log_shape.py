@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from proxy import access_log
 from proxy.access_log import AccessLog, Record
+from proxy.actions import NO_WAY, Way
 from proxy.head import read_request, read_response
 from proxy.log_shape import VALUE_BYTES, Format, LogField, LogShape, quoted
 from tests.proxy.processes import keep, running
@@ -47,21 +48,25 @@ def test_values(field: str, value: str) -> None:
     answer = read_response(b"HTTP/1.1 200 OK\r\nServer: s\r\nContent-Length: 0\r\n\r\n", b"GET")
     assert request is not None
     assert answer is not None
-    assert LogField.parse(field).value(request.block, answer.block) == value
-    assert LogField.parse("response:Server").value(request.block, None) == ""
+    assert LogField.parse(field).value(request.block, answer.block, NO_WAY) == value
+    assert LogField.parse("response:Server").value(request.block, None, NO_WAY) == ""
+    way = Way("api", "shop")
+    assert [LogField.parse(each).value(request.block, None, way) for each in ("rule", "service")] == ["api", "shop"]
+    assert [str(LogField.parse(each)) for each in ("rule", field)] == ["rule", str(LogField.parse(field))]
 
 
 def test_values_are_cut() -> None:
     request = read_request(b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"v" * 999))
     assert request is not None
-    assert LogField.parse("request:X").value(request.block, None) == "v" * VALUE_BYTES
+    assert LogField.parse("request:X").value(request.block, None, NO_WAY) == "v" * VALUE_BYTES
 
 
 @pytest.mark.parametrize(
     ("own", "share", "says"),
     [
-        (["User-Agent"], 1, "'User-Agent': give request:NAME, response:NAME or cookie:NAME"),
+        (["User-Agent"], 1, "'User-Agent': give request:NAME, response:NAME, cookie:NAME, rule or"),
         (["body:x"], 1, "'body:x': give"),
+        (["rule:x"], 1, "'rule:x': give"),
         (["request:a b"], 1, "give request:NAME"),
         (["request:"], 1, "give request:NAME"),
         (["request:Authorization"], 1, "holds secrets"),

@@ -157,8 +157,12 @@ class Rig:
             "flags": (connection._paused, connection._full, connection._eof, connection._retiring),
             "upstream": connection._upstream and self.loop.upstreams.index(connection._upstream),
             "counters": dict(self.hub.counters),
-            "records": [asdict(replace(each, duration_ms=0, upstream_ms=0)) for each in self.records],
-            "timed": [(each.duration_ms > 0, each.upstream_ms > 0) for each in self.records],
+            "records": [
+                asdict(replace(each, duration_ms=0, upstream_ms=0, first_byte_s=None)) for each in self.records
+            ],
+            "timed": [
+                (each.duration_ms > 0, each.upstream_ms > 0, each.first_byte_s is not None) for each in self.records
+            ],
             "views": self.views,
             "activity": connection.activity,
             "active": self.pool.active,

@@ -34,7 +34,8 @@ from core.model import (
     StickySession,
 )
 from proxy.errors import ApplyError
-from proxy.server import ReadyProtocol, Supervisor
+from proxy.ready import ReadyProtocol
+from proxy.server import Supervisor
 from proxy.worker_process import Settings
 from tests.proxy.support import (
     Backend,
@@ -512,7 +513,7 @@ async def test_configuration_changes_under_load_lose_no_request() -> None:
 async def test_ready() -> None:
     loop = asyncio.get_running_loop()
     async with Backend().running() as backend, node(workers=1) as supervisor:
-        server = await loop.create_server(lambda: ReadyProtocol(supervisor), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: ReadyProtocol(lambda: supervisor.ready), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         assert (await ask(port, "/ready"))[0] == 503
         await supervisor.apply(model(free_port(), [backend.port]), 1)

@@ -33,11 +33,11 @@ from core.model import (
     Share,
     StickySession,
 )
-from proxy import keyless, passing, worker
+from proxy import keyless, passing, worker_channel, worker_main
 from proxy.errors import ApplyError
 from proxy.keyless import KeylessUnavailable
 from proxy.tls import TlsServer
-from proxy.worker import Channel
+from proxy.worker_channel import Channel
 from tests.proxy.support import (
     ANSWER,
     WEBSOCKET,
@@ -484,7 +484,7 @@ async def test_an_empty_configuration() -> None:
 
 async def test_problems_that_go_away_by_themselves_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key of a new certificate reaches the key server later than the certificate reaches the node."""
-    monkeypatch.setattr(worker, "RECHECK_S", 0.02)
+    monkeypatch.setattr(worker_channel, "RECHECK_S", 0.02)
     key = new_key("P-256")
     keys = LocalKeys([key], problems=["no key is held for it"])
     tls = TlsServer(keys)
@@ -533,8 +533,8 @@ async def test_a_worker_that_cannot_start_says_why(cause: str, monkeypatch: pyte
         log_format="json", log_field=[], log_share=1.0,
     )  # fmt: skip
     if cause == "keyless":
-        monkeypatch.setattr(worker.Identity, "load", lambda directory: None)
-    assert await worker.serve(options) == 1
+        monkeypatch.setattr(worker_main.Identity, "load", lambda directory: None)
+    assert await worker_main.serve(options) == 1
     with ours, passed:
         said = json.loads(ours.recv(4096))["cannot"]
     assert {"keyless": "no OpenSSL 3", "identity": str(tmp_path), "access log": "/nonexistent/log"}[cause] in said
