@@ -33,6 +33,7 @@ PROCESSES = {
     "control": ("control", "the control plane"),
     "certs": ("certs", "certificates, the cluster's CA and identities"),
     "lab": ("deploy.lab", "the whole cluster in network namespaces (root)"),
+    "install": ("deploy.install", "one of these as a systemd service of this machine (root)"),
     "demo": ("deploy.demo", "the cluster on real traffic, step by step (root)"),
     "bench": ("bench", "benchmarks next to their peers"),
 }

@@ -51,7 +51,7 @@ class Pins:
                         maps.setdefault(int(version), {})[name] = fd = syscall.pinned(path)
                         stack.callback(os.close, fd)
             except OSError as error:
-                if life:
+                if life and self.directory.exists():  # else it ended in order, or the machine was started anew
                     log.warning("%s: what the agent before has left cannot be used: %s", self.directory, error)
                 maps = {}
             yield Estate(contract, seed, maps) if maps else None
