@@ -78,6 +78,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "x_forwarded_client_port": L7_PROTOCOLS,
     "x_forwarded_slb_ip": L7_PROTOCOLS,
     "x_forwarded_slb_id": L7_PROTOCOLS,
+    "underscored_fields": L7_PROTOCOLS,
 }
 
 

@@ -30,7 +30,7 @@ ACTIONS = ("backend_service", "split", "redirect", "fixed_reply")
 FORWARDING = ("backend_service", "split")
 REDIRECTS = (301, 302, 303, 307, 308)
 EMPTY = (204, 205)  # RFC 9110 §15.3.5, §15.3.6: no content
-# Those with an underscore never come so far: see docs/proxy.md.
+# Those with an underscore do not come so far, or are passed on untouched: see docs/proxy.md.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+")
 # What the tier itself acts on, in both directions: head.py and headers.py of the proxy.
 OURS = frozenset((

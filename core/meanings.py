@@ -256,6 +256,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "x_forwarded_client_port": "whether they are told the client's port (X-Forwarded-Client-srcport)",
         "x_forwarded_slb_ip": "whether they are told the address that the client came to (SLB-IP)",
         "x_forwarded_slb_id": "whether they are told the instance's name (SLB-ID)",
+        "underscored_fields": "whether fields of requests whose names have an underscore pass; see "
+        "[fields](proxy.md#the-way-of-a-request)",
         "drain": "whether sessions go on for a while with a server that has been removed, or with all servers when the "
         "listener has; see [L4](l4.md#draining)",
         "drain_timeout_s": "how long; then they end",

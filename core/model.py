@@ -200,6 +200,7 @@ class Listener:
     x_forwarded_client_port: bool = False
     x_forwarded_slb_ip: bool = False
     x_forwarded_slb_id: bool = False
+    underscored_fields: bool = False
     description: Description = ""
     tags: Tags = ()
 

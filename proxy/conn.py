@@ -255,7 +255,13 @@ class ClientConnection(Carrier):
 
     def _tell_underscored(self, head: RequestHead) -> None:
         """Says which fields do not pass, so that nobody has to wonder; not too often."""
-        names = [field.name.decode("ascii") for field in head.block.acted_on if b"_" in field.lower]
+        names = [
+            field.name.decode("ascii")
+            for field in head.block.acted_on
+            if b"_" in field.lower and not headers.passes(field.lower, self._origin)
+        ]
+        if not names:
+            return
         self._hub.counters["underscored_fields"] += len(names)
         if self._hub.now() >= self._site.next_underscore_logged:
             self._site.next_underscore_logged = self._hub.now() + LOG_EVERY_S

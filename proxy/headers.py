@@ -68,6 +68,17 @@ def _is_of_others(lower: bytes) -> bool:
     return lower.startswith(b"x-forwarded-") or lower in SLB_FIELDS
 
 
+def passes(lower: bytes, origin: Origin) -> bool:
+    """Whether a field with an underscore in its name (lower case) does: not if a server could take it for one that is
+    ours to say, or that says how the message is framed, since many read `-` as `_`."""
+    alike = lower.replace(b"_", b"-")
+    return origin.telling.underscores and alike not in ACTED_ON and not is_claim(alike)
+
+
+def _passes(lower: bytes, origin: Origin, block: Block) -> bool:
+    return b"_" in lower and passes(lower, origin) and lower not in block.connection
+
+
 def is_request_id(value: bytes) -> bool:
     """Whether it is safe to log and pass on."""
     return _REQUEST_ID.fullmatch(value) is not None
@@ -103,7 +114,7 @@ def request_head(
         elif origin.trusted and client_identity.is_ours(lower):
             if origin.identity is None:
                 kept.append(each.line)
-        elif origin.trusted and _is_of_others(lower):
+        elif (origin.trusted and _is_of_others(lower)) or _passes(lower, origin, block):
             kept.append(each.line)
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
         head.method, target, head.host if host is None else host, _passed(block, changes), b"".join(kept),

@@ -25,7 +25,7 @@ _USUAL: Final = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Po
 @dataclass(frozen=True, slots=True)
 class Telling:
     """Which fields a listener adds: about the client's address, our scheme, our port, the client's port, our address
-    and, if it is not empty, our instance."""
+    and, if it is not empty, our instance. `underscores`: fields of clients pass whose names have one."""
 
     address: bool = True
     scheme: bool = True
@@ -33,13 +33,14 @@ class Telling:
     client_port: bool = False
     vip: bool = False
     instance: bytes = b""
+    underscores: bool = False
 
     @classmethod
     def of(cls, listener: Listener) -> Telling:
         return cls(
             listener.x_forwarded_for, listener.x_forwarded_proto, listener.x_forwarded_port,
             listener.x_forwarded_client_port, listener.x_forwarded_slb_ip,
-            listener.instance.encode("ascii") if listener.x_forwarded_slb_id else b"",
+            listener.instance.encode("ascii") if listener.x_forwarded_slb_id else b"", listener.underscored_fields,
         )  # fmt: skip
 
 

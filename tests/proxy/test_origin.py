@@ -10,7 +10,7 @@ from core.model import Listener, Protocol
 from proxy.head import read_request
 from proxy.headers import request_head
 from proxy.origin import Origin, Telling
-from tests.proxy.support import Backend, free_port, model, proxy
+from tests.proxy.support import Backend, free_port, model, proxy, with_options
 
 EVERYTHING = Telling(client_port=True, vip=True, instance=b"shop")
 NOTHING = Telling(address=False, scheme=False, port=False)
@@ -95,3 +95,40 @@ async def test_a_server_is_told_as_the_listener_says_now() -> None:
     for lines in after:
         assert {f"X-Forwarded-Client-srcport: {port}", "SLB-IP: 127.0.0.1", "SLB-ID: main"} <= set(lines)
         assert not any(line.startswith(("X-Forwarded-For", "X-Real-IP")) for line in lines)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_underscored_names_pass_where_the_listener_says_so(trusted: bool) -> None:
+    """But for those that a server could take for ours, or for the framing, whoever sends them."""
+    fields = b"My_Id: 7\r\nx_: y\r\nHop_: z\r\nConnection: hop_\r\n"
+    wicked = (
+        b"X_Real_IP: 1.1.1.1\r\nx_forwarded_for: 1.1.1.1\r\nSLB_IP: 1.1.1.1\r\nCLIENT_CERT: x\r\nForwarded_: y\r\n"
+        b"Content_Length: 9\r\nTransfer_Encoding: chunked\r\nX_Request_Id: theirs\r\nx-forwarded_proto: ftp\r\n"
+    )
+    assert told(Telling(), fields + wicked) == told(Telling())
+    if trusted:
+        wicked = wicked.replace(b"x-forwarded_proto: ftp\r\n", b"")  # a field of another name, from whom we trust
+    found = told(Telling(underscores=True), fields + wicked, trusted=trusted)
+    assert found == sorted([*told(Telling()), "My_Id: 7", "x_: y", "Forwarded_: y"])
+
+
+async def test_underscored_names_reach_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """And nothing is told of those that pass; both hold from the next connection on when the listener changes."""
+    caplog.set_level("INFO")
+    async with Backend().running() as backend:
+        made = model(free_port(), [backend.port])
+        async with proxy(with_options(made, underscored_fields=True)) as l7:
+            client = await l7.connect()
+            assert (await client.ask(fields=b"My_Id: 7\r\n"))[0] == 200
+            assert b"\r\nMy_Id: 7\r\n" in backend.heads[0]
+            assert "underscored_fields" not in l7.hub.counters
+            assert (await client.ask(fields=b"My_Id: 7\r\nX_Real_IP: 1\r\n"))[0] == 200
+            assert [m for m in caplog.messages if "dropped" in m] == [
+                "web: dropped from a request of 127.0.0.1: X_Real_IP"
+            ]
+            await l7.worker.apply(model(l7.port, [backend.port]))
+            await client.close()
+            client = await l7.connect()
+            assert (await client.ask(fields=b"My_Id: 7\r\n"))[0] == 200
+            assert b"My_Id" not in backend.heads[2]
+            await client.close()
