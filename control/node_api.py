@@ -1,8 +1,9 @@
 """The nodes' API, on a port of its own under mutual TLS: who a node is comes from its certificate, never from a body.
 
-GET /v1/node/config?after=VERSION[&wait=SECONDS] answers with {"version", "config"} as soon as the current version is
-another than `after` (not only a newer one: a restored control plane may have gone back), and 204 after at most 25 s.
-An l7 node gets "cookie_secret" too, in hexadecimal digits.
+GET /v1/node/config?after=VERSION[&tag=TAG][&wait=SECONDS] answers with {"version", "tag", "config"} as soon as the
+current version is another than `after` (not only a newer one: a restored control plane may have gone back), and 204
+after at most 25 s. Whoever gives the tag that came with its version may get "changes" (core/delta.py) in place of
+"config". An l7 node gets "cookie_secret" too, in hexadecimal digits.
 POST /v1/node/report takes {"version", "rejected": null | {"version", "why"}, "report": {…}}.
 """
 
@@ -13,6 +14,7 @@ import logging
 
 from aiohttp import web
 
+from control.distribution import Distribution
 from control.node.identity import peer_of
 from control.problem import problem
 from control.service import ControlPlane
@@ -24,12 +26,14 @@ LONGEST_WAIT_S = 25.0
 REPORT_LIMIT_BYTES = 1 << 24  # 250 bytes of counters and health for each of 64,000 servers
 WHY_LIMIT = 2000
 PLANE = web.AppKey("plane", ControlPlane)
+DISTRIBUTION = web.AppKey("distribution", Distribution)
 
 
 def application(plane: ControlPlane) -> web.Application:
     """The node API; to be served with `Identity.server_context(ROLES)` only."""
     app = web.Application(client_max_size=REPORT_LIMIT_BYTES)
     app[PLANE] = plane
+    app[DISTRIBUTION] = Distribution()
     app.add_routes([web.get("/v1/node/config", get_config), web.post("/v1/node/report", post_report)])
     return app
 
@@ -43,12 +47,11 @@ async def get_config(request: web.Request) -> web.Response:
     current = await request.app[PLANE].newer_than(after, wait_s)
     if current is None:
         return web.Response(status=204)
-    answer: dict[str, object] = {"version": current.version, "config": current.document}
     assert request.transport is not None
     role, _ = peer_of(request.transport.get_extra_info("ssl_object"))
-    if role == "l7":
-        answer["cookie_secret"] = request.app[PLANE].cookie_secret.hex()
-    return web.json_response(answer)
+    besides = {"cookie_secret": request.app[PLANE].cookie_secret.hex()} if role == "l7" else {}
+    body = request.app[DISTRIBUTION].answer(current, request.query.get("tag", ""), besides)
+    return web.Response(body=body, content_type="application/json")
 
 
 async def post_report(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from itertools import chain
 from typing import get_args, get_origin
 
@@ -33,7 +34,7 @@ from core.model import (
     Role,
     Server,
 )
-from core.reader import did_you_mean, fields, in_words, show, split
+from core.reader import Field, did_you_mean, fields, in_words, show, split
 
 Places = Mapping[tuple[Kind, str], Path]
 
@@ -80,29 +81,38 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
 
 
 def _references(item: object, path: Path, places: Places) -> Iterator[Problem]:
-    for field in fields(type(item)):
-        bare, constraints = split(field.annotation)
+    cls: type = type(item)
+    for field, kind, is_list in _referring(cls):
         value = getattr(item, field.name)
-        targets = [((*path, field.name), value)]
-        if get_origin(bare) is tuple:
-            inner, constraints = split(get_args(bare)[0])
-            targets = [((*path, field.name, index), name) for index, name in enumerate(value)]
-            if is_dataclass(inner):
-                yield from (problem for where, table in targets for problem in _references(table, where, places))
-        elif value == field.default:
+        if value == field.default:
             continue
-        for constraint in constraints:
-            if isinstance(constraint, Ref):
-                yield from (p for where, name in targets for p in _reference(constraint.kind, name, where, places))
+        for index, each in enumerate(value if is_list else (value,)):
+            where = (*path, field.name, index) if is_list else (*path, field.name)
+            if kind is None:
+                yield from _references(each, where, places)
+            elif (kind, each) not in places:
+                yield _unknown(kind, each, where, places)
 
 
-def _reference(kind: Kind, name: str, path: Path, places: Places) -> Iterator[Problem]:
-    if (kind, name) not in places:
-        known = [other for of_kind, other in places if of_kind is kind]
-        remedy = did_you_mean(name, known) or (
-            f"known are {', '.join(known[:8])}" if known else f"add [[{kind.value}]]"
-        )
-        yield Problem(path, f"none of the {kind.value.replace('_', ' ')} is named {show(name)}", remedy)
+@cache
+def _referring(cls: type) -> tuple[tuple[Field, Kind | None, bool], ...]:
+    """The fields that name objects, of which kind and whether several; None for those that hold objects which may."""
+    found: list[tuple[Field, Kind | None, bool]] = []
+    for field in fields(cls):
+        bare, constraints = split(field.annotation)
+        is_list = get_origin(bare) is tuple
+        if is_list:
+            inner, constraints = split(get_args(bare)[0])
+            if isinstance(inner, type) and is_dataclass(inner) and _referring(inner):
+                found.append((field, None, True))
+        found += [(field, each.kind, is_list) for each in constraints if isinstance(each, Ref)]
+    return tuple(found)
+
+
+def _unknown(kind: Kind, name: str, path: Path, places: Places) -> Problem:
+    known = [other for of_kind, other in places if of_kind is kind]
+    remedy = did_you_mean(name, known) or (f"known are {', '.join(known[:8])}" if known else f"add [[{kind.value}]]")
+    return Problem(path, f"none of the {kind.value.replace('_', ' ')} is named {show(name)}", remedy)
 
 
 def _nodes(model: Model, places: Places) -> Iterator[Problem]:

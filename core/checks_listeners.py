@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from core.endpoints import UNIX, endpoint, version
+from core.endpoints import UNIX, endpoint, is_loopback, version
 from core.errors import Path, Problem
 from core.model import (
     HASH_SCHEDULERS,
@@ -170,7 +169,7 @@ def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: 
 
 
 def _is_on_a_network(vip: str) -> bool:
-    return not ipaddress.ip_address(vip).is_loopback
+    return not is_loopback(vip)
 
 
 def _target(listener: Listener, has_rules: bool, service: BackendService | None, path: Path) -> Iterator[Problem]:
@@ -209,7 +208,7 @@ def _instance(listener: Listener, instance: Instance, path: Path) -> Iterator[Pr
         why = f"a listener of {listener.protocol} needs an instance of {need}; {instance.name} is of {has}"
         one = in_words(wanted, "or")
         yield Problem((*path, "instance"), why, f"refer to an instance of type {one}" + (" with vips" * is_l4))
-    elif is_l4 and any(ipaddress.ip_address(vip).is_loopback for vip in instance.vips):
+    elif is_l4 and any(is_loopback(vip) for vip in instance.vips):
         yield Problem((*path, "instance"), f"{instance.name} has a loopback VIP, which no packet reaches", "change it")
 
 
@@ -244,6 +243,8 @@ def _versions(instance: Instance, service: BackendService, servers: Sequence[Ser
 
 def _answers(model: Model, places: Places) -> Iterator[Problem]:
     """Without sessions, a server's answer belongs to a nat listener by the server's address and port alone."""
+    if not any(instance.type is InstanceType.DNLB for instance in model.instances.values()):
+        return
     owners: dict[tuple[str, int, Protocol], list[tuple[Listener, Instance]]] = {}
     for listener in model.listeners.values():
         instance = model.instances.get(listener.instance)
@@ -277,21 +278,23 @@ def servers_fit(
 ) -> Iterator[Problem]:
     """What a listener demands of the servers that it forwards to, be it by a rule. `where` names their service."""
     vips = instance.vips if instance else ()
+    is_l4, port = listener.protocol in L4_PROTOCOLS, listener.port
     for server in _servers_of(model, service):
+        if not is_l4 and server.port != port:  # of a million servers, next to all
+            continue
         if server.address.startswith(UNIX):  # core.checks_upstreams says where they fit
             continue
-        at = endpoint(server.address, server.port)
-        if listener.protocol in L4_PROTOCOLS:
-            if ipaddress.ip_address(server.address).is_loopback and listener.mode is not Mode.DR:
+        if is_l4:
+            if listener.mode is not Mode.DR and is_loopback(server.address):
+                at = endpoint(server.address, server.port)
                 why = f"{at} in {service.name} is the L4 node itself, where mode {listener.mode} does not lead"
                 yield Problem(where, why, "give the server's address on the network, or use mode dr")
             if listener.mode in KEEPING_THE_PORT and server.port != listener.port:
+                at = endpoint(server.address, server.port)
                 why = f"mode {listener.mode} keeps the port, {listener.port}, and {at} in {service.name} has another"
                 yield Problem(where, why, "give the servers the listener's port, or use mode nat")
-        elif server.port == listener.port and (
-            server.address in vips
-            or (instance is not None and not vips and ipaddress.ip_address(server.address).is_loopback)
-        ):
+        elif server.address in vips or (instance is not None and not vips and is_loopback(server.address)):
+            at = endpoint(server.address, server.port)
             why = f"{at} in {service.name} is where this listener answers itself"
             yield Problem(where, why, "change the listener's port or the server's")
 
@@ -359,7 +362,7 @@ def _vips(model: Model, places: Places) -> Iterator[Problem]:
             path = (*places[Kind.INSTANCES, instance.name], "vips", index)
             if vip in instance.vips[:index]:
                 yield Problem(path, f"{vip} is in the list already", "remove one")
-            if vip in owners and not ipaddress.ip_address(vip).is_loopback:
+            if vip in owners and not is_loopback(vip):
                 yield Problem(path, f"{vip} is the address of {owners[vip]}", "give an address that no machine has")
     yield from _unreachable(model, places)
 

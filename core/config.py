@@ -67,6 +67,24 @@ def from_dict(data: object, *, path: str = "request") -> Model:
     return reading.model
 
 
+def read_tables(data: Mapping[str, object]) -> Model:
+    """The objects of a document that `to_dict` wrote of a model that has been checked, or of a part of one.
+
+    Nothing is checked across objects. Raises ValueError where one cannot be read.
+    """
+    problems: list[Problem] = []
+    objects: dict[str, dict[str, Any]] = {kind.value: {} for kind in Kind}
+    for key, tables in data.items():
+        if key not in objects or not isinstance(tables, list):
+            raise ValueError(f"{show(key)}: not a kind with a list of tables")
+        kind, places = Kind(key), dict[tuple[Kind, str], Path]()
+        for index, table in enumerate(tables):
+            _read_one(kind, table, (key, index), objects[key], places, problems)
+    if problems:
+        raise ValueError("; ".join(f"{problem.path}: {problem.why}" for problem in problems[:3]))
+    return Model(**objects)
+
+
 def to_dict(model: Model) -> dict[str, list[dict[str, object]]]:
     """The document of a model, for JSON: kinds without objects and fields at their defaults are left out."""
     document: dict[str, list[dict[str, object]]] = {}

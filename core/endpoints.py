@@ -19,6 +19,11 @@ def version(address: str) -> int:
     return 6 if ":" in address else 4
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is of the machine itself (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3)."""
+    return address.startswith("127.") or address == "::1"
+
+
 def endpoint(address: str, port: int) -> str:
     """ "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"; an empty address, which stands for all, is "0.0.0.0"."""
     if address.startswith(UNIX):

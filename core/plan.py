@@ -38,7 +38,7 @@ def plan(old: Model, new: Model) -> tuple[Change, ...]:
             present = before.get(name)
             if present is None:
                 changes.append(Change(Operation.CREATE, kind, name, None, wanted))
-            elif present != wanted:
+            elif present is not wanted and present != wanted:
                 changes.append(Change(Operation.UPDATE, kind, name, present, wanted))
     for kind in reversed(Kind):
         after = new.of(kind)

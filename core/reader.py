@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
 from enum import StrEnum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Final, get_args, get_origin, get_type_hints
 
@@ -55,6 +56,7 @@ def fields(cls: type) -> tuple[Field, ...]:
     return _fields[cls]
 
 
+@cache
 def split(annotation: object) -> tuple[object, tuple[object, ...]]:
     """An annotation's bare type and its constraints: Annotated[int, Range(1, 9)] → int, (Range(1, 9),)."""
     if get_origin(annotation) is Annotated:
@@ -63,6 +65,7 @@ def split(annotation: object) -> tuple[object, tuple[object, ...]]:
     return annotation, ()
 
 
+@cache
 def optional(annotation: object) -> object | None:
     """The X of `X | None`, else None."""
     if isinstance(annotation, UnionType):
@@ -127,18 +130,28 @@ def read_object(cls: type, value: object, path: Path, problems: list[Problem], a
     if not isinstance(value, Mapping):
         problems.append(Problem(path, f"{show(value)} is not a table", f"give a table of {_names(cls)}"))
         return INVALID
-    known = {field.name: field for field in fields(cls)}
+    known = _by_name(cls)
     found: dict[str, object] = {}
     for key, element in value.items():
         if key in known:
             found[key] = read(known[key].annotation, element, (*path, key), problems)
         else:
             problems.append(unknown_key(key, (*path, key), [*known, *also]))
-    for field in known.values():
-        if field.required and field.name not in value:
+    for field in _required(cls):
+        if field.name not in value:
             problems.append(Problem(path, f"{field.name} is missing", f"give {expected(field.annotation)}"))
             found[field.name] = INVALID
     return INVALID if any(element is INVALID for element in found.values()) else cls(**found)
+
+
+@cache
+def _by_name(cls: type) -> Mapping[str, Field]:
+    return {field.name: field for field in fields(cls)}
+
+
+@cache
+def _required(cls: type) -> tuple[Field, ...]:
+    return tuple(field for field in fields(cls) if field.required)
 
 
 def unknown_key(key: str, path: Path, known: Iterable[str]) -> Problem:

@@ -155,9 +155,9 @@ def l4_services(model: Model) -> tuple[L4Service, ...]:
         if node.role is Role.L7
         for address in l7_addresses(node)
     )
-    lists = _Lists(model)
+    lists, reals = _Lists(model), _Reals(model)
     return tuple(
-        _l4_service(model, listener, vip, l7_reals, lists.access(listener, version(vip)))
+        _l4_service(model, listener, vip, l7_reals, reals, lists.access(listener, version(vip)))
         for listener in model.listeners.values()
         if listener.enabled
         for vip in model.instances[listener.instance].vips
@@ -190,8 +190,28 @@ class _Lists:
         return Guard(v4, v6) if v4 is not None and v6 is not None else None
 
 
+class _Reals:
+    """The reals of backend services, each made once however many listeners share it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._made: dict[tuple[str, int], tuple[Real, ...]] = {}
+
+    def service(self, service: BackendService, ip: int) -> tuple[Real, ...]:
+        """Those of this IP version."""
+        key = (service.name, ip)
+        if key not in self._made:
+            check_port = service.health_check.port if service.health_check else 0
+            self._made[key] = tuple(
+                Real(server.address, server.port, server.weight, check_port or server.port)
+                for server in servers(self._model, service)
+                if version(server.address) == ip
+            )
+        return self._made[key]
+
+
 def _l4_service(
-    model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], access: Access | None
+    model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], of: _Reals, access: Access | None
 ) -> L4Service:
     ip = version(vip)
     limits = Limits(
@@ -209,18 +229,13 @@ def _l4_service(
             listener.established_timeout_s, access=access, limits=limits,
         )  # fmt: skip
     service = model.backend_services[listener.backend_service]
-    check_port = service.health_check.port if service.health_check else 0
-    reals = tuple(
-        Real(server.address, server.port, server.weight, check_port or server.port)
-        for server in servers(model, service)
-        if version(server.address) == ip
-    )
     prefix = listener.persistence_prefix_v6 if ip == 6 else listener.persistence_prefix
     timeout_s = listener.established_timeout_s if listener.protocol is Protocol.TCP else listener.udp_idle_timeout_s
     return L4Service(
-        listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler, reals,
-        service.health_check, timeout_s, model.instances[listener.instance].type is InstanceType.DNLB,
-        listener.persistence_timeout_s, prefix, access, limits, listener.drain_timeout_s if listener.drain else 0,
+        listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler,
+        of.service(service, ip), service.health_check, timeout_s,
+        model.instances[listener.instance].type is InstanceType.DNLB, listener.persistence_timeout_s, prefix,
+        access, limits, listener.drain_timeout_s if listener.drain else 0,
     )  # fmt: skip
 
 
@@ -256,11 +271,14 @@ def upstream_tls(model: Model, service: BackendService) -> UpstreamTls | None:
 def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
     """Every http and https listener, with what an L7 node needs to serve it."""
     lists = _Lists(model)
+    rules: dict[str, list[Rule]] = {}
+    for rule in model.rules.values():
+        rules.setdefault(rule.listener, []).append(as_used(rule))
     return tuple(
         L7Listener(
             listener,
             model.instances[listener.instance].vips or ("",),
-            tuple(as_used(rule) for rule in model.rules.values() if rule.listener == listener.name),
+            tuple(rules.get(listener.name, ())),
             tuple(model.certificates[name] for name in listener.certificates),
             lists.guard(listener),
             model.ca_certificates.get(listener.ca_certificate),

@@ -22,7 +22,6 @@ from control.node.dns import Names
 from control.node.notify import notify
 from control.node.probe import HealthMonitor, Target
 from control.node.tasks import Tasks
-from core.config import to_dict
 from core.endpoints import endpoint
 from core.members import with_members
 from core.model import Model
@@ -36,7 +35,7 @@ from proxy.passing import Seat
 from proxy.seats import Seats, rota
 from proxy.sticky import SECRET_BYTES
 from proxy.tally import Tally
-from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, WorkerGone, WorkerProcess, kill, reap
+from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, Wanted, WorkerGone, WorkerProcess, kill, reap
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +132,8 @@ class Supervisor:
             async with self._applying:
                 worker.send({"cookie_secret": self._cookie_secret.hex()})
                 if self._model is not None:
-                    await worker.apply(
-                        dict(to_dict(self._resolved(self._model))), self._version, self._seats.of(worker.seats)
-                    )
+                    wanted = Wanted(self._resolved(self._model), self._version)
+                    await worker.apply(wanted, self._seats.of(worker.seats))
                     self._tell_members([worker])  # they may have changed while it was busy
                     worker.send({"down": self._down()})
                 self._workers[turn] = worker
@@ -216,10 +214,10 @@ class Supervisor:
                 worker.send({"cookie_secret": secret.hex()})
 
     async def _apply_to_all(self, model: Model, version: int) -> None:
-        document: dict[str, object] = dict(to_dict(model))
+        wanted = Wanted(model, version)
         workers = list(self._workers.values())
         results = await asyncio.gather(
-            *(worker.apply(document, version, self._seats.of(worker.seats, self._given)) for worker in workers),
+            *(worker.apply(wanted, self._seats.of(worker.seats, self._given)) for worker in workers),
             return_exceptions=True,
         )
         for result in results:

@@ -59,10 +59,12 @@ class Worker:
         self._hub = hub
         self._tls = tls
         self._turn, self._workers = turn, workers
-        self._model = Model()
+        self.model = Model()
         self._passages = Passages(hub)
         self.openings = Openings(self.protocol)
         self._sites: dict[tuple[str, str], Site] = {}
+        self._listeners: dict[tuple[str, str], L7Listener] = {}  # what the sites were made of
+        self._pools: dict[str, tuple[object, ...]] = {}  # what the services' pools were made of
         self._retired: list[tuple[float, Site]] = []
         self._next_expiry = 0.0
 
@@ -92,9 +94,10 @@ class Worker:
             terms = {each.listener.name: _terms(each.listener) for each in https}
             certificates = {each.listener.name: each.certificates for each in https}
             problems = await self._tls.configure(certificates, profiles, terms)
-        self._model = model
+        self.model = model
         self._apply_services(model, contexts)
         sites = {_site_key(each): self._site(each) for each in listeners}
+        self._listeners = {_site_key(each): each for each in listeners}
         removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
         for site in removed:
             self._drain_site(site)
@@ -108,7 +111,7 @@ class Worker:
 
     def set_members(self, groups: Mapping[str, tuple[Server, ...]]) -> None:
         """Takes the members of availability groups that have DNS names."""
-        model = with_members(self._model, groups)
+        model = with_members(self.model, groups)
         self._apply_services(model, _contexts(model))
 
     async def recheck(self) -> list[str] | None:
@@ -119,23 +122,30 @@ class Worker:
         services: dict[str, Service] = {}
         backends, here = l7_services(model), locality(model, self._hub.node.decode("ascii"))
         for name, backend in backends.items():
-            service = self._hub.services.get(name)
-            if service is None:
-                service = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
+            near = here if backend.availability_group else None
+            made_of = backend, servers(model, backend), contexts.get(name), near
+            service = services[name] = self._service(name)
+            if made_of == self._pools.get(name):
+                continue
             service.configure(backend)
             service.secure(contexts.get(name), backend.tls_server_name)
-            near = here if backend.availability_group else None
-            for upstream in service.pool.update(servers(model, backend), backend, self._hub.now(), near):
+            for upstream in service.pool.update(made_of[1], backend, self._hub.now(), near):
                 upstream.close()
-            services[name] = service
+            self._pools[name] = made_of
         for name, service in services.items():
             service.fallback = services.get(backends[name].fallback)
             self._apply_stickiness(model, backends[name])
         for name in self._hub.services.keys() - services.keys():
             self._hub.stickies.pop(name, None)
+            self._pools.pop(name, None)
             for upstream in self._hub.services[name].pool.drop():
                 upstream.close()
         self._hub.services = services
+
+    def _service(self, name: str) -> Service:
+        """The one that requests use already, or a new one."""
+        found = self._hub.services.get(name)
+        return found or Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
 
     def _apply_stickiness(self, model: Model, backend: BackendService) -> None:
         stickies = self._hub.stickies
@@ -148,6 +158,8 @@ class Worker:
     def _site(self, each: L7Listener) -> Site:
         """The listener's site: the one that its connections have, changed in place, or a new one."""
         listener = each.listener
+        if each == self._listeners.get(_site_key(each)):
+            return self._sites[_site_key(each)]
         networks = tuple(ip_network(network) for network in listener.trusted_proxies)
         site = self._sites.get(_site_key(each))
         made_of = each.rules, listener.backend_service, listener.https_redirect_port

@@ -1,6 +1,7 @@
 """The worker's side of the talk with its supervisor, over a socketpair: one JSON object a line.
 
-    → {"config": MODEL, "version": N}    ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
+    → {"config": MODEL, "version": N} or {"changes": DELTA, "version": N}, of what it has applied (core/delta.py)
+                                         ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
                                          ← {"problems": [TEXT…]} when they have changed since
     → {"cookie_secret": HEX}, before a configuration that uses it
     → {"members": {GROUP: [[ADDRESS, PORT, WEIGHT, ZONE]…]}}, of availability groups that have DNS names
@@ -26,11 +27,12 @@ import asyncio
 import json
 import logging
 import socket
-from typing import Final
+from typing import Any, Final
 
 from control.node.tasks import Tasks
-from core.config import from_dict
-from core.model import Server
+from core.config import read_tables
+from core.delta import DeltaError, patched
+from core.model import Model, Server
 from proxy import passing
 from proxy.errors import ApplyError
 from proxy.hub import Hub
@@ -66,7 +68,7 @@ class Channel:
         while line := await reader.readline():
             message = json.loads(line)
             self._take()
-            if "config" in message:
+            if "config" in message or "changes" in message:
                 async with self._changing:
                     _send(writer, await self._apply(message))
             elif "members" in message:
@@ -117,12 +119,18 @@ class Channel:
     async def _apply(self, message: dict[str, object]) -> dict[str, object]:
         version = message["version"]
         try:
-            problems = await self._worker.apply(from_dict(message["config"]))
-        except ApplyError as error:
+            problems = await self._worker.apply(self._read(message))
+        except (ApplyError, DeltaError) as error:
             self._worker.openings.discard()
             return {"refused": version, "why": str(error)}
         self._problems = problems
         return {"applied": version, "problems": problems}
+
+    def _read(self, message: dict[str, Any]) -> Model:
+        """What the supervisor has checked is not checked again. Raises DeltaError."""
+        if "changes" in message:
+            return patched(self._worker.model, message["changes"])
+        return read_tables(message["config"])
 
     async def _recheck(self, writer: asyncio.StreamWriter) -> None:
         while True:

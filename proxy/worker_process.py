@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from core.config import to_dict
+from core.delta import difference
+from core.model import Model
 from proxy import passing, tally
 from proxy.errors import ApplyError
 from proxy.log_shape import PLAIN, LogShape
@@ -59,6 +62,25 @@ class WorkerGone(ApplyError):
     """A worker ended before it answered."""
 
 
+class Wanted:
+    """A configuration that all workers are to apply. Its lines are made once, however many workers get them."""
+
+    def __init__(self, model: Model, version: int) -> None:
+        self.model, self.version = model, version
+        self._lines: list[tuple[Model | None, bytes]] = []
+
+    def line(self, base: Model | None) -> bytes:
+        """What a worker that has applied `base` is told: what has changed, or all."""
+        for known, line in self._lines:
+            if known is base:
+                return line
+        changes = None if base is None else difference(base, self.model)
+        part: dict[str, object] = {"config": to_dict(self.model)} if changes is None else {"changes": changes}
+        line = json.dumps({**part, "version": self.version}).encode() + b"\n"
+        self._lines.append((base, line))
+        return line
+
+
 class WorkerProcess:
     """One worker as the supervisor sees it."""
 
@@ -75,6 +97,7 @@ class WorkerProcess:
         self.cannot = ""  # why it could not start
         self._writer = writer
         self._passed = passed
+        self._model: Model | None = None  # what it has applied
         self._answer: asyncio.Future[dict[str, object]] | None = None
         self._asked = 0  # the version that `_answer` is about
         self._questions: deque[asyncio.Future[Any]] = deque()  # those that wait, the first asked first
@@ -96,25 +119,29 @@ class WorkerProcess:
 
     def send(self, message: dict[str, object]) -> None:
         """One line; a worker that is gone hears nothing."""
+        self._write(json.dumps(message).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
         if not self._writer.is_closing():
-            self._writer.write(json.dumps(message).encode() + b"\n")
+            self._writer.write(line)
 
     async def give(self, sockets: Mapping[Seat, socket.socket]) -> None:
         """Sends it listening sockets, which the next command is about. Nothing where it is gone."""
         with contextlib.suppress(OSError):
             await passing.send(self._passed, sockets)
 
-    async def apply(self, model: dict[str, object], version: int, sockets: Mapping[Seat, socket.socket]) -> None:
+    async def apply(self, wanted: Wanted, sockets: Mapping[Seat, socket.socket]) -> None:
         """Has the worker apply a configuration, by sockets that it does not have yet. ApplyError: it refuses;
         WorkerGone: it died.
 
         One that does not answer is killed, since nobody knows what it serves; its successor is told.
         """
-        self._answer, self._asked = asyncio.get_running_loop().create_future(), version
+        self._answer, self._asked = asyncio.get_running_loop().create_future(), wanted.version
+        line = wanted.line(self._model)
         try:
             async with asyncio.timeout(APPLY_TIMEOUT_S):
                 await self.give(sockets)
-                self.send({"config": model, "version": version})
+                self._write(line)
                 answer = await self._answer
         except TimeoutError:
             kill(self.process)
@@ -123,6 +150,7 @@ class WorkerProcess:
             raise WorkerGone(f"worker {self.process.pid} ended")
         if "refused" in answer:
             raise ApplyError(str(answer["why"]))
+        self._model = wanted.model
 
     async def ask(self, what: str, **arguments: object) -> list[Any]:
         """What the worker says of its connections (proxy/census.py); nothing where it is gone or does not answer."""

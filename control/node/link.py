@@ -5,6 +5,7 @@ version N" and is answered at once or after 25 s. The other reports every second
 
 * A configuration is *applied* by the node or refused as a whole; refused, the old one stays, the reason is reported,
   and it is tried again now and then, since the cause may lie in the machine (a port in use) and not in the file.
+* Of a version that follows the one before, only what has changed is sent and read (core/delta.py).
 * With it, l7 nodes get the secret of sticky cookies, which no configuration shows.
 * What has been applied is kept in STATE/config.json (atomic, synced). A node that starts while the control plane is
   away begins with that copy, and runs on with what it has whenever the link breaks.
@@ -18,6 +19,7 @@ import json
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +27,7 @@ import aiohttp
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from core.config import from_dict, to_dict
+from core.delta import DeltaError, patched
 from core.errors import ConfigErrors
 from core.model import Model
 
@@ -38,6 +41,16 @@ BACKOFF_S = (0.2, 10.0)  # the first delay and the longest
 RETRY_REJECTED_S = (5.0, 60.0)
 
 Applier = Callable[[Model, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A configuration as the control plane or the copy gives it. `tag` is what the next delta is asked for by."""
+
+    version: int = 0
+    model: Model = field(default_factory=Model)
+    tag: str = ""
+    cookie_secret: bytes = field(default=b"", repr=False)
 
 
 class LinkError(Exception):
@@ -93,6 +106,7 @@ class ControlLink:
         self._rejected: tuple[int, Model, str] | None = None
         self._retry = Backoff(*RETRY_REJECTED_S)
         self._report_now = asyncio.Event()
+        self._unkept = asyncio.Event()
 
     async def run(self) -> None:
         """Follow and report until cancelled."""
@@ -101,10 +115,11 @@ class ControlLink:
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
             group.create_task(self._follow(session), name="control-follow")
             group.create_task(self._report_forever(session), name="control-report")
+            group.create_task(self._keep_forever(), name="control-keep")
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
         backoff = Backoff(*BACKOFF_S)
-        seen = 0  # what control has given us last, applied or refused
+        seen = Given()  # last, applied or refused
         while True:
             try:
                 answer = await self._poll(session, seen)
@@ -117,26 +132,26 @@ class ControlLink:
             self.connected = True
             backoff.reset()
             if answer is not None:
-                seen, model, secret = answer
-                self._hand_over(secret)
+                seen = answer
+                self._hand_over(seen.cookie_secret)
                 self._retry.reset()
-                await self._apply(model, seen)
+                await self._apply(seen.model, seen.version)
                 if self._model is None:
                     await self._apply_copy()
             elif self._rejected is not None:
                 await self._apply(self._rejected[1], self._rejected[0])
 
-    async def _poll(self, session: aiohttp.ClientSession, seen: int) -> tuple[int, Model, bytes] | None:
+    async def _poll(self, session: aiohttp.ClientSession, seen: Given) -> Given | None:
         """The configuration, its version and what comes with it, or None if it still is `seen`."""
         wait_s = 25.0 if self._rejected is None else min(25.0, self._retry.next())
-        params = {"after": str(seen), "wait": f"{wait_s:.1f}"}
+        params = {"after": str(seen.version), "tag": seen.tag, "wait": f"{wait_s:.1f}"}
         async with session.get(f"{self._url}/v1/node/config", params=params, timeout=POLL_TIMEOUT) as response:
             if response.status == 204:
                 return None
             body = await _bounded(response)
             if response.status != 200:
                 raise LinkError(f"{self._url} answers {response.status}: {body[:200]!r}")
-        return _parse(body, self._url)
+        return _parse(body, self._url, seen.model)
 
     def _hand_over(self, secret: bytes) -> None:
         """The secret of sticky cookies, to a node that wants it and has been given one."""
@@ -157,7 +172,7 @@ class ControlLink:
         self._rejected = None if why is None else (version, model, why)
         self._report_now.set()
         if why is None:
-            await self._keep()
+            self._unkept.set()
 
     async def _take(self, model: Model, version: int) -> str | None:
         """Let the node run a configuration, and return why it does not."""
@@ -172,31 +187,42 @@ class ControlLink:
         log.info("configuration %d runs", version)
         return None
 
-    async def _keep(self) -> None:
-        assert self._model is not None
-        document: dict[str, object] = {"version": self.version, "config": to_dict(self._model)}
-        if self._cookie_secret:
-            document["cookie_secret"] = self._cookie_secret.hex()
-        data = json.dumps(document).encode()
+    async def _keep_forever(self) -> None:
+        """Writes what runs beside the following of it: the next change does not wait for the disk."""
         try:
-            await asyncio.to_thread(write_atomic, self._copy, data)
+            while True:
+                await self._unkept.wait()
+                self._unkept.clear()
+                assert self._model is not None
+                await asyncio.to_thread(self._keep, self._model, self.version, self._cookie_secret)
+        finally:
+            if self._unkept.is_set() and self._model is not None:
+                self._keep(self._model, self.version, self._cookie_secret)
+
+    def _keep(self, model: Model, version: int, cookie_secret: bytes) -> None:
+        """Blocks."""
+        document: dict[str, object] = {"version": version, "config": to_dict(model)}
+        if cookie_secret:
+            document["cookie_secret"] = cookie_secret.hex()
+        try:
+            write_atomic(self._copy, json.dumps(document).encode())
         except OSError as error:
             log.error("%s: cannot keep the configuration for the next start: %s", self._copy, error)
 
     async def _apply_copy(self) -> None:
         try:
             data = await asyncio.to_thread(self._copy.read_bytes)
-            version, model, secret = _parse(data, str(self._copy))
+            kept = _parse(data, str(self._copy))
         except FileNotFoundError:
             return
         except (OSError, LinkError) as error:
             log.error("the last good configuration is lost: %s", error)
             return
-        log.warning("starting with the configuration %d kept in %s", version, self._copy)
-        self._hand_over(secret)
-        why = await self._take(model, version)
+        log.warning("starting with the configuration %d kept in %s", kept.version, self._copy)
+        self._hand_over(kept.cookie_secret)
+        why = await self._take(kept.model, kept.version)
         if why is not None and self._rejected is None:
-            self._rejected = (version, model, why)
+            self._rejected = (kept.version, kept.model, why)
         self._report_now.set()
 
     async def _report_forever(self, session: aiohttp.ClientSession) -> None:
@@ -234,14 +260,17 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _parse(data: bytes, source: str) -> tuple[int, Model, bytes]:
-    """Version, configuration and the secret of sticky cookies, empty where none is given."""
+def _parse(data: bytes, source: str, base: Model | None = None) -> Given:
+    """What control, or the copy, gives. `base` is what a delta of the answer begins with. Raises LinkError."""
     try:
         document = json.loads(data)
         version, secret = document["version"], bytes.fromhex(document.get("cookie_secret", ""))
-        model = from_dict(document["config"], path=source)
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigErrors) as error:
+        if "changes" in document and base is not None:
+            model = patched(base, document["changes"])
+        else:
+            model = from_dict(document["config"], path=source)
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigErrors, DeltaError) as error:
         raise LinkError(f"{source}: not a configuration: {error}") from None
     if not isinstance(version, int) or version < 1:
         raise LinkError(f"{source}: {version!r} is no version")
-    return version, model, secret
+    return Given(version, model, str(document.get("tag", "")), secret)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -93,6 +94,27 @@ async def test_long_polls_end_and_never_wait_for_what_is_there(cluster: Cluster)
                 assert response.status == status
         async with session.get(f"{cluster.url}/v1/node/config?after=x") as response:
             assert response.status == 400
+
+
+async def test_whoever_has_the_version_before_gets_what_has_changed(cluster: Cluster) -> None:
+    await cluster.put(model("a"))
+    async with cluster.session("l4") as session:
+
+        async def poll(after: int, tag: str) -> dict[str, Any]:
+            params = {"after": str(after), "tag": tag}
+            async with session.get(f"{cluster.url}/v1/node/config", params=params) as response:
+                return dict(await response.json())
+
+        first = await poll(0, "")
+        assert first["config"] == {"instances": [{"name": "a"}]}
+        await cluster.put(model("a", "b"))
+        second = await poll(1, first["tag"])
+        assert (second["version"], second["changes"]) == (2, {"put": {"instances": [{"name": "b"}]}, "delete": {}})
+        for tag in ("", "x", first["tag"] + "0", "0" + first["tag"], ".1", second["tag"][:-1] + "²"):
+            assert (await poll(1, tag))["config"] == {"instances": [{"name": "a"}, {"name": "b"}]}
+        await cluster.put(model("c", "a", "b"))  # another order
+        third = await poll(2, second["tag"])
+        assert third["config"] == {"instances": [{"name": "c"}, {"name": "a"}, {"name": "b"}]}
 
 
 async def test_l7_nodes_alone_get_the_secret_of_cookies(cluster: Cluster) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 
-from core.endpoints import endpoint, split, version
+from core.endpoints import endpoint, is_loopback, split, version
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,8 @@ def test_an_empty_address_is_every_one() -> None:
 )
 def test_what_is_no_endpoint(text: str) -> None:
     assert split(text) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.255.0.9", "126.0.0.1", "12.7.0.1", "::1", "::2", "2001:db8::1"])
+def test_loopback_is_what_the_standards_say(address: str) -> None:
+    assert is_loopback(address) is ipaddress.ip_address(address).is_loopback

@@ -14,6 +14,7 @@ from control.node.identity import Identity, peer_of
 from control.node.link import Backoff, ControlLink, LinkError
 from control.node.tasks import Tasks
 from core.config import from_dict, to_dict
+from core.delta import difference
 from core.model import Instance, Model
 from tests.control.conftest import Authority
 
@@ -35,6 +36,7 @@ class Control:
         self.peers: set[tuple[str, str]] = set()
         self.port = 0
         self.polls = 0
+        self.tags: list[str] = []
 
     async def publish(self, version: int, config: Model) -> None:
         async with self.changed:
@@ -52,6 +54,7 @@ class Control:
         self.peers.add(peer_of(request.transport.get_extra_info("ssl_object")))
         self.polls += 1
         after = int(request.query["after"])
+        self.tags.append(request.query["tag"])
         async with self.changed:
             try:
                 async with asyncio.timeout(float(request.query["wait"])):
@@ -103,6 +106,13 @@ class Node:
             await self.event.wait()
         self.event.clear()
 
+    async def wait_kept(self, version: int) -> None:
+        """Until the copy is of this version, which is after it is reported."""
+        copy = self.state / "config.json"
+        async with asyncio.timeout(20):
+            while not copy.exists() or json.loads(copy.read_text())["version"] != version:
+                await asyncio.sleep(0.01)
+
     @asynccontextmanager
     async def linked(self, identity: Identity, url: str) -> AsyncIterator[ControlLink]:
         link = ControlLink(
@@ -145,14 +155,35 @@ async def test_versions_are_followed_kept_and_reported(control: Control, l7: Ide
         report = await control.wait_report(lambda report: report["version"] == 4)
         assert link.version == 4
         assert link.connected
-        async with asyncio.timeout(10):
-            while json.loads((node.state / "config.json").read_text())["version"] != 4:  # kept after it is reported
-                await asyncio.sleep(0.01)
+        await node.wait_kept(4)
     assert node.applied == [(3, model("a")), (4, model("a", "b"))]
     assert report == {"version": 4, "rejected": None, "report": {"up": 1}}
     assert control.peers == {("l7", "l7-1")}
     kept = json.loads((node.state / "config.json").read_text())
     assert kept == {"version": 4, "config": to_dict(model("a", "b"))}
+
+
+async def test_changes_alone_are_read_by_whoever_has_the_version_before(
+    control: Control, l7: Identity, tmp_path: Path
+) -> None:
+    node = Node(tmp_path)
+    control.besides = {"tag": "t1"}
+    await control.publish(1, model("a"))
+    async with control.serving() as url, node.linked(l7, url):
+        await node.wait_applied()
+        await control.wait_report(lambda report: report["version"] == 1)
+        control.besides = {"tag": "t2", "changes": difference(model("a"), model("a", "b")), "config": {"nonsense": []}}
+        await control.publish(2, Model())
+        await node.wait_applied()
+        control.besides = {"tag": "t3", "changes": {"delete": {"instances": ["nobody"]}}}
+        await control.publish(3, Model())
+        while "t2" not in control.tags[-2:]:  # what cannot be applied is asked for again
+            await asyncio.sleep(0.01)
+        control.besides = {}
+        await control.publish(4, model("c"))
+        await node.wait_applied()
+    assert node.applied == [(1, model("a")), (2, model("a", "b")), (4, model("c"))]
+    assert node.applied[1][1].instances["a"] is node.applied[0][1].instances["a"]
 
 
 async def test_a_refused_version_is_reported_and_the_old_one_stays(
@@ -166,7 +197,7 @@ async def test_a_refused_version_is_reported_and_the_old_one_stays(
         report = await control.wait_report(lambda report: report["rejected"] is not None)
         assert report["rejected"] == {"version": 2, "why": "port 443 is in use"}
         assert link.version == 1
-        assert json.loads((node.state / "config.json").read_text())["version"] == 1
+        await node.wait_kept(1)
         node.bad.clear()  # the port becomes free: the version is tried again without a new one
         await node.wait_applied()
         await control.wait_report(lambda report: report == {"version": 2, "rejected": None, "report": {"up": 1}})
