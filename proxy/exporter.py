@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from control.node.metrics import Family, Histogram, Sample, counter, gauge, only
 from proxy import meters
-from proxy.meters import BOUNDS, CLASSES, OTHER, SERIES_MOST
+from proxy.meters import BOUNDS, CLASSES, OTHER, SERIES_MOST, SIGNATURE_BOUNDS
 
 Document = Mapping[str, Any]
 
@@ -50,7 +50,9 @@ SERVER_LEVELS: Final = {
     "ejected": ("ejected", "Workers that have ejected a server."),
 }
 HANDSHAKE: Final = "tls_"
-NO_HANDSHAKE: Final = ("tls_in_flight", "tls_stapled")
+TICKETS: Final = "tls_tickets_"
+NO_HANDSHAKE: Final = ("tls_in_flight", "tls_stapled", TICKETS)
+FAILED: Final = "failed"
 
 
 def families(node: Document) -> Iterator[Family | Histogram]:
@@ -74,12 +76,13 @@ def families(node: Document) -> Iterator[Family | Histogram]:
     results = {
         name.removeprefix(HANDSHAKE): number
         for name, number in counters.items()
-        if name.startswith(HANDSHAKE) and name not in NO_HANDSHAKE
+        if name.startswith(HANDSHAKE) and not name.startswith(NO_HANDSHAKE)
     }
     help = "TLS handshakes that ended: ok, or why they did not come about."
     yield counter(f"{L7}_tls_handshakes_total", help, [((each,), n) for each, n in results.items()], ("result",))
     help = "Handshakes with an OCSP response."
     yield counter(f"{L7}_tls_stapled_handshakes_total", help, only(counters.get("tls_stapled", 0)))
+    yield from _tls(node["listeners"], counters)
     yield from _servers(node["upstreams"])
     help = "1 if a server passes its health checks, 0 if not; of servers that have any."
     health = [((each["service"], each["server"]), each["healthy"]) for each in node["health"][:SERIES_MOST]]
@@ -143,6 +146,24 @@ def _rules(rules: Mapping[str, Document], listener_of: Mapping[str, str]) -> Ite
     help = "Requests that a rule decided about, by the first digit of the status that the client got."
     samples = _statuses(rules, lambda name: (listener_of[name], name))
     yield counter(f"{L7}_rule_requests_total", help, samples, ("listener", "rule", "status"))
+
+
+def _tls(listeners: Mapping[str, Document], counters: Mapping[str, float]) -> Iterator[Family | Histogram]:
+    ended = [((name, *how.split(" ")), n) for name, row in listeners.items() for how, n in row.get("tls", {}).items()]
+    help = "TLS handshakes that came about, of new sessions and of resumed ones, which need no signature."
+    done = [each for each in ended if each[0][1] != FAILED]
+    yield counter(f"{L7}_listener_tls_handshakes_total", help, done, ("listener", "version", "session"))
+    help = "TLS handshakes that did not come about, and why."
+    failed = [((name, why), n) for (name, how, why), n in ended if how == FAILED]
+    yield counter(f"{L7}_listener_tls_failures_total", help, failed, ("listener", "reason"))
+    help = "Session tickets: given, taken from clients, unknown (of a key that is not in use any more)."
+    tickets = [((name.removeprefix(TICKETS),), n) for name, n in counters.items() if name.startswith(TICKETS)]
+    yield counter(f"{L7}_tls_tickets_total", help, tickets, ("what",))
+    help = "From asking a key server for a signature to its answer, also to that it gives none."
+    whole = meters.together("listeners", listeners.values())
+    buckets = whole.get("signatures", [0] * (len(SIGNATURE_BOUNDS) + 1))
+    rows = [((), buckets, whole.get("signature_seconds", 0.0))]
+    yield Histogram(f"{L7}_tls_signature_seconds", help, SIGNATURE_BOUNDS, rows)
 
 
 def _servers(rows: Sequence[Document]) -> Iterator[Family]:

@@ -19,6 +19,10 @@ from proxy.actions import Way
 
 # Seconds. From a cached answer on a LAN to the default request_timeout_s; HAProxy and Envoy have about as many.
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+# From a key server beside us to the time that a handshake may take.
+SIGNATURE_BOUNDS: Final = (
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
 CLASSES: Final = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 KINDS: Final = ("listeners", "services", "rules")
 SERIES_MOST: Final = 2000
@@ -36,11 +40,13 @@ def _columns(one: Sequence[int], other: Sequence[int]) -> list[int]:
 class Meter:
     """Exchanges: `statuses` by class, `buckets` and `seconds` from head to end, `firsts` and `first_seconds` from the
     choice of a server to its first byte. Those of the fast lane, where both is one, stand in `quick`, `quick_seconds`.
+    Of https listeners also the handshakes: `tls` has "VERSION new", "VERSION resumed" and "failed REASON"; `signatures`
+    and `signature_seconds` are how long key servers took.
     """
 
     __slots__ = (
         "buckets", "bytes_in", "bytes_out", "errors", "first_seconds", "firsts", "quick", "quick_seconds", "seconds",
-        "statuses", "told",
+        "signature_seconds", "signatures", "statuses", "tls", "told",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +55,9 @@ class Meter:
         self.seconds = self.first_seconds = self.quick_seconds = 0.0
         self.bytes_in = self.bytes_out = 0
         self.errors: Counter[str] = Counter()  # "SOURCE CODE"
+        self.tls: Counter[str] = Counter()
+        self.signatures: list[int] = []  # empty: none yet
+        self.signature_seconds = 0.0
         self.told = False
 
     def record(self, record: Record) -> None:
@@ -97,6 +106,9 @@ class Meter:
             }  # fmt: skip
         if kind == "listeners":
             found |= {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "errors": dict(self.errors)}
+            if self.tls or self.signatures:
+                found |= {"tls": dict(self.tls), "signature_seconds": self.signature_seconds}
+                found["signatures"] = self.signatures or [0] * (len(SIGNATURE_BOUNDS) + 1)
         return found
 
 
@@ -106,12 +118,12 @@ def apart(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def names(model: Model) -> dict[str, tuple[str, ...]]:
-    """What there is to count for, by kind."""
+    """What there is to count for, by kind, in the order of the configuration."""
     listeners = {each.name: each for each in model.listeners.values() if each.protocol in L7_PROTOCOLS}
     return {
-        "listeners": apart(listeners),
-        "services": apart(l7_services(model)),
-        "rules": apart(rule.name for rule in model.rules.values() if rule.listener in listeners),
+        "listeners": tuple(listeners),
+        "services": tuple(l7_services(model)),
+        "rules": tuple(rule.name for rule in model.rules.values() if rule.listener in listeners),
     }
 
 
@@ -121,7 +133,7 @@ class Meters:
     def __init__(self) -> None:
         self._fresh: dict[str, dict[Way, Meter]] = {}  # since the last `news`, by listener
         self._sums: dict[str, dict[str, Meter]] = {kind: {} for kind in KINDS}
-        self._apart: dict[str, frozenset[str]] | None = None  # by kind; None: all
+        self._known: dict[str, dict[str, str]] | None = None  # by kind, what each name is counted as; None: as itself
 
     def record(self, record: Record) -> None:
         """Counts an exchange or a refused request."""
@@ -143,12 +155,14 @@ class Meters:
             ways[way] = Meter()
         return ways[way]
 
-    def keep(self, **names: Iterable[str]) -> None:
+    def keep(self, **names: Sequence[str]) -> None:
         """Takes what the configuration has, by kind, and forgets what is gone."""
         self._collect()
-        self._apart = {kind: frozenset(apart(names[kind])) for kind in KINDS}
+        self._known = {}
         for kind, sums in self._sums.items():
-            for name in sums.keys() - self._apart[kind] - {OTHER}:
+            told = apart(names[kind])
+            self._known[kind] = dict.fromkeys(names[kind], OTHER) | {name: name for name in told}
+            for name in sums.keys() - {*told, OTHER}:
                 del sums[name]
 
     def _collect(self) -> None:
@@ -156,13 +170,27 @@ class Meters:
         for listener, ways in fresh.items():
             for way, meter in ways.items():
                 for kind, name in zip(KINDS, (listener, way.service, way.rule), strict=True):
-                    if name:
-                        self._sum(kind, name).add(meter)
+                    if (found := self._sum(kind, name)) is not None:
+                        found.add(meter)
 
-    def _sum(self, kind: str, name: str) -> Meter:
-        if self._apart is not None and name not in self._apart[kind]:
-            name = OTHER
-        return self._sums[kind].setdefault(name, Meter())
+    def handshake(self, listener: str, how: str) -> None:
+        """Counts a TLS handshake that has ended; see `Meter` for the words."""
+        if (found := self._sum("listeners", listener)) is not None:
+            found.tls[how] += 1
+            found.told = False
+
+    def signature(self, listener: str, took_s: float) -> None:
+        """Counts an answer of the key server."""
+        if (found := self._sum("listeners", listener)) is not None:
+            found.signatures = found.signatures or [0] * (len(SIGNATURE_BOUNDS) + 1)
+            found.signatures[bisect_left(SIGNATURE_BOUNDS, took_s)] += 1
+            found.signature_seconds += took_s
+            found.told = False
+
+    def _sum(self, kind: str, name: str) -> Meter | None:
+        """Where a name is counted; None: it is gone from the configuration, or is none."""
+        told = name if self._known is None else self._known[kind].get(name, "")
+        return self._sums[kind].setdefault(told, Meter()) if told else None
 
     def news(self) -> dict[str, dict[str, Document]]:
         """By kind and name, those whose numbers have changed since this was last asked."""
@@ -183,7 +211,9 @@ def together(kind: str, parts: Iterable[Document]) -> dict[str, Any]:
     found = dict(NOTHING[kind])
     for part in parts:
         for name, value in part.items():
-            if isinstance(value, Mapping):
+            if name not in found:
+                found[name] = value
+            elif isinstance(value, Mapping):
                 found[name] = dict(Counter(found[name]) + Counter(value))
             else:
                 found[name] = _columns(found[name], value) if isinstance(value, Sequence) else found[name] + value

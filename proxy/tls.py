@@ -153,11 +153,15 @@ class TlsServer:
         `lead`: where the handshakes of an ACME CA go.
         """
         found = self._listeners.get(listener) or self._former[listener]
-        return Handshake(self, found.base, found.terms, inner, lead)
+        return Handshake(self, found.base, found.terms, inner, lead, listener)
 
     def counters(self) -> dict[str, int]:
         """`ok`, `acme_led`, `failed_REASON` for each reason (see `Failure`), `stapled`; `in_flight` is a level."""
         return {**self.gate.counters(), "stapled": self._staples.stapled}
+
+    def tickets(self) -> dict[str, int]:
+        """Those `given`, `taken` from clients, and `unknown`: of keys that are not here, or not any more."""
+        return dict(self._tickets.counts)
 
     async def close(self) -> None:
         """Gives up all handshakes in flight. Established connections stay."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from proxy.tls_admission import Clients, InFlight, Terms, Turns, client_of
@@ -18,6 +19,10 @@ A_TURN: Final = 4
 MOST_WAITING: Final = 256
 # Not the client's doing, or it has had its place for the whole time: free at once.
 FREE_AT_ONCE: Final = frozenset((None, Failure.KEYSERVER, Failure.NO_CERTIFICATE, Failure.CROWDED_OUT, Failure.TIMEOUT))
+
+
+def _nobody(*_: object) -> None:
+    """Where nobody counts."""
 
 
 class Gatekeeper:
@@ -33,6 +38,9 @@ class Gatekeeper:
         self._timer: asyncio.TimerHandle | None = None
         names = ("ok", "acme_led", *(f"failed_{each}" for each in Failure))
         self._counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+        # By listener: a handshake has ended (proxy/meters.py has the words), the key server has answered after so long.
+        self.on_end: Callable[[str, str], None] = _nobody
+        self.on_signature: Callable[[str, float], None] = _nobody
 
     def counters(self) -> dict[str, int]:
         return {**self._counts, "in_flight": len(self._in_flight)}
@@ -48,14 +56,14 @@ class Gatekeeper:
         now = self._loop.time()
         client = client_of(address, terms)
         if client and not self._clients.take(client, terms.per_client, now):
-            self._count(Failure.REFUSED_CLIENT)
+            self._count(handshake, Failure.REFUSED_CLIENT)
             return False
         if len(self._in_flight) >= self._most:
             oldest = self._in_flight.oldest(lambda each: not each.busy)
             if oldest is None:
                 if client:
                     self._clients.give_back(client)
-                self._count(Failure.REFUSED)
+                self._count(handshake, Failure.REFUSED)
                 return False
             oldest.expire(Failure.CROWDED_OUT)
         handshake.client = client
@@ -66,7 +74,7 @@ class Gatekeeper:
 
     def left(self, handshake: Handshake, failure: Failure | None) -> None:
         """An admitted handshake has ended; counted once."""
-        self._count(failure)
+        self._count(handshake, failure)
         self._leave(handshake, failure in FREE_AT_ONCE)
 
     def led(self, handshake: Handshake) -> None:
@@ -103,8 +111,13 @@ class Gatekeeper:
         for handshake in chosen:
             handshake.go_on()
 
-    def _count(self, failure: Failure | None) -> None:
+    def _count(self, handshake: Handshake, failure: Failure | None) -> None:
         self._counts["ok" if failure is None else f"failed_{failure}"] += 1
+        self.on_end(handshake.listener, handshake.session if failure is None else f"failed {failure}")
+
+    def signed(self, handshake: Handshake, took_s: float) -> None:
+        """The key server has answered."""
+        self.on_signature(handshake.listener, took_s)
 
     def _wake(self, at: float) -> None:
         if self._timer is not None:

@@ -16,6 +16,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from enum import StrEnum
+from time import monotonic
 from typing import Protocol, cast
 
 from proxy import keyless
@@ -115,6 +116,9 @@ class Gate(Protocol):
     def led(self, handshake: Handshake) -> None:
         """As `left`: it was the issuer's, and is over."""
 
+    def signed(self, handshake: Handshake, took_s: float) -> None:
+        """The key server has answered, whatever it said."""
+
     def begin(self, handshake: Handshake) -> bool:
         """Whether work may be done now; if not, `go_on` follows when it may."""
 
@@ -143,6 +147,7 @@ class Handshake(asyncio.BufferedProtocol):
     __slots__ = (
         "_aside",
         "_asked",
+        "_asked_at",
         "_context",
         "_ended",
         "_heard",
@@ -162,6 +167,7 @@ class Handshake(asyncio.BufferedProtocol):
         "_tls",
         "busy",
         "client",
+        "listener",
     )
 
     def __init__(
@@ -171,8 +177,10 @@ class Handshake(asyncio.BufferedProtocol):
         terms: Terms,
         inner: asyncio.Protocol,
         lead: Lead | None = None,
+        listener: str = "",
     ) -> None:
         self._supervisor = supervisor
+        self.listener = listener  # by its name
         self._context = context
         self._terms = terms
         self.client = ""  # whose limit it counts towards
@@ -187,6 +195,7 @@ class Handshake(asyncio.BufferedProtocol):
         self._key_error: Exception | None = None
         self._asked: tuple[bytes, int, bytes, object] | None = None  # key id, scheme, content, who was asked
         self._signature = b""
+        self._asked_at = 0.0
         self._over = True
         self._raw_paused = False
 
@@ -301,6 +310,7 @@ class Handshake(asyncio.BufferedProtocol):
 
     def _ask(self, key_id: bytes, scheme: int, content: bytes, reply: Callable[[Signed], None]) -> None:
         def answered(signed: Signed) -> None:
+            self._supervisor.gate.signed(self, monotonic() - self._asked_at)
             if isinstance(signed, bytes):
                 self._signature = signed
             else:
@@ -308,6 +318,7 @@ class Handshake(asyncio.BufferedProtocol):
             reply(signed)
 
         self._signed = True
+        self._asked_at = monotonic()
         try:
             asked = self._supervisor.keys.sign_soon(key_id, scheme, content, self._tls.sni, answered)
             self._asked = key_id, scheme, content, asked
@@ -333,6 +344,11 @@ class Handshake(asyncio.BufferedProtocol):
             self._incoming.write(self._aside)
             self._aside = b""
             self._advance()
+
+    @property
+    def session(self) -> str:
+        """Version and kind of the session that came about."""
+        return f"{self._tls.version()} {'resumed' if self._tls.session_reused else 'new'}"
 
     def _finish(self) -> None:
         self._over = True

@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import ssl
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -60,10 +61,13 @@ class TicketKey:
 
 
 class Domain:
-    """The keys of one listener and profile. `wall_clock`: seconds since 1970."""
+    """The keys of one listener and profile. `wall_clock`: seconds since 1970. `counts`: of what is done with them."""
 
-    def __init__(self, domain: str, secrets: Secrets, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, domain: str, secrets: Secrets, wall_clock: Callable[[], float], counts: Counter[str] | None = None
+    ) -> None:
         self._domain = domain
+        self.counts: Counter[str] = Counter() if counts is None else counts
         self._wall_clock = wall_clock
         self.replace(secrets)
 
@@ -88,6 +92,7 @@ class Tickets:
         self._wall_clock = wall_clock
         self._secrets: Secrets = ((0, os.urandom(KEY_BYTES)),)
         self._domains: dict[str, Domain] = {}
+        self.counts: Counter[str] = Counter(dict.fromkeys(("given", "taken", "unknown"), 0))
         self._abi = _abi()
 
     @property
@@ -100,7 +105,7 @@ class Tickets:
         if self._abi is None:
             return
         if domain not in self._domains:
-            self._domains[domain] = Domain(domain, self._secrets, self._wall_clock)
+            self._domains[domain] = Domain(domain, self._secrets, self._wall_clock, self.counts)
         self._abi.install(context, self._domains[domain])
 
     def replace(self, secrets: Secrets) -> None:
@@ -158,10 +163,12 @@ class _Abi:
         else:
             found = domain.find(c.string_at(name, NAME_BYTES))
             if found is None:
+                domain.counts["unknown"] += 1
                 return UNKNOWN
             key, begin = found, self._crypto.EVP_DecryptInit_ex
         if begin(cipher, self._cipher, None, key.cipher, iv) != 1 or not self._set_mac(mac, key.mac):
             return FAILED
+        domain.counts["given" if sealing else "taken"] += 1
         return TAKEN if sealing or key is current else RENEWED
 
     def _set_mac(self, mac: int, key: bytes) -> bool:

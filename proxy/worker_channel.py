@@ -155,6 +155,7 @@ class Channel:
         counters["requests_waiting"] = sum(each.pool.waiting for each in services.values())
         if self._tls is not None:
             counters |= {f"tls_{name}": value for name, value in self._tls.counters().items()}
+            counters |= {f"tls_tickets_{name}": value for name, value in self._tls.tickets().items()}
         news = {name: [[*at, numbers] for at, numbers in each.pool.news()] for name, each in services.items()}
         stranded = [name for name, each in services.items() if not each.pool.takes_requests]
         upstreams = {name: rows for name, rows in news.items() if rows}

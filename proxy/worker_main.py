@@ -78,6 +78,8 @@ async def serve(options: argparse.Namespace) -> int:
     if access_log is not None:
         hub.lines_lost, hub.reopen_log = lambda: access_log.lost, access_log.reopen
         hub.log_fields = shape.wanted
+    if tls is not None:
+        tls.gate.on_end, tls.gate.on_signature = hub.journal.meters.handshake, hub.journal.meters.signature
     worker = Worker(hub, tls, options.turn, options.workers)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")

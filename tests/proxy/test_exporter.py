@@ -12,14 +12,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from control.node.metrics import render, table
 from proxy import exporter
-from proxy.meters import NOTHING, OTHER, together
+from proxy.meters import NOTHING, OTHER, SIGNATURE_BOUNDS, together
 from tests.proxy.processes import keep, running
 from tests.proxy.support import Backend, Client, free_port, model
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxy.md"
 ROW = NOTHING["listeners"] | {
     "statuses": [0, 0, 3, 0, 1, 0], "buckets": [1, 2, *[0] * 13, 1], "seconds": 70.5, "bytes_in": 5, "bytes_out": 6,
-    "errors": {"client bad_target": 1}, "firsts": [0, 3, *[0] * 14], "first_seconds": 0.006,
+    "errors": {"client bad_target": 1}, "tls": {"TLSv1.3 new": 2, "TLSv1.2 resumed": 1, "failed timeout": 3},
+    "signatures": [1, 1, *[0] * 14], "signature_seconds": 0.0006, "firsts": [0, 3, *[0] * 14], "first_seconds": 0.006,
 }  # fmt: skip
 SERVER = {"service": "app", "server": "10.0.0.1:80", "requests": 3, "failures": 2, "errors": 1, "ejections": 1,
           "active": 4, "idle": 5, "ejected": 0}  # fmt: skip
@@ -28,7 +29,7 @@ NODE: dict[str, Any] = {
     "services": {"app": {name: ROW[name] for name in NOTHING["services"]}}, "listener_of": {"api": "web"},
     "rules": {"api": {"statuses": [0, 0, 2, 0, 0, 0]}},
     "counters": {"connections": 9, "retries": 2, "tls_ok": 3, "tls_failed_timeout": 1, "tls_in_flight": 6,
-                 "tls_stapled": 2, "requests_open": 1},
+                 "tls_stapled": 2, "tls_tickets_given": 4, "requests_open": 1},
     "upstreams": [SERVER], "health": [{"service": "app", "server": "10.0.0.1:80", "healthy": True, "why": ""}],
 }  # fmt: skip
 
@@ -71,6 +72,20 @@ def test_the_text() -> None:
     }  # fmt: skip
     assert found["denied_connections_total"] == 0, "zeros are told, so that rates begin"
     assert "tls_handshakes_total,in_flight" not in found
+    assert "tls_handshakes_total,tickets_given" not in found
+
+
+def test_handshakes() -> None:
+    found = samples(NODE)
+    assert {name: number for name, number in found.items() if name.startswith(("listener_tls", "tls_t", "tls_s"))} == {
+        "listener_tls_handshakes_total,web,TLSv1.3,new": 2, "listener_tls_handshakes_total,web,TLSv1.2,resumed": 1,
+        "listener_tls_failures_total,web,timeout": 3, "tls_tickets_total,given": 4, "tls_stapled_handshakes_total": 2,
+        "tls_signature_seconds_sum": 0.0006, "tls_signature_seconds_count": 2,
+        "tls_signature_seconds_bucket,0.00025": 1,
+        **{f"tls_signature_seconds_bucket,{bound}": 2 for bound in (*SIGNATURE_BOUNDS[1:], "+Inf")},
+    }  # fmt: skip
+    plain = samples(NODE | {"listeners": {"web": NOTHING["listeners"]}})
+    assert plain["tls_signature_seconds_count"] == 0
 
 
 def test_what_is_beyond_the_bound_is_told_together(monkeypatch: pytest.MonkeyPatch) -> None:

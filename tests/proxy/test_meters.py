@@ -11,7 +11,7 @@ from core.model import Redirect, Rewrite, Rule
 from proxy import meters as module
 from proxy.access_log import Record, Visit, Visitor, record_of
 from proxy.actions import NO_WAY, Way
-from proxy.meters import BOUNDS, NOTHING, OTHER, Meters, Sums, apart, names, together
+from proxy.meters import BOUNDS, NOTHING, OTHER, SIGNATURE_BOUNDS, Meters, Sums, apart, names, together
 from tests.proxy.support import Backend, free_port, model, proxy, with_group, with_service
 
 
@@ -125,6 +125,31 @@ def test_the_names_are_those_of_the_l7_tier() -> None:
     rules = {"api": Rule("api", "web", "app", url="/api"), "else": Rule("else", "elsewhere", "app")}
     assert names(replace(made, rules=rules)) == {"listeners": ("web",), "services": ("app",), "rules": ("api",)}
     assert apart(["a", "b", "a"]) == ("a", "b")
+
+
+def test_handshakes_and_signatures() -> None:
+    meters = Meters()
+    meters.handshake("web", "TLSv1.3 new")
+    meters.handshake("web", "failed timeout")
+    meters.signature("web", 0.0004)
+    meters.signature("web", 99)
+    one = meters.news()["listeners"]["web"]
+    assert meters.news()["listeners"] == {}
+    two = together("listeners", [one, NOTHING["listeners"], one])
+    assert two["tls"] == {"TLSv1.3 new": 2, "failed timeout": 2}
+    assert (two["signatures"], two["signature_seconds"]) == ([0, 2, *[0] * 13, 2], 198.0008)
+    assert len(SIGNATURE_BOUNDS) + 1 == len(one["signatures"])
+
+
+def test_what_ends_at_a_listener_that_is_gone_is_not_told() -> None:
+    meters = Meters()
+    meters.keep(listeners=["web"], services=["app"], rules=[])
+    meters.visits([visit("gone", 200, 0.1, Way("old", "app"))])
+    meters.handshake("gone", "failed timeout")
+    meters.signature("gone", 1)
+    news = meters.news()
+    assert (news["listeners"], news["rules"]) == ({}, {})
+    assert news["services"]["app"]["statuses"][2] == 1
 
 
 def test_together() -> None:

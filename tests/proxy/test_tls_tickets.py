@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from core.model import TlsPolicy
 from keyserver.client import KeyClient
 from proxy import tls_tickets
+from proxy.meters import Meters
 from proxy.tls_profile import Profile
 from proxy.tls_tickets import Domain, TicketKey, Tickets
 from tests.keyserver.conftest import Serving, events
@@ -101,6 +102,40 @@ async def test_a_ticket_of_the_period_before_is_renewed(version: str) -> None:
         await served.tls.refresh_tickets()
         resumed, _ = await asyncio.to_thread(visit, served.port, context, session)
         assert resumed, "it is of the period in which it was renewed"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_handshakes_are_counted_by_their_kind(version: str) -> None:
+    """And what key servers took for them, and what became of tickets."""
+    async with AsyncExitStack() as stack:
+        served, meters = await start(stack, SECRETS), Meters()
+        served.tls.gate.on_end, served.tls.gate.on_signature = meters.handshake, meters.signature
+        context = client_context(version)
+        _, session = await asyncio.to_thread(visit, served.port, context)
+        await asyncio.to_thread(visit, served.port, context, session)
+        served.keys.secrets = ((LONG_AGO, C),)
+        await served.tls.refresh_tickets()
+        await asyncio.to_thread(visit, served.port, context, session)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        await served.settled()
+        row = meters.news()["listeners"]["web"]
+        name = f"TLSv{version}"
+        assert row["tls"] == {f"{name} new": 2, f"{name} resumed": 1, "failed plain_http": 1}
+        assert sum(row["signatures"]) == 2, "a resumed session needs none"
+        assert 0 < row["signature_seconds"] < 60
+        tickets = served.tls.tickets()
+        assert (tickets["taken"], tickets["unknown"]) == (1, 1)
+        assert tickets["given"] >= 2
+        served.keys.fails = True
+        with suppress(OSError):
+            await asyncio.to_thread(visit, served.port, context)
+        await served.settled()
+        row = meters.news()["listeners"]["web"]
+        assert (row["tls"]["failed keyserver"], sum(row["signatures"])) == (1, 3)
 
 
 async def test_no_session_goes_to_what_demands_something_else() -> None:
