@@ -11,7 +11,7 @@ from functools import cache
 
 from aiohttp import web
 
-from control import api_objects, api_state, api_versions
+from control import api_config, api_objects, api_state, api_versions
 from control.guard import BODY_LIMIT_BYTES, authorised, explained, logged
 from control.handling import PLANE
 from control.openapi import document
@@ -37,6 +37,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     *api_state.ROUTES,
     *api_versions.ROUTES,
+    *api_config.ROUTES,
     *api_objects.ROUTES,
 )  # fmt: skip
 

@@ -1,83 +1,105 @@
-"""The configuration as a whole and object by object. Each kind has routes of its own, since its objects have a form
-of their own: `/v1/listeners/{name}`."""
+"""The configuration object by object. Each kind has routes of its own, `/v1/listeners/{name}`, since its objects have a
+form of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 from types import GenericAlias
+from typing import Annotated
 
 from aiohttp import web
 
-from control.handling import CHANGED, CHANGING, ETAG, IF_MATCH, PLANE, change, checked, json_of, versioned
-from control.references import referrers
+from control.edit import Edit, MissingError, Op, edited
+from control.handling import (
+    CHANGED,
+    CHANGING,
+    CONDITIONS,
+    ETAG,
+    IF_CHANGED,
+    LINK,
+    PLANE,
+    UNCHANGED,
+    change,
+    checked,
+    json_of,
+    linked,
+    object_document,
+    read,
+)
+from control.preconditions import object_tag
+from control.references import references, referrers
 from control.roles import ApiRole
-from control.routes import Answer, Route, Schema, text
-from core.config import from_dict, to_dict
-from core.fields import Kind
-from core.model import CLASSES, Model
+from control.routes import Answer, Parameter, Route, Schema, asked, text, texts
+from core.config import to_dict
+from core.fields import NAME, Kind, Pattern, Range
+from core.model import CLASSES, Model, Object
 
+MERGE_PATCH = "application/merge-patch+json"
+PAGE_LIMIT = 10_000
 
-async def get_config(request: web.Request) -> web.Response:
-    current = request.app[PLANE].current
-    return versioned(current.version, current.document)
-
-
-async def put_config(request: web.Request) -> web.Response:
-    model = checked(await json_of(request))
-    return await change(request, lambda _: model)
+_KINDS = "|".join(Kind)
+LIMIT = Parameter("limit", Annotated[int, Range(1, PAGE_LIMIT)], "how many at most, in the order of names")
+AFTER = Parameter("after", Annotated[str, NAME], "those whose names come behind this one, in the order of names")
+TAG = Parameter("tag", str, "those that have this tag: KEY, or KEY=VALUE; several: all of them", many=True)
+REFERS_TO = Parameter(
+    "refers_to",
+    Annotated[str, Pattern(rf"({_KINDS})/{NAME.regex}", "KIND/NAME, such as backend_services/shop")],
+    "those that name this object; several: all of them",
+    many=True,
+)
 
 
 async def get_kind(kind: Kind, request: web.Request) -> web.Response:
+    """In the order of the configuration; with `limit` or `after` a page in the order of names."""
     current = request.app[PLANE].current
-    return versioned(current.version, current.document.get(kind.value, []))
+    limit, after = asked(request)["limit"], asked(request)["after"]
+    found = [item for item in current.model.of(kind).values() if _wanted(kind, item, request)]
+    if limit is not None or after is not None:
+        found = sorted((item for item in found if item.name > str(after or "")), key=lambda item: item.name)
+    page = found[:limit] if isinstance(limit, int) else found
+    following = {"after": page[-1].name} if len(page) < len(found) else None
+    response = read(request, str(current.version), lambda: [object_document(kind, item) for item in page])
+    return linked(request, response, following)
+
+
+def _wanted(kind: Kind, item: Object, request: web.Request) -> bool:
+    tags = {each for key, value in item.tags for each in (key, f"{key}={value}")}
+    named = {f"{other.value}/{name}" for other, name in references(kind, item)} if texts(request, "refers_to") else ()
+    return set(texts(request, "tag")) <= tags and set(texts(request, "refers_to")) <= set(named)
 
 
 async def get_object(kind: Kind, request: web.Request) -> web.Response:
-    current, name = request.app[PLANE].current, text(request, "name")
-    for table in current.document.get(kind.value, []):
-        if table["name"] == name:
-            return versioned(current.version, table)
-    raise _missing(kind, name)
+    name = text(request, "name")
+    item = request.app[PLANE].current.model.of(kind).get(name)
+    if item is None:
+        raise MissingError(f"there is no {kind.value}/{name}")
+    table = object_document(kind, item)
+    return read(request, object_tag(table), lambda: table)
 
 
-async def put_object(kind: Kind, request: web.Request) -> web.Response:
-    """Create or replace one object. The body is the object; its name, if given, is that of the path."""
+async def put_object(op: Op, kind: Kind, request: web.Request) -> web.Response:
+    """Create, replace or patch one object. The body's name, if given, is that of the path."""
     name, body = text(request, "name"), await json_of(request)
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text="the body is one object")
-    if body.setdefault("name", name) != name:
+    if body.get("name", name) != name:
         raise web.HTTPBadRequest(text=f"the body's name is not {name!r}, the one of the path")
-
-    def make(model: Model) -> Model:
-        document = to_dict(model)
-        tables = document.setdefault(kind.value, [])
-        places = [index for index, table in enumerate(tables) if table["name"] == name]
-        tables[places[0] if places else len(tables) :] = [body, *(tables[places[0] + 1 :] if places else ())]
-        return checked(document)
-
-    return await change(request, make)
+    edit = Edit(op, kind, name, body)
+    return await change(request, lambda model: checked(edited(to_dict(model), [edit])), (kind, name))
 
 
 async def delete_object(kind: Kind, request: web.Request) -> web.Response:
     name = text(request, "name")
 
     def make(model: Model) -> Model:
-        if name not in model.of(kind):
-            raise _missing(kind, name)
-        users = referrers(model, kind, name)
-        if users:
+        left = edited(to_dict(model), [Edit(Op.DELETE, kind, name)])
+        if users := referrers(model, kind, name):
             listed = ", ".join(f"{user_kind.value}/{user}" for user_kind, user in users)
             raise web.HTTPConflict(text=f"{kind.value}/{name} is in use by {listed}; change or delete these first")
-        document = to_dict(model)
-        document[kind.value] = [table for table in document[kind.value] if table["name"] != name]
-        return from_dict(document)
+        return checked(left)
 
-    return await change(request, make)
-
-
-def _missing(kind: Kind, name: str) -> web.HTTPNotFound:
-    return web.HTTPNotFound(text=f"there is no {kind.value}/{name}")
+    return await change(request, make, (kind, name))
 
 
 def _routes_of(kind: Kind) -> Iterator[Route]:
@@ -85,33 +107,29 @@ def _routes_of(kind: Kind) -> Iterator[Route]:
     of_one = f"{path}/{{name}}"
     words = kind.value.replace("_", " ")
     one = Answer("the object", Schema(form), (ETAG,))
+    patch = {"type": "object", "description": f"a merge patch (RFC 7396) of a {form.__name__}: null removes"}
     yield Route(
-        "GET", path, partial(get_kind, kind), ApiRole.READ, f"The {words}", tag=kind.value,
-        answers={200: Answer("the objects", Schema(GenericAlias(tuple, (form, ...))), (ETAG,))},
+        "GET", path, partial(get_kind, kind), ApiRole.READ, f"The {words}", (LIMIT, AFTER, TAG, REFERS_TO),
+        answers={200: Answer("the objects", Schema(GenericAlias(tuple, (form, ...))), (ETAG, LINK)), 304: UNCHANGED},
+        headers=(IF_CHANGED,), tag=kind.value,
     )  # fmt: skip
     yield Route(
-        "GET", of_one, partial(get_object, kind), ApiRole.READ, f"One of the {words}", answers={200: one},
-        problems=(404,), tag=kind.value,
+        "GET", of_one, partial(get_object, kind), ApiRole.READ, f"One of the {words}",
+        answers={200: one, 304: UNCHANGED}, headers=(IF_CHANGED,), problems=(404,), tag=kind.value,
     )  # fmt: skip
     yield Route(
-        "PUT", of_one, partial(put_object, kind), ApiRole.ADMIN, f"Create or replace one of the {words}", CHANGING,
-        Schema(form), {200: CHANGED}, headers=(IF_MATCH,), problems=(412, 413, 422), tag=kind.value,
+        "PUT", of_one, partial(put_object, Op.PUT, kind), ApiRole.ADMIN, f"Create or replace one of the {words}",
+        CHANGING, Schema(form), {200: CHANGED}, headers=CONDITIONS, problems=(409, 412, 413, 422), tag=kind.value,
+    )  # fmt: skip
+    yield Route(
+        "PATCH", of_one, partial(put_object, Op.PATCH, kind), ApiRole.ADMIN, f"Change one of the {words}", CHANGING,
+        Schema(patch, MERGE_PATCH), {200: CHANGED}, bodies=(Schema(patch),), headers=CONDITIONS,
+        problems=(404, 409, 412, 413, 422), tag=kind.value,
     )  # fmt: skip
     yield Route(
         "DELETE", of_one, partial(delete_object, kind), ApiRole.ADMIN, f"Delete one of the {words}", CHANGING,
-        answers={200: CHANGED}, headers=(IF_MATCH,), problems=(404, 409, 412, 422), tag=kind.value,
+        answers={200: CHANGED}, headers=CONDITIONS, problems=(404, 409, 412, 422), tag=kind.value,
     )  # fmt: skip
 
 
-CONFIG = Schema({"$ref": "Configuration"})
-ROUTES = (
-    Route(
-        "GET", "/v1/config", get_config, ApiRole.READ, "The configuration", tag="configuration",
-        answers={200: Answer("the configuration, without fields at their defaults", CONFIG, (ETAG,))},
-    ),
-    Route(
-        "PUT", "/v1/config", put_config, ApiRole.ADMIN, "Replace the configuration", CHANGING, CONFIG, {200: CHANGED},
-        headers=(IF_MATCH,), problems=(412, 413, 422), tag="configuration",
-    ),
-    *(route for kind in Kind for route in _routes_of(kind)),
-)  # fmt: skip
+ROUTES = tuple(route for kind in Kind for route in _routes_of(kind))

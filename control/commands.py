@@ -169,7 +169,7 @@ def _put_config(api: Api, document: object, version: int, options: argparse.Name
 def _print_change(answer: Answer, dry_run: bool) -> int:
     document = cast(Mapping[str, Any], answer.document)
     print(show.plan(document["changes"]))
-    print(f"version {answer.version}{' stays: this was a dry run' if dry_run else ''}")
+    print(f"version {document['version']}{' stays: this was a dry run' if dry_run else ''}")
     return 0
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.fields import Kind
+from core.fields import NAME, Kind
 from core.model import CLASSES
 
 TEXT = {"type": "string"}
@@ -67,7 +67,28 @@ FORMS: Mapping[str, object] = {
         description="What happens to one object; `old` and `new` are as they stand in a configuration.",
     ),
     "Changed": table({"version": WHOLE, "dry_run": {"type": "boolean"}, "changes": _CHANGES}),
-    "Versions": table({"versions": items(table(ENTRY))}),
+    "Edits": table({"changes": {**items({"$ref": "Edit"}), "maxItems": 10_000}}, closed=True),
+    "Edit": table(
+        {
+            "op": {
+                "type": "string",
+                "enum": ["create", "update", "put", "patch", "delete"],
+                "description": "`put` creates or replaces; `create` needs that it is not there, the others that it is",
+            },
+            "kind": KIND,
+            "name": {"type": "string", "pattern": f"^(?:{NAME.regex})$"},
+            "object": {
+                "type": "object",
+                "description": "as in a PUT or, with `patch`, a PATCH; none to delete",
+            },
+            "if_match": {**TEXT, "description": "the ETag that the object has to have"},
+        },
+        "object",
+        "if_match",
+        closed=True,
+    ),
+    "Versions": table({"versions": items(table({**ENTRY, "changes": nullable(_CHANGES)}, "changes"))}),
+    "Diff": table({"from": WHOLE, "to": WHOLE, "changes": _CHANGES}),
     "Version": table({**ENTRY, "config": {"$ref": "Configuration"}, "changes": nullable(_CHANGES)}),
     "Problem": table(
         {
@@ -76,9 +97,11 @@ FORMS: Mapping[str, object] = {
             "detail": TEXT,
             "errors": items({"$ref": "Fault"}),
             "current_version": WHOLE,
+            "current_etag": TEXT,
         },
         "errors",
         "current_version",
+        "current_etag",
         description="What is wrong, all of it (RFC 9457).",
     ),
     "Fault": table(

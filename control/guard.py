@@ -11,10 +11,13 @@ import time
 
 from aiohttp import web
 
+from control.edit import ExistsError, MissingError, StaleError
 from control.handling import CALLER, PLANE, Caller
+from control.preconditions import PreconditionError
 from control.problem import problem
+from control.protection import ProtectedError
 from control.roles import ApiRole
-from control.routes import ROUTES_BY_PLACE, Handler, ParameterError, read_parameters, route_of
+from control.routes import ROUTES_BY_PLACE, Handler, RequestError, read_parameters, route_of
 from control.store import NoSuchVersionError, StoreUnavailableError, VersionConflictError
 from control.tokens import token_name
 from core.errors import ConfigErrors
@@ -43,12 +46,19 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
     """Errors as problem documents; the only place that knows which error is which status."""
     try:
         return await handler(request)
-    except ParameterError as error:
-        return problem(400, "; ".join(f"{each.object_path}: {each.why}" for each in error.errors), error.errors)
+    except RequestError as error:
+        told = [f"{each.object_path}: {each.why}" if each.object_path else each.why for each in error.errors]
+        return problem(400, "; ".join(told), error.errors)
     except ConfigErrors as error:
         return problem(422, f"{len(error.errors)} error(s); nothing was changed", error.errors)
     except VersionConflictError as error:
         return problem(412, f"{error}; read it again and repeat your change", current_version=error.current)
+    except (PreconditionError, StaleError) as error:
+        return problem(412, str(error), current_etag=None if error.current is None else f'"{error.current}"')
+    except (ProtectedError, ExistsError) as error:
+        return problem(409, str(error))
+    except MissingError as error:
+        return problem(404, str(error))
     except NoSuchVersionError as error:
         return problem(404, str(error))
     except StoreUnavailableError as error:

@@ -7,26 +7,32 @@ import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 from aiohttp import web
 
+from control import protection
 from control.material import chain_errors, key_errors, path_errors
+from control.preconditions import Conditions, MalformedTagError, object_tag
 from control.reconcile import NodeStatus
 from control.roles import ApiRole
-from control.routes import Answer, Parameter, Schema, flag, text
-from control.service import ControlPlane
-from core.config import from_dict, to_dict
+from control.routes import Answer, Parameter, RequestError, Schema, flag, text
+from control.service import ControlPlane, Current
+from control.store import VersionConflictError
+from core.config import from_dict, load, to_dict
 from core.errors import ConfigError, ConfigErrors, Problem
-from core.fields import Pattern
-from core.model import Model
+from core.fields import Kind, Pattern
+from core.model import Model, Object
 from core.plan import Change
-from core.reader import INVALID, read_object
+from core.reader import read_object
+from core.syntax import Format, parse
 
 T = TypeVar("T")
 
 COMMENT_LIMIT = 500
-VERSION_LIMIT = 1 << 62
+VERSION_LIMIT = 1 << 53
+
+REQUEST = "request"  # what messages call the body
 
 PLANE = web.AppKey("plane", ControlPlane)
 
@@ -48,9 +54,14 @@ COMMENT = Parameter(
     "kept with the version",
     "",
 )
-IF_MATCH = Parameter("If-Match", str, 'the ETag that the change is made from, such as "7"; * for any')
+IF_MATCH = Parameter("If-Match", str, 'refused with 412 unless this is the ETag, such as "7"; *: unless there is one')
+IF_NONE_MATCH = Parameter("If-None-Match", str, "*: refused with 412 if there is one, so that it only creates")
+IF_CHANGED = Parameter("If-None-Match", str, "304 if this is the ETag")
 CHANGING = (DRY_RUN, COMMENT)
-ETAG = Parameter("ETag", str, "what is answered, for If-Match")
+CONDITIONS = (IF_MATCH, IF_NONE_MATCH)
+ETAG = Parameter("ETag", str, "what is answered, for If-Match and If-None-Match")
+LINK = Parameter("Link", str, 'the next page, `<URL>; rel="next"`; none on the last')
+UNCHANGED = Answer("the reader has it already", headers=(ETAG,))
 CHANGED = Answer("the version that is current now, and what changed", Schema({"$ref": "Changed"}), (ETAG,))
 
 
@@ -60,16 +71,21 @@ CHANGED = Answer("the version that is current now, and what changed", Schema({"$
 async def json_of(request: web.Request) -> object:
     """The body as JSON. Raises HTTPBadRequest."""
     try:
-        return json.loads(await request.read())
+        return json.loads(await request.read(), parse_constant=_not_json)
     except (ValueError, RecursionError):
         raise web.HTTPBadRequest(text="the body is not JSON") from None
+
+
+def _not_json(word: str) -> NoReturn:
+    """NaN and its like, which Python's parser would take."""
+    raise ValueError(word)
 
 
 async def body_of(request: web.Request, cls: type[T]) -> T:
     """The body as a dataclass whose fields are annotated as those of the model. Raises HTTPBadRequest, ConfigErrors."""
     problems: list[Problem] = []
     found = read_object(cls, await json_of(request), (), problems)
-    if found is INVALID or not isinstance(found, cls):
+    if problems or not isinstance(found, cls):
         raise ConfigErrors(
             ConfigError("request", 0, ".".join(map(str, each.path)), each.why, each.suggestion) for each in problems
         )
@@ -88,33 +104,78 @@ def checked(document: object) -> Model:
     return model
 
 
+def checked_text(text: str, format: Format) -> Model:
+    """The model of a request's text, as `checked`; errors name its lines. Raises RequestError, ConfigErrors."""
+    try:
+        document = parse(text, path=REQUEST, format=format, repeated=[])
+    except ConfigErrors as error:
+        raise RequestError(error.errors) from None
+    errors = key_errors(document)
+    if errors:
+        raise ConfigErrors(errors)
+    model = load(text, path=REQUEST, format=format, is_file=False)
+    errors = path_errors(model) + chain_errors(model)
+    if errors:
+        raise ConfigErrors(errors)
+    return model
+
+
 # --- changes
 
 
-async def change(request: web.Request, make: Callable[[Model], Model]) -> web.Response:
-    """Make a change of the configuration as the request's parameters want it, and answer with what it did."""
-    dry_run = flag(request, DRY_RUN.name)
-    version, changes = await request.app[PLANE].change(
-        make,
-        author=CALLER.get().name,
-        comment=text(request, COMMENT.name),
-        expected=expected_version(request),
+async def change(
+    request: web.Request, make: Callable[[Model], Model], of: tuple[Kind, str] | None = None, comment: str = ""
+) -> web.Response:
+    """Make a change as the request's parameters and conditions want it, and answer with what it did.
+
+    `of` is the object that it is about, which conditions may name by its own tag; else they are about the whole.
+    Raises PreconditionError, ProtectedError, ConfigErrors and what `make` raises.
+    """
+    plane, conditions, dry_run = request.app[PLANE], conditions_of(request), flag(request, DRY_RUN.name)
+    made = Model()
+
+    def permitted(before: Model) -> Model:
+        nonlocal made
+        _permit(conditions, plane.current, of)
+        made = make(before)
+        protection.permit(before, made)
+        return made
+
+    version, changes = await plane.change(
+        permitted, author=CALLER.get().name, comment=text(request, COMMENT.name) or comment, expected=None,
         dry_run=dry_run,
-    )
+    )  # fmt: skip
     document = {"version": version, "dry_run": dry_run, "changes": [change_document(each) for each in changes]}
-    return versioned(version, document)
+    if of is None:
+        return versioned(version, document)
+    now = plane.current.model if dry_run else made
+    item = now.of(of[0]).get(of[1])
+    return tagged(None if item is None else object_tag(object_document(of[0], item)), document)
 
 
-def expected_version(request: web.Request) -> int | None:
-    """The version of `If-Match`; None where any will do. Raises HTTPBadRequest."""
-    value = request.headers.get("If-Match", "*").strip()
-    if value == "*":
-        return None
-    digits = value[1:-1]
-    sound = value.startswith('"') and value.endswith('"') and digits.isascii() and digits.isdigit() and len(digits) < 20
-    if not sound or int(digits) > VERSION_LIMIT:
-        raise web.HTTPBadRequest(text='If-Match is the ETag of an answer, such as "7", or *')
-    return int(digits)
+def _permit(conditions: Conditions, current: Current, of: tuple[Kind, str] | None) -> None:
+    """Raises VersionConflictError, PreconditionError."""
+    version = str(current.version)
+    tags: tuple[str, ...]
+    if of is None:
+        tags, exists, what = (version,), current.version > 0, "the configuration"
+    else:
+        item = current.model.of(of[0]).get(of[1])
+        exists, what = item is not None, f"{of[0].value}/{of[1]}"
+        tags = (version,) if item is None else (object_tag(object_document(of[0], item)), version)
+    wanted = conditions.match.strong if conditions.match is not None else frozenset()
+    if len(wanted) == 1 and (named := next(iter(wanted))).isascii() and named.isdigit() and named != version:
+        raise VersionConflictError(int(named[:19]), current.version)
+    conditions.permit(tags, exists, what)
+
+
+def conditions_of(request: web.Request) -> Conditions:
+    """The request's conditions. Raises HTTPBadRequest."""
+    try:
+        return Conditions.of(request.headers)
+    except MalformedTagError:
+        text = 'If-Match and If-None-Match are the ETag of an answer, such as "7", or *'
+        raise web.HTTPBadRequest(text=text) from None
 
 
 # --- answers
@@ -122,24 +183,38 @@ def expected_version(request: web.Request) -> int | None:
 
 def versioned(version: int, document: object) -> web.Response:
     """A document that is about a version, which is its ETag."""
-    return web.json_response(document, headers={"ETag": f'"{version}"', "Cache-Control": "no-store"})
+    return tagged(str(version), document)
+
+
+def tagged(tag: str | None, document: object) -> web.Response:
+    """A document with its ETag, if it has one."""
+    etag = {} if tag is None else {"ETag": f'"{tag}"'}
+    return web.json_response(document, headers={**etag, "Cache-Control": "no-cache"})
+
+
+def read(request: web.Request, tag: str, make: Callable[[], object]) -> web.Response:
+    """A document with its ETag, or 304 without it where the reader has it already."""
+    if conditions_of(request).unchanged(tag):
+        return web.Response(status=304, headers={"ETag": f'"{tag}"', "Cache-Control": "no-cache"})
+    return tagged(tag, make())
+
+
+def linked(request: web.Request, response: web.Response, after: Mapping[str, str] | None) -> web.Response:
+    """The response with a Link to the next page (RFC 8288), whose parameters differ by `after`; none on the last."""
+    if after is not None:
+        response.headers["Link"] = f'<{request.rel_url.update_query(after)}>; rel="next"'
+    return response
 
 
 def change_document(change: Change) -> dict[str, object]:
     """A change as JSON; `old` and `new` are objects as they are written in a configuration."""
-    return {
-        "op": change.op.value,
-        "kind": change.kind.value,
-        "name": change.name,
-        "old": _object_document(change, change.old),
-        "new": _object_document(change, change.new),
-    }
+    old, new = (None if each is None else object_document(change.kind, each) for each in (change.old, change.new))
+    return {"op": change.op.value, "kind": change.kind.value, "name": change.name, "old": old, "new": new}
 
 
-def _object_document(change: Change, item: object) -> dict[str, object] | None:
-    if item is None:
-        return None
-    return to_dict(Model(**{change.kind.value: {change.name: item}}))[change.kind.value][0]  # type: ignore[arg-type]
+def object_document(kind: Kind, item: Object) -> dict[str, object]:
+    """An object as it stands in a configuration."""
+    return to_dict(Model(**{kind.value: {item.name: item}}))[kind.value][0]  # type: ignore[arg-type]
 
 
 def status_document(status: NodeStatus) -> Mapping[str, object]:

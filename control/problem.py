@@ -11,7 +11,7 @@ from core.errors import ConfigError
 
 TITLES = {
     400: "Bad request", 401: "Not authorised", 403: "Forbidden", 404: "Not found", 405: "Method not allowed",
-    409: "Conflict", 412: "The configuration has changed", 413: "Too large", 415: "Unsupported media type",
+    409: "Conflict", 412: "Another change came in between", 413: "Too large", 415: "Unsupported media type",
     422: "The configuration is not valid", 500: "Internal error",
 }  # fmt: skip
 
@@ -19,8 +19,9 @@ TITLES = {
 def problem(
     status: int, detail: str, errors: Iterable[ConfigError] = (), headers: dict[str, str] | None = None, **more: object
 ) -> web.Response:
-    """A problem document; `errors` become its `errors`, `more` further members."""
-    document: dict[str, object] = {"title": TITLES.get(status, "Error"), "status": status, "detail": detail, **more}
+    """A problem document; `errors` become its `errors`, `more` further members, but for None."""
+    document: dict[str, object] = {"title": TITLES.get(status, "Error"), "status": status, "detail": detail}
+    document |= {name: value for name, value in more.items() if value is not None}
     listed = [
         {
             "object": error.object_path,

@@ -17,15 +17,18 @@ def referrers(model: Model, kind: Kind, name: str) -> tuple[tuple[Kind, str], ..
         (other_kind, other.name)
         for other_kind in Kind
         for other in model.of(other_kind).values()
-        if (kind, name) in set(_references(other_kind, other))
+        if (kind, name) in references(other_kind, other)
     )
 
 
-def _references(kind: Kind, value: Object) -> Iterator[tuple[Kind, str]]:
+def references(kind: Kind, value: Object) -> set[tuple[Kind, str]]:
+    """What an object of `kind` names."""
+    found = set()
     for field, inner, target in _reference_fields(kind):
         held = getattr(value, field)
         for each in held if isinstance(held, tuple) else (held,):
-            yield target, getattr(each, inner) if inner else each
+            found.add((target, getattr(each, inner) if inner else each))
+    return found
 
 
 @cache

@@ -126,15 +126,13 @@ def read_parameters(request: web.Request, route: Route) -> None:
             remedy = did_you_mean(name, known) or (f"known are {', '.join(known)}" if known else "there are none here")
             problems.append(Problem((name,), "is no parameter of this request", remedy))
     if problems:
-        raise ParameterError(
-            [ConfigError("query", 0, str(each.path[0]), each.why, each.suggestion) for each in problems]
-        )
+        raise RequestError([ConfigError("query", 0, str(each.path[0]), each.why, each.suggestion) for each in problems])
     missing = {name: () if each.many else each.default for name, each in known.items()}
     request[_ASKED] = {**missing, **found}
 
 
-class ParameterError(ConfigErrors):
-    """Parameters of a request that are not what they should be."""
+class RequestError(ConfigErrors):
+    """A request that cannot be read: parameters that are not what they should be, a body that is not JSON."""
 
 
 def asked(request: web.Request) -> Mapping[str, object]:

@@ -36,17 +36,17 @@ class File:
     acme: Acme | None = None
 
 
-def load(text: str, *, path: str, format: Format) -> Model:
+def load(text: str, *, path: str, format: Format, is_file: bool = True) -> Model:
     """The model that `text` describes. `path` names the file in messages. Raises ConfigErrors with all faults found."""
-    return load_file(text, path=path, format=format).model
+    return load_file(text, path=path, format=format, is_file=is_file).model
 
 
-def load_file(text: str, *, path: str, format: Format) -> File:
-    """All that `text` describes. Raises ConfigErrors with all faults found."""
+def load_file(text: str, *, path: str, format: Format, is_file: bool = True) -> File:
+    """All that `text` describes. Raises ConfigErrors with all faults found; also of what is for files alone."""
     repeated: list[str] = []
     document = parse(text, path=path, format=format, repeated=repeated)
     problems: list[Problem] = []
-    reading = _read(document, problems, is_file=True)
+    reading = _read(document, problems, is_file=is_file)
     if not problems and not repeated:
         return File(reading.model, reading.acme)
     lines = scan(text, format)

@@ -98,13 +98,13 @@ class Control:
         self._url, self._token_file = url.rstrip("/"), token_file
 
     async def ask(
-        self, method: str, path: str, body: object = None, version: int | None = None
-    ) -> tuple[Mapping[str, object], int]:
-        """An answer and the version that it is about. Raises ControlError."""
+        self, method: str, path: str, body: object = None, tag: str | None = None
+    ) -> tuple[Mapping[str, object], str]:
+        """An answer and its ETag; with `tag`, only if that is still what there is. Raises ControlError."""
         try:
             headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
-            if version is not None:
-                headers["If-Match"] = f'"{version}"'
+            if tag is not None:
+                headers["If-Match"] = tag
             timeout = aiohttp.ClientTimeout(total=CONTROL_S)
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
@@ -113,7 +113,7 @@ class Control:
                 document = await response.json(content_type=None) if response.status != 204 else {}
                 if response.status >= 400:
                     raise ControlError(f"{self._url}{path}: {document.get('detail', response.reason)}")
-                return document, int(response.headers.get("ETag", '"0"').strip('"'))
+                return document, response.headers.get("ETag", "")
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ControlError(f"{self._url}{path}: {str(error) or type(error).__name__}") from None
 
@@ -167,11 +167,10 @@ class Issuer:
         if chain == each.chain:
             self._fine = {one for one in self._fine if one.name != each.name} | {each}
         else:
-            body = {"domains": list(each.domains), "chain": chain}
             path = f"/v1/certificates/{each.name}"
             now_there, current = await self._control.ask("GET", path)
-            if now_there.get("domains") == body["domains"]:
-                await self._control.ask("PUT", f"{path}?comment=acme", body, current)
+            if now_there.get("domains") == list(each.domains):
+                await self._control.ask("PATCH", f"{path}?comment=acme", {"chain": chain}, current)
             log.info("certificate %s: given to the control plane", each.name)
         return chain != each.chain
 

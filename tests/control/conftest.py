@@ -1,4 +1,4 @@
-"""A small CA of the test's own: identities as `python -m certs issue` writes them."""
+"""A small CA of the test's own: identities as `python -m certs issue` writes them; a user of the REST API."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import datetime as dt
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from control import api
+from control.service import ControlPlane
+from control.store_sqlite import SqliteStore
+from control.tokens import set_token
+from tests.control.api_user import User
 
 
 def _name(common_name: str) -> x509.Name:
@@ -98,3 +105,12 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         assert match, line
         yield int(match[1])
         process.terminate()
+
+
+@pytest.fixture
+async def user(tmp_path: Path) -> AsyncIterator[User]:
+    store = await SqliteStore.open(tmp_path / "control.db")
+    plane = await ControlPlane.load(store)
+    async with TestClient(TestServer(api.application(plane))) as client:
+        yield User(client, plane, await set_token(store, "ann"))
+    await store.close()

@@ -4,70 +4,18 @@ import io
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control import api
 from control.guard import BODY_LIMIT_BYTES
-from control.service import ControlPlane
 from control.store import StoreUnavailableError
-from control.store_sqlite import SqliteStore
-from control.tokens import set_token
+from tests.control.api_user import SITE, User
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
-SITE: dict[str, Any] = {
-    "server_groups": [{"name": "g", "servers": [{"address": "192.0.2.1", "port": 80}]}],
-    "backend_services": [{"name": "b", "protocol": "http", "server_group": "g"}],
-    "instances": [{"name": "i"}],
-    "listeners": [{"name": "web", "instance": "i", "protocol": "http", "port": 80, "backend_service": "b"}],
-}
-
-
-class User:
-    """Sends requests with a token and checks what every answer has."""
-
-    def __init__(self, client: TestClient[Any, Any], plane: ControlPlane, token: str) -> None:
-        self.client, self.plane, self.token = client, plane, token
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        status: int = 200,
-        data: bytes | io.BytesIO | None = None,
-        **headers: str,
-    ) -> Any:
-        headers = {"Authorization": f"Bearer {self.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
-        payload = data if data is not None else None if body is None else json.dumps(body).encode()
-        async with self.client.request(method, path, data=payload, headers=headers) as response:
-            document = json.loads(await response.read())
-            assert response.status == status, document
-            if status >= 400:
-                assert response.content_type == "application/problem+json"
-                assert document["status"] == status
-                assert document["title"]
-            self.etag = response.headers.get("ETag")
-            self.headers = response.headers
-            return document
-
-
-@pytest.fixture
-async def user(tmp_path: Path) -> AsyncIterator[User]:
-    store = await SqliteStore.open(tmp_path / "control.db")
-    plane = await ControlPlane.load(store)
-    async with TestClient(TestServer(api.application(plane))) as client:
-        yield User(client, plane, await set_token(store, "ann"))
-    await store.close()
 
 
 async def test_a_configuration_is_put_and_got_with_its_version(user: User) -> None:

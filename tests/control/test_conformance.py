@@ -24,6 +24,12 @@ from control.store_sqlite import SqliteStore
 from control.tokens import set_token
 from core.fields import Kind
 
+
+@schemathesis.serializer("application/toml")
+def as_text(context: schemathesis.SerializationContext, value: object) -> bytes:
+    return str(value).encode(errors="surrogatepass")
+
+
 SCHEMA = schemathesis.openapi.from_dict(api.openapi())
 SHOWN = {Kind.RULES, Kind.LISTENERS}  # of the kinds, whose routes are all alike
 CHECKS = [

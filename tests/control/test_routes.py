@@ -132,6 +132,8 @@ async def test_a_body_is_read_as_a_class(client: TestClient[Any, Any]) -> None:
     assert await ask(client, "PUT", "/v1/things/x", 200, json={"failures": 3}) == {"failures": 3}
     problem = await ask(client, "PUT", "/v1/things/x", 422, json={"failures": -1, "x": 1})
     assert [error["object"] for error in problem["errors"]] == ["failures", "x"]
+    problem = await ask(client, "PUT", "/v1/things/x", 422, json={"failures": 1, "failure": 1})
+    assert [error["suggestion"] for error in problem["errors"]] == ["did you mean failures?"]
     problem = await ask(client, "PUT", "/v1/things/x", 422, json=[])
     assert problem["errors"][0]["why"] == "an empty list is not a table"
     await ask(client, "PUT", "/v1/things/x", 400, data=b"{")

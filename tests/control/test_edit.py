@@ -1,0 +1,77 @@
+import pytest
+
+from control.edit import Edit, ExistsError, MissingError, Op, StaleError, edited, merged
+from control.preconditions import object_tag
+from core.fields import Kind
+
+DOCUMENT = {"instances": [{"name": "a", "vips": ["192.0.2.1"]}, {"name": "b"}], "rules": [{"name": "r"}]}
+
+
+def instance(op: Op, name: str, body: dict[str, object] | None = None, match: str | None = None) -> Edit:
+    return Edit(op, Kind.INSTANCES, name, body, match)
+
+
+@pytest.mark.parametrize(
+    ("target", "patch", "result"),
+    [  # RFC 7396, appendix A
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        (["a", "b"], ["c", "d"], ["c", "d"]),
+        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "foo"}, None, None),
+        ({"a": "foo"}, "bar", "bar"),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+    ids=range(15),
+)
+def test_merge_patches(target: object, patch: object, result: object) -> None:
+    assert merged(target, patch) == result
+
+
+def test_edits_are_made_one_after_another_and_objects_keep_their_places() -> None:
+    edits = [
+        instance(Op.CREATE, "c", {"vips": []}),
+        instance(Op.PATCH, "c", {"type": "nlb"}),
+        instance(Op.PUT, "a", {"vips": []}),
+        instance(Op.UPDATE, "b", {"name": "b", "type": "nlb"}),
+        instance(Op.PATCH, "a", {"name": None}),
+        Edit(Op.DELETE, Kind.RULES, "r"),
+    ]
+    assert edited(DOCUMENT, edits) == {
+        "instances": [{"name": "a", "vips": []}, {"name": "b", "type": "nlb"}, {"name": "c", "vips": [], "type": "nlb"}]
+    }
+    assert DOCUMENT["instances"][0] == {"name": "a", "vips": ["192.0.2.1"]}, "it is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("edits", "error", "text"),
+    [
+        ([instance(Op.CREATE, "a", {})], ExistsError, "instances/a exists already"),
+        ([instance(Op.UPDATE, "x", {})], MissingError, "there is no instances/x"),
+        ([instance(Op.PATCH, "x", {})], MissingError, "there is no instances/x"),
+        ([instance(Op.DELETE, "x")], MissingError, "there is no instances/x"),
+        ([instance(Op.DELETE, "a"), instance(Op.PATCH, "a", {})], MissingError, "there is no instances/a"),
+        ([instance(Op.PUT, "a", {}, "o1")], StaleError, "instances/a is another by now"),
+        ([instance(Op.PUT, "x", {}, "o1")], MissingError, "there is no instances/x"),
+    ],
+    ids=range(7),
+)
+def test_what_cannot_be_done(edits: list[Edit], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        edited(DOCUMENT, edits)
+
+
+def test_an_edit_may_name_what_it_is_made_from() -> None:
+    tag = object_tag(DOCUMENT["instances"][1])
+    assert edited(DOCUMENT, [instance(Op.DELETE, "b", match=tag)])["instances"] == DOCUMENT["instances"][:1]
+    with pytest.raises(StaleError) as caught:
+        edited(DOCUMENT, [instance(Op.DELETE, "a", match=tag)])
+    assert caught.value.current == object_tag(DOCUMENT["instances"][0])
