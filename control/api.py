@@ -11,7 +11,8 @@ from functools import cache
 
 from aiohttp import web
 
-from control import api_config, api_objects, api_state, api_versions
+from control import api_config, api_objects, api_state, api_versions, api_watch
+from control.api_watch import WATCH, Watch
 from control.guard import BODY_LIMIT_BYTES, authorised, explained, logged
 from control.handling import PLANE
 from control.openapi import document
@@ -36,6 +37,7 @@ ROUTES: tuple[Route, ...] = (
         answers={200: Answer("OpenAPI 3.1", Schema({"type": "object"}))},
     ),
     *api_state.ROUTES,
+    *api_watch.ROUTES,
     *api_versions.ROUTES,
     *api_config.ROUTES,
     *api_objects.ROUTES,
@@ -46,5 +48,6 @@ def application(plane: ControlPlane) -> web.Application:
     """The API as an aiohttp application."""
     app = web.Application(middlewares=[logged, explained, authorised], client_max_size=BODY_LIMIT_BYTES)
     app[PLANE] = plane
+    app[WATCH] = Watch(plane)
     add_routes(app, ROUTES)
     return app

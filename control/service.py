@@ -117,6 +117,11 @@ class ControlPlane:
             return None
         return None if self.current.version == version else self.current
 
+    @property
+    def closed(self) -> bool:
+        """Whether we have been closed: who waits in turns has to end."""
+        return self._closed
+
     async def close(self) -> None:
         """Release those who wait for a newer version, so that the process can end."""
         async with self._announced:

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp.test_utils import TestClient
 
+from control.api_watch import WATCH
 from control.service import ControlPlane
 
 SITE: dict[str, Any] = {
@@ -44,3 +45,7 @@ class User:
             self.etag = response.headers.get("ETag")
             self.headers = response.headers
             return document
+
+    def readers(self) -> int:
+        """How many watch."""
+        return self.client.app[WATCH].readers  # type: ignore[index, no-any-return]

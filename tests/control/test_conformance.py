@@ -30,7 +30,7 @@ def as_text(context: schemathesis.SerializationContext, value: object) -> bytes:
     return str(value).encode(errors="surrogatepass")
 
 
-SCHEMA = schemathesis.openapi.from_dict(api.openapi())
+SCHEMA = schemathesis.openapi.from_dict(api.openapi()).exclude(path="/v1/watch")  # an answer without end
 SHOWN = {Kind.RULES, Kind.LISTENERS}  # of the kinds, whose routes are all alike
 CHECKS = [
     not_a_server_error,
