@@ -45,7 +45,7 @@ def _no(theirs: str, why: str) -> Row:
 WEB = (
     Row("port", Listener, "port", "core/checks_listeners.py"),
     Row("scheduler", BackendService, "scheduler", "proxy/pool.py"),
-    Row("bandwidth (−1: none)", Listener, "bandwidth_in_mbit_s", "core/resolve.py"),
+    Row("bandwidth (−1: none)", Listener, "bandwidth_in_mbit_s", "core/limits.py"),
     Row("sticky_session", BackendService, "sticky_session", "proxy/worker.py"),
     Row("sticky_session_type", StickySession, "type", "proxy/sticky.py"),
     Row("cookie_timeout", StickySession, "cookie_timeout_s", "proxy/sticky.py"),
@@ -72,8 +72,8 @@ WEB = (
     Row("ca_certificate", Listener, "ca_certificate", "core/resolve.py"),
     Row("hsts", Listener, "hsts_max_age_s", "proxy/headers.py"),
     _no("qps", LATER + "requests are not counted against a limit"),
-    Row("max_connection (JD Cloud)", Listener, "max_connections", "core/resolve.py"),
-    Row("cps (JD Cloud)", Listener, "max_new_connections_per_s", "core/resolve.py"),
+    Row("max_connection (JD Cloud)", Listener, "max_connections", "core/limits.py"),
+    Row("cps (JD Cloud)", Listener, "max_new_connections_per_s", "core/limits.py"),
 )  # fmt: skip
 
 STREAM = (
@@ -86,7 +86,7 @@ STREAM = (
     Row("health_check_type", HealthCheck, "type", "control/node/probe.py"),
     Row("scheduler wrr, wlc, rr, sch, tch", BackendService, "scheduler", "l4fast/version_tables.py"),
     Row("udp idle (JD Cloud)", Listener, "udp_idle_timeout_s", "core/resolve.py"),
-    Row("bandwidth of answers", Listener, "bandwidth_out_mbit_s", "core/resolve.py"),
+    Row("bandwidth of answers", Listener, "bandwidth_out_mbit_s", "core/limits.py"),
 )  # fmt: skip
 
 CHECKS = (
@@ -145,6 +145,8 @@ SERVICES = (
 INSTANCES = (
     Row("type alb, nlb, dnlb (JD Cloud)", Instance, "type", "core/checks_listeners.py"),
     Row("address, address_ip_version", Instance, "vips", "core/resolve.py"),
+    Row("bandwidth of an instance", Instance, "bandwidth_in_mbit_s", "core/limits.py"),
+    Row("bandwidth of an instance, answers", Instance, "bandwidth_out_mbit_s", "core/limits.py"),
     Row("modification_protection_status", Instance, "modification_protection", "docs/configuration.md"),
     Row("delete_protection", Instance, "deletion_protection", "docs/configuration.md"),
     Row("tags", Instance, "tags", "docs/configuration.md"),

@@ -83,7 +83,6 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
     """Every problem of listeners and VIPs."""
-    with_l4 = any(node.role is Role.L4 for node in model.nodes.values())
     with_rules = {rule.listener for rule in model.rules.values()}
     for listener in model.listeners.values():
         path = places[Kind.LISTENERS, listener.name]
@@ -91,7 +90,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         service = model.backend_services.get(listener.backend_service)
         yield from _options(listener, path)
         yield from _access(listener, path)
-        yield from _limits(listener, instance, with_l4, path)
+        yield from _limits(listener, instance, path)
         yield from _target(listener, listener.name in with_rules, service, path)
         if instance is not None:
             yield from _instance(listener, instance, path)
@@ -139,26 +138,23 @@ def _access(listener: Listener, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "acl"), f"{listener.acl} without a list", "give access_list")
 
 
-LIMITS = ("bandwidth_in_mbit_s", "bandwidth_out_mbit_s", "max_connections", "max_new_connections_per_s")
-
-
-def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: Path) -> Iterator[Problem]:
-    """The L4 tier keeps them: it has to see the traffic, and to know whose connection a packet is of."""
-    given = [name for name in LIMITS if getattr(listener, name)]
-    if listener.protocol in L7_PROTOCOLS and instance is not None:
-        lacking = "an l4 node" if not with_l4 else "" if any(map(_is_on_a_network, instance.vips)) else "a VIP"
-        for name in given if lacking else ():
-            why = f"the L4 tier keeps it, and {listener.name} is not behind it for want of {lacking}"
-            yield Problem((*path, name), why, f"remove it, or add {lacking}")
-    if listener.bandwidth_out_mbit_s:
-        why = "the L4 tier keeps it, and answers %s do not pass there"
-        if listener.protocol in L7_PROTOCOLS:
-            yield Problem((*path, "bandwidth_out_mbit_s"), why % f"of {listener.protocol}", "remove it")
-        elif listener.mode in KEEPING_THE_PORT:
-            yield Problem(
-                (*path, "bandwidth_out_mbit_s"), why % f"in mode {listener.mode}", "remove it, or use mode nat"
-            )
-    if instance is None or instance.type is not InstanceType.DNLB:
+def _limits(listener: Listener, instance: Instance | None, path: Path) -> Iterator[Problem]:
+    """The L4 tier has to see the traffic, and to know whose connection a packet is of; the L7 tier does anyway."""
+    dropped = listener.protocol in L4_PROTOCOLS and listener.mode in KEEPING_THE_PORT
+    why = f"the L4 tier keeps it, and answers in mode {listener.mode} do not pass there"
+    if listener.bandwidth_out_mbit_s and dropped:
+        yield Problem((*path, "bandwidth_out_mbit_s"), why, "remove it, or use mode nat")
+    if instance is None:
+        return
+    if instance.bandwidth_out_mbit_s and dropped:
+        limited = f"{instance.name} has bandwidth_out_mbit_s: {why}"
+        yield Problem((*path, "mode"), limited, "use mode nat, or give the listener an instance of its own")
+    for name in ("bandwidth_in_mbit_s", "bandwidth_out_mbit_s"):
+        own, whole = getattr(listener, name), getattr(instance, name)
+        if whole and own > whole:
+            beyond = f"{own} Mbit/s is more than {instance.name} has in all, {whole}"
+            yield Problem((*path, name), beyond, "lower it, or remove it")
+    if instance.type is not InstanceType.DNLB:
         return
     if listener.max_connections:
         why = "an instance of type dnlb keeps no sessions that could be counted"
@@ -166,10 +162,6 @@ def _limits(listener: Listener, instance: Instance | None, with_l4: bool, path: 
     if listener.max_new_connections_per_s and listener.protocol is Protocol.UDP:
         why = "an instance of type dnlb keeps no sessions, and no datagram is the first"
         yield Problem((*path, "max_new_connections_per_s"), why, "remove it, or use type nlb")
-
-
-def _is_on_a_network(vip: str) -> bool:
-    return not is_loopback(vip)
 
 
 def _target(listener: Listener, has_rules: bool, service: BackendService | None, path: Path) -> Iterator[Problem]:

@@ -71,7 +71,8 @@ RULES = {
     "the modes dr and tunnel the servers have the listener's port. Mode fullnat needs "
     "an instance of type nlb and, on every l4 node, a `source_pool` with addresses of each IP version of its VIPs. "
     "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers. "
-    "The limits are kept by each l4 node for itself, and each VIP of the listener has them to itself; 0 is no limit.",
+    "Limits are of the whole cluster, kept by the l4 nodes for tcp and udp, by the l7 nodes for http and https; "
+    "0 is no limit. See [L4](l4.md#limits) and [the proxy](proxy.md#limits).",
     Kind.RULES: "Rules are for http and https listeners. A rule has one of `backend_service`, `split`, `redirect` and "
     "`fixed_reply`, and not both `path` and `url`. Domains are compared without regard to case; those of other "
     "alphabets are given in their ASCII form (`xn--…`). Paths are given as they are forwarded "
@@ -205,6 +206,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "name": NAME,
         "type": "layer 7 (alb), layer 4 (nlb), layer 4 without sessions (dnlb)",
         "vips": "the addresses that clients know",
+        "bandwidth_in_mbit_s": "what clients may send to all its listeners together",
+        "bandwidth_out_mbit_s": "what may be sent to them",
         "modification_protection": "whether the API refuses to change it or its listeners",
         "deletion_protection": "whether the API refuses to delete it or its listeners",
         **ABOUT,
@@ -227,7 +230,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",
         "bandwidth_in_mbit_s": "what clients may send",
-        "bandwidth_out_mbit_s": "what may be sent to them; for tcp and udp in the modes nat and fullnat, since other "
+        "bandwidth_out_mbit_s": "what may be sent to them; of tcp and udp in the modes nat and fullnat, since other "
         "answers do not pass the L4 tier",
         "max_connections": "connections at a time",
         "max_new_connections_per_s": "connections that may begin in a second",

@@ -140,6 +140,8 @@ class Instance:
     name: Name
     type: InstanceType = InstanceType.ALB
     vips: tuple[IP, ...] = ()
+    bandwidth_in_mbit_s: Annotated[int, Range(0, 40_960, "Mbit/s")] = 0
+    bandwidth_out_mbit_s: Annotated[int, Range(0, 40_960, "Mbit/s")] = 0
     modification_protection: bool = False
     deletion_protection: bool = False
     description: Description = ""

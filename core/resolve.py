@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.endpoints import version
+from core.limits import UNLIMITED, Limits, SiteLimits, of_l4, of_l7
 from core.model import (
     Acl,
     BackendProtocol,
@@ -71,27 +72,6 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What an L4 node lets pass of a listener, for each of its VIPs; 0: no limit."""
-
-    new_connections_per_s: int = 0
-    connections: int = 0
-    in_mbit_s: int = 0  # from clients
-    out_mbit_s: int = 0
-
-    @property
-    def of_bandwidth(self) -> bool:
-        """Whether packets of established flows are limited too."""
-        return bool(self.in_mbit_s or self.out_mbit_s)
-
-    def __bool__(self) -> bool:
-        return self != UNLIMITED
-
-
-UNLIMITED = Limits()
-
-
-@dataclass(frozen=True, slots=True)
 class L4Service:
     """One VIP, port and transport protocol (`tcp` or `udp`), as the XDP tier forwards it: all of the VIP's IP version.
 
@@ -138,6 +118,7 @@ class L7Listener:
     certificates: tuple[Certificate, ...]
     access: Guard | None = None
     authorities: CaCertificate | None = None
+    limits: SiteLimits | None = None  # this node's
 
 
 def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
@@ -214,10 +195,7 @@ def _l4_service(
     model: Model, listener: Listener, vip: str, l7_reals: tuple[Real, ...], of: _Reals, access: Access | None
 ) -> L4Service:
     ip = version(vip)
-    limits = Limits(
-        listener.max_new_connections_per_s, listener.max_connections, listener.bandwidth_in_mbit_s,
-        listener.bandwidth_out_mbit_s,
-    )  # fmt: skip
+    limits = of_l4(model, listener)
     if listener.protocol in (Protocol.HTTP, Protocol.HTTPS):
         reals = tuple(
             Real(real.address, listener.port, real.weight, real.check_port)
@@ -282,6 +260,7 @@ def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
             tuple(model.certificates[name] for name in listener.certificates),
             lists.guard(listener),
             model.ca_certificates.get(listener.ca_certificate),
+            of_l7(model, listener),
         )
         for listener in model.listeners.values()
         if listener.enabled and listener.protocol in (Protocol.HTTP, Protocol.HTTPS)

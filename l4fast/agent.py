@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Protocol, cast
 
 from control.node import process_metrics
@@ -24,7 +24,8 @@ from control.node.metrics import Family
 from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
 from core.endpoints import version as version_of
-from core.model import Mode, Model
+from core.limits import nodes
+from core.model import Mode, Model, Role
 from core.resolve import L4Service, l4_services, source_pools
 from l4fast import exporter, health, vip
 from l4fast.announcing import Announcing
@@ -139,7 +140,8 @@ class Agent:
 
     async def apply(self, model: Model, version: int) -> None:
         """Puts a configuration into force as a whole, or raises and keeps the one before."""
-        services = l4_services(model)
+        parts = 1 if self._announcing.method == "vrrp" else nodes(model, Role.L4)  # by VRRP one node has the VIP
+        services = tuple(replace(each, limits=each.limits.part(parts)) for each in l4_services(model))
         pools = source_pools(model)
         leaving = self._leaving.changed(self._services, services, self._loop.time())
         await self._hops.watch({real.address for service in leaving.beside(services) for real in service.reals})

@@ -9,7 +9,7 @@ import ctypes as ct
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from core.resolve import Limits
+from core.limits import Limits
 from l4fast.loader import DataPlane
 from l4fast.mirror import Mirror
 
@@ -39,10 +39,14 @@ class ListenerLimits:
         self._spendings.put(self._spendings.key(index), self._spendings.value())
         self._stats.put_per_cpu(self._stats.key(index), [self._stats.value()] * self._cpus)
 
-    def write(self, wanted: Mapping[int, Limits]) -> None:
-        """Before the listeners say that they are limited; those that are no more are told that nothing is."""
+    def write(self, wanted: Mapping[int, Limits], shared: Mapping[str, int]) -> None:
+        """Before the listeners say that they are limited; those that are no more are told that nothing is. `shared`:
+        the indexes of instances."""
         value = self._limits.map.value
-        entries = {bytes(self._limits.map.key(index)): bytes(value(**prices(of))) for index, of in wanted.items()}
+        entries = {
+            bytes(self._limits.map.key(index)): bytes(value(**prices(of), shared=shared.get(of.instance, 0)))
+            for index, of in wanted.items()
+        }
         self._limits.add(dict.fromkeys(self._limits.held, bytes(value())) | entries)
 
     def connections(self, index: int) -> int:
@@ -66,14 +70,18 @@ class ListenerLimits:
 
 
 def prices(limits: Limits) -> dict[str, Any]:
-    """The fields of struct limit."""
+    """The fields of struct limit, but for `shared`."""
     flows = limits.new_connections_per_s
-    in_and_out = [BYTE_PRICE // mbit_s if mbit_s else 0 for mbit_s in (limits.in_mbit_s, limits.out_mbit_s)]
     return {
-        "flow_price": TICKS_S // flows if flows else 0,
+        "flow_price": int(TICKS_S / flows) if flows else 0,
         "connections": limits.connections,
-        "byte_price": (ct.c_uint64 * 2)(*in_and_out),
+        "byte_price": _byte_prices(limits.in_mbit_s, limits.out_mbit_s),
+        "shared_price": _byte_prices(limits.instance_in_mbit_s, limits.instance_out_mbit_s),
     }
+
+
+def _byte_prices(*mbit_s: float) -> Any:
+    return (ct.c_uint64 * 2)(*(int(BYTE_PRICE / each) if each else 0 for each in mbit_s))
 
 
 def shown(limits: Limits) -> dict[str, int]:
@@ -84,7 +92,7 @@ def shown(limits: Limits) -> dict[str, int]:
         "limit_bandwidth_in_mbit_s": limits.in_mbit_s,
         "limit_bandwidth_out_mbit_s": limits.out_mbit_s,
     }
-    return {name: most for name, most in named.items() if most}
+    return {name: max(1, round(most)) for name, most in named.items() if most}
 
 
 def limited(limits: Limits) -> int:

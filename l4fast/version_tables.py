@@ -154,7 +154,10 @@ class VersionTables:
         here = frozenset(address for address in addresses if address in hops and hops[address].here)
         stale = self._hops.write(addresses, hops, gateway, beside(services, here)) | self._restored
         listener_index = {key: self._listener_index(key) for key in wanted}
-        self._limits.write({index: wanted[key].limits for key, index in listener_index.items() if wanted[key].limits})
+        sharing = {name: self._listener_index(key) for name, key in _sharing(wanted).items()}
+        self._limits.write(
+            {index: wanted[key].limits for key, index in listener_index.items() if wanted[key].limits}, sharing
+        )
         self.members.write(wanted, down, listener_index, self._hops.numbers, here)
         rings = {
             key: self._rings.content(
@@ -188,7 +191,7 @@ class VersionTables:
 
         self._hops.keep(addresses)
         ending = self.members.prune(wanted)
-        self._listener_indexes.keep({*wanted, *ending, NOBODY})
+        self._listener_indexes.keep({*wanted, *_sharing(wanted).values(), *ending, NOBODY})
         self._rings.keep(set(rings.values()))
         self._access_lists.keep(lists)
         self.services = wanted
@@ -210,7 +213,7 @@ class VersionTables:
                 f"{len(members_of(wanted))} pairs of a listener and a server do not fit the tables; load them larger"
             )
         for what, indexes, things in (
-            ("listeners", self._listener_indexes, set[object](wanted)),
+            ("listeners", self._listener_indexes, {*wanted, *_sharing(wanted).values()}),
             ("next hops", self._hops, {real.address for service in wanted.values() for real in service.reals}),
         ):
             if not indexes.room(things):
@@ -329,6 +332,11 @@ def beside(services: Iterable[L4Service], here: Set[str]) -> frozenset[str]:
 def _listener_key(key: ServiceKey) -> bytes:
     vip, port, protocol = key
     return address_bytes(vip) + struct.pack("!HBx", port, PROTOCOLS[protocol])
+
+
+def _sharing(services: Mapping[ServiceKey, L4Service]) -> dict[str, ServiceKey]:
+    """The instances whose listeners share limits, and what stands for each among the listeners' indexes."""
+    return {s.limits.instance: (s.limits.instance, 0, "instance") for s in services.values() if s.limits.of_instance}
 
 
 def _service_key_of(key: bytes) -> ServiceKey:

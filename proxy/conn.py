@@ -33,6 +33,7 @@ from proxy.gate import LOG_EVERY_S, admits
 from proxy.head import RequestHead, read_request
 from proxy.hub import Activity, Hub, Site, View
 from proxy.origin import USUAL, Origin
+from proxy.throttle import Throttle
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class ClientConnection(Carrier):
 
     __slots__ = (
         "_body_until", "_buffer", "_bytes_in", "_client", "_eof", "_head", "_held_bytes", "_paused", "_place",
-        "_reading_heads", "_retiring", "_scanned", "_site", "_started_at", "_turn_over", "_visitor", "since",
+        "_reading_heads", "_retiring", "_scanned", "_site", "_started_at", "_throttle", "_turn_over", "_visitor",
+        "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -67,6 +69,7 @@ class ClientConnection(Carrier):
         self._place: str | None = None  # in the crowd
         self._held_bytes = 0
         self._body_until = NEVER
+        self._throttle: Throttle | None = None
         self._started_at = 0.0
         self._bytes_in = 0
         self.since = 0.0
@@ -85,6 +88,8 @@ class ClientConnection(Carrier):
             headers.is_trusted(self._client, self._site.trusted), self._hub.node, self._identify(),
             self._site.telling, *(self._ends() if self._site.telling != USUAL else ()),
         )  # fmt: skip
+        if self._site.throttling is not None:
+            self._throttle = transport.get_extra_info("throttle")
         self._site.connections.add(self)
         self._hub.counters["connections"] += 1
         self._place = self._hub.crowd.enter(self._client, self._site.allowance)
@@ -415,6 +420,11 @@ class ClientConnection(Carrier):
 
     def expire(self) -> None:
         """The deadline has passed."""
+        if self._throttle is not None and self._throttle.waits:  # it is not the client's fault
+            self.deadline = self._hub.now() + self._site.allowance.body_timeout_s
+            if self._body_until < NEVER:
+                self._body_until = self.deadline
+            return
         self.deadline = NEVER
         exchange = self._current()
         if exchange is not None:

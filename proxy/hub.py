@@ -26,6 +26,7 @@ from proxy.origin import USUAL, Telling
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.sticky import SECRET_BYTES, Seal, Sticky
+from proxy.throttle import Throttling
 from proxy.tls_profile import DEFAULT, Profile
 
 READ_BYTES: Final = 131_072
@@ -102,6 +103,7 @@ class Site:
     acme_service: str = ""  # the backend service of an https listener to which an ACME CA's handshakes are led
     allowance: Allowance = DEFAULT_ALLOWANCE
     telling: Telling = USUAL
+    throttling: Throttling | None = None  # its limits, if it has any
     next_crowding_logged: float = 0.0
     next_denial_logged: float = 0.0
     next_underscore_logged: float = 0.0

@@ -26,7 +26,7 @@ from core.endpoints import endpoint
 from core.members import with_members
 from core.model import Model
 from core.resolve import l7_checked, l7_listeners, l7_services, servers, upstream_tls
-from proxy import census, meters, tally
+from proxy import census, ledger, meters, tally, throttles
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError
 from proxy.hub import View
@@ -66,6 +66,8 @@ class Supervisor:
         self._version = 0
         self._checked: dict[str, str] = {}  # services without checks, and those whose checks count for them
         self._seats = Seats(settings.workers, inherited)
+        self._ledger = ledger.memory(settings.workers)
+        self._rows = ledger.Rows()
         self._given: set[Seat] = set()  # sockets that all workers who have the seat have too
         self._workers: dict[int, WorkerProcess] = {}
         self._cookie_secret = os.urandom(SECRET_BYTES)  # until the control plane gives that of all nodes
@@ -125,14 +127,15 @@ class Supervisor:
 
     async def _run_worker(self, turn: int) -> str:
         """One worker from its start to its end; why it could not start, if it could not."""
-        worker, reader = await WorkerProcess.start(self._settings, turn)
+        worker, reader = await WorkerProcess.start(self._settings, turn, self._ledger)
         worker.seats = {number for number in self._seats.numbers if number % self._settings.workers == turn}
         listening = asyncio.ensure_future(worker.listen(reader, self._log_problems))
         try:
             async with self._applying:
                 worker.send({"cookie_secret": self._cookie_secret.hex()})
                 if self._model is not None:
-                    wanted = Wanted(self._resolved(self._model), self._version)
+                    model = self._resolved(self._model)
+                    wanted = Wanted(model, self._version, self._rows_of(model))
                     await worker.apply(wanted, self._seats.of(worker.seats))
                     self._tell_members([worker])  # they may have changed while it was busy
                     worker.send({"down": self._down()})
@@ -214,7 +217,7 @@ class Supervisor:
                 worker.send({"cookie_secret": secret.hex()})
 
     async def _apply_to_all(self, model: Model, version: int) -> None:
-        wanted = Wanted(model, version)
+        wanted = Wanted(model, version, self._rows_of(model))
         workers = list(self._workers.values())
         results = await asyncio.gather(
             *(worker.apply(wanted, self._seats.of(worker.seats, self._given)) for worker in workers),
@@ -226,6 +229,14 @@ class Supervisor:
         if None not in results:  # one that died meanwhile gets the configuration at its next start
             raise ApplyError("no worker is left that could take it")
         self._proved = True
+
+    def _rows_of(self, model: Model) -> Mapping[str, int]:
+        """The rows of the ledger for the limits of a configuration. Raises ApplyError."""
+        limits = {each.listener.name: each.limits for each in l7_listeners(model) if each.limits}
+        try:
+            return self._rows.give(throttles.names(limits))
+        except ValueError as error:
+            raise ApplyError(str(error)) from None
 
     def _all_problems(self) -> tuple[str, ...]:
         """What the workers find imperfect, each thing once, and what nobody serves."""

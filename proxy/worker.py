@@ -28,6 +28,7 @@ from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.headers import hsts_line
 from proxy.hub import Activity, Hub, Site
+from proxy.ledger import Ledger
 from proxy.listen import EVERYWHERE, endpoints
 from proxy.openings import HANDSHAKE_S, Openings
 from proxy.origin import Telling
@@ -36,6 +37,8 @@ from proxy.quick import QuickConnection
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.sticky import Sticky
+from proxy.throttle import Throttle
+from proxy.throttles import Throttles
 from proxy.tls import TlsServer
 from proxy.tls_admission import Terms
 from proxy.tls_profile import Profile
@@ -55,8 +58,11 @@ Endpoint = tuple[str, int]
 class Worker:
     """Listeners, backend services and connections of this process. `tls` is None where there is no key server."""
 
-    def __init__(self, hub: Hub, tls: TlsServer | None, turn: int = 0, workers: int = 1) -> None:
+    def __init__(
+        self, hub: Hub, tls: TlsServer | None, turn: int = 0, workers: int = 1, ledger: Ledger | None = None
+    ) -> None:
         self._hub = hub
+        self._throttles = Throttles(hub.loop, ledger or Ledger(), self._refuse)
         self._tls = tls
         self._turn, self._workers = turn, workers
         self.model = Model()
@@ -75,12 +81,20 @@ class Worker:
         if site.scheme == "https" and self._tls:
             lead = partial(self._passages.lead, site) if site.acme_service else None
             inner = self._tls.protocol(site.name, connection, lead)
-        return inner if site.access is None else Gate(self._hub, site, inner)
+        if site.access is not None:
+            inner = Gate(self._hub, site, inner)
+        return inner if site.throttling is None else Throttle(site.throttling, inner)
+
+    def _refuse(self) -> None:
+        self._hub.counters["connections_over_limit"] += 1
 
     # -- configuration
 
-    async def apply(self, model: Model) -> list[str]:
-        """Puts a configuration into effect as a whole; returns what is not perfect. ApplyError: nothing has changed."""
+    async def apply(self, model: Model, rows: Mapping[str, int] | None = None) -> list[str]:
+        """Puts a configuration into effect as a whole; returns what is not perfect. ApplyError: nothing has changed.
+
+        `rows`: of the ledger, for limits, by the names of `throttles`.
+        """
         listeners = l7_listeners(model)
         wanted = {at: each for each in listeners for at in endpoints(each)}
         https = [each for each in listeners if each.listener.protocol is Protocol.HTTPS]
@@ -96,6 +110,7 @@ class Worker:
             problems = await self._tls.configure(certificates, profiles, terms)
         self.model = model
         self._apply_services(model, contexts)
+        self._throttles.update({each.listener.name: each.limits for each in listeners if each.limits}, rows)
         sites = {_site_key(each): self._site(each) for each in listeners}
         self._listeners = {_site_key(each): each for each in listeners}
         removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
@@ -171,17 +186,19 @@ class Worker:
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
                 listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
                 Profile.of(listener, each.authorities), listener.acme_backend_service, Allowance.of(listener, networks),
-                Telling.of(listener),
+                Telling.of(listener), self._throttles.of(listener.name),
             )  # fmt: skip
         site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
         site.allowance, telling = Allowance.of(listener, networks), Telling.of(listener)
         site.tunnel_timeout_s, site.acme_service = listener.established_timeout_s, listener.acme_backend_service
         profile = Profile.of(listener, each.authorities)
-        if not site.profile.admits_as(profile) or site.telling != telling:
+        throttling = self._throttles.of(listener.name)
+        newly = throttling is not None and site.throttling is None
+        if not site.profile.admits_as(profile) or site.telling != telling or newly:
             for connection in list(site.connections):
                 connection.retire()
-        site.profile, site.telling = profile, telling
+        site.profile, site.telling, site.throttling = profile, telling, throttling
         if each.access != site.access:
             site.access = each.access
             for connection in list(site.connections):
@@ -202,6 +219,7 @@ class Worker:
             await asyncio.sleep(SWEEP_S)
             self._hub.journal.settle()
             now = self._hub.now()
+            self._throttles.settle(now)
             for site in self._all_sites():
                 for connection in [each for each in site.connections if each.deadline <= now]:
                     connection.expire()

@@ -1,6 +1,6 @@
 """The worker's side of the talk with its supervisor, over a socketpair: one JSON object a line.
 
-    → {"config": MODEL, "version": N} or {"changes": DELTA, "version": N}, of what it has applied (core/delta.py)
+    → {"config": MODEL, "version": N, "rows": {NAME: ROW}}, or "changes": DELTA, of what it has applied (core/delta.py)
                                          ← {"applied": N, "problems": [TEXT…]} or {"refused": N, "why": TEXT}
                                          ← {"problems": [TEXT…]} when they have changed since
     → {"cookie_secret": HEX}, before a configuration that uses it
@@ -116,10 +116,10 @@ class Channel:
             if "ask" in message:
                 _send(writer, {"told": self._worker.answer(message)})
 
-    async def _apply(self, message: dict[str, object]) -> dict[str, object]:
+    async def _apply(self, message: dict[str, Any]) -> dict[str, object]:
         version = message["version"]
         try:
-            problems = await self._worker.apply(self._read(message))
+            problems = await self._worker.apply(self._read(message), message.get("rows"))
         except (ApplyError, DeltaError) as error:
             self._worker.openings.discard()
             return {"refused": version, "why": str(error)}

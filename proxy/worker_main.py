@@ -25,6 +25,7 @@ from keyserver.errors import KeyServerError
 from proxy.access_log import AccessLog
 from proxy.hub import Hub
 from proxy.keyless_abi import KeylessUnavailable
+from proxy.ledger import Ledger
 from proxy.log_shape import Format, LogShape
 from proxy.tls import TlsServer
 from proxy.worker import Worker
@@ -80,7 +81,8 @@ async def serve(options: argparse.Namespace) -> int:
         hub.log_fields = shape.wanted
     if tls is not None:
         tls.gate.on_end, tls.gate.on_signature = hub.journal.meters.handshake, hub.journal.meters.signature
-    worker = Worker(hub, tls, options.turn, options.workers)
+    ledger = Ledger(options.ledger, options.workers, options.turn)
+    worker = Worker(hub, tls, options.turn, options.workers, ledger)
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")
     if tls is not None:
@@ -110,6 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m proxy.worker_main", description=main.__doc__)
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socketpair")
     parser.add_argument("--sockets", type=int, required=True, help="descriptor of the pair that sockets come on")
+    parser.add_argument("--ledger", type=int, help="descriptor of the memory where the workers keep limits together")
     parser.add_argument("--name", required=True)
     parser.add_argument("--turn", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="of this node, which share its limits")

@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from core.config import to_dict
@@ -43,10 +44,10 @@ class Settings:
     drain_s: float = 30.0
     log_shape: LogShape = PLAIN
 
-    def argv(self, turn: int, channel: int, sockets: int) -> list[str]:
+    def argv(self, turn: int, channel: int, sockets: int, ledger: int) -> list[str]:
         """The command line of worker number `turn`, with the descriptors by which we talk to it."""
         argv = [sys.executable, "-m", "proxy.worker_main", "--channel", str(channel), "--sockets", str(sockets)]
-        argv += ["--name", self.name]
+        argv += ["--ledger", str(ledger), "--name", self.name]
         argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
         for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
             argv += [option, value] if value else []
@@ -58,15 +59,21 @@ class Settings:
         return argv
 
 
+NO_ROWS: Final[Mapping[str, int]] = MappingProxyType({})
+
+
 class WorkerGone(ApplyError):
     """A worker ended before it answered."""
 
 
 class Wanted:
-    """A configuration that all workers are to apply. Its lines are made once, however many workers get them."""
+    """A configuration that all workers are to apply. Its lines are made once, however many workers get them.
 
-    def __init__(self, model: Model, version: int) -> None:
-        self.model, self.version = model, version
+    `rows`: of the memory where they keep its limits together (proxy/ledger.py).
+    """
+
+    def __init__(self, model: Model, version: int, rows: Mapping[str, int] = NO_ROWS) -> None:
+        self.model, self.version, self.rows = model, version, dict(rows)
         self._lines: list[tuple[Model | None, bytes]] = []
 
     def line(self, base: Model | None) -> bytes:
@@ -76,7 +83,7 @@ class Wanted:
                 return line
         changes = None if base is None else difference(base, self.model)
         part: dict[str, object] = {"config": to_dict(self.model)} if changes is None else {"changes": changes}
-        line = json.dumps({**part, "version": self.version}).encode() + b"\n"
+        line = json.dumps({**part, "version": self.version, "rows": self.rows}).encode() + b"\n"
         self._lines.append((base, line))
         return line
 
@@ -103,14 +110,14 @@ class WorkerProcess:
         self._questions: deque[asyncio.Future[Any]] = deque()  # those that wait, the first asked first
 
     @classmethod
-    async def start(cls, settings: Settings, turn: int) -> tuple[WorkerProcess, asyncio.StreamReader]:
-        """Starts worker number `turn`, in a session of its own: Ctrl-C is for us."""
+    async def start(cls, settings: Settings, turn: int, ledger: int) -> tuple[WorkerProcess, asyncio.StreamReader]:
+        """Starts worker number `turn`, in a session of its own: Ctrl-C is for us. `ledger`: see proxy/ledger.py."""
         ours, theirs = socket.socketpair()
         passed, passed_to = passing.pair()
         with theirs, passed_to:
             process = await asyncio.create_subprocess_exec(
-                *settings.argv(turn, theirs.fileno(), passed_to.fileno()),
-                pass_fds=(theirs.fileno(), passed_to.fileno()),
+                *settings.argv(turn, theirs.fileno(), passed_to.fileno(), ledger),
+                pass_fds=(theirs.fileno(), passed_to.fileno(), ledger),
                 start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL,
             )

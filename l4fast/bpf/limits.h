@@ -49,7 +49,18 @@ static __always_inline int may_have(const struct listener *listener, __s64 conne
 
 enum direction { INWARDS, OUTWARDS };
 
-/* What the bandwidth of a listener says to a packet of `length` bytes. */
+/* Whether an instance has the bandwidth for a packet of a listener of its. */
+static __always_inline int instance_has(const struct limit *limit, enum direction direction, __u32 length)
+{
+    __u64 price = limit->shared_price[direction & 1];
+    int index = limit->shared;
+    struct spending *spending = spendings.lookup(&index);
+
+    return !price || !spending || spend(&spending->bandwidth[direction & 1], price * length >> 16, BANDWIDTH_DEPTH);
+}
+
+/* What the bandwidth of a listener, and then of its instance, says to a packet of `length` bytes. What the instance has
+ * refused the listener has paid: it is the packets beyond its own limit that must cost the other listeners nothing. */
 static __always_inline enum reason within_bandwidth(__u16 listener, enum direction direction, __u32 length)
 {
     int index = listener;
@@ -57,7 +68,8 @@ static __always_inline enum reason within_bandwidth(__u16 listener, enum directi
     struct spending *spending = spendings.lookup(&index);
     __u64 price = limit ? limit->byte_price[direction & 1] : 0;
 
-    if (!price || !spending || spend(&spending->bandwidth[direction & 1], price * length >> 16, BANDWIDTH_DEPTH))
+    if ((!price || !spending || spend(&spending->bandwidth[direction & 1], price * length >> 16, BANDWIDTH_DEPTH)) &&
+        (!limit || instance_has(limit, direction, length)))
         return LB_NEXT;
     return over(listener, direction == INWARDS ? DROP_BANDWIDTH_IN : DROP_BANDWIDTH_OUT);
 }

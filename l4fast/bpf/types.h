@@ -189,9 +189,12 @@ struct limit {
     __u64 flow_price;   /* of a flow that begins */
     __u64 connections;  /* sessions that count */
     __u64 byte_price[2]; /* of an IP packet's bytes, << 16; by enum direction */
+    __u64 shared_price[2]; /* the same of its instance, … */
+    __u32 shared;       /* … which has spent what stands under this index */
+    __u32 zero;
 };
 
-/* map `spendings` (array), by index of the listener. In words of eight bytes, for atomic operations. */
+/* map `spendings` (array), by index of the listener, or of an instance with limits. In words of eight bytes, for atomic operations. */
 struct spending {
     __u64 flows;        /* the tick until which what may begin has begun */
     __u64 connections;  /* exact: the sum of its members' `loads` */

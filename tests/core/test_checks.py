@@ -554,12 +554,6 @@ CASES = [
     ),
     # limits
     (
-        'port = 8000, backend_service = "web" }',
-        'port = 8000, backend_service = "web", max_new_connections_per_s = 9 }',
-        "listeners.dev.max_new_connections_per_s: the L4 tier keeps it, and dev is not behind it for want of a VIP; "
-        "remove it, or add a VIP",
-    ),
-    (
         'port = 80, backend_service = "web" }',
         'port = 80, backend_service = "web", max_new_connections_per_s = 1000001 }',
         "listeners.http.max_new_connections_per_s: 1000001 is out of range; give a whole number from 0 to 1000000",
@@ -571,9 +565,15 @@ CASES = [
         "remove it, or use mode nat",
     ),
     (
-        'instance = "site", protocol = "http", port = 80,',
-        'instance = "site", protocol = "http", port = 80, bandwidth_out_mbit_s = 9,',
-        "listeners.http.bandwidth_out_mbit_s: the L4 tier keeps it, and answers of http do not pass there; remove it",
+        'type = "nlb", vips = ["192.0.2.2"]',
+        'type = "nlb", vips = ["192.0.2.2"], bandwidth_out_mbit_s = 9',
+        "listeners.tcp.mode: fast has bandwidth_out_mbit_s: the L4 tier keeps it, and answers in mode dr do not pass "
+        "there; use mode nat, or give the listener an instance of its own",
+    ),
+    (
+        'name = "local" }',
+        'name = "local", bandwidth_in_mbit_s = 40961 }',
+        "instances.local.bandwidth_in_mbit_s: 40961 is out of range; give a whole number from 0 to 40960 Mbit/s",
     ),
     # IP versions
     (
@@ -1099,13 +1099,12 @@ def test_a_stateless_instance_with_hashes_is_sound() -> None:
     assert errors(STATELESS) == []
 
 
-def test_a_limit_needs_who_keeps_it() -> None:
-    given = SOUND.replace('port = 80, backend_service = "web" }', "port = 80, max_new_connections_per_s = 9 }")
-    given = given.replace("rules = [", 'rules = [ { name = "h", listener = "http", backend_service = "web" },')
-    assert errors(given) == []
-    assert errors(given.replace('{ name = "l4-1", role = "l4", address = "10.0.0.11" }, ', "")) == [
-        "listeners.http.max_new_connections_per_s: the L4 tier keeps it, and http is not behind it for want of an l4 "
-        "node; remove it, or add an l4 node"
+def test_a_listener_has_no_more_than_its_instance() -> None:
+    given = SOUND.replace('name = "local" }', 'name = "local", bandwidth_in_mbit_s = 9 }')
+    whole = given.replace('port = 8000, backend_service = "web"', 'port = 8000, backend_service = "web", %s')
+    assert errors(whole % "bandwidth_in_mbit_s = 9, bandwidth_out_mbit_s = 10, max_new_connections_per_s = 9") == []
+    assert errors(whole % "bandwidth_in_mbit_s = 10") == [
+        "listeners.dev.bandwidth_in_mbit_s: 10 Mbit/s is more than local has in all, 9; lower it, or remove it"
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.config import from_dict
-from core.resolve import UNLIMITED, Limits, l4_services, l7_listeners
+from core.resolve import l4_services, l7_listeners
 
 LISTED, STRANGER = "198.51.100.200", "198.51.101.0"
 LISTED6, STRANGER6 = "2001:db8:1::200", "2001:db8:2::"
@@ -63,26 +63,6 @@ def test_each_vip_has_the_servers_of_its_own_ip_version() -> None:
     ]
     assert [each.persistence_prefix for each in l4_services(model)[:2]] == [24, 56]
     assert l7_listeners(model)[0].addresses == ("192.0.2.2", "2001:db8::2")
-
-
-@pytest.mark.parametrize("protocol", ["http", "tcp", "udp"])
-def test_limits_are_the_l4_tiers(protocol: str) -> None:
-    def limits(**given: int) -> Limits:
-        listener = {"protocol": protocol, "port": 80, "instance": "i", "servers": ["10.0.0.1:80"]}
-        document = {
-            "nodes": [{"name": "l4-1", "role": "l4", "address": "10.0.0.11"}],
-            "instances": [{"name": "i", "type": "alb" if protocol == "http" else "nlb", "vips": ["192.0.2.1"]}],
-            "listeners": [listener | given],
-        }
-        (service,) = l4_services(from_dict(document))
-        return service.limits
-
-    assert limits() == UNLIMITED
-    assert limits(max_new_connections_per_s=7) == Limits(new_connections_per_s=7)
-    assert limits(max_connections=6) == Limits(connections=6)
-    assert limits(bandwidth_in_mbit_s=5) == Limits(in_mbit_s=5)
-    if protocol != "http":
-        assert limits(bandwidth_out_mbit_s=4) == Limits(out_mbit_s=4)
 
 
 @pytest.mark.parametrize("protocol", ["http", "tcp"])

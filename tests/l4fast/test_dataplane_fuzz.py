@@ -16,9 +16,10 @@ from dataclasses import replace
 
 import pytest
 
+from core.limits import Limits
 from core.model import Acl, Mode, Scheduler
 from core.prefixes import Prefixes
-from core.resolve import Access, L4Service, Limits
+from core.resolve import Access, L4Service
 from tests.l4fast.dissect import ICMPS, TUNNELS, Parsed, ip_of, ones_complement, parsed
 from tests.packets import (
     ACK,

@@ -28,8 +28,9 @@ import pytest
 from pyroute2 import netns
 
 from core.endpoints import endpoint
+from core.limits import Limits
 from core.model import Mode, Scheduler
-from core.resolve import L4Service, Limits, Real
+from core.resolve import L4Service, Real
 from l4fast.decap import Decap
 from l4fast.hops import Hop
 from l4fast.loader import XDP_FLAGS, DataPlane, Program

@@ -16,9 +16,10 @@ from itertools import product
 
 import pytest
 
+from core.limits import Limits
 from core.model import Acl, Mode, Scheduler
 from core.prefixes import Prefixes
-from core.resolve import Access, L4Service, Limits
+from core.resolve import Access, L4Service
 from l4fast.hops import HERE
 from l4fast.sessions import STATES
 from l4fast.sources import reasons

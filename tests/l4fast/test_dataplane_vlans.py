@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from core.limits import Limits
 from core.model import Mode, Scheduler
-from core.resolve import Limits
 from l4fast.early import tagged
 from l4fast.hops import HERE, Hop
 from l4fast.interfaces import Interface

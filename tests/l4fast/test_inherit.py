@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from core.limits import Limits
 from core.model import Acl, Mode, Scheduler
 from core.prefixes import Prefixes
-from core.resolve import Access, L4Service, Limits
+from core.resolve import Access, L4Service
 from l4fast.expiry import expire
 from l4fast.loader import DataPlane
 from l4fast.members import NOBODY

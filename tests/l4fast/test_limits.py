@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from core.endpoints import endpoint
+from core.limits import UNLIMITED, Limits
 from core.model import Mode, Scheduler
-from core.resolve import UNLIMITED, L4Service, Limits
+from core.resolve import L4Service
 from l4fast.expiry import expire
 from l4fast.limits import OVER, TICKS
 from l4fast.sessions import ANSWER, STATES, Wanted
@@ -635,6 +636,33 @@ def test_a_packet_pays_once_and_takes_one_turn(harness: Harness, scheduler: Sche
         raise AssertionError(f"{(spent(harness, of) - until) / TICKS} ns")
     if scheduler is not Scheduler.MAGLEV:
         assert reals == dict.fromkeys(REALS, 2)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_listeners_share_their_instances_bandwidth(harness: Harness, version: int) -> None:
+    """All of them stop when it is spent, and one that has spent its own leaves the others theirs."""
+    both = Limits(in_mbit_s=1, instance="i", instance_in_mbit_s=2)
+    one = limited(both, 80, version=version)
+    two = limited(replace(both, in_mbit_s=0), 81, version=version)
+    start(harness, one, two)
+    packets = [replace(DATA, port=port).as_version(version) for port in (80, 81)]
+
+    def verdicts() -> list[str]:
+        return [harness.run(packet)[0] for packet in packets]
+
+    assert verdicts() == ["tx_new_session"] * 2
+    assert verdicts() == ["tx_session"] * 2
+    spend_all(harness, one, INWARDS)
+    assert verdicts() == ["drop_bandwidth_in", "tx_session"]
+    give_back(harness, one)
+    table = harness.plane.map("spendings", version)
+    key = table.key(harness.tables.versions[version]._listener_indexes.used["i", 0, "instance"])
+    value = table.get(key)
+    assert value.bandwidth[INWARDS] > 0, "packets have been paid for"
+    value.bandwidth[INWARDS] = 1 << 60
+    table.put(key, value)
+    assert verdicts() == ["drop_bandwidth_in"] * 2
+    assert [beyond(harness, of) for of in (one, two)] == [{"over_bandwidth_in": 2}, {"over_bandwidth_in": 1}]
 
 
 def test_a_full_bucket_holds_a_quarter_of_a_second(harness: Harness) -> None:
