@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from control import commands, inventory, up
+from control import commands, inventory, up, up_reload
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
@@ -51,6 +51,10 @@ EXAMPLES = """
 CHECK_EXAMPLES = """
   paifang check site.toml
   paifang check site.json --json       for programs: {"valid": false, "errors": [{"line": 3, …}]}
+"""
+RELOAD_EXAMPLES = """
+  paifang reload                       1 if the file has an error or is not served; the configuration before stays
+  pip install --upgrade paifang && paifang reload --replace
 """
 APPLY_EXAMPLES = """
   paifang apply site.toml --dry-run
@@ -173,6 +177,11 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )  # fmt: skip
+    reload = add("reload", "have `paifang up` read its file again, or replace its processes", RELOAD_EXAMPLES, state)
+    reload.add_argument(
+        "--replace", action="store_true", help="new processes: what is installed now; no request is lost"
+    )
+    reload.set_defaults(run=up_reload.main)
     apply = add("apply", "make FILE the configuration", APPLY_EXAMPLES, remote, dry, comment)
     apply.add_argument("file", type=Path, metavar="FILE", help="TOML, or JSON if its name ends in .json")
     apply.set_defaults(run=commands.apply)

@@ -2,13 +2,13 @@
 
 On first use it makes a certificate authority of its own in the state directory, and from it development certificates
 for the domains of the file; with [acme] in FILE, they stand in until a CA has issued others. FILE is the truth: it
-replaces whatever the control plane had. SIGHUP reads it again; where it has an error, or the node refuses it, the old
-configuration stays. Ctrl-C or SIGTERM ends everything.
+replaces whatever the control plane had. `paifang reload` (SIGHUP) reads it again; where it has an error, or the node
+refuses it, the old configuration stays. `paifang reload --replace` (SIGUSR2) has new processes take over without losing
+a request. Ctrl-C or SIGTERM ends everything.
 
 examples:
   paifang up site.toml
   paifang up site.toml --state ./state --workers 4 --api 127.0.0.1:0
-  kill -HUP PID            read FILE again
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -33,13 +32,15 @@ from control.client import NOTE, Api, ApiError
 from control.keyfiles import KeyCheckError
 from control.node import harden
 from control.node.addresses import address, is_loopback
-from control.node.children import Child, ChildError
+from control.node.children import ChildError
 from control.node.files import write_atomic
 from control.node.notify import notify
 from control.node.patience import patience
 from control.ports import free_port
 from control.stopping import Stop, Stopping
 from control.up_acme import Issuing, missing_library
+from control.up_children import DRAIN_S, READY_S, Children
+from control.up_reload import RELOAD, REPLACE, Outcome
 from control.up_source import Source, read
 from control.up_state import State, StateError
 from core.config import to_dict
@@ -48,7 +49,6 @@ from core.errors import ConfigErrors
 from core.model import Model
 from core.resolve import l7_listeners
 
-READY_S = 30.0
 POLL_S = 0.1
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # By IP version, ip(7) and linux/in6.h: an address that is not here yet.
@@ -56,10 +56,6 @@ FREEBIND = {4: (socket.IPPROTO_IP, 15), 6: (socket.IPPROTO_IPV6, 78)}
 NEWS_EVERY_S = 2.0
 KEYS_READ_S = 2.0  # the key server looks every second, should it not say that it has read its keys
 RENEW_EVERY_S = 3600.0
-DRAIN_S = 5
-RESTART_S = (0.5, 30.0)  # the first delay after a child's death, and the longest
-STEADY_S = 30.0  # who has run for this long starts with the first delay again
-LOG_LIMIT_BYTES = 1 << 24
 NODE = "local"
 
 
@@ -69,18 +65,6 @@ class UpError(Exception):
 
 class UsageError(Exception):
     """An option, or a file, that cannot be served as this program is; the text has the remedy."""
-
-
-@dataclass(slots=True)
-class Spec:
-    """A child that is kept running: how it is started, and when it may be again."""
-
-    name: str
-    argv: list[str]
-    child: Child | None = None
-    delay_s: float = RESTART_S[0]
-    started: float = 0.0
-    restart_at: float = 0.0
 
 
 class Up:
@@ -100,26 +84,26 @@ class Up:
         self.issuing = Issuing(root)
         self._news_at = 0.0
         self._check_stop = check_stop
-        self._reload = False
+        self._reload = self._replace = False
+        self._outcomes = Outcome.read(root).number
         self._renew_at = time.monotonic() + RENEW_EVERY_S
         workers = ["--workers", str(options.workers)] if options.workers else []
         sock = str(root / "keys.sock")
-        self.specs = {
-            "keyserver": Spec("keyserver", [
-                "keyserver", "--keys", str(root / "keys"), "--socket", sock,
-                "--audit-log", str(root / "log" / "audit.log"),
-            ]),
-            "control": Spec("control", [
-                "control", "--state", str(root / "control"), "--api", endpoint(host, api_port),
-                "--nodes", f"127.0.0.1:{nodes_port}", "--identity", str(root / "identities" / "control"),
-            ]),
-            "l7": Spec("l7", [
-                "proxy", "--name", NODE, "--control", f"https://127.0.0.1:{nodes_port}",
-                "--identity", str(root / "identities" / "l7"), "--keyserver", f"unix:{sock}",
-                "--state", str(root / "l7"), "--ready", f"127.0.0.1:{ready_port}",
-                "--access-log", str(root / "log" / "access.log"), "--drain-time", str(DRAIN_S), *workers,
-            ]),
-        }  # fmt: skip
+        self.children = Children(root, _say, check_stop)
+        self.children.add("keyserver", [
+            "keyserver", "--keys", str(root / "keys"), "--socket", sock,
+            "--audit-log", str(root / "log" / "audit.log"),
+        ])  # fmt: skip
+        self.children.add("control", [
+            "control", "--state", str(root / "control"), "--api", endpoint(host, api_port),
+            "--nodes", f"127.0.0.1:{nodes_port}", "--identity", str(root / "identities" / "control"),
+        ])  # fmt: skip
+        self.children.add("l7", [
+            "proxy", "--name", NODE, "--control", f"https://127.0.0.1:{nodes_port}",
+            "--identity", str(root / "identities" / "l7"), "--keyserver", f"unix:{sock}",
+            "--state", str(root / "l7"), "--ready", f"127.0.0.1:{ready_port}",
+            "--access-log", str(root / "log" / "access.log"), "--drain-time", str(DRAIN_S), *workers,
+        ])  # fmt: skip
 
     # --- start and end
 
@@ -129,41 +113,30 @@ class Up:
         self._check_ports(source.model)
         model = self._equip(source)
         for name in ("keyserver", "control"):
-            self._start(self.specs[name])
+            self.children.start(name)
         for name in ("keyserver", "control"):
-            child = self.specs[name].child
-            assert child is not None
-            with patience(f"paifang: waiting for {name} ({READY_S:.0f} s at most); see {child.log}"):
-                child.wait_ready(READY_S)
+            self.children.wait_ready(name)
         note = {"api": self.api_url, "token_file": str(self.token_file), "pid": os.getpid()}
         write_atomic(self.state.root / NOTE, json.dumps(note).encode())
-        self._start(self.specs["l7"])
+        self.children.start("l7")
         self._await(self._put(model))
         self.model = model
         self._follow_issuer()
-
-    def stop(self) -> None:
-        """End the children, those first that others do not need."""
-        running = [self.specs[name].child for name in ("acme", "l7", "control", "keyserver") if name in self.specs]
-        for child in running:
-            if child is not None:
-                failed = child.poll() is not None  # which has been said already
-                code = child.terminate(DRAIN_S + 5)
-                if not failed and code not in (0, -signal.SIGTERM):
-                    _say(f"{child.name} ended with code {code}; see {child.log}")
 
     def follow(self) -> None:
         """Keep the children running and follow FILE until Stop."""
         while True:
             self._check_stop()
             time.sleep(POLL_S)
-            for spec in self.specs.values():
-                self._keep(spec)
-            if "acme" in self.specs and time.monotonic() >= self._news_at:
+            self.children.keep()
+            if "acme" in self.children.specs and time.monotonic() >= self._news_at:
                 self._take_news()
             if self._reload:
                 self._reload = False
-                self._change_to(lambda: _read(self.file), asked=True)
+                self._tell(*self._change_to(lambda: _read(self.file), asked=True))
+            elif self._replace:
+                self._replace = False
+                self._tell(*self._replace_all())
             elif time.monotonic() >= self._renew_at:
                 self._change_to(lambda: self.source)  # for certificates near their end; FILE is read on SIGHUP only
 
@@ -171,43 +144,34 @@ class Up:
         """SIGHUP: read FILE at the next turn."""
         self._reload = True
 
-    def _start(self, spec: Spec) -> None:
-        log = self.state.root / "log" / f"{spec.name}.log"
-        with contextlib.suppress(OSError):
-            if log.stat().st_size > LOG_LIMIT_BYTES:
-                log.replace(log.with_suffix(".log.1"))
-        argv = [sys.executable, "-m", *spec.argv]
-        notify_dir = self.state.root / "run"
-        spec.child = Child.start(spec.name, argv, log=log, notify_dir=notify_dir, die_with_parent=True)
-        spec.started = time.monotonic()
+    def on_replace(self, number: int, frame: FrameType | None) -> None:
+        """SIGUSR2: new processes at the next turn."""
+        self._replace = True
 
-    def _keep(self, spec: Spec) -> None:
-        """Start a child again that has died, after a delay that doubles."""
-        now = time.monotonic()
-        if spec.child is not None and (code := spec.child.poll()) is not None:
-            spec.child.terminate(0)
-            if now - spec.started > STEADY_S:
-                spec.delay_s = RESTART_S[0]
-            _say(f"{spec.name} died (code {code}); starting it again in {spec.delay_s:g} s; see {spec.child.log}")
-            spec.child, spec.restart_at = None, now + spec.delay_s
-            spec.delay_s = min(spec.delay_s * 2, RESTART_S[1])
-        if spec.child is None and now >= spec.restart_at:
-            self._start(spec)
+    def _tell(self, done: bool, text: str) -> None:
+        """For `paifang reload`."""
+        self._outcomes += 1
+        Outcome(self._outcomes, done, text).write(self.state.root)
+
+    def _replace_all(self) -> tuple[bool, str]:
+        try:
+            self.children.replace_all()
+        except ChildError as error:
+            return False, _say(f"{error}\npaifang: the processes that are not replaced go on")
+        return True, _say("all processes are replaced")
 
     # --- the issuer
 
     def _follow_issuer(self, *, again: bool = False) -> None:
         """Have the issuer that the source asks for, or none; `again`: one that waits after a failure asks at once."""
         argv = self.issuing.argv(self.source, self.api_url, self.token_file)
-        spec = self.specs.get("acme")
+        spec = self.children.specs.get("acme")
         if spec is not None and (spec.argv != argv or again):
-            del self.specs["acme"]
-            if spec.child is not None:
-                spec.child.terminate(DRAIN_S)
+            self.children.drop("acme")
             self.issuing.forget()
-        if argv and "acme" not in self.specs:
-            self.specs["acme"] = Spec("acme", argv)
-            self._start(self.specs["acme"])
+        if argv and "acme" not in self.children.specs:
+            self.children.add("acme", argv)
+            self.children.start("acme")
 
     def _take_news(self) -> None:
         """What the issuer has brought about is part of what runs, and said."""
@@ -217,7 +181,7 @@ class Up:
             for text in told:
                 _say(text)
             if self.issuing.failing and told:
-                _say(f"`kill -HUP {os.getpid()}` has the CA asked again at once")
+                _say("`paifang reload` has the CA asked again at once")
 
     # --- configuration
 
@@ -229,7 +193,7 @@ class Up:
         led = self.issuing.lead(source)
         model = devcerts.fill(led, ca=root / "ca", keys=root / "keys", chains=root / "chains")
         model = self.issuing.got(source, model)
-        keyserver = self.specs["keyserver"].child
+        keyserver = self.children.child("keyserver")
         fresh = {path.name for path in (root / "keys").iterdir()} - before
         if keyserver is not None and (fresh or source.key_files):  # a key file may have a new key
             while keyserver.said_ready():  # what it said before, when it started again perhaps, is no answer
@@ -238,10 +202,10 @@ class Up:
             _wait(keyserver.said_ready, KEYS_READ_S)
         return model
 
-    def _change_to(self, find: Callable[[], Source], *, asked: bool = False) -> None:
+    def _change_to(self, find: Callable[[], Source], *, asked: bool = False) -> tuple[bool, str]:
         """Serve another source; whatever is wrong with it is printed and leaves everything as it was.
 
-        If somebody has `asked`, then that nothing has changed is printed as well.
+        If somebody has `asked`, then that nothing has changed is printed as well. Whether it is served, and the words.
         """
         self._renew_at = time.monotonic() + RENEW_EVERY_S
         before = self.model
@@ -257,21 +221,20 @@ class Up:
                     raise
             self.source = source
         except ConfigErrors as error:
-            print(f"{error}\npaifang: the configuration before stays", file=sys.stderr, flush=True)
-            return
+            text = f"{error}\npaifang: the configuration before stays"
+            print(text, file=sys.stderr, flush=True)
+            return False, text
         except (UsageError, KeyCheckError, devcerts.IssueError, UpError, ChildError, ApiError, OSError) as error:
-            _say(f"{error}\npaifang: the configuration before stays")
-            return
+            return False, _say(f"{error}\npaifang: the configuration before stays")
         finally:
             self.state.link_keys(self.source.key_files)
         self._follow_issuer(again=asked and self.issuing.failing)
         if model == before:
-            if asked:
-                _say(f"{self.file} asks for what is served already")
-            return
+            return True, _say(f"{self.file} asks for what is served already") if asked else ""
         self.model = model
-        _say("configuration changed")
+        text = _say("configuration changed")
         self.print_listeners()
+        return True, text
 
     def _check_ports(self, model: Model) -> None:
         """UpError for a port that another process listens on.
@@ -305,7 +268,7 @@ class Up:
         api, deadline = self.api(), time.monotonic() + READY_S
         while time.monotonic() < deadline:
             self._check_stop()
-            child = self.specs["l7"].child
+            child = self.children.child("l7")
             if child is not None and child.poll() is not None:
                 child.wait_ready(0)  # raises, quoting its log
             document = cast(dict[str, Any], api.request("GET", "/v1/status").document)
@@ -347,13 +310,16 @@ def main(options: argparse.Namespace) -> int:
     harden.forbid_dumps()  # the CA's key is read here
     stopping = Stopping()
     state = up = None
+    for number in (RELOAD, REPLACE):
+        signal.signal(number, signal.SIG_IGN)  # until somebody can be told what came of it
     try:
         source = _read(options.file)
         state = State(options.state)
         host, port = _api_address(options.api)
         state.make_identities()
         up = Up(options, state, host, port, stopping.check)
-        signal.signal(signal.SIGHUP, up.on_hangup)
+        signal.signal(RELOAD, up.on_hangup)
+        signal.signal(REPLACE, up.on_replace)
         up.start(source)
         up.print_listeners()
         up.print_help()
@@ -373,9 +339,10 @@ def main(options: argparse.Namespace) -> int:
         notify("STOPPING=1")
     finally:
         stopping.ignore()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (RELOAD, REPLACE):
+            signal.signal(number, signal.SIG_IGN)
         if up is not None:
-            up.stop()
+            up.children.stop()
         if state is not None:
             state.close()
     return 0
@@ -412,5 +379,8 @@ def _wait(condition: Callable[[], bool], timeout_s: float) -> None:
         time.sleep(0.02)
 
 
-def _say(text: str) -> None:
-    print(f"paifang: {text}", file=sys.stderr, flush=True)
+def _say(text: str) -> str:
+    """Tells the user, and returns the words."""
+    text = f"paifang: {text}"
+    print(text, file=sys.stderr, flush=True)
+    return text

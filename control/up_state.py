@@ -19,7 +19,7 @@ from pathlib import Path
 from certs.authority import Authority, AuthorityError
 from control.node.admin import AdminError, check_path
 
-LONGEST_SOCKET = "run/keyserver.notify"
+LONGEST_SOCKET = "run/keyserver2.notify"  # of a key server that replaces another
 LINK_SUFFIX = ".given.key"
 
 
@@ -87,6 +87,23 @@ class State:
             (keys / name).unlink()
         for name in wanted.keys() - present:
             (keys / name).symlink_to(wanted[name])
+
+
+def owner(root: Path) -> int:
+    """The process id of the `paifang up` that has a state directory; 0: none has."""
+    try:
+        lock = os.open(root / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        text = os.read(lock, 20).decode().strip()
+        return int(text) if text.isdecimal() else 0
+    else:
+        return 0
+    finally:
+        os.close(lock)
 
 
 def _link_name(file: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from control import show
@@ -30,7 +29,7 @@ def help_text(source: Source, model: Model, root: Path, api_url: str, token_file
     text = _trust(source, model, root)
     state = "" if root == default_state().absolute() else f" --state {root}"
     text += f"\nAPI {api_url}, token in {token_file}; logs in {root}/log\n"
-    return f"{text}paifang status{state}; kill -HUP {os.getpid()} reads {file} again; Ctrl-C ends it"
+    return f"{text}paifang status{state}; paifang reload{state} reads {file} again; Ctrl-C ends it"
 
 
 def _trust(source: Source, model: Model, root: Path) -> str:

@@ -201,7 +201,7 @@ class ClientConnection(Carrier):
         left = HEADS_A_TURN
         while self._exchange is None and not self._full and self._state in (State.IDLE, State.HEAD):
             if not self._buffer:
-                self._wait(State.IDLE, self._site.idle_timeout_s)
+                self._rest()
                 break
             if not left:
                 self._wait(State.HEAD, self._site.allowance.head_timeout_s)
@@ -222,6 +222,10 @@ class ClientConnection(Carrier):
             self._start(head)
         self._reading_heads = False
         self.balance()
+
+    def _rest(self) -> None:
+        """Between two requests. One that leaves and has not said so has a client that may have sent another request."""
+        self._wait(State.IDLE, DRAIN_IDLE_S if self._leaving else self._site.idle_timeout_s)
 
     def _next_turn(self) -> None:
         self._turn_over = False
@@ -301,8 +305,8 @@ class ClientConnection(Carrier):
             self.balance()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
-        elif finish.keep_alive and not self._leaving and not (self._eof and not self._buffer):
-            self._wait(State.IDLE, self._site.idle_timeout_s)
+        elif finish.keep_alive and not (self._eof and not self._buffer):
+            self._rest()
             self._read_heads()
         else:
             self._close()
@@ -464,11 +468,13 @@ class ClientConnection(Carrier):
     def drain(self) -> None:
         """The listener keeps no connection alive any more: a busy one closes after its answer, an idle one soon.
 
-        Not at once: a request may be on its way, and closing under it would lose it.
+        Not at once: a request may be on its way, and closing under it would lose it. Nor after an answer whose head is
+        out and did not say so.
         """
         exchange = self._current()
         if exchange is not None:
-            exchange.let_close()
+            if not exchange.answering:
+                exchange.let_close()
         elif self._state is State.IDLE:
             self.deadline = min(self.deadline, self._hub.now() + DRAIN_IDLE_S)
 

@@ -262,7 +262,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"paifang \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("command", ["check", "up", "apply", "get", "delete", "status", "history", "rollback"])
+@pytest.mark.parametrize(
+    "command", ["check", "up", "reload", "apply", "get", "delete", "status", "history", "rollback"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])

@@ -326,7 +326,7 @@ def test_renewing_certificates_does_not_read_the_file(tmp_path: Path, monkeypatc
         seen.append(find())
         raise Turn
 
-    monkeypatch.setattr(up, "_keep", lambda spec: None)
+    monkeypatch.setattr(up.children, "keep", lambda: None)
     monkeypatch.setattr(up, "_change_to", change_to)
     up._renew_at = 0.0
     with pytest.raises(Turn):

@@ -199,7 +199,7 @@ def test_the_cas_reason_is_told_and_a_signal_asks_again(tmp_path: Path, server: 
     with running(tmp_path, here(page, server, "tls-alpn-01", {443: elsewhere}, backend)) as found:
         reason = rf"failed: www\.example\.com: Failed to connect to 127\.0\.0\.1:{port} for the tls-alpn-01 challenge"
         found.wait_for(rf"paifang: certificate site: {reason}; again in 15 min\n")
-        found.wait_for(r"`kill -HUP \d+` has the CA asked again at once")
+        found.wait_for("`paifang reload` has the CA asked again at once")
         status = found.paifang("status")
         assert re.search(rf"certificate 'site': {reason}", status.stdout), status
         assert "Paifang CA" in Clients(found, server, elsewhere).issuer()

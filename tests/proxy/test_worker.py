@@ -425,6 +425,32 @@ async def test_draining_finishes_what_is_in_flight() -> None:
             await client.close()
 
 
+async def test_an_answer_that_had_begun_costs_its_client_no_request() -> None:
+    """Its head said that the connection stays: the next request may be on its way, and is answered."""
+    more = asyncio.Event()
+
+    async def answer(request: Request) -> None:
+        request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+        await more.wait()
+        request.writer.write(b"k")
+
+    async with Backend(answer).running() as backend, proxy(model(free_port(), [backend.port])) as l7:
+        client = await l7.connect()
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        assert b"Connection: close" not in head
+        draining = asyncio.create_task(l7.worker.drain(10, 0))
+        await until(lambda: all(site.closing for site in l7.worker._all_sites()))
+        more.set()
+        assert await client.reader.readexactly(2) == b"ok"
+        status, head, body = await _ask(client)
+        assert (status, body) == (200, b"ok")
+        assert b"\r\nConnection: close\r\n" in head
+        assert await client.rest() == b""
+        await draining
+        await client.close()
+
+
 async def test_closing_a_socket_serves_its_accept_queue() -> None:
     """Connections that wait to be accepted when the socket closes are not reset."""
     async with Backend().running() as backend, proxy(model(free_port(), [backend.port])) as l7:
