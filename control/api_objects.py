@@ -10,6 +10,7 @@ from typing import Annotated
 
 from aiohttp import web
 
+from control.changes import object_document
 from control.edit import Edit, MissingError, Op, edited
 from control.handling import (
     CHANGED,
@@ -24,7 +25,6 @@ from control.handling import (
     checked,
     json_of,
     linked,
-    object_document,
     read,
 )
 from control.preconditions import object_tag

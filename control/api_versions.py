@@ -7,7 +7,8 @@ from typing import Annotated
 
 from aiohttp import web
 
-from control.handling import LINK, PLANE, VERSION_LIMIT, change_document, linked
+from control.changes import change_document
+from control.handling import LINK, PLANE, VERSION_LIMIT, linked
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, asked, flag, number
 from control.store import NoSuchVersionError, Store

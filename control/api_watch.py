@@ -14,8 +14,9 @@ from typing import Annotated
 
 from aiohttp import web
 
+from control.changes import change_document
 from control.guard import identify
-from control.handling import PLANE, VERSION_LIMIT, change_document
+from control.handling import PLANE, VERSION_LIMIT
 from control.problem import problem
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, asked, texts

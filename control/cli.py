@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from control import commands, inventory, up, up_reload
+from control import cli_config, commands, completion, inventory, up, up_reload
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
 from control.top_view import Sort
 from core.errors import ConfigErrors
-from core.model import Kind
 
 # Subcommand → (module, what it is).
 PROCESSES = {
@@ -43,32 +42,16 @@ NEED_BCC = frozenset({"l4", "lab", "demo"})
 EXAMPLES = """
   paifang up site.toml                 HTTPS front end on this machine; Ctrl-C ends it
   paifang check site.toml              is it valid, and if not, what would be right
-  paifang apply site.toml --dry-run    what would change
+  paifang diff site.toml               what applying it would change
+  paifang apply site.toml --wait       until every node runs it
   paifang status --watch               which node runs what
+  paifang watch                        what changes, as it does
   paifang top                          what passes through the nodes
   paifang history; paifang rollback 7  versions of the configuration
-"""
-CHECK_EXAMPLES = """
-  paifang check site.toml
-  paifang check site.json --json       for programs: {"valid": false, "errors": [{"line": 3, …}]}
 """
 RELOAD_EXAMPLES = """
   paifang reload                       1 if the file has an error or is not served; the configuration before stays
   pip install --upgrade paifang && paifang reload --replace
-"""
-APPLY_EXAMPLES = """
-  paifang apply site.toml --dry-run
-  paifang apply site.toml --comment "two more servers"
-  PAIFANG_API=http://127.0.0.1:8470 PAIFANG_TOKEN=$(cat /var/lib/paifang/control/token) paifang apply site.toml
-"""
-GET_EXAMPLES = """
-  paifang get                          everything, as tables
-  paifang get listeners web -o json    one object
-  paifang get -o toml > site.toml      a file for `paifang apply`
-"""
-DELETE_EXAMPLES = """
-  paifang delete rules old --dry-run
-  paifang delete listeners web
 """
 STATUS_EXAMPLES = """
   paifang status                       exit code 0 if all nodes are in step, else 1
@@ -94,14 +77,6 @@ CERTS_ELSEWHERE = {  # subcommands that are a process of their own, which has th
     "init": "make the cluster's CA, or check the one that is there",
     "issue": "make a node's identity",
 }
-HISTORY_EXAMPLES = """
-  paifang history --limit 5
-  paifang history 7                    what version 7 changed
-"""
-ROLLBACK_EXAMPLES = """
-  paifang rollback 7 --dry-run
-  paifang rollback 7 --comment "the new servers fail"
-"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -160,7 +135,6 @@ def parser() -> argparse.ArgumentParser:
     as_json.add_argument("--json", action="store_true", help="print JSON")
     comment = Parser(add_help=False)
     comment.add_argument("--comment", default="", metavar="TEXT", help="kept with the version")
-    kinds = [kind.value for kind in Kind]
 
     def add(name: str, help: str, examples: str, *parents: Parser) -> Parser:
         return subcommands.add_parser(
@@ -168,9 +142,6 @@ def parser() -> argparse.ArgumentParser:
             parents=parents, formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
 
-    check = add("check", "validate a configuration file", CHECK_EXAMPLES, as_json)
-    check.add_argument("file", type=Path, metavar="FILE", help="TOML, or JSON if its name ends in .json")
-    check.set_defaults(run=commands.check)
     _add_up(
         subcommands.add_parser(
             "up", parents=[state], help="serve FILE on this machine", description=up.__doc__,
@@ -182,18 +153,6 @@ def parser() -> argparse.ArgumentParser:
         "--replace", action="store_true", help="new processes: what is installed now; no request is lost"
     )
     reload.set_defaults(run=up_reload.main)
-    apply = add("apply", "make FILE the configuration", APPLY_EXAMPLES, remote, dry, comment)
-    apply.add_argument("file", type=Path, metavar="FILE", help="TOML, or JSON if its name ends in .json")
-    apply.set_defaults(run=commands.apply)
-    get = add("get", "print the configuration, a kind or an object", GET_EXAMPLES, remote)
-    get.add_argument("kind", nargs="?", choices=kinds, metavar="KIND", help=", ".join(kinds))
-    get.add_argument("name", nargs="?", metavar="NAME", help="of one object")
-    get.add_argument("-o", "--output", choices=("table", "toml", "json"), default="table", help="(%(default)s)")
-    get.set_defaults(run=commands.get)
-    delete = add("delete", "delete an object that nothing refers to", DELETE_EXAMPLES, remote, dry)
-    delete.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
-    delete.add_argument("name", metavar="NAME")
-    delete.set_defaults(run=commands.delete)
     status = add("status", "which node runs what; 1 unless in step", STATUS_EXAMPLES, remote, as_json)
     status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     status.set_defaults(run=commands.status)
@@ -207,17 +166,11 @@ def parser() -> argparse.ArgumentParser:
     listing = of_certs.add_parser("list", parents=[remote, as_json], help="all, with names, expiry, key and users")
     listing.set_defaults(run=inventory.list_all)
     one = of_certs.add_parser("show", parents=[remote, as_json], help="one; 1 if something keeps it from being served")
-    one.add_argument("name", metavar="NAME")
+    completion.of(one.add_argument("name", metavar="NAME"), completion.names("certificates"))
     one.set_defaults(run=inventory.show_one)
     for name, what in CERTS_ELSEWHERE.items():
         of_certs.add_parser(name, add_help=False, help=what)
-    history = add("history", "versions of the configuration", HISTORY_EXAMPLES, remote, as_json)
-    history.add_argument("version", nargs="?", type=_number, metavar="N", help="what this version changed")
-    history.add_argument("--limit", type=_number, default=20, metavar="N", help="how many (%(default)s)")
-    history.set_defaults(run=commands.history)
-    rollback = add("rollback", "back to an old version, as a new one", ROLLBACK_EXAMPLES, remote, dry, comment)
-    rollback.add_argument("version", type=_number, metavar="N", help="as `paifang history` shows it")
-    rollback.set_defaults(run=commands.rollback)
+    cli_config.add_to(add, remote, dry, comment, as_json)
     for name in PROCESSES.keys() - {"certs"}:
         subcommands.add_parser(name, add_help=False)
     return top
@@ -238,14 +191,8 @@ def _top(options: argparse.Namespace) -> int:
     return top.main(options)
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number")
-    return int(text)
-
-
 def _workers(text: str) -> int:
-    if not 1 <= (number := _number(text)) <= WORKERS_LIMIT:
+    if not 1 <= (number := cli_config.number(text)) <= WORKERS_LIMIT:
         raise argparse.ArgumentTypeError(f"{text}: give 1 to {WORKERS_LIMIT}")
     return number
 
@@ -294,7 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] in PROCESSES and not is_here(arguments):
         run_process(arguments[0], words_of(arguments))
-    options = parser().parse_args(arguments)
+    known = parser()
+    completion.complete(known)
+    options = known.parse_args(arguments)
     try:
         code = int(options.run(options))
         sys.stdout.flush()

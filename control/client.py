@@ -14,10 +14,11 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from control.node.patience import patience
 
@@ -62,11 +63,11 @@ class Api:
         path: str,
         body: object = None,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | Sequence[str]] | None = None,
         if_version: int | None = None,
     ) -> Answer:
         """One request; with `if_version`, only if that is still the current version (else ApiError, status 412)."""
-        url = self.url + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        url = self.url + path + (f"?{urllib.parse.urlencode(query, doseq=True)}" if query else "")
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         if if_version is not None:
@@ -85,6 +86,28 @@ class Api:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ApiError(f"{self.url}: {_unreachable(error, self._timeout_s)} (--api, $PAIFANG_API)") from None
         return Answer(document, int(etag) if etag.isdigit() else 0)
+
+    def events(
+        self, path: str, query: Mapping[str, str | Sequence[str]], timeout_s: float
+    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """A stream of server-sent events: name, id (empty without one) and data, until the control plane ends it."""
+        url = f"{self.url}{path}?{urllib.parse.urlencode(query, doseq=True)}"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self._token}"})  # noqa: S310
+        try:
+            with self._opener.open(request, timeout=timeout_s) as response:
+                fields: dict[str, str] = {}
+                while line := response.readline(ANSWER_LIMIT_BYTES).decode():
+                    name, _, value = line.rstrip("\n").partition(": ")
+                    if name:
+                        fields[name] = value
+                    elif line == "\n" and "data" in fields:
+                        yield fields.get("event", ""), fields.get("id", ""), json.loads(fields["data"])
+                        fields = {}
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(error) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ApiError(f"{self.url}: {_unreachable(error, timeout_s)} (--api, $PAIFANG_API)") from None
 
     def _refusal(self, error: urllib.error.HTTPError) -> ApiError:
         try:

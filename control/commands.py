@@ -11,24 +11,28 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import quote
 
-from control import keyfiles, prepare, show
+from control import keyfiles, prepare, show, waiting
+from control.changes import change_document
 from control.client import Answer, Api, ApiError, connect
 from core.config import from_dict, to_dict, to_toml
 from core.errors import ConfigErrors
 from core.model import Kind, Model
+from core.plan import plan
 from core.reader import did_you_mean
 
 WATCH_S = 1.0
+HISTORY_MOST = 1000  # versions are kept
 KNOWN_SHOWN = 8
 
 
 def check(options: argparse.Namespace) -> int:
     """Validate a file without a control plane: what `up` would refuse or not serve, where it can be known."""
     try:
-        model = _checked(prepare.read(options.file))
+        model = _checked(prepare.read(*options.files))
     except ConfigErrors as errors:
         if options.json:
             fields = ("path", "line", "object_path", "why", "suggestion")
@@ -41,7 +45,8 @@ def check(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"valid": True, "objects": counts}))
     else:
-        print(f"{options.file}: valid; {', '.join(f'{count} {kind}' for kind, count in counts.items()) or 'empty'}")
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        print(f"{', '.join(map(str, options.files))}: valid; {told or 'empty'}")
     return 0
 
 
@@ -59,26 +64,51 @@ def _checked(document: prepare.Document) -> Model:
 
 
 def apply(options: argparse.Namespace) -> int:
-    """Make the file the configuration."""
-    document = prepare.read(options.file)
+    """Make the files the configuration."""
+    prepared = _for_the_cluster(options)
+    for name, path in prepared.keys.items():
+        text = f"certificates.{name}.key_file is not sent; the key server has to hold {path}"
+        print(f"paifang: {text} (paifang keyserver --keys {path})", file=sys.stderr)
+    api = _api(options)
+    before = api.request("GET", "/v1/config")
+    answer = api.request(
+        "PUT", "/v1/config", to_dict(prepared.model), query=_changing(options), if_version=before.version
+    )
+    return _finish(api, answer, options)
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Print what applying the files would change: 0 if nothing, 1 if something; 2 where it cannot tell, as diff(1)."""
+    try:
+        prepared = _for_the_cluster(options)
+        running = from_dict(_api(options).request("GET", "/v1/config").document, path="the control plane")
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return 2
+    except ApiError as error:
+        print(f"paifang: {error}", file=sys.stderr)
+        return 2
+    changes = [change_document(change) for change in plan(running, prepared.model)]
+    print(json.dumps({"changes": changes}, ensure_ascii=False) if options.json else show.plan(changes))
+    return 1 if changes else 0
+
+
+def _for_the_cluster(options: argparse.Namespace) -> prepare.Prepared:
+    """The files as the control plane may have them; says what is wrong for now. Raises ConfigErrors."""
+    document = prepare.read(*options.files)
     if document.acme is not None:
         why, remedy = "is for `paifang up` alone", "remove it; `paifang keyserver acme` has options for it"
         raise ConfigErrors([document.acme_error("", why, remedy)])
     prepared = prepare.inline(document)
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for name, path in prepared.keys.items():
-        text = f"certificates.{name}.key_file is not sent; the key server has to hold {path}"
-        print(f"paifang: {text} (paifang keyserver --keys {path})", file=sys.stderr)
-    api = _api(options)
-    before = api.request("GET", "/v1/config")
-    answer = _put_config(api, to_dict(prepared.model), before.version, options)
-    return _print_change(answer, options.dry_run)
+    return prepared
 
 
 def get(options: argparse.Namespace) -> int:
     """Print the configuration, one kind, or one object."""
-    model = from_dict(_api(options).request("GET", "/v1/config").document, path="the control plane")
+    api = _api(options)
+    model = from_dict(api.request("GET", "/v1/config").document, path="the control plane")
     if options.kind is not None:
         kind = Kind(options.kind)
         objects = model.of(kind)
@@ -87,26 +117,50 @@ def get(options: argparse.Namespace) -> int:
             raise ApiError(f"there is no {kind.value}/{options.name}; {did_you_mean(options.name, objects) or known}")
         wanted = {options.name: objects[options.name]} if options.name else objects
         model = Model(**{kind.value: wanted})  # type: ignore[arg-type]
+    filters = {"tag": options.tag, "refers_to": options.refers_to}
+    model = _filtered(api, model, {name: values for name, values in filters.items() if values})
     if options.output == "toml":
         print(to_toml(model), end="")
         return 0
     document = to_dict(model)
     if options.output == "json":
         tables = document.get(options.kind, [])
-        chosen: object = document if options.kind is None else tables[0] if options.name else tables
+        chosen: object = document if options.kind is None else tables[0] if options.name and tables else tables
         print(json.dumps(chosen, indent=2, ensure_ascii=False))
     else:
         parts = [f"{kind}\n{show.objects(tables)}" for kind, tables in document.items()]
         none = f"no {options.kind} are configured" if options.kind else "nothing is configured"
-        print("\n\n".join(parts) or none)
+        chosen_by = " like that" if options.tag or options.refers_to else ""
+        print("\n\n".join(parts) or none + chosen_by)
+    return 0
+
+
+def _filtered(api: Api, model: Model, filters: Mapping[str, Sequence[str]]) -> Model:
+    """The objects of `model` that the control plane finds by these filters."""
+    if not filters:
+        return model
+    kept: dict[str, Mapping[str, object]] = {}
+    for kind in [kind for kind in Kind if model.of(kind)] or [Kind.INSTANCES]:  # one at least: filters may be wrong
+        found = cast(list[dict[str, str]], api.request("GET", f"/v1/{kind.value}", query=filters).document)
+        names = {each["name"] for each in found}
+        kept[kind.value] = {name: item for name, item in model.of(kind).items() if name in names}
+    return Model(**kept)  # type: ignore[arg-type]
+
+
+def export(options: argparse.Namespace) -> int:
+    """Print the configuration as TOML, the current one or an old one."""
+    path = "/v1/config" if options.version is None else f"/v1/versions/{options.version}"
+    document = cast(dict[str, Any], _api(options).request("GET", path).document)
+    content = document if options.version is None else document["config"]
+    print(to_toml(from_dict(content, path="the control plane")), end="")
     return 0
 
 
 def delete(options: argparse.Namespace) -> int:
     """Delete one object that nothing refers to."""
-    query = {"dry_run": "1"} if options.dry_run else None
-    answer = _api(options).request("DELETE", f"/v1/{options.kind}/{options.name}", query=query)
-    return _print_change(answer, options.dry_run)
+    api = _api(options)
+    answer = api.request("DELETE", f"/v1/{options.kind}/{quote(options.name, safe='')}", query=_changing(options))
+    return _finish(api, answer, options)
 
 
 def status(options: argparse.Namespace) -> int:
@@ -128,16 +182,21 @@ def _has_screen() -> bool:
 
 
 def history(options: argparse.Namespace) -> int:
-    """Print the versions, or one of them with what it changed."""
+    """Print the versions, one of them with what it changed, or what lies between two."""
     api = _api(options)
     if options.version is None:
-        document = cast(
-            dict[str, Any], api.request("GET", "/v1/versions", query={"limit": str(options.limit)}).document
-        )
+        query = {"limit": str(options.limit)}
+        document = cast(dict[str, Any], api.request("GET", "/v1/versions", query=query).document)
         when = [_time(entry["created"]) for entry in document["versions"]]
         print(json.dumps(document) if options.json else show.history(document["versions"], when))
         return 0
-    entry = cast(dict[str, Any], api.request("GET", f"/v1/versions/{options.version}").document)
+    start, end = options.version
+    if start is not None:
+        query = {"from": str(start), "to": str(end)}
+        found = cast(dict[str, Any], api.request("GET", "/v1/diff", query=query).document)
+        print(json.dumps(found) if options.json else show.plan(found["changes"]))
+        return 0
+    entry = cast(dict[str, Any], api.request("GET", f"/v1/versions/{end}").document)
     if options.json:
         print(json.dumps(entry))
         return 0
@@ -150,26 +209,28 @@ def rollback(options: argparse.Namespace) -> int:
     """Make the content of an old version the configuration again, as a new version."""
     api = _api(options)
     before = api.request("GET", "/v1/config")
-    old = cast(dict[str, Any], api.request("GET", f"/v1/versions/{options.version}").document)
-    options.comment = options.comment or f"back to version {options.version}"
-    return _print_change(_put_config(api, old["config"], before.version, options), options.dry_run)
+    wanted = {"version": options.version}
+    answer = api.request("POST", "/v1/rollback", wanted, query=_changing(options), if_version=before.version)
+    return _finish(api, answer, options)
 
 
 def _api(options: argparse.Namespace) -> Api:
     return connect(options.api, options.token, options.state)
 
 
-def _put_config(api: Api, document: object, version: int, options: argparse.Namespace) -> Answer:
+def _changing(options: argparse.Namespace) -> dict[str, str]:
+    """The parameters of a change."""
     query = {"comment": options.comment} if options.comment else {}
-    if options.dry_run:
-        query["dry_run"] = "1"
-    return api.request("PUT", "/v1/config", document, query=query, if_version=version)
+    return query | ({"dry_run": "1"} if options.dry_run else {})
 
 
-def _print_change(answer: Answer, dry_run: bool) -> int:
+def _finish(api: Api, answer: Answer, options: argparse.Namespace) -> int:
+    """Print what a change did, and wait for the nodes if that is wanted."""
     document = cast(Mapping[str, Any], answer.document)
     print(show.plan(document["changes"]))
-    print(f"version {document['version']}{' stays: this was a dry run' if dry_run else ''}")
+    print(f"version {document['version']}{' stays: this was a dry run' if options.dry_run else ''}", flush=True)
+    if options.wait and not options.dry_run:
+        return 0 if waiting.wait(api, document["version"], options.timeout) else 1
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn, TypeVar
 from aiohttp import web
 
 from control import protection
+from control.changes import change_document, object_document
 from control.material import chain_errors, key_errors, path_errors
 from control.preconditions import Conditions, MalformedTagError, object_tag
 from control.reconcile import NodeStatus
@@ -19,11 +20,10 @@ from control.roles import ApiRole
 from control.routes import Answer, Parameter, RequestError, Schema, flag, text
 from control.service import ControlPlane, Current
 from control.store import VersionConflictError
-from core.config import from_dict, load, to_dict
+from core.config import from_dict, load
 from core.errors import ConfigError, ConfigErrors, Problem
 from core.fields import Kind, Pattern
-from core.model import Model, Object
-from core.plan import Change
+from core.model import Model
 from core.reader import read_object
 from core.syntax import Format, parse
 
@@ -204,17 +204,6 @@ def linked(request: web.Request, response: web.Response, after: Mapping[str, str
     if after is not None:
         response.headers["Link"] = f'<{request.rel_url.update_query(after)}>; rel="next"'
     return response
-
-
-def change_document(change: Change) -> dict[str, object]:
-    """A change as JSON; `old` and `new` are objects as they are written in a configuration."""
-    old, new = (None if each is None else object_document(change.kind, each) for each in (change.old, change.new))
-    return {"op": change.op.value, "kind": change.kind.value, "name": change.name, "old": old, "new": new}
-
-
-def object_document(kind: Kind, item: Object) -> dict[str, object]:
-    """An object as it stands in a configuration."""
-    return to_dict(Model(**{kind.value: {item.name: item}}))[kind.value][0]  # type: ignore[arg-type]
 
 
 def status_document(status: NodeStatus) -> Mapping[str, object]:

@@ -19,6 +19,7 @@ from cryptography import x509
 from certs.ca_bundle import BundleReport, inspect_bundle
 from certs.chain import inspect
 from control.material import AUTHORITIES, INLINE_KEY, key_errors
+from control.several import Joined, join, listed
 from core import acme
 from core.acme import Acme
 from core.config import load_file, to_dict
@@ -39,19 +40,24 @@ class Document:
     text: str
     format: Format
     acme: Acme | None = None
+    joined: Joined | None = None
 
     def acme_error(self, field: str, why: str, remedy: str = "") -> ConfigError:
         """A fault of the `acme` table, or of one of its fields."""
         path = (acme.TABLE, field) if field else (acme.TABLE,)
         line = scan(self.text, self.format).line(path)
-        return ConfigError(str(self.file), line, ".".join(path), why, remedy)
+        return self._placed(ConfigError(str(self.file), line, ".".join(path), why, remedy))
 
     def error(self, kind: Kind, name: str, field: str, why: str, remedy: str = "") -> ConfigError:
         """A fault of a field of an object of the model; without a field, of the object."""
         # The model has the file's order; what shorthand has made comes after it.
         index = list(self.model.of(kind)).index(name)
         line = scan(self.text, self.format).line((kind.value, index, field) if field else (kind.value, index))
-        return ConfigError(str(self.file), line, f"{kind.value}.{name}" + (f".{field}" if field else ""), why, remedy)
+        place = f"{kind.value}.{name}" + (f".{field}" if field else "")
+        return self._placed(ConfigError(str(self.file), line, place, why, remedy))
+
+    def _placed(self, error: ConfigError) -> ConfigError:
+        return error if self.joined is None else self.joined.placed(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,31 @@ class Prepared:
     acme: Acme | None = None
 
 
-def read(file: Path) -> Document:
-    """A TOML file, or a JSON file if its name says so. Raises ConfigErrors with all that is wrong."""
+def read(*paths: Path) -> Document:
+    """A TOML file, a JSON file if its name says so, or several TOML files as one; a directory stands for its files.
+
+    Raises ConfigErrors with all that is wrong.
+    """
+    files = listed(paths)
+    texts = [_read(file) for file in files]
+    file, text = files[0], texts[0]
+    joined = join(files, texts) if len(files) > 1 else None
+    if joined is not None:
+        text = joined.text
+    format: Format = "json" if file.suffix == ".json" else "toml"
+    try:
+        found = load_file(text, path=str(file), format=format)
+        errors = key_errors(json.loads(json.dumps(to_dict(found.model))), str(file))
+        if errors:
+            line = text.count("\n", 0, text.index("PRIVATE KEY")) + 1
+            raise ConfigErrors(replace(error, line=line) for error in errors)
+    except ConfigErrors as error:
+        raise error if joined is None else joined.errors(error.errors) from None
+    return Document(file, found.model, text, format, found.acme, joined)
+
+
+def _read(file: Path) -> str:
+    """Raises ConfigErrors."""
     data = b""
     try:
         with file.open("rb") as stream:
@@ -82,14 +111,7 @@ def read(file: Path) -> Document:
         raise _error(file, line, f"byte {data[error.start]:#04x} is not UTF-8", "save it as UTF-8 text") from None
     if len(data) > FILE_LIMIT_BYTES:
         raise _error(file, 0, f"is longer than {FILE_LIMIT_BYTES} bytes", "give a TOML or JSON file")
-    format: Format = "json" if file.suffix == ".json" else "toml"
-    found = load_file(text, path=str(file), format=format)
-    model = found.model
-    errors = key_errors(json.loads(json.dumps(to_dict(model))), str(file))
-    if errors:
-        line = text.count("\n", 0, text.index("PRIVATE KEY")) + 1
-        raise ConfigErrors(replace(error, line=line) for error in errors)
-    return Document(file, model, text, format, found.acme)
+    return text
 
 
 def inline(document: Document) -> Prepared:

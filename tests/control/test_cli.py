@@ -90,6 +90,82 @@ def test_a_file_is_planned_applied_and_got_back(paifang: Paifang, tmp_path: Path
     assert "no changes" in paifang("apply", tmp_path / "site.toml")
 
 
+def test_differences_from_what_runs(paifang: Paifang, tmp_path: Path) -> None:
+    out = paifang("diff", tmp_path / "site.toml", code=1)
+    assert out.splitlines()[-1] == "4 to create"
+    (*_, change) = json.loads(paifang("diff", tmp_path / "site.toml", "--json", code=1))["changes"]
+    assert (change["op"], change["name"]) == ("create", "web")
+    assert paifang("get") == "nothing is configured\n", "nothing has been changed"
+    paifang("apply", tmp_path / "site.toml")
+    assert paifang("diff", tmp_path / "site.toml") == "no changes\n"
+    assert json.loads(paifang("diff", tmp_path / "site.toml", "--json")) == {"changes": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "err"),
+    [
+        (["none.toml"], "none.toml: No such file or directory"),
+        (["site.toml", "--token", "wrong"], "does not know the token"),
+        (["site.toml", "--token", "wrong", "--json"], "does not know the token"),
+    ],
+)
+def test_differences_that_cannot_be_told_are_no_differences(
+    paifang: Paifang, tmp_path: Path, words: list[str], err: str
+) -> None:
+    paifang("diff", tmp_path / words[0], *words[1:], code=2)
+    assert err in paifang.err
+
+
+def test_a_directory_is_applied_and_waited_for(paifang: Paifang, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "b.toml").write_text(SITE)
+    (tmp_path / "d" / "a.toml").write_text('[[nodes]]\nname = "one"\nrole = "l7"\naddress = "192.0.2.77"\n')
+    assert "1 nodes" in paifang("check", tmp_path / "d")
+    paifang("apply", tmp_path / "d", "--wait", "--timeout", "0", code=1)
+    assert "version" in paifang.out
+    assert "0 of 1 nodes run it\n  l7 one: has never reported\n" in paifang.err
+    assert "not all within 0 s; the change is made" in paifang.err
+    paifang("apply", tmp_path / "site.toml", "--wait")
+    assert "no nodes are listed, and none report" in paifang.err
+    paifang("apply", tmp_path / "d", "--wait", "--dry-run")
+    assert paifang.err == "", "there is nothing to wait for"
+
+
+def test_objects_by_tag_and_reference(paifang: Paifang, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(SITE + 'tags = { team = "web" }\n')
+    paifang("apply", tmp_path / "site.toml")
+    (found,) = json.loads(paifang("get", "listeners", "--tag", "team=web", "-o", "json"))
+    assert found["name"] == "web"
+    assert json.loads(paifang("get", "--tag", "team", "-o", "json")).keys() == {"listeners"}
+    assert json.loads(paifang("get", "listeners", "--tag", "other", "-o", "json")) == []
+    assert json.loads(paifang("get", "listeners", "web", "--tag", "other", "-o", "json")) == []
+    assert json.loads(paifang("get", "--refers-to", "server_groups/web", "-o", "json")).keys() == {"backend_services"}
+    assert paifang("get", "rules", "--tag", "x") == "no rules are configured like that\n"
+    paifang("get", "rules", "--refers-to", "x", code=1)
+    assert "give KIND/NAME, such as backend_services/shop" in paifang.err
+
+
+def test_the_configuration_as_a_file(paifang: Paifang, tmp_path: Path) -> None:
+    paifang("apply", tmp_path / "site.toml")
+    text = paifang("export")
+    version = json.loads(paifang("history", "--limit", "1", "--json"))["versions"][0]["version"]
+    (tmp_path / "exported.toml").write_text(text)
+    paifang("diff", tmp_path / "exported.toml")
+    paifang("apply", tmp_path / "empty.toml")
+    assert paifang("export") == ""
+    assert paifang("export", "--version", str(version)) == text
+    assert "4 to delete" in paifang("history", f"{version}..{version + 1}")
+    assert len(json.loads(paifang("history", f"{version + 1}..{version}", "--json"))["changes"]) == 4
+    paifang("export", "--version", "9999", code=1)
+    assert "there is no version 9999" in paifang.err
+
+
+def test_a_comment_is_kept_with_a_deletion(paifang: Paifang, tmp_path: Path) -> None:
+    paifang("apply", tmp_path / "site.toml")
+    paifang("delete", "listeners", "web", "--comment", "not needed")
+    assert json.loads(paifang("history", "--limit", "1", "--json"))["versions"][0]["comment"] == "not needed"
+
+
 def test_a_file_for_one_machine_is_not_applied(paifang: Paifang, tmp_path: Path) -> None:
     (tmp_path / "up.toml").write_text(
         '\n[acme]\nemail = "ops@example.com"\nagree_tos = true\n[[listeners]]\nprotocol = "https"\nport = 443\n'

@@ -106,7 +106,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: bytes, why: str) -> 
     ("name", "why"),
     [
         ("none.toml", "none.toml: No such file or directory; give a TOML or JSON file"),
-        (".", "Is a directory; give a TOML or JSON file"),
+        (".", r"has no file that ends in \.toml; give a file, or another directory"),
         ("/dev/zero", "is longer than"),
     ],
 )
