@@ -8,18 +8,24 @@ import json
 import sys
 from pathlib import Path
 
+from control.access import Limits
 from control.api import openapi
+from control.listening import Files
 from control.node import harden, logs
 from control.node.addresses import address
 from control.node.identity import IdentityError
 from control.node.output import drop_output
-from control.server import ServeError, Settings, serve
+from control.server import ServeError, Settings, reset_admin_token, serve
 from control.store import StoreError
 from core.errors import ConfigErrors
+
+RATE_LIMIT = 100_000
 
 EXAMPLES = """examples:
   paifang control --state /var/lib/paifang/control
   paifang control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id
+  paifang control --state ./control --api 10.0.0.5:8470 --identity ./control-id
+  paifang control --state ./control --reset-admin-token
 """
 
 
@@ -33,11 +39,32 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--state", type=Path, required=True, metavar="DIR", help="database and token; made if missing")
     result.add_argument(
         "--api", type=address, default=("127.0.0.1", 8470), metavar="HOST:PORT",
-        help="users' REST API, loopback only (127.0.0.1:8470)",
+        help="users' REST API (127.0.0.1:8470); any other address has TLS",
+    )  # fmt: skip
+    result.add_argument(
+        "--api-tls-cert", type=Path, metavar="FILE", help="its certificate and chain, PEM (--identity's)"
+    )
+    result.add_argument(
+        "--api-tls-key", type=Path, metavar="FILE", help="its key; both are read again when they change"
+    )
+    result.add_argument(
+        "--api-host", action="append", default=[], metavar="NAME",
+        help="a further name that requests without TLS may come under, of a reverse proxy; may be repeated",
+    )  # fmt: skip
+    result.add_argument(
+        "--api-rate", type=_rate, default=Limits.requests_per_s, metavar="N",
+        help="requests a second of one token, and four times as many of one address (%(default)g)",
     )  # fmt: skip
     result.add_argument("--nodes", type=address, metavar="HOST:PORT", help="nodes' API, mutual TLS; needs --identity")
     result.add_argument("--identity", type=Path, metavar="DIR", help="ca.pem, cert.pem, key.pem of role control")
-    result.add_argument("--token-file", type=Path, metavar="FILE", help="the administrator's token (DIR/token)")
+    result.add_argument(
+        "--token-file", type=Path, metavar="FILE",
+        help="where the administrator's token goes, and is kept good (DIR/token, on the first start); - is stdout",
+    )  # fmt: skip
+    result.add_argument(
+        "--reset-admin-token", action="store_true", help="make another administrator's token, and end (docs/access.md)"
+    )
+    result.add_argument("--audit-stderr", action="store_true", help="write the audit log to stderr too, as JSON lines")
     result.add_argument("--log-level", default="INFO", choices=logs.LEVELS)
     result.add_argument("--openapi", action=_OpenApi, nargs=0, help="print the REST API's OpenAPI document, and end")
     return result
@@ -54,6 +81,12 @@ class _OpenApi(argparse.Action):
         sys.exit(0)
 
 
+def _rate(text: str) -> float:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= RATE_LIMIT):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 to {RATE_LIMIT}")
+    return float(text)
+
+
 def main() -> int:
     """Serve; 0 after SIGTERM, 2 for what the user has to change, 1 for what failed."""
     arguments = parser()
@@ -62,9 +95,15 @@ def main() -> int:
         arguments.error("--nodes needs --identity DIR (`paifang certs issue CADIR --role control …` makes one)")
     logs.setup("control", options.log_level)
     harden.forbid_dumps()
-    settings = Settings(options.state, options.api, options.nodes, options.identity, options.token_file)
+    if (options.api_tls_cert is None) is not (options.api_tls_key is None):
+        arguments.error("--api-tls-cert and --api-tls-key go together")
+    tls = None if options.api_tls_cert is None else Files(options.api_tls_cert, options.api_tls_key)
+    settings = Settings(
+        options.state, options.api, options.nodes, options.identity, options.token_file, tls, tuple(options.api_host),
+        options.api_rate, options.audit_stderr,
+    )  # fmt: skip
     try:
-        asyncio.run(serve(settings))
+        asyncio.run(reset_admin_token(settings) if options.reset_admin_token else serve(settings))
     except (ServeError, IdentityError) as error:
         print(f"paifang-control: {error}", file=sys.stderr)
         return 2

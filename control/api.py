@@ -11,8 +11,10 @@ from functools import cache
 
 from aiohttp import web
 
-from control import api_config, api_objects, api_state, api_versions, api_watch
+from control import api_audit, api_config, api_objects, api_state, api_tokens, api_versions, api_watch
+from control.access import ACCESS, Access
 from control.api_watch import WATCH, Watch
+from control.gate import audited, bounded, hardened, placed
 from control.guard import BODY_LIMIT_BYTES, authorised, explained, logged
 from control.handling import PLANE
 from control.openapi import document
@@ -39,15 +41,25 @@ ROUTES: tuple[Route, ...] = (
     *api_state.ROUTES,
     *api_watch.ROUTES,
     *api_versions.ROUTES,
+    *api_tokens.ROUTES,
+    *api_audit.ROUTES,
     *api_config.ROUTES,
     *api_objects.ROUTES,
 )  # fmt: skip
+MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)
 
 
-def application(plane: ControlPlane) -> web.Application:
-    """The API as an aiohttp application."""
-    app = web.Application(middlewares=[logged, explained, authorised], client_max_size=BODY_LIMIT_BYTES)
+def application(plane: ControlPlane, access: Access | None = None) -> web.Application:
+    """The API as an aiohttp application; without `access`, with what the store has and the usual limits."""
+    app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_LIMIT_BYTES)
     app[PLANE] = plane
     app[WATCH] = Watch(plane)
+    app[ACCESS] = Access.of(plane.store) if access is None else access
+    app.on_response_prepare.append(hardened)
+    app.on_cleanup.append(_end_tasks)
     add_routes(app, ROUTES)
     return app
+
+
+async def _end_tasks(app: web.Application) -> None:
+    await app[ACCESS].tasks.close()

@@ -15,7 +15,7 @@ from typing import Annotated
 from aiohttp import web
 
 from control.changes import change_document
-from control.guard import identify
+from control.gate import is_still_good
 from control.handling import PLANE, VERSION_LIMIT
 from control.problem import problem
 from control.roles import ApiRole
@@ -98,7 +98,7 @@ class _Reader:
         self._topics = frozenset(texts(request, "only")) or frozenset(Topic)
         self._sent = after if Topic.VERSION in self._topics else None
         self._seen: Picture | None = None
-        self._wrote_at = time.monotonic()
+        self._wrote_at = self._admitted_at = time.monotonic()
 
     async def serve(self) -> None:
         """Until the reader goes, its token is withdrawn or the control plane ends."""
@@ -107,9 +107,11 @@ class _Reader:
                 await self._send(await self._versions())
             await self._send(self._differences())
             if time.monotonic() - self._wrote_at >= HEARTBEAT_S:
-                if await identify(self._request) is None:
-                    return
                 await self._write(HEARTBEAT)
+            if time.monotonic() - self._admitted_at >= HEARTBEAT_S:
+                if not await is_still_good(self._request):
+                    return
+                self._admitted_at = time.monotonic()
             await self._plane.newer_than(self._plane.current.version if self._sent is None else self._sent, TICK_S)
 
     def _gone(self) -> bool:

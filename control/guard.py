@@ -12,14 +12,16 @@ import time
 from aiohttp import web
 
 from control.edit import ExistsError, MissingError, StaleError
-from control.handling import CALLER, PLANE, Caller
+from control.gate import forbidden, identify
+from control.handling import CALLER, Caller
 from control.preconditions import PreconditionError
 from control.problem import problem
 from control.protection import ProtectedError
 from control.roles import ApiRole
 from control.routes import ROUTES_BY_PLACE, Handler, RequestError, read_parameters, route_of
 from control.store import NoSuchVersionError, StoreUnavailableError, VersionConflictError
-from control.tokens import token_name
+from control.token_format import without_secrets
+from control.token_record import BeyondRightsError, NoSuchTokenError, TokenError
 from core.errors import ConfigErrors
 from core.reader import did_you_mean
 
@@ -37,7 +39,8 @@ async def logged(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = time.monotonic()
     response = await handler(request)
     elapsed_ms = (time.monotonic() - started) * 1000
-    log.info("%s %s %s %d %.1f ms", CALLER.get().name, request.method, request.path, response.status, elapsed_ms)
+    path = without_secrets(request.path)
+    log.info("%s %s %s %d %.1f ms", CALLER.get().name, request.method, path, response.status, elapsed_ms)
     return response
 
 
@@ -64,6 +67,12 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
     except StoreUnavailableError as error:
         log.warning("%s %s: %s", request.method, request.path, error)
         return problem(503, str(error), headers={"Retry-After": "1"})
+    except BeyondRightsError as error:
+        return forbidden(request, str(error))
+    except NoSuchTokenError as error:
+        return problem(404, str(error))
+    except TokenError as error:
+        return problem(409, str(error))
     except web.HTTPRequestEntityTooLarge:
         return problem(413, f"a request may have {BODY_LIMIT_BYTES} bytes")
     except web.HTTPException as error:
@@ -80,12 +89,12 @@ async def authorised(request: web.Request, handler: Handler) -> web.StreamRespon
     route = route_of(request)
     if route is None or route.role is not None:
         caller = await identify(request)
-        if caller is None:
-            return problem(401, "give a token: Authorization: Bearer …", headers={"WWW-Authenticate": "Bearer"})
+        if isinstance(caller, web.Response):
+            return caller
         CALLER.set(caller)
         if route is not None and route.role is not None and not caller.role.may(route.role):
             detail = f"the token {caller.name!r} has the role {caller.role.value}; this needs {route.role.value}"
-            return problem(403, detail)
+            return forbidden(request, detail)
     if route is None:
         raise _unknown(request)
     read_parameters(request, route)
@@ -102,12 +111,3 @@ def _unknown(request: web.Request) -> web.HTTPException:
     return web.HTTPNotFound(
         text=f"there is no {request.path[:PATH_LIMIT]}; {near or 'docs/api.md lists what there is'}"
     )
-
-
-async def identify(request: web.Request) -> Caller | None:
-    """Whose token the request has; None for none that is known."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        return None
-    name = await token_name(request.app[PLANE].store, token.strip())
-    return None if name is None else Caller(name, ApiRole.ADMIN)

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn, TypeVar
 from aiohttp import web
 
 from control import protection
+from control.audit import note_change
 from control.changes import change_document, object_document
 from control.material import chain_errors, key_errors, path_errors
 from control.preconditions import Conditions, MalformedTagError, object_tag
@@ -20,6 +21,7 @@ from control.roles import ApiRole
 from control.routes import Answer, Parameter, RequestError, Schema, flag, text
 from control.service import ControlPlane, Current
 from control.store import VersionConflictError
+from control.token_record import Token
 from core.config import from_dict, load
 from core.errors import ConfigError, ConfigErrors, Problem
 from core.fields import Kind, Pattern
@@ -43,6 +45,7 @@ class Caller:
 
     name: str
     role: ApiRole
+    token: Token | None = None
 
 
 CALLER: ContextVar[Caller] = ContextVar("caller")  # who makes the request that this task serves
@@ -145,6 +148,8 @@ async def change(
         permitted, author=CALLER.get().name, comment=text(request, COMMENT.name) or comment, expected=None,
         dry_run=dry_run,
     )  # fmt: skip
+    if not dry_run:
+        note_change(request, version, changes)
     document = {"version": version, "dry_run": dry_run, "changes": [change_document(each) for each in changes]}
     if of is None:
         return versioned(version, document)

@@ -14,6 +14,7 @@ from core.schema import Json, reference, schema
 
 OPENAPI = "3.1.0"
 BEARER = "bearer"
+EVERYWHERE = (421, 429, 500, 503)  # whoever asks, whatever for
 DESCRIPTION = (
     "Load balancer cluster. Every write is checked against the whole configuration, stored as a whole under the next "
     "version number and handed out as a whole; `dry_run=1` answers with the plan alone. Errors name all that is wrong."
@@ -82,7 +83,9 @@ def _parameter(parameter: Parameter, place: str, components: Json) -> Json:
 
 def _responses(route: Route, components: Json) -> Json:
     made = {str(status): _answer(answer, components) for status, answer in sorted(route.answers.items())}
-    refusals = {400, 500, *route.problems} | ({401, 403} if route.role is not None else set())
+    refusals = {400, *EVERYWHERE, *route.problems} | ({401, 403} if route.role is not None else set())
+    if route.method in ("POST", "PUT", "PATCH"):
+        refusals.add(408)
     body = {PROBLEM: {"schema": reference("Problem")}}
     return made | {str(each): {"description": TITLES[each], "content": body} for each in sorted(refusals)}
 

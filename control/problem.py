@@ -11,8 +11,9 @@ from core.errors import ConfigError
 
 TITLES = {
     400: "Bad request", 401: "Not authorised", 403: "Forbidden", 404: "Not found", 405: "Method not allowed",
-    409: "Conflict", 412: "Another change came in between", 413: "Too large", 415: "Unsupported media type",
-    422: "The configuration is not valid", 500: "Internal error", 503: "Not now",
+    408: "Too slow", 409: "Conflict", 412: "Another change came in between", 413: "Too large",
+    415: "Unsupported media type", 421: "Not this host", 422: "The configuration is not valid",
+    429: "Too many requests", 500: "Internal error", 503: "Not now",
 }  # fmt: skip
 
 

@@ -69,7 +69,8 @@ class Route:
     """One method of one path, `/v1/things/{name}`. `role` is what a token needs; None: not even a token is needed.
 
     `parts` say what stands in the path's braces; those that are not listed are names. `problems` are the refusals that
-    this route has besides 400, 401, 403 and 500. `bodies` are further forms in which the body may come.
+    this route has besides 400, 401, 403 and 500. `bodies` are further forms in which the body may come. Requests
+    other than GET are written into the audit log unless they are not `audited`, since they change nothing.
     """
 
     method: str
@@ -86,6 +87,7 @@ class Route:
     problems: tuple[int, ...] = ()
     bodies: tuple[Schema, ...] = ()
     tag: str = ""
+    audited: bool = True
 
     def part(self, name: str) -> Parameter:
         """What may stand in the braces `{name}`."""

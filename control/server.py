@@ -1,7 +1,7 @@
-"""The control plane's process: storage, the users' API on loopback, the nodes' API under mutual TLS.
+"""The control plane's process: storage, the users' API, the nodes' API under mutual TLS.
 
-The users' API is plain HTTP and therefore on loopback only; a reverse proxy or an HTTPS listener of Paifang's own may
-stand before it.
+The users' API is plain HTTP on loopback, and TLS on any other address: `control.listening`. The first administrator's
+token, and the way back in without one: `control.first_token`.
 """
 
 from __future__ import annotations
@@ -10,29 +10,33 @@ import asyncio
 import fcntl
 import logging
 import os
+import pwd
 import signal
+import ssl
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
-from control import api, expiry, node_api
+from control import api, expiry, first_token, node_api
+from control.access import Access, Limits
+from control.audit import Audit
+from control.first_token import Destination, TokenFileError
+from control.listening import Files, ListenError, Listening, ServerTls, TlsError
 from control.node.addresses import is_loopback
-from control.node.files import write_atomic
 from control.node.identity import Identity
 from control.node.notify import notify
 from control.node.tasks import Tasks
-from control.node.tcp import cannot_bind
 from control.service import ControlPlane
 from control.store import Store
 from control.store_sqlite import SqliteStore
-from control.tokens import set_token, token_name
+from control.token_record import TokenError
+from control.tokens import Tokens
 from core.endpoints import endpoint
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 3.0
-ADMIN = "admin"
 ROLE = "control"
 
 
@@ -49,29 +53,32 @@ class Settings:
     nodes: tuple[str, int] | None = None
     identity: Path | None = None
     token_file: Path | None = None
+    tls: Files | None = None
+    api_hosts: tuple[str, ...] = ()
+    requests_per_s: float = Limits.requests_per_s
+    audit_stderr: bool = False
 
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ServeError, StoreError, IdentityError."""
-    if not is_loopback(settings.api[0]):
-        raise ServeError(f"--api {settings.api[0]}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
     identity = None if settings.identity is None else _identity(settings.identity)
+    tls = _tls(settings, identity)
     lock = _lock(settings.state)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store: Store | None = None
-    runners: list[web.AppRunner] = []
+    doors: list[Listening] = []
     watching = Tasks()
     try:
         store = await SqliteStore.open(settings.state / "control.db")
-        await ensure_token(store, settings.token_file or settings.state / "token")
         plane = await ControlPlane.load(store)
         watching.spawn(plane.follow(), "versions of other control nodes")
-        runners.append(await _listen(api.application(plane), settings.api, None))
+        doors.append(await _serve_users(plane, settings, tls, watching))
         if settings.nodes is not None:
             assert identity is not None
-            runners.append(await _listen(node_api.application(plane), settings.nodes, identity))
+            context = identity.server_context(node_api.ROLES)
+            doors.append(await _listen("node", node_api.application(plane), settings.nodes, context))
         watching.spawn(expiry.watch(plane), "expiry of certificates")
         notify("READY=1")
         await stop.wait()
@@ -80,30 +87,83 @@ async def serve(settings: Settings) -> None:
         await plane.close()
     finally:
         await watching.close()
-        for runner in runners:
-            await runner.cleanup()
+        for door in doors:
+            await door.close()
         if store is not None:
             await store.close()
         os.close(lock)
 
 
-async def ensure_token(store: Store, path: Path) -> None:
-    """Make the administrator's token, unless its file holds one that is valid: whoever may write there may have it.
-
-    Raises ServeError where the file cannot be read or written.
-    """
+async def reset_admin_token(settings: Settings) -> None:
+    """Make another administrator's token, beside a control plane that runs. Raises ServeError, StoreError."""
+    if not settings.state.is_dir():
+        raise ServeError(f"--state {settings.state}: is no directory; give the one of the control plane")
+    _check_owner(settings.state)
+    store = await SqliteStore.open(settings.state / "control.db")
     try:
-        if (present := _present(path)) and await token_name(store, present) == ADMIN:
-            return
-        write_atomic(path, (await set_token(store, ADMIN)).encode() + b"\n")
-    except OSError as error:
-        raise ServeError(f"the token file {path}: {error.strerror}; give a file of this user by --token-file") from None
-    log.info("the administrator's token is in %s", path)
+        await first_token.reset(store, Audit(store), _destination(settings))
+    except (TokenFileError, TokenError) as error:
+        raise ServeError(str(error)) from None
+    finally:
+        await store.close()
 
 
-def _present(path: Path) -> str:
-    """What stands in the token file; empty without one."""
-    return path.read_text(errors="replace").strip() if path.exists() else ""
+def _check_owner(state: Path) -> None:
+    """Leave no files of root in the directory of another user, who could not use them. Raises ServeError."""
+    if (uid := state.stat().st_uid) != os.geteuid():
+        try:
+            owner = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            owner = f"#{uid}"
+        raise ServeError(f"--state {state}: belongs to {owner}; do this as that user: sudo -u '{owner}' paifang …")
+
+
+def _destination(settings: Settings) -> Destination:
+    return Destination.of(settings.state, settings.token_file, sys.stdout)
+
+
+def _tls(settings: Settings, identity: Identity | None) -> ServerTls | None:
+    """The TLS of the users' API; None where it is not needed. Raises ServeError."""
+    host = settings.api[0]
+    if settings.tls is not None:
+        files = settings.tls
+    elif is_loopback(host):
+        return None
+    elif identity is not None:
+        files = Files(identity.directory / "cert.pem", identity.directory / "key.pem")
+    else:
+        remedy = "give --api-tls-cert and --api-tls-key, or --identity DIR, or a loopback address such as 127.0.0.1"
+        raise ServeError(f"--api {host}: others reach this address, so that it has to have TLS: {remedy}")
+    try:
+        return ServerTls(files)
+    except TlsError as error:
+        raise ServeError(str(error)) from None
+
+
+async def _serve_users(plane: ControlPlane, settings: Settings, tls: ServerTls | None, watching: Tasks) -> Listening:
+    """Raises ServeError."""
+    limits = Limits(requests_per_s=settings.requests_per_s, address_per_s=4 * settings.requests_per_s)
+    hosts = frozenset(map(str.lower, settings.api_hosts)) if tls is None else None
+    lines = sys.stderr if settings.audit_stderr else None
+    access = Access(Tokens(plane.store), Audit(plane.store, lines=lines), limits, hosts)
+    try:
+        await first_token.ensure(plane.store, access.audit, _destination(settings))
+    except (TokenFileError, TokenError) as error:
+        raise ServeError(str(error)) from None
+    listening = await _listen(
+        "user", api.application(plane, access), settings.api, None if tls is None else tls.context
+    )
+    if tls is not None:
+        watching.spawn(tls.watch(), "the API's certificate")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hangup, tls)
+    return listening
+
+
+def _hangup(tls: ServerTls | None) -> None:
+    if tls is None:
+        log.info("SIGHUP: there is no certificate of the users' API to read again")
+    else:
+        tls.reload()
 
 
 def _identity(directory: Path) -> Identity:
@@ -133,15 +193,13 @@ def _lock(state: Path) -> int:
     return descriptor
 
 
-async def _listen(app: web.Application, address: tuple[str, int], identity: Identity | None) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S)
-    await runner.setup()
-    context = None if identity is None else identity.server_context(node_api.ROLES)
-    host, port = address
+async def _listen(
+    name: str, app: web.Application, address: tuple[str, int], context: ssl.SSLContext | None
+) -> Listening:
+    """Raises ServeError."""
     try:
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise ServeError(f"cannot listen on {endpoint(host, port)}: {cannot_bind(error)}") from None
-    log.info("%s API on %s", "node" if identity else "user", endpoint(host, runner.addresses[0][1]))
-    return runner
+        listening = await Listening.start(app, address, context)
+    except ListenError as error:
+        raise ServeError(str(error)) from None
+    log.info("%s API on %s%s", name, endpoint(address[0], listening.address[1]), "" if context is None else ", TLS")
+    return listening

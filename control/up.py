@@ -97,6 +97,7 @@ class Up:
         self.children.add("control", [
             "control", "--state", str(root / "control"), "--api", endpoint(host, api_port),
             "--nodes", f"127.0.0.1:{nodes_port}", "--identity", str(root / "identities" / "control"),
+            "--token-file", str(self.token_file),
         ])  # fmt: skip
         self.children.add("l7", [
             "proxy", "--name", NODE, "--control", f"https://127.0.0.1:{nodes_port}",

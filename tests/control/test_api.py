@@ -167,7 +167,7 @@ async def test_status_shows_the_nodes(user: User) -> None:
 async def test_without_a_valid_token_nothing_is_said(user: User, header: str) -> None:
     for method, path in [("GET", "/v1/config"), ("PUT", "/v1/config"), ("GET", "/v1/status"), ("GET", "/nothing")]:
         await user.ask(method, path, status=401, Authorization=header)
-        assert user.headers["WWW-Authenticate"] == "Bearer"
+        assert user.headers["WWW-Authenticate"].split()[0] == "Bearer"
 
 
 async def test_healthz_needs_no_token(user: User) -> None:

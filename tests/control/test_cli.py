@@ -422,7 +422,7 @@ def test_apply_warns_of_key_files_and_sends_no_key(paifang: Paifang, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--api", "0.0.0.0:1"], "is plain HTTP and has to be a loopback address"),
+        (["--api", "0.0.0.0:1"], "it has to have TLS: give --api-tls-cert"),
         (["--api", "nonsense"], "is not HOST:PORT"),
         (["--nodes", "127.0.0.1:0"], "--nodes needs --identity"),
         (["--nodes", "127.0.0.1:0", "--identity", "/nonexistent"], "paifang certs issue"),

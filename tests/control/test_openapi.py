@@ -65,7 +65,7 @@ def test_a_route_as_an_operation() -> None:
     assert places["path", "name"]["schema"]["pattern"] == "^(?:[A-Za-z0-9][A-Za-z0-9._-]{0,79})$"
     assert places["query", "limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 9, "default": 5}
     assert places["query", "tag"]["schema"]["type"] == "array"
-    assert sorted(made["responses"]) == ["202", "400", "401", "403", "404", "500"]
+    assert sorted(made["responses"]) == ["202", "400", "401", "403", "404", "408", "421", "429", "500", "503"]
     assert made["responses"]["202"]["headers"]["ETag"]["schema"] == {"type": "string"}
     assert list(made["responses"]["404"]["content"]) == ["application/problem+json"]
     body = made["requestBody"]["content"]["application/json"]["schema"]

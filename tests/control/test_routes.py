@@ -48,9 +48,9 @@ ROUTES = (
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TestClient[Any, Any]]:
-    async def identify(request: web.Request) -> Caller | None:
+    async def identify(request: web.Request) -> Caller | web.Response:
         role = request.headers.get("Authorization")
-        return None if role is None else Caller("ann", ApiRole(role))
+        return web.json_response({}, status=401) if role is None else Caller("ann", ApiRole(role))
 
     monkeypatch.setattr(guard, "identify", identify)
     app = web.Application(middlewares=[guard.logged, guard.explained, guard.authorised])

@@ -13,9 +13,8 @@ import pytest
 
 from control.node.children import Child, ChildError
 from control.ports import free_port
-from control.server import ServeError, Settings, _lock, ensure_token, serve
+from control.server import ServeError, Settings, _lock, serve
 from control.store_sqlite import SqliteStore
-from control.tokens import token_name
 from core.config import from_dict
 from tests.certs.test_chain import leaf, pem
 from tests.control.conftest import Authority
@@ -89,25 +88,9 @@ async def test_a_token_file_that_cannot_be(token: str, tmp_path: Path) -> None:
         await serve(settings)
 
 
-async def test_the_users_api_stays_on_this_machine(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match="loopback"):
+async def test_the_users_api_is_not_left_without_tls(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="it has to have TLS: give --api-tls-cert and --api-tls-key, or --identity"):
         await serve(Settings(tmp_path / "state", ("0.0.0.0", 0)))
-
-
-async def test_the_token_is_made_once_and_again_where_it_is_lost(tmp_path: Path) -> None:
-    store, file = await SqliteStore.open(tmp_path / "db"), tmp_path / "token"
-    await ensure_token(store, file)
-    first = file.read_text()
-    assert file.stat().st_mode & 0o777 == 0o600
-    await ensure_token(store, file)
-    assert file.read_text() == first
-    file.unlink()
-    await ensure_token(store, file)
-    assert await token_name(store, first.strip()) is None
-    file.write_text(first)  # of a database that is gone
-    await ensure_token(store, file)
-    assert await token_name(store, file.read_text().strip()) == "admin"
-    await store.close()
 
 
 def test_the_log_tells_of_certificates_that_end_soon(tmp_path: Path) -> None:

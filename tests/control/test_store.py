@@ -10,7 +10,8 @@ from control import store_sqlite
 from control.cookie_secret import cookie_secret
 from control.store import NoSuchVersionError, Record, RecordConflictError, Store, VersionConflictError, Write
 from control.store_sqlite import SqliteStore
-from control.tokens import set_token, token_name
+from control.token_record import Token
+from control.tokens import Tokens, set_token
 from core.config import from_dict
 from core.model import Model
 
@@ -187,15 +188,21 @@ async def test_the_largest_write(store: Store) -> None:
 # --- what is built on records
 
 
+async def whose(store: Store, text: str) -> str | None:
+    """The name of the token's owner; None where it admits nobody."""
+    found = await Tokens(store).find(text)
+    return found.name if isinstance(found, Token) else None
+
+
 async def test_tokens_are_known_by_their_hash_only(store: Store) -> None:
     token = await set_token(store, "admin")
     assert len(token) >= 43
-    assert await token_name(store, token) == "admin"
-    assert await token_name(store, token + "x") is None
-    assert await token_name(store, "") is None
+    assert await whose(store, token) == "admin"
+    assert await whose(store, token + "x") is None
+    assert await whose(store, "") is None
     second = await set_token(store, "admin")
-    assert await token_name(store, token) is None
-    assert await token_name(store, second) == "admin"
+    assert await whose(store, token) is None
+    assert await whose(store, second) == "admin"
     assert all(second.encode() not in record.value for record in await store.records("tokens"))
 
 

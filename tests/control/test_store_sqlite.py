@@ -10,7 +10,8 @@ import pytest
 from control.cookie_secret import cookie_secret
 from control.store import StoreError, StoreUnavailableError, Write
 from control.store_sqlite import SqliteStore
-from control.tokens import set_token, token_name
+from control.token_record import Token
+from control.tokens import Tokens, set_token
 from core.config import from_dict
 from core.model import Model
 
@@ -40,6 +41,12 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await store.close()
 
 
+async def whose(store: SqliteStore, text: str) -> str | None:
+    """The name of the token's owner; None where it admits nobody."""
+    found = await Tokens(store).find(text)
+    return found.name if isinstance(found, Token) else None
+
+
 async def test_all_is_there_again_after_a_restart(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "control.db")
     await store.put(model("a"), "ann", "first", 0)
@@ -52,7 +59,7 @@ async def test_all_is_there_again_after_a_restart(tmp_path: Path) -> None:
     assert (entry.version, entry.author, entry.comment, kept) == (1, "ann", "first", model("a"))
     await again.changed(0)
     assert await cookie_secret(again) == secret
-    assert await token_name(again, token) == "admin"
+    assert await whose(again, token) == "admin"
     assert await again.write(Write("marks", "m", b"2", revision)) > revision
     await again.close()
 
@@ -72,11 +79,12 @@ async def test_a_store_of_an_earlier_release_keeps_what_it_has(schema: str, tmp_
         db.execute("INSERT INTO tokens VALUES ('admin', ?, 11.5)", (token,))
         if schema == SCHEMA_2:
             db.execute("INSERT INTO secrets VALUES ('cookies', ?)", (b"s" * 32,))
-    for _ in range(2):  # brought up to date, and opened again
+    for first in (True, False):  # brought up to date, and opened again
         store = await SqliteStore.open(tmp_path / "control.db")
         entry, kept = await store.get()
         assert (entry.version, entry.created, kept) == (3, 12.5, model("kept"))
-        assert await token_name(store, "open sesame") == "admin"
+        assert await Tokens(store).adopt_old() == (1 if first else 0)
+        assert await whose(store, "open sesame") == "admin"
         assert len(secret := await cookie_secret(store)) == 32
         assert (secret == b"s" * 32) == (schema == SCHEMA_2)
         await store.close()

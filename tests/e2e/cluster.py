@@ -140,7 +140,7 @@ def start_all(cluster: Cluster, token: hsm.Hsm, ports: dict[str, int]) -> None:
     )  # fmt: skip
     cluster.secrets |= forms("administrator's token", (directory / "control" / "token").read_bytes().strip())
     with closing(sqlite3.connect(directory / "control" / "control.db")) as database:
-        ((secret,),) = database.execute("SELECT secret FROM secrets")
+        ((secret,),) = database.execute("SELECT value FROM records WHERE space = 'secrets'")
     cluster.secrets |= forms("secret of cookies", secret)
     assert api(cluster, ports["api"], "PUT", "/v1/config", configuration(directory, ports))[0] == 200
     cluster.start(
