@@ -1,10 +1,11 @@
 # `make demo` shows the whole cluster on real traffic; `make test` is what CI runs. Both install what is missing.
 PY := .venv/bin/python
 
-.PHONY: help setup demo test lint bench soak clean
+.PHONY: help setup demo test compose-test lint bench soak clean
 help:
 	@echo "make demo    the whole cluster in network namespaces, on real traffic (root)"
 	@echo "make test    lint, types and every test (root)"
+	@echo "make compose-test  the docker-compose stack, built and run; brings an engine if there is none (root)"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   every benchmark next to its peer; bench/results/*.json"
 	@echo "make soak    the slow tests"
@@ -25,6 +26,9 @@ TESTS := $(PY) -m pytest -q -m "not soak"
 test: lint
 	@$(TESTS) -n 3 --dist loadfile || { [ $$? = 1 ] && echo "test: what failed is tried again, alone" && \
 		$(TESTS) --last-failed --last-failed-no-failures none --maxfail 5; }
+
+compose-test: setup
+	@$(PY) -m deploy.compose.check
 
 bench: setup
 	@$(PY) -m bench all
