@@ -66,6 +66,7 @@ class Record:
     fields: tuple[str, ...] = ()  # the values of LogShape.wanted
     way: Way = NO_WAY
     first_byte_s: float | None = None  # from the choice of the server to its answer's first byte; for the metrics
+    ended: float = 0.0  # on the monotonic clock; 0: now
 
 
 class Visitor:
@@ -89,17 +90,19 @@ class Visitor:
 
 
 # An exchange without an error, whose upstream was at hand: end on the monotonic clock, visitor, method, host, path,
-# status, bytes in and out, seconds that it took, upstream, request id, way. Nothing in it needs to be quoted. HTTP/1.1.
-Visit = tuple[float, Visitor, bytes, bytes, bytes, int, int, int, float, str, bytes, Way]
+# status, bytes in and out, seconds that it took, upstream, request id, way, nothing of which needs quotes, the values
+# of LogShape.wanted. Of HTTP/1.1.
+Visit = tuple[float, Visitor, bytes, bytes, bytes, int, int, int, float, str, bytes, Way, tuple[str, ...]]
 
 
 def record_of(visit: Visit) -> Record:
     """The same as a record."""
-    _, visitor, method, host, path, status, bytes_in, bytes_out, took_s, upstream, request_id, way = visit
+    ended, visitor, method, host, path, status, bytes_in, bytes_out, took_s, upstream, request_id, way, fields = visit
     return Record(
         visitor.listener, visitor.client, method.decode("ascii"), host.decode("ascii"), path.decode("ascii"), status,
         bytes_in, bytes_out, took_s * 1000, upstream, took_s * 1000, request_id.decode("ascii"),
-        tls_version=visitor.tls_version, sni=visitor.sni, version="HTTP/1.1", way=way, first_byte_s=took_s,
+        tls_version=visitor.tls_version, sni=visitor.sni, version="HTTP/1.1", fields=fields, way=way,
+        first_byte_s=took_s, ended=ended,
     )  # fmt: skip
 
 
@@ -129,7 +132,9 @@ class AccessLog:
         if self._size > BACKLOG_BYTES:
             self.lost += 1
             return
-        line = self._combined(record) if self._shape.format is Format.COMBINED else self._json(record)
+        now = time.time()
+        at_ms = int((record.ended + now - time.monotonic() if record.ended else now) * 1000)
+        line = self._combined(record, at_ms) if self._shape.format is Format.COMBINED else self._json(record, at_ms)
         self._lines.append(line)
         self._size += len(line)
         if self._size > FLUSH_BYTES:
@@ -138,8 +143,8 @@ class AccessLog:
     def _chosen(self) -> bool:
         return random.random() < self._shape.share  # noqa: S311 - not a secret
 
-    def _json(self, record: Record) -> str:
-        r, stamp = record, self._stamp_of(int(time.time() * 1000))
+    def _json(self, record: Record, at_ms: int) -> str:
+        r, stamp = record, self._stamp_of(at_ms)
         own = ""
         if self._names and r.fields:
             pairs = [f"{name}:{quote(value)}" for name, value in zip(self._names, r.fields, strict=True)]
@@ -150,19 +155,19 @@ class AccessLog:
             r.upstream_ms, r.request_id, r.error_source, r.error_code, r.error_detail, r.tls_version, quote(r.sni), own,
         )  # fmt: skip
 
-    def _combined(self, record: Record) -> str:
-        r, now = record, time.gmtime()
-        at = f"{now.tm_mday:02d}/{_MONTHS[now.tm_mon - 1]}/{time.strftime('%Y:%H:%M:%S', now)}"
+    def _combined(self, record: Record, at_ms: int) -> str:
+        r, ended = record, time.gmtime(at_ms // 1000)
+        at = f"{ended.tm_mday:02d}/{_MONTHS[ended.tm_mon - 1]}/{time.strftime('%Y:%H:%M:%S', ended)}"
         request = f"{r.method} {r.path} {r.version}" if r.method else ""
         values = " ".join(map(quoted, r.fields or ("",) * len(self._shape.wanted)))
         return f"{r.client or '-'} - - [{at} +0000] {quoted(request)} {r.status} {r.bytes_out} {values}\n"
 
     def write_visits(self, visits: Sequence[Visit]) -> None:
-        """Keeps the lines of these for the next flush: the same lines, byte for byte, that their records would give.
-
-        Not for shapes that want fields, which visits do not have.
-        """
-        assert not self._shape.wanted
+        """Keeps the lines of these for the next flush: the same lines, byte for byte, that their records would give."""
+        if self._shape.wanted:
+            for visit in visits:
+                self.write(record_of(visit))
+            return
         if self._shape.share < 1:
             visits = [visit for visit in visits if visit[5] >= 500 or self._chosen()]
         if self._size > BACKLOG_BYTES:
@@ -172,19 +177,8 @@ class AccessLog:
         node, pid, lines = self._node, self._pid, self._lines
         last, stamp = 0, ""
         for (
-            ended,
-            visitor,
-            method,
-            host,
-            path,
-            status,
-            bytes_in,
-            bytes_out,
-            took_s,
-            upstream,
-            request_id,
-            way,
-        ) in visits:
+            ended, visitor, method, host, path, status, bytes_in, bytes_out, took_s, upstream, request_id, way, _,
+        ) in visits:  # fmt: skip
             at_ms = int((ended + since_epoch_s) * 1000)
             if at_ms != last:
                 last, stamp = at_ms, self._stamp_of(at_ms)

@@ -72,6 +72,11 @@ class Changes:
     removed: frozenset[bytes]  # names in lower case
     lines: bytes
 
+    @property
+    def mark(self) -> bytes:
+        """What is removed, as bytes that sort and compare."""
+        return b",".join(sorted(self.removed))
+
     @classmethod
     def of(cls, changes: Iterable[model.HeaderChange]) -> Changes | None:
         """None where nothing changes."""
@@ -110,14 +115,12 @@ class Forward:
     response: Changes | None = None
     rule: str = ""
     way: Way = field(init=False, compare=False)
+    plain: bool = field(init=False)  # requests and answers pass as they are
 
     def __post_init__(self) -> None:
+        plain = self.rewrite is None and self.request is None and self.response is None
+        object.__setattr__(self, "plain", plain)
         object.__setattr__(self, "way", Way(self.rule, self.service))
-
-    @property
-    def plain(self) -> bool:
-        """Whether requests and answers pass as they are."""
-        return self.rewrite is None and self.request is None and self.response is None
 
 
 class Split:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
 from core.model import Condition, Rule
 from core.paths import regex
 from core.rules import conditional
-from proxy.head import RequestHead
+from proxy.head import Asked
 
 # What rules may be told apart by: a kind and a name.
 Told = tuple[int, bytes]
@@ -30,7 +30,7 @@ class _Wanted:
     def __init__(self, values: Iterable[str]) -> None:
         values = list(values)
         self.any = not values
-        self.exact = frozenset(_text(value.encode()) for value in values if not _is_pattern(value))
+        self.exact = frozenset(value.encode() for value in values if not _is_pattern(value))
         self._patterns = [re.compile(_regex(value)) for value in values if _is_pattern(value)]
 
     @property
@@ -39,10 +39,9 @@ class _Wanted:
         return bool(self.exact) and not self._patterns
 
     def has(self, value: bytes) -> bool:
-        if self.any:
+        if self.any or value in self.exact:
             return True
-        text = _text(value)
-        return text in self.exact or any(pattern.match(text) for pattern in self._patterns)
+        return any(pattern.match(value.decode("utf-8", "surrogateescape")) for pattern in self._patterns)
 
 
 def _is_pattern(value: str) -> bool:
@@ -52,10 +51,6 @@ def _is_pattern(value: str) -> bool:
 def _regex(value: str) -> str:
     """fnmatch's, whose time grows with the length of value and pattern and no faster; here `[` is a plain character."""
     return fnmatch.translate(value.replace("[", "[[]"))
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
 
 
 class Conditions:
@@ -75,22 +70,25 @@ class Conditions:
         """None for a rule that asks nothing more."""
         return cls(rule) if conditional(rule) else None
 
-    def told_by(self) -> tuple[Told, frozenset[str]] | None:
-        """Something that a request has to have, and of which values one; None where no list of values says it."""
+    def told_by(self) -> tuple[Told, frozenset[bytes], bool] | None:
+        """Something that a request has to have, of which values one, and whether that is all; None where no list of
+        values says it."""
+        asked = len(self._headers) + len(self._queries) + len(self._cookies) + bool(self._methods)
+        alone = asked == 1 and self._pattern is None
         for kind, conditions in ((_FIELD, self._headers), (_QUERY, self._queries), (_COOKIE, self._cookies)):
             for name, wanted in conditions:
                 if wanted.listed:
-                    return (kind, name), wanted.exact
-        return ((_METHOD, b""), frozenset(map(_text, self._methods))) if self._methods else None
+                    return (kind, name), wanted.exact, alone
+        return ((_METHOD, b""), self._methods, alone) if self._methods else None
 
-    def hold(self, head: RequestHead, target: bytes) -> bool:
+    def hold(self, head: Asked, target: bytes) -> bool:
         """Whether a request fulfils them all."""
         if self._methods and head.method not in self._methods:
             return False
         if self._pattern is not None and self._pattern.fullmatch(target.partition(b"?")[0]) is None:
             return False
         for name, wanted in self._headers:
-            if not any(wanted.has(value) for value in head.block.values(name)):
+            if not any(wanted.has(value) for value in head.values(name)):
                 return False
         return (not self._queries or _among(self._queries, query_pairs(target))) and (
             not self._cookies or _among(self._cookies, cookie_pairs(head))
@@ -111,15 +109,16 @@ def _among(conditions: tuple[tuple[bytes, _Wanted], ...], pairs: Iterable[tuple[
     return all(any(name == key and wanted.has(value) for key, value in found) for name, wanted in conditions)
 
 
-def values_of(told: Told, head: RequestHead, target: bytes) -> set[str]:
+def values_of(told: Told, head: Asked, target: bytes) -> Collection[bytes]:
     """Which values a request has of something."""
     kind, name = told
     if kind == _METHOD:
-        return {_text(head.method)}
+        return (head.method,)
     if kind == _FIELD:
-        return set(map(_text, head.block.values(name)))
+        values = head.values(name)
+        return values if len(values) < 2 else set(values)
     pairs = query_pairs(target) if kind == _QUERY else cookie_pairs(head)
-    return {_text(value) for key, value in pairs if key == name}
+    return {value for key, value in pairs if key == name}
 
 
 def query_pairs(target: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -129,9 +128,9 @@ def query_pairs(target: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield unquote_to_bytes(name), unquote_to_bytes(value)
 
 
-def cookie_pairs(head: RequestHead) -> Iterator[tuple[bytes, bytes]]:
+def cookie_pairs(head: Asked) -> Iterator[tuple[bytes, bytes]]:
     """Names and values of a request's cookies (RFC 6265 §4.2.1)."""
-    for field in head.block.values(b"cookie"):
+    for field in head.values(b"cookie"):
         for pair in field.split(b";"):
             name, _, value = pair.partition(b"=")
             yield name.strip(), value.strip()

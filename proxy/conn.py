@@ -23,7 +23,7 @@ from typing import Final, cast
 from core.endpoints import endpoint
 from proxy import client_identity, headers
 from proxy.access_log import Record, Visitor
-from proxy.actions import Way
+from proxy.actions import Decision, Way
 from proxy.carrier import NEVER, Carrier, State
 from proxy.client_identity import UnusableIdentity
 from proxy.commands import Finish
@@ -50,9 +50,9 @@ class ClientConnection(Carrier):
     """One client's connection to a listener."""
 
     __slots__ = (
-        "_body_until", "_buffer", "_bytes_in", "_client", "_eof", "_head", "_held_bytes", "_paused", "_place",
-        "_reading_heads", "_retiring", "_scanned", "_site", "_started_at", "_throttle", "_turn_over", "_visitor",
-        "since",
+        "_body_until", "_buffer", "_bytes_in", "_client", "_decided", "_eof", "_head", "_held_bytes", "_paused",
+        "_place", "_reading_heads", "_retiring", "_scanned", "_site", "_started_at", "_throttle", "_turn_over",
+        "_visitor", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -61,6 +61,7 @@ class ClientConnection(Carrier):
         self._buffer = b""
         self._scanned = 0
         self._head: RequestHead | None = None
+        self._decided: Decision = None  # what is to happen to the request that is in the buffer, if that is known
         self._paused = False  # we do not read from the client
         self._eof = False
         self._retiring = False
@@ -259,7 +260,8 @@ class ClientConnection(Carrier):
             closing=self._leaving,
             hsts=self._site.hsts,
         )
-        self._run(self._exchange.start())
+        decided, self._decided = self._decided, None
+        self._run(self._exchange.start(decided))
         self._touch()
 
     def _tell_underscored(self, head: RequestHead) -> None:

@@ -22,7 +22,7 @@ from enum import IntEnum, auto
 from typing import Final
 
 from proxy import headers
-from proxy.actions import Changes, Forward, Redirect, Reply
+from proxy.actions import Changes, Decision, Forward, Redirect, Reply
 from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Refused, Source
@@ -31,6 +31,7 @@ from proxy.head import (
     NO_BODY,
     UNTIL_CLOSE,
     Block,
+    Fields,
     RequestHead,
     ResponseHead,
     read_response,
@@ -88,6 +89,13 @@ class Waits(IntEnum):
     CLIENT = auto()
     UPSTREAM = auto()
     TUNNEL = auto()
+
+
+def changes_of(
+    answer: Fields, rule: Changes | None, stay: Stay | None, server: Address, *, secure: bool
+) -> Changes | None:
+    """What is changed in an answer's head: as the rule says, and the cookie of a client that stays."""
+    return rule if stay is None else merged(rule, stay.answer(answer, server, secure=secure))
 
 
 class Exchange:
@@ -200,13 +208,13 @@ class Exchange:
 
     # -- events
 
-    def start(self) -> list[Command]:
-        """The head was read."""
+    def start(self, decided: Decision = None) -> list[Command]:
+        """The head was read. `decided`: what the router has said already, if it was asked."""
         head = self._head
         try:
             self._upgrade = head.block.upgrade if upgrades_to_websocket(head) else b""
             self.target = normal_target(head.target)
-            decision = self._router.route(head, self.target)
+            decision = decided or self._router.route(head, self.target)
             self.rule = decision.rule if decision is not None else ""
             if not isinstance(decision, Forward):
                 return self._reply_as(decision)
@@ -236,10 +244,10 @@ class Exchange:
         return Assign(self.service, self._repeatable, self._tried, fresh, prefer)
 
     def resume(self, forward: Forward, server: Address) -> None:
-        """The fast lane has sent this request, a plain `forward` and complete, on a reused connection to `server`."""
+        """The fast lane has sent this request, which is complete, on a reused connection to `server`."""
         self.target = normal_target(self._head.target)
-        self._request = headers.request_head(self._head, self.target, self._origin, self.identifier, b"")
-        self.service, self.rule = forward.service, forward.rule
+        self.rule = forward.rule
+        self._prepare(forward)
         self.assigned(server, reused=True)
 
     def assigned(self, server: Address, reused: bool) -> list[Command]:
@@ -419,11 +427,9 @@ class Exchange:
         )
 
     def _changes_in(self, answer: ResponseHead) -> Changes | None:
-        """What is changed in an answer's head: as the rule says, and the cookie of a client that stays."""
         if self._stay is None or self.upstream is None:
             return self._changes
-        secure = self._origin.scheme == b"https"
-        return merged(self._changes, self._stay.answer(answer, self.upstream, secure=secure))
+        return changes_of(answer, self._changes, self._stay, self.upstream, secure=self._origin.secure)
 
     def _relay(self, prefix: bytes, data: bytes) -> list[Command]:
         """Passes on payload, after `prefix`, and ends the answer where its framing says."""

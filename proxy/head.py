@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import h11
 
@@ -56,7 +56,7 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
-# Fields that somebody here acts on. All others pass as they are; see also `_is_acted_on`.
+# Fields that somebody here acts on. All others pass as they are; see also `is_acted_on`.
 ACTED_ON: Final = frozenset(
     (
         b"client-cert", b"client-cert-chain", b"connection", b"content-length", b"date", b"expect", b"forwarded",
@@ -89,6 +89,23 @@ class Field(NamedTuple):
     value: bytes
     line: bytes
     acted_on: bool
+
+
+class Fields(Protocol):
+    """A message's fields, for whoever asks for some of them."""
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of every field called `name` (lower case), in order."""
+
+
+class Asked(Fields, Protocol):
+    """What rules, keys and cookies ask of a request: a `RequestHead`, or what the fast lane has in its place."""
+
+    @property
+    def method(self) -> bytes: ...
+
+    @property
+    def host(self) -> bytes: ...
 
 
 class Block(NamedTuple):
@@ -128,6 +145,9 @@ class RequestHead(NamedTuple):
     size: int
     path_at: int = 0
 
+    def values(self, name: bytes) -> list[bytes]:
+        return self.block.values(name)
+
 
 class ResponseHead(NamedTuple):
     """`length` already knows the method it answers (RFC 9112 §6.3); `size` counts bytes read."""
@@ -137,6 +157,9 @@ class ResponseHead(NamedTuple):
     length: int
     block: Block
     size: int
+
+    def values(self, name: bytes) -> list[bytes]:
+        return self.block.values(name)
 
 
 MEMORY_BYTES: Final = 32 << 20
@@ -364,10 +387,11 @@ def _read_by_h11(data: bytes, limits: Limits, *, request: bool) -> tuple[Field, 
 
 def _field(name: bytes, value: bytes) -> Field:
     lower = name.lower()
-    return Field(lower, name, value, b"%b: %b\r\n" % (name, value), _is_acted_on(lower))
+    return Field(lower, name, value, b"%b: %b\r\n" % (name, value), is_acted_on(lower))
 
 
-def _is_acted_on(lower: bytes) -> bool:
+def is_acted_on(lower: bytes) -> bool:
+    """Whether somebody here acts on fields of this name (lower case)."""
     return lower in ACTED_ON or lower.startswith(b"x-forwarded-") or b"_" in lower
 
 
@@ -425,6 +449,11 @@ def _host(minor: int, fields: tuple[Field, ...]) -> bytes:
     if not _HOST.fullmatch(hosts[0]):
         raise Refused(Code.HOST_INVALID)
     return hosts[0]
+
+
+def is_host(value: bytes) -> bool:
+    """Whether it may stand in a Host field."""
+    return _HOST.fullmatch(value) is not None
 
 
 def _expects_continue(fields: tuple[Field, ...]) -> bool:

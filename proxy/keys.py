@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.conditions import cookie_pairs
-from proxy.head import RequestHead
+from proxy.head import Asked
 
-Key = Callable[
-    [RequestHead, bytes], bytes
-]  # request head and normal target → what is hashed, empty where it is missing
+# Request and normal target → what is hashed, empty where it is missing.
+Key = Callable[[Asked, bytes], bytes]
 
 
 def key_of(hash_key: str) -> Key | None:
@@ -22,6 +21,6 @@ def key_of(hash_key: str) -> Key | None:
             return lambda _, target: target.partition(b"?")[0]
         case "header":
             field = name.lower().encode("ascii")
-            return lambda head, _: b",".join(head.block.values(field))
+            return lambda head, _: b",".join(head.values(field))
     cookie = name.encode("ascii")
     return lambda head, _: next((value for each, value in cookie_pairs(head) if each == cookie), b"")

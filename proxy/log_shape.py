@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.actions import Way
-from proxy.head import Block
+from proxy.head import Fields
 
 VALUE_BYTES: Final = 256  # of a field; what is beyond is left out
 FIELDS_MOST: Final = 16
@@ -66,19 +66,19 @@ class LogField:
     def __str__(self) -> str:
         return f"{self.where}:{self.name}" if self.name else str(self.where)
 
-    def value(self, request: Block, answer: Block | None, way: Way) -> str:
+    def value(self, request: Fields, answer: Fields | None, way: Way) -> str:
         """What stands there, cut to VALUE_BYTES; empty where it is not there."""
         if self.where in OURS:
             return way.rule if self.where is Where.RULE else way.service
         if self.where is Where.COOKIE:
             found = _cookie(request, self.name.encode())
         else:
-            block = request if self.where is Where.REQUEST else answer
-            found = b", ".join(block.values(self.name.encode())) if block is not None else b""
+            fields = request if self.where is Where.REQUEST else answer
+            found = b", ".join(fields.values(self.name.encode())) if fields is not None else b""
         return found[:VALUE_BYTES].decode("latin-1")
 
 
-def _cookie(request: Block, name: bytes) -> bytes:
+def _cookie(request: Fields, name: bytes) -> bytes:
     for value in request.values(b"cookie"):
         for pair in value.split(b";"):
             key, mark, content = pair.strip().partition(b"=")

@@ -142,7 +142,7 @@ class Meters:
     def visits(self, visits: Iterable[Visit]) -> None:
         """Counts exchanges of the common kind."""
         fresh = self._fresh
-        for _, visitor, _, _, _, status, bytes_in, bytes_out, took_s, _, _, way in visits:
+        for _, visitor, _, _, _, status, bytes_in, bytes_out, took_s, _, _, way, _ in visits:
             try:
                 meter = fresh[visitor.listener][way]
             except KeyError:

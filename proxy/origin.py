@@ -74,6 +74,10 @@ class Origin:
             lines = b"".join(b"%b: %b\r\n" % each for each in self._said())
         object.__setattr__(self, "lines", lines)
 
+    @property
+    def secure(self) -> bool:
+        return self.scheme == b"https"
+
     def claimed(self) -> frozenset[bytes]:
         """Fields (lower case) of a trusted client that are part of what we say."""
         return ORIGIN_FIELDS | {name.lower() for name, _ in self._said()}

@@ -16,30 +16,36 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
+from typing import Final
 
 from proxy.actions import Forward
-from proxy.carrier import State
+from proxy.carrier import NEVER, State
 from proxy.conn import ClientConnection
-from proxy.exchange import IDEMPOTENT, Exchange
+from proxy.errors import Refused
+from proxy.exchange import IDEMPOTENT, Exchange, changes_of
 from proxy.head import read_request
 from proxy.hub import Hub, Site
 from proxy.journal import SETTLE_AT
-from proxy.lane import Answers
-from proxy.lane import read_request as read_common_request
+from proxy.lane import Answers, Request, reader
 from proxy.pool import Reuse
+from proxy.rules import normal_target
+from proxy.sticky import Stay, merged
 
-# The request as it came, method, target, host, where it goes, request id, and who reads its answer.
-_Asked = tuple[bytes, bytes, bytes, bytes, Forward, bytes, Answers]
+_IDLE: Final = State.IDLE  # a member of an enumeration is three times as dear to name
+_EXCHANGE: Final = State.EXCHANGE
+# The request as it came and as it was read, what was decided, its id, who reads its answer.
+_Asked = tuple[bytes, Request, Forward, Stay | None, bytes, Answers]
 
 
 class QuickConnection(ClientConnection):
     """One client's connection to a listener."""
 
-    __slots__ = ("_answers", "_asked", "_tail")
+    __slots__ = ("_answers", "_asked", "_requests", "_router", "_tail")
 
     def __init__(self, hub: Hub, site: Site) -> None:
         super().__init__(hub, site)
         self._answers = hub.answers(site.hsts)
+        self._router, self._requests = site.router, reader(site.router.varied)
         self._asked: _Asked | None = None  # the request that is on its way by the fast lane
         self._tail = b""  # of each head that goes to a server, up to the request id
 
@@ -51,7 +57,7 @@ class QuickConnection(ClientConnection):
     def data_received(self, data: bytes) -> None:
         if self._full:
             super().data_received(data)
-        elif self._state is State.IDLE:
+        elif self._state is _IDLE:
             if not self._ask(data):
                 super().data_received(data)
         elif self._exchange is not None and self._exchange.tunnels and self._upstream is not None:
@@ -63,21 +69,41 @@ class QuickConnection(ClientConnection):
 
     def _ask(self, data: bytes) -> bool:
         """Sends a request by the fast lane; False: it has to go the common way, and at most a server is chosen yet."""
-        request, site = read_common_request(data), self._site
-        if request is None or self._retiring or site.closing:
-            return False
-        method, target, shape, line, lines, body, identifier = request
-        host, _, _, claims, keeps, _ = shape
-        hub, origin = self._hub, self._origin
+        site = self._site
         router = site.router
-        forward = (not router.stickies and router.always) or router.forward(host, target)
-        if forward is None:
+        if router is not self._router:
+            self._router, self._requests = router, reader(router.varied)
+        request = self._requests.read(data)
+        if request is None or self._retiring or site.closing or (request.shape.claims and self._origin.trusted):
             return False
+        decided = router.route(request, request.target)
+        if isinstance(decided, Forward) and self._send(data, request, decided):
+            return True
+        self._decided = decided
+        return False
+
+    def _send(self, data: bytes, request: Request, forward: Forward) -> bool:
+        hub, site = self._hub, self._site
         service = hub.services.get(forward.service)
-        if service is None or service.total_timeout_s or service.key or (claims and origin.trusted):
+        if service is None:
             return False
-        now = monotonic()
-        choice = service.pool.assign(origin.client, now, repeatable=not body and method in IDEMPOTENT)
+        method, _, _, shape, line, host_line, _, cut, body, identifier = request
+        stay, prefer = None, None
+        if forward.plain and not site.router.stickies:
+            lines = shape.lines % shape.pick(cut)
+        else:
+            sticky = site.router.stickies.get(forward.service)
+            if sticky is not None:
+                stay = sticky.stay(request)
+                prefer = stay.server
+            changed = self._changed(request, forward, stay)
+            if changed is None:
+                return False
+            line, host_line, lines = changed
+        key, now = self._origin.client, monotonic()
+        if service.key is not None:
+            key = service.key(request, request.target) or key
+        choice = service.pool.assign(key, now, repeatable=not body and method in IDEMPOTENT, prefer=prefer)
         if not isinstance(choice, Reuse) or not choice.handle.usable:
             self._chosen = choice
             return False
@@ -87,13 +113,33 @@ class QuickConnection(ClientConnection):
         if self._answers.hsts != site.hsts:
             self._answers = hub.answers(site.hsts)
         identifier = identifier or hub.new_request_id()
-        answers = self._answers if keeps else hub.answers(site.hsts, keeps=False)
-        self._asked = data, method, target, host, forward, identifier, answers
-        self._state = State.EXCHANGE
+        answers = self._answers if shape.keeps else hub.answers(site.hsts, keeps=False)
+        self._asked = data, request, forward, stay, identifier, answers
+        self._state = _EXCHANGE
         self._started_at = now
         self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
-        upstream.write(b"".join((line, lines, self._tail, identifier, b"\r\n\r\n", body)))
+        if service.total_timeout_s:
+            self._ends_at = now + service.total_timeout_s
+            self.deadline = min(self.deadline, self._ends_at)
+        upstream.write(b"".join((line, host_line, lines, self._tail, identifier, b"\r\n\r\n", body)))
         return True
+
+    def _changed(self, request: Request, forward: Forward, stay: Stay | None) -> tuple[bytes, bytes, bytes] | None:
+        """Request line, the host's line and all others but our own, with what a rule and a client's cookie change in
+        them; None: not by the fast lane."""
+        line, host_line, shape = request.line, request.host_line, request.shape
+        if forward.rewrite is not None:
+            host, target = forward.rewrite.apply(request.host, request.target)
+            try:
+                line = b"%b %b HTTP/1.1\r\n" % (request.method, normal_target(target))
+            except Refused:
+                return None
+            host_line = b"Host: %b\r\n" % host
+        changes = merged(forward.request, stay.request) if stay is not None else forward.request
+        if changes is None:
+            return line, host_line, shape.lines % shape.pick(request.cut)
+        lines = self._requests.changed_lines(request, changes)
+        return None if lines is None else (line, host_line, lines)
 
     def upstream_data(self, data: bytes) -> None:
         asked = self._asked
@@ -106,32 +152,38 @@ class QuickConnection(ClientConnection):
             else:
                 super().upstream_data(data)
             return
-        request, method, target, host, forward, identifier, answers = asked
-        answer = answers.read(data, method)
+        came, request, forward, stay, identifier, answers = asked
+        method, target, host, _, _, _, _, _, _, _ = request
+        told = answers.read(data, method)
         upstream, service = self._upstream, self._service
         assert upstream is not None
         assert service is not None
-        if answer is None or answer[1] >= 500 or service.pool.attentive:  # the server is judged by it
+        if told is not None and (stay is not None or forward.response is not None):
+            changes = changes_of(told[1], forward.response, stay, upstream.server, secure=self._origin.secure)
+            told = answers.read(data, method, changes)
+        if told is None or told[1].status >= 500 or service.pool.attentive:  # the server is judged by it
             super().upstream_data(data)
             return
         self._asked = None
-        out, status = answer
+        out, answer = told
         now = monotonic()
         if service.pool.timed:
             service.pool.answered(upstream.server, now - self._started_at, now)
         self._give_back(upstream, service, reuse=True)
-        self._state = State.IDLE
+        self._state = _IDLE
+        self._ends_at = NEVER
         self.deadline = now + self._site.idle_timeout_s
         self._transport.write(out)
         if self._paused:
             self.balance()
         if not answers.keeps:
             self._close()
-        journal = self._hub.journal
+        wanted, journal = self._hub.log_fields, self._hub.journal
         journal.visits.append(
             (
-                now, self._visitor, method, host, target, status, len(request), len(out), now - self._started_at,
+                now, self._visitor, method, host, target, answer.status, len(came), len(out), now - self._started_at,
                 upstream.name, identifier, forward.way,
+                tuple([each.value(request, answer, forward.way) for each in wanted]) if wanted else (),
             )
         )  # fmt: skip
         if len(journal.visits) >= SETTLE_AT:
@@ -141,16 +193,15 @@ class QuickConnection(ClientConnection):
         asked = self._asked
         if asked is not None:
             self._asked = None
-            request, _, _, _, forward, identifier, answers = asked
-            head, upstream, hub = read_request(request), self._upstream, self._hub
+            came, _, forward, _, identifier, answers = asked
+            head, upstream, hub = read_request(came), self._upstream, self._hub
             assert head is not None
             assert upstream is not None
             self._head = head
-            self._bytes_in, self._bytes_out, self._assigned_at = len(request), 0, self._started_at
+            self._bytes_in, self._bytes_out, self._assigned_at = len(came), 0, self._started_at
             self._first_at = 0.0
             self._exchange = Exchange(
-                head, self._origin, self._site.router, identifier, hub.date, rest=request[head.size :],
-                hsts=answers.hsts,
-            )  # fmt: skip
+                head, self._origin, self._site.router, identifier, hub.date, rest=came[head.size :], hsts=answers.hsts
+            )
             self._exchange.resume(forward, upstream.server)
         return self._exchange

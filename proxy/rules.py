@@ -15,6 +15,7 @@ above the root, and dot segments that only show after `%2F` or `%5C` are decoded
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -24,7 +25,7 @@ from core.rules import domains_of, ordered
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite, Split
 from proxy.conditions import Conditions, Told, path_pattern, values_of
 from proxy.errors import Code, Refused
-from proxy.head import RequestHead
+from proxy.head import Asked
 from proxy.names import host_name
 from proxy.sticky import Sticky
 
@@ -95,25 +96,29 @@ class _Index:
     __slots__ = ("_others", "_told")
 
     def __init__(self, entries: list[_Entry]) -> None:
-        self._others: list[_Entry] = []
-        self._told: dict[Told, dict[str, list[_Entry]]] = {}
+        others: list[_Entry] = []
+        by: dict[Told, dict[bytes, list[_Entry]]] = {}
         for entry in entries:
             found = entry.conditions.told_by() if entry.conditions is not None else None
             if found is None:
-                self._others.append(entry)
+                others.append(entry)
                 continue
-            told, values = found
+            told, values, alone = found
+            entry = entry._replace(conditions=None) if alone else entry
             for value in values:
-                self._told.setdefault(told, {}).setdefault(value, []).append(entry)
+                by.setdefault(told, {}).setdefault(value, []).append(entry)
+        self._others = tuple(others)
+        self._told = {told: {value: tuple(some) for value, some in values.items()} for told, values in by.items()}
 
-    def candidates(self, head: RequestHead, target: bytes) -> list[_Entry]:
+    def candidates(self, asked: Asked, target: bytes) -> Sequence[_Entry]:
         """Those of the rules that a request may fulfil, in their order."""
-        found = self._others.copy()
+        found, parts = self._others, int(bool(self._others))
         for told, entries in self._told.items():
-            for value in values_of(told, head, target):
-                found += entries.get(value, ())
-        found.sort(key=_rank)
-        return found
+            for value in values_of(told, asked, target):
+                some = entries.get(value)
+                if some is not None:
+                    found, parts = found + some if parts else some, parts + 1
+        return sorted(found, key=_rank) if parts > 1 else found
 
 
 def _rank(entry: _Entry) -> int:
@@ -228,22 +233,18 @@ class Router:
         for paths in self._domains.values():
             paths.close()
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
-        # Where every request goes as it is, without a look at it, while no service is sticky; None if there are rules.
-        self.always = None if self._domains else self.forward(b"", b"/")
+        # Names of fields that rules tell requests apart by, in lower case; the one with the most values first.
+        asked = Counter(each.name.lower().encode("ascii") for rule in rules for each in rule.headers)
+        self.varied = tuple(name for name, _ in asked.most_common())
 
-    def route(self, head: RequestHead, target: bytes) -> Decision:
-        """What is to happen to a request whose target is in normal form; None: nothing does."""
-        return self._find(head.host, target, head) if self._domains else self._default
+    def route(self, asked: Asked, target: bytes) -> Decision:
+        """What is to happen to a request whose target is in normal form; None: nothing does.
 
-    def forward(self, host: bytes, target: bytes) -> Forward | None:
-        """Where every such request goes as it is; None where more has to be known or done."""
-        decision = self._find(host, target, None) if self._domains else self._default
-        if not isinstance(decision, Forward) or not decision.plain or decision.service in self.stickies:
-            return None
-        return decision
-
-    def _find(self, host: bytes, target: bytes, head: RequestHead | None) -> Decision:
-        """Without a head, None also where conditions decide, or whose turn it is."""
+        To be asked once for each request: it may have taken somebody's turn.
+        """
+        if not self._domains:
+            return self._default
+        host = asked.host
         domains = self._hosts.get(host)
         if domains is None:
             domains = self._domains_of(host)
@@ -255,28 +256,20 @@ class Router:
                 continue
             path = path or (b"/" if target == b"*" else target.partition(b"?")[0])
             for entries in paths.at(path):
-                if isinstance(entries, _Index):
-                    if head is None:
-                        return None
-                    entries = entries.candidates(head, target)
-                for entry in entries:
+                for entry in entries if isinstance(entries, list) else entries.candidates(asked, target):
                     if entry.rank >= rank:
                         break
-                    if entry.conditions is not None and head is None:
-                        return None
-                    if entry.conditions is None or (head is not None and entry.conditions.hold(head, target)):
+                    if entry.conditions is None or entry.conditions.hold(asked, target):
                         rank, best = entry.rank, entry.action
                         break
-        if isinstance(best, Split):
-            return None if head is None else self._part(best, head)
-        return best
+        return self._part(best, asked) if isinstance(best, Split) else best
 
-    def _part(self, split: Split, head: RequestHead) -> Forward:
+    def _part(self, split: Split, asked: Asked) -> Forward:
         """Where the client has its server, if it has one; else whose turn it is."""
         theirs = [
             forward
             for forward in split.forwards
-            if (sticky := self.stickies.get(forward.service)) is not None and sticky.stay(head).server is not None
+            if (sticky := self.stickies.get(forward.service)) is not None and sticky.stay(asked).server is not None
         ]
         return split.next_of(theirs) if theirs else split.next()
 

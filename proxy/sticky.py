@@ -23,7 +23,7 @@ from typing import Final
 from core.endpoints import endpoint
 from core.model import StickySession, StickyType
 from proxy.actions import Changes
-from proxy.head import RequestHead, ResponseHead
+from proxy.head import Fields
 from proxy.pool import Address
 
 SECRET_BYTES: Final = 32
@@ -78,7 +78,7 @@ class Stay:
     def __init__(self, sticky: Sticky, server: Address | None, request: Changes | None, *, due: bool) -> None:
         self._sticky, self.server, self.request, self._due = sticky, server, request, due
 
-    def answer(self, head: ResponseHead, server: Address, *, secure: bool) -> Changes | None:
+    def answer(self, head: Fields, server: Address, *, secure: bool) -> Changes | None:
         """What changes in the head of the answer of `server`."""
         if self._sticky.inserts:
             return self._sticky.cookie(server, secure=secure) if self._due or server != self.server else None
@@ -110,9 +110,9 @@ class Sticky:
         self._identities = {server: self._seal.identity(server) for server in self._identities}
         self._addresses = {identity: server for server, identity in self._identities.items()}
 
-    def stay(self, head: RequestHead) -> Stay:
+    def stay(self, head: Fields) -> Stay:
         """For a request, by its cookies. Of several of our name, the first that is good counts (RFC 6265 §5.4)."""
-        fields = head.block.values(b"cookie")
+        fields = head.values(b"cookie")
         if not any(self._name in field for field in fields):
             return Stay(self, None, None, due=True)
         server, due, kept, touched, left = None, True, [], False, COOKIES
@@ -154,9 +154,9 @@ class Sticky:
         value = self._seal.issue(identity)
         return Changes(frozenset(), line % (self._name, value, self._timeout_s, b"; Secure" if secure else b""))
 
-    def rewritten(self, head: ResponseHead, server: Address) -> Changes | None:
+    def rewritten(self, head: Fields, server: Address) -> Changes | None:
         """The server's cookies, that of our name with its prefix; None where there is none of that name."""
-        fields = head.block.values(b"set-cookie")
+        fields = head.values(b"set-cookie")
         identity = self._identities.get(server)
         if identity is None or not any(self._is_ours(field) for field in fields):
             return None

@@ -22,7 +22,6 @@ from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstrea
 from core.zones import locality
 from proxy import census, meters
 from proxy.acme_passage import Passages
-from proxy.conn import ClientConnection
 from proxy.crowd import Allowance
 from proxy.errors import ApplyError
 from proxy.gate import Gate
@@ -75,8 +74,8 @@ class Worker:
         self._next_expiry = 0.0
 
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
-        """The protocol of a new connection to `site`. The fast lane keeps no fields for the log."""
-        connection = (ClientConnection if self._hub.log_fields else QuickConnection)(self._hub, site)
+        """The protocol of a new connection to `site`."""
+        connection = QuickConnection(self._hub, site)
         inner: asyncio.BaseProtocol = connection
         if site.scheme == "https" and self._tls:
             lead = partial(self._passages.lead, site) if site.acme_service else None

@@ -14,6 +14,7 @@ import pytest
 from proxy import access_log
 from proxy.access_log import AccessLog, Record, Visit, Visitor, record_of
 from proxy.actions import NO_WAY, Way
+from proxy.log_shape import Format, LogShape
 
 FIELDS = {
     "time", "node", "pid", "listener", "client", "method", "host", "path", "status", "bytes_in", "bytes_out",
@@ -54,8 +55,9 @@ async def test_visits_give_the_lines_of_their_records(tmp_path: Path) -> None:
             "10.0.0.1:80",
             b"id1",
             Way("r", "s"),
+            (),
         ),
-        (time.monotonic(), visitor, b"HEAD", b"[::1]", b"/", 304, 0, 1 << 40, 61.0, "[::2]:80", b"id2", NO_WAY),
+        (time.monotonic(), visitor, b"HEAD", b"[::1]", b"/", 304, 0, 1 << 40, 61.0, "[::2]:80", b"id2", NO_WAY, ()),
         (
             time.monotonic(),
             Visitor("web", "", "", ""),
@@ -69,6 +71,7 @@ async def test_visits_give_the_lines_of_their_records(tmp_path: Path) -> None:
             "10.0.0.1:80",
             b"id3",
             Way("", "s"),
+            (),
         ),
     ]
     log.write_visits(visits)
@@ -87,10 +90,31 @@ async def test_visits_give_the_lines_of_their_records(tmp_path: Path) -> None:
     assert -1 < before - times[1] < 1
 
 
+@pytest.mark.parametrize("format", Format)
+async def test_visits_with_own_fields(tmp_path: Path, format: Format) -> None:
+    """What a client may choose in them is escaped; the time is that of the end."""
+    path = tmp_path / "log"
+    shape = LogShape.parse(format, ["request:X-A", "cookie:b"], 1.0)
+    log = AccessLog(str(path), "l7-1", shape)
+    fields = tuple(f'{number}"\n' for number in range(len(shape.wanted)))
+    ended = time.monotonic() - 86_400
+    visit = (ended, Visitor("web", "c", "", ""), b"GET", b"a", b"/", 200, 1, 2, 0.5, "s", b"i", NO_WAY, fields)
+    log.write_visits([visit])
+    yesterday = {time.strftime("%d", time.gmtime(time.time() - 86_400 - ago_s)) for ago_s in (0, 5)}
+    await log.close()
+    (line,) = path.read_text().splitlines()
+    if format is Format.COMBINED:
+        assert line.partition("[")[2][:2] in yesterday
+        assert line.endswith(r' "GET / HTTP/1.1" 200 2 "0\x22\x0a" "1\x22\x0a" "2\x22\x0a" "3\x22\x0a"')
+    else:
+        assert json.loads(line)["time"][8:10] in yesterday
+        assert json.loads(line)["fields"] == {"request:x-a": '0"\n', "cookie:b": '1"\n'}
+
+
 async def test_visits_that_are_too_many_are_lost_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AccessLog(str(tmp_path / "log"), "n")
     monkeypatch.setattr(access_log, "BACKLOG_BYTES", 0)
-    visits = [(0.0, Visitor("web", "", "", ""), b"GET", b"a", b"/", 200, 1, 1, 0.0, "", b"id", NO_WAY)] * 3
+    visits = [(0.0, Visitor("web", "", "", ""), b"GET", b"a", b"/", 200, 1, 1, 0.0, "", b"id", NO_WAY, ())] * 3
     log.write_visits(visits[:1])
     log.write_visits(visits)
     assert log.lost == 3

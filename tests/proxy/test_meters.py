@@ -17,7 +17,7 @@ from tests.proxy.support import Backend, free_port, model, proxy, with_group, wi
 
 def visit(listener: str, status: int, took_s: float, way: Way = NO_WAY) -> Visit:
     visitor = Visitor(listener, "192.0.2.7", "", "")
-    return (0.0, visitor, b"GET", b"a", b"/", status, 10, 100, took_s, "10.0.0.1:80", b"id", way)
+    return (0.0, visitor, b"GET", b"a", b"/", status, 10, 100, took_s, "10.0.0.1:80", b"id", way, ())
 
 
 def listeners(meters: Meters) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.model import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Rule, Share, StickySession
 from core.rules import first
 from proxy import rules as proxy_rules
-from proxy.actions import Decision, Forward, Reply, Way
+from proxy.actions import Decision, Forward, Reply
 from proxy.conditions import Conditions
 from proxy.errors import Code, Refused
 from proxy.head import RequestHead, read_request
@@ -221,28 +221,8 @@ def test_what_is_found_is_what_one_by_one_would_find(
             wanted = first(made, host_name(host), path, holds)
             found = tested.route(request, request.target)
             assert service(found) == (wanted.backend_service if wanted else "default"), (host, path)
-            known = tested.forward(request.host, request.target)
-            assert known is None or known is found
             assert found is not None
             assert found.rule == (wanted.name if wanted else "")
-            assert known or any(map(Conditions.of, made)) or not indexed
-
-
-def test_a_forward_is_known_where_no_condition_decides() -> None:
-    made = Router([
-        Rule("a", "web", "posts", url="/a", methods=("POST",)), Rule("b", "web", "a", url="/a"),
-        Rule("c", "web", "b", url="/b"), Rule("d", "web", url="/c", fixed_reply=FixedReply(200)),
-    ], "default")  # fmt: skip
-    found = [made.forward(b"h", target) for target in (b"/a", b"/b?x", b"/c", b"/")]
-    assert [each and each.way for each in found] == [None, Way("c", "b"), None, Way("", "default")]
-    changed = (HeaderChange("X"),)
-    made = Router([
-        Rule("a", "web", url="/a", split=(Share("one"),)), Rule("b", "web", "b", url="/b", rewrite=Rewrite(query="")),
-        Rule("c", "web", "c", url="/c", request_headers=changed), Rule("d", "web", "d", response_headers=changed),
-    ], "default")  # fmt: skip
-    assert [made.forward(b"h", target) for target in (b"/a", b"/b", b"/c", b"/")] == [None] * 4
-    assert service(Router([], "default").forward(b"h", b"/")) == "default"
-    assert Router([], "", 443).forward(b"h", b"/") is Router([], "").forward(b"h", b"/") is None
 
 
 def test_thousands_of_rules_in_one_place_are_told_apart() -> None:
@@ -270,7 +250,6 @@ def test_thousands_of_rules_in_one_place_are_told_apart() -> None:
     for target, fields, method, wanted in asked:
         request = head(b"h", target, fields, method)
         assert service(made.route(request, target)) == wanted
-        assert made.forward(b"h", target) is None
     (place,) = made._domains[b""].at(b"/")
     assert isinstance(place, proxy_rules._Index)
     request = head(b"h", b"/?t=7&t=7&z", b"X-Tenant: t2999\r\n")
