@@ -26,6 +26,8 @@ from tests.proxy.support import Proxy, free_port, model, proxy, until
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 BIG = 4 << 20
+PATIENCE_S = 60  # on a machine that has other things to do
+PATIENT = {"ping_interval": None, "open_timeout": PATIENCE_S, "close_timeout": PATIENCE_S}
 
 
 async def echo(server: ServerConnection) -> None:
@@ -37,18 +39,18 @@ async def echo(server: ServerConnection) -> None:
 @asynccontextmanager
 async def site(handler: Handler = echo, tunnel_s: int = 900, **options: object) -> AsyncIterator[Proxy]:
     """The proxy before a server of the websockets package; no tunnel is left when the test is over."""
-    async with serve(handler, "127.0.0.1", 0, max_size=2 * BIG, ping_interval=None, **options) as server:  # type: ignore[arg-type]
+    async with serve(handler, "127.0.0.1", 0, max_size=2 * BIG, **PATIENT, **options) as server:  # type: ignore[arg-type]
         backend = server.sockets[0].getsockname()[1]
         base = model(free_port(), [backend])
         web = replace(base.listeners["web"], established_timeout_s=tunnel_s)
         async with proxy(replace(base, listeners={"web": web})) as l7:
             yield l7
-            await until(lambda: not l7.worker.connections)
+            await until(lambda: not l7.worker.connections, PATIENCE_S)
             assert l7.hub.services["app"].pool.active == {}
 
 
 def client(l7: Proxy, path: str = "/chat?x=y", **options: object) -> connect:
-    return connect(f"ws://127.0.0.1:{l7.port}{path}", max_size=2 * BIG, ping_interval=None, proxy=None, **options)  # type: ignore[arg-type]
+    return connect(f"ws://127.0.0.1:{l7.port}{path}", max_size=2 * BIG, proxy=None, **PATIENT, **options)  # type: ignore[arg-type]
 
 
 async def test_messages_of_every_size() -> None:
@@ -112,8 +114,8 @@ async def test_pings_reach_the_other_end() -> None:
         await server.wait_closed()
 
     async with site(ping) as l7, client(l7) as ws:
-        assert await asyncio.wait_for(await ws.ping(), 10) >= 0
-        await asyncio.wait_for(pinged.wait(), 10)
+        assert await asyncio.wait_for(await ws.ping(), PATIENCE_S) >= 0
+        await asyncio.wait_for(pinged.wait(), PATIENCE_S)
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "leaving"), (3000, "registered"), (4999, "ü" * 61)])
@@ -137,7 +139,7 @@ async def test_close_codes_and_reasons(who: str, code: int, reason: str) -> None
                 with pytest.raises(ConnectionClosed):
                     await ws.recv()
             assert (ws.close_code, ws.close_reason) == (code, reason)
-        assert await asyncio.wait_for(seen, 10) == (code, reason)
+        assert await asyncio.wait_for(seen, PATIENCE_S) == (code, reason)
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
@@ -161,7 +163,7 @@ async def test_an_end_without_a_word_is_passed_on(who: str) -> None:
                 await ws.recv()
         await ws.wait_closed()
         assert ws.close_code == 1006
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), PATIENCE_S)
 
 
 async def test_what_was_said_before_the_end_arrives() -> None:
