@@ -11,7 +11,16 @@ from functools import cache
 
 from aiohttp import web
 
-from control import api_audit, api_config, api_objects, api_state, api_tokens, api_versions, api_watch
+from control import (
+    api_audit,
+    api_config,
+    api_metering,
+    api_objects,
+    api_state,
+    api_tokens,
+    api_versions,
+    api_watch,
+)
 from control.access import ACCESS, Access
 from control.api_watch import WATCH, Watch
 from control.gate import audited, bounded, hardened, placed
@@ -44,6 +53,7 @@ ROUTES: tuple[Route, ...] = (
     *api_tokens.ROUTES,
     *api_audit.ROUTES,
     *api_config.ROUTES,
+    *api_metering.ROUTES,
     *api_objects.ROUTES,
 )  # fmt: skip
 MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from control import cli_config, commands, completion, inventory, up, up_reload
+from control import cli_config, cli_metering, commands, completion, inventory, up, up_reload
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
@@ -171,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
     for name, what in CERTS_ELSEWHERE.items():
         of_certs.add_parser(name, add_help=False, help=what)
     cli_config.add_to(add, remote, dry, comment, as_json)
+    cli_metering.add_to(add, remote, as_json)
     for name in PROCESSES.keys() - {"certs"}:
         subcommands.add_parser(name, add_help=False)
     return top

@@ -4,6 +4,8 @@ GET /v1/node/config?after=VERSION[&tag=TAG][&wait=SECONDS] answers with {"versio
 current version is another than `after` (not only a newer one: a restored control plane may have gone back), and 204
 after at most 25 s. Whoever gives the tag that came with its version may get "changes" (core/delta.py) in place of
 "config". An l7 node gets "cookie_secret" too, in hexadecimal digits.
+POST /v1/node/metering takes a delivery (core/usage.py) and answers with {"applied", "now"}: the number of the last one
+of its epoch that has been counted, and what time it is.
 POST /v1/node/report takes {"version", "rejected": null | {"version", "why"}, "report": {…}}.
 """
 
@@ -15,9 +17,12 @@ import logging
 from aiohttp import web
 
 from control.distribution import Distribution
+from control.metering_keep import BusyError
 from control.node.identity import peer_of
 from control.problem import problem
 from control.service import ControlPlane
+from control.store import StoreUnavailableError
+from core.usage import Delivery
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +39,13 @@ def application(plane: ControlPlane) -> web.Application:
     app = web.Application(client_max_size=REPORT_LIMIT_BYTES)
     app[PLANE] = plane
     app[DISTRIBUTION] = Distribution()
-    app.add_routes([web.get("/v1/node/config", get_config), web.post("/v1/node/report", post_report)])
+    app.add_routes(
+        [
+            web.get("/v1/node/config", get_config),
+            web.post("/v1/node/report", post_report),
+            web.post("/v1/node/metering", post_metering),
+        ]
+    )
     return app
 
 
@@ -68,3 +79,20 @@ async def post_report(request: web.Request) -> web.Response:
         return problem(400, 'a report is {"version": N, "rejected": null, "report": {}}')
     request.app[PLANE].report(role, name, version, refusal, facts)
     return web.Response(status=204)
+
+
+async def post_metering(request: web.Request) -> web.Response:
+    """Counts what a node has counted, once, however often it is sent."""
+    assert request.transport is not None
+    role, name = peer_of(request.transport.get_extra_info("ssl_object"))
+    keep = request.app[PLANE].metering
+    try:
+        delivery = Delivery.of(json.loads(await request.read()))
+    except (ValueError, RecursionError) as error:
+        log.warning("%s %s sends a delivery of metering that is none: %s", role, name, error)
+        return problem(400, str(error))
+    try:
+        applied = await keep.take(role, name, delivery)
+    except (BusyError, StoreUnavailableError) as error:
+        return problem(503, str(error))
+    return web.json_response({"applied": applied, "now": keep.now()})

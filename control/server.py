@@ -80,6 +80,7 @@ async def serve(settings: Settings) -> None:
             context = identity.server_context(node_api.ROLES)
             doors.append(await _listen("node", node_api.application(plane), settings.nodes, context))
         watching.spawn(expiry.watch(plane), "expiry of certificates")
+        watching.spawn(plane.metering.keep(), "metering")
         notify("READY=1")
         await stop.wait()
         notify("STOPPING=1")

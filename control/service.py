@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from control.cookie_secret import cookie_secret
+from control.metering_keep import MeteringKeep
 from control.reconcile import NodeStatus, Report, reconcile
 from control.store import Store, StoreUnavailableError, VersionConflictError
 from core.config import to_dict
@@ -48,6 +49,7 @@ class ControlPlane:
         self.store = store
         self.cookie_secret = secret  # what all L7 nodes seal sticky cookies with
         self.current = current
+        self.metering = MeteringKeep(store)
         self._clock = clock
         self._announced = asyncio.Condition()
         self._changing = asyncio.Lock()

@@ -51,8 +51,8 @@ class ClientConnection(Carrier):
 
     __slots__ = (
         "_body_until", "_buffer", "_bytes_in", "_client", "_decided", "_eof", "_head", "_held_bytes", "_paused",
-        "_place", "_reading_heads", "_retiring", "_scanned", "_site", "_started_at", "_throttle", "_turn_over",
-        "_visitor", "since",
+        "_place", "_reading_heads", "_retiring", "_scanned", "_site", "_started_at", "_throttle", "_told_in",
+        "_told_out", "_turn_over", "_visitor", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -73,6 +73,7 @@ class ClientConnection(Carrier):
         self._throttle: Throttle | None = None
         self._started_at = 0.0
         self._bytes_in = 0
+        self._told_in = self._told_out = 0  # of the exchange's bytes, to be billed before it ends
         self.since = 0.0
 
     # -- transport callbacks
@@ -89,10 +90,13 @@ class ClientConnection(Carrier):
             headers.is_trusted(self._client, self._site.trusted), self._hub.node, self._identify(),
             self._site.telling, *(self._ends() if self._site.telling != USUAL else ()),
         )  # fmt: skip
-        if self._site.throttling is not None:
+        site = self._site
+        if site.throttling is not None:
             self._throttle = transport.get_extra_info("throttle")
-        self._site.connections.add(self)
+        site.connections.add(self)
+        site.most_connections = max(site.most_connections, len(site.connections))
         self._hub.counters["connections"] += 1
+        self._hub.journal.bills.opened(site.name)
         self._place = self._hub.crowd.enter(self._client, self._site.allowance)
         if self._place is None or self._hub.crowd.full:
             self._turn_away()
@@ -529,6 +533,14 @@ class ClientConnection(Carrier):
 
     # -- log
 
+    def tell_progress(self) -> None:
+        """Has the bytes billed that an exchange has moved since the last time."""
+        exchange = self._exchange
+        if exchange is not None:
+            bytes_in, bytes_out = self._bytes_in - len(exchange.rest), self._bytes_out
+            self._hub.journal.bills.ahead(self._site.name, bytes_in - self._told_in, bytes_out - self._told_out)
+            self._told_in, self._told_out = bytes_in, bytes_out
+
     def _record(self) -> None:
         exchange, head, now = self._exchange, self._head, monotonic()
         assert exchange is not None
@@ -557,6 +569,9 @@ class ClientConnection(Carrier):
         if self._hub.log_fields:
             record.fields = tuple(each.value(head.block, exchange.answer, record.way) for each in self._hub.log_fields)
         source = exchange.source.value if exchange.source else ""
+        if self._told_in or self._told_out:
+            self._hub.journal.bills.ahead(self._site.name, -self._told_in, -self._told_out)
+            self._told_in = self._told_out = 0
         self._hub.journal.record(record, exchange.error, source, exchange.offset)
 
 

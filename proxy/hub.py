@@ -78,6 +78,8 @@ class Connection(Protocol):
 
     def leave_dead_server(self) -> None: ...
 
+    def tell_progress(self) -> None: ...
+
     def drain(self) -> None: ...
 
     def retire(self) -> None: ...
@@ -109,6 +111,7 @@ class Site:
     next_underscore_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)
+    most_connections: int = 0  # at once, since somebody asked
 
 
 class Hub:

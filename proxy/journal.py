@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.access_log import Record, Visit, record_of
+from proxy.bills import Bills, Keep, by_listener
 from proxy.errors import Code
 from proxy.meters import Meters
 
@@ -31,6 +32,8 @@ class Journal:
         write_visits: Callable[[Sequence[Visit]], None] | None = None,
     ) -> None:
         self.meters = Meters()
+        self.bills = Bills()
+        self.keep: Keep | None = None  # of the bills; see proxy/cells.py
         self._write_record = write_record
         self._write_visits = write_visits or self._write_one_by_one
         self._counters: Counter[str] = Counter()
@@ -54,6 +57,7 @@ class Journal:
             record.error_source, record.error_code = source, code.label
             record.error_detail = code.said(offset)
         self.meters.record(record)
+        self.bills.record(record)
         self._write_record(record)
 
     def settle(self) -> None:
@@ -63,12 +67,22 @@ class Journal:
         visits, self.visits = self.visits, []
         counters = self._counters
         counters["requests"] += len(visits)
-        for status, number in Counter([visit[5] for visit in visits]).items():
-            counters[_CLASSES[status // 100]] += number
-        counters["bytes_in"] += sum([visit[6] for visit in visits])
-        counters["bytes_out"] += sum([visit[7] for visit in visits])
+        for listener, some in by_listener(visits).items():
+            statuses = Counter([visit[5] for visit in some])
+            bytes_in, bytes_out = sum([visit[6] for visit in some]), sum([visit[7] for visit in some])
+            for status, number in statuses.items():
+                counters[_CLASSES[status // 100]] += number
+            counters["bytes_in"] += bytes_in
+            counters["bytes_out"] += bytes_out
+            self.bills.visits(listener, statuses, bytes_in, bytes_out)
         self.meters.visits(visits)
         self._write_visits(visits)
+
+    def store(self) -> None:
+        """Writes the bills down where they outlive us."""
+        self.settle()
+        if self.keep is not None:
+            self.bills.store(self.keep)
 
     def _write_one_by_one(self, visits: Sequence[Visit]) -> None:
         for visit in visits:

@@ -19,11 +19,13 @@ from typing import Final
 from control.node import admin, process_metrics
 from control.node.identity import Identity
 from control.node.link import ControlLink
+from control.node.metering import Metering
 from control.node.metrics import Family, Histogram
 from control.node.metrics_server import MetricsError, MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import split
+from core.model import Model
 from keyserver.client import KeyClient
 from proxy import exporter, handover
 from proxy.ask import ADMIN_SOCKET
@@ -32,6 +34,7 @@ from proxy.errors import ApplyError
 from proxy.handover import Offer, Succession
 from proxy.listen import bind
 from proxy.log_shape import LogShape
+from proxy.metering import DIRECTORY, Workers, moved
 from proxy.passing import Seat
 from proxy.ready import ReadyProtocol
 from proxy.server import Supervisor
@@ -101,28 +104,39 @@ class Node:
         self._bind_metrics()
         settings = Settings(
             options.name, options.workers, str(options.identity), self._keyservers, options.access_log,
-            options.drain_time, self._log_shape,
+            options.drain_time, self._log_shape, str(options.state / DIRECTORY),
         )  # fmt: skip
         inherited = self._succession.seats if self._succession is not None else {}
         self._supervisor = Supervisor(settings, self._tasks, self._give_up, inherited)
+        self._metering = Metering(
+            options.state, Workers(options.state, lambda: self._supervisor.model, self._supervisor.openings)
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, self._supervisor.reopen_log)
         link = ControlLink(
-            url=options.control, identity=self._identity, state=options.state, apply=self._supervisor.apply,
+            url=options.control, identity=self._identity, state=options.state, apply=self._apply,
             report=self._supervisor.report, take_cookie_secret=self._supervisor.take_cookie_secret,
+            metering=self._metering,
         )  # fmt: skip
         if self._succession is None:
             await self._answer()
         self._supervisor.start()
         following = self._tasks.spawn(link.run(), "control link")
+        keeping = self._tasks.spawn(self._metering.keep(), "metering")
         self._tasks.spawn(self._announce(), "readiness")
         await self._told.wait()
-        await self._end(following)
+        await self._end(following, keeping)
         for why in self._failures[:1]:
             print(f"paifang-l7: {why}", file=sys.stderr)
         return 1 if self._failures else 0
+
+    async def _apply(self, model: Model, version: int) -> None:
+        """What was counted of a listener so far is its instance's so far."""
+        if moved(self._supervisor.model, model):
+            await self._metering.cut()
+        await self._supervisor.apply(model, version)
 
     # -- the beginning
 
@@ -209,15 +223,24 @@ class Node:
         await self._offer.run()
         self._told.set()
 
-    async def _end(self, following: asyncio.Task[None]) -> None:
-        """Drains. One that was replaced is not heard or seen any more, and tells only its successor how it goes."""
+    async def _end(self, following: asyncio.Task[None], keeping: asyncio.Task[None]) -> None:
+        """Drains. One that was replaced is not heard or seen any more, and tells only its successor how it goes.
+
+        That one meters from then on, what our workers still count too.
+        """
         way = self._offer.way if self._servers else None
         if way is not None:
             following.cancel()
+            keeping.cancel()
+            await self._metering.let_go()
             self._close(but=1)
             way.send({"left": True})
             self._tasks.spawn(handover.tell(way, self._supervisor.status, TELL_EVERY_S), "progress")
         await self._supervisor.drain(replaced=way is not None)
+        if way is None:
+            await self._metering.last_words()
+            keeping.cancel()
+            await self._metering.let_go()
         self._close()
         await self._tasks.close()
         if way is not None:

@@ -31,6 +31,7 @@ from proxy.census import Count, Filter
 from proxy.errors import ApplyError
 from proxy.hub import View
 from proxy.listen import LAME_DUCK_S, endpoints
+from proxy.metering import Openings
 from proxy.passing import Seat
 from proxy.seats import Seats, rota
 from proxy.sticky import SECRET_BYTES
@@ -74,6 +75,7 @@ class Supervisor:
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
         self._sums = meters.Sums()
         self._tally = Tally()
+        self.openings = Openings()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
         self._proved = False  # some worker has run
@@ -129,7 +131,7 @@ class Supervisor:
         """One worker from its start to its end; why it could not start, if it could not."""
         worker, reader = await WorkerProcess.start(self._settings, turn, self._ledger)
         worker.seats = {number for number in self._seats.numbers if number % self._settings.workers == turn}
-        listening = asyncio.ensure_future(worker.listen(reader, self._log_problems))
+        listening = asyncio.ensure_future(worker.listen(reader, self._log_problems, self._note_open))
         try:
             async with self._applying:
                 worker.send({"cookie_secret": self._cookie_secret.hex()})
@@ -177,7 +179,15 @@ class Supervisor:
                 worker.send({"leave": sorted(less)})
             worker.seats = mine[turn]
 
+    def _note_open(self) -> None:
+        self.openings.saw(worker.open for worker in self._workers.values())
+
     # -- configuration
+
+    @property
+    def model(self) -> Model | None:
+        """The configuration that runs, if there is one."""
+        return self._model
 
     async def apply(self, model: Model, version: int) -> None:
         """Puts a configuration into effect on all workers. Raises ApplyError, and then the old one runs on."""

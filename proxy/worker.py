@@ -45,6 +45,7 @@ from proxy.tls_profile import Profile
 log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.25
+PROGRESS_S: Final = 1.0
 REPORT_S: Final = 1.0
 TICKETS_S: Final = 600.0  # their secrets change every two hours, and the next ones are given in advance
 RECHECK_S: Final = 3.0  # certificates that the key server objected to or has not seen
@@ -72,6 +73,7 @@ class Worker:
         self._pools: dict[str, tuple[object, ...]] = {}  # what the services' pools were made of
         self._retired: list[tuple[float, Site]] = []
         self._next_expiry = 0.0
+        self._next_progress = 0.0
 
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
         """The protocol of a new connection to `site`."""
@@ -216,9 +218,12 @@ class Worker:
         """Looks after deadlines until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._hub.journal.settle()
             now = self._hub.now()
             self._throttles.settle(now)
+            if now >= self._next_progress:
+                self._next_progress = now + PROGRESS_S
+                self.tell_progress()
+            self._hub.journal.store()
             for site in self._all_sites():
                 for connection in [each for each in site.connections if each.deadline <= now]:
                     connection.expire()
@@ -239,6 +244,21 @@ class Worker:
                 for service in self._hub.services.values():
                     for upstream in service.pool.expire(now):
                         upstream.close()
+
+    def tell_progress(self) -> None:
+        """Counts what exchanges have moved that go on: bytes of an hour are billed in that hour."""
+        for site in self._all_sites():
+            for connection in site.connections:
+                connection.tell_progress()
+
+    def most_open(self) -> dict[str, int]:
+        """How many connections each listener had at once since this was last asked, if any."""
+        found: dict[str, int] = {}
+        for site in self._all_sites():
+            if most := site.most_connections:
+                found[site.name] = found.get(site.name, 0) + most
+                site.most_connections = len(site.connections)
+        return found
 
     def _make_room(self) -> None:
         """When places are short, connections that wait for their clients give way; the next to expire first."""

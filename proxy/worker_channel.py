@@ -10,7 +10,7 @@
     → {"reopen": true}, the access log
     → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
                                          ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
-                                            "meters": {KIND: {NAME: METER}}, every second
+                                            "meters": {KIND: {NAME: METER}}, "open": {NAME: NUMBER}, every second
                                             "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}}
     → {"ask": "count"}                   ← {"told": [COUNT…]}, also while it drains; see proxy/census.py
     → {"ask": "views", …FILTER}          ← {"told": [VIEW…]}
@@ -160,7 +160,8 @@ class Channel:
         stranded = [name for name, each in services.items() if not each.pool.takes_requests]
         upstreams = {name: rows for name, rows in news.items() if rows}
         meters = self._hub.journal.meters.news()
-        _send(writer, {"counters": counters, "upstreams": upstreams, "stranded": stranded, "meters": meters})
+        numbers = {"counters": counters, "upstreams": upstreams, "meters": meters}
+        _send(writer, {**numbers, "stranded": stranded, "open": self._worker.most_open()})
 
 
 def _send(writer: asyncio.StreamWriter, message: dict[str, object]) -> None:

@@ -23,6 +23,7 @@ from control.node.tasks import Tasks
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
 from proxy.access_log import AccessLog
+from proxy.cells import Cells
 from proxy.hub import Hub
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.ledger import Ledger
@@ -76,6 +77,8 @@ async def serve(options: argparse.Namespace) -> int:
         await keys.start()
     log_all = (access_log.write, access_log.write_visits) if access_log else (_no_log, _no_log)
     hub = Hub(options.name, tasks, *log_all)
+    if options.counters:
+        _outlive(hub, Path(options.counters))
     if access_log is not None:
         hub.lines_lost, hub.reopen_log = lambda: access_log.lost, access_log.reopen
         hub.log_fields = shape.wanted
@@ -95,10 +98,18 @@ async def serve(options: argparse.Namespace) -> int:
     if tls is not None and keys is not None:
         await tls.close()
         await keys.close()
-    hub.journal.settle()
+    hub.journal.store()
     if access_log is not None:
         await access_log.close()
     return 0
+
+
+def _outlive(hub: Hub, directory: Path) -> None:
+    """Has what is billed written where it outlives us. A disk that is full does not keep us from serving."""
+    try:
+        hub.journal.keep = Cells(directory).write
+    except OSError as error:
+        log.error("%s: %s; what this worker counts is not metered", directory, error.strerror)
 
 
 def _end(name: str, task: str, _error: BaseException) -> None:
@@ -119,6 +130,7 @@ def main() -> int:
     parser.add_argument("--identity", type=Path)
     parser.add_argument("--keyserver", action="append", default=[])
     parser.add_argument("--access-log", default="")
+    parser.add_argument("--counters", default="", help="directory of what is billed, which outlives the worker")
     parser.add_argument("--log-format", default=Format.JSON)
     parser.add_argument("--log-field", action="append", default=[])
     parser.add_argument("--log-share", type=float, default=1.0)

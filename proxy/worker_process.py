@@ -43,13 +43,16 @@ class Settings:
     access_log: str = ""
     drain_s: float = 30.0
     log_shape: LogShape = PLAIN
+    counters: str = ""  # the directory of what is billed (proxy/cells.py)
 
     def argv(self, turn: int, channel: int, sockets: int, ledger: int) -> list[str]:
         """The command line of worker number `turn`, with the descriptors by which we talk to it."""
         argv = [sys.executable, "-m", "proxy.worker_main", "--channel", str(channel), "--sockets", str(sockets)]
         argv += ["--ledger", str(ledger), "--name", self.name]
         argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
-        for option, value in (("--identity", self.identity), ("--access-log", self.access_log)):
+        for option, value in (
+            ("--identity", self.identity), ("--access-log", self.access_log), ("--counters", self.counters),
+        ):  # fmt: skip
             argv += [option, value] if value else []
         argv += ["--log-format", self.log_shape.format, "--log-share", str(self.log_shape.share)]
         for field in self.log_shape.own:
@@ -99,6 +102,7 @@ class WorkerProcess:
         self.counters: dict[str, float] = {}
         self.servers: dict[ServerKey, dict[str, float]] = {}
         self.meters: dict[str, dict[str, Document]] = {kind: {} for kind in KINDS}
+        self.open: dict[str, int] = {}  # connections at once in its last second, by listener
         self.stranded: list[str] = []  # backend services that have no server for a request
         self.problems: list[str] = []
         self.cannot = ""  # why it could not start
@@ -167,7 +171,9 @@ class WorkerProcess:
         done, _ = await asyncio.wait([question], timeout=ANSWER_S)
         return list(question.result()) if done else []
 
-    async def listen(self, reader: asyncio.StreamReader, on_problems: Callable[[], None]) -> None:
+    async def listen(
+        self, reader: asyncio.StreamReader, on_problems: Callable[[], None], on_counters: Callable[[], None]
+    ) -> None:
         """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves."""
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
@@ -177,6 +183,8 @@ class WorkerProcess:
                     for kind, rows in message["meters"].items():
                         self.meters[kind] |= rows
                     self.servers |= tally.keyed(message["upstreams"])
+                    self.open = message["open"]
+                    on_counters()
                     if message["stranded"] != self.stranded:
                         self.stranded = message["stranded"]
                         on_problems()

@@ -1,7 +1,8 @@
 """The long-lived link of a node to the control plane.
 
-Two loops over one mutual-TLS connection pool. One follows the configuration by long poll: it asks for "anything but
-version N" and is answered at once or after 25 s. The other reports every second what the node runs and how it fares.
+Loops over one mutual-TLS connection pool. One follows the configuration by long poll: it asks for "anything but
+version N" and is answered at once or after 25 s. Another reports every second what the node runs and how it fares. A
+third one hands over what was counted (control/node/metering.py).
 
 * A configuration is *applied* by the node or refused as a whole; refused, the old one stays, the reason is reported,
   and it is tried again now and then, since the cause may lie in the machine (a port in use) and not in the file.
@@ -26,6 +27,7 @@ import aiohttp
 
 from control.node.files import write_atomic
 from control.node.identity import Identity
+from control.node.metering import Metering
 from core.config import from_dict, to_dict
 from core.delta import DeltaError, patched
 from core.errors import ConfigErrors
@@ -90,6 +92,7 @@ class ControlLink:
         apply: Applier,
         report: Callable[[], dict[str, object]],
         take_cookie_secret: Callable[[bytes], None] | None = None,
+        metering: Metering | None = None,
     ) -> None:
         if not url.startswith("https://"):
             raise LinkError(f"{url}: the control plane's node API is reached by https://HOST:8471")
@@ -101,6 +104,7 @@ class ControlLink:
         self._apply_model = apply
         self._report = report
         self._take_cookie_secret = take_cookie_secret
+        self._metering = metering
         self._cookie_secret = b""
         self._model: Model | None = None
         self._rejected: tuple[int, Model, str] | None = None
@@ -116,6 +120,8 @@ class ControlLink:
             group.create_task(self._follow(session), name="control-follow")
             group.create_task(self._report_forever(session), name="control-report")
             group.create_task(self._keep_forever(), name="control-keep")
+            if self._metering is not None:
+                group.create_task(self._metering.deliver_forever(session, self._url), name="control-metering")
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
         backoff = Backoff(*BACKOFF_S)
