@@ -20,7 +20,7 @@ from control import cli_config, cli_metering, commands, completion, inventory, u
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
-from control.top_view import Sort
+from control.top_table import Sort
 from core.errors import ConfigErrors
 
 # Subcommand → (module, what it is).
@@ -60,7 +60,7 @@ STATUS_EXAMPLES = """
 """
 TOP_EXAMPLES = """
   paifang top                                 all nodes, by the control plane
-  paifang top --state /var/lib/paifang/l4     one L4 node, by its own admin socket (root)
+  paifang top --state /var/lib/paifang/l7     one node, by its own admin socket (root, or its user)
   paifang top --sort drops
   paifang top --once                          one picture, after a second
   paifang top --once --json | jq .together.drops
@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     status = add("status", "which node runs what; 1 unless in step", STATUS_EXAMPLES, remote, as_json)
     status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     status.set_defaults(run=commands.status)
-    live = add("top", "what passes through the L4 nodes, live", TOP_EXAMPLES, remote, as_json)
+    live = add("top", "what passes through the nodes, live", TOP_EXAMPLES, remote, as_json)
     live.add_argument("--once", action="store_true", help="one picture, and end")
     orders = [order.value for order in Sort]
     live.add_argument("--sort", choices=orders, default=orders[0], metavar="BY", help=", ".join(orders))

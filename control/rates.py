@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from control import rates_l7
+from control.rates_l7 import NO_TRAFFIC, Traffic
+
 Document = Mapping[str, Any]
 Counts = Mapping[str, int]
 ServerName = tuple[str, str]  # listener, "address:port"
@@ -90,7 +93,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node as `paifang status` has it, and its view: empty for tiers that do not count packets."""
+    """A node as `paifang status` has it, and its view: empty for tiers that do not count packets; `traffic`: of L7."""
 
     name: str
     role: str
@@ -98,6 +101,7 @@ class Node:
     remarks: tuple[str, ...]
     counts: bool
     view: View
+    traffic: Traffic | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Picture:
     version: int
     nodes: tuple[Node, ...]
     together: View
+    traffic: Traffic = NO_TRAFFIC
 
 
 class Meter:
@@ -113,14 +118,26 @@ class Meter:
     def __init__(self) -> None:
         self._old: Document = {}
         self._new: Document = {}
+        self._started: object = None
+        self._at_s = 0.0
 
     def feed(self, facts: Document) -> View:
-        """The view that a report gives."""
-        if facts.get("started") != self._new.get("started"):
+        """The view that a report of an L4 node gives."""
+        return _view(*self._pair(facts, facts))
+
+    def feed_l7(self, facts: Document) -> Traffic:
+        """The same of an L7 node."""
+        return rates_l7.between(*self._pair(facts, facts["traffic"]))
+
+    def _pair(self, facts: Document, stamp: Document) -> tuple[Document, Document]:
+        """The report before and this one; `stamp` has their times."""
+        started, at_s = stamp.get("started"), stamp["at_s"]
+        if started != self._started:
             self._old, self._new = {}, facts
-        elif facts["at_s"] != self._new["at_s"]:
+        elif at_s != self._at_s:
             self._old, self._new = self._new, facts
-        return _view(self._old, self._new)
+        self._started, self._at_s = started, at_s
+        return self._old, self._new
 
 
 class Meters:
@@ -134,7 +151,8 @@ class Meters:
         nodes = tuple(self._node(node, tuple(remarks(node))) for node in status["nodes"])
         present = {(node["role"], node["name"]) for node in status["nodes"]}
         self._meters = {key: meter for key, meter in self._meters.items() if key in present}
-        return Picture(status["version"], nodes, _together([node.view for node in nodes if node.counts]))
+        traffic = rates_l7.together([node.traffic for node in nodes if node.traffic is not None])
+        return Picture(status["version"], nodes, _together([node.view for node in nodes if node.counts]), traffic)
 
     def _node(self, node: Document, remarks: tuple[str, ...]) -> Node:
         facts = node["facts"]
@@ -142,7 +160,10 @@ class Meters:
         speaks = counts and node["step"] != "silent"
         key = (node["role"], node["name"])
         view = self._meters.setdefault(key, Meter()).feed(facts) if speaks else View()
-        return Node(node["name"], node["role"], node["step"], remarks, speaks, view)
+        traffic = None
+        if "traffic" in facts and node["step"] != "silent":
+            traffic = self._meters.setdefault(key, Meter()).feed_l7(facts)
+        return Node(node["name"], node["role"], node["step"], remarks, speaks, view, traffic)
 
 
 def _view(old: Document, new: Document) -> View:

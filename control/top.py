@@ -27,21 +27,21 @@ from control import show
 from control.client import ApiError, connect
 from control.node.admin import AdminError, ask
 from control.rates import Document, Meters, Picture
-from control.top_view import Section, Sort, Style, lines, text
+from control.top_table import Section, Sort, Style
+from control.top_view import lines, sections, text
 
 INTERVAL_S: Final = 1.0
 LOOK_S: Final = 0.25  # how often a first second report is looked for
 FIRST_RATES_S: Final = 4.0  # by when each node that lives has reported twice
 TIMEOUT_S: Final = 2.5  # of one reading
 KEY_S: Final = 0.1
-ADMIN_SOCKET: Final = "admin.sock"  # in an L4 node's state directory
+ADMIN_SOCKET: Final = "admin.sock"  # in a node's state directory
 WIDE: Final = 200  # of text for a pipe
 
 KEYS: Final[Mapping[str, Sort]] = {
     "p": Sort.PACKETS, "b": Sort.BITS, "n": Sort.NEW, "s": Sort.SESSIONS, "d": Sort.DROPS, "a": Sort.NAME,
 }  # fmt: skip
 HINT: Final = "   Tab section, pbnsda sort, q end"
-TABS: Final = (None, *Section)
 
 Read = Callable[[], Document]
 
@@ -78,8 +78,9 @@ def _status_of_node(socket: Path) -> Document:
     except AdminError as error:
         raise ApiError(str(error)) from None
     step = "in step" if facts["ready"] else "not ready"
-    why = "a newer configuration is refused" if facts["refused"] else ""
-    node = {"role": "l4", "name": facts["name"], "step": step, "why": why, "listed": True, "facts": facts}
+    why = "a newer configuration is refused" if facts.get("refused") else ""
+    role = "l7" if "traffic" in facts else "l4"
+    node = {"role": role, "name": facts["name"], "step": step, "why": why, "listed": True, "facts": facts}
     return {"version": facts["configuration"], "nodes": [node]}
 
 
@@ -88,7 +89,9 @@ def first(read: Read, *, patience_s: float = FIRST_RATES_S, look_s: float = LOOK
     meters, until = Meters(), time.monotonic() + patience_s
     while True:
         picture = meters.feed(read(), show.troubles)
-        known = all(node.view.packets is not None for node in picture.nodes if node.counts)
+        known = all(node.view.packets is not None for node in picture.nodes if node.counts) and all(
+            node.traffic.total.requests is not None for node in picture.nodes if node.traffic and node.traffic.listeners
+        )
         if known or time.monotonic() >= until:
             return picture
         time.sleep(look_s)
@@ -99,6 +102,9 @@ def to_json(picture: Picture) -> str:
     document = asdict(picture)
     for view in (document["together"], *(node["view"] for node in document["nodes"])):
         view["servers"] = [{"listener": of, "server": name, **flow} for (of, name), flow in view["servers"].items()]
+    document["traffic"] = picture.traffic.document()
+    for node, said in zip(picture.nodes, document["nodes"], strict=True):
+        said["traffic"] = node.traffic.document() if node.traffic is not None else None
     return json.dumps({"time": round(time.time(), 3), **document})
 
 
@@ -141,7 +147,7 @@ class Screen:
         self._gone = gone
         self._read = read
         self._sort = sort
-        self._tab = 0
+        self._only: Section | None = None
         self._picture: Picture | None = None
         self._notice = "waiting for the first reports"
         self._ended = threading.Event()
@@ -190,7 +196,9 @@ class Screen:
     def _press(self, key: int) -> bool:
         """Says whether there is something to paint."""
         if key == ord("\t"):
-            self._tab = (self._tab + 1) % len(TABS)
+            tabs = [None, *(sections(self._picture) if self._picture is not None else Section)]
+            at = tabs.index(self._only) if self._only in tabs else 0
+            self._only = tabs[(at + 1) % len(tabs)]
         elif 0 < key < 128 and chr(key) in KEYS:
             self._sort = KEYS[chr(key)]
         return key != curses.ERR  # a resized terminal is a key, too
@@ -199,7 +207,7 @@ class Screen:
         height, width = self._screen.getmaxyx()
         picture = self._picture or Meters().feed({"version": 0, "nodes": []}, show.troubles)
         shown = lines(
-            picture, width=width, height=height, sort=self._sort, only=TABS[self._tab], notice=self._notice,
+            picture, width=width, height=height, sort=self._sort, only=self._only, notice=self._notice,
             clock=time.strftime("%H:%M:%S") + HINT,
         )  # fmt: skip
         self._screen.erase()

@@ -8,71 +8,20 @@ A line is a list of (text, style); without styles it is the text for a pipe.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, TypeVar
 
+from control import top_l7
 from control.rates import DROP, Flow, Health, Node, Picture, Reason, View
+from control.top_table import GAP, NONE, Column, Line, Row, Section, Sort, Style, Table, number, telling
 
-NONE: Final = "-"
-GAP: Final = "  "
 REMARKS_SHOWN: Final = 3
-UNITS: Final = ("", "k", "M", "G", "T", "P")
 FULL: Final = 0.8  # a table that is fuller is worth a look
-
-
-class Style(StrEnum):
-    PLAIN = "plain"
-    TITLE = "title"
-    HEADER = "header"
-    BAD = "bad"
-    DIM = "dim"
-
-
-class Section(StrEnum):
-    NODES = "nodes"
-    VERDICTS = "verdicts"
-    LISTENERS = "listeners"
-    SERVERS = "servers"
-
-
-class Sort(StrEnum):
-    PACKETS = "packets"
-    BITS = "bits"
-    NEW = "new"
-    SESSIONS = "sessions"
-    DROPS = "drops"
-    NAME = "name"
-
-
-Line = list[tuple[str, Style]]
 K = TypeVar("K")
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """`weight`: columns of the smallest go first where the width is tight. The first column is always there."""
-
-    title: str
-    weight: int = 9
-    left: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """`bad`: the cells, by number, that somebody should look at."""
-
-    cells: tuple[str, ...]
-    style: Style = Style.PLAIN
-    bad: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    section: Section
-    columns: tuple[Column, ...]
-    rows: list[Row]
-    notes: tuple[Row, ...] = ()
+def sections(picture: Picture) -> list[Section]:
+    """Those that have something to show."""
+    return [section for section, make in _TABLES.items() if make(picture, Sort.NAME).rows]
 
 
 def text(lines: Iterable[Line]) -> str:
@@ -97,9 +46,12 @@ def lines(
 
 
 def _title(picture: Picture, sort: Sort, clock: str, width: int) -> Line:
-    counting = sum(node.counts for node in picture.nodes)
-    nodes = f"{counting} L4 node{'' if counting == 1 else 's'}"
-    parts = ["paifang top", nodes, f"configuration {picture.version}", f"by {sort}", clock]
+    counting = {
+        "L4": sum(node.counts for node in picture.nodes),
+        "L7": sum(node.traffic is not None for node in picture.nodes),
+    }
+    told = [f"{count} {tier} node{'' if count == 1 else 's'}" for tier, count in counting.items() if count]
+    parts = ["paifang top", ", ".join(told) or "no nodes", f"configuration {picture.version}", f"by {sort}", clock]
     return [(_cut(GAP.join(filter(None, parts)), width), Style.TITLE)]
 
 
@@ -108,9 +60,9 @@ def _shares(tables: Sequence[Table], space: int | None) -> list[int | None]:
     if space is None:
         return [len(table.rows) for table in tables]
     shares: list[int | None] = []
-    for number, table in enumerate(tables):
+    for place, table in enumerate(tables):
         frame = 2 + len(table.notes)
-        later = sum(min(4, 2 + len(other.rows)) for other in tables[number + 1 :])  # a header and two rows of each
+        later = sum(min(4, 2 + len(other.rows)) for other in tables[place + 1 :])  # a header and two rows of each
         room = max(space - later, min(space, frame + 1)) - frame
         share = min(len(table.rows), room)
         if share < min(1, len(table.rows)) or room < 0:
@@ -259,17 +211,7 @@ def _servers(picture: Picture, sort: Sort) -> Table:
     rows.sort(key=lambda row: not row.bad)
     columns = (Column("SERVER", left=True), Column("LISTENER", 9, left=True), Column("HEALTH", 8, left=True), *_FLOW,
                Column("CONNECTIONS", 3), Column("WHY", 2, left=True))  # fmt: skip
-    return _telling(Table(Section.SERVERS, columns, rows))
-
-
-def _telling(table: Table) -> Table:
-    """Without the columns that have nothing to tell of any row."""
-    kept = [n for n in range(len(table.columns)) if not n or any(row.cells[n] != NONE for row in table.rows)]
-    rows = [
-        Row(tuple(row.cells[n] for n in kept), row.style, frozenset(kept.index(n) for n in row.bad & {*kept}))
-        for row in table.rows
-    ]
-    return Table(table.section, tuple(table.columns[n] for n in kept), rows, table.notes)
+    return telling(Table(Section.SERVERS, columns, rows))
 
 
 def _server(listener: str, server: str, flow: Flow, health: Health | None) -> Row:
@@ -316,18 +258,8 @@ _TABLES: Final[Mapping[Section, Callable[[Picture, Sort], Table]]] = {
     Section.VERDICTS: _verdicts,
     Section.LISTENERS: _listeners,
     Section.SERVERS: _servers,
+    Section.L7_NODES: top_l7.nodes,
+    Section.L7_LISTENERS: top_l7.listeners,
+    Section.L7_SERVICES: top_l7.services,
+    Section.L7_SERVERS: top_l7.servers,
 }
-
-
-def number(value: float | None) -> str:
-    """Three digits and a unit: 0, 0.3, 12, 4.56k."""
-    if value is None:
-        return NONE
-    if round(value, 1) < 10 and not float(value).is_integer():
-        return f"{value:.1f}"
-    unit = 0
-    while round(value) >= 1000 and unit < len(UNITS) - 1:
-        value /= 1000
-        unit += 1
-    digits = 0 if not unit or value >= 99.95 else 1 if value >= 9.995 else 2
-    return f"{value:.{digits}f}{UNITS[unit]}"

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict
@@ -36,6 +37,7 @@ from proxy.passing import Seat
 from proxy.seats import Seats, rota
 from proxy.sticky import SECRET_BYTES
 from proxy.tally import Tally
+from proxy.traffic import traffic
 from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, Wanted, WorkerGone, WorkerProcess, kill, reap
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Supervisor:
         self._cookie_secret = os.urandom(SECRET_BYTES)  # until the control plane gives that of all nodes
         self._past: Counter[str] = Counter()  # what workers that are gone had counted
         self._sums = meters.Sums()
+        self._started = round(time.time(), 3)
         self._tally = Tally()
         self.openings = Openings()
         self._restarts = 0
@@ -343,8 +346,18 @@ class Supervisor:
             "health": health,
             "upstreams": self._upstreams(),
             "counters": dict(counters),
+            "traffic": self._traffic(),
             "problems": list(self._all_problems()),
         }
+
+    def _traffic(self) -> dict[str, Any]:
+        workers = list(self._workers.values())
+        now = asyncio.get_running_loop().time()
+        return traffic(self._sums_now(), [worker.open for worker in workers], self._started, now)
+
+    def _sums_now(self) -> dict[str, dict[str, Any]]:
+        names = meters.names(self._model or Model())
+        return self._sums.rows([worker.meters for worker in self._workers.values()], **names)
 
     def _upstreams(self) -> list[dict[str, object]]:
         if self._model is None:
@@ -353,8 +366,7 @@ class Supervisor:
 
     def measured(self) -> dict[str, Any]:
         """What /metrics is made of; forgets listeners, services and rules that are gone."""
-        model = self._model or Model()
-        rows = self._sums.rows([worker.meters for worker in self._workers.values()], **meters.names(model))
+        model, rows = self._model or Model(), self._sums_now()
         rules = {name: (model.rules[name].listener if name in model.rules else meters.OTHER) for name in rows["rules"]}
         return {**self.report(), "configuration": self._version, "listener_of": rules, **rows}
 
