@@ -17,6 +17,7 @@ from control.node.identity import IdentityError
 from control.node.output import drop_output
 from control.server import ServeError, Settings, reset_admin_token, serve
 from control.store import StoreError
+from control.store_choice import add_options, read_options
 from core.errors import ConfigErrors
 
 RATE_LIMIT = 100_000
@@ -26,6 +27,8 @@ EXAMPLES = """examples:
   paifang control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id
   paifang control --state ./control --api 10.0.0.5:8470 --identity ./control-id
   paifang control --state ./control --reset-admin-token
+  paifang control --state ./control --store etcd --etcd https://10.0.0.7:2379 --etcd https://10.0.0.8:2379 \\
+      --etcd-ca ca.pem --etcd-cert client.pem --etcd-key client-key.pem
 """
 
 
@@ -65,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         "--reset-admin-token", action="store_true", help="make another administrator's token, and end (docs/access.md)"
     )
     result.add_argument("--audit-stderr", action="store_true", help="write the audit log to stderr too, as JSON lines")
+    add_options(result)
     result.add_argument("--log-level", default="INFO", choices=logs.LEVELS)
     result.add_argument("--openapi", action=_OpenApi, nargs=0, help="print the REST API's OpenAPI document, and end")
     return result
@@ -93,6 +97,7 @@ def main() -> int:
     options = arguments.parse_args()
     if options.nodes is not None and options.identity is None:
         arguments.error("--nodes needs --identity DIR (`paifang certs issue CADIR --role control …` makes one)")
+    etcd = read_options(arguments, options)
     logs.setup("control", options.log_level)
     harden.forbid_dumps()
     if (options.api_tls_cert is None) is not (options.api_tls_key is None):
@@ -100,7 +105,7 @@ def main() -> int:
     tls = None if options.api_tls_cert is None else Files(options.api_tls_cert, options.api_tls_key)
     settings = Settings(
         options.state, options.api, options.nodes, options.identity, options.token_file, tls, tuple(options.api_host),
-        options.api_rate, options.audit_stderr,
+        options.api_rate, options.audit_stderr, etcd,
     )  # fmt: skip
     try:
         asyncio.run(reset_admin_token(settings) if options.reset_admin_token else serve(settings))
@@ -108,7 +113,8 @@ def main() -> int:
         print(f"paifang-control: {error}", file=sys.stderr)
         return 2
     except ConfigErrors as error:
-        print(f"paifang-control: what {options.state}/control.db holds is not valid here:\n{error}", file=sys.stderr)
+        kept = f"{options.state}/control.db" if etcd is None else f"etcd below {etcd.prefix}"
+        print(f"paifang-control: what {kept} holds is not valid here:\n{error}", file=sys.stderr)
         print("paifang-control: start the release that wrote it, or give an empty --state", file=sys.stderr)
         return 1
     except (StoreError, OSError) as error:

@@ -26,7 +26,8 @@ async def get_status(request: web.Request) -> web.Response:
     plane = request.app[PLANE]
     nodes = [status_document(status) for status in plane.status()]
     ending = await asyncio.to_thread(inventory.warnings, plane.current.model, datetime.now(UTC))
-    warnings = [*ending.values(), *_not_got(plane)]
+    away = plane.store.away()
+    warnings = [*([f"the storage is away: {away}"] if away else ()), *ending.values(), *_not_got(plane)]
     return web.json_response({"version": plane.current.version, "nodes": nodes, "warnings": warnings})
 
 

@@ -3,7 +3,8 @@
 GET /v1/node/config?after=VERSION[&tag=TAG][&wait=SECONDS] answers with {"version", "tag", "config"} as soon as the
 current version is another than `after` (not only a newer one: a restored control plane may have gone back), and 204
 after at most 25 s. Whoever gives the tag that came with its version may get "changes" (core/delta.py) in place of
-"config". An l7 node gets "cookie_secret" too, in hexadecimal digits.
+"config". An l7 node gets "cookie_secret" too, in hexadecimal digits. 503 where our storage is away and we know of
+nothing newer: another control node may.
 POST /v1/node/metering takes a delivery (core/usage.py) and answers with {"applied", "now"}: the number of the last one
 of its epoch that has been counted, and what time it is.
 POST /v1/node/report takes {"version", "rejected": null | {"version", "why"}, "report": {…}}.
@@ -55,7 +56,10 @@ async def get_config(request: web.Request) -> web.Response:
         wait_s = min(max(float(request.query.get("wait", LONGEST_WAIT_S)), 0.0), LONGEST_WAIT_S)
     except ValueError:
         return problem(400, "after and wait are numbers")
-    current = await request.app[PLANE].newer_than(after, wait_s)
+    try:
+        current = await request.app[PLANE].newer_than(after, wait_s)
+    except StoreUnavailableError as error:
+        return problem(503, str(error))
     if current is None:
         return web.Response(status=204)
     assert request.transport is not None

@@ -30,7 +30,7 @@ from control.node.notify import notify
 from control.node.tasks import Tasks
 from control.service import ControlPlane
 from control.store import Store
-from control.store_sqlite import SqliteStore
+from control.store_choice import EtcdChoice, open_store
 from control.token_record import TokenError
 from control.tokens import Tokens
 from core.endpoints import endpoint
@@ -57,6 +57,7 @@ class Settings:
     api_hosts: tuple[str, ...] = ()
     requests_per_s: float = Limits.requests_per_s
     audit_stderr: bool = False
+    etcd: EtcdChoice | None = None
 
 
 async def serve(settings: Settings) -> None:
@@ -71,7 +72,7 @@ async def serve(settings: Settings) -> None:
     doors: list[Listening] = []
     watching = Tasks()
     try:
-        store = await SqliteStore.open(settings.state / "control.db")
+        store = await open_store(settings.state, settings.etcd)
         plane = await ControlPlane.load(store)
         watching.spawn(plane.follow(), "versions of other control nodes")
         doors.append(await _serve_users(plane, settings, tls, watching))
@@ -100,7 +101,7 @@ async def reset_admin_token(settings: Settings) -> None:
     if not settings.state.is_dir():
         raise ServeError(f"--state {settings.state}: is no directory; give the one of the control plane")
     _check_owner(settings.state)
-    store = await SqliteStore.open(settings.state / "control.db")
+    store = await open_store(settings.state, settings.etcd)
     try:
         await first_token.reset(store, Audit(store), _destination(settings))
     except (TokenFileError, TokenError) as error:

@@ -111,7 +111,16 @@ class ControlPlane:
                 return version, changes
 
     async def newer_than(self, version: int, wait_s: float) -> Current | None:
-        """The configuration as soon as it is another than `version`; None after `wait_s` or when we are closed."""
+        """The configuration as soon as it is another than `version`; None after `wait_s` or when we are closed.
+
+        Raises StoreUnavailableError where the storage cannot be reached and ours is no news: another control node may
+        have more.
+        """
+        if version > self.current.version:  # another control node was faster, or a backup has been brought back
+            async with self._changing:
+                await self._refresh()
+        elif version == self.current.version and (why := self.store.away()):
+            raise StoreUnavailableError(why)
         try:
             async with asyncio.timeout(wait_s), self._announced:
                 await self._announced.wait_for(lambda: self._closed or self.current.version != version)

@@ -56,7 +56,7 @@ class RecordConflictError(Exception):
         self.space, self.key = space, key
 
 
-class LeadershipLostError(Exception):
+class LeadershipLostError(StoreError):
     """Another control node may be doing this work now."""
 
 
@@ -138,6 +138,9 @@ class Store(Protocol):
         Where that is lost, the body is cancelled, in time before another control node begins, and the context raises
         LeadershipLostError.
         """
+
+    def away(self) -> str:
+        """Why the storage cannot be reached, as far as is known; empty where it can."""
 
     async def close(self) -> None:
         """Release what is held."""

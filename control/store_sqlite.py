@@ -118,6 +118,9 @@ class SqliteStore:
         """One control node leads in everything, from the first moment and for good."""
         yield
 
+    def away(self) -> str:
+        return ""
+
     async def close(self) -> None:
         await self._do(self._db.close)
         self._thread.shutdown()

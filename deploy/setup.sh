@@ -13,6 +13,7 @@ packages=(
     keepalived bird2                                    # who announces the VIP: l4 --vip vrrp, bgp
     nginx-light haproxy caddy wrk                       # peers and load for the benchmarks
     debootstrap                                         # the base image of make compose-test
+    etcd-server                                         # a store for several control nodes, for its tests
     softhsm2                                            # a PKCS #11 token for the key server's tests
     pebble                                              # an ACME server for the same
     chromium libnss3-tools gnutls-bin nodejs            # TLS clients of other makers, for the tests

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, cast
 
 from control.node.addresses import address
+from control.node.controls import Controls, ControlsError
 from core.endpoints import split
 from l4fast.errors import L4Error
 from l4fast.sync_keys import KEY_BYTES, SEED_WORD, KeyFileError, Secrets, parse_secrets
@@ -88,7 +89,7 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     add = parser.add_argument
     add("--make-cluster-key", type=Path, metavar="FILE", help="write a new random cluster key to FILE (0600) and end")
     add("--name", help="this node's name in the configuration and in its certificate")
-    add("--control", metavar="URL", help="the control plane's node API, https://HOST:8471")
+    add("--control", metavar="URL[,URL…]", help="the control nodes' APIs for nodes, https://HOST:8471")
     add("--identity", type=Path, metavar="DIR", help="holds ca.pem, cert.pem and key.pem")
     add(
         "--interface",
@@ -135,8 +136,10 @@ def parse(argv: Sequence[str]) -> Settings | MakeClusterKey:
     missing = ["--" + name.removesuffix("s").replace("_", "-") for name in required if not getattr(given, name)]
     if missing:
         parser.error(f"missing {', '.join(missing)}")
-    if not given.control.startswith("https://"):
-        parser.error(f"--control {given.control}: give the node API, https://HOST:8471")
+    try:
+        Controls(given.control)
+    except ControlsError as error:
+        parser.error(f"--control {error}")
     interfaces = tuple(given.interfaces)
     if len(set(interfaces)) < len(interfaces) or len(interfaces) > INTERFACES_MOST:
         parser.error(f"--interface {', '.join(interfaces)}: give up to {INTERFACES_MOST}, each once")

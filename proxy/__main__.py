@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--name", required=True, help="the node's name, as in the configuration and in Via")
-    parser.add_argument("--control", required=True, metavar="URL", help="node API of the control plane, https://…:8471")
+    parser.add_argument(
+        "--control", required=True, metavar="URL[,URL…]", help="the control nodes' APIs for nodes, https://HOST:8471"
+    )
     parser.add_argument("--identity", required=True, type=Path, metavar="DIR", help="ca.pem, cert.pem, key.pem")
     parser.add_argument(
         "--keyserver", action="append", nargs="+", default=[], metavar="ENDPOINT",

@@ -11,6 +11,7 @@ third one hands over what was counted (control/node/metering.py).
 * What has been applied is kept in STATE/config.json (atomic, synced). A node that starts while the control plane is
   away begins with that copy, and runs on with what it has whenever the link breaks.
 * The control plane is whoever bears a certificate of the role `control`; that is checked inside the handshake.
+* Of several control nodes one is followed, and the next where it does not answer; all of them get the reports.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import aiohttp
 
+from control.node.controls import Controls, ControlsError
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from control.node.metering import Metering
@@ -79,8 +81,8 @@ class Backoff:
 class ControlLink:
     """Follows the configuration and reports. `version` is the one that runs, 0 before the first.
 
-    `apply` may raise to refuse a configuration; `report` gives JSON-able facts. Raises LinkError for a URL without
-    https. The caller spawns `run` and cancels it.
+    `url` may be several, with commas between. `apply` may raise to refuse a configuration; `report` gives JSON-able
+    facts. Raises LinkError for a URL without https. The caller spawns `run` and cancels it.
     """
 
     def __init__(
@@ -94,11 +96,12 @@ class ControlLink:
         take_cookie_secret: Callable[[bytes], None] | None = None,
         metering: Metering | None = None,
     ) -> None:
-        if not url.startswith("https://"):
-            raise LinkError(f"{url}: the control plane's node API is reached by https://HOST:8471")
+        try:
+            self._controls = Controls(url)
+        except ControlsError as error:
+            raise LinkError(str(error)) from None
         self.version = 0
         self.connected = False
-        self._url = url.rstrip("/")
         self._identity = identity
         self._copy = state / "config.json"
         self._apply_model = apply
@@ -109,7 +112,7 @@ class ControlLink:
         self._model: Model | None = None
         self._rejected: tuple[int, Model, str] | None = None
         self._retry = Backoff(*RETRY_REJECTED_S)
-        self._report_now = asyncio.Event()
+        self._report_now = {each: asyncio.Event() for each in self._controls.urls}
         self._unkept = asyncio.Event()
 
     async def run(self) -> None:
@@ -118,10 +121,12 @@ class ControlLink:
         connector = aiohttp.TCPConnector(ssl=self._identity.client_context("control"))
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
             group.create_task(self._follow(session), name="control-follow")
-            group.create_task(self._report_forever(session), name="control-report")
+            for url in self._controls.urls:
+                group.create_task(self._report_forever(session, url), name=f"control-report {url}")
             group.create_task(self._keep_forever(), name="control-keep")
             if self._metering is not None:
-                group.create_task(self._metering.deliver_forever(session, self._url), name="control-metering")
+                delivering = self._metering.deliver_forever(session, lambda: self._controls.url)
+                group.create_task(delivering, name="control-metering")
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
         backoff = Backoff(*BACKOFF_S)
@@ -131,11 +136,13 @@ class ControlLink:
                 answer = await self._poll(session, seen)
             except (aiohttp.ClientError, OSError, TimeoutError, LinkError) as error:
                 await self._on_poll_failure(error)
-                await asyncio.sleep(backoff.next())
+                if self._controls.failed():
+                    await asyncio.sleep(backoff.next())
                 continue
             if not self.connected:
-                log.info("linked to the control plane at %s", self._url)
+                log.info("linked to the control plane at %s", self._controls.url)
             self.connected = True
+            self._controls.answered()
             backoff.reset()
             if answer is not None:
                 seen = answer
@@ -151,13 +158,14 @@ class ControlLink:
         """The configuration, its version and what comes with it, or None if it still is `seen`."""
         wait_s = 25.0 if self._rejected is None else min(25.0, self._retry.next())
         params = {"after": str(seen.version), "tag": seen.tag, "wait": f"{wait_s:.1f}"}
-        async with session.get(f"{self._url}/v1/node/config", params=params, timeout=POLL_TIMEOUT) as response:
+        url = self._controls.url
+        async with session.get(f"{url}/v1/node/config", params=params, timeout=POLL_TIMEOUT) as response:
             if response.status == 204:
                 return None
             body = await _bounded(response)
             if response.status != 200:
-                raise LinkError(f"{self._url} answers {response.status}: {body[:200]!r}")
-        return _parse(body, self._url, seen.model)
+                raise LinkError(f"{url} answers {response.status}: {body[:200]!r}")
+        return _parse(body, url, seen.model)
 
     def _hand_over(self, secret: bytes) -> None:
         """The secret of sticky cookies, to a node that wants it and has been given one."""
@@ -167,7 +175,7 @@ class ControlLink:
 
     async def _on_poll_failure(self, error: Exception) -> None:
         if self.connected or self._model is None:
-            log.warning("no configuration from %s: %s", self._url, error or type(error).__name__)
+            log.warning("no configuration from %s: %s", self._controls.url, error or type(error).__name__)
         self.connected = False
         if self._model is None:
             await self._apply_copy()
@@ -176,7 +184,7 @@ class ControlLink:
         """Hand what control wants to the node; keep a copy of what it takes, note why it refuses."""
         why = await self._take(model, version)
         self._rejected = None if why is None else (version, model, why)
-        self._report_now.set()
+        self._hurry_reports()
         if why is None:
             self._unkept.set()
 
@@ -229,15 +237,19 @@ class ControlLink:
         why = await self._take(kept.model, kept.version)
         if why is not None and self._rejected is None:
             self._rejected = (kept.version, kept.model, why)
-        self._report_now.set()
+        self._hurry_reports()
 
-    async def _report_forever(self, session: aiohttp.ClientSession) -> None:
-        backoff = Backoff(REPORT_EVERY_S, BACKOFF_S[1])
+    def _hurry_reports(self) -> None:
+        for each in self._report_now.values():
+            each.set()
+
+    async def _report_forever(self, session: aiohttp.ClientSession, url: str) -> None:
+        backoff, now = Backoff(REPORT_EVERY_S, BACKOFF_S[1]), self._report_now[url]
         while True:
-            self._report_now.clear()
+            now.clear()
             try:
                 async with session.post(
-                    f"{self._url}/v1/node/report", json=self._current_report(), timeout=REPORT_TIMEOUT
+                    f"{url}/v1/node/report", json=self._current_report(), timeout=REPORT_TIMEOUT
                 ) as response:
                     response.raise_for_status()
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -248,7 +260,7 @@ class ControlLink:
                 delay_s = REPORT_EVERY_S
             try:
                 async with asyncio.timeout(delay_s):  # not wait_for(), which loses cancellations in Python 3.11
-                    await self._report_now.wait()
+                    await now.wait()
             except TimeoutError:
                 continue
 

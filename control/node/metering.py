@@ -200,11 +200,11 @@ class Metering:
                 log.error("metering: %s is an old copy: what it had not delivered is left out", self._path)
             await self._in_thread(partial(self._ledger.note_clock, self._clock.boot, ahead_s))
 
-    async def deliver_forever(self, session: aiohttp.ClientSession, url: str) -> None:
-        """Now and then until cancelled."""
+    async def deliver_forever(self, session: aiohttp.ClientSession, url: Callable[[], str]) -> None:
+        """Now and then, to the control node that is followed then, until cancelled."""
         while True:
             with contextlib.suppress(LedgerError):
-                if await self.deliver(session, url):
+                if await self.deliver(session, url()):
                     self._done.set()
             pause_s = REFUSED_S if self.refused else self._deliver_s
             try:

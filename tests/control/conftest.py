@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from control.service import ControlPlane
 from control.store_sqlite import SqliteStore
 from control.tokens import set_token
 from tests.control.api_user import User
+from tests.control.etcd_members import Members
 
 
 def _name(common_name: str) -> x509.Name:
@@ -55,9 +57,15 @@ class Authority:
 
     def issue(self, role: str, name: str, uris: list[str] | None = None) -> Path:
         """Write DIR/{ca,cert,key}.pem for a node and return DIR."""
-        key = ec.generate_private_key(ec.SECP256R1())
         uris = [f"paifang://node/{role}/{name}"] if uris is None else uris
-        names = [x509.DNSName(name), *(x509.UniformResourceIdentifier(uri) for uri in uris)]
+        return self._issue(role, name, [x509.DNSName(name), *(x509.UniformResourceIdentifier(uri) for uri in uris)])
+
+    def issue_server(self, name: str) -> Path:
+        """The same for a server on loopback."""
+        return self._issue("server", name, [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+
+    def _issue(self, role: str, name: str, names: list[x509.GeneralName]) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _builder(name, self.name, key)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -114,3 +122,11 @@ async def user(tmp_path: Path) -> AsyncIterator[User]:
     async with TestClient(TestServer(api.application(plane))) as client:
         yield User(client, plane, await set_token(store, "ann"))
     await store.close()
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    """One member, for all tests of a process; each has a prefix of its own."""
+    members = Members(tmp_path_factory.mktemp("etcd"), 1)
+    yield members
+    members.close()

@@ -96,6 +96,18 @@ async def test_long_polls_end_and_never_wait_for_what_is_there(cluster: Cluster)
             assert response.status == 400
 
 
+async def test_where_the_storage_is_away_nodes_get_what_is_known_and_are_sent_on_else(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.put(model("a"))
+    monkeypatch.setattr(cluster.plane.store, "away", lambda: "no etcd member answers")
+    async with cluster.session("l4") as session:
+        for after, status in ((0, 200), (1, 503)):
+            async with session.get(f"{cluster.url}/v1/node/config?after={after}") as response:
+                assert response.status == status
+                assert ("no etcd member answers" in await response.text()) == (status == 503)
+
+
 async def test_whoever_has_the_version_before_gets_what_has_changed(cluster: Cluster) -> None:
     await cluster.put(model("a"))
     async with cluster.session("l4") as session:

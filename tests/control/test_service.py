@@ -128,6 +128,35 @@ async def test_a_change_from_a_version_that_another_control_node_replaced_is_ref
     assert plane.current.model == model("a"), "and who reads again gets what has come in between"
 
 
+async def test_who_has_a_later_version_than_we_is_not_led_back(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = await ControlPlane.load(store)
+    await put(plane, model("a"))
+    await store.put(model("b"), "another", "", 1)
+    current = await plane.newer_than(3, 20)
+    assert current is not None
+    assert (current.version, current.model) == (2, model("b")), "what is stored, not what was known"
+
+    async def away(version: int | None = None) -> tuple[Entry, Model]:
+        raise StoreUnavailableError("away")
+
+    monkeypatch.setattr(store, "get", away)
+    with pytest.raises(StoreUnavailableError):
+        await plane.newer_than(3, 20)
+
+
+async def test_while_the_storage_is_away_nobody_is_told_that_there_is_no_news(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = await ControlPlane.load(store)
+    await put(plane, model("a"))
+    monkeypatch.setattr(store, "away", lambda: "no etcd member answers")
+    assert await plane.newer_than(0, 20) is plane.current
+    with pytest.raises(StoreUnavailableError, match="no etcd member answers"):
+        await plane.newer_than(1, 20)
+
+
 async def test_following_goes_on_after_a_version_that_cannot_be_read(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,28 +1,37 @@
-"""What every store does, on SQLite."""
+"""What every store does, on SQLite and on Debian's etcd."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from control import store_sqlite
+from control import store_etcd, store_sqlite
 from control.cookie_secret import cookie_secret
+from control.etcd import Tls
 from control.store import NoSuchVersionError, Record, RecordConflictError, Store, VersionConflictError, Write
+from control.store_etcd import EtcdStore
 from control.store_sqlite import SqliteStore
 from control.token_record import Token
 from control.tokens import Tokens, set_token
 from core.config import from_dict
 from core.model import Model
+from tests.control.etcd_members import Members
 
 
 def model(*names: str) -> Model:
     return from_dict({"instances": [{"name": name} for name in names]})
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await SqliteStore.open(tmp_path / "control.db")
+@pytest.fixture(params=["sqlite", "etcd"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    store: Store
+    if request.param == "sqlite":
+        store = await SqliteStore.open(tmp_path / "control.db")
+    else:
+        etcd: Members = request.getfixturevalue("etcd")
+        store = await EtcdStore.open(etcd.endpoints, f"/{secrets.token_hex(8)}/", Tls())
     yield store
     await store.close()
 
@@ -84,7 +93,8 @@ async def test_an_unknown_version(store: Store) -> None:
 
 
 async def test_old_versions_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_sqlite, "HISTORY_LIMIT", 2)
+    for module in (store_sqlite, store_etcd):
+        monkeypatch.setattr(module, "HISTORY_LIMIT", 2)
     for name in "abc":
         await store.put(model(name), "ann", "", None)
     assert [entry.version for entry in await store.history(10)] == [3, 2]

@@ -51,7 +51,7 @@ def test_where_metrics_are(text: str, expected: tuple[str, int] | None) -> None:
     ("changes", "message"),
     [
         ({"name": None, "cluster_key": None}, "missing --name, --cluster-key"),
-        ({"control": "http://x"}, "--control http://x: give the node API"),
+        ({"control": "http://x"}, "--control http://x: the control plane's node API is reached by https://HOST:8471"),
         ({"xdp": "offload"}, "invalid choice: 'offload'"),
         ({"sync": "10.0.0.1:8848"}, "--sync 10.0.0.1:8848: give a multicast group and a port, such as 224"),
         ({"sync": "[2001:db8::1]:8848"}, "--sync [2001:db8::1]:8848: give a multicast group and a port"),

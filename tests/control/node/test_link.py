@@ -300,6 +300,32 @@ async def test_nonsense_from_control_changes_nothing(control: Control, l7: Ident
         await node.wait_applied()
 
 
+async def test_the_next_control_node_is_followed_where_one_goes_and_all_get_reports(
+    control: Control, authority: Authority, l7: Identity, tmp_path: Path
+) -> None:
+    node, other = Node(tmp_path), Control(Identity.load(authority.issue("control", "other")))
+    await control.publish(1, model("a"))
+    await other.publish(1, model("a"))
+    async with other.serving() as second:
+        async with control.serving() as first, node.linked(l7, f"{first},{second}") as link:
+            await node.wait_applied()
+            for each in (control, other):
+                await each.wait_report(lambda report: report["version"] == 1)
+            assert other.polls == 0
+            await control.publish(2, model("a", "b"))
+            await node.wait_applied()
+            for each in (control, other):
+                await each.wait_report(lambda report: report["version"] == 2)
+        async with node.linked(l7, f"{first},{second}") as link:  # the first is gone
+            await other.publish(3, model("c"))
+            while link.version != 3:
+                await asyncio.sleep(0.01)
+            await other.publish(4, model("d"))
+            while link.version != 4:
+                await asyncio.sleep(0.01)
+            assert link.connected
+
+
 def test_only_https(authority: Authority, l7: Identity, tmp_path: Path) -> None:
     node = Node(tmp_path)
     with pytest.raises(LinkError, match="https://HOST:8471"):

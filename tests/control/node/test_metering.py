@@ -154,7 +154,7 @@ async def test_last_words(tmp_path: Path) -> None:
     """What is left is delivered at the end, if somebody takes it; else the end comes all the same."""
     source, far = Counter(), Far()
     async with far.running() as url, aiohttp.ClientSession() as session, metering_of(tmp_path, source) as metering:
-        delivering = asyncio.create_task(metering.deliver_forever(session, url))
+        delivering = asyncio.create_task(metering.deliver_forever(session, lambda: url))
         source.count = 5
         await metering.last_words()
         assert far.total == 5
