@@ -8,7 +8,7 @@ from typing import Annotated
 
 from aiohttp import web
 
-from control.edit import Edit, Op, edited
+from control.edit import Edit, Op
 from control.handling import (
     CHANGED,
     CHANGING,
@@ -18,9 +18,9 @@ from control.handling import (
     PLANE,
     UNCHANGED,
     VERSION_LIMIT,
+    after_edits,
     body_of,
     change,
-    checked,
     checked_text,
     conditions_of,
     json_of,
@@ -29,7 +29,7 @@ from control.handling import (
 from control.preconditions import MalformedTagError, Tags
 from control.roles import ApiRole
 from control.routes import Answer, Route, Schema
-from core.config import to_dict, to_toml
+from core.config import to_toml
 from core.errors import ConfigError, ConfigErrors, Problem
 from core.fields import Kind, Name, Range
 from core.reader import INVALID
@@ -66,7 +66,7 @@ async def put_config(request: web.Request) -> web.Response:
 async def post_changes(request: web.Request) -> web.Response:
     """All of the changes, or none."""
     edits = _edits(await json_of(request))
-    return await change(request, lambda model: checked(edited(to_dict(model), edits)))
+    return await change(request, lambda model: after_edits(model, edits))
 
 
 @dataclass(frozen=True, slots=True)

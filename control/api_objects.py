@@ -11,7 +11,7 @@ from typing import Annotated
 from aiohttp import web
 
 from control.changes import object_document
-from control.edit import Edit, MissingError, Op, edited
+from control.edit import Edit, MissingError, Op
 from control.handling import (
     CHANGED,
     CHANGING,
@@ -21,8 +21,8 @@ from control.handling import (
     LINK,
     PLANE,
     UNCHANGED,
+    after_edits,
     change,
-    checked,
     json_of,
     linked,
     read,
@@ -31,7 +31,6 @@ from control.preconditions import object_tag
 from control.references import references, referrers
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, asked, text, texts
-from core.config import to_dict
 from core.fields import NAME, Kind, Pattern, Range
 from core.model import CLASSES, Model, Object
 
@@ -86,18 +85,19 @@ async def put_object(op: Op, kind: Kind, request: web.Request) -> web.Response:
     if body.get("name", name) != name:
         raise web.HTTPBadRequest(text=f"the body's name is not {name!r}, the one of the path")
     edit = Edit(op, kind, name, body)
-    return await change(request, lambda model: checked(edited(to_dict(model), [edit])), (kind, name))
+    return await change(request, lambda model: after_edits(model, [edit]), (kind, name))
 
 
 async def delete_object(kind: Kind, request: web.Request) -> web.Response:
     name = text(request, "name")
 
     def make(model: Model) -> Model:
-        left = edited(to_dict(model), [Edit(Op.DELETE, kind, name)])
+        if name not in model.of(kind):
+            raise MissingError(f"there is no {kind.value}/{name}")
         if users := referrers(model, kind, name):
             listed = ", ".join(f"{user_kind.value}/{user}" for user_kind, user in users)
             raise web.HTTPConflict(text=f"{kind.value}/{name} is in use by {listed}; change or delete these first")
-        return checked(left)
+        return after_edits(model, [Edit(Op.DELETE, kind, name)])
 
     return await change(request, make, (kind, name))
 

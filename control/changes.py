@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from core.config import to_dict
 from core.fields import Kind
 from core.model import Model, Object
 from core.plan import Change
+
+Document = dict[str, list[dict[str, object]]]
 
 
 def change_document(change: Change) -> dict[str, object]:
@@ -17,3 +21,22 @@ def change_document(change: Change) -> dict[str, object]:
 def object_document(kind: Kind, item: Object) -> dict[str, object]:
     """An object as it stands in a configuration."""
     return to_dict(Model(**{kind.value: {item.name: item}}))[kind.value][0]  # type: ignore[arg-type]
+
+
+def document_after(before: Document, model: Model, changes: Iterable[Change]) -> Document:
+    """`to_dict(model)`, made of the document before it and the changes that led from it to `model`."""
+    touched: dict[Kind, dict[str, Object | None]] = {}
+    for change in changes:
+        touched.setdefault(change.kind, {})[change.name] = change.new
+    result: Document = {}
+    for kind in Kind:
+        names, tables = list(model.of(kind)), before.get(kind.value, [])
+        if kind in touched or names != [table["name"] for table in tables]:
+            kept = {table["name"]: table for table in tables}
+            made = {
+                name: object_document(kind, item) for name, item in touched.get(kind, {}).items() if item is not None
+            }
+            tables = [made[name] if name in made else kept[name] for name in names]
+        if tables:
+            result[kind.value] = tables
+    return result

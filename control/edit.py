@@ -6,7 +6,7 @@ in which references dangle for a moment is no error. Objects keep their places; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,7 +15,8 @@ from control.preconditions import object_tag
 from core.fields import Kind
 
 Table = dict[str, Any]
-Tables = dict[str, dict[str, Table]]
+Document = dict[str, list[Table]]
+Lookup = Callable[[Kind, str], Table | None]
 
 
 class Op(StrEnum):
@@ -59,16 +60,32 @@ class StaleError(EditError):
         self.current = current
 
 
-def edited(document: Mapping[str, Iterable[Table]], edits: Iterable[Edit]) -> dict[str, list[Table]]:
-    """The document after all edits. Raises EditError."""
-    tables: Tables = {kind: {str(each["name"]): each for each in items} for kind, items in document.items()}
+def edited(present: Lookup, edits: Iterable[Edit]) -> dict[tuple[Kind, str], Table | None]:
+    """The objects that the edits touch, as they are after all of them; None is one that is gone. Raises EditError.
+
+    `present` gives an object's table as it was before, None if there was none.
+    """
+    tables: dict[tuple[Kind, str], Table | None] = {}
     for edit in edits:
-        _edit(tables.setdefault(edit.kind.value, {}), edit)
-    return {kind: list(items.values()) for kind, items in tables.items() if items}
+        key = (edit.kind, edit.name)
+        tables[key] = _after(tables[key] if key in tables else present(*key), edit)
+    return tables
 
 
-def _edit(tables: dict[str, Table], edit: Edit) -> None:
-    present, what = tables.get(edit.name), f"{edit.kind.value}/{edit.name}"
+def document(before: Mapping[str, Iterable[Table]], tables: Mapping[tuple[Kind, str], Table | None]) -> Document:
+    """A configuration's document with these objects in the place of those that it has."""
+    result = {kind: {str(each["name"]): each for each in items} for kind, items in before.items()}
+    for (kind, name), table in tables.items():
+        of_kind = result.setdefault(kind.value, {})
+        if table is None:
+            of_kind.pop(name, None)
+        else:
+            of_kind[name] = table
+    return {kind: list(items.values()) for kind, items in result.items() if items}
+
+
+def _after(present: Table | None, edit: Edit) -> Table | None:
+    what = f"{edit.kind.value}/{edit.name}"
     if edit.if_match is not None and (present is None or object_tag(present) != edit.if_match):
         if present is None:
             raise MissingError(f"there is no {what}")
@@ -78,11 +95,10 @@ def _edit(tables: dict[str, Table], edit: Edit) -> None:
     if present is not None and edit.op is Op.CREATE:
         raise ExistsError(f"{what} exists already; use put, update or patch to change it")
     if edit.op is Op.DELETE:
-        del tables[edit.name]
-        return
+        return None
     patched = merged(present, edit.body) if edit.op is Op.PATCH else edit.body
     assert isinstance(patched, dict)
-    tables[edit.name] = {"name": edit.name} | patched | {"name": edit.name}
+    return {"name": edit.name} | patched | {"name": edit.name}
 
 
 def merged(target: object, patch: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated, NoReturn, TypeVar
@@ -14,6 +14,7 @@ from aiohttp import web
 from control import protection
 from control.audit import note_change
 from control.changes import change_document, object_document
+from control.edit import Edit, document, edited
 from control.material import chain_errors, key_errors, path_errors
 from control.preconditions import Conditions, MalformedTagError, object_tag
 from control.reconcile import NodeStatus
@@ -22,7 +23,7 @@ from control.routes import Answer, Parameter, RequestError, Schema, flag, text
 from control.service import ControlPlane, Current
 from control.store import VersionConflictError
 from control.token_record import Token
-from core.config import from_dict, load
+from core.config import from_dict, load, revised, to_dict
 from core.errors import ConfigError, ConfigErrors, Problem
 from core.fields import Kind, Pattern
 from core.model import Model
@@ -105,6 +106,29 @@ def checked(document: object) -> Model:
     if errors:
         raise ConfigErrors(errors)
     return model
+
+
+def after_edits(model: Model, edits: Iterable[Edit]) -> Model:
+    """`model` after edits, checked as a whole. Raises EditError, ConfigErrors.
+
+    Only what the edits touch is read anew; where anything is wrong with it, the whole is, which finds the words.
+    """
+
+    def present(kind: Kind, name: str) -> dict[str, object] | None:
+        item = model.of(kind).get(name)
+        return None if item is None else object_document(kind, item)
+
+    tables = edited(present, edits)
+    made = revised(model, tables)
+    if made is not None and not key_errors([table for table in tables.values() if table is not None]):
+        names = {name for _, name in tables}
+        part = Model(
+            certificates={name: item for name, item in made.certificates.items() if name in names},
+            ca_certificates={name: item for name, item in made.ca_certificates.items() if name in names},
+        )
+        if not path_errors(part) + chain_errors(part):
+            return made
+    return checked(document(to_dict(model), tables))
 
 
 def checked_text(text: str, format: Format) -> Model:

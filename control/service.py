@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from control.changes import document_after
 from control.cookie_secret import cookie_secret
 from control.metering_keep import MeteringKeep
 from control.reconcile import NodeStatus, Report, reconcile
@@ -107,7 +108,8 @@ class ControlPlane:
                 except VersionConflictError:
                     await self._refresh()
                     continue
-                await self._announce(Current(version, model, to_dict(model)))
+                document = document_after(before.document, model, changes)
+                await self._announce(Current(version, model, document))
                 return version, changes
 
     async def newer_than(self, version: int, wait_s: float) -> Current | None:

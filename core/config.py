@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -83,6 +83,34 @@ def read_tables(data: Mapping[str, object]) -> Model:
     if problems:
         raise ValueError("; ".join(f"{problem.path}: {problem.why}" for problem in problems[:3]))
     return Model(**objects)
+
+
+def revised(model: Model, tables: Mapping[tuple[Kind, str], Mapping[str, object] | None]) -> Model | None:
+    """`model` with some objects read anew from their tables, or left out (None), in their places; new ones come last.
+
+    What `from_dict` makes of the whole document, at the cost of the checks alone. None where that has to be asked:
+    there is a problem, for which it has the words, or a listener's short form, which makes other objects.
+    """
+    problems: list[Problem] = []
+    objects: dict[str, dict[str, Any]] = {
+        kind.value: dict(model.of(kind)) for kind in dict.fromkeys(k for k, _ in tables)
+    }
+    for (kind, name), table in tables.items():
+        if table is None:
+            objects[kind.value].pop(name, None)
+            continue
+        if table.get("name") != name or (kind is Kind.LISTENERS and shorthand.is_short(table)):
+            return None
+        read_here: dict[str, Any] = {}
+        _read_one(kind, table, (kind.value, 0), read_here, {}, problems)
+        objects[kind.value] |= read_here
+    if problems:
+        return None
+    after = replace(model, **objects)
+    places: dict[tuple[Kind, str], Path] = {
+        (kind, name): (kind.value, name) for kind in Kind for name in after.of(kind)
+    }
+    return None if any(True for _ in checks.check(after, places)) else after
 
 
 def to_dict(model: Model) -> dict[str, list[dict[str, object]]]:

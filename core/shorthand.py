@@ -128,3 +128,8 @@ SHORTHANDS: Final = (
     ("domains", "certificates", _make_certificate),
 )
 KEYS: Final = tuple(short for short, *_ in SHORTHANDS)
+
+
+def is_short(listener: Mapping[str, object]) -> bool:
+    """Whether a listener's table makes, or needs, objects that stand nowhere in it."""
+    return "instance" not in listener or any(key in listener for key in KEYS)

@@ -1,10 +1,19 @@
 import pytest
 
-from control.edit import Edit, ExistsError, MissingError, Op, StaleError, edited, merged
+from control.edit import Edit, ExistsError, MissingError, Op, StaleError, Table, document, edited, merged
 from control.preconditions import object_tag
 from core.fields import Kind
 
-DOCUMENT = {"instances": [{"name": "a", "vips": ["192.0.2.1"]}, {"name": "b"}], "rules": [{"name": "r"}]}
+DOCUMENT: dict[str, list[Table]] = {
+    "instances": [{"name": "a", "vips": ["192.0.2.1"]}, {"name": "b"}],
+    "rules": [{"name": "r"}],
+}
+
+
+def after(edits: list[Edit]) -> dict[str, list[Table]]:
+    """The document after edits."""
+    tables = {(Kind(kind), each["name"]): each for kind, items in DOCUMENT.items() for each in items}
+    return document(DOCUMENT, edited(lambda kind, name: tables.get((kind, name)), edits))
 
 
 def instance(op: Op, name: str, body: dict[str, object] | None = None, match: str | None = None) -> Edit:
@@ -45,7 +54,7 @@ def test_edits_are_made_one_after_another_and_objects_keep_their_places() -> Non
         instance(Op.PATCH, "a", {"name": None}),
         Edit(Op.DELETE, Kind.RULES, "r"),
     ]
-    assert edited(DOCUMENT, edits) == {
+    assert after(edits) == {
         "instances": [{"name": "a", "vips": []}, {"name": "b", "type": "nlb"}, {"name": "c", "vips": [], "type": "nlb"}]
     }
     assert DOCUMENT["instances"][0] == {"name": "a", "vips": ["192.0.2.1"]}, "it is left as it is"
@@ -66,12 +75,24 @@ def test_edits_are_made_one_after_another_and_objects_keep_their_places() -> Non
 )
 def test_what_cannot_be_done(edits: list[Edit], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        edited(DOCUMENT, edits)
+        after(edits)
 
 
 def test_an_edit_may_name_what_it_is_made_from() -> None:
     tag = object_tag(DOCUMENT["instances"][1])
-    assert edited(DOCUMENT, [instance(Op.DELETE, "b", match=tag)])["instances"] == DOCUMENT["instances"][:1]
+    assert after([instance(Op.DELETE, "b", match=tag)])["instances"] == DOCUMENT["instances"][:1]
     with pytest.raises(StaleError) as caught:
-        edited(DOCUMENT, [instance(Op.DELETE, "a", match=tag)])
+        after([instance(Op.DELETE, "a", match=tag)])
     assert caught.value.current == object_tag(DOCUMENT["instances"][0])
+
+
+def test_what_is_touched_is_told_and_no_more() -> None:
+    edits = [
+        instance(Op.CREATE, "c", {}),
+        instance(Op.DELETE, "c"),
+        instance(Op.DELETE, "a"),
+        instance(Op.CREATE, "a", {"type": "nlb"}),
+    ]
+    found = edited(lambda kind, name: {"name": name} if name == "a" else None, edits)
+    assert found == {(Kind.INSTANCES, "c"): None, (Kind.INSTANCES, "a"): {"name": "a", "type": "nlb"}}
+    assert after(edits)["instances"][0] == {"name": "a", "type": "nlb"}, "it keeps its place"
