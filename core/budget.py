@@ -18,9 +18,9 @@ class Budget:
 
     __slots__ = ("_balance", "_requests", "_since", "min_per_s", "percent")
 
-    def __init__(self, percent: int, min_per_s: int, now: float) -> None:
+    def __init__(self, percent: int, min_per_s: float, now: float) -> None:
         self.percent, self.min_per_s = percent, min_per_s
-        self._balance = float(min_per_s * WINDOW_S)
+        self._balance = min_per_s * WINDOW_S
         self._requests = 0
         self._since = now
 

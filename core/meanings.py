@@ -161,8 +161,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "server_max_queue": "requests that may wait for each server that takes any, on each L7 node, when all servers "
         "have as many connections as they may",
         "queue_timeout_s": "how long a request waits so; then 503",
-        "retry_percent": "of the requests that may be sent a second time, in each worker process",
-        "retry_min_per_s": "how many may be in any case, in each worker process",
+        "retry_percent": "of the requests that may be sent a second time",
+        "retry_min_per_s": "how many may be in any case, of each L7 node; its workers have equal parts",
         "ejection": "leaves out servers that fail requests",
         "slow_start_s": "a server that is added or comes back gets its share of requests in steps over this time; 0: "
         "at once",

@@ -138,8 +138,8 @@ class Pool(Generic[Handle, Waiter]):
             member.idle.clear()
         self._leaving = {address: member for address, member in before.items() if member.active}
         if self._budget is None:
-            self._budget = Budget(service.retry_percent, service.retry_min_per_s, now)
-        self._budget.percent, self._budget.min_per_s = service.retry_percent, service.retry_min_per_s
+            self._budget = Budget(service.retry_percent, service.retry_min_per_s / self._workers, now)
+        self._budget.percent, self._budget.min_per_s = service.retry_percent, service.retry_min_per_s / self._workers
         self._ejector.update(service.ejection, self._index.keys())
         self._warming = {address: since for address, since in self._warming.items() if address in self._index}
         self._warm(() if first else new, now)

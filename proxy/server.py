@@ -15,18 +15,16 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
 from control.node.dns import Names
 from control.node.notify import notify
-from control.node.probe import HealthMonitor, Target
 from control.node.tasks import Tasks
-from core.endpoints import endpoint
 from core.members import with_members
 from core.model import Model
-from core.resolve import l7_checked, l7_listeners, l7_services, servers, upstream_tls
+from core.resolve import l7_listeners
 from proxy import census, ledger, meters, tally, throttles
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError
@@ -34,6 +32,7 @@ from proxy.hub import View
 from proxy.listen import LAME_DUCK_S, endpoints
 from proxy.metering import Openings
 from proxy.passing import Seat
+from proxy.probes import Probes
 from proxy.seats import Seats, rota
 from proxy.sticky import SECRET_BYTES
 from proxy.tally import Tally
@@ -63,11 +62,10 @@ class Supervisor:
         self._settings = settings
         self._tasks = tasks
         self._give_up = give_up
-        self._monitor = HealthMonitor(self._on_health, tasks)
+        self._probes = Probes(self._tell_health, tasks)
         self._names = Names(self._on_names, tasks)
         self._model: Model | None = None
         self._version = 0
-        self._checked: dict[str, str] = {}  # services without checks, and those whose checks count for them
         self._seats = Seats(settings.workers, inherited)
         self._ledger = ledger.memory(settings.workers)
         self._rows = ledger.Rows()
@@ -143,7 +141,7 @@ class Supervisor:
                     wanted = Wanted(model, self._version, self._rows_of(model))
                     await worker.apply(wanted, self._seats.of(worker.seats))
                     self._tell_members([worker])  # they may have changed while it was busy
-                    worker.send({"down": self._down()})
+                    worker.send({"down": self._probes.down()})
                 self._workers[turn] = worker
                 await self._reseat()
             if len(self._workers) == self._settings.workers:
@@ -218,7 +216,7 @@ class Supervisor:
             self._model, self._version = model, version
             self._names.watch(model)
             self._tell_members(self._workers.values())
-        self._watch(self._resolved(model))
+        self._probes.watch(self._resolved(model))
         self._log_problems()
         self.serving.set()
 
@@ -277,7 +275,7 @@ class Supervisor:
     def _on_names(self) -> None:
         if self._model is not None:
             self._tell_members(self._workers.values())
-            self._watch(self._resolved(self._model))
+            self._probes.watch(self._resolved(self._model))
             self._log_problems()
 
     def _tell_members(self, workers: Iterable[WorkerProcess]) -> None:
@@ -292,49 +290,15 @@ class Supervisor:
 
     # -- health
 
-    def _watch(self, model: Model) -> None:
-        self._checked = l7_checked(model)
-        self._monitor.watch(
-            Target(
-                (name, server.address, server.port),
-                server.address,
-                check.port or server.port,
-                check,
-                upstream_tls(model, service) if check.port in (0, server.port) else None,
-            )
-            for name, service in l7_services(model).items()
-            if name not in self._checked and (check := service.health_check) is not None
-            for server in servers(model, service)
-        )
-        self._tell_health()
-
-    def _on_health(self, key: Hashable, healthy: bool, why: str) -> None:
-        assert isinstance(key, tuple)
-        service, address, port = key
-        state = "healthy" if healthy else "unhealthy"
-        log.warning("%s: %s is %s: %s", service, endpoint(address, port), state, why)
-        self._tell_health()
-
     def _tell_health(self) -> None:
-        down = self._down()
+        down = self._probes.down()
         for worker in self._workers.values():
             worker.send({"down": down})
 
-    def _down(self) -> dict[str, list[list[object]]]:
-        down: dict[str, list[list[object]]] = {}
-        for key, (healthy, _) in self._monitor.states().items():
-            assert isinstance(key, tuple)
-            if not healthy:
-                down.setdefault(key[0], []).append([key[1], key[2]])
-        return down | {name: down[by] for name, by in self._checked.items() if by in down}
+    # -- what there is to tell
 
     def report(self) -> dict[str, object]:
         """What the control plane is told each second."""
-        health = [
-            {"service": key[0], "server": endpoint(key[1], key[2]), "healthy": healthy, "why": why}
-            for key, (healthy, why) in self._monitor.states().items()
-            if isinstance(key, tuple)
-        ]
         counters = Counter(self._past)
         for worker in self._workers.values():
             counters.update(worker.counters)
@@ -343,7 +307,7 @@ class Supervisor:
             "draining": self.draining.is_set(),
             "workers": len(self._workers),
             "worker_restarts": self._restarts,
-            "health": health,
+            "health": self._probes.rows(),
             "upstreams": self._upstreams(),
             "counters": dict(counters),
             "traffic": self._traffic(),

@@ -488,3 +488,18 @@ def test_numbers_are_told_when_they_have_changed() -> None:
         A: zero | {"requests": 1, "idle": 1, "errors": 1},
         B: zero | {"failures": 1, "ejections": 1},
     }
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_workers_of_a_node_share_its_retries(workers: int) -> None:
+    """The few in any case are the node's: 8 a second, saved up for ten seconds."""
+    granted = 0
+    for turn in range(workers):
+        part: Pool[str, str] = Pool(turn, workers)
+        part.update(servers(1, 1), replace(service(), retry_percent=0, retry_min_per_s=8), 0.0)
+        while part.may_retry(0.0):
+            granted += 1
+        part.update(servers(1, 1), replace(service(), retry_percent=0, retry_min_per_s=8), 1.0)
+        while part.may_retry(1.0):
+            granted += 1
+    assert granted == 80 + 8
