@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from control import cli_config, cli_metering, commands, completion, inventory, up, up_reload
+from control import cli_audit, cli_config, cli_metering, cli_tokens, commands, completion, inventory, up, up_reload
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
@@ -129,6 +129,9 @@ def parser() -> argparse.ArgumentParser:
     remote = Parser(add_help=False, parents=[state])
     remote.add_argument("--api", metavar="URL", help="control plane's REST API; $PAIFANG_API, else from --state")
     remote.add_argument("--token", help="$PAIFANG_TOKEN is better: other users see a command line; else from --state")
+    remote.add_argument(
+        "--ca", metavar="FILE", help="whose certificate the API has, PEM; $PAIFANG_CA, else the system's"
+    )
     dry = Parser(add_help=False)
     dry.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     as_json = Parser(add_help=False)
@@ -172,6 +175,8 @@ def parser() -> argparse.ArgumentParser:
         of_certs.add_parser(name, add_help=False, help=what)
     cli_config.add_to(add, remote, dry, comment, as_json)
     cli_metering.add_to(add, remote, as_json)
+    cli_tokens.add_to(add, remote, as_json)
+    cli_audit.add_to(add, remote, as_json)
     for name in PROCESSES.keys() - {"certs"}:
         subcommands.add_parser(name, add_help=False)
     return top

@@ -53,7 +53,7 @@ def metering(options: argparse.Namespace) -> int:
         print("paifang metering: give --csv or --json, not both", file=sys.stderr)
         return 2
     query = {name: getattr(options, name) for name in _ASKED} | {"from": options.start, "to": options.end}
-    api = connect(options.api, options.token, options.state)
+    api = connect(options.api, options.token, options.state, ca=options.ca)
     answer = api.request("GET", "/v1/metering", query={name: text for name, text in query.items() if text})
     document = cast(dict[str, Any], answer.document)
     rows: list[Mapping[str, Any]] = document["rows"]

@@ -20,7 +20,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from control import client_tls
 from control.node.patience import patience
+from control.token_format import PREFIX
+from control.token_format import fault as token_fault
 
 DEFAULT_API = "http://127.0.0.1:8470"
 NOTE = "up.json"
@@ -48,14 +51,22 @@ class Answer:
 class Api:
     """A control plane's REST API. Methods raise ApiError."""
 
-    def __init__(self, url: str, token: str, origin: str = "that was given", timeout_s: float = TIMEOUT_S) -> None:
-        """`origin` tells the user where the token is from, should it be refused."""
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        origin: str = "that was given",
+        timeout_s: float = TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`origin` tells the user where the token is from, should it be refused. `tls` is for https."""
         self.url = url.rstrip("/")
         self._token = token
         self._origin = origin
         self._timeout_s = timeout_s
         # Never by a proxy of the environment: the token is for the control plane alone.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        handlers = [urllib.request.ProxyHandler({}), _NoRedirects(), urllib.request.HTTPSHandler(context=tls)]
+        self._opener = urllib.request.build_opener(*handlers)
 
     def request(
         self,
@@ -84,7 +95,9 @@ class Api:
             with error:
                 raise self._refusal(error) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ApiError(f"{self.url}: {_unreachable(error, self._timeout_s)} (--api, $PAIFANG_API)") from None
+            raise ApiError(
+                f"{self.url}: {_unreachable(error, self.url, self._timeout_s)} (--api, $PAIFANG_API)"
+            ) from None
         return Answer(document, int(etag) if etag.isdigit() else 0)
 
     def events(
@@ -107,7 +120,7 @@ class Api:
             with error:
                 raise self._refusal(error) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ApiError(f"{self.url}: {_unreachable(error, timeout_s)} (--api, $PAIFANG_API)") from None
+            raise ApiError(f"{self.url}: {_unreachable(error, self.url, timeout_s)} (--api, $PAIFANG_API)") from None
 
     def _refusal(self, error: urllib.error.HTTPError) -> ApiError:
         try:
@@ -117,12 +130,21 @@ class Api:
             why = f"{error.code} {error.reason}, as no control plane does; is this its REST API?"
             return ApiError(f"{self.url} answers {why} (--api, $PAIFANG_API)", error.code)
         if error.code == HTTPStatus.UNAUTHORIZED:
-            return ApiError(f"{self.url} does not know the token {self._origin}", error.code, problem)
+            return ApiError(f"{self.url} does not know the token {self._origin}: {detail}", error.code, problem)
         listed = [str(entry.get("text")) for entry in problem.get("errors", ())]
         return ApiError("\n".join([*listed, detail]), error.code, problem)
 
 
-def connect(url: str | None, token: str | None, state: Path, *, timeout_s: float = TIMEOUT_S) -> Api:
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """No control plane redirects; whatever does would be sent the token."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def connect(
+    url: str | None, token: str | None, state: Path, *, ca: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Api:
     """The API that the options, the environment or the state directory name. Raises ApiError."""
     note = _note(state)
     url = url or os.environ.get("PAIFANG_API") or note.get("api") or DEFAULT_API
@@ -132,7 +154,15 @@ def connect(url: str | None, token: str | None, state: Path, *, timeout_s: float
     token, origin = _token(token, Path(note.get("token_file") or state / "control" / "token"))
     if not re.fullmatch("[!-~]+", token):
         raise ApiError(f"the token {origin} is not one word of ASCII")
-    return Api(url, token, origin, timeout_s)
+    if token.startswith(PREFIX) and (wrong := token_fault(token)):
+        raise ApiError(f"the token {origin} {wrong}")
+    if why := client_tls.unencrypted(url):
+        raise ApiError(f"{why} (--api, $PAIFANG_API)")
+    try:
+        tls = client_tls.context(ca) if url.startswith("https://") else None
+    except client_tls.CaError as error:
+        raise ApiError(str(error)) from None
+    return Api(url, token, origin, timeout_s, tls)
 
 
 def _token(option: str | None, file: Path) -> tuple[str, str]:
@@ -162,11 +192,14 @@ def _note(state: Path) -> dict[str, str]:
     return note if isinstance(note, dict) else {}
 
 
-def _unreachable(error: Exception, timeout_s: float) -> str:
+def _unreachable(error: Exception, url: str, timeout_s: float) -> str:
     """What went wrong on the way to the API, and what may help."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLError):
-        return f"{reason.reason or reason}; the control plane itself speaks plain HTTP: give http://HOST:PORT"
+        return client_tls.fault(reason, url)
+    hung_up = isinstance(reason, http.client.BadStatusLine | ConnectionResetError)
+    if hung_up and url.startswith("http://") and client_tls.speaks_tls(url):
+        return f"it speaks TLS: give https://{url.removeprefix('http://')}"
     if isinstance(reason, TimeoutError):
         return f"no answer within {timeout_s:g} s; is the control plane running?"
     if isinstance(reason, OSError) and reason.strerror:

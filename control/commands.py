@@ -215,7 +215,7 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def _api(options: argparse.Namespace) -> Api:
-    return connect(options.api, options.token, options.state)
+    return connect(options.api, options.token, options.state, ca=options.ca)
 
 
 def _changing(options: argparse.Namespace) -> dict[str, str]:

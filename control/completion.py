@@ -39,7 +39,7 @@ def names(kind: str | None = None) -> Completer:
 
     def completer(parsed_args: argparse.Namespace, **_: object) -> list[str]:
         try:
-            api = connect(parsed_args.api, parsed_args.token, parsed_args.state, timeout_s=WAIT_S)
+            api = connect(parsed_args.api, parsed_args.token, parsed_args.state, ca=parsed_args.ca, timeout_s=WAIT_S)
             found = api.request("GET", f"/v1/{kind or parsed_args.kind}").document
         except ApiError:
             return []

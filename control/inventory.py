@@ -85,5 +85,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _certificates(options: argparse.Namespace) -> list[dict[str, Any]]:
-    document = connect(options.api, options.token, options.state).request("GET", "/v1/inventory").document
+    document = (
+        connect(options.api, options.token, options.state, ca=options.ca).request("GET", "/v1/inventory").document
+    )
     return cast("dict[str, list[dict[str, Any]]]", document)["certificates"]

@@ -68,7 +68,7 @@ def source(options: argparse.Namespace) -> Read:
     socket = options.state / ADMIN_SOCKET
     if options.api is None and socket.exists():
         return lambda: _status_of_node(socket)
-    api = connect(options.api, options.token, options.state, timeout_s=TIMEOUT_S)
+    api = connect(options.api, options.token, options.state, ca=options.ca, timeout_s=TIMEOUT_S)
     return lambda: api.request("GET", "/v1/status").document  # type: ignore[return-value]
 
 

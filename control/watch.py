@@ -18,7 +18,7 @@ AGAIN_S = 1.0
 
 def main(options: argparse.Namespace) -> int:
     """Print events; goes on where it was when the connection breaks. Raises ApiError if it never stood."""
-    api = connect(options.api, options.token, options.state)
+    api = connect(options.api, options.token, options.state, ca=options.ca)
     query: dict[str, str | list[str]] = {"only": list(options.only)} if options.only else {}
     stood, complaint = False, ""
     while True:

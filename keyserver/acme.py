@@ -20,6 +20,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,6 +80,7 @@ class Settings:
     email: str
     listen_tls: tuple[str, int] | None = None
     stand_in_ca: Path | None = None
+    api_ca: Path | None = None
 
     @property
     def challenges(self) -> frozenset[Challenge]:
@@ -94,8 +96,13 @@ class ControlError(Exception):
 class Control:
     """The control plane's REST API, as far as it is needed."""
 
-    def __init__(self, url: str, token_file: Path) -> None:
+    def __init__(self, url: str, token_file: Path, ca: Path | None = None) -> None:
+        """`ca`: whose certificate it has, if not that of a CA which the system trusts. Raises StartError."""
         self._url, self._token_file = url.rstrip("/"), token_file
+        try:
+            self._tls = ssl.create_default_context(cafile=ca)
+        except OSError as error:
+            raise StartError(f"--api-ca {ca}: {error.strerror or error}; give certificates in PEM") from None
 
     async def ask(
         self, method: str, path: str, body: object = None, tag: str | None = None
@@ -108,7 +115,9 @@ class Control:
             timeout = aiohttp.ClientTimeout(total=CONTROL_S)
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
-                session.request(method, self._url + path, json=body, headers=headers) as response,
+                session.request(
+                    method, self._url + path, json=body, headers=headers, ssl=self._tls, allow_redirects=False
+                ) as response,
             ):
                 document = await response.json(content_type=None) if response.status != 204 else {}
                 if response.status >= 400:
@@ -247,7 +256,7 @@ async def serve(settings: Settings) -> None:
         failures.append(error)
         stop.set()
 
-    issuer, tasks = Issuer(settings, Control(settings.api, settings.token_file)), Tasks(died)
+    issuer, tasks = Issuer(settings, Control(settings.api, settings.token_file, settings.api_ca)), Tasks(died)
     runner = web.AppRunner(responder(issuer), access_log=None)
     await runner.setup()
     handshakes = None
@@ -337,6 +346,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     parser.add_argument("--listen", type=address, metavar="ADDR:PORT", help="where challenges of http-01 arrive")
     parser.add_argument("--listen-tls", type=address, metavar="ADDR:PORT", help="the same for tls-alpn-01")
     parser.add_argument("--api", default="http://127.0.0.1:8470", metavar="URL", help="control plane (%(default)s)")
+    parser.add_argument("--api-ca", type=Path, metavar="FILE", help="whose certificate that has; else the system's CAs")
     parser.add_argument("--token-file", type=Path, default=state, metavar="FILE", help="its token (%(default)s)")
     parser.add_argument("--directory", default=LETS_ENCRYPT, metavar="URL", help="the ACME server (%(default)s)")
     parser.add_argument("--directory-ca", type=Path, metavar="FILE", help="CAs to trust for the ACME server itself")
@@ -353,7 +363,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     return Settings(
         options.keys, passphrases.from_options(options), options.state, options.listen, options.api,
         options.token_file, options.directory, options.directory_ca, options.email, options.listen_tls,
-        options.stand_in_ca,
+        options.stand_in_ca, options.api_ca,
     )  # fmt: skip
 
 

@@ -272,7 +272,7 @@ def test_a_wrong_token(paifang: Paifang, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_wrong_door(paifang: Paifang) -> None:
     paifang.api = paifang.api.replace("http:", "https:")
     paifang("get", code=1)
-    assert "the control plane itself speaks plain HTTP: give http://HOST:PORT" in paifang.err
+    assert "it speaks plain HTTP: give http://HOST:PORT" in paifang.err
 
 
 def test_a_kind_of_which_there_is_none(paifang: Paifang) -> None:

@@ -41,7 +41,9 @@ def test_a_version_shows_its_changes() -> None:
 
 
 def options(**more: Any) -> argparse.Namespace:
-    return argparse.Namespace(api="http://x", token="t", state=Path("/nonexistent"), only=None, json=False, **more)
+    return argparse.Namespace(
+        api="http://localhost", token="t", state=Path("/nonexistent"), ca=None, only=None, json=False, **more
+    )
 
 
 def test_it_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -32,7 +33,7 @@ from core.config import load as load_config
 from core.resolve import l7_listeners
 from keyserver import acme, acme_plan
 from keyserver.__main__ import main as keyserver_main
-from keyserver.acme import Control, Issuer, Settings, responder
+from keyserver.acme import Control, ControlError, Issuer, Settings, responder
 from keyserver.acme_order import OrderError, Orders
 from keyserver.acme_plan import Challenge
 from keyserver.errors import StartError
@@ -451,3 +452,22 @@ def test_the_documents_rule_leads_challenges_here() -> None:
     assert elsewhere == Forward("plain")
     (wanted,) = acme_plan.wanted(to_dict(model))
     assert (wanted.name, wanted.domains) == ("shop", ("shop.example", "www.shop.example"))
+
+
+async def test_a_control_plane_with_tls_is_verified(cluster: Cluster, tmp_path: Path) -> None:
+    authority = Authority.init(tmp_path / "ca")
+    authority.issue_node("control", "control", ["127.0.0.1"]).write(tmp_path / "id")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "id" / "cert.pem", tmp_path / "id" / "key.pem")
+    served = TestServer(api.application(cluster.plane), scheme="https")
+    await served.start_server(ssl=context)
+    url, file = f"https://127.0.0.1:{served.port}", cluster.settings.token_file
+    try:
+        document, _ = await Control(url, file, tmp_path / "ca" / "ca.pem").ask("GET", "/v1/token")
+        assert document["name"] == "acme"
+        with pytest.raises(ControlError, match=r"(?i)certificate"):
+            await Control(url, file).ask("GET", "/v1/token")
+    finally:
+        await served.close()
+    with pytest.raises(StartError, match=r"--api-ca .*none: No such file or directory; give certificates in PEM"):
+        Control(url, file, tmp_path / "none")
