@@ -20,6 +20,7 @@ from control import (
     api_tokens,
     api_versions,
     api_watch,
+    api_weights,
 )
 from control.access import ACCESS, Access
 from control.api_watch import WATCH, Watch
@@ -55,6 +56,7 @@ ROUTES: tuple[Route, ...] = (
     *api_config.ROUTES,
     *api_metering.ROUTES,
     *api_objects.ROUTES,
+    *api_weights.ROUTES,
 )  # fmt: skip
 MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)
 

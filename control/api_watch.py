@@ -27,7 +27,7 @@ from core.errors import ConfigErrors
 from core.fields import Range
 from core.plan import plan
 
-READERS_LIMIT = 64
+READERS_LIMIT = 32  # half of the places that a token has at a time (control.access)
 TICK_S = 0.5  # how often nodes and servers are looked at; versions are told at once
 HEARTBEAT_S = 15.0  # proxies close what is silent for 60 s, as a rule
 STALL_S = 30.0

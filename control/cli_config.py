@@ -8,6 +8,7 @@ from pathlib import Path
 
 from control import commands, completion, waiting, watch
 from control.watching import Topic
+from core.endpoints import UNIX, split
 from core.fields import Kind
 
 CHECK_EXAMPLES = """
@@ -37,6 +38,10 @@ EXPORT_EXAMPLES = """
 DELETE_EXAMPLES = """
   paifang delete rules old --dry-run
   paifang delete listeners web
+"""
+WEIGH_EXAMPLES = """
+  paifang weigh server_groups shop 10.0.0.9:80=0 --wait          drains it
+  paifang weigh server_groups shop 10.0.0.9:80=50 10.0.0.8:80=100
 """
 HISTORY_EXAMPLES = """
   paifang history --limit 5
@@ -95,6 +100,11 @@ def add_to(add: Add, remote: Parent, dry: Parent, comment: Parent, as_json: Pare
     delete.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
     completion.of(delete.add_argument("name", metavar="NAME"), completion.names())
     delete.set_defaults(run=commands.delete)
+    weigh = add("weigh", "set the weights of servers; 0 drains", WEIGH_EXAMPLES, remote, dry, comment, waits)
+    weigh.add_argument("kind", choices=commands.GROUPS, metavar="KIND", help=", ".join(commands.GROUPS))
+    completion.of(weigh.add_argument("name", metavar="GROUP"), completion.names())
+    weigh.add_argument("weights", nargs="+", type=weight, metavar="SERVER=WEIGHT", help="10.0.0.9:80=0, [::1]:80=50")
+    weigh.set_defaults(run=commands.weigh)
     history = add("history", "versions of the configuration", HISTORY_EXAMPLES, remote, as_json)
     history.add_argument("version", nargs="?", type=span, metavar="N[..M]", help="what it, or all up to M, changed")
     history.add_argument("--limit", type=limit, default=20, metavar="N", help="how many (%(default)s)")
@@ -129,6 +139,17 @@ def span(text: str) -> tuple[int | None, int]:
     """One version, or two with `..` between them."""
     start, dots, end = text.rpartition("..")
     return number(start) if dots else None, number(end)
+
+
+def weight(text: str) -> dict[str, object]:
+    """A server of a group with its weight."""
+    server, equals, value = text.rpartition("=")
+    place = {"address": server} if server.startswith(UNIX) else None
+    if place is None and (found := split(server)) is not None:
+        place = {"address": found[0], "port": found[1]}  # type: ignore[dict-item]
+    if not equals or place is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: give ADDRESS:PORT=WEIGHT, such as 10.0.0.9:80=0")
+    return {**place, "weight": number(value)}
 
 
 def seconds(text: str) -> float:

@@ -25,6 +25,7 @@ from core.plan import plan
 from core.reader import did_you_mean
 
 WATCH_S = 1.0
+GROUPS = (Kind.SERVER_GROUPS.value, Kind.AVAILABILITY_GROUPS.value)
 HISTORY_MOST = 1000  # versions are kept
 KNOWN_SHOWN = 8
 
@@ -161,6 +162,13 @@ def delete(options: argparse.Namespace) -> int:
     api = _api(options)
     answer = api.request("DELETE", f"/v1/{options.kind}/{quote(options.name, safe='')}", query=_changing(options))
     return _finish(api, answer, options)
+
+
+def weigh(options: argparse.Namespace) -> int:
+    """Set the weights of some servers of a group."""
+    api = _api(options)
+    path = f"/v1/{options.kind}/{quote(options.name, safe='')}/weights"
+    return _finish(api, api.request("POST", path, {"servers": options.weights}, query=_changing(options)), options)
 
 
 def status(options: argparse.Namespace) -> int:

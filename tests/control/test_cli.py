@@ -160,6 +160,16 @@ def test_the_configuration_as_a_file(paifang: Paifang, tmp_path: Path) -> None:
     assert "there is no version 9999" in paifang.err
 
 
+def test_servers_are_weighed(paifang: Paifang, tmp_path: Path) -> None:
+    paifang("apply", tmp_path / "site.toml")
+    out = paifang("weigh", "server_groups", "web", "192.0.2.1:80=0", "--wait")
+    assert out.startswith("~ update server_groups/web\n")
+    (server,) = json.loads(paifang("get", "server_groups", "web", "-o", "json"))["servers"]
+    assert server == {"address": "192.0.2.1", "port": 80, "weight": 0}
+    paifang("weigh", "server_groups", "web", "192.0.2.9:80=0", code=1)
+    assert "server_groups/web has no server 192.0.2.9:80; it has 192.0.2.1:80" in paifang.err
+
+
 def test_a_comment_is_kept_with_a_deletion(paifang: Paifang, tmp_path: Path) -> None:
     paifang("apply", tmp_path / "site.toml")
     paifang("delete", "listeners", "web", "--comment", "not needed")
@@ -317,6 +327,12 @@ def test_an_unknown_command_is_answered_with_the_nearest(
         (["up", "f", "--workers", "many"], "argument --workers: 'many': give a number"),
         (["rollback", "last"], "argument N: 'last': give a number"),
         (["history", "--limit", "-1"], "argument --limit: "),
+        (["history", "3..x"], "argument N[..M]: 'x': give a number"),
+        (["apply", "f", "--timeout", "-1"], "argument --timeout: -1: give seconds, 0 to 86400"),
+        (["weigh", "server_groups", "g", "::1:80=0"], "'::1:80=0': give ADDRESS:PORT=WEIGHT"),
+        (["weigh", "server_groups", "g", "10.0.0.9:80"], "'10.0.0.9:80': give ADDRESS:PORT=WEIGHT"),
+        (["weigh", "server_groups", "g", "10.0.0.9:80=x"], "argument SERVER=WEIGHT: 'x': give a number"),
+        (["watch", "--only", "nodes"], "'nodes' is unknown; did you mean 'node'?"),
         (["get", "listener"], "'listener' is unknown; did you mean 'listeners'?"),
         (["delete", "foo", "x"], "invalid choice: 'foo' (choose from"),
     ],
