@@ -26,6 +26,8 @@ from tests.packets import service
 pytestmark = pytest.mark.root
 
 COUNT, PER_S = 10_000, 5_000
+# The last ones, which make up for what a busy machine upsets: the scheduler forgets handshakes that last for seconds.
+FEW, FEW_AT_ONCE = 1_500, 8
 WAYS = [(Mode.NAT, Scheduler.LC), (Mode.DR, Scheduler.MAGLEV), (Mode.FULLNAT, Scheduler.WRR)]
 
 
@@ -108,8 +110,9 @@ def test_ten_thousand_connections(lan: Site, mode: Mode, scheduler: Scheduler) -
         *servers, client = processes
 
         with ticking(lan):
-            opened = client.ask(f"open {COUNT} {PER_S}")
-            assert (opened["open"], opened["silent"]) == (COUNT, 0), opened
+            for count, at_once in ((COUNT - FEW, 512), (FEW, FEW_AT_ONCE)):
+                opened = client.ask(f"open {count} {PER_S} {at_once}")
+                assert (opened["open"], opened["silent"]) == (count, 0), opened
             for _ in range(2):
                 assert client.ask("round")["answered"] == COUNT
         assert held(lan) == COUNT * entries
@@ -120,7 +123,7 @@ def test_ten_thousand_connections(lan: Site, mode: Mode, scheduler: Scheduler) -
         if scheduler is Scheduler.LC:
             counts = lan.tables.connections()["many"]
             assert [counts[f"{address}:{of.reals[0].port}"] for address in SERVERS[:3]] == each
-            assert max(each) - min(each) <= 2
+            assert max(each) - min(each) <= FEW_AT_ONCE + 2, "but for handshakes that have taken longer than a second"
         counters = lan.tables.listener_counters()["many"]
         assert counters["sessions_made"] == COUNT
         now_s = lan.plane.settings[4].now_s

@@ -260,17 +260,18 @@ async def test_nodes_on_a_link_hear_each_other(group: str) -> None:
             network.host(host, f"10.77.3.{number}/24")
         a, b = (network.inside(host, lambda: multicast_socket(group, 8848, "eth0")) for host in hosts)
         with a, b:
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(10):
-                for sender, receiver in ((a, b), (b, a)):
-                    await sent(sender, (group, 8848))
-                    assert await loop.sock_recv(receiver, 100) == b"hello"
+            for sender, receiver, name in ((a, b, b"one"), (b, a, b"two")):
+                assert await heard(sender, receiver, name, (group, 8848)) == name
 
 
-async def sent(sock: socket.socket, group: tuple[str, int]) -> None:
-    """A datagram, as soon as the link-local address has been found to be unique."""
-    while True:
-        with suppress(OSError):
-            sock.sendto(b"hello", group)
-            return
-        await asyncio.sleep(0.05)
+async def heard(sender: socket.socket, receiver: socket.socket, name: bytes, group: tuple[str, int]) -> bytes:
+    """What comes first to one while another says its name, again and again: before an address has been found to be
+    unique nothing can be sent, and before the link and the membership are there on both sides it is lost."""
+    loop = asyncio.get_running_loop()
+    hearing = asyncio.ensure_future(loop.sock_recv(receiver, 100))
+    async with asyncio.timeout(30):
+        while not hearing.done():
+            with suppress(OSError):
+                sender.sendto(name, group)
+            await asyncio.wait([hearing], timeout=0.05)
+    return hearing.result()
