@@ -10,7 +10,7 @@ from aiohttp import web
 
 from certs import inventory
 from certs.chain import inspect
-from control import exporter
+from control import exporter, groups
 from control.handling import ETAG, PLANE, json_of, status_document, versioned
 from control.node import metrics
 from control.roles import ApiRole
@@ -28,7 +28,9 @@ async def get_status(request: web.Request) -> web.Response:
     ending = await asyncio.to_thread(inventory.warnings, plane.current.model, datetime.now(UTC))
     away = plane.store.away()
     warnings = [*([f"the storage is away: {away}"] if away else ()), *ending.values(), *_not_got(plane)]
-    return web.json_response({"version": plane.current.version, "nodes": nodes, "warnings": warnings})
+    found = groups.document(plane.current.model, [status.facts for status in plane.status()])
+    document = {"version": plane.current.version, "nodes": nodes, "warnings": warnings, "groups": found}
+    return web.json_response(document)
 
 
 def _not_got(plane: ControlPlane) -> list[str]:

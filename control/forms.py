@@ -114,7 +114,24 @@ FORMS: Mapping[str, object] = {
         }
     ),
     "Health": table({"status": {"const": "ok"}, "version": WHOLE}),
-    "Status": table({"version": WHOLE, "nodes": items({"$ref": "NodeStatus"}), "warnings": items(TEXT)}),
+    "Status": table(
+        {
+            "version": WHOLE,
+            "nodes": items({"$ref": "NodeStatus"}),
+            "warnings": items(TEXT),
+            "groups": items({"$ref": "ZoneOfGroup"}),
+        }
+    ),
+    "ZoneOfGroup": table(
+        {
+            "group": TEXT,
+            "zone": {**TEXT, "description": "empty: members that name none"},
+            "racks": items(TEXT),
+            "members": WHOLE,
+            "percent": {**NUMBER, "description": "of the group's weight"},
+            "down": {**WHOLE, "description": "members that some node holds for unhealthy"},
+        }
+    ),
     "NodeStatus": table(
         {
             "role": TEXT,

@@ -61,7 +61,15 @@ def status(document: Mapping[str, Any]) -> str:
     lines += [f"warning: {text}" for text in document.get("warnings", ())]
     if owners := vips(document["nodes"]):
         lines += ["", table(owners, ("VIP", "BY", "HELD BY", "REMARKS"))]
+    if found := document.get("groups"):
+        lines += ["", table([_zone(row) for row in found], ("GROUP", "ZONE", "RACKS", "MEMBERS", "WEIGHT", "DOWN"))]
     return "\n".join(lines)
+
+
+def _zone(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """A zone of an availability group."""
+    racks = ", ".join(row["racks"]) or "-"
+    return row["group"], row["zone"] or "-", racks, row["members"], f"{row['percent']:g} %", row["down"] or "-"
 
 
 def vips(nodes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:

@@ -107,8 +107,8 @@ SERVERS = (
     Row("server_ip, server_id", Server, "address", "core/resolve.py"),
     Row("port", Server, "port", "core/resolve.py"),
     Row("weight", Server, "weight", "core/schedule.py"),
-    Row("zone", Server, "zone", "core/zones.py"),
-    Row("rack", Server, "rack", "docs/configuration.md"),
+    Row("zone", Server, "zone", "core/spread.py"),
+    Row("rack", Server, "rack", "core/spread.py"),
 )
 
 RULES = (

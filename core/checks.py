@@ -15,7 +15,7 @@ from functools import cache
 from itertools import chain
 from typing import get_args, get_origin
 
-from core import checks_listeners, checks_rules, checks_sticky, checks_tls, checks_upstreams
+from core import checks_listeners, checks_rules, checks_sticky, checks_tls, checks_upstreams, spread
 from core.endpoints import UNIX, endpoint, version
 from core.errors import Path, Problem
 from core.fields import Ref
@@ -200,23 +200,22 @@ def _certificates(model: Model, places: Places) -> Iterator[Problem]:
 def _groups(model: Model, places: Places) -> Iterator[Problem]:
     for server_group in model.server_groups.values():
         path = (*places[Kind.SERVER_GROUPS, server_group.name], "servers")
-        yield from _repeated_servers(server_group.servers, path)
+        yield from repeated_servers(server_group.servers, path)
     for group in model.availability_groups.values():
         path = (*places[Kind.AVAILABILITY_GROUPS, group.name], "members")
-        yield from _repeated_servers(group.members, path)
-        if group.dns:
+        yield from repeated_servers(group.members, path)
+        if spread.is_dynamic(group):
             yield from checks_upstreams.names(group, path[:-1])
             continue
-        zones = sorted({member.zone for member in group.members if member.zone})
         for index, member in enumerate(group.members):
             if not member.zone:
                 yield Problem((*path, index), "zone is missing", "name the fault domain that this member stands in")
-        if len(zones) < 2:
-            found = f"all members are in zone {show(zones[0])}" if zones else "no member names a zone"
-            yield Problem(path, f"{found}; losing it loses all", "spread them over two zones, or use a server group")
+        for why, remedy in spread.faults(group, group.members):
+            yield Problem(path, why, remedy)
 
 
-def _repeated_servers(servers: tuple[Server, ...], path: Path) -> Iterator[Problem]:
+def repeated_servers(servers: tuple[Server, ...], path: Path) -> Iterator[Problem]:
+    """Servers without a port, and those that stand twice."""
     for index, server in enumerate(servers):
         if server.address.startswith(UNIX) and server.port:
             yield Problem((*path, index, "port"), "a socket has a path and no port", "remove it")

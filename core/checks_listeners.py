@@ -9,6 +9,7 @@ from core.endpoints import UNIX, endpoint, is_loopback, version
 from core.errors import Path, Problem
 from core.model import (
     HASH_SCHEDULERS,
+    KEEPING_THE_PORT,
     L4_SCHEDULERS,
     L7_SCHEDULERS,
     Acl,
@@ -26,6 +27,7 @@ from core.model import (
 )
 from core.reader import fields, in_words, show
 from core.resolve import l7_addresses
+from core.spread import is_dynamic
 
 Places = Mapping[tuple[Kind, str], Path]
 
@@ -38,8 +40,6 @@ BACKEND_OF = {
     Protocol.HTTP: BackendProtocol.HTTP,
     Protocol.HTTPS: BackendProtocol.HTTP,
 }
-# Modes that leave the packet as the client made it.
-KEEPING_THE_PORT = (Mode.DR, Mode.TUNNEL)
 DRAIN_TIMEOUT_S = 300
 _WHOLE_ADDRESS = {"persistence_prefix": 32, "persistence_prefix_v6": 128}
 # Options that only some protocols read. http and https listeners behind VIPs have L4 sessions too, of TCP.
@@ -243,6 +243,11 @@ def _answers(model: Model, places: Places) -> Iterator[Problem]:
         service = model.backend_services.get(listener.backend_service)
         if listener.protocol not in L4_PROTOCOLS or listener.mode is not Mode.NAT or not (instance and service):
             continue
+        group = model.availability_groups.get(service.availability_group)
+        if group is not None and is_dynamic(group) and instance.type is InstanceType.DNLB:
+            why = f"members of {group.name} come and go, and without sessions nobody can tell whose their answers are"
+            path = (*places[Kind.LISTENERS, listener.name], "mode")
+            yield Problem(path, why, "use mode dr, or an instance of type nlb")
         of_version = Counter(map(version, instance.vips))
         if instance.type is InstanceType.DNLB and max(of_version.values(), default=0) > 1:
             ip, count = of_version.most_common(1)[0]

@@ -88,13 +88,10 @@ def names(group: AvailabilityGroup, path: Path) -> Iterator[Problem]:
 
 
 def sockets(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
-    """Sockets, and what DNS says, are known to the L7 nodes; L4 nodes and ports do not reach them."""
+    """Sockets are known to the L7 nodes; L4 nodes and ports do not reach them."""
     group = model.server_groups.get(service.server_group)
     spread = model.availability_groups.get(service.availability_group)
     servers = group.servers if group is not None else spread.members if spread is not None else ()
-    if spread is not None and spread.dns and service.protocol is not BackendProtocol.HTTP:
-        why = f"members of {spread.name} are names in DNS, and this service is {service.protocol}"
-        yield Problem((*path, "availability_group"), why, "give it servers with IP addresses, or protocol http")
     if not any(server.address.startswith(UNIX) for server in servers):
         return
     if service.protocol is not BackendProtocol.HTTP:

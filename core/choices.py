@@ -41,6 +41,10 @@ class Mode(StrEnum):
     TUNNEL = "tunnel"
 
 
+# Modes that leave the packet as the client made it.
+KEEPING_THE_PORT = frozenset({Mode.DR, Mode.TUNNEL})
+
+
 class Scheduler(StrEnum):
     RR = "rr"
     WRR = "wrr"

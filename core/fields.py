@@ -85,6 +85,7 @@ URL_PATH = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
 PATH_PATTERN = Pattern(
     r"|/[!-~]{0,1023}", "a path in which * stands for characters of one segment, and ** at its end for all that follows"
 )
+FILE_PATH = Pattern(r"|/[^\x00-\x1f\x7f]{1,1023}", "an absolute path such as /etc/paifang/members.toml")
 METHOD = Pattern(r"[A-Z][A-Z-]{0,31}", "a method in capitals, such as GET")
 CONDITION_NAME = Pattern(r"[^\x00-\x20\x7f]{1,128}", "a name without blanks, of at most 128 characters")
 CONDITION_VALUE = Pattern(

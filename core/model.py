@@ -22,6 +22,7 @@ from typing import Annotated
 
 from core.choices import (
     HASH_SCHEDULERS,
+    KEEPING_THE_PORT,
     L4_SCHEDULERS,
     L7_SCHEDULERS,
     LEAST_SCHEDULERS,
@@ -54,12 +55,13 @@ from core.services import (
 )
 
 __all__ = [
-    "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "L4_SCHEDULERS", "L7_SCHEDULERS", "LEAST_SCHEDULERS",
-    "MOST_POOL_ADDRESSES", "AccessList", "Acl", "AvailabilityGroup", "BackendProtocol", "BackendService",
-    "CaCertificate", "Certificate", "CheckMethod", "CheckType", "ClientCertificate", "Condition", "DnsName",
-    "DnsType", "Ejection", "FixedReply", "HeaderAction", "HeaderChange", "HealthCheck", "Instance",
-    "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Protocol", "Redirect", "Rewrite",
-    "Role", "Rule", "Scheduler", "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
+    "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_SCHEDULERS",
+    "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "AvailabilityGroup", "BackendProtocol",
+    "BackendService", "CaCertificate", "Certificate", "CheckMethod", "CheckType", "ClientCertificate",
+    "Condition", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction", "HeaderChange", "HealthCheck",
+    "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Protocol", "Redirect",
+    "Rewrite", "Role", "Rule", "Scheduler", "Server", "ServerGroup", "Share", "StickySession", "StickyType",
+    "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.endpoints import version
+from core.endpoints import UNIX, version
 from core.limits import UNLIMITED, Limits, SiteLimits, of_l4, of_l7
 from core.model import (
+    KEEPING_THE_PORT,
     Acl,
     BackendProtocol,
     BackendService,
@@ -186,7 +187,7 @@ class _Reals:
             self._made[key] = tuple(
                 Real(server.address, server.port, server.weight, check_port or server.port)
                 for server in servers(self._model, service)
-                if version(server.address) == ip
+                if not server.address.startswith(UNIX) and version(server.address) == ip
             )
         return self._made[key]
 
@@ -209,9 +210,12 @@ def _l4_service(
     service = model.backend_services[listener.backend_service]
     prefix = listener.persistence_prefix_v6 if ip == 6 else listener.persistence_prefix
     timeout_s = listener.established_timeout_s if listener.protocol is Protocol.TCP else listener.udp_idle_timeout_s
+    reals = of.service(service, ip)
+    if listener.mode in KEEPING_THE_PORT:  # of members that come and go nobody has checked it before
+        reals = tuple(real for real in reals if real.port == listener.port)
     return L4Service(
         listener.name, vip, listener.port, listener.protocol.value, listener.mode, service.scheduler,
-        of.service(service, ip), service.health_check, timeout_s,
+        reals, service.health_check, timeout_s,
         model.instances[listener.instance].type is InstanceType.DNLB, listener.persistence_timeout_s, prefix,
         access, limits, listener.drain_timeout_s if listener.drain else 0,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Annotated
 from core.choices import BackendProtocol, CheckMethod, CheckType, DnsType, Scheduler, StickyType
 from core.fields import (
     CODES,
+    FILE_PATH,
     HASH_KEY,
     HOST_NAME,
     RESOLVER,
@@ -49,7 +50,7 @@ class ServerGroup:
 class DnsName:
     """Members by a name in DNS: its addresses (a, aaaa), all of `port`, or targets and ports (srv).
 
-    Looked up by each L7 node, again when the records' time to live is over. What is no answer leaves the members as
+    Looked up by each node, again when the records' time to live is over. What is no answer leaves the members as
     they are; a name that has never been resolved has none, and a problem of the node says so.
     """
 
@@ -62,15 +63,19 @@ class DnsName:
 
 @dataclass(frozen=True, slots=True)
 class AvailabilityGroup:
-    """Servers spread over fault domains: every member names its zone, and there are at least two zones.
+    """Servers spread over fault domains: every member names its zone, and losing one zone costs only its members.
 
-    Or members that DNS knows, for services of protocol http.
+    Members stand here, or come and go by DNS or by a file on the nodes.
     """
 
     name: Name
     members: tuple[Server, ...] = ()
     dns: tuple[DnsName, ...] = ()
     resolvers: tuple[Annotated[str, RESOLVER], ...] = ()
+    file: Annotated[str, FILE_PATH] = ""
+    min_zones: Annotated[int, Range(1, 100)] = 2
+    min_racks: Annotated[int, Range(0, 1000)] = 0
+    max_percent_per_zone: Annotated[int, Range(0, 100, "%")] = 0
     description: Description = ""
     tags: Tags = ()
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final, Protocol, cast
 
 from control.node import process_metrics
+from control.node.members import Members, members_document
 from control.node.metrics import Family
 from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
@@ -45,6 +46,7 @@ RETRY_S: Final = 1.0
 EPOCH_S: Final = 0.25
 EXPIRY_S: Final = 0.1  # little and often: a sweep holds up the loop for as long as its budget takes
 COUNT_S: Final = 1.0
+MEMBERS_S: Final = 2.0  # how long a configuration waits for what it knows by DNS or files
 ADDRESSES_S: Final = 2.0  # an address that is new is not used by health checks before it has been found unique
 SESSIONS_LIMIT: Final = 1000
 UNASKED: Final = "not probed yet"  # what HealthMonitor says before a target's first answer
@@ -124,6 +126,12 @@ class Agent:
         self._counter = Counter(tables, fill, self._loop.time)
         self._monitor = HealthMonitor(self._on_health, tasks)
         self._services: tuple[L4Service, ...] = ()
+        self._model = Model()
+        self._members = Members(self._on_members, tasks)
+        self._tasks = tasks
+        self._applying = asyncio.Lock()
+        self._following = False  # a change of members
+        self._error_of_members = ""
         self._leaving = Leaving()
         self._leaves: asyncio.TimerHandle | None = None
         self._pending: asyncio.TimerHandle | None = None
@@ -140,9 +148,25 @@ class Agent:
 
     async def apply(self, model: Model, version: int) -> None:
         """Puts a configuration into force as a whole, or raises and keeps the one before."""
-        parts = 1 if self._announcing.method == "vrrp" else nodes(model, Role.L4)  # by VRRP one node has the VIP
-        services = tuple(replace(each, limits=each.limits.part(parts)) for each in l4_services(model))
-        pools = source_pools(model)
+        async with self._applying:
+            self._members.watch(model, self._model)
+            await self._members.first_answers(MEMBERS_S)
+            try:
+                await self._put(model)
+            except Exception:
+                self.refused = True
+                self._members.watch(self._model)
+                raise
+            self.refused, self._error_of_members = False, ""
+            self.version, self._model = version, model
+            self._members.watch(model)
+        self.configured.set()
+        vips = ", ".join(vip.vips(self._services)) or "no VIP"
+        log.info("configuration %d: %d services on %s", version, len(self._services), vips)
+
+    async def _put(self, model: Model) -> None:
+        """The same with the members that are known now."""
+        services, pools = self._services_of(model), source_pools(model)
         leaving = self._leaving.changed(self._services, services, self._loop.time())
         await self._hops.watch({real.address for service in leaving.beside(services) for real in service.reals})
         addresses = await asyncio.to_thread(self._look_at_addresses)
@@ -151,12 +175,9 @@ class Agent:
             self._set_pools(pools)
             leaving = self._push_with(services, leaving)
         except Exception:
-            self.refused = True
             self._set_pools(self._pools)
             self._push(self._leaving.beside(self._services))
             raise
-        self.refused = False
-        self.version = version
         self._services, self._pools, self._leaving = services, pools, leaving
         pool = pools.get(self._name, ())
         self._poolless = tuple(dict.fromkeys(
@@ -169,10 +190,28 @@ class Agent:
         self._announce()
         self._watch_leaving()
         self._derive_from_addresses()
-        self.configured.set()
-        log.info(
-            "configuration %d: %d services on %s", version, len(services), ", ".join(vip.vips(services)) or "no VIP"
-        )
+
+    def _services_of(self, model: Model) -> tuple[L4Service, ...]:
+        """What this node forwards, with its part of the limits."""
+        parts = 1 if self._announcing.method == "vrrp" else nodes(model, Role.L4)  # by VRRP one node has the VIP
+        services = l4_services(self._members.resolved(model))
+        return tuple(replace(each, limits=each.limits.part(parts)) for each in services)
+
+    def _on_members(self) -> None:
+        if self.configured.is_set() and not self._following:
+            self._following = True
+            self._tasks.spawn(self._follow_members(), "members have changed")
+
+    async def _follow_members(self) -> None:
+        async with self._applying:
+            self._following = False
+            try:
+                await self._put(self._model)
+            except Exception as error:
+                self._error_of_members = f"members that have changed are not taken: {error}"
+                log.error("%s", self._error_of_members)
+            else:
+                self._error_of_members = ""
 
     def _announce(self) -> None:
         """VIPs of what is leaving are announced as long as sessions may go on."""
@@ -320,6 +359,7 @@ class Agent:
             "ready": self.ready,
             "started": self._started,
             "health": health.report(self._states()),
+            "members": members_document(self._members.groups(self._model)),
             "leaving": self._leaving.report(self._services, self._loop.time()),
             **self._counter.look().report(),
             "early_fragments": dict(self._early),
@@ -331,12 +371,20 @@ class Agent:
 
     def _problems(self) -> list[str]:
         now = self._loop.time()
-        tables = [self._error] if self._error else []
+        tables = [each for each in (self._error, self._error_of_members) if each]
         refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
         poolless = [_without_pool(listener, ip, self._name) for listener, ip in self._poolless]
         announcing = self._announcing.problems()
         here = [*self._servers_here(), *map(_crowded, self._crowded)]
-        return [*tables, *announcing, *poolless, *here, *refusals, *self._sync.problems(now)]
+        return [
+            *tables,
+            *self._members.problems(self._model),
+            *announcing,
+            *poolless,
+            *here,
+            *refusals,
+            *self._sync.problems(now),
+        ]
 
     def _servers_here(self) -> list[str]:
         """What is wrong with the VIPs that are addresses of this node, and the servers that are this node itself."""

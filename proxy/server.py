@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from control.node.dns import Names
+from control.node.members import Members, members_document
 from control.node.notify import notify
 from control.node.tasks import Tasks
-from core.members import with_members
 from core.model import Model
 from core.resolve import l7_listeners
 from proxy import census, ledger, meters, tally, throttles
@@ -41,7 +40,7 @@ from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, Wanted
 
 log = logging.getLogger(__name__)
 
-NAMES_S: Final = 2.0  # how long a configuration waits for the first answers of its DNS names
+MEMBERS_S: Final = 2.0  # how long a configuration waits for what it knows by DNS or files
 RESTART_S: Final = (0.1, 10.0)  # the first delay and the longest
 SOUND_AFTER_S: Final = 10.0  # a worker that lived this long was no failed start
 
@@ -63,7 +62,7 @@ class Supervisor:
         self._tasks = tasks
         self._give_up = give_up
         self._probes = Probes(self._tell_health, tasks)
-        self._names = Names(self._on_names, tasks)
+        self._members = Members(self._on_members, tasks)
         self._model: Model | None = None
         self._version = 0
         self._seats = Seats(settings.workers, inherited)
@@ -199,14 +198,14 @@ class Supervisor:
         except TimeoutError:
             raise ApplyError("the workers do not start; the log says why") from None
         async with self._applying:
-            self._names.watch(model, self._model or Model())
-            await self._names.first_answers(NAMES_S)
+            self._members.watch(model, self._model or Model())
+            await self._members.first_answers(MEMBERS_S)
             fresh = self._seats.reserve(wanted)
             try:
                 await self._apply_to_all(self._resolved(model), version)
             except ApplyError:
                 self._seats.close(fresh)
-                self._names.watch(self._model or Model())
+                self._members.watch(self._model or Model())
                 if self._model is not None:
                     with contextlib.suppress(ApplyError):
                         await self._apply_to_all(self._resolved(self._model), self._version)
@@ -214,7 +213,7 @@ class Supervisor:
             self._seats.keep(wanted)
             self._given = set(self._seats.all)
             self._model, self._version = model, version
-            self._names.watch(model)
+            self._members.watch(model)
             self._tell_members(self._workers.values())
         self._probes.watch(self._resolved(model))
         self._log_problems()
@@ -254,7 +253,7 @@ class Supervisor:
         workers = self._workers.values()
         found = dict.fromkeys(problem for worker in workers for problem in worker.problems)
         if self._model is not None:
-            found |= dict.fromkeys(self._names.problems(self._model))
+            found |= dict.fromkeys(self._members.problems(self._model))
             found |= dict.fromkeys(tally.problems(self._model, [worker.stranded for worker in workers]))
         return tuple(found)
 
@@ -267,12 +266,12 @@ class Supervisor:
             if problem not in self._problems:
                 log.info("no longer: %s", problem)
 
-    # -- members from DNS
+    # -- members that come and go
 
     def _resolved(self, model: Model) -> Model:
-        return with_members(model, self._names.groups(model))
+        return self._members.resolved(model)
 
-    def _on_names(self) -> None:
+    def _on_members(self) -> None:
         if self._model is not None:
             self._tell_members(self._workers.values())
             self._probes.watch(self._resolved(self._model))
@@ -283,7 +282,7 @@ class Supervisor:
         assert self._model is not None
         groups = {
             name: [[each.address, each.port, each.weight, each.zone] for each in servers]
-            for name, servers in self._names.groups(self._model).items()
+            for name, servers in self._members.groups(self._model).items()
         }
         for worker in workers if groups else ():
             worker.send({"members": groups})
@@ -312,6 +311,7 @@ class Supervisor:
             "counters": dict(counters),
             "traffic": self._traffic(),
             "problems": list(self._all_problems()),
+            "members": {} if self._model is None else members_document(self._members.groups(self._model)),
         }
 
     def _traffic(self) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import dns.resolver
 
 from control.node.tasks import Tasks
 from core.endpoints import split
-from core.members import Lookup, Record, together
-from core.model import DnsName, DnsType, Model, Server
+from core.members import Lookup, Record
+from core.model import AvailabilityGroup, DnsName, DnsType, Model, Server
 
 log = logging.getLogger(__name__)
 
@@ -61,18 +61,14 @@ class Names:
                 self._asking[key] = self._tasks.spawn(self._ask_forever(key), task)
         self._settle()
 
-    def groups(self, model: Model) -> dict[str, tuple[Server, ...]]:
-        """All members of the groups that have DNS names; `model` is one of those that are watched."""
-        return {
-            name: together(group, (self._lookups[each, group.resolvers].servers for each in group.dns))
-            for name, group in model.availability_groups.items()
-            if group.dns
-        }
+    def found(self, group: AvailabilityGroup) -> list[tuple[Server, ...]]:
+        """The members that each name of a group has given, which is of a configuration that is watched."""
+        return [self._lookups[each, group.resolvers].servers for each in group.dns]
 
-    def problems(self, model: Model) -> list[str]:
-        """One text for each name of a group whose last question had no good answer."""
+    def problems(self, model: Model) -> list[tuple[str, str]]:
+        """Each name of a group whose last question had no good answer: the group, and what to say."""
         return [
-            f"availability group {name}: {problem}"
+            (name, problem)
             for name, group in model.availability_groups.items()
             for each in group.dns
             if (problem := self._lookups[each, group.resolvers].problem)

@@ -102,3 +102,13 @@ def test_ejected_servers_are_remarked_on() -> None:
     ]
     node = {"why": "", "listed": True, "facts": {"workers": 4, "upstreams": rows}}
     assert show.remarks(node) == ["192.0.2.2:80 ejected from app by 2 of 4 workers"]
+
+
+def test_zones_of_groups_are_shown() -> None:
+    zone = {"group": "app", "zone": "a", "racks": ["r1", "r2"], "members": 3, "percent": 66.7, "down": 1}
+    lines = show.status({"version": 1, "nodes": [], "groups": [zone, {**zone, "zone": "", "racks": [], "down": 0}]})
+    assert [line.split() for line in lines.splitlines()[-3:]] == [
+        ["GROUP", "ZONE", "RACKS", "MEMBERS", "WEIGHT", "DOWN"],
+        ["app", "a", "r1,", "r2", "3", "66.7", "%", "1"],
+        ["app", "-", "-", "3", "66.7", "%", "-"],
+    ]

@@ -403,9 +403,27 @@ CASES = [
     ),
     (
         '{ name = "spread", members',
-        '{ name = "spread", dns = [{ name = "a.test", port = 80 }], members',
-        "backend_services.stream.availability_group: members of spread are names in DNS, and this service is tcp; "
-        "give it servers with IP addresses, or protocol http",
+        '{ name = "spread", min_zones = 3, members',
+        "availability_groups.spread.members: the members stand in 2 zones, and min_zones is 3; "
+        "spread them over 3 zones, or use a server group",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "spread", min_racks = 1, members',
+        "availability_groups.spread.members: the members stand in 0 racks, and min_racks is 1; "
+        "spread them over more racks, or lower min_racks",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "spread", max_percent_per_zone = 49, members',
+        "availability_groups.spread.members: zone 'a' has 50 % of the weight, and max_percent_per_zone is 49; "
+        "add members in other zones, or lower weights there",
+    ),
+    (
+        '{ name = "spread", members',
+        '{ name = "spread", file = "members.toml", members',
+        "availability_groups.spread.file: 'members.toml' does not fit; "
+        "give an absolute path such as /etc/paifang/members.toml",
     ),
     (
         '"web", protocol = "http"',

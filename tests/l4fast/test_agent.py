@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from control.node import probe
+from control.node import member_files, probe
 from control.node.metrics import render
 from control.node.tasks import Tasks
 from core.model import (
+    AvailabilityGroup,
     BackendProtocol,
     BackendService,
     HealthCheck,
@@ -240,6 +243,44 @@ async def test_what_is_removed_is_drained(rig: Rig, server: socket.socket, monke
     assert rig.agent.report()["leaving"] == []
 
 
+async def test_members_of_a_file_come_and_go(
+    rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In mode dr those of another port than the listener's are passed over."""
+    monkeypatch.setattr(member_files, "LOOK_S", 0.01)
+    pushed: list[list[tuple[str, str, int]]] = []
+    monkeypatch.setattr(rig.tables, "fail", lambda services: pushed.append(reals_of(services)))
+    port, path = port_of(server), tmp_path / "members.toml"
+
+    def put(*addresses: str, port: int = port) -> None:
+        tables = (f'{{ address = "{address}", port = {port} }}' for address in addresses)
+        path.with_suffix(".new").write_text(f"members = [{', '.join(tables)}]")
+        os.replace(path.with_suffix(".new"), path)
+
+    put("127.0.0.1")
+    plain = model(port)
+    service = replace(plain.backend_services["b"], server_group="", availability_group="a")
+    listener = replace(plain.listeners["l"], mode=Mode.DR, port=port)
+    group = AvailabilityGroup("a", file=str(path))
+    wanted = replace(
+        plain, availability_groups={"a": group}, backend_services={"b": service}, listeners={"l": listener}
+    )
+    await rig.agent.apply(wanted, 1)
+    assert pushed[-1] == [("l", "127.0.0.1", 100)]
+    put("127.0.0.2", "127.0.0.3")
+    await until(lambda: pushed[-1] == [("l", "127.0.0.2", 100), ("l", "127.0.0.3", 100)])
+    assert rig.hops.watched == {"127.0.0.2", "127.0.0.3"}
+    assert [each["address"] for each in rig.agent.report()["members"]["a"]] == ["127.0.0.2", "127.0.0.3"]  # type: ignore[index]
+    path.unlink()
+    await until(lambda: "No such file" in str(rig.agent.report()["problems"]))
+    put("127.0.0.4", port=port - 1)
+    await until(lambda: pushed[-1] == [])
+    monkeypatch.setattr(rig.tables, "fail", lambda services: bool(reals_of(services)))
+    put("127.0.0.5")
+    await until(lambda: "members that have changed are not taken" in str(rig.agent.report()["problems"]))
+    assert rig.agent.version == 1
+
+
 async def test_what_is_drained_keeps_nothing_out(
     rig: Rig, server: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -398,12 +439,16 @@ async def test_a_server_that_is_this_node(rig: Rig, server: socket.socket) -> No
     assert rig.agent.report()["problems"] == [
         "l: its server 127.0.0.1 is this node itself, where mode nat does not lead; use mode dr"
     ]
-    await rig.agent.apply(replace(of, listeners={"l": replace(of.listeners["l"], mode=Mode.DR)}), 2)
+    await rig.agent.apply(
+        replace(of, listeners={"l": replace(of.listeners["l"], mode=Mode.DR, port=port_of(server))}), 2
+    )
     assert rig.agent.report()["problems"] == [
         "this node is a server of the VIP 10.1.0.1 and does not have it: `ip addr add 10.1.0.1/32 dev lo`"
     ]
     rig.local = ["10.0.0.5", "10.1.0.1"]
-    await rig.agent.apply(replace(of, listeners={"l": replace(of.listeners["l"], mode=Mode.DR)}), 3)
+    await rig.agent.apply(
+        replace(of, listeners={"l": replace(of.listeners["l"], mode=Mode.DR, port=port_of(server))}), 3
+    )
     assert rig.agent.report()["problems"] == []
 
 

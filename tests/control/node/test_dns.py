@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from control.node import dns as dns_module
-from control.node.dns import Names
+from control.node.members import Members
 from control.node.tasks import Tasks
 from core import members
 from core.model import AvailabilityGroup, DnsName, DnsType, Model, Server
@@ -39,7 +39,7 @@ class Watched:
         self.failures: list[str] = []
         self.tasks = Tasks(lambda name, error: self.failures.append(f"{name}: {error!r}"))
         self.changes = 0
-        self.names = Names(self._changed, self.tasks)
+        self.names = Members(self._changed, self.tasks)
         self.model = model
 
     def _changed(self) -> None:
