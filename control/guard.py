@@ -105,6 +105,8 @@ def _unknown(request: web.Request) -> web.HTTPException:
     """What to say to who asks for what is not there."""
     error = request.match_info.http_exception
     if isinstance(error, web.HTTPMethodNotAllowed):
+        takes = ", ".join(sorted(error.allowed_methods))
+        error.text = f"{request.method} is not for {request.path[:PATH_LIMIT]}, which takes {takes}"
         return error
     paths = [path for _, path in request.app[ROUTES_BY_PLACE]]
     near = did_you_mean(request.path[:PATH_LIMIT], paths)

@@ -8,6 +8,8 @@ from typing import Any
 
 MARKS = {"create": "+", "update": "~", "delete": "-"}
 CELL_LIMIT = 60
+LINE_LIMIT = 100
+ITEMS_SHOWN = 20
 FRESH_S = 2.0  # a node reports once a second
 
 
@@ -27,11 +29,20 @@ def plan(changes: Sequence[Mapping[str, Any]]) -> str:
 
 def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     keys = [*new, *(key for key in old if key not in new)]
-    return [
-        f"    {key}: {_short(old.get(key, '(default)'))} → {_short(new.get(key, '(default)'))}"
-        for key in keys
-        if old.get(key) != new.get(key)
-    ]
+    return [line for key in keys if old.get(key) != new.get(key) for line in _difference(key, old, new)]
+
+
+def _difference(key: str, old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """A field's two values; of lists too long for a line what goes and what comes."""
+    before, after = old.get(key, "(default)"), new.get(key, "(default)")
+    if isinstance(before, list) and isinstance(after, list) and len(json.dumps([before, after])) > CELL_LIMIT:
+        was, now = ({json.dumps(each, sort_keys=True): each for each in items} for items in (before, after))
+        marked = [("-", was[each]) for each in was if each not in now]
+        marked += [("+", now[each]) for each in now if each not in was]
+        shown = [f"      {mark} {_short(each, LINE_LIMIT)}" for mark, each in marked[:ITEMS_SHOWN]]
+        more = [f"      and {len(marked) - ITEMS_SHOWN} more"] if len(marked) > ITEMS_SHOWN else []
+        return [f"    {key}:" + ("" if marked else " in another order"), *shown, *more]
+    return [f"    {key}: {_short(before)} → {_short(after)}"]
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
@@ -128,8 +139,8 @@ def history(versions: Sequence[Mapping[str, Any]], when: Sequence[str]) -> str:
     return table(rows, ("VERSION", "TIME", "AUTHOR", "COMMENT"))
 
 
-def _short(value: object) -> str:
+def _short(value: object, limit: int = CELL_LIMIT) -> str:
     """A value on one line of bounded length; chains and lists are cut."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = " ".join(text.split())
-    return text if len(text) <= CELL_LIMIT else text[: CELL_LIMIT - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -88,7 +88,7 @@ def differences(before: Picture, after: Picture) -> Iterator[Event]:
     for node in before.nodes.keys() - after.nodes.keys():
         yield Event(Topic.NODE, {**before.nodes[node], "step": "gone", "problems": []})
     for server, (healthy, why) in after.servers.items():
-        if before.servers.get(server) != (healthy, why):
+        if server not in before.servers or before.servers[server][0] is not healthy:  # each check has a why of its own
             yield _server(server, healthy, why)
     for server in before.servers.keys() - after.servers.keys():
         yield _server(server, None, "")

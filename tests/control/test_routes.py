@@ -142,7 +142,8 @@ async def test_a_body_is_read_as_a_class(client: TestClient[Any, Any]) -> None:
 async def test_what_is_near_is_named(client: TestClient[Any, Any]) -> None:
     problem = await ask(client, "GET", "/v1/showm", 404)
     assert problem["detail"] == "there is no /v1/showm; did you mean /v1/shown?"
-    await ask(client, "POST", "/v1/shown", 405)
+    problem = await ask(client, "POST", "/v1/shown", 405)
+    assert problem["detail"] == "POST is not for /v1/shown, which takes GET, HEAD"
 
 
 async def test_the_same_route_twice_is_a_mistake() -> None:

@@ -23,6 +23,24 @@ def test_a_plan() -> None:
     assert show.plan([]) == "no changes"
 
 
+def test_a_plan_shows_what_goes_and_comes_in_a_long_list() -> None:
+    def servers(*weights: int) -> dict[str, object]:
+        return {"name": "g", "servers": [{"address": f"192.0.2.{n}", "weight": w} for n, w in enumerate(weights)]}
+
+    assert show.plan([change("update", servers(1, 2, 3), servers(1, 0, 3))]).splitlines()[1:-1] == [
+        "    servers:",
+        '      - {"address": "192.0.2.1", "weight": 2}',
+        '      + {"address": "192.0.2.1", "weight": 0}',
+    ]
+    lines = show.plan([change("update", servers(*range(30)), servers())]).splitlines()
+    assert len(lines) == 24
+    assert lines[-2] == "      and 10 more"
+    turned = {"name": "g", "servers": [*reversed(servers(1, 2, 3)["servers"])]}  # type: ignore[call-overload]
+    assert show.plan([change("update", servers(1, 2, 3), turned)]).splitlines()[1] == "    servers: in another order"
+    many = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000)]
+    assert "+ 192.0.2.1" in show.plan([change("update", {"entries": many}, {"entries": [*many, "192.0.2.1"]})])
+
+
 def test_a_table_is_as_wide_as_it_needs_to_be() -> None:
     assert show.table([("a", 1), ("bbb", 22)], ("NAME", "N")) == "NAME  N\na     1\nbbb   22"
 

@@ -56,6 +56,8 @@ def test_what_changes_is_told_and_nothing_else() -> None:
         ("a", "b", "2:80", None, ""),
     ]
     assert told(differences(second, second)) == []
+    other = picture([node("a", health=[server("1:80", False, "refused"), server("3:80", True, "200")]), node("c")])
+    assert told(differences(second, other)) == [], "why is that of the moment at which it changed"
     assert told(differences(first, picture([node("a", version=2, health=[]), node("b")])))[0] == ("a", "in step", 2)
 
 
