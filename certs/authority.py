@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -33,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from control.node.files import write_atomic
+from control.node.identity import BACKDATED_S
 from core.fields import DOMAIN, NAME
 
 ROLES = ("l4", "l7", "keyserver", "control")
@@ -40,7 +42,7 @@ CA_CERTIFICATE, CA_KEY = "ca.pem", "ca-key.pem"
 CA_LIFETIME = timedelta(days=3650)
 NODE_LIFETIME = timedelta(days=825)  # the longest that common TLS stacks accept from a private CA
 LEAF_LIFETIME = timedelta(days=90)  # as Let's Encrypt: short enough that renewal is not forgotten
-BACKDATED = timedelta(minutes=5)  # for clocks that are behind ours
+BACKDATED = timedelta(seconds=BACKDATED_S)  # for clocks that are behind ours
 MAX_COMMON_NAME = 64  # RFC 5280, ub-common-name
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
@@ -145,14 +147,31 @@ class Authority:
         if len(name) > MAX_COMMON_NAME or not re.fullmatch(NAME.regex, name):
             raise AuthorityError(f"name {name!r}: give {NAME.what.replace('80', str(MAX_COMMON_NAME))}")
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [
-            x509.UniformResourceIdentifier(f"paifang://node/{role}/{name}"),
-            x509.DNSName(name),
-            *map(_ip, ips),
-        ]
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        certificate = self._issue(name, key.public_key(), names, usages, NODE_LIFETIME, now)
+        certificate = self._node(key.public_key(), role, name, [*map(_ip, ips)], NODE_LIFETIME, now)
         return NodeIdentity(self.ca_pem, certificate, private_pem(key))
+
+    def certify_node(
+        self, request: bytes, role: str, name: str, generation: int, lifetime: timedelta, now: datetime | None = None
+    ) -> bytes:
+        """PEM of an identity for the key of a certificate request, whose names count for nothing.
+
+        `generation`: which time of joining it belongs to, see `control.node.identity`. Raises AuthorityError.
+        """
+        mark = [x509.UniformResourceIdentifier(f"paifang://generation/{generation}")] if generation else []
+        return self._node(requested_key(request), role, name, mark, lifetime, now)
+
+    def _node(
+        self,
+        public_key: PublicKey,
+        role: str,
+        name: str,
+        more: Sequence[x509.GeneralName],
+        lifetime: timedelta,
+        now: datetime | None,
+    ) -> bytes:
+        names = [x509.UniformResourceIdentifier(f"paifang://node/{role}/{name}"), x509.DNSName(name), *more]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._issue(name, public_key, names, usages, lifetime, now)
 
     def issue_leaf(self, public_key: PublicKey, domains: Sequence[str], now: datetime | None = None) -> bytes:
         """PEM of a development leaf for DNS names (`*.` allowed) and IP addresses. Raises AuthorityError."""
@@ -183,6 +202,25 @@ class Authority:
         ):
             builder = builder.add_extension(extension, critical)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
+    """The key of a PEM certificate request that proves to have its private half. Raises AuthorityError."""
+    try:
+        read = x509.load_pem_x509_csr(request)
+        if not read.is_signature_valid:
+            raise AuthorityError("the certificate request is not signed by its own key")
+        key = read.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise AuthorityError(f"not a certificate request in PEM: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise AuthorityError("the request's key is not of the curve P-256")
+    return key
+
+
+def fingerprint(certificate_pem: bytes) -> str:
+    """sha256:… of a PEM certificate, as `openssl x509 -fingerprint -sha256` has it. Raises ValueError."""
+    return "sha256:" + x509.load_pem_x509_certificate(certificate_pem).fingerprint(hashes.SHA256()).hex()
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:

@@ -8,14 +8,17 @@ import json
 import sys
 from pathlib import Path
 
+from certs.authority import AuthorityError
 from control.access import Limits
 from control.api import openapi
+from control.durations import duration
 from control.listening import Files
 from control.node import harden, logs
 from control.node.addresses import address
 from control.node.identity import IdentityError
 from control.node.output import drop_output
 from control.server import ServeError, Settings, reset_admin_token, serve
+from control.signing import LIFETIME
 from control.store import StoreError
 from control.store_choice import add_options, read_options
 from core.errors import ConfigErrors
@@ -24,7 +27,7 @@ RATE_LIMIT = 100_000
 
 EXAMPLES = """examples:
   paifang control --state /var/lib/paifang/control
-  paifang control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id
+  paifang control --state ./control --nodes 10.0.0.5:8471 --identity ./control-id --ca ./ca
   paifang control --state ./control --api 10.0.0.5:8470 --identity ./control-id
   paifang control --state ./control --reset-admin-token
   paifang control --state ./control --store etcd --etcd https://10.0.0.7:2379 --etcd https://10.0.0.8:2379 \\
@@ -60,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result.add_argument("--nodes", type=address, metavar="HOST:PORT", help="nodes' API, mutual TLS; needs --identity")
     result.add_argument("--identity", type=Path, metavar="DIR", help="ca.pem, cert.pem, key.pem of role control")
+    result.add_argument(
+        "--ca", type=Path, metavar="CADIR",
+        help="the cluster's CA, as `paifang certs init` makes it: nodes can join and renew their identities",
+    )  # fmt: skip
+    result.add_argument(
+        "--identity-lifetime", type=duration, default=LIFETIME, metavar="TIME", help="of nodes that join or renew (30d)"
+    )
     result.add_argument(
         "--token-file", type=Path, metavar="FILE",
         help="where the administrator's token goes, and is kept good (DIR/token, on the first start); - is stdout",
@@ -103,13 +113,15 @@ def main() -> int:
     if (options.api_tls_cert is None) is not (options.api_tls_key is None):
         arguments.error("--api-tls-cert and --api-tls-key go together")
     tls = None if options.api_tls_cert is None else Files(options.api_tls_cert, options.api_tls_key)
+    if options.ca is not None and options.nodes is None:
+        arguments.error("--ca needs --nodes: nodes join there")
     settings = Settings(
         options.state, options.api, options.nodes, options.identity, options.token_file, tls, tuple(options.api_host),
-        options.api_rate, options.audit_stderr, etcd,
+        options.api_rate, options.audit_stderr, etcd, options.ca, options.identity_lifetime,
     )  # fmt: skip
     try:
         asyncio.run(reset_admin_token(settings) if options.reset_admin_token else serve(settings))
-    except (ServeError, IdentityError) as error:
+    except (ServeError, IdentityError, AuthorityError) as error:
         print(f"paifang-control: {error}", file=sys.stderr)
         return 2
     except ConfigErrors as error:

@@ -15,6 +15,7 @@ from control import (
     api_audit,
     api_config,
     api_metering,
+    api_nodes,
     api_objects,
     api_state,
     api_tokens,
@@ -57,6 +58,7 @@ ROUTES: tuple[Route, ...] = (
     *api_metering.ROUTES,
     *api_objects.ROUTES,
     *api_weights.ROUTES,
+    *api_nodes.ROUTES,
 )  # fmt: skip
 MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ from aiohttp import web
 
 from certs import inventory
 from certs.chain import inspect
-from control import exporter, groups
+from control import exporter, groups, membership
 from control.handling import ETAG, PLANE, json_of, status_document, versioned
 from control.node import metrics
 from control.roles import ApiRole
@@ -27,7 +28,9 @@ async def get_status(request: web.Request) -> web.Response:
     nodes = [status_document(status) for status in plane.status()]
     ending = await asyncio.to_thread(inventory.warnings, plane.current.model, datetime.now(UTC))
     away = plane.store.away()
-    warnings = [*([f"the storage is away: {away}"] if away else ()), *ending.values(), *_not_got(plane)]
+    identities = membership.warnings(plane.orders.state.members, time.time())
+    lost = [f"the storage is away: {away}"] if away else []
+    warnings = [*lost, *ending.values(), *_not_got(plane), *identities]
     found = groups.document(plane.current.model, [status.facts for status in plane.status()])
     document = {"version": plane.current.version, "nodes": nodes, "warnings": warnings, "groups": found}
     return web.json_response(document)

@@ -16,7 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from control import cli_audit, cli_config, cli_metering, cli_tokens, commands, completion, inventory, up, up_reload
+from control import (
+    cli_audit,
+    cli_config,
+    cli_metering,
+    cli_nodes,
+    cli_tokens,
+    commands,
+    completion,
+    inventory,
+    up,
+    up_reload,
+)
 from control.client import ApiError, default_state
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
@@ -177,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
     cli_metering.add_to(add, remote, as_json)
     cli_tokens.add_to(add, remote, as_json)
     cli_audit.add_to(add, remote, as_json)
+    cli_nodes.add_to(subcommands, remote, as_json)
     for name in PROCESSES.keys() - {"certs"}:
         subcommands.add_parser(name, add_help=False)
     return top

@@ -179,7 +179,8 @@ def status(options: argparse.Namespace) -> int:
         text = json.dumps(document) if options.json else show.status(document)
         if not options.watch:
             print(text)
-            return 0 if all(node["step"] == "in step" for node in document["nodes"]) else 1
+            in_step = (node["step"] == "in step" or node["member"] == "revoked" for node in document["nodes"])
+            return 0 if all(in_step) else 1
         clear = "\x1b[H\x1b[2J" if _has_screen() and not options.json else ""
         print(f"{clear}{text}", flush=True)
         time.sleep(WATCH_S)

@@ -142,6 +142,8 @@ FORMS: Mapping[str, object] = {
             "age_s": nullable(NUMBER),
             "facts": {"type": "object", "description": "what the node reports"},
             "listed": {"type": "boolean", "description": "whether it stands in the configuration"},
+            "since_s": nullable({**NUMBER, "description": "for how long it has not been in step"}),
+            "member": {**TEXT, "description": "revoked, where its identity is refused; else empty"},
         }
     ),
     "Inventory": table({"certificates": items(table({"name": TEXT, "problems": items(TEXT)}))}),

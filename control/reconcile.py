@@ -7,12 +7,14 @@ serve traffic all the same. A configuration that lists no nodes (one machine) mi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from core.model import Model, Role
 
+REVOKED = "revoked"
 SILENT_AFTER_S = 5.0  # five reports in a row are missing
 
 # The key server takes its keys and policy from its own machine, not from here, and does not report.
@@ -49,10 +51,21 @@ class NodeStatus:
     age_s: float | None
     facts: Mapping[str, object]
     listed: bool
+    since_s: float | None = None  # for how long it has not been in step
+    member: str = ""  # "revoked" where its identity is refused
 
 
-def reconcile(version: int, model: Model, reports: Iterable[Report]) -> tuple[NodeStatus, ...]:
-    """The status of every node that is listed in the configuration or has reported, by role and name."""
+def reconcile(
+    version: int,
+    model: Model,
+    reports: Iterable[Report],
+    ages_s: Mapping[int, float] = MappingProxyType({}),
+    revoked: Collection[tuple[str, str]] = (),
+) -> tuple[NodeStatus, ...]:
+    """The status of every node that is listed in the configuration or has reported, by role and name.
+
+    `ages_s`: for how long each of the last versions has been there. `revoked`: roles and names.
+    """
     listed = {(node.role.value, node.name) for node in model.nodes.values() if node.role in REPORTING}
     known = {(report.role, report.name): report for report in reports}
     statuses = [_status(version, report, not model.nodes or key in listed) for key, report in known.items()]
@@ -60,7 +73,26 @@ def reconcile(version: int, model: Model, reports: Iterable[Report]) -> tuple[No
         NodeStatus(role, name, Step.SILENT, "has never reported", None, None, {}, True)
         for role, name in listed - known.keys()
     ]
-    return tuple(sorted(statuses, key=lambda status: (status.role, status.name)))
+    placed = [
+        replace(
+            status,
+            since_s=_since_s(status, ages_s),
+            member=REVOKED if (status.role, status.name) in revoked else "",
+            why=f"revoked; {status.why}".removesuffix("; ") if (status.role, status.name) in revoked else status.why,
+        )
+        for status in statuses
+    ]
+    return tuple(sorted(placed, key=lambda status: (status.role, status.name)))
+
+
+def _since_s(status: NodeStatus, ages_s: Mapping[int, float]) -> float | None:
+    """For how long it has not been in step: since the first version that it does not run, as far as that is known."""
+    if status.step is Step.IN_STEP or status.age_s is None:
+        return None
+    if status.step is Step.SILENT:
+        return status.age_s
+    missed = [age_s for version, age_s in ages_s.items() if status.version is not None and version > status.version]
+    return round(max(missed), 3) if missed else None
 
 
 def _status(version: int, report: Report, listed: bool) -> NodeStatus:

@@ -14,11 +14,14 @@ import pwd
 import signal
 import ssl
 import sys
+import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from aiohttp import web
 
+from certs.authority import Authority
 from control import api, expiry, first_token, node_api
 from control.access import Access, Limits
 from control.audit import Audit
@@ -29,6 +32,7 @@ from control.node.identity import Identity
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from control.service import ControlPlane
+from control.signing import LIFETIME, SIGNING, Signing, keep
 from control.store import Store
 from control.store_choice import EtcdChoice, open_store
 from control.token_record import TokenError
@@ -58,12 +62,16 @@ class Settings:
     requests_per_s: float = Limits.requests_per_s
     audit_stderr: bool = False
     etcd: EtcdChoice | None = None
+    ca: Path | None = None
+    identity_lifetime: timedelta = LIFETIME
 
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ServeError, StoreError, IdentityError."""
     identity = None if settings.identity is None else _identity(settings.identity)
     tls = _tls(settings, identity)
+    signing = Signing(None if settings.ca is None else Authority.load(settings.ca), settings.identity_lifetime)
+    _check_ca(signing, identity)
     lock = _lock(settings.state)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,11 +83,14 @@ async def serve(settings: Settings) -> None:
         store = await open_store(settings.state, settings.etcd)
         plane = await ControlPlane.load(store)
         watching.spawn(plane.follow(), "versions of other control nodes")
-        doors.append(await _serve_users(plane, settings, tls, watching))
+        doors.append(await _serve_users(plane, settings, tls, watching, signing))
         if settings.nodes is not None:
             assert identity is not None
-            context = identity.server_context(node_api.ROLES)
-            doors.append(await _listen("node", node_api.application(plane), settings.nodes, context))
+            context = _node_context(identity, plane, signing)
+            doors.append(await _listen("node", node_api.application(plane, signing), settings.nodes, context))
+            signing.address = endpoint(settings.nodes[0], doors[-1].address[1])
+            watching.spawn(keep(identity, signing, plane.store), "own identity")
+        watching.spawn(plane.orders.follow(), "what other control nodes tell nodes")
         watching.spawn(expiry.watch(plane), "expiry of certificates")
         watching.spawn(plane.metering.keep(), "metering")
         notify("READY=1")
@@ -142,7 +153,9 @@ def _tls(settings: Settings, identity: Identity | None) -> ServerTls | None:
         raise ServeError(str(error)) from None
 
 
-async def _serve_users(plane: ControlPlane, settings: Settings, tls: ServerTls | None, watching: Tasks) -> Listening:
+async def _serve_users(
+    plane: ControlPlane, settings: Settings, tls: ServerTls | None, watching: Tasks, signing: Signing
+) -> Listening:
     """Raises ServeError."""
     limits = Limits(requests_per_s=settings.requests_per_s, address_per_s=4 * settings.requests_per_s)
     hosts = frozenset(map(str.lower, settings.api_hosts)) if tls is None else None
@@ -152,9 +165,9 @@ async def _serve_users(plane: ControlPlane, settings: Settings, tls: ServerTls |
         await first_token.ensure(plane.store, access.audit, _destination(settings))
     except (TokenFileError, TokenError) as error:
         raise ServeError(str(error)) from None
-    listening = await _listen(
-        "user", api.application(plane, access), settings.api, None if tls is None else tls.context
-    )
+    app = api.application(plane, access)
+    app[SIGNING] = signing
+    listening = await _listen("user", app, settings.api, None if tls is None else tls.context)
     if tls is not None:
         watching.spawn(tls.watch(), "the API's certificate")
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hangup, tls)
@@ -193,6 +206,21 @@ def _lock(state: Path) -> int:
         os.close(descriptor)
         raise ServeError(f"--state {state}: another control plane uses it; stop that one, or give another") from None
     return descriptor
+
+
+def _check_ca(signing: Signing, identity: Identity | None) -> None:
+    """Raises ServeError where nodes that join would not know us."""
+    if signing.available and identity is not None and (identity.directory / "ca.pem").read_text() != signing.ca_pem:
+        raise ServeError(f"--ca: {identity.directory} is an identity of another CA; issue it by this one")
+
+
+def _node_context(identity: Identity, plane: ControlPlane, signing: Signing) -> ssl.SSLContext:
+    """Machines without a certificate come in while there is an invitation that they may have."""
+
+    def strangers() -> bool:
+        return signing.available and time.time() < plane.orders.state.invited_until
+
+    return identity.server_context(node_api.ROLES, strangers)
 
 
 async def _listen(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from control.changes import document_after
 from control.cookie_secret import cookie_secret
 from control.metering_keep import MeteringKeep
+from control.orders import Orders
 from control.reconcile import NodeStatus, Report, reconcile
 from control.store import Store, StoreUnavailableError, VersionConflictError
 from core.config import to_dict
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 FOLLOW_AGAIN_S = 1.0  # after the storage could not be read
 ISSUER_AWAY_S = 300.0  # after so long without a word of it, another issuer may take over
+TIMES_LIMIT = 1000
 NODE_LIMIT = 10_000  # nodes whose reports are held
 FORGET_AFTER_S = 24 * 3600.0
 
@@ -51,11 +53,13 @@ class ControlPlane:
         self.cookie_secret = secret  # what all L7 nodes seal sticky cookies with
         self.current = current
         self.metering = MeteringKeep(store)
+        self.orders = Orders(store)
         self._clock = clock
         self._announced = asyncio.Condition()
         self._changing = asyncio.Lock()
         self._closed = False
         self._reports: dict[tuple[str, str], tuple[float, Report]] = {}
+        self._made: dict[int, float] = {}  # since when each of the last versions has been current
         self._issuer: tuple[str, float] | None = None  # who gets certificates, and when it last said so
         self.issuance: Mapping[str, object] = {}  # what it says of each certificate, by name
 
@@ -63,7 +67,9 @@ class ControlPlane:
     async def load(cls, store: Store, clock: Callable[[], float] = time.monotonic) -> ControlPlane:
         """The control plane of what is stored."""
         entry, model = await store.get()
-        return cls(store, Current(entry.version, model, to_dict(model)), await cookie_secret(store), clock)
+        plane = cls(store, Current(entry.version, model, to_dict(model)), await cookie_secret(store), clock)
+        await plane.orders.refresh()
+        return plane
 
     async def follow(self) -> None:
         """Announce what other control nodes change, until cancelled."""
@@ -137,6 +143,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Release those who wait for a newer version, so that the process can end."""
+        self.orders.close()
         async with self._announced:
             self._closed = True
             self._announced.notify_all()
@@ -166,7 +173,9 @@ class ControlPlane:
             Report(report.role, report.name, report.version, report.rejected, now - arrived, report.facts)
             for arrived, report in self._reports.values()
         ]
-        return reconcile(self.current.version, self.current.model, reports)
+        ages_s = {version: now - made for version, made in self._made.items()}
+        revoked = {(each.role, each.name) for each in self.orders.state.members if each.revoked}
+        return reconcile(self.current.version, self.current.model, reports, ages_s, revoked)
 
     async def _refresh(self) -> None:
         """Announce what is stored, if it is another version than ours; to be called with `_changing` held."""
@@ -177,4 +186,7 @@ class ControlPlane:
     async def _announce(self, current: Current) -> None:
         async with self._announced:
             self.current = current
+            self._made[current.version] = self._clock()
+            while len(self._made) > TIMES_LIMIT:
+                del self._made[next(iter(self._made))]
             self._announced.notify_all()

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from control.durations import shown
+
 MARKS = {"create": "+", "update": "~", "delete": "-"}
 CELL_LIMIT = 60
 LINE_LIMIT = 100
@@ -125,10 +127,16 @@ def remarks(node: Mapping[str, Any]) -> list[str]:
 
 def troubles(node: Mapping[str, Any]) -> list[str]:
     """Why a node is not in step, and the problems it reports."""
-    found = [node["why"]] if node["why"] else []
+    found = [node["why"] + _since(node)] if node["why"] else []
     if not node["listed"]:
         found.append("not listed under nodes")
     return found + [str(problem) for problem in node["facts"].get("problems") or ()]
+
+
+def _since(node: Mapping[str, Any]) -> str:
+    """For how long a node lags; of a silent one `why` says it."""
+    since_s = node.get("since_s")
+    return f", for {shown(since_s)}" if since_s is not None and node["step"] == "lagging" else ""
 
 
 def history(versions: Sequence[Mapping[str, Any]], when: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from control.node.metrics_server import MetricsError, MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.endpoints import endpoint
-from keyserver import check, encrypt, exporter, issue, ping
+from keyserver import check, encrypt, exporter, issue, member, ping
 from keyserver.audit import AuditLog
 from keyserver.crew import Crew, start_token_process
 from keyserver.errors import BadFile, KeyFilesError, StartError
@@ -109,6 +109,10 @@ async def _serve(settings: Settings, keyring: Keyring, crews: Sequence[Crew], au
     loop.add_signal_handler(signal.SIGHUP, hup.set)
     tasks.spawn(following.run(server, hup), "key files")
     tasks.spawn(_summarise(service), "summary")
+    if identity is not None:
+        tasks.spawn(identity.follow(server.cut_off), "identity")
+    if settings.control is not None and identity is not None:
+        tasks.spawn(member.follow(settings.control, identity, server.cut_off), "control plane")
     notify("READY=1")
     await stop.wait()
     notify("STOPPING=1")

@@ -75,13 +75,13 @@ class Connection(asyncio.Protocol):
         self.gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
         if not self._server.add(self):
             self._refuse("too many connections, or draining", ErrorCode.BUSY)
             self.close()
             return
         try:
-            client, serial = self._identify(self._server.access, self._transport)
+            client, serial = self._identify(self._server.access, self.transport)
             if why := self._service.why_not(client, serial):
                 raise IdentityError(why)
             self.client, self.serial = client, serial
@@ -102,14 +102,14 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, why: str, code: ErrorCode) -> None:
         self._service.counters[code.name.lower()] += 1
-        log.warning("%s: connection refused: %s", self._transport.get_extra_info("peername") or "local", why)
+        log.warning("%s: connection refused: %s", self.transport.get_extra_info("peername") or "local", why)
         self._refused = True
         self.reply([Failed(0, code)])
 
     def _greet_late(self) -> None:
         self._service.counters["greeting_timeout"] += 1
         log.warning("%s: no greeting within %g s", self.client, GREETING_DEADLINE_S)
-        self._transport.abort()
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
         for reply in replies:
             self._wire.send(reply)
         if data := self._wire.data_to_send():
-            self._transport.write(data)
+            self.transport.write(data)
 
     @property
     def admitted(self) -> bool:
@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close once what has been written is out."""
         self.gone = True
-        self._transport.close()
+        self.transport.close()
 
     def pause_writing(self) -> None:
         self._choked = True
@@ -253,9 +253,9 @@ class Connection(asyncio.Protocol):
             return
         self._reading = wanted
         if wanted:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
         else:
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True

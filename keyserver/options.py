@@ -42,6 +42,7 @@ class Settings:
     access: Access
     listen: tuple[str, int] | None
     identity: Path | None
+    control: str | None
     audit_log: Path
     rate: float
     key_rate: float | None
@@ -81,6 +82,9 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--listen", metavar="ADDR:PORT", help="listen on TCP with mutual TLS, for nodes of role l7")
     parser.add_argument("--identity", type=Path, metavar="DIR", help="this server's identity, for --listen")
     parser.add_argument(
+        "--control", metavar="URL", help="node API of the control plane: renews --identity, tells who is revoked"
+    )
+    parser.add_argument(
         "--allow-node", action="append", metavar="NAME", help="which nodes may use --listen (default: all of role l7)"
     )
     parser.add_argument(
@@ -119,6 +123,8 @@ def parse(arguments: list[str]) -> Settings:
         parser.error("--listen and --identity belong together: TCP is served with mutual TLS only")
     if options.socket is None and (options.allow_uid or options.socket_group):
         parser.error("--allow-uid and --socket-group are for --socket")
+    if options.control is not None and (options.identity is None or not options.control.startswith("https://")):
+        parser.error("--control: give https://HOST:8471, and --listen with --identity, which it is about")
     if options.listen is None and options.allow_node:
         parser.error("--allow-node is for --listen")
     for flag, rate in (("--rate", options.rate), ("--key-rate", options.key_rate)):
@@ -140,6 +146,7 @@ def parse(arguments: list[str]) -> Settings:
         ),
         listen=listen,
         identity=options.identity,
+        control=options.control,
         audit_log=options.audit_log,
         rate=options.rate,
         key_rate=options.key_rate,

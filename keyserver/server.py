@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import cast
 
 from certs.report import ChainReport, Staple
-from control.node.identity import Identity
+from control.node.identity import Identity, IdentityError, generation_of, peer_of
 from control.node.tcp import cannot_bind
 from core.endpoints import endpoint
 from keyserver.connection import GREETING_DEADLINE_S, MAX_CONNECTIONS, Connection, without_signature
 from keyserver.crew import Crew
 from keyserver.errors import ErrorCode, StartError
-from keyserver.listen import BACKLOG, bind_unix, local_peer, tls_peer
+from keyserver.listen import BACKLOG, Peer, bind_unix, local_peer, tls_peer
 from keyserver.policy import Access, TokenBucket
 from keyserver.protocol import (
     ChainChecked,
@@ -52,6 +52,7 @@ class KeyServer:
         self.connections: set[Connection] = set()
         self.clients: Counter[str] = Counter()  # connections that were let in
         self.in_flight: Counter[str] = Counter()  # requests of each client that crews have
+        self._identity: Identity | None = None
         self._servers: list[asyncio.AbstractServer] = []
         self._socket_files: dict[Path, int] = {}
         self._unsent: list[tuple[Connection, Message]] = []  # replies of crews
@@ -76,9 +77,10 @@ class KeyServer:
 
         Roles are checked after the handshake and not in it, so that a refused node learns why and the log names it.
         """
+        self._identity = identity
         try:
             server = await self.loop.create_server(
-                lambda: Connection(self, tls_peer),
+                lambda: Connection(self, self._tls_peer),
                 host,
                 port,
                 ssl=identity.server_context(),
@@ -89,6 +91,20 @@ class KeyServer:
             raise StartError(f"cannot listen on {endpoint(host, port)}: {cannot_bind(error)}") from None
         self._servers.append(server)
         return cast(int, server.sockets[0].getsockname()[1])
+
+    def _tls_peer(self, access: Access, transport: asyncio.Transport) -> Peer:
+        """Raises IdentityError, also for who is refused by the control plane's word."""
+        peer = tls_peer(access, transport)
+        if why := self._revoked(transport):
+            raise IdentityError(why)
+        return peer
+
+    def _revoked(self, transport: asyncio.Transport) -> str:
+        """Why a client's identity counts no more; empty: it does, or there is none."""
+        tls = transport.get_extra_info("ssl_object")
+        if tls is None or self._identity is None:
+            return ""
+        return self._identity.why_not(*peer_of(tls), generation_of(tls))
 
     async def drain(self, timeout_s: float) -> None:
         """Accept nothing new, say goodbye, serve until every client has gone or the time is over."""
@@ -117,9 +133,11 @@ class KeyServer:
         return True
 
     def cut_off(self) -> None:
-        """Close the connections of clients that the policy does not name any more."""
+        """Close the connections of clients that the policy does not name any more, and of those who are revoked."""
         for connection in list(self.connections):
-            if connection.admitted and (why := self.service.why_not(connection.client, connection.serial)):
+            if not connection.admitted:
+                continue
+            if why := self.service.why_not(connection.client, connection.serial) or self._revoked(connection.transport):
                 log.warning("%s: cut off: %s", connection.client, why)
                 self.service.counters["refused_client"] += 1
                 self.service.record("client_cut_off", {"client": connection.client, "why": why})

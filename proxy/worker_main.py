@@ -67,7 +67,8 @@ async def serve(options: argparse.Namespace) -> int:
         shape = LogShape.parse(options.log_format, options.log_field, options.log_share)
         access_log = AccessLog(options.access_log, options.name, shape) if options.access_log else None
         if options.keyserver:
-            keys = KeyClient(options.keyserver, identity=Identity.load(options.identity))
+            identity = Identity.load(options.identity)
+            keys = KeyClient(options.keyserver, identity=identity)
             tls = TlsServer(keys)
     except (KeylessUnavailable, IdentityError, OSError, ValueError) as error:
         with sock, passed:
@@ -90,6 +91,7 @@ async def serve(options: argparse.Namespace) -> int:
     background.spawn(worker.sweep(), "sweep")
     if tls is not None:
         background.spawn(_follow_tickets(tls), "session tickets")
+        background.spawn(identity.follow(), "identity")
     if access_log is not None:
         background.spawn(access_log.run(), "access log")
     await Channel(worker, hub, tls, passed).run(sock, background, options.drain)

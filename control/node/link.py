@@ -29,6 +29,7 @@ import aiohttp
 from control.node.controls import Controls, ControlsError
 from control.node.files import write_atomic
 from control.node.identity import Identity
+from control.node.membership import Membership, Orders, bounded
 from control.node.metering import Metering
 from core.config import from_dict, to_dict
 from core.delta import DeltaError, patched
@@ -112,6 +113,7 @@ class ControlLink:
         self._model: Model | None = None
         self._rejected: tuple[int, Model, str] | None = None
         self._retry = Backoff(*RETRY_REJECTED_S)
+        self._membership = Membership(identity, lambda: self._controls.url, self._obey)
         self._report_now = {each: asyncio.Event() for each in self._controls.urls}
         self._unkept = asyncio.Event()
 
@@ -127,6 +129,7 @@ class ControlLink:
             if self._metering is not None:
                 delivering = self._metering.deliver_forever(session, lambda: self._controls.url)
                 group.create_task(delivering, name="control-metering")
+            group.create_task(self._membership.run(session), name="control-membership")
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
         backoff = Backoff(*BACKOFF_S)
@@ -162,7 +165,10 @@ class ControlLink:
         async with session.get(f"{url}/v1/node/config", params=params, timeout=POLL_TIMEOUT) as response:
             if response.status == 204:
                 return None
-            body = await _bounded(response)
+            try:
+                body = await bounded(response, CONFIG_LIMIT_BYTES)
+            except ValueError as error:
+                raise LinkError(str(error)) from None
             if response.status != 200:
                 raise LinkError(f"{url} answers {response.status}: {body[:200]!r}")
         return _parse(body, url, seen.model)
@@ -266,16 +272,11 @@ class ControlLink:
 
     def _current_report(self) -> dict[str, object]:
         rejected = self._rejected and {"version": self._rejected[0], "why": self._rejected[2]}
-        return {"version": self.version, "rejected": rejected, "report": self._report()}
+        facts = {**self._report(), "identity": self._membership.report()}
+        return {"version": self.version, "rejected": rejected, "report": facts}
 
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > CONFIG_LIMIT_BYTES:
-            raise LinkError(f"the answer is longer than {CONFIG_LIMIT_BYTES} bytes")
-    return bytes(body)
+    def _obey(self, orders: Orders) -> None:
+        """What drains."""
 
 
 def _parse(data: bytes, source: str, base: Model | None = None) -> Given:

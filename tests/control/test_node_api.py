@@ -77,7 +77,8 @@ async def test_a_node_follows_and_its_report_names_it_by_certificate(cluster: Cl
         assert await applied.get() == 2
         while not (found := cluster.plane.status()) or found[0].step is not Step.IN_STEP:
             await asyncio.sleep(0.01)
-        assert (found[0].role, found[0].name, found[0].version, found[0].facts) == ("l7", "l7-9", 2, {"ready": True})
+        assert (found[0].role, found[0].name, found[0].version) == ("l7", "l7-9", 2)
+        assert found[0].facts == {"ready": True, "identity": {"ends": identity.ends, "problem": ""}}
         await cluster.put(model("bad"))
         while cluster.plane.status()[0].why != "refuses version 3: cannot":
             await asyncio.sleep(0.01)
@@ -159,7 +160,17 @@ async def test_reports_that_are_none_are_refused(cluster: Cluster, body: bytes) 
     assert cluster.plane.status() == ()
 
 
-async def test_a_key_server_is_no_node_of_ours(cluster: Cluster) -> None:
+async def test_a_key_server_gets_orders_and_no_configuration(cluster: Cluster) -> None:
     async with cluster.session("keyserver") as session:
+        async with session.get(f"{cluster.url}/v1/node/config") as response:
+            assert response.status == 403
+        async with session.get(f"{cluster.url}/v1/node/orders") as response:
+            assert (await response.json())["least"] == {}
+        async with session.post(f"{cluster.url}/v1/node/renew", json={"request": "x"}) as response:
+            assert (response.status, "--ca CADIR" in (await response.json())["detail"]) == (409, True)
+
+
+async def test_a_control_plane_is_no_node(cluster: Cluster) -> None:
+    async with cluster.session("control") as session:
         with pytest.raises((aiohttp.ClientError, OSError)):
-            await session.get(f"{cluster.url}/v1/node/config")
+            await session.get(f"{cluster.url}/v1/node/orders")

@@ -129,6 +129,25 @@ async def test_nodes_that_are_not_named_are_refused(
         await client.close()
 
 
+async def test_a_node_that_is_revoked_by_the_control_planes_word_is_cut_off(
+    start_server: StartServer, identity: MakeIdentity, ids: dict[str, bytes]
+) -> None:
+    server = await start_server()
+    own = identity("keyserver", "k1")
+    port = await server.listen_tcp("127.0.0.1", 0, own)
+    one = await RawClient.tcp(port, identity("l7", "one").client_context())
+    other = await RawClient.tcp(port, identity("l7", "other").client_context())
+    own.refuse({"l7/one": 1})
+    server.cut_off()
+    assert await one.receive() == Failed(0, ErrorCode.REFUSED_CLIENT)
+    await other.send(Sign(1, ids["p256"], 0x0403, "a.test", TLS13))
+    assert isinstance(await other.receive(), Signed)
+    again = await RawClient.tcp(port, identity("l7", "one").client_context(), greet=False)
+    assert await again.receive() == Failed(0, ErrorCode.REFUSED_CLIENT)
+    for client in (one, other, again):
+        await client.close()
+
+
 async def test_a_client_is_revoked(path: Path, start_server: StartServer, ids: dict[str, bytes]) -> None:
     server = await start_server(path)
     mine, nobodys = (parse(f'[[grants]]\nclients = ["{c}"]\nkeys = ["*"]') for c in (f"uid:{os.getuid()}", "l7:x"))
@@ -438,7 +457,7 @@ async def test_a_flood_whose_replies_are_not_read_is_bounded(
     assert stalled == 20, "the server goes on reading what it cannot answer"
     (held,) = [c for c in server.connections if c._choked]
     assert held._backlog, "it stops serving, too"
-    assert held._transport.get_write_buffer_size() < 1 << 20
+    assert held.transport.get_write_buffer_size() < 1 << 20
     assert len(held._backlog) < 1 << 16
     await good.send(Sign(1, ids["p256"], 0x0403, "", TLS13))
     assert isinstance(await good.receive(), Signed)

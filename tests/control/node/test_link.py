@@ -37,6 +37,7 @@ class Control:
         self.port = 0
         self.polls = 0
         self.tags: list[str] = []
+        self.identities: list[dict[str, object]] = []
 
     async def publish(self, version: int, config: Model) -> None:
         async with self.changed:
@@ -66,7 +67,9 @@ class Control:
 
     async def _report(self, request: web.Request) -> web.Response:
         async with self.reported:
-            self.reports.append(await request.json())
+            report = await request.json()
+            self.identities.append(report["report"].pop("identity"))
+            self.reports.append(report)
             self.reported.notify_all()
         return web.Response(status=204)
 
@@ -158,6 +161,7 @@ async def test_versions_are_followed_kept_and_reported(control: Control, l7: Ide
         await node.wait_kept(4)
     assert node.applied == [(3, model("a")), (4, model("a", "b"))]
     assert report == {"version": 4, "rejected": None, "report": {"up": 1}}
+    assert control.identities[-1] == {"ends": l7.ends, "problem": ""}
     assert control.peers == {("l7", "l7-1")}
     kept = json.loads((node.state / "config.json").read_text())
     assert kept == {"version": 4, "config": to_dict(model("a", "b"))}
