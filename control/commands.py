@@ -18,6 +18,7 @@ from urllib.parse import quote
 from control import keyfiles, prepare, show, waiting
 from control.changes import change_document
 from control.client import Answer, Api, ApiError, connect
+from control.references import unused
 from core.config import from_dict, to_dict, to_toml
 from core.errors import ConfigErrors
 from core.model import Kind, Model
@@ -25,6 +26,7 @@ from core.plan import plan
 from core.reader import did_you_mean
 
 WATCH_S = 1.0
+ERROR_FIELDS = ("path", "line", "object_path", "why", "suggestion")
 GROUPS = (Kind.SERVER_GROUPS.value, Kind.AVAILABILITY_GROUPS.value)
 HISTORY_MOST = 1000  # versions are kept
 KNOWN_SHOWN = 8
@@ -33,19 +35,26 @@ KNOWN_SHOWN = 8
 def check(options: argparse.Namespace) -> int:
     """Validate a file without a control plane: what `up` would refuse or not serve, where it can be known."""
     try:
-        model = _checked(prepare.read(*options.files))
+        document = prepare.read(*options.files)
+        model = _checked(document)
     except ConfigErrors as errors:
         if options.json:
-            fields = ("path", "line", "object_path", "why", "suggestion")
-            listed = [{field: getattr(error, field) for field in fields} for error in errors.errors]
+            listed = [{field: getattr(error, field) for field in ERROR_FIELDS} for error in errors.errors]
             print(json.dumps({"valid": False, "errors": listed}))
         else:
             print(errors, file=sys.stderr)
         return 1
     counts = {kind.value: len(model.of(kind)) for kind in Kind if model.of(kind)}
+    warnings = [
+        document.error(kind, name, "", "nobody names it, so that it does nothing", "refer to it, or remove it")
+        for kind, name in unused(document.model)
+    ]
     if options.json:
-        print(json.dumps({"valid": True, "objects": counts}))
+        listed = [{field: getattr(warning, field) for field in ERROR_FIELDS} for warning in warnings]
+        print(json.dumps({"valid": True, "objects": counts, "warnings": listed}))
     else:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         print(f"{', '.join(map(str, options.files))}: valid; {told or 'empty'}")
     return 0

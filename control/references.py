@@ -21,6 +21,19 @@ def referrers(model: Model, kind: Kind, name: str) -> tuple[tuple[Kind, str], ..
     )
 
 
+# What serves nobody until another object names it.
+MEANT_FOR_OTHERS = (
+    Kind.CERTIFICATES, Kind.CA_CERTIFICATES, Kind.SERVER_GROUPS, Kind.AVAILABILITY_GROUPS, Kind.BACKEND_SERVICES,
+    Kind.ACCESS_LISTS, Kind.INSTANCES,
+)  # fmt: skip
+
+
+def unused(model: Model) -> Iterator[tuple[Kind, str]]:
+    """The objects that are meant for others and that none names, in the order of the kinds."""
+    named = {target for kind in Kind for item in model.of(kind).values() for target in references(kind, item)}
+    yield from ((kind, name) for kind in MEANT_FOR_OTHERS for name in model.of(kind) if (kind, name) not in named)
+
+
 def references(kind: Kind, value: Object) -> set[tuple[Kind, str]]:
     """What an object of `kind` names."""
     found = set()

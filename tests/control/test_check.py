@@ -255,3 +255,38 @@ def test_what_is_no_mistake(text: str, tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "f.toml").write_text(text)
     assert cli.main(["check", str(tmp_path / "f.toml")]) == 0
     assert capsys.readouterr().err == ""
+
+
+UNUSED = """
+[[server_groups]]
+name = "old"
+servers = [{ address = "192.0.2.21", port = 8080 }]
+
+[[access_lists]]
+name = "office"
+"""
+
+
+def test_what_nobody_uses_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text(SITE + UNUSED)
+    line = SITE.count("\n") + 2
+    assert cli.main(["check", str(file)]) == 0
+    captured = capsys.readouterr()
+    assert "valid; 2 server_groups" in captured.out
+    why = "nobody names it, so that it does nothing; refer to it, or remove it"
+    assert captured.err.splitlines() == [
+        f"warning: {file}:{line}: server_groups.old: {why}",
+        f"warning: {file}:{line + 4}: access_lists.office: {why}",
+    ]
+    assert cli.main(["check", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["object_path"] for each in found["warnings"]] == ["server_groups.old", "access_lists.office"]
+    assert found["valid"]
+
+
+def test_what_is_used_is_not_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text(SITE)
+    assert cli.main(["check", str(file)]) == 0
+    assert capsys.readouterr().err == ""
