@@ -98,7 +98,7 @@ def test_there_are_references_to_check() -> None:
     found = set(references())
     assert (Kind.RULES, ("split", "backend_service"), Kind.BACKEND_SERVICES) in found
     assert (Kind.LISTENERS, ("certificates",), Kind.CERTIFICATES) in found
-    assert len(found) >= 14
+    assert len(found) >= 13
 
 
 LEAST: dict[Kind, dict[str, object]] = {
