@@ -27,6 +27,8 @@ class Front:
         self.way = Way.THROUGH
         self.ways: list[Way] = []
         self.calls: list[tuple[str, object]] = []
+        self.watches = 0  # that have begun
+        self.kept_back = 0  # events
         self._member, self._http = member, http
         self.silence = asyncio.Event()  # ends it
 
@@ -58,6 +60,9 @@ class Front:
             async for chunk in answer.content.iter_any():
                 if self.way is Way.THROUGH:
                     await response.write(chunk)
+                    self.watches += chunk.count(b'"created":true')
+                else:
+                    self.kept_back += chunk.count(b'"kv":')
         return response
 
 

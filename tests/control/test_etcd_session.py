@@ -305,6 +305,16 @@ async def test_who_hears_nothing_stops_before_another_begins(
         task.cancel()
 
 
+async def test_who_never_hears_of_etcd_again_stops_as_well(
+    etcd: Members, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_session, "GIVE_UP_S", 0.5)
+    session = await sessions.begin(*etcd.endpoints)
+    with pytest.raises(LeadershipLostError):
+        async with asyncio.timeout(20), session.leading("sweeping"):
+            await asyncio.Event().wait()
+
+
 async def test_what_cannot_be_let_go_of_is_so_later(
     network: Front, etcd: Members, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

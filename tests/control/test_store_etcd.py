@@ -12,6 +12,7 @@ import pytest
 from control import etcd as etcd_client
 from control import etcd_session, store_etcd
 from control.etcd import EtcdRefusedError, Tls, behind, encode
+from control.etcd_mirror import MIRRORED
 from control.service import ControlPlane
 from control.store import NoSuchVersionError, StoreError, StoreUnavailableError, VersionConflictError, Write
 from control.store_etcd import EtcdStore
@@ -131,9 +132,13 @@ async def test_what_the_watch_does_not_tell_is_found(
 ) -> None:
     monkeypatch.setattr(store_etcd, "LOOK_EVERY_S", 0.05)
     one, two = await opened(*etcd.endpoints), await opened(network.url)
+    while network.watches < 1 + len(MIRRORED):
+        await asyncio.sleep(0.01)
     network.way = Way.ANSWER_LOST  # nothing comes through the watch, and calls fail for now
     await one.put(model("a"), "ann", "", 0)
     await one.write(Write("tokens", "t", b"1"))
+    while network.kept_back < 2:
+        await asyncio.sleep(0.01)
     network.way = Way.THROUGH
     await asyncio.wait_for(two.changed(0), 20)
     async with asyncio.timeout(20):
@@ -145,11 +150,15 @@ async def test_what_the_watch_does_not_tell_is_found(
 
 async def test_who_was_asleep_while_etcd_forgot_catches_up(etcd: Members, network: Front, opened: Opener) -> None:
     one, two = await opened(*etcd.endpoints), await opened(network.url)
+    while network.watches < 1 + len(MIRRORED):
+        await asyncio.sleep(0.01)
     network.way = Way.REQUEST_LOST
     for number in range(3):
         await one.put(model(f"{number}"), "ann", "", number)
     _, revision = await one._range(f"{one._prefix}current")
     await one._compact_to(revision)
+    while network.kept_back < 3:
+        await asyncio.sleep(0.01)
     network.way = Way.THROUGH
     async with asyncio.timeout(20):
         for version in range(3):
