@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 FLUSH_EVERY_S: Final = 1.0
 FLUSH_BYTES: Final = 1 << 19  # some 1,300 lines: the thread's turn, its futures and locks cost them little
 BACKLOG_BYTES: Final = 1 << 23
+IOV_MOST: Final = 1024  # linux/uio.h: UIO_MAXIOV
 
 _LINE: Final = (
     '{"time":"%sZ","node":%s,"pid":%d,"listener":%s,"client":"%s","method":%s,"host":%s,"path":%s,"status":%d,'
@@ -116,8 +117,8 @@ class AccessLog:
         self._again = False  # the file is to be opened anew
         self._node = quote(node)
         self._pid = os.getpid()
-        self._lines: list[str] = []
-        self._size = 0
+        self._pieces: list[bytes] = []  # of one line or several each
+        self._count, self._size = 0, 0  # lines and bytes
         self._second = 0
         self._stamp = ""
         self._full = asyncio.Event()
@@ -135,8 +136,14 @@ class AccessLog:
         now = time.time()
         at_ms = int((record.ended + now - time.monotonic() if record.ended else now) * 1000)
         line = self._combined(record, at_ms) if self._shape.format is Format.COMBINED else self._json(record, at_ms)
-        self._lines.append(line)
-        self._size += len(line)
+        self._keep([line])
+
+    def _keep(self, lines: list[str]) -> None:
+        """Makes bytes of the lines at once: all of a second's together would hold up the loop for a millisecond."""
+        piece = "".join(lines).encode()
+        self._pieces.append(piece)
+        self._count += len(lines)
+        self._size += len(piece)
         if self._size > FLUSH_BYTES:
             self._full.set()
 
@@ -174,7 +181,7 @@ class AccessLog:
             self.lost += len(visits)
             return
         since_epoch_s = time.time() - time.monotonic()
-        node, pid, lines = self._node, self._pid, self._lines
+        node, pid, lines = self._node, self._pid, list[str]()
         last, stamp = 0, ""
         for (
             ended, visitor, method, host, path, status, bytes_in, bytes_out, took_s, upstream, request_id, way, _,
@@ -190,9 +197,7 @@ class AccessLog:
                 f'"upstream":"{upstream}","upstream_ms":{took},"request_id":"{request_id.decode()}{visitor.end}'
             )
             lines.append(line)
-            self._size += len(line)
-        if self._size > FLUSH_BYTES:
-            self._full.set()
+        self._keep(lines)
 
     def _stamp_of(self, at_ms: int) -> str:
         second, ms = divmod(at_ms, 1000)
@@ -211,15 +216,16 @@ class AccessLog:
 
     async def flush(self) -> None:
         """Writes what is kept."""
-        if not self._lines and not self._again:
+        if not self._pieces and not self._again:
             return
-        lines, self._lines = self._lines, []
+        pieces, count, size = self._pieces, self._count, self._size
+        self._pieces, self._count = [], 0
         try:
-            await asyncio.to_thread(self._write_out, "".join(lines).encode())
+            await asyncio.to_thread(self._write_out, pieces)
         except OSError as error:
-            self.lost += len(lines)
-            log.error("access log %s: %s; %d lines lost", self._path, error.strerror, len(lines))
-        self._size = sum(map(len, self._lines))
+            self.lost += count
+            log.error("access log %s: %s; %d lines lost", self._path, error.strerror, count)
+        self._size -= size
 
     def reopen(self) -> None:
         """Opens the file anew at once."""
@@ -238,14 +244,20 @@ class AccessLog:
         else:
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
-    def _write_out(self, data: bytes) -> None:
+    def _write_out(self, pieces: list[bytes]) -> None:
         again, self._again = self._again, False
         if self._path != "-" and (again or self._moved()):
             os.close(self._file)
             self._open()
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        for start in range(0, len(pieces), IOV_MOST):  # half a megabyte is not put together for it
+            self._write_some(pieces[start : start + IOV_MOST])
+
+    def _write_some(self, pieces: list[bytes]) -> None:
+        written = os.writev(self._file, pieces)
+        if written < sum(map(len, pieces)):  # a pipe
+            view = memoryview(b"".join(pieces))[written:]
+            while view:
+                view = view[os.write(self._file, view) :]
 
     def _moved(self) -> bool:
         try:

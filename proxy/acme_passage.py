@@ -79,7 +79,7 @@ class Passages:
             except OSError as error:
                 passage.free()
                 why = f"{endpoint(*choice.server)}: {os.strerror(error.errno) if error.errno else 'no answer in time'}"
-                self._hub.counters["connect_failures"] += 1
+                self._hub.count("connect_failures")
             else:
                 return
         passage.end(why)

@@ -120,10 +120,10 @@ class Carrier(ABC, asyncio.Protocol):
             self._ends_at = hub.now() + service.total_timeout_s
         if command.tried or command.fresh:
             if not service.pool.may_retry(hub.now()):
-                hub.counters["retries_denied"] += 1
+                hub.count("retries_denied")
                 self._run(exchange.denied())
                 return
-            hub.counters["retries"] += 1
+            hub.count("retries")
         self._choose(exchange, service, command, in_turn=False)
 
     def _choose(self, exchange: Exchange, service: Service, command: Assign, *, in_turn: bool) -> None:
@@ -141,7 +141,7 @@ class Carrier(ABC, asyncio.Protocol):
                 prefer=command.prefer,
             )
         while choice is None and service.fallback is not None:
-            hub.counters["fallback_requests"] += 1
+            hub.count("fallback_requests")
             service = service.fallback
             choice = service.pool.assign(
                 self._key(exchange, service), hub.now(), repeatable=command.repeatable, tried=command.tried,
@@ -172,7 +172,7 @@ class Carrier(ABC, asyncio.Protocol):
         if not service.pool.wait(self):
             self._run(exchange.no_server(Code.QUEUE_FULL))
             return
-        self._hub.counters["queued_requests"] += 1
+        self._hub.count("queued_requests")
         self._waiting = command
         self.deadline = min(self._hub.now() + service.queue_timeout_s, self._ends_at)
 
@@ -216,7 +216,7 @@ class Carrier(ABC, asyncio.Protocol):
         if sound is None:
             pool.failed(server)
             service.note(server, Outcome.FAILED, self._hub.now())
-            self._hub.counters["connect_failures"] += 1
+            self._hub.count("connect_failures")
         if self._exchange is not exchange:
             if sound is not None and not pool.released(server, sound, self._hub.now()):
                 sound.close()

@@ -95,7 +95,7 @@ class ClientConnection(Carrier):
             self._throttle = transport.get_extra_info("throttle")
         site.connections.add(self)
         site.most_connections = max(site.most_connections, len(site.connections))
-        self._hub.counters["connections"] += 1
+        self._hub.count("connections")
         self._hub.journal.bills.opened(site.name)
         self._place = self._hub.crowd.enter(self._client, self._site.allowance)
         if self._place is None or self._hub.crowd.full:
@@ -131,7 +131,7 @@ class ClientConnection(Carrier):
             if profile.required:  # asked for since the handshake began
                 raise UnusableIdentity("there is none")
         except UnusableIdentity as error:
-            self._hub.counters["client_certificates_refused"] += 1
+            self._hub.count("client_certificates_refused")
             log.info("%s: the certificate of %s is not taken: %s", self._site.name, self._client, error)
             self._transport.abort()
         return b""
@@ -277,7 +277,7 @@ class ClientConnection(Carrier):
         ]
         if not names:
             return
-        self._hub.counters["underscored_fields"] += len(names)
+        self._hub.count("underscored_fields", len(names))
         if self._hub.now() >= self._site.next_underscore_logged:
             self._site.next_underscore_logged = self._hub.now() + LOG_EVERY_S
             log.info("%s: dropped from a request of %s: %s", self._site.name, self._client, ", ".join(names)[:200])
@@ -368,7 +368,7 @@ class ClientConnection(Carrier):
         What was sent ahead is dropped: its client sees that it was not answered, and may send it again (RFC 9112
         §9.3.2). A request whose head, or whose server, is not complete or known yet, is refused.
         """
-        self._hub.counters["overloads"] += 1
+        self._hub.count("overloads")
         exchange = self._exchange
         if exchange is None:
             self._refuse(Code.OVERLOADED, None)
@@ -383,7 +383,7 @@ class ClientConnection(Carrier):
     def _turn_away(self) -> None:
         """The client, or the worker, has too many connections: this one is cut off without a word."""
         site, now = self._site, self._hub.now()
-        self._hub.counters["connections_refused"] += 1
+        self._hub.count("connections_refused")
         if now >= site.next_crowding_logged:
             site.next_crowding_logged = now + LOG_EVERY_S
             whose = f"{self._client} has" if self._place is None else "this worker has"
@@ -392,7 +392,7 @@ class ClientConnection(Carrier):
 
     def give_way(self) -> None:
         """To others, for which there is no more room. To be asked of who waits for his client."""
-        self._hub.counters["connections_gave_way"] += 1
+        self._hub.count("connections_gave_way")
         self._transport.abort()
 
     def _wait(self, state: State, timeout_s: float) -> None:
@@ -503,7 +503,7 @@ class ClientConnection(Carrier):
     def admit(self) -> None:
         """The listener's access list may have changed: whoever it denies is cut off without a word."""
         if not admits(self._site, self._transport):
-            self._hub.counters["connections_denied"] += 1
+            self._hub.count("connections_denied")
             self._transport.abort()
 
     # -- what there is to tell

@@ -65,7 +65,9 @@ class Crowd:
 
     def enter(self, address: str, allowance: Allowance) -> str | None:
         """A connection of this client comes. What `leave` is to be told; None if the client has too many."""
-        client = client_of(address, Terms(per_client=allowance.per_client, exempt=allowance.exempt))
+        client = ""
+        if allowance.per_client:
+            client = client_of(address, Terms(per_client=allowance.per_client, exempt=allowance.exempt))
         if client and not self._clients.take(client, allowance.per_client, 0.0):
             return None
         self.connections += 1

@@ -32,7 +32,7 @@ class Gate(asyncio.Protocol):
             raw.set_protocol(self._inner)
             self._inner.connection_made(raw)
             return
-        self._hub.counters["connections_denied"] += 1
+        self._hub.count("connections_denied")
         now = self._hub.now()
         if now >= self._site.next_denial_logged:
             self._site.next_denial_logged = now + LOG_EVERY_S

@@ -8,7 +8,7 @@ trusted (proxy/origin.py). Names keep their case, fields their order.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
@@ -49,8 +49,10 @@ _REASONS: Final = {
 }  # fmt: skip
 
 
-def is_trusted(client: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+def is_trusted(client: str, networks: Collection[IPv4Network | IPv6Network]) -> bool:
     """Whether a peer's word about earlier hops counts."""
+    if not networks:
+        return False
     try:
         address = ip_address(client)
     except ValueError:

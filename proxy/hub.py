@@ -133,7 +133,6 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.services: dict[str, Service] = {}
-        self.on_ejected: Callable[[str, tuple[str, int], float], None] = lambda *_: None
         self.seal = Seal(os.urandom(SECRET_BYTES), time)  # until the control plane's secret comes
         self.stickies: dict[str, Sticky] = {}  # of the services whose clients stay with their servers
         self.buffer = bytearray(READ_BYTES)
@@ -146,8 +145,12 @@ class Hub:
 
     @property
     def counters(self) -> Counter[str]:
-        """By name; to be changed in place."""
+        """By name."""
         return self.journal.counters
+
+    def count(self, name: str, more: int = 1) -> None:
+        """Adds to a counter."""
+        self.journal.count(name, more)
 
     def answers(self, hsts: bytes, keeps: bool = True) -> Answers:
         """The reader of answers for listeners with this line in their heads; there are few such lines."""

@@ -16,7 +16,8 @@ from proxy.bills import Bills, Keep, by_listener
 from proxy.errors import Code
 from proxy.meters import Meters
 
-SETTLE_AT: Final = 512
+# Some 50 µs at a time. 512 are 5 % cheaper each, and hold up the loop, and so everybody, for half a millisecond.
+SETTLE_AT: Final = 64
 
 _CLASSES: Final = ("status_0xx", "status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx") + (
     "status_other",
@@ -39,9 +40,13 @@ class Journal:
         self._counters: Counter[str] = Counter()
         self.visits: list[Visit] = []  # to be appended to; `settle` from SETTLE_AT on
 
+    def count(self, name: str, more: int = 1) -> None:
+        """Adds to a counter. What waits goes on waiting: settled one by one, visits would cost 8 µs more each."""
+        self._counters[name] += more
+
     @property
     def counters(self) -> Counter[str]:
-        """By name; to be changed in place."""
+        """By name."""
         self.settle()
         return self._counters
 

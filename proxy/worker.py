@@ -87,7 +87,7 @@ class Worker:
         return inner if site.throttling is None else Throttle(site.throttling, inner)
 
     def _refuse(self) -> None:
-        self._hub.counters["connections_over_limit"] += 1
+        self._hub.count("connections_over_limit")
 
     # -- configuration
 
@@ -161,15 +161,7 @@ class Worker:
     def _service(self, name: str) -> Service:
         """The one that requests use already, or a new one."""
         found = self._hub.services.get(name)
-        if found is None:
-            found = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
-            found.on_ejected = self._hub.on_ejected
-        return found
-
-    def follow_ejection(self, name: str, server: Endpoint, out_s: float) -> None:
-        """Another worker of this node has ejected a server."""
-        if (service := self._hub.services.get(name)) is not None:
-            service.pool.follow(server, out_s, self._hub.now())
+        return found or Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
 
     def _apply_stickiness(self, model: Model, backend: BackendService) -> None:
         stickies = self._hub.stickies

@@ -172,14 +172,9 @@ class WorkerProcess:
         return list(question.result()) if done else []
 
     async def listen(
-        self,
-        reader: asyncio.StreamReader,
-        on_problems: Callable[[], None],
-        on_counters: Callable[[], None],
-        on_ejected: Callable[[WorkerProcess, list[object]], None],
+        self, reader: asyncio.StreamReader, on_problems: Callable[[], None], on_counters: Callable[[], None]
     ) -> None:
-        """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves; `on_ejected`: it
-        has ejected a server (proxy/worker_channel.py)."""
+        """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves."""
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 message = json.loads(line)
@@ -193,8 +188,6 @@ class WorkerProcess:
                     if message["stranded"] != self.stranded:
                         self.stranded = message["stranded"]
                         on_problems()
-                elif "ejected" in message:
-                    on_ejected(self, message["ejected"])
                 elif "told" in message:
                     self._questions.popleft().set_result(message["told"])
                 elif "cannot" in message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import time
@@ -169,3 +170,24 @@ async def test_a_full_disk_is_counted() -> None:
     log.write(Record("web", "c"))
     await log.close()
     assert log.lost == 2
+
+
+async def test_a_pipe_that_takes_little_at_a_time_gets_every_line(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 4096)
+    log = AccessLog(str(path), "n")
+    os.set_blocking(reading, True)
+    for number in range(3000):
+        log.write(Record("web", "c", path=f"/{number}"))
+    taken: list[str] = []
+
+    def take() -> None:
+        with os.fdopen(reading, encoding="ascii") as file:
+            taken.extend(json.loads(line)["path"] for line in file)
+
+    taking = asyncio.create_task(asyncio.to_thread(take))
+    await log.close()
+    await taking
+    assert taken == [f"/{number}" for number in range(3000)]
