@@ -1,7 +1,8 @@
 """What is counted of each listener, backend service and rule: in a worker, and added up in its supervisor. Pure.
 
-An exchange is counted once, under its listener and way (proxy/actions.py). Once a second what came together there is
-added to the three that it belongs to, whose sums the worker then sends: dictionaries of numbers and lists of numbers.
+An exchange is counted under its listener and service. Once a second what came together there is added to the two that
+it belongs to, whose sums the worker then sends: dictionaries of numbers and lists of numbers. Rules, of which there may
+be thousands, count nothing but statuses, and at once: a meter for each of them took 90 ms a second in one piece.
 SERIES_MOST of a kind are told apart, the first ones of the configuration; what belongs to another counts as OTHER's.
 """
 
@@ -15,7 +16,6 @@ from typing import Any, Final
 from core.model import Model, Protocol
 from core.resolve import l7_services
 from proxy.access_log import Record, Visit
-from proxy.actions import Way
 
 # Seconds. From a cached answer on a LAN to the default request_timeout_s; HAProxy and Envoy have about as many.
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -131,34 +131,49 @@ class Meters:
     """Those of a worker."""
 
     def __init__(self) -> None:
-        self._fresh: dict[str, dict[Way, Meter]] = {}  # since the last `news`, by listener
+        self._fresh: dict[str, dict[str, Meter]] = {}  # since the last `news`, by listener and service
+        self._rules: dict[str, Meter] = {}  # where each is counted, as far as it has been asked
         self._sums: dict[str, dict[str, Meter]] = {kind: {} for kind in KINDS}
         self._known: dict[str, dict[str, str]] | None = None  # by kind, what each name is counted as; None: as itself
 
     def record(self, record: Record) -> None:
         """Counts an exchange or a refused request."""
-        self._of(record.listener, record.way).record(record)
+        self._of(record.listener, record.way.service).record(record)
+        if record.way.rule:
+            meter = self._rule(record.way.rule)
+            meter.statuses[record.status // 100 if 100 <= record.status < 600 else 0] += 1
+            meter.told = False
 
     def visits(self, visits: Iterable[Visit]) -> None:
         """Counts exchanges of the common kind."""
-        fresh = self._fresh
-        for _, visitor, _, _, _, status, bytes_in, bytes_out, took_s, _, _, way, _ in visits:
+        fresh, rules = self._fresh, self._rules
+        for _, visitor, _, _, _, status, bytes_in, bytes_out, took_s, _, _, (rule, service), _ in visits:
             try:
-                meter = fresh[visitor.listener][way]
+                meter = fresh[visitor.listener][service]
             except KeyError:
-                meter = self._of(visitor.listener, way)
+                meter = self._of(visitor.listener, service)
             meter.visit(status, bytes_in, bytes_out, took_s)
+            if rule:
+                meter = rules.get(rule) or self._rule(rule)
+                meter.statuses[status // 100 if status < 600 else 0] += 1
+                meter.told = False
 
-    def _of(self, listener: str, way: Way) -> Meter:
-        ways = self._fresh.setdefault(listener, {})
-        if way not in ways:
-            ways[way] = Meter()
-        return ways[way]
+    def _of(self, listener: str, service: str) -> Meter:
+        services = self._fresh.setdefault(listener, {})
+        if service not in services:
+            services[service] = Meter()
+        return services[service]
+
+    def _rule(self, name: str) -> Meter:
+        """Where a rule is counted; of one that is gone, nowhere that is told."""
+        if name not in self._rules:
+            self._rules[name] = self._sum("rules", name) or Meter()
+        return self._rules[name]
 
     def keep(self, **names: Sequence[str]) -> None:
         """Takes what the configuration has, by kind, and forgets what is gone."""
         self._collect()
-        self._known = {}
+        self._known, self._rules = {}, {}
         for kind, sums in self._sums.items():
             told = apart(names[kind])
             self._known[kind] = dict.fromkeys(names[kind], OTHER) | {name: name for name in told}
@@ -167,9 +182,9 @@ class Meters:
 
     def _collect(self) -> None:
         fresh, self._fresh = self._fresh, {}
-        for listener, ways in fresh.items():
-            for way, meter in ways.items():
-                for kind, name in zip(KINDS, (listener, way.service, way.rule), strict=True):
+        for listener, services in fresh.items():
+            for service, meter in services.items():
+                for kind, name in (("listeners", listener), ("services", service)):
                     if (found := self._sum(kind, name)) is not None:
                         found.add(meter)
 

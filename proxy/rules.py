@@ -257,7 +257,7 @@ class Router:
             path = path or (b"/" if target == b"*" else target.partition(b"?")[0])
             for entries in paths.at(path):
                 for entry in entries if isinstance(entries, list) else entries.candidates(asked, target):
-                    if entry.rank >= rank:
+                    if rank is not _NONE and entry.rank >= rank:  # a number that is in no cache
                         break
                     if entry.conditions is None or entry.conditions.hold(asked, target):
                         rank, best = entry.rank, entry.action
