@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 CALL_S = 6.0  # by then a call has been answered or has failed: an election takes 1 to 2 s
 ATTEMPT_S = 3.0  # so long one member may take over an answer
 CONNECT_S = 1.5
+DOWN_S = 2.0  # so long a call goes on where nobody listens at any member's address
 AGAIN_S = 0.1  # between two rounds through all members
 LINE_LIMIT_BYTES = 1 << 26  # one event of a watch
 
@@ -53,7 +54,11 @@ class EtcdRefusedError(StoreUnavailableError):
 
 
 class _MemberError(Exception):
-    """This member cannot answer now; another one may."""
+    """This member cannot answer now; another one may. `down`: nobody listens there."""
+
+    def __init__(self, why: str, down: bool = False) -> None:
+        super().__init__(why)
+        self.down = down
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,12 @@ class Etcd:
         """As `call`, and how often it was tried. At the first, nothing can have been done before that answer."""
         tried = 0
         loop = asyncio.get_running_loop()
-        end = loop.time() + within_s
+        begun = loop.time()
+        end = begun + within_s
         data = json.dumps(body).encode()
         errors: dict[str, str] = {}
         while True:
+            down = loop.time() - begun > DOWN_S
             for offset in range(len(self.endpoints)):
                 index = (self._preferred + offset) % len(self.endpoints)
                 left_s = end - loop.time()
@@ -139,9 +146,12 @@ class Etcd:
                     answer = await self._ask(self.endpoints[index], path, data, min(ATTEMPT_S, left_s))
                 except _MemberError as error:
                     errors[self.endpoints[index]] = str(error)
+                    down = down and error.down
                     continue
                 self._prefer(index)
                 return answer, tried
+            if down:
+                raise StoreUnavailableError(self._unreachable(errors))
             await asyncio.sleep(min(AGAIN_S, max(end - loop.time(), 0.0)))
 
     async def range(
@@ -186,7 +196,8 @@ class Etcd:
             async with self._http.post(member + path, data=io.BytesIO(data), timeout=timeout) as response:
                 text = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _MemberError(_why(error)) from None
+            down = isinstance(getattr(error, "os_error", error), ConnectionRefusedError)
+            raise _MemberError(_why(error), down) from None
         try:
             answer: Document = json.loads(text)
             if response.status == 200:

@@ -107,6 +107,25 @@ async def test_no_member_answers() -> None:
     await client.close()
 
 
+async def test_where_nobody_listens_is_not_waited_for_so_long(etcd: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control.etcd.DOWN_S", 0.1)
+    monkeypatch.setattr("control.etcd.ATTEMPT_S", 0.1)
+    dead = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    client = Etcd(dead, Tls())
+    with pytest.raises(StoreUnavailableError, match=r"refused.*refused"):
+        await asyncio.wait_for(client.range("/x", within_s=1000), 60)
+    await client.close()
+    async with front(etcd.endpoints[0]) as slow:
+        slow.way = Way.SILENT
+        client = Etcd([dead[0], slow.url], Tls())
+        asking = asyncio.create_task(client.range("/x", within_s=1000))
+        while len(slow.calls) < 5:
+            await asyncio.sleep(0.01)
+        slow.way = Way.THROUGH
+        await asyncio.wait_for(asking, 60)
+        await client.close()
+
+
 async def test_what_is_no_etcd() -> None:
     async def hello(_: web.Request) -> web.Response:
         return web.Response(status=404, text="nothing here")
@@ -188,7 +207,7 @@ async def test_tls_and_client_certificates(tmp_path: Path, authority: Authority,
             try:
                 if why:
                     with pytest.raises(StoreUnavailableError, match=why):
-                        await client.range("/x", within_s=0.5)
+                        await client.range("/x", within_s=0.2)
                 else:
                     await client.range("/x")
                     async with asyncio.timeout(20), client.watch([("/x", "/y")], 0) as lines:
