@@ -178,7 +178,13 @@ class ControlPlane:
         return reconcile(self.current.version, self.current.model, reports, ages_s, revoked)
 
     async def _refresh(self) -> None:
-        """Announce what is stored, if it is another version than ours; to be called with `_changing` held."""
+        """Announce what is stored, if it is another version than ours; to be called with `_changing` held.
+
+        Which version that is costs little to ask, the version itself much: after a backup was brought back, each node
+        comes with a later one.
+        """
+        if [entry.version for entry in await self.store.history(1)] == [self.current.version]:
+            return
         entry, model = await self.store.get()
         if entry.version != self.current.version:
             await self._announce(Current(entry.version, model, to_dict(model)))

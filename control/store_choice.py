@@ -41,8 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def read_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> EtcdChoice | None:
     """What was chosen, None for SQLite; ends with a message where the options do not go together."""
     if options.store == "sqlite":
-        if options.etcd:
-            parser.error("--etcd needs --store etcd")
+        for name in ("etcd", "etcd_prefix", "etcd_ca", "etcd_cert", "etcd_key"):
+            if getattr(options, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} needs --store etcd")
         return None
     if not options.etcd:
         parser.error("--store etcd needs --etcd https://HOST:2379")

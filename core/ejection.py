@@ -8,6 +8,7 @@ has stayed in for as long as it was last out begins anew.
     in        succeeded          in, streak 0
     in        failed             in, streak + 1; the last of the streak: out until now + time, if there is room
     out       any                out (requests that were on their way tell nothing new)
+    in        another's word     out, as that one has it (`follow`), if there is room
     out       its time is over   on probation: in, streak one short
     any       a check succeeded  in, streak 0, nothing remembered
 
@@ -98,6 +99,16 @@ class Ejector(Generic[Key]):
         record.out_s = min(rules.first_s * 2.0 ** min(record.times - 1, 32), rules.longest_s)
         record.until = self.ejected[key] = now + record.out_s
         return record.out_s
+
+    def follow(self, key: Key, out_s: float, now: float, *, room: bool) -> bool:
+        """Another who asks the same server has ejected it for so long. False: it is out, or there is no room."""
+        if self.rules is None or key in self.ejected or not room:
+            return False
+        record = self._records.setdefault(key, _Record())
+        record.times = record.times + 1 if now < record.until + record.out_s else 1
+        record.out_s = out_s
+        record.until = self.ejected[key] = now + out_s
+        return True
 
     def next_return(self) -> float:
         """When the next server comes back; infinity while none is out."""

@@ -104,7 +104,7 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class Ejection:
-    """A passive check: a server that fails requests in a row is left out for a while, by each worker for itself.
+    """A passive check: a server that fails requests in a row is left out for a while, by all workers of the node.
 
     Out for `first_s`, twice as long each time that it fails again, `longest_s` at most. It comes back on probation:
     the first request that fails ejects it again, the first that succeeds ends it.

@@ -133,6 +133,7 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.services: dict[str, Service] = {}
+        self.on_ejected: Callable[[str, tuple[str, int], float], None] = lambda *_: None
         self.seal = Seal(os.urandom(SECRET_BYTES), time)  # until the control plane's secret comes
         self.stickies: dict[str, Sticky] = {}  # of the services whose clients stay with their servers
         self.buffer = bytearray(READ_BYTES)

@@ -301,6 +301,13 @@ class Pool(Generic[Handle, Waiter]):
             self._settle(now)
         return out_s
 
+    def follow(self, server: Address, out_s: float, now: float) -> None:
+        """Another worker has ejected this server for so long."""
+        index = self._index.get(server)
+        if index is not None and self._ejector.follow(server, out_s, now, room=self._room(index)):
+            self.attentive = self._ejector.attentive
+            self._settle(now)
+
     def answered(self, server: Address, seconds: float, now: float) -> None:
         """An answer's head came so long after the request was assigned. To be told while the pool is `timed`."""
         index = self._index.get(server)

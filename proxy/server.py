@@ -131,7 +131,7 @@ class Supervisor:
         """One worker from its start to its end; why it could not start, if it could not."""
         worker, reader = await WorkerProcess.start(self._settings, turn, self._ledger)
         worker.seats = {number for number in self._seats.numbers if number % self._settings.workers == turn}
-        listening = asyncio.ensure_future(worker.listen(reader, self._log_problems, self._note_open))
+        listening = asyncio.ensure_future(worker.listen(reader, self._log_problems, self._note_open, self._spread))
         try:
             async with self._applying:
                 worker.send({"cookie_secret": self._cookie_secret.hex()})
@@ -163,6 +163,12 @@ class Supervisor:
             self._sums.take_over(worker.meters)
             await reap(worker.process)
         return worker.cannot
+
+    def _spread(self, by: WorkerProcess, ejected: list[object]) -> None:
+        """A worker has ejected a server: the others need not lose requests to find out."""
+        for worker in self._workers.values():
+            if worker is not by:
+                worker.send({"ejected": ejected})
 
     async def _reseat(self) -> None:
         """Has somebody accept from each seat: its worker, or the next one where that is gone."""

@@ -26,6 +26,10 @@ class Waiter(Protocol):
         """It is its turn: there is a server, or none will take it."""
 
 
+def _nobody(*_: object) -> None:
+    """Where no other worker is."""
+
+
 class Service:
     """Changed in place when the configuration changes. `call_soon` is the loop's.
 
@@ -35,7 +39,7 @@ class Service:
 
     __slots__ = (
         "_call_soon", "_next_told", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s",
-        "idle_timeout_s", "key", "name", "pool", "queue_timeout_s", "secured", "total_timeout_s",
+        "idle_timeout_s", "key", "name", "on_ejected", "pool", "queue_timeout_s", "secured", "total_timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +48,7 @@ class Service:
         self.name, self.pool = name, pool
         self.fallback: Service | None = None
         self.configure(_DEFAULTS)
+        self.on_ejected: Callable[[str, Address, float], None] = _nobody  # so that the other workers hear of it
         self._call_soon = call_soon
         self._serving = False
         self.secured: Secured = (None, "")
@@ -77,6 +82,7 @@ class Service:
         out_s = self.pool.note(server, outcome, now)
         if out_s:
             log.warning("%s: %s is ejected for %g s: its requests fail", self.name, endpoint(*server), out_s)
+            self.on_ejected(self.name, server, out_s)
 
     def _serve_soon(self) -> None:
         if not self._serving:

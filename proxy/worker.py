@@ -161,7 +161,15 @@ class Worker:
     def _service(self, name: str) -> Service:
         """The one that requests use already, or a new one."""
         found = self._hub.services.get(name)
-        return found or Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
+        if found is None:
+            found = Service(name, Pool(self._turn, self._workers), self._hub.loop.call_soon)
+            found.on_ejected = self._hub.on_ejected
+        return found
+
+    def follow_ejection(self, name: str, server: Endpoint, out_s: float) -> None:
+        """Another worker of this node has ejected a server."""
+        if (service := self._hub.services.get(name)) is not None:
+            service.pool.follow(server, out_s, self._hub.now())
 
     def _apply_stickiness(self, model: Model, backend: BackendService) -> None:
         stickies = self._hub.stickies

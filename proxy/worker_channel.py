@@ -6,6 +6,8 @@
     → {"cookie_secret": HEX}, before a configuration that uses it
     → {"members": {GROUP: [[ADDRESS, PORT, WEIGHT, ZONE]…]}}, of availability groups that have DNS names
     → {"down": {SERVICE: [[ADDRESS, PORT]…]}}
+    → {"ejected": [SERVICE, ADDRESS, PORT, SECONDS]}, by another worker
+                                         ← the same, by this one
     → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
     → {"reopen": true}, the access log
     → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
@@ -59,6 +61,7 @@ class Channel:
     async def run(self, sock: socket.socket, tasks: Tasks, default_drain_s: float) -> None:
         """Returns when the worker has drained."""
         reader, writer = await asyncio.open_connection(sock=sock, limit=LINE_BYTES)
+        self._hub.on_ejected = lambda name, server, out_s: _send(writer, {"ejected": [name, *server, out_s]})
         tasks.spawn(self._report(writer), "report")
         tasks.spawn(self._recheck(writer), "recheck")
         loop = asyncio.get_running_loop()
@@ -81,6 +84,9 @@ class Channel:
                 self._worker.set_down({name: [(a, p) for a, p in down] for name, down in message["down"].items()})
             elif "mind" in message:
                 await self._worker.openings.open(self._worker.openings.sites)
+            elif "ejected" in message:
+                name, address, port, out_s = message["ejected"]
+                self._worker.follow_ejection(name, (address, port), out_s)
             elif "reopen" in message:
                 self._hub.reopen_log()
             elif "leave" in message:

@@ -172,9 +172,14 @@ class WorkerProcess:
         return list(question.result()) if done else []
 
     async def listen(
-        self, reader: asyncio.StreamReader, on_problems: Callable[[], None], on_counters: Callable[[], None]
+        self,
+        reader: asyncio.StreamReader,
+        on_problems: Callable[[], None],
+        on_counters: Callable[[], None],
+        on_ejected: Callable[[WorkerProcess, list[object]], None],
     ) -> None:
-        """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves."""
+        """Reads what the worker says until it is gone. `on_problems`: they have changed by themselves; `on_ejected`: it
+        has ejected a server (proxy/worker_channel.py)."""
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 message = json.loads(line)
@@ -188,6 +193,8 @@ class WorkerProcess:
                     if message["stranded"] != self.stranded:
                         self.stranded = message["stranded"]
                         on_problems()
+                elif "ejected" in message:
+                    on_ejected(self, message["ejected"])
                 elif "told" in message:
                     self._questions.popleft().set_result(message["told"])
                 elif "cannot" in message:

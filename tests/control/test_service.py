@@ -138,10 +138,16 @@ async def test_who_has_a_later_version_than_we_is_not_led_back(
     assert current is not None
     assert (current.version, current.model) == (2, model("b")), "what is stored, not what was known"
 
-    async def away(version: int | None = None) -> tuple[Entry, Model]:
+    async def expensive() -> tuple[Entry, Model]:
+        raise AssertionError("the version is read although it is known")
+
+    monkeypatch.setattr(store, "get", expensive)
+    assert await plane.newer_than(3, 20) is current, "a backup was brought back"
+
+    async def away(limit: int) -> tuple[Entry, ...]:
         raise StoreUnavailableError("away")
 
-    monkeypatch.setattr(store, "get", away)
+    monkeypatch.setattr(store, "history", away)
     with pytest.raises(StoreUnavailableError):
         await plane.newer_than(3, 20)
 

@@ -43,6 +43,23 @@ def test_states(rules: Ejection, events: str, states: str) -> None:
     assert seen == states
 
 
+def test_anothers_ejection_is_followed_once_and_doubles() -> None:
+    ejector = Ejector[str]()
+    assert not ejector.follow("a", 2, 0.0, room=True), "without rules none is ejected"
+    ejector.update(Ejection(failures=3, first_s=2), ["a"])
+    assert not ejector.follow("a", 2, 0.0, room=False)
+    assert ejector.follow("a", 2, 0.0, room=True)
+    assert not ejector.follow("a", 9, 1.0, room=True), "it is out already"
+    assert ejector.ejected == {"a": 2.0}
+    assert ejector.returning(2.0) == ["a"]
+    assert ejector.observe("a", Outcome.FAILED, 2.5, room=True) == 4, "on probation, and for twice as long"
+    ejector.returning(6.5)
+    assert ejector.follow("a", 8, 6.6, room=True)
+    ejector.returning(15)
+    assert ejector.observe("a", Outcome.ANSWERED, 30.0, room=True) == 0
+    assert not ejector.attentive
+
+
 def durations(rules: Ejection, pauses: list[float]) -> list[float]:
     """How long a server is out each time, if it fails so many seconds after each return."""
     ejector, now, found = Ejector[str](), 100.0, []
