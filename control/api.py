@@ -14,6 +14,7 @@ from aiohttp import web
 from control import (
     api_audit,
     api_config,
+    api_members,
     api_metering,
     api_nodes,
     api_objects,
@@ -58,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
     *api_metering.ROUTES,
     *api_objects.ROUTES,
     *api_weights.ROUTES,
+    *api_members.ROUTES,
     *api_nodes.ROUTES,
 )  # fmt: skip
 MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)

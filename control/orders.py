@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from control import drains, membership
 from control.drains import Drain
 from control.membership import Member
+from control.registered import Registration, by_group, registrations
 from control.store import Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class State:
     drains: tuple[Drain, ...] = ()
     invited_until: float = 0.0
     least: dict[str, int] = field(default_factory=dict)
+    registered: tuple[Registration, ...] = ()  # members of availability groups
 
 
 class Orders:
@@ -53,10 +56,11 @@ class Orders:
         members = tuple(await membership.members(self._store))
         draining = await drains.drains(self._store)
         until = max((each.expires for _, each in await membership.invitations(self._store)), default=0.0)
-        state = State(members, draining, until, {each.key: each.least for each in members if each.least})
-        told = (self.state.least, self.state.drains)
+        registered = await registrations(self._store, time.time())
+        state = State(members, draining, until, {each.key: each.least for each in members if each.least}, registered)
+        told = (self.state.least, self.state.drains, by_group(self.state.registered))
         self.state = state
-        if (state.least, state.drains) != told:
+        if (state.least, state.drains, by_group(registered)) != told:
             self._count += 1
             self._wake()
             self.changed()
@@ -103,5 +107,6 @@ class Orders:
             "revision": self.revision,
             "least": state.least,
             "drain": mine[0].since if mine else 0.0,
+            "members": by_group(state.registered),
             "servers": [[each.group, each.address, each.port] for each in state.drains if each.group],
         }

@@ -50,8 +50,9 @@ RULES = {
     Kind.CA_CERTIFICATES: "`bundle_file` and `bundle` exclude each other, one of them is given; `crl_file` and `crl` "
     "exclude each other.",
     Kind.SERVER_GROUPS: "An address and port stand once in a group.",
-    Kind.AVAILABILITY_GROUPS: "An address and port stand once in a group. In a group with `dns` or `file` members need "
-    "not name zones, and the nodes look at how it is spread. See [servers](upstreams.md#members-from-dns).",
+    Kind.AVAILABILITY_GROUPS: "An address and port stand once in a group. In a group with `dns`, `file` or "
+    "`registered` members need not name zones, and the nodes look at how it is spread. See "
+    "[servers](upstreams.md#members-from-dns).",
     Kind.BACKEND_SERVICES: "The scheduler is one of "
     f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
@@ -124,6 +125,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "dns": "names of more members",
         "file": "on the nodes, in TOML or (`….json`) JSON, with more members; see "
         "[servers](upstreams.md#members-from-a-file)",
+        "registered": "whether members may register themselves; see "
+        "[servers](upstreams.md#members-that-register-themselves)",
         "min_zones": "how many zones the members stand in at least",
         "min_racks": "how many racks, of all zones together",
         "max_percent_per_zone": "how much of the weight may stand in one zone; 0: any part",

@@ -65,7 +65,7 @@ class DnsName:
 class AvailabilityGroup:
     """Servers spread over fault domains: every member names its zone, and losing one zone costs only its members.
 
-    Members stand here, or come and go by DNS or by a file on the nodes.
+    Members stand here, or come and go by DNS, by a file on the nodes, or register themselves.
     """
 
     name: Name
@@ -73,6 +73,7 @@ class AvailabilityGroup:
     dns: tuple[DnsName, ...] = ()
     resolvers: tuple[Annotated[str, RESOLVER], ...] = ()
     file: Annotated[str, FILE_PATH] = ""
+    registered: bool = False
     min_zones: Annotated[int, Range(1, 100)] = 2
     min_racks: Annotated[int, Range(0, 1000)] = 0
     max_percent_per_zone: Annotated[int, Range(0, 100, "%")] = 0

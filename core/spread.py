@@ -44,7 +44,7 @@ def zones(members: Iterable[Server]) -> tuple[Zone, ...]:
 
 def is_dynamic(group: AvailabilityGroup) -> bool:
     """Whether members come and go by themselves."""
-    return bool(group.dns or group.file)
+    return bool(group.dns or group.file or group.registered)
 
 
 def faults(group: AvailabilityGroup, members: Sequence[Server]) -> Iterator[tuple[str, str]]:

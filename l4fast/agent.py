@@ -26,7 +26,7 @@ from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
 from core.endpoints import version as version_of
 from core.limits import nodes
-from core.model import Mode, Model, Role
+from core.model import Mode, Model, Role, Server
 from core.resolve import L4Service, l4_services, source_pools
 from l4fast import exporter, health, vip
 from l4fast.announcing import Announcing
@@ -196,6 +196,10 @@ class Agent:
         parts = 1 if self._announcing.method == "vrrp" else nodes(model, Role.L4)  # by VRRP one node has the VIP
         services = l4_services(self._members.resolved(model))
         return tuple(replace(each, limits=each.limits.part(parts)) for each in services)
+
+    def take_members(self, members: Mapping[str, tuple[Server, ...]]) -> None:
+        """Those that have registered with the control plane."""
+        self._members.take_registered(members)
 
     def _on_members(self) -> None:
         if self.configured.is_set() and not self._following:

@@ -289,8 +289,9 @@ class Node:
         server = await admin.serve(settings.state / ADMIN_SOCKET, handlers)
         stack.callback(server.close)
         control = ControlLink(
-            url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report
-        )
+            url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report,
+            take_members=agent.take_members,
+        )  # fmt: skip
         self._tasks.spawn(agent.keep_epoch(), "epoch")
         self._tasks.spawn(agent.keep_expiry(), "expiry")
         self._tasks.spawn(agent.keep_addresses(), "addresses")

@@ -22,7 +22,7 @@ from typing import Any, Final
 from control.node.members import Members, members_document
 from control.node.notify import notify
 from control.node.tasks import Tasks
-from core.model import Model
+from core.model import Model, Server
 from core.resolve import l7_listeners
 from proxy import census, ledger, meters, tally, throttles
 from proxy.census import Count, Filter
@@ -276,6 +276,10 @@ class Supervisor:
 
     def _resolved(self, model: Model) -> Model:
         return self._members.resolved(model)
+
+    def take_members(self, members: Mapping[str, tuple[Server, ...]]) -> None:
+        """Those that have registered with the control plane."""
+        self._members.take_registered(members)
 
     def _on_members(self) -> None:
         if self._model is not None:

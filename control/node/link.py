@@ -20,7 +20,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from control.node.metering import Metering
 from core.config import from_dict, to_dict
 from core.delta import DeltaError, patched
 from core.errors import ConfigErrors
-from core.model import Model
+from core.model import Model, Server
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class ControlLink:
         report: Callable[[], dict[str, object]],
         take_cookie_secret: Callable[[bytes], None] | None = None,
         metering: Metering | None = None,
+        take_members: Callable[[Mapping[str, tuple[Server, ...]]], None] | None = None,
     ) -> None:
         try:
             self._controls = Controls(url)
@@ -109,6 +110,7 @@ class ControlLink:
         self._report = report
         self._take_cookie_secret = take_cookie_secret
         self._metering = metering
+        self._take_members = take_members
         self._cookie_secret = b""
         self._model: Model | None = None
         self._rejected: tuple[int, Model, str] | None = None
@@ -276,7 +278,9 @@ class ControlLink:
         return {"version": self.version, "rejected": rejected, "report": facts}
 
     def _obey(self, orders: Orders) -> None:
-        """What drains."""
+        """What drains, and who has registered."""
+        if self._take_members is not None:
+            self._take_members(orders.members)
 
 
 def _parse(data: bytes, source: str, base: Model | None = None) -> Given:

@@ -1,4 +1,5 @@
-"""The members of availability groups that come and go, from wherever a node learns of them: DNS and files."""
+"""The members of availability groups that come and go, from wherever a node learns of them: DNS, files, the control
+plane."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from control.node.member_files import MemberFiles
 from control.node.tasks import Tasks
 from core import spread
 from core.members import together, with_members
-from core.model import Model, Server
+from core.model import AvailabilityGroup, Model, Server
 
 
 def members_document(groups: Mapping[str, Sequence[Server]]) -> dict[str, list[dict[str, object]]]:
@@ -25,6 +26,8 @@ class Members:
     def __init__(self, on_change: Callable[[], None], tasks: Tasks) -> None:
         self._names = Names(on_change, tasks)
         self._files = MemberFiles(on_change, tasks)
+        self._on_change = on_change
+        self._registered: Mapping[str, tuple[Server, ...]] = {}
 
     def watch(self, *models: Model) -> None:
         """Follows what these configurations name from now on; what was known before is kept."""
@@ -43,10 +46,20 @@ class Members:
     def groups(self, model: Model) -> dict[str, tuple[Server, ...]]:
         """All members of the groups whose members come and go; `model` is one of those that are watched."""
         return {
-            name: together(group, [*self._names.found(group), self._files.found(group)])
+            name: together(group, self._found(group))
             for name, group in model.availability_groups.items()
             if spread.is_dynamic(group)
         }
+
+    def _found(self, group: AvailabilityGroup) -> list[tuple[Server, ...]]:
+        registered = self._registered.get(group.name, ()) if group.registered else ()
+        return [*self._names.found(group), self._files.found(group), registered]
+
+    def take_registered(self, members: Mapping[str, tuple[Server, ...]]) -> None:
+        """Those that have registered with the control plane, by group. They stay while it is away."""
+        if members != self._registered:
+            self._registered = members
+            self._on_change()
 
     def resolved(self, model: Model) -> Model:
         """The configuration with the members that are known now."""

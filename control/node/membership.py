@@ -20,6 +20,7 @@ import aiohttp
 
 from control.node.identity import Identity, IdentityError
 from control.node.key_request import fresh_key, request_for
+from core.model import Server
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,16 @@ class Orders:
     drain: float = 0.0
     servers: frozenset[tuple[str, str, int]] = frozenset()
     least: Mapping[str, int] = field(default_factory=dict)  # see control.node.identity
+    members: Mapping[str, tuple[Server, ...]] = field(default_factory=dict)  # of availability groups, registered
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Orders:
         """From JSON. Raises ValueError, KeyError or TypeError."""
         servers = frozenset((str(group), str(address), int(port)) for group, address, port in document["servers"])
         least = {str(node): int(number) for node, number in document["least"].items()}
-        return cls(float(document["drain"]), servers, least)
+        rows = document.get("members", {})
+        members = {str(group): tuple(Server(*row) for row in of) for group, of in rows.items()}
+        return cls(float(document["drain"]), servers, least, members)
 
 
 class Membership:

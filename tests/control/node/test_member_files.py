@@ -99,3 +99,22 @@ async def test_a_file_that_comes_late(tmp_path: Path, monkeypatch: pytest.Monkey
         put(path, '{"members": [{"address": "10.0.0.1", "port": 80, "zone": "a"}]}')
         await until(lambda: found.servers == ["10.0.0.1"])
         assert found.problems == ["availability group g: all members are in zone 'a'; losing it loses all"]
+
+
+async def test_members_that_have_registered_join_and_stay_while_nothing_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "members.toml"
+    put(path, of(1, 2))
+    async with watched(path, monkeypatch=monkeypatch) as found:
+        changes = found.changes
+        registered = (Server("10.0.0.7", 80, zone="z7"),)
+        found.members.take_registered({"g": registered})
+        assert found.changes == changes + 1
+        assert found.servers == ["10.0.0.1", "10.0.0.2"], "the group takes none"
+        group = AvailabilityGroup("g", file=str(path), registered=True)
+        found.model = Model(availability_groups={"g": group})
+        found.members.watch(found.model)
+        assert found.servers == ["10.0.0.1", "10.0.0.2", "10.0.0.7"]
+        found.members.take_registered({"g": registered})
+        assert found.changes == changes + 1
