@@ -72,8 +72,9 @@ class Access:
         return cls(Tokens(store), Audit(store), limits or Limits(), hosts)
 
     def used(self, token: Token, address: str) -> None:
-        """Have it written down, beside the request."""
-        self.tasks.spawn(self.tokens.note_use(token, address), "use of a token")
+        """Have it written down beside the request, now and then."""
+        if self.tokens.is_use_news(token):
+            self.tasks.spawn(self.tokens.note_use(token, address), "use of a token")
 
     def host_is_ours(self, host: str) -> bool:
         """Whether a request's `Host` names this machine, and not a name that somebody has bound to its address.

@@ -9,6 +9,7 @@ from typing import Annotated
 from aiohttp import web
 
 from control import membership
+from control.audit import note
 from control.handling import CALLER, PLANE, body_of
 from control.membership import Invitation, Member, MembershipError, invitation_id
 from control.problem import problem
@@ -56,6 +57,7 @@ async def post_join(request: web.Request) -> web.Response:
     called, token, made = await membership.invite(
         plane.store, wanted.role, wanted.name, wanted.ttl_s, CALLER.get().name, now
     )
+    note(request, f"joins/{called}")
     await plane.orders.refresh()
     told = {**invitation_document(called, made, now), "token": token, "ca_fingerprint": print_}
     return web.json_response({**told, "nodes_address": signing.address}, status=201)
@@ -105,6 +107,7 @@ async def get_members(request: web.Request) -> web.Response:
 async def post_revoke(request: web.Request) -> web.Response:
     plane, now = request.app[PLANE], time.time()
     member = await membership.revoke(plane.store, text(request, "role"), text(request, "name"), CALLER.get().name, now)
+    note(request, f"members/{member.role}/{member.name}")
     await plane.orders.refresh()
     return web.json_response(member_document(member, now))
 

@@ -28,7 +28,7 @@ LOOK_EVERY_S = 10.0
 WARN_BEFORE = timedelta(days=7)
 WARN_EVERY = timedelta(days=1)
 DRAIN_S = 3.0
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 10
 IDLE_S = 75.0  # of a connection between requests, and before the head of its first one is in
 CONNECTIONS_LIMIT = 2000
 
@@ -60,6 +60,7 @@ class Listening:
         address: tuple[str, int],
         context: ssl.SSLContext | None,
         connections: int = CONNECTIONS_LIMIT,
+        handshake_s: int = HANDSHAKE_S,
     ) -> Listening:
         """Begin to serve. Raises ListenError."""
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S, keepalive_timeout=IDLE_S)
@@ -71,11 +72,15 @@ class Listening:
             return handlers() if len(handlers.connections) < connections else _NoRoom()
 
         host, port = address
-        handshake_s = None if context is None else HANDSHAKE_S
         loop = asyncio.get_running_loop()
         try:
             server = await loop.create_server(
-                accept, host, port, ssl=context, ssl_handshake_timeout=handshake_s, reuse_address=True
+                accept,
+                host,
+                port,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else handshake_s,
+                reuse_address=True,
             )
         except OSError as error:
             await runner.cleanup()

@@ -31,7 +31,7 @@ from control.node.addresses import is_loopback
 from control.node.identity import Identity
 from control.node.notify import notify
 from control.node.tasks import Tasks
-from control.service import ControlPlane
+from control.service import NODE_LIMIT, ControlPlane
 from control.signing import LIFETIME, SIGNING, Signing, keep
 from control.store import Store
 from control.store_choice import EtcdChoice, open_store
@@ -42,6 +42,8 @@ from core.endpoints import endpoint
 log = logging.getLogger(__name__)
 
 ROLE = "control"
+NODE_CONNECTIONS = 4 * NODE_LIMIT  # a node has two: one that waits, one that reports
+NODE_HANDSHAKE_S = 60  # after a restart all nodes come at once
 
 
 class ServeError(Exception):
@@ -158,6 +160,8 @@ async def _serve_users(
 ) -> Listening:
     """Raises ServeError."""
     limits = Limits(requests_per_s=settings.requests_per_s, address_per_s=4 * settings.requests_per_s)
+    if tls is not None and settings.api_hosts:
+        raise ServeError("--api-host is for an API without TLS: with TLS every name of the certificate will do")
     hosts = frozenset(map(str.lower, settings.api_hosts)) if tls is None else None
     lines = sys.stderr if settings.audit_stderr else None
     access = Access(Tokens(plane.store), Audit(plane.store, lines=lines), limits, hosts)
@@ -228,7 +232,8 @@ async def _listen(
 ) -> Listening:
     """Raises ServeError."""
     try:
-        listening = await Listening.start(app, address, context)
+        limits = {"connections": NODE_CONNECTIONS, "handshake_s": NODE_HANDSHAKE_S} if name == "node" else {}
+        listening = await Listening.start(app, address, context, **limits)
     except ListenError as error:
         raise ServeError(str(error)) from None
     log.info("%s API on %s%s", name, endpoint(address[0], listening.address[1]), "" if context is None else ", TLS")

@@ -146,11 +146,16 @@ class Tokens:
                 return token
         raise _contended(identity)
 
+    def is_use_news(self, token: Token) -> bool:
+        """Whether it is to be written down that this token is used: not if that was done lately, or is being done."""
+        lately = token.used is not None and self._clock() - token.used < USED_EVERY_S
+        return not lately and token.id not in self._noting
+
     async def note_use(self, token: Token, address: str) -> None:
-        """Write down that it was used, unless that was done lately."""
-        now = self._clock()
-        if (token.used is not None and now - token.used < USED_EVERY_S) or token.id in self._noting:
+        """Write down that it was used, if that is news."""
+        if not self.is_use_news(token):
             return
+        now = self._clock()
         self._noting.add(token.id)
         try:
             record = await self._store.record(SPACE, token.id)

@@ -116,9 +116,10 @@ async def test_what_is_not_spoken(serve: Server, files: Files) -> None:
         assert b"Cipher is " + cipher in done.stdout
 
 
-async def test_tickets_are_not_given(serve: Server, files: Files) -> None:
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+async def test_tickets_are_not_given(serve: Server, files: Files, version: str) -> None:
     listening = await serve(ServerTls(files).context)
-    argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{listening.address[1]}", "-quiet", "-msg"]
+    argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{listening.address[1]}", "-quiet", "-msg", version]
     request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     done = await asyncio.to_thread(subprocess.run, argv, input=request, capture_output=True, timeout=30)
     assert b"hello" in done.stdout

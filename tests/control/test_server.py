@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from control.listening import Files
 from control.node.children import Child, ChildError
 from control.ports import free_port
 from control.server import ServeError, Settings, _lock, serve
@@ -86,6 +87,13 @@ async def test_a_token_file_that_cannot_be(token: str, tmp_path: Path) -> None:
     settings = Settings(tmp_path / "state", ("127.0.0.1", 0), token_file=tmp_path / token)
     with pytest.raises(ServeError, match=r"the token file .*: .*; give a file of this user by --token-file"):
         await serve(settings)
+
+
+async def test_names_are_not_asked_for_with_tls(authority: Authority, tmp_path: Path) -> None:
+    directory = authority.issue("control", "c")
+    files = Files(directory / "cert.pem", directory / "key.pem")
+    with pytest.raises(ServeError, match="--api-host is for an API without TLS"):
+        await serve(Settings(tmp_path / "state", ("127.0.0.1", 0), tls=files, api_hosts=("lb.example",)))
 
 
 async def test_the_users_api_is_not_left_without_tls(tmp_path: Path) -> None:
