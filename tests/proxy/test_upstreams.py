@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -342,3 +344,30 @@ async def test_a_node_prefers_the_servers_of_its_zone() -> None:
             assert {(await l7.get())[1] for _ in range(10)} == {b"near"}
             await l7.worker.apply(replace(base, nodes={}))
             assert {(await l7.get())[1] for _ in range(4)} == {b"near", b"far"}
+
+
+@pytest.mark.parametrize("of", ["", "a", "b"], ids=["no-zone", "the-lost-one", "another"])
+async def test_losing_a_zone_costs_only_its_members(of: str) -> None:
+    """No request fails, and those that are left have equal parts of what their zones get."""
+    async with AsyncExitStack() as stack:
+        names = [f"{zone}{number}" for zone in "abc" for number in (1, 2)]
+        backends = {name: await stack.enter_async_context(named(name.encode()).running()) for name in names}
+        members = tuple(Server("127.0.0.1", each.port, zone=name[0]) for name, each in backends.items())
+        zones = {"l7-1": of, "l7-2": "b", "l7-3": "c"} if of else {}
+        nodes = {
+            name: Node(name, Role.L7, f"10.0.0.{at}", zone=zone) for at, (name, zone) in enumerate(zones.items(), 1)
+        }
+        base = with_service(model(free_port(), [], scheduler=Scheduler.WRR), server_group="", availability_group="app")
+        base = replace(base, availability_groups={"app": AvailabilityGroup("app", members)}, nodes=nodes)
+        async with proxy(base) as l7:
+            l7.worker.set_down({"app": [("127.0.0.1", backends[name].port) for name in ("a1", "a2")]})
+            answers = [await l7.get() for _ in range(60)]
+            assert {status for status, _ in answers} == {200}
+            load = Counter(body.decode() for _, body in answers)
+            assert not load.keys() & {"a1", "a2"}
+            for zone in {name[0] for name in load}:
+                assert abs(load[f"{zone}1"] - load[f"{zone}2"]) <= 2
+            if of != "b":  # a node of zone b sends what it can to its own
+                assert all(abs(load[name] - 15) <= 2 for name in ("b1", "b2", "c1", "c2"))
+            l7.worker.set_down({})
+            assert {(await l7.get())[0] for _ in range(4)} == {200}
