@@ -562,6 +562,22 @@ async def test_a_thousand_visits_are_counted_and_logged_in_turns() -> None:
     await quick.end()
 
 
+async def test_a_new_connection_settles_nothing() -> None:
+    """Visits that are settled one by one cost ten times as much."""
+    quick = Rig(QuickConnection)
+    for event in (GET, OK, GET, OK, GET, OK):
+        await quick.on(*event)
+    waiting = len(quick.hub.journal.visits)
+    assert waiting > 0
+    other = QuickConnection(quick.hub, quick.site)
+    other.connection_made(Transport())
+    assert len(quick.hub.journal.visits) == waiting
+    assert quick.hub.counters["connections"] == 2
+    assert quick.hub.journal.visits == []
+    other.connection_lost(None)
+    await quick.end()
+
+
 def test_what_is_cut_out_is_what_passes() -> None:
     """A field that somebody acts on may be moved or dropped, and the values behind it would take each other's place."""
     varied = lane.Requests((b"x-tenant", b"referer", b"connection", b"x-forwarded-for", b"x_y", b"x-request-id", b"b"))
