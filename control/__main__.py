@@ -13,6 +13,7 @@ from control.access import Limits
 from control.api import openapi
 from control.durations import duration
 from control.listening import Files
+from control.metering_keep import Retention
 from control.node import harden, logs
 from control.node.addresses import address
 from control.node.identity import IdentityError
@@ -78,6 +79,10 @@ def parser() -> argparse.ArgumentParser:
         "--reset-admin-token", action="store_true", help="make another administrator's token, and end (docs/access.md)"
     )
     result.add_argument("--audit-stderr", action="store_true", help="write the audit log to stderr too, as JSON lines")
+    result.add_argument(
+        "--metering-days", type=_retention, default=Retention(), metavar="HOURS,DAYS",
+        help="keep what listeners used by the hour, and by the day, for so many days (92,400)",
+    )  # fmt: skip
     add_options(result)
     result.add_argument("--log-level", default="INFO", choices=logs.LEVELS)
     result.add_argument("--openapi", action=_OpenApi, nargs=0, help="print the REST API's OpenAPI document, and end")
@@ -101,6 +106,13 @@ def _rate(text: str) -> float:
     return float(text)
 
 
+def _retention(text: str) -> Retention:
+    try:
+        return Retention.of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main() -> int:
     """Serve; 0 after SIGTERM, 2 for what the user has to change, 1 for what failed."""
     arguments = parser()
@@ -117,7 +129,7 @@ def main() -> int:
         arguments.error("--ca needs --nodes: nodes join there")
     settings = Settings(
         options.state, options.api, options.nodes, options.identity, options.token_file, tls, tuple(options.api_host),
-        options.api_rate, options.audit_stderr, etcd, options.ca, options.identity_lifetime,
+        options.api_rate, options.audit_stderr, etcd, options.ca, options.identity_lifetime, options.metering_days,
     )  # fmt: skip
     try:
         asyncio.run(reset_admin_token(settings) if options.reset_admin_token else serve(settings))

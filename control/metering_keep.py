@@ -17,7 +17,16 @@ from typing import Final
 
 from control import metering
 from control.metering import DAY_HOURS, DAYS, HOURS, MONTHS, By, Change, Leaf, Query, Rows, Sums
-from control.store import CHANGES_LIMIT, WRITE_LIMIT_BYTES, Record, RecordConflictError, Store, StoreError, Write
+from control.store import (
+    CHANGES_LIMIT,
+    WRITE_LIMIT_BYTES,
+    LeadershipLostError,
+    Record,
+    RecordConflictError,
+    Store,
+    StoreError,
+    Write,
+)
 from core.usage import HOUR_S, Delivery, Place, Usage, merged
 
 log = logging.getLogger(__name__)
@@ -33,6 +42,8 @@ FOLD_EVERY_S: Final = 60.0
 FOLD_AFTER_HOURS: Final = 2  # by then most of an hour has been delivered
 AHEAD_HOURS: Final = 1  # a node's clock may be ahead
 ROWS_LIMIT: Final = 200_000  # of an answer
+RETENTION_LIMIT_DAYS: Final = 10 * 366
+MONTH_DAYS: Final = 31  # the tables of days are those of months
 
 
 class TooMuchError(Exception):
@@ -49,6 +60,17 @@ class Retention:
 
     hours_days: int = 92
     days_days: int = 400
+
+    @classmethod
+    def of(cls, text: str) -> Retention:
+        """HOURS,DAYS, both in days. Raises ValueError with the remedy."""
+        parts = text.split(",")
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+            raise ValueError(f"{text!r}: give two numbers of days, such as 92,400")
+        hours, days = map(int, parts)
+        if not 1 <= hours <= days <= RETENTION_LIMIT_DAYS or days < MONTH_DAYS:
+            raise ValueError(f"{text!r}: hours 1 day or more, days {MONTH_DAYS} to {RETENTION_LIMIT_DAYS} and no less")
+        return cls(hours, days)
 
 
 class MeteringKeep:
@@ -153,7 +175,7 @@ class MeteringKeep:
                         await self.fold()
                         await self.forget()
                         await asyncio.sleep(FOLD_EVERY_S)
-            except (RecordConflictError, StoreError) as error:
+            except (RecordConflictError, LeadershipLostError, StoreError) as error:
                 log.warning("metering: %s; again in %.0f s", error, FOLD_EVERY_S)
             await asyncio.sleep(FOLD_EVERY_S)
 

@@ -15,7 +15,7 @@ import signal
 import ssl
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from control.access import Access, Limits
 from control.audit import Audit
 from control.first_token import Destination, TokenFileError
 from control.listening import Files, ListenError, Listening, ServerTls, TlsError
+from control.metering_keep import MeteringKeep, Retention
 from control.node.addresses import is_loopback
 from control.node.identity import Identity
 from control.node.notify import notify
@@ -66,6 +67,7 @@ class Settings:
     etcd: EtcdChoice | None = None
     ca: Path | None = None
     identity_lifetime: timedelta = LIFETIME
+    metering: Retention = field(default_factory=Retention)
 
 
 async def serve(settings: Settings) -> None:
@@ -84,6 +86,7 @@ async def serve(settings: Settings) -> None:
     try:
         store = await open_store(settings.state, settings.etcd)
         plane = await ControlPlane.load(store)
+        plane.metering = MeteringKeep(store, settings.metering)
         watching.spawn(plane.follow(), "versions of other control nodes")
         doors.append(await _serve_users(plane, settings, tls, watching, signing))
         if settings.nodes is not None:

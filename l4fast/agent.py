@@ -35,6 +35,7 @@ from l4fast.fill import Fills
 from l4fast.holding import Readiness
 from l4fast.hops import Hop
 from l4fast.leaving import Leaving
+from l4fast.metering import Billing
 from l4fast.sessions import SessionView, Wanted
 from l4fast.shares import shares
 from l4fast.sync_peer import CLOCK_SKEW_S, Sync
@@ -105,6 +106,7 @@ class Agent:
         expire: Callable[[int], int], local: Callable[[], Sequence[str]], own: Callable[[], Sequence[Sequence[str]]],
         early: Mapping[str, int],
         fill: Callable[[], Fills], announcing: Announcing, idle: AbstractSet[health.Real] = frozenset(),
+        billing: Billing | None = None,
     ) -> None:  # fmt: skip
         self.configured = asyncio.Event()
         self.refused = False
@@ -122,6 +124,7 @@ class Agent:
         self._early = early
         self._idle = idle
         self._announcing = announcing
+        self._billing = billing
         self._loop = asyncio.get_running_loop()
         self._counter = Counter(tables, fill, self._loop.time)
         self._monitor = HealthMonitor(self._on_health, tasks)
@@ -170,6 +173,8 @@ class Agent:
         leaving = self._leaving.changed(self._services, services, self._loop.time())
         await self._hops.watch({real.address for service in leaving.beside(services) for real in service.reals})
         addresses = await asyncio.to_thread(self._look_at_addresses)
+        if self._billing is not None:
+            await self._billing.before(model, services)
         try:
             self._set_addresses(addresses)
             self._set_pools(pools)
@@ -190,6 +195,8 @@ class Agent:
         self._announce()
         self._watch_leaving()
         self._derive_from_addresses()
+        if self._billing is not None:
+            await self._billing.after(model, services)
 
     def _services_of(self, model: Model) -> tuple[L4Service, ...]:
         """What this node forwards, with its part of the limits."""
@@ -344,6 +351,8 @@ class Agent:
             counts = self._counter.look()
             self._sync.sessions, self._sync.lost = counts.sessions, counts.packets.get("event_sync_lost", 0)
             self._look_at_refusals(self._loop.time())
+            if self._billing is not None:
+                self._billing.maps.saw(counts.listeners)
             await asyncio.sleep(COUNT_S)
 
     def _look_at_refusals(self, now: float) -> None:

@@ -12,13 +12,15 @@ import socket
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from itertools import compress
+from typing import Any
 
 from core.model import LEAST_SCHEDULERS, Mode, Scheduler
 from core.resolve import L4Service, Real
 from l4fast.addresses import address_bytes, text_of
 from l4fast.bpf import syscall
+from l4fast.bpf.syscall import Map
 from l4fast.loader import DataPlane
 from l4fast.mirror import RESTORED_AT_ONCE, Indexes, Mirror
 from l4fast.sweep import Seen
@@ -199,6 +201,10 @@ class Members:
             if member != NOBODY
         }
 
+    def listeners(self) -> dict[int, ServiceKey]:
+        """The listener of each number that a member has."""
+        return {number: member[0] for member, number in self._indexes.used.items() if member != NOBODY}
+
     def past(self, key: ServiceKey) -> Mapping[str, int]:
         """COUNTERS of the members that the listener has lost: what it has counted does not fall when a real goes."""
         return self._past.get(key, {})
@@ -241,6 +247,20 @@ class Members:
             ]
             self._accounting.put(self._accounting.key(0), request)
             self._plane.run(bytes(syscall.SMALLEST_FRAME), "account", self._version)
+
+
+def billed(stats: Map[Any, Any], numbers: Collection[int], cpus: int) -> dict[int, tuple[int, int, int]]:
+    """Bytes in, bytes out and sessions made of the members with these numbers, summed over the CPUs."""
+    numbers = [number for number in numbers if number < stats.max_entries]
+    if not numbers:
+        return {}
+    words, fields = stats.first_per_cpu(max(numbers) + 1, cpus), len(COUNTERS)
+    size = cpus * fields
+    places = [COUNTERS.index(name) for name in ("bytes_in", "bytes_out", "sessions_made")]
+    return {
+        number: tuple(sum(words[number * size + place : (number + 1) * size : fields]) for place in places)  # type: ignore[misc]
+        for number in numbers
+    }
 
 
 def _gone(listener: int) -> ServiceKey:

@@ -25,6 +25,7 @@ from typing import Final
 from control.node import admin
 from control.node.identity import Identity
 from control.node.link import ControlLink
+from control.node.metering import Metering
 from control.node.metrics_server import MetricsServer, listen
 from control.node.notify import notify
 from control.node.tasks import Tasks
@@ -38,6 +39,7 @@ from l4fast.expiry import expire
 from l4fast.fill import TABLES, Census, Fill, Fills, countable
 from l4fast.interfaces import interface
 from l4fast.loader import IP_VERSIONS, DataPlane
+from l4fast.metering import Billing, Left, Maps
 from l4fast.neighbours import Neighbours
 from l4fast.pins import Pins
 from l4fast.settings import ADMIN_SOCKET, Settings, load_secrets
@@ -140,6 +142,7 @@ class Node:
             pins = Pins(settings.state)
             with pins.left(*state.estate()) as left:
                 plane = DataPlane.load(left=left)
+                before = Left(plane, left) if left is not None and not plane.inherited else None
             plane.use(*map(interface, settings.interfaces))
             tables = Tables(plane, sync_period_s=SYNC_PERIOD_S)
             if plane.inherited:
@@ -154,11 +157,15 @@ class Node:
             )  # fmt: skip
             _seed(tables, shared)
             tables.set_epoch(int(time.time()))
+            maps = Maps(tables, before)
+            metering = Metering(settings.state, maps)
+            await metering.acquire()
+            stack.push_async_callback(metering.let_go)  # packets are counted until the programs are off
             pins.hold(plane, boot)
             stack.callback(self._take_off, plane, pins)
             vips = await asyncio.to_thread(self._vips, plane.inherited)
             tables.set_vips_here(vips.local)
-            take_over = partial(self._take_over, plane, pins, state, boot, found)
+            take_over = partial(self._take_over, plane, pins, state, boot, found, maps)
             # With empty tables, it takes the place of a program that forwards only when they have been filled.
             wait = not plane.inherited and any(link.program for link in found)
             if not wait:
@@ -166,8 +173,10 @@ class Node:
             await self._start_sync(stack, sync, tables)
             early = self._start_early(stack, plane)
             agent = await self._start_agent(
-                stack, sync, tables, early, [link.index for link in found], take_over if wait else None, vips
-            )
+                stack, sync, tables, early, [link.index for link in found], take_over if wait else None, vips,
+                Billing(maps, metering), metering,
+            )  # fmt: skip
+            stack.push_async_callback(self._last_words, metering)
             stack.push_async_callback(self._give_up, vips, tables)
             if metrics:
                 server = await MetricsServer(agent.metrics).serve(metrics)
@@ -188,12 +197,13 @@ class Node:
         return {"left": list(self._settings.interfaces)}
 
     def _take_over(
-        self, plane: DataPlane, pins: Pins, state: StateDirectory, boot: int, found: Sequence[links.Link]
+        self, plane: DataPlane, pins: Pins, state: StateDirectory, boot: int, found: Sequence[links.Link], maps: Maps
     ) -> None:
         """From whatever program is attached. What the next agent has to know is written down at each step, since this
         one may be killed at any."""
         state.note_program({link.index: link.program for link in found}, program_id(plane))
         self._attach(plane)
+        maps.take_over()
         state.note_estate(boot, plane.estate.contract, plane.estate.seed)
         pins.settle()
 
@@ -210,6 +220,11 @@ class Node:
         """Where the program stays attached the VIPs stay too, for the keeper's grace."""
         if self._failure is None and not self._leaves:
             await vips.release(tables.counters)
+
+    async def _last_words(self, metering: Metering) -> None:
+        """Where no agent will go on from here, what was counted is delivered if that is possible at once."""
+        if self._failure is None and not self._leaves:
+            await metering.last_words()
 
     def _attach(self, plane: DataPlane) -> None:
         """To all interfaces or, raising LoadError, to none."""
@@ -269,6 +284,8 @@ class Node:
         indexes: list[int],
         take_over: Callable[[], None] | None,
         vips: Announcing,
+        billing: Billing,
+        metering: Metering,
     ) -> Agent:
         settings = self._settings
         stack.push_async_callback(self._tasks.close)
@@ -280,7 +297,7 @@ class Node:
             name=settings.name, interfaces=settings.interfaces, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
             expire=partial(_expire, tables, census), local=links.addresses, own=partial(_own, indexes),
             fill=partial(_fill, tables, census),
-            early=early.counters, idle=tables.idle, announcing=vips,
+            early=early.counters, idle=tables.idle, announcing=vips, billing=billing,
         )  # fmt: skip
         handlers = {
             "status": agent.status, "counters": agent.counters, "sessions": agent.sessions, "kill": agent.kill,
@@ -290,8 +307,9 @@ class Node:
         stack.callback(server.close)
         control = ControlLink(
             url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report,
-            take_members=agent.take_members,
+            take_members=agent.take_members, metering=metering,
         )  # fmt: skip
+        self._tasks.spawn(metering.keep(), "metering")
         self._tasks.spawn(agent.keep_epoch(), "epoch")
         self._tasks.spawn(agent.keep_expiry(), "expiry")
         self._tasks.spawn(agent.keep_addresses(), "addresses")

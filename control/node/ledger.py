@@ -27,6 +27,7 @@ from core.usage import COUNTED, NOTHING, ROWS_LIMIT, Delivery, Owner, Place, Usa
 from core.usage import packed as pack
 from core.usage import unpacked as unpack
 
+FREE: Final = ("", "")  # the owner of what is billed elsewhere
 HOURS_LIMIT: Final = 24 * 40  # hours that a control plane may be away and get each hour by itself
 TOPS_HOURS: Final = 48  # for so long the clock may go back
 _SCHEMA: Final = """
@@ -61,6 +62,7 @@ class Counted:
 
     `owner` None: it is not known who has the place; he whom the ledger knows to have had it, if there is one, else the
     place is left for a later cut. `last`: nothing will be counted there any more before the place begins at zero.
+    The owner FREE pays nothing.
     """
 
     owner: Owner | None
@@ -140,7 +142,7 @@ class Ledger:
                     continue
                 counters = (*place.counters, *_NONE[len(place.counters) :])
                 gain = gained(base, counters)
-                if any(gain):
+                if owner != FREE and any(gain):
                     rows[owner] = merged(rows.get(owner, NOTHING), unpack(gain))
                 if place.last:
                     continue

@@ -105,7 +105,7 @@ class Metering:
     async def keep(self) -> None:
         """Has the ledger as soon as nobody else has it, and cuts until cancelled."""
         while True:
-            if not await self._acquire():
+            if not await self.acquire():
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
@@ -118,7 +118,8 @@ class Metering:
         """Cuts also where one hour ends and the next begins."""
         return min(self._cut_s, HOUR_S - self._clock.now() % HOUR_S + 0.001)
 
-    async def _acquire(self) -> bool:
+    async def acquire(self) -> bool:
+        """Has the ledger; False: another process has it, or it cannot be used, which the log says."""
         async with self._busy:
             if self._ledger is None and not self._ended:
                 try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from control import metering_keep
 from control.metering import TOP, By, Query, days_table, hour_of, hours_table, months_table
 from control.metering_keep import SPACE, BusyError, MeteringKeep, Retention, TooMuchError
-from control.store import CHANGES_LIMIT, WRITE_LIMIT_BYTES, Store, Write
+from control.store import CHANGES_LIMIT, WRITE_LIMIT_BYTES, LeadershipLostError, Store, Write
 from core.usage import HOUR_S, NOTHING, ROWS_LIMIT, SIZE, Delivery, Place, unpacked
 from tests.control.memory_store import MemoryStore
 
@@ -191,6 +191,42 @@ async def test_what_is_old_goes() -> None:
     clock.hour = hour_of("2027-01-10")
     assert await keep.forget() == 1
     assert await total(keep) == {}
+
+
+@pytest.mark.parametrize(("text", "found"), [("92,400", Retention()), ("1,31", Retention(1, 31))])
+def test_how_long_things_are_kept(text: str, found: Retention) -> None:
+    assert Retention.of(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "92", "92,400,1", "0,400", "400,92", "1,30", "x,400", "92,999999", "92,-400"])
+def test_what_is_no_retention(text: str) -> None:
+    with pytest.raises(ValueError, match="days"):
+        Retention.of(text)
+
+
+async def test_who_loses_the_lead_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another control node folds meanwhile; this one does not end for that."""
+    store, clock = MemoryStore(), Clock(NOW + 5)
+    keep = keep_of(store, clock)
+    await keep.take("l7", "a", delivery(1, (NOW, "web", 5)))
+    monkeypatch.setattr(metering_keep, "FOLD_EVERY_S", 0.01)
+    leading, led = store.leading, 0
+
+    def lose(name: str):  # type: ignore[no-untyped-def]
+        nonlocal led
+        led += 1
+        if led == 1:
+            raise LeadershipLostError(name)
+        return leading(name)
+
+    store.leading = lose  # type: ignore[method-assign,assignment]
+    keeping = asyncio.create_task(keep.keep())
+    async with asyncio.timeout(20):
+        while [key for _, key in store.held if key.startswith("h/")]:
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert led == 2
 
 
 async def test_an_answer_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ class Far:
 @asynccontextmanager
 async def metering_of(state: Path, source: Counter, clock: Clock | None = None) -> AsyncIterator[Metering]:
     metering = Metering(state, source, deliver_s=3600.0, clock=clock)
-    assert await metering._acquire()
+    assert await metering.acquire()
     try:
         yield metering
     finally:
@@ -129,7 +129,7 @@ async def test_one_process_has_the_ledger_and_the_next_one_gets_it(tmp_path: Pat
     source = Counter()
     second = Metering(tmp_path, source, cut_s=0.01)
     async with metering_of(tmp_path, source):
-        assert not await second._acquire()
+        assert not await second.acquire()
         await second.cut()  # nothing
         assert source.done == 0
     keeping = asyncio.create_task(second.keep())
