@@ -6,15 +6,15 @@ refused. That what it allows is accepted cannot be asked: references have to lea
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 import requests
 import schemathesis
 from aiohttp import web
-from hypothesis import HealthCheck, Phase, settings
-from schemathesis import Case
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
@@ -31,9 +31,8 @@ def as_text(context: schemathesis.SerializationContext, value: object) -> bytes:
     return str(value).encode(errors="surrogatepass")
 
 
-# An answer without end; and what would end the token that it asks with.
-SCHEMA = schemathesis.openapi.from_dict(api.openapi()).exclude(path=["/v1/watch", "/v1/token/rotation"])
-SHOWN = {Kind.RULES, Kind.LISTENERS}  # of the kinds, whose routes are all alike
+SCHEMA = schemathesis.openapi.from_dict(api.openapi())
+POSITIVE = GenerationMode.POSITIVE
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -50,12 +49,26 @@ SITE: dict[str, Any] = {
     "instances": [{"name": "i"}],
     "listeners": [{"name": "web", "instance": "i", "protocol": "http", "port": 80, "backend_service": "b"}],
 }
-ALL = {
-    "suppress_health_check": list(HealthCheck),
-    "deadline": None,
-    "database": None,
-    "phases": (Phase.explicit, Phase.generate),  # the failing request is small enough as it is
-}
+NO_END = ("/v1/watch", "/v1/token/rotation")  # an answer without end; and what would end the token that it asks with
+
+
+def operations(modes: Iterable[GenerationMode], shown: Callable[[str, str], bool]) -> list[Any]:
+    """Every operation that is shown, with each mode; those that take nothing cannot be asked for anything wrong."""
+    found = []
+    for result in SCHEMA.get_all_operations():
+        operation = result.ok()
+        document = api.openapi()["paths"][operation.path][operation.method]
+        for mode in modes:
+            takes = "parameters" in document or "requestBody" in document
+            if operation.path not in NO_END and shown(operation.method, operation.path) and (takes or mode is POSITIVE):
+                found.append(pytest.param(operation, mode, id=f"{operation.label} {mode.value}"))
+    return found
+
+
+def is_quick(method: str, path: str) -> bool:
+    """One kind stands for all, whose routes are alike; a whole configuration takes long to make up."""
+    kinds = {kind.value for kind in Kind} - {Kind.LISTENERS.value}
+    return path.split("/")[2] not in kinds and (method, path) != ("put", "/v1/config")
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +104,33 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Sessi
     assert not thread.is_alive()
 
 
-def answers_as_it_says(case: Case, session: requests.Session) -> None:
-    case.call_and_validate(session.base_url, session, checks=CHECKS)  # type: ignore[attr-defined]
+def ask(operation: Any, mode: GenerationMode, session: requests.Session, **how: Any) -> None:
+    """Ask for one operation again and again."""
+
+    @settings(suppress_health_check=list(HealthCheck), deadline=None, database=None, phases=(Phase.generate,), **how)
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def once(case: Case) -> None:
+        case.call_and_validate(session.base_url, session, checks=CHECKS)  # type: ignore[attr-defined]
+
+    once()
 
 
-@SCHEMA.exclude(path_regex=f"/({'|'.join(set(Kind) - SHOWN)})(/|$)").parametrize()
-@settings(max_examples=4, derandomize=True, **ALL)
-def test_what_is_answered_is_what_the_document_says(case: Case, session: requests.Session) -> None:
-    answers_as_it_says(case, session)
+@pytest.mark.parametrize(("operation", "mode"), operations(GenerationMode, is_quick))
+def test_what_is_answered_is_what_the_document_says(
+    operation: Any, mode: GenerationMode, session: requests.Session
+) -> None:
+    ask(operation, mode, session, max_examples=3, derandomize=True)
 
 
 @pytest.mark.soak
-@SCHEMA.parametrize()
-@settings(max_examples=200, **ALL)
-def test_the_same_at_length(case: Case, session: requests.Session) -> None:
-    answers_as_it_says(case, session)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("operation", "mode"), operations(GenerationMode, lambda *_: True))
+def test_the_same_at_length(operation: Any, mode: GenerationMode, session: requests.Session) -> None:
+    ask(operation, mode, session, max_examples=100)
+
+
+def test_it_is_asked_for_both_sound_and_unsound() -> None:
+    found = {each.id for each in operations(GenerationMode, is_quick)}
+    for label in ("PATCH /v1/listeners/{name}", "POST /v1/changes"):
+        assert {f"{label} {mode.value}" for mode in GenerationMode} <= found
+    assert len(found) > 30, "each has an id of its own, by which processes share them"
