@@ -112,7 +112,12 @@ ROUTES = (
             Parameter("by", By, "what a row is of: hour, day or month, in UTC", By.DAY.value),
             Parameter("format", Annotated[str, Pattern("|".join(FORMATS), "json or csv")], "of the answer", FORMATS[0]),
         ),
-        answers={200: Answer("a row for each listener that has used anything, by time", Schema(_BODY))},
+        answers={
+            200: Answer(
+                "a row for each listener that has used anything, by time", Schema(_BODY),
+                others=(Schema({"type": "string"}, "text/csv"),),
+            )
+        },
         problems=(503,),
     ),
 )  # fmt: skip

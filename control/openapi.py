@@ -93,7 +93,7 @@ def _responses(route: Route, components: Json) -> Json:
 def _answer(answer: Answer, components: Json) -> Json:
     made: Json = {"description": answer.what}
     if answer.body is not None:
-        made["content"] = _content((answer.body,), components)
+        made["content"] = _content((answer.body, *answer.others), components)
     if answer.headers:
         made["headers"] = {
             each.name: {"description": each.what, "schema": schema(each.annotation, components)}

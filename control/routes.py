@@ -54,11 +54,12 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What comes back with a status; without a `body` there is none."""
+    """What comes back with a status; without a `body` there is none. `others` are further forms that it may have."""
 
     what: str
     body: Schema | None = None
     headers: tuple[Parameter, ...] = ()
+    others: tuple[Schema, ...] = ()
 
 
 OK: Mapping[int, Answer] = MappingProxyType({200: Answer("done", Schema({"type": "object"}))})

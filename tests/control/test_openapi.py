@@ -43,11 +43,16 @@ def test_every_reference_leads_somewhere() -> None:
     assert referred <= openapi()["components"]["schemas"].keys()
 
 
+BEGUN = Answer(
+    "begun", Schema({"$ref": "Change"}), (Parameter("ETag", str, "of it"),), (Schema({"type": "string"}, "text/csv"),)
+)
+
+
 def test_a_route_as_an_operation() -> None:
     route = Route(
         "POST", "/v1/things/{name}/parts/{n}", handler, ApiRole.OPERATE, "Do it",
         (Parameter("limit", Annotated[int, Range(1, 9)], "how many", 5), Parameter("tag", str, "which", many=True)),
-        Schema(Ejection), {202: Answer("begun", Schema({"$ref": "Change"}), (Parameter("ETag", str, "of it"),))},
+        Schema(Ejection), {202: BEGUN},
         parts=(Parameter("n", int, "number"),), problems=(404,), headers=(Parameter("If-Match", str, "what"),),
         tag="things", description="More of it.",
     )  # fmt: skip
@@ -67,6 +72,7 @@ def test_a_route_as_an_operation() -> None:
     assert places["query", "tag"]["schema"]["type"] == "array"
     assert sorted(made["responses"]) == ["202", "400", "401", "403", "404", "408", "421", "429", "500", "503"]
     assert made["responses"]["202"]["headers"]["ETag"]["schema"] == {"type": "string"}
+    assert list(made["responses"]["202"]["content"]) == ["application/json", "text/csv"]
     assert list(made["responses"]["404"]["content"]) == ["application/problem+json"]
     body = made["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/Ejection"}
