@@ -68,6 +68,35 @@ def test_a_request_has_token_version_and_body_and_asks_no_proxy(
     assert headers["If-Match"] == '"6"'
 
 
+def test_a_stream_is_read_event_by_event(server: tuple[type[Canned], str]) -> None:
+    """A comment is no event, nor is what breaks off before its empty line."""
+    handler, url = server
+    stream = (
+        b'id: 7\nevent: reset\ndata: {"a": "x: y"}\n\n: still here\n\nevent: node\ndata: {}\n\nevent: node\ndata: {'
+    )
+    handler.answer = (200, {"Content-Type": "text/event-stream"}, stream)
+    found = list(Api(url, "secret").events("/v1/watch", {"only": ["node", "server"], "after": "6"}, 20))
+    assert found == [("reset", "7", {"a": "x: y"}), ("node", "", {})]
+    ((_, path, headers, _),) = handler.seen
+    assert (path, headers["Authorization"]) == ("/v1/watch?only=node&only=server&after=6", "Bearer secret")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (503, b'{"detail": "32 are watching already"}', "32 are watching already"),
+        (401, b'{"detail": "x"}', "does not know the token"),
+        (200, b"event: node\ndata: {\n\n", "is the control plane running"),
+    ],
+)
+def test_a_stream_that_is_none(server: tuple[type[Canned], str], status: int, body: bytes, why: str) -> None:
+    handler, url = server
+    handler.answer = (status, {}, body)
+    with pytest.raises(ApiError, match=why) as caught:
+        list(Api(url, "secret").events("/v1/watch", {}, 20))
+    assert caught.value.status in (status, 0)
+
+
 def test_a_refusal_lists_all_errors(server: tuple[type[Canned], str]) -> None:
     handler, url = server
     problem = {"detail": "2 errors", "errors": [{"text": "one"}, {"text": "two"}], "current_version": 3}
