@@ -14,6 +14,7 @@ from aiohttp import web
 from control import (
     api_audit,
     api_config,
+    api_drains,
     api_members,
     api_metering,
     api_nodes,
@@ -61,6 +62,7 @@ ROUTES: tuple[Route, ...] = (
     *api_weights.ROUTES,
     *api_members.ROUTES,
     *api_nodes.ROUTES,
+    *api_drains.ROUTES,
 )  # fmt: skip
 MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)
 

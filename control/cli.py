@@ -19,6 +19,7 @@ from typing import NoReturn
 from control import (
     cli_audit,
     cli_config,
+    cli_drains,
     cli_metering,
     cli_nodes,
     cli_tokens,
@@ -189,6 +190,7 @@ def parser() -> argparse.ArgumentParser:
     cli_tokens.add_to(add, remote, as_json)
     cli_audit.add_to(add, remote, as_json)
     cli_nodes.add_to(subcommands, remote, as_json)
+    cli_drains.add_to(subcommands, remote, as_json)
     for name in PROCESSES.keys() - {"certs"}:
         subcommands.add_parser(name, add_help=False)
     return top

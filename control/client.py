@@ -89,7 +89,7 @@ class Api:
                 patience(f"paifang: waiting for {self.url} ({self._timeout_s:g} s at most)"),
                 self._opener.open(request, timeout=self._timeout_s) as response,
             ):
-                document = json.loads(response.read(ANSWER_LIMIT_BYTES))
+                document = json.loads(response.read(ANSWER_LIMIT_BYTES) or "null")  # 204 has no body
                 etag = response.headers.get("ETag", '"0"').strip('"')
         except urllib.error.HTTPError as error:
             with error:

@@ -1,7 +1,7 @@
-"""What drains by an operator's word: nodes, and servers of a group; records of the space `marks`, `drain/…`.
+"""Which nodes drain by an operator's word: records of the space `marks`, `drain/ROLE/NAME`.
 
-They are no part of the configuration: whoever applies a file, or goes back to an old version, ends no drain. A drain
-that has been asked for lasts until it is taken back, also when node and control plane are started anew.
+They are no part of the configuration: whoever applies a file, or goes back to an old version, ends no drain. It lasts
+until it is taken back, also when node and control plane are started anew. (Servers drain by a weight of 0.)
 """
 
 from __future__ import annotations
@@ -17,22 +17,16 @@ PREFIX = "drain/"
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """A node (`role`, `name`) or a server (`group`, `address`, `port`); since when in Unix time."""
+    """A node that is to take nothing new; since when in Unix time, and by whom."""
 
+    role: str
+    name: str
     since: float
     by: str
-    timeout_s: float = 0.0  # 0: no time was given
-    role: str = ""
-    name: str = ""
-    group: str = ""
-    address: str = ""
-    port: int = 0
 
     @property
     def key(self) -> str:
-        if self.group:
-            return f"{PREFIX}server/{self.group}/{self.address}/{self.port}"
-        return f"{PREFIX}node/{self.role}/{self.name}"
+        return f"{PREFIX}{self.role}/{self.name}"
 
 
 async def drains(store: Store) -> tuple[Drain, ...]:
@@ -48,16 +42,15 @@ async def drains(store: Store) -> tuple[Drain, ...]:
     return tuple(found)
 
 
-async def begin(store: Store, drain: Drain) -> None:
-    """What drains already goes on since then, with the new time."""
+async def begin(store: Store, drain: Drain) -> Drain:
+    """What drains already does so since then."""
     before = await store.record(SPACE, drain.key)
-    since = drain.since if before is None else json.loads(before.value)["since"]
-    await store.write(Write(SPACE, drain.key, json.dumps({**asdict(drain), "since": since}).encode()))
+    if before is not None:
+        return Drain(**json.loads(before.value))
+    await store.write(Write(SPACE, drain.key, json.dumps(asdict(drain)).encode()))
+    return drain
 
 
-async def end(store: Store, drain: Drain) -> bool:
-    """Take it back; whether there was one."""
-    if await store.record(SPACE, drain.key) is None:
-        return False
+async def end(store: Store, drain: Drain) -> None:
+    """Take it back."""
     await store.write(Write(SPACE, drain.key, None))
-    return True

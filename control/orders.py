@@ -102,11 +102,10 @@ class Orders:
     def for_node(self, role: str, name: str) -> dict[str, object]:
         """As `control.node.membership.Orders` reads it."""
         state = self.state
-        mine = [each for each in state.drains if not each.group and (each.role, each.name) == (role, name)]
+        mine = [each for each in state.drains if (each.role, each.name) == (role, name)]
         return {
             "revision": self.revision,
             "least": state.least,
             "drain": mine[0].since if mine else 0.0,
             "members": by_group(state.registered),
-            "servers": [[each.group, each.address, each.port] for each in state.drains if each.group],
         }

@@ -130,6 +130,8 @@ def troubles(node: Mapping[str, Any]) -> list[str]:
     found = [node["why"] + _since(node)] if node["why"] else []
     if not node["listed"]:
         found.append("not listed under nodes")
+    if node["facts"].get("resting"):
+        found.append(f"drains by an operator's word: {left(node)}")
     return found + [str(problem) for problem in node["facts"].get("problems") or ()]
 
 
@@ -137,6 +139,21 @@ def _since(node: Mapping[str, Any]) -> str:
     """For how long a node lags; of a silent one `why` says it."""
     since_s = node.get("since_s")
     return f", for {shown(since_s)}" if since_s is not None and node["step"] == "lagging" else ""
+
+
+def left(node: Mapping[str, Any]) -> str:
+    """What a draining node still has: an L7 node connections, an L4 node VIPs."""
+    count = remaining(node)
+    what = "connections" if node["role"] == "l7" else "VIPs"
+    return f"{count} {what} left" if count else "nothing left"
+
+
+def remaining(node: Mapping[str, Any]) -> int:
+    """How much that is."""
+    facts = node["facts"]
+    if node["role"] == "l7":
+        return int((facts.get("counters") or {}).get("connections_open", 0))
+    return sum(bool(each.get("held")) for each in (facts.get("vip") or {}).get("addresses") or ())
 
 
 def history(versions: Sequence[Mapping[str, Any]], when: Sequence[str]) -> str:

@@ -125,6 +125,7 @@ class Agent:
         self._idle = idle
         self._announcing = announcing
         self._billing = billing
+        self._resting = 0.0  # since when, in Unix time
         self._loop = asyncio.get_running_loop()
         self._counter = Counter(tables, fill, self._loop.time)
         self._monitor = HealthMonitor(self._on_health, tasks)
@@ -366,10 +367,18 @@ class Agent:
 
     # Views
 
+    def rest(self, since: float) -> None:
+        """Give the VIPs up, since the control plane wants nothing new to come here; 0: have them again."""
+        if since != self._resting:
+            log.warning("draining by the control plane's word" if since else "serving again")
+        self._resting = since
+        self._announcing.rest(bool(since))
+
     def report(self) -> dict[str, object]:
         """What the control plane shows of this node. Its counters begin anew with each `started`."""
         return {
             "ready": self.ready,
+            "resting": self._resting,
             "started": self._started,
             "health": health.report(self._states()),
             "members": members_document(self._members.groups(self._model)),
@@ -388,6 +397,8 @@ class Agent:
         refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
         poolless = [_without_pool(listener, ip, self._name) for listener, ip in self._poolless]
         announcing = self._announcing.problems()
+        if self._resting and self._announcing.method == "static":
+            announcing = [*announcing, "it drains, but its VIPs are static: take their routes away from it"]
         here = [*self._servers_here(), *map(_crowded, self._crowded)]
         return [
             *tables,

@@ -74,6 +74,7 @@ class Announcing:
         self._retry_at = 0.0
         self._error = ""
         self._down: tuple[str, ...] = ()
+        self._resting = False
         self._turn_lock = asyncio.Lock()
 
     @property
@@ -90,6 +91,10 @@ class Announcing:
         if (wanted := (tuple(shares), pools)) != self._wanted:
             self._wanted = wanted
             self._holding.ask(self._clock())
+
+    def rest(self, wanted: bool) -> None:
+        """Announce nothing while the node drains; then what is wanted again."""
+        self._resting = wanted
 
     async def keep(self, readiness: Callable[[], Readiness]) -> None:
         """Until cancelled."""
@@ -114,13 +119,14 @@ class Announcing:
 
     async def _catch_up(self, program: Program, readiness: Readiness, now: float) -> None:
         self._down = tuple(name for name in self._interfaces if not carries(name))
-        wanted = ((), self._wanted[1]) if self._down else self._wanted
+        nothing = bool(self._down) or self._resting
+        wanted = ((), self._wanted[1]) if nothing else self._wanted
         if (self._put is None or self._put[0]) and not program.runs():
             log.error("what announces the VIPs has ended; it is started again")
             self._put = ((), frozenset())
         if wanted == self._put or now < self._retry_at:
             return
-        if not self._down and not self._holding.may_change(readiness, now):
+        if not nothing and not self._holding.may_change(readiness, now):
             return
         self._retry_at = now + RETRY_S  # if it fails
         await program.put(*wanted)

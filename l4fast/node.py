@@ -307,7 +307,7 @@ class Node:
         stack.callback(server.close)
         control = ControlLink(
             url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report,
-            take_members=agent.take_members, metering=metering,
+            take_members=agent.take_members, metering=metering, rest=agent.rest,
         )  # fmt: skip
         self._tasks.spawn(metering.keep(), "metering")
         self._tasks.spawn(agent.keep_epoch(), "epoch")

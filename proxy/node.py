@@ -118,7 +118,7 @@ class Node:
         link = ControlLink(
             url=options.control, identity=self._identity, state=options.state, apply=self._apply,
             report=self._supervisor.report, take_cookie_secret=self._supervisor.take_cookie_secret,
-            metering=self._metering, take_members=self._supervisor.take_members,
+            metering=self._metering, take_members=self._supervisor.take_members, rest=self._supervisor.rest,
         )  # fmt: skip
         if self._succession is None:
             await self._answer()

@@ -83,6 +83,7 @@ class Supervisor:
         self.draining = asyncio.Event()
         self._draining_since = 0.0
         self._replaced = False
+        self._resting = 0.0  # since when the control plane wants nothing new to come here; 0: it does not
         self._applying = asyncio.Lock()
         self._complete = asyncio.Event()  # all workers have started once
 
@@ -91,7 +92,7 @@ class Supervisor:
         """Whether new connections should come here, where the node that has replaced this one takes them."""
         if self._replaced:
             return True
-        return self._model is not None and bool(self._workers) and not self.draining.is_set()
+        return self._model is not None and bool(self._workers) and not self.draining.is_set() and not self._resting
 
     @property
     def sockets(self) -> dict[Seat, socket.socket]:
@@ -135,6 +136,7 @@ class Supervisor:
         try:
             async with self._applying:
                 worker.send({"cookie_secret": self._cookie_secret.hex()})
+                worker.send({"rest": bool(self._resting)})
                 if self._model is not None:
                     model = self._resolved(self._model)
                     wanted = Wanted(model, self._version, self._rows_of(model))
@@ -232,6 +234,14 @@ class Supervisor:
             for worker in self._workers.values():
                 worker.send({"cookie_secret": secret.hex()})
 
+    def rest(self, since: float) -> None:
+        """Have nothing new come here: `/ready` says no, and no connection is kept alive. 0: serve again."""
+        if since != self._resting:
+            log.warning("draining by the control plane's word" if since else "serving again")
+        self._resting = since
+        for worker in self._workers.values():
+            worker.send({"rest": bool(since)})
+
     async def _apply_to_all(self, model: Model, version: int) -> None:
         wanted = Wanted(model, version, self._rows_of(model))
         workers = list(self._workers.values())
@@ -314,6 +324,7 @@ class Supervisor:
         return {
             "ready": self.ready,
             "draining": self.draining.is_set(),
+            "resting": self._resting,
             "workers": len(self._workers),
             "worker_restarts": self._restarts,
             "health": self._probes.rows(),

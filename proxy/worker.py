@@ -73,6 +73,7 @@ class Worker:
         self._pools: dict[str, tuple[object, ...]] = {}  # what the services' pools were made of
         self._retired: list[tuple[float, Site]] = []
         self._next_expiry = 0.0
+        self._resting = False
         self._next_progress = 0.0
 
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
@@ -121,6 +122,8 @@ class Worker:
         until = self._hub.now() + RETIRED_S
         self._retired += [(until, site) for site in removed]
         self._sites = sites
+        for site in sites.values() if self._resting else ():
+            site.closing = True
         self._hub.journal.settle()  # under the names that it went by
         self._hub.journal.meters.keep(**meters.names(model))
         return problems
@@ -281,6 +284,15 @@ class Worker:
         return [*self._sites.values(), *(site for _, site in self._retired)]
 
     # -- the end
+
+    def rest(self, wanted: bool) -> None:
+        """Keep no connection alive, or do so again. New ones are served: they come until everybody knows."""
+        self._resting = wanted
+        for site in self._sites.values():
+            if wanted:
+                self._drain_site(site)
+            else:
+                site.closing = False
 
     def _drain_site(self, site: Site) -> None:
         site.closing = True

@@ -9,6 +9,7 @@
     → {"ejected": [SERVICE, ADDRESS, PORT, SECONDS]}, by another worker
                                          ← the same, by this one
     → {"mind": true}, to accept from the sockets that were passed; {"leave": [SEAT…]}, to leave them to others
+    → {"rest": BOOL}: whether connections are kept alive no longer, since the node is to have none
     → {"reopen": true}, the access log
     → {"drain": SECONDS, "lame_duck": SECONDS, "replaced": BOOL}, after which the worker ends itself
                                          ← {"counters": {NAME: NUMBER}, "stranded": [SERVICE…],
@@ -87,6 +88,8 @@ class Channel:
             elif "ejected" in message:
                 name, address, port, out_s = message["ejected"]
                 self._worker.follow_ejection(name, (address, port), out_s)
+            elif "rest" in message:
+                self._worker.rest(message["rest"])
             elif "reopen" in message:
                 self._hub.reopen_log()
             elif "leave" in message:

@@ -83,7 +83,8 @@ class ControlLink:
     """Follows the configuration and reports. `version` is the one that runs, 0 before the first.
 
     `url` may be several, with commas between. `apply` may raise to refuse a configuration; `report` gives JSON-able
-    facts. Raises LinkError for a URL without https. The caller spawns `run` and cancels it.
+    facts; `rest` is told since when the node is to take nothing new (Unix time, 0: it serves). Raises LinkError for a
+    URL without https. The caller spawns `run` and cancels it.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ControlLink:
         take_cookie_secret: Callable[[bytes], None] | None = None,
         metering: Metering | None = None,
         take_members: Callable[[Mapping[str, tuple[Server, ...]]], None] | None = None,
+        rest: Callable[[float], None] | None = None,
     ) -> None:
         try:
             self._controls = Controls(url)
@@ -111,6 +113,9 @@ class ControlLink:
         self._take_cookie_secret = take_cookie_secret
         self._metering = metering
         self._take_members = take_members
+        self._rest = rest
+        self._drain = 0.0
+        self._kept_orders = state / "orders.json"
         self._cookie_secret = b""
         self._model: Model | None = None
         self._rejected: tuple[int, Model, str] | None = None
@@ -122,6 +127,7 @@ class ControlLink:
     async def run(self) -> None:
         """Follow and report until cancelled."""
         self._copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._go_on_draining()
         connector = aiohttp.TCPConnector(ssl=self._identity.client_context("control"))
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
             group.create_task(self._follow(session), name="control-follow")
@@ -278,9 +284,29 @@ class ControlLink:
         return {"version": self.version, "rejected": rejected, "report": facts}
 
     def _obey(self, orders: Orders) -> None:
-        """What drains, and who has registered."""
+        """Hands over who has registered; has the node drain, or serve again, and keeps that for the next start."""
         if self._take_members is not None:
             self._take_members(orders.members)
+        if self._rest is None or orders.drain == self._drain:
+            return
+        self._drain = orders.drain
+        self._rest(orders.drain)
+        for event in self._report_now.values():
+            event.set()
+        try:
+            write_atomic(self._kept_orders, json.dumps({"drain": orders.drain}).encode())
+        except OSError as error:
+            log.error("%s: cannot keep that this node drains: %s", self._kept_orders, error.strerror)
+
+    def _go_on_draining(self) -> None:
+        """As it was told before it was started anew."""
+        try:
+            self._drain = float(json.loads(self._kept_orders.read_bytes())["drain"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if self._drain and self._rest is not None:
+            log.warning("this node drains: `paifang undrain %s` has it serve again", self._identity.name)
+            self._rest(self._drain)
 
 
 def _parse(data: bytes, source: str, base: Model | None = None) -> Given:

@@ -36,23 +36,20 @@ ANSWER_LIMIT_BYTES: Final = 1 << 22
 class Orders:
     """What the control plane wants of a node besides its configuration.
 
-    `drain`: since when this node is to take nothing new, in Unix time; 0: it is not to drain. `servers`: (group,
-    address, port) of servers that are to get nothing new.
+    `drain`: since when this node is to take nothing new, in Unix time; 0: it is not to drain.
     """
 
     drain: float = 0.0
-    servers: frozenset[tuple[str, str, int]] = frozenset()
     least: Mapping[str, int] = field(default_factory=dict)  # see control.node.identity
     members: Mapping[str, tuple[Server, ...]] = field(default_factory=dict)  # of availability groups, registered
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Orders:
         """From JSON. Raises ValueError, KeyError or TypeError."""
-        servers = frozenset((str(group), str(address), int(port)) for group, address, port in document["servers"])
         least = {str(node): int(number) for node, number in document["least"].items()}
         rows = document.get("members", {})
         members = {str(group): tuple(Server(*row) for row in of) for group, of in rows.items()}
-        return cls(float(document["drain"]), servers, least, members)
+        return cls(float(document["drain"]), least, members)
 
 
 class Membership:

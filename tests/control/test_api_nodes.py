@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from certs.authority import Authority, fingerprint
-from control import api, cli_nodes, membership
+from control import api, cli, cli_drains, cli_nodes, membership, show
 from control.service import ControlPlane
 from control.signing import SIGNING, Signing
 from control.store_sqlite import SqliteStore
@@ -91,3 +92,53 @@ async def test_an_invitation_is_taken_back(user: User) -> None:
     ) as response:
         assert response.status == 204
     await user.ask("DELETE", f"/v1/joins/{told['id']}", status=404)
+
+
+def _report(user: User, name: str, since: float, connections: int) -> None:
+    facts = {"resting": since, "counters": {"connections_open": connections}}
+    user.plane.report("l7", name, 0, None, facts)
+
+
+async def test_a_node_drains_by_the_word_of_an_operator(user: User) -> None:
+    assert "there are none" in (await user.ask("PUT", "/v1/drains/l7-1", status=404))["detail"]
+    _report(user, "l7-1", 0.0, 5)
+    told = await user.ask("PUT", "/v1/drains/l7-1")
+    assert (told["role"], told["name"], told["by"]) == ("l7", "l7-1", "admin")
+    assert await user.ask("PUT", "/v1/drains/l7-1") == told
+    assert (await user.ask("GET", "/v1/drains"))["drains"] == [told]
+    assert user.plane.orders.for_node("l7", "l7-1")["drain"] == told["since"]
+    assert user.plane.orders.for_node("l4", "l7-1")["drain"] == 0.0
+    _report(user, "l7-1", told["since"], 3)
+    (node,) = (await user.ask("GET", "/v1/status"))["nodes"]
+    assert "drains by an operator's word: 3 connections left" in show.remarks(node)
+    headers = {"Authorization": f"Bearer {user.token}"}
+    async with user.client.delete("/v1/drains/l7-1", headers=headers) as response:
+        assert response.status == 204
+    await user.ask("DELETE", "/v1/drains/l7-1", status=404)
+    assert user.plane.orders.for_node("l7", "l7-1")["drain"] == 0.0
+
+
+async def test_the_command_line_waits_until_nothing_is_left(
+    user: User, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_drains, "LOOK_S", 0.02)
+    _report(user, "l7-1", 0.0, 5)
+    argv = ["--api", str(user.client.make_url("/")), "--token", user.token]
+    draining = asyncio.ensure_future(asyncio.to_thread(cli.main, ["drain", "l7-1", "--wait", *argv]))
+    async with asyncio.timeout(30):
+        while not user.plane.orders.state.drains:
+            await asyncio.sleep(0.01)
+        since = user.plane.orders.state.drains[0].since
+        _report(user, "l7-1", since, 2)
+        while "l7-1: 2 connections left" not in (out := capsys.readouterr().out):
+            assert "nothing left" not in out
+            await asyncio.sleep(0.01)
+        _report(user, "l7-1", since, 0)
+        assert await draining == 0
+    assert "l7-1: nothing left" in capsys.readouterr().out
+    _report(user, "l7-1", since, 1)
+    again = ["drain", "l7-1", "--wait", "--timeout", "1s", *argv]
+    assert await asyncio.to_thread(cli.main, again) == 1
+    assert "goes on draining" in capsys.readouterr().err
+    assert await asyncio.to_thread(cli.main, ["undrain", "l7-1", *argv]) == 0
+    assert user.plane.orders.state.drains == ()

@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ import pytest
 from aiohttp import web
 
 from certs.authority import Authority, fingerprint
-from control import cli, joining, membership, node_api
+from control import cli, drains, joining, membership, node_api
+from control.drains import Drain
 from control.joining import JoinError
 from control.node import link as link_module
 from control.node import membership as node_membership
@@ -98,11 +100,13 @@ async def test_a_machine_joins_and_is_who_it_was_invited_as(site: Site, tmp_path
 
 
 @asynccontextmanager
-async def linked(site: Site, identity: Identity, state: Path) -> AsyncIterator[ControlLink]:
+async def linked(
+    site: Site, identity: Identity, state: Path, rest: Callable[[float], None] = lambda _: None
+) -> AsyncIterator[ControlLink]:
     async def apply(_: Model, __: int) -> None:
         """Anything will do."""
 
-    link = ControlLink(url=site.url, identity=identity, state=state, apply=apply, report=dict)
+    link = ControlLink(url=site.url, identity=identity, state=state, apply=apply, report=dict, rest=rest)
     tasks = Tasks()
     task = tasks.spawn(link.run(), "link")
     try:
@@ -236,6 +240,34 @@ async def test_a_revoked_node_is_cut_off_and_comes_back_by_a_new_token_only(site
         async with asyncio.timeout(LIMIT_S):
             while not link.connected:
                 await asyncio.sleep(0.02)
+
+
+async def test_a_drain_is_told_at_once_and_survives_restarts(site: Site, tmp_path: Path) -> None:
+    identity = await site.join(tmp_path / "n", await site.invite())
+    told: asyncio.Queue[float] = asyncio.Queue()
+    since = Drain("l7", "l7-3", 1000.5, "admin")
+    async with asyncio.timeout(LIMIT_S):
+        async with linked(site, identity, tmp_path / "s", told.put_nowait):
+            await drains.begin(site.plane.store, since)
+            await drains.begin(site.plane.store, replace(since, role="l4", since=2.0))
+            await site.plane.orders.refresh()
+            assert await told.get() == 1000.5
+            # The control plane is started anew, and so is the node; nothing is told twice.
+            assert await drains.begin(site.plane.store, replace(since, since=2000.0)) == since
+            site.plane.orders._nonce = "another"
+            site.plane.orders._wake()
+        url, site.url = site.url, "https://127.0.0.1:1"  # nobody is there
+        async with linked(site, identity, tmp_path / "s", told.put_nowait):
+            assert await told.get() == 1000.5
+        site.url = url
+        async with linked(site, identity, tmp_path / "s", told.put_nowait):
+            assert await told.get() == 1000.5
+            await drains.end(site.plane.store, since)
+            await site.plane.orders.refresh()
+            assert await told.get() == 0.0
+        async with linked(site, identity, tmp_path / "s", told.put_nowait):
+            await asyncio.sleep(0.05)
+    assert told.empty()
 
 
 def model() -> Model:

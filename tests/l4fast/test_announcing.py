@@ -84,6 +84,17 @@ async def test_what_changes_is_announced_and_what_does_not_is_left_alone(rig: Ri
     assert await rig.turn() == ["put "]
 
 
+async def test_a_node_that_drains_announces_nothing_until_it_serves_again(rig: Rig) -> None:
+    rig.announcing.want([A], frozenset())
+    assert await rig.turn() == ["put 192.0.2.1"]
+    rig.announcing.rest(True)
+    assert await rig.turn() == ["put "]
+    rig.announcing.want([A, B], frozenset())
+    assert await rig.turn() == []
+    rig.announcing.rest(False)
+    assert await rig.turn() == ["put 192.0.2.1 192.0.2.2"]
+
+
 async def test_what_is_refused_is_a_problem_and_tried_again(rig: Rig) -> None:
     rig.program.refuse = "keepalived refuses its configuration"
     rig.announcing.want([A], frozenset())

@@ -92,6 +92,40 @@ async def test_workers_share_a_port_and_count_together(tmp_path: Path) -> None:
         assert len({line["request_id"] for line in lines}) == 20
 
 
+async def test_a_node_that_rests_is_not_ready_and_keeps_no_connection_until_it_serves_again() -> None:
+    async def kept(port: int) -> bool:
+        """Whether a connection is kept alive after an answer."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 200")
+        writer.close()
+        return b"connection: close" not in head
+
+    async with Backend().running() as backend, node() as supervisor:
+        base = model(port := free_port(), [backend.port])
+        await supervisor.apply(base, 1)
+        idle, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await idle.readuntil(b"\r\n\r\nok")
+        supervisor.rest(1234.5)
+        assert not supervisor.ready
+        assert supervisor.report()["resting"] == 1234.5
+        async with asyncio.timeout(20):
+            assert await idle.read() == b""  # what is idle is ended
+            while await kept(port):  # nobody who still comes is refused
+                await asyncio.sleep(0.01)
+        await supervisor.apply(with_listener(base, "more", more := free_port()), 2)
+        assert not await kept(more)
+        await until(lambda: supervisor.report()["counters"].get("connections_open") == 0)  # type: ignore[attr-defined]
+        supervisor.rest(0.0)
+        assert supervisor.ready
+        async with asyncio.timeout(20):
+            while not (await kept(port) and await kept(more)):
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
 async def test_all_or_nothing() -> None:
     async with Backend().running() as backend, node() as supervisor:
         base = model(free_port(), [backend.port])
