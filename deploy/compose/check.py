@@ -187,7 +187,7 @@ def check(environment: dict[str, str], project: str, keep: bool) -> None:
         raise
     finally:
         if not keep:
-            stack("down", "--volumes", "--timeout", "5", timeout_s=UP_S)
+            stack("down", "--volumes", "--timeout", "30", timeout_s=UP_S)
     say("everything above was checked")
 
 
