@@ -103,7 +103,7 @@ def test_metrics_that_cannot_be_served_end_it_before_anything_is_attached(
 @pytest.mark.root
 def test_without_an_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OPTIONS, "--identity", str(tmp_path), "--state", str(tmp_path)]) == 2
-    assert f"paifang-l4: {tmp_path / 'ca.pem'}: No such file or directory; `paifang certs" in capsys.readouterr().err
+    assert f"paifang-l4: {tmp_path / 'cert.pem'}: No such file or directory; `paifang certs" in capsys.readouterr().err
 
 
 @pytest.mark.root
