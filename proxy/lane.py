@@ -168,13 +168,13 @@ class Requests:
         written = [b"-".join(part.capitalize() for part in name.split(b"-")) for name in names[:VARIED]]
         self._names = (_HOST, *_PASSED, *starts(*written), _ID)
         self._lower = tuple(name.lower() for name in self._names)
-        self._mark = b"".join(written)
+        self._mark = b",".join(written)  # which is in no name
 
     def read(self, data: bytes) -> Request | None:
         """The request that `data` is, whole and alone; None where it is anything else, or of no common shape."""
         line = _REQUEST_LINE.match(data)
         end = data.find(b"\r\n\r\n")
-        if line is None or len(data) > MESSAGE_BYTES:
+        if line is None or end < 0 or len(data) > MESSAGE_BYTES:
             return None
         method, target = line.groups()
         start = line.end()

@@ -597,6 +597,27 @@ def test_what_one_listener_cuts_out_the_other_does_not() -> None:
             assert found.shape.lines % found.shape.pick(found.cut) == b"X-Tenant: \r\nCookie: a\r\n"
 
 
+def test_names_of_listeners_are_not_taken_together_for_others() -> None:
+    data = request(b"X-1: \r\nCookie: a\r\n")
+    for names in ((b"x-1", b"2"), (b"x-12",)):
+        found = lane.reader(names).read(data)
+        assert found is not None
+        assert found.shape.lines % found.shape.pick(found.cut) == b"X-1: \r\nCookie: a\r\n"
+
+
+async def test_a_head_without_its_end_is_no_request() -> None:
+    """Whatever length it says: counted from an end that is not there, it might be that of all that is here."""
+    for length in range(30, 80):
+        begun = request(b"Content-Length: %d\r\nX-A: y" % length, b"POST / HTTP/1.1").removesuffix(b"\r\n")
+        assert lane.reader(()).read(begun) is None
+        if length == len(begun) - 3:
+            break
+    else:
+        raise AssertionError("no length fits")
+    rest = b"es\r\n\r\n" + bytes(length)
+    await held_to_the_same([GET, OK, ("client", begun), ("client", rest), OK, GET, OK])
+
+
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted({place % len(data) for place in places}), len(data)]
     return [data[start:end] for start, end in pairwise(edges) if start < end]
