@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -44,7 +44,7 @@ class Shaper:
     def __init__(self, loop: Clock) -> None:
         self.buckets: tuple[Bucket, ...] = ()
         self._loop = loop
-        self._line: deque[Callable[[], None]] = deque()
+        self._line: OrderedDict[Callable[[], None], None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, size_bytes: int) -> None:
@@ -61,10 +61,14 @@ class Shaper:
         return max((bucket.wait_s(now) for bucket in self.buckets), default=0.0)
 
     def wait(self, turn: Callable[[], None]) -> None:
-        """Has `turn` called once, when QUANTUM_BYTES may pass. Whoever has come to nothing meanwhile ignores it."""
-        self._line.append(turn)
+        """Has `turn` called once, when QUANTUM_BYTES may pass."""
+        self._line[turn] = None
         if self._timer is None:
             self._timer = self._loop.call_later(max(self.wait_s(), SHORTEST_S), self._next)
+
+    def leave(self, turn: Callable[[], None]) -> None:
+        """Gives up the place in line, if there is one: those that are gone must not hold up who is here."""
+        self._line.pop(turn, None)
 
     def _next(self) -> None:
         """Gives turns to as many as there is room for, each of whom is taken to use a quantum."""
@@ -73,10 +77,11 @@ class Shaper:
             now = self._loop.time()
             room = min((bucket.room(now) for bucket in self.buckets if bucket.rate), default=float("inf"))
             for _ in range(len(self._line)):
-                self._line.popleft()()
-                room -= QUANTUM_BYTES
-                if room <= 0:
+                if room <= 0 or not self._line:
                     break
+                turn, _ = self._line.popitem(last=False)
+                turn()
+                room -= QUANTUM_BYTES
         if self._line and self._timer is None:
             rate = min((bucket.rate for bucket in self.buckets if bucket.rate), default=float("inf"))
             pace_s = min(QUANTUM_BYTES / rate, 1.0)
@@ -162,6 +167,8 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
         if self._gauge is not None:
             self._gauge.change(-1)
         self._lost = True
+        self._with.received.leave(self._read_on)
+        self._with.sent.leave(self._write_on)
         self._queue.clear()
         self._queued = 0
         self._inner.connection_lost(exc)
@@ -281,6 +288,11 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
     def waits(self) -> bool:
         """Whether it is for the limits that nothing moves."""
         return self._held or self._waits
+
+    @property
+    def waits_to_write(self) -> bool:
+        """Whether it is for the limits that what is here is not sent."""
+        return self._waits
 
     def close(self) -> None:
         if self._closing:

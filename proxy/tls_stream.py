@@ -315,7 +315,18 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if not self._queue:
             self._say_goodbye()
         if self._queue or self._raw.get_write_buffer_size():
-            self._closer = self._loop.call_later(self._close_timeout_s, self._raw.abort)
+            self._closer = self._loop.call_later(self._close_timeout_s, self._cut)
+
+    def _cut(self) -> None:
+        """The client has not taken everything in time; it has more where it is our own limits that hold it up."""
+        if self._held_up():
+            self._closer = self._loop.call_later(self._close_timeout_s, self._cut)
+        else:
+            self._raw.abort()
+
+    def _held_up(self) -> bool:
+        throttle = self._raw.get_extra_info("throttle")
+        return throttle is not None and throttle.waits_to_write
 
     def _say_goodbye(self) -> None:
         """Sends close_notify, and FIN; the socket is closed when the client has ended too, or after `LINGER_S`.
@@ -332,10 +343,17 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if self._ended:
             self._raw.close()
             return
-        self._lingers = self._loop.call_later(LINGER_S, self._raw.close)
+        self._lingers = self._loop.call_later(LINGER_S, self._leave)
         self._raw.write_eof()
         if not self._reading:
             self._raw.resume_reading()
+
+    def _leave(self) -> None:
+        """The client has had its time to end, which begins when everything is sent."""
+        if self._held_up():
+            self._lingers = self._loop.call_later(LINGER_S, self._leave)
+        else:
+            self._raw.close()
 
     def _fail(self, error: ssl.SSLError) -> None:
         """A broken record or a fatal alert. OpenSSL may have left an alert of its own, which is sent if it can be."""

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from core.model import Model, Node, Role
+from proxy.buckets import Bucket
+from proxy.ledger import Ledger
+from proxy.throttle import Throttle, Throttling
 from proxy.tls import TlsServer
+from proxy.tls_stream import Buffers, TlsStream
 from tests.proxy.processes import keep, running
 from tests.proxy.support import Backend, Client, Proxy, Request, free_port, model, proxy, until
 from tests.proxy.test_gate import ends
 from tests.proxy.test_https import KEY, connect, https
+from tests.proxy.test_quick import Transport
 from tests.proxy.tls_support import LocalKeys, certificate
 
 RATE_MBIT_S = 5
@@ -131,6 +139,79 @@ async def test_a_connection_that_is_to_close_sends_everything_first() -> None:
             answer = await asyncio.wait_for(client.reader.read(), 20)
             assert len(answer.partition(b"\r\n\r\n")[2]) == 400_000
             await client.close()
+
+
+async def test_over_tls_too_however_long_it_takes() -> None:
+    """Longer than a client has to take what is left."""
+    async with Backend(echo_size).running() as backend:
+        tls = TlsServer(LocalKeys([KEY]), close_timeout_s=0.05)
+        base = limited(https(free_port(), backend.port, certificate(KEY, ["web.test"])), bandwidth_out_mbit_s=1)
+        async with proxy(base, tls) as l7:
+            client = await connect(l7)
+            client.writer.write(b"GET /200000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = await asyncio.wait_for(client.reader.read(), 30)
+            assert len(answer.partition(b"\r\n\r\n")[2]) == 200_000
+            await client.close()
+        await tls.close()
+
+
+class Time:
+    """A clock whose timers ring when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        self.timers.append((self.now + delay, callback))
+        return asyncio.TimerHandle(self.now + delay, callback, (), asyncio.get_running_loop())
+
+    def ring(self) -> None:
+        (self.now, callback), *self.timers = sorted(self.timers, key=lambda each: each[0])
+        callback()
+
+
+async def test_the_end_of_a_client_is_waited_for_once_everything_is_sent() -> None:
+    """To what it sends to a socket that has closed already the kernel answers with RST, which destroys what is left."""
+    clock, raw, throttle = Time(), Transport(), SimpleNamespace(waits_to_write=True)
+    raw._extra["throttle"] = throttle  # type: ignore[attr-defined]
+    tls, inner = SimpleNamespace(unwrap=lambda: None), asyncio.Protocol()
+    stream = TlsStream(
+        raw, tls, ssl.MemoryBIO(), ssl.MemoryBIO(), inner, loop=clock,  # type: ignore[arg-type]
+        buffers=Buffers(), sni="", raw_paused=False, close_timeout_s=1.0,
+    )  # fmt: skip
+    stream.close()
+    clock.ring()
+    assert raw.done == ["eof"]
+    throttle.waits_to_write = False
+    clock.ring()
+    assert raw.done == ["eof", "close"]
+
+
+async def test_those_that_are_gone_hold_up_nobody() -> None:
+    """Connections that are dropped while they wait leave the line, which costs anybody nothing to fill."""
+    clock = Time()
+    throttling = Throttling("web", clock, lambda: None)
+    for shaper in (throttling.received, throttling.sent):
+        shaper.buckets = (Bucket(Ledger(), 0, 100_000, 0.25, 0.0),)
+        shaper.take(50_000)
+    throttles = [Throttle(throttling, asyncio.Protocol()) for _ in range(500)]
+    for throttle in throttles:
+        throttle.connection_made(Transport())
+        throttle.buffer_updated(1)
+        throttle.write(b"x")
+    last = throttles.pop()
+    for throttle in throttles:
+        throttle.connection_lost(None)
+    assert last.waits
+    while clock.timers:
+        clock.ring()
+    assert not last.waits
+    assert clock.now < 1
+    last.connection_lost(None)
 
 
 async def held(l7: Proxy, count: int) -> list[Client]:
