@@ -8,6 +8,7 @@ from typing import Any
 
 from core.fields import NAME, Kind
 from core.model import CLASSES
+from core.plan import Operation
 
 TEXT = {"type": "string"}
 WHOLE = {"type": "integer", "minimum": 0}
@@ -58,7 +59,7 @@ FORMS: Mapping[str, object] = {
     },
     "Change": table(
         {
-            "op": {"type": "string", "enum": ["create", "update", "delete"]},
+            "op": {"type": "string", "enum": [operation.value for operation in Operation]},
             "kind": KIND,
             "name": NAMED,
             "old": nullable({"type": "object"}),

@@ -8,7 +8,7 @@ from typing import Any
 
 from control.durations import shown
 
-MARKS = {"create": "+", "update": "~", "delete": "-"}
+MARKS = {"create": "+", "update": "~", "move": "^", "delete": "-"}
 CELL_LIMIT = 60
 LINE_LIMIT = 100
 ITEMS_SHOWN = 20

@@ -238,9 +238,13 @@ CLASSES: Mapping[Kind, type[Object]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A whole configuration: each kind maps names to objects. Made by `core.config`, which has checked it."""
+    """A whole configuration: each kind maps names to objects. Made by `core.config`, which has checked it.
+
+    Two are equal if their objects are, and their rules stand in the same order: of those that match alike, the first
+    wins.
+    """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
     certificates: Mapping[str, Certificate] = field(default_factory=dict)
@@ -257,3 +261,12 @@ class Model:
         """The objects of one kind, by name."""
         objects: Mapping[str, Object] = getattr(self, kind.value)
         return objects
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Model):
+            return NotImplemented
+        if any(self.of(kind) != other.of(kind) for kind in Kind):
+            return False
+        return self.rules is other.rules or list(self.rules) == list(other.rules)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -2,10 +2,12 @@
 
 In that order no reference ever dangles: an object is created after what it refers to and deleted before it.
 Objects are compared by value, so that a plan names only what differs; a renamed object is a creation and a deletion.
+Rules have an order that counts: one that goes to another place among those that stay is moved.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,11 +18,12 @@ class Operation(StrEnum):
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
+    MOVE = "move"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step. `old` is None for a creation, `new` for a deletion."""
+    """One step. `old` is None for a creation, `new` for a deletion; of a rule that is moved they are the same."""
 
     op: Operation
     kind: Kind
@@ -40,6 +43,12 @@ def plan(old: Model, new: Model) -> tuple[Change, ...]:
                 changes.append(Change(Operation.CREATE, kind, name, None, wanted))
             elif present is not wanted and present != wanted:
                 changes.append(Change(Operation.UPDATE, kind, name, present, wanted))
+    updated = {change.name for change in changes if change.kind is Kind.RULES}
+    changes += [
+        Change(Operation.MOVE, Kind.RULES, name, old.rules[name], new.rules[name])
+        for name in _moved(list(old.rules), list(new.rules))
+        if name not in updated
+    ]
     for kind in reversed(Kind):
         after = new.of(kind)
         changes += [
@@ -48,3 +57,26 @@ def plan(old: Model, new: Model) -> tuple[Change, ...]:
             if name not in after
         ]
     return tuple(changes)
+
+
+def _moved(old: list[str], new: list[str]) -> list[str]:
+    """The fewest of the names in both lists that have to move for the others to keep their order."""
+    kept = frozenset(new)
+    places = {name: place for place, name in enumerate(name for name in old if name in kept)}
+    names = [name for name in new if name in places]
+    if list(places) == names:
+        return []
+    # The longest run of rising places stays (Fredman 1975): `ends[n]` is where the best run of n + 1 names ends.
+    ends: list[int] = []
+    values: list[int] = []
+    before: list[int] = []
+    for index, name in enumerate(names):
+        length = bisect_left(values, places[name])
+        before.append(ends[length - 1] if length else -1)
+        values[length : length + 1] = [places[name]]
+        ends[length : length + 1] = [index]
+    stay, index = set(), ends[-1]
+    while index >= 0:
+        stay.add(names[index])
+        index = before[index]
+    return [name for name in names if name not in stay]

@@ -67,6 +67,23 @@ async def test_a_dry_run_and_no_change_store_nothing(store: SqliteStore) -> None
     assert (await store.get())[0].version == 1
 
 
+async def test_rules_in_another_order_make_a_version(store: SqliteStore) -> None:
+    """Of rules that match alike the first wins."""
+    plane = await ControlPlane.load(store)
+    tables: dict[str, object] = {
+        "instances": [{"name": "i"}],
+        "listeners": [{"name": "l", "instance": "i", "protocol": "http", "port": 80}],
+    }
+    rules = [
+        {"name": name, "listener": "l", "headers": [{"name": f"X-{name}"}], "fixed_reply": {"body": name}}
+        for name in "ab"
+    ]
+    await put(plane, from_dict({**tables, "rules": rules}))
+    assert await put(plane, from_dict({**tables, "rules": rules[::-1]})) == 2
+    assert [table["name"] for table in plane.current.document["rules"]] == ["b", "a"]
+    assert list((await store.get())[1].rules) == ["b", "a"]
+
+
 async def test_changes_from_an_old_version_are_refused_even_when_they_race(store: SqliteStore) -> None:
     plane = await ControlPlane.load(store)
     results = await asyncio.gather(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,3 +102,42 @@ def test_steps_lead_from_old_to_new_without_a_dangling_reference(old: Model, new
         for (kind, _), item in state.items():
             assert all(target in state for target in references(kind, item))
     assert state == {(kind, name): item for kind in Kind for name, item in new.of(kind).items()}
+
+
+def ordered(*names: str, **urls: str) -> Model:
+    return replace(OLD, rules={name: Rule(name, "l", "b", url=urls.get(name, "/")) for name in names})
+
+
+def test_rules_in_another_order_are_another_configuration() -> None:
+    assert ordered("a", "b") != ordered("b", "a")
+    assert ordered("a", "b") == ordered("a", "b")
+    backwards = dict(reversed(ordered("a", "b").rules.items()))
+    assert ordered("a", "b") != replace(OLD, rules=backwards)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moved"),
+    [
+        ("abcd", "abcd", ""),
+        ("abcd", "dabc", "d"),
+        ("abcd", "bcda", "a"),
+        ("abcd", "abdc", "d"),
+        ("abcdef", "afbcde", "f"),
+        ("abcd", "dcba", "dcb"),
+        ("abcd", "xcdyab", "cd"),  # two of four have to move, those that are new and those that go do not count
+        ("axbyc", "abc", ""),
+    ],
+)
+def test_the_fewest_rules_move(old: str, new: str, moved: str) -> None:
+    before, after = ordered(*old), ordered(*new)
+    steps = [change for change in plan(before, after) if change.op is Operation.MOVE]
+    names = [change.name for change in steps]
+    assert len(names) == len(moved)
+    stay = [name for name in old if name in new and name not in names]
+    assert stay == [name for name in new if name in old and name not in names]
+    assert all(change.kind is Kind.RULES and change.old == change.new for change in steps)
+
+
+def test_a_rule_that_is_changed_as_well_is_updated() -> None:
+    steps = plan(ordered("a", "b"), ordered("b", "a", a="/x/"))
+    assert (steps[0].op, steps[0].name) == (Operation.UPDATE, "a")
