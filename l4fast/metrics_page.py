@@ -61,15 +61,22 @@ not pass the node: what goes `out` stays zero.
 
 ## `paifang top`
 
-The same on a terminal, as rates, live:
+The same of both tiers on a terminal, as rates, live:
 
 ```
 paifang top                                 all nodes, by the control plane; finds it as `paifang status` does
-paifang top --state /var/lib/paifang/l4     one L4 node, by its own admin socket (root)
+paifang top --state /var/lib/paifang/l4     one L4 or L7 node, by its own admin socket (root, or its user)
 paifang top --sort drops                    or packets, bits, new, sessions, name: the order of listeners and servers
 paifang top --once                          one picture, after a second
 paifang top --once --json                   the same for programs; without --once a line each second
 ```
+
+Of L7 nodes, listeners and backend services it shows requests, classes of status, the median and the 99th percentile
+of what a request takes, open connections, TLS handshakes, the share of them that resumed a session, and those that
+failed; of servers requests, answers of 5xx, failures, requests in flight and idle connections. For these, packets and
+bits stand for requests, new for handshakes, sessions for connections, drops for 5xx and failures. Percentiles are
+those of all nodes together, read off their histograms: exact to a bucket of `paifang_l7_request_duration_seconds`. An
+L7 node reports the first 1,000 listeners and services of the configuration one by one, and the rest as `other`.
 
 Tab shows one section alone, and at last all again; p, b, n, s, d, a sort by packets, bits, new sessions, sessions,
 drops, name; q ends it. Drops that go on stand first among the verdicts, and servers that are down among the servers:

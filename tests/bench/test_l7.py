@@ -40,9 +40,9 @@ def test_requests_are_the_same_each_time_and_differ_among_themselves() -> None:
     assert 300 < len(cookies) < 2000
 
 
-def test_most_are_common_for_the_proxy_and_some_are_not() -> None:
-    taken = sum(lane.read_request(each) is not None for each in requests())
-    assert 0.9 * COUNT < taken < COUNT
+def test_nearly_all_are_common_for_the_proxy() -> None:
+    taken = sum(lane.reader(()).read(each) is not None for each in requests())
+    assert taken > 0.9 * COUNT
 
 
 def test_fields_can_be_added() -> None:
