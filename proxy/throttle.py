@@ -2,9 +2,10 @@
 
 A connection of a listener with limits begins with a `Throttle`, a transport towards the protocols behind it. It turns
 away connections that are too many or come too fast, and lets bytes pass as the bandwidth allows: it reads no more than
-READ_BYTES at a time and pauses, and it takes what is written into a queue, of which it sends QUANTUM_BYTES when it is
-its turn. Whoever has to wait stands in line (`Shaper`), so that all connections of a worker get equal parts. Nothing is
-dropped, and memory is bounded: the queue makes the protocol pause as a full socket does.
+READ_BYTES at a time and pauses, new connections from the beginning, and it takes what is written into a queue, of which
+it sends QUANTUM_BYTES when it is its turn. Whoever has to wait stands in line (`Shaper`), so that all connections of a
+worker get equal parts. Nothing is dropped, and memory is bounded: the queue makes the protocol pause as a full socket
+does.
 
 Connections of listeners without limits never meet any of this.
 """
@@ -83,9 +84,8 @@ class Shaper:
                 turn()
                 room -= QUANTUM_BYTES
         if self._line and self._timer is None:
-            rate = min((bucket.rate for bucket in self.buckets if bucket.rate), default=float("inf"))
-            pace_s = min(QUANTUM_BYTES / rate, 1.0)
-            self._timer = self._loop.call_later(max(self.wait_s(), pace_s, SHORTEST_S), self._next)
+            # Who was let read has done so by then, and not everybody uses a whole quantum.
+            self._timer = self._loop.call_later(max(self.wait_s(), SHORTEST_S), self._next)
 
 
 class Throttling:
@@ -130,8 +130,8 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
     """One connection of a listener with limits. `inner` is the next protocol."""
 
     __slots__ = (
-        "_closing", "_entered", "_eof", "_gauge", "_held", "_inner", "_inner_full", "_inner_paused", "_lost", "_queue",
-        "_queued", "_raw", "_raw_full", "_waits", "_with", "high",
+        "_closing", "_early", "_entered", "_eof", "_gauge", "_held", "_inner", "_inner_full", "_inner_paused", "_lost",
+        "_queue", "_queued", "_raw", "_raw_full", "_waits", "_with", "high",
     )  # fmt: skip
 
     def __init__(self, throttling: Throttling, inner: asyncio.BaseProtocol) -> None:
@@ -143,6 +143,7 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
         self._entered = False
         self._closing = self._eof = self._lost = False
         self._held = False  # we do not read, since there is no bandwidth
+        self._early = b""  # what came all the same
         self._waits = False  # we stand in line to write
         self._inner_paused = False  # the protocol does not want to read
         self._inner_full = False  # it has been told not to write
@@ -159,6 +160,7 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
             self._raw.abort()
             return
         self._entered, self._gauge = True, self._with.gauge
+        self._hold()  # else each new connection would read once in advance, and run up a debt for all
         self._inner.connection_made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -180,13 +182,25 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
         if self._lost:
             return
         data = bytes(_buffer[:nbytes])
-        received = self._with.received
-        received.take(nbytes)
-        if received.wait_s() > 0 and not self._held:
-            self._held = True
+        if self._held:  # a new connection: loops begin to read it whatever `connection_made` says
+            self._early += data
             self._balance()
-            received.wait(self._read_on)
+        else:
+            self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
+        self._with.received.take(len(data))
+        self._hold()
+        if self._held:
+            self._balance()
         self._deliver(data)
+
+    def _hold(self) -> None:
+        """Lets the connection wait before it reads more, if there is no bandwidth."""
+        received = self._with.received
+        if not self._held and received.wait_s() > 0:
+            self._held = True
+            received.wait(self._read_on)
 
     def _deliver(self, data: bytes) -> None:
         """The protocol may give its place to another one at any time."""
@@ -204,8 +218,12 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _read_on(self) -> None:
         self._held = False
-        if not self._lost:
-            self._balance()
+        if self._lost:
+            return
+        early, self._early = self._early, b""
+        if early and not self._closing:
+            self._take_in(early)
+        self._balance()
 
     def eof_received(self) -> bool:
         stays = bool(cast(asyncio.Protocol, self._inner).eof_received())

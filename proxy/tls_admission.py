@@ -111,6 +111,12 @@ class InFlight(Generic[T]):
                 found.append(item)
         return found
 
+    def again(self, item: T, now: float) -> None:
+        """It has its whole time again."""
+        timeout_s = self._timeouts[item]
+        self.remove(item)
+        self.add(item, timeout_s, now)
+
     @property
     def next_due(self) -> float | None:
         """The first deadline; None if nothing is under way."""

@@ -127,8 +127,12 @@ class Gatekeeper:
     def _expire(self) -> None:
         """One timer for all: it is set for the deadline that was the first when it was set."""
         self._timer = None
-        for handshake in self._in_flight.due(self._loop.time()):
-            handshake.expire(Failure.TIMEOUT)
+        now = self._loop.time()
+        for handshake in self._in_flight.due(now):
+            if handshake.held_up:
+                self._in_flight.again(handshake, now)
+            else:
+                handshake.expire(Failure.TIMEOUT)
         until = self._in_flight.next_due
         if until is not None:
             self._wake(until)

@@ -247,6 +247,12 @@ class Handshake(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(Failure.CLOSED, "lost")
 
+    @property
+    def held_up(self) -> bool:
+        """Whether it is for the listener's limits that nothing moves (proxy/throttle.py)."""
+        throttle = self._raw.get_extra_info("throttle")
+        return throttle is not None and throttle.waits
+
     def expire(self, failure: Failure) -> None:
         """For the supervisor: the time is over, or the process ends."""
         self._fail(failure, "given up")

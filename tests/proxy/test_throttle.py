@@ -15,7 +15,7 @@ import pytest
 from core.model import Model, Node, Role
 from proxy.buckets import Bucket
 from proxy.ledger import Ledger
-from proxy.throttle import Throttle, Throttling
+from proxy.throttle import READ_BYTES, Throttle, Throttling
 from proxy.tls import TlsServer
 from proxy.tls_stream import Buffers, TlsStream
 from tests.proxy.processes import keep, running
@@ -212,6 +212,59 @@ async def test_those_that_are_gone_hold_up_nobody() -> None:
     assert not last.waits
     assert clock.now < 1
     last.connection_lost(None)
+
+
+async def test_a_handshake_that_waits_for_bandwidth_is_not_given_up() -> None:
+    async with Backend(echo_size).running() as backend:
+        tls = TlsServer(LocalKeys([KEY]))
+        base = https(free_port(), backend.port, certificate(KEY, ["web.test"]))
+        async with proxy(limited(base, bandwidth_in_mbit_s=1, handshake_timeout_s=1), tls) as l7:
+            throttling = l7.worker._throttles.of("web")
+            assert throttling is not None
+            throttling.received.take(250_000)
+            client = await asyncio.wait_for(connect(l7), 20)
+            assert (await client.ask("/0"))[0] == 200
+            await client.close()
+        await tls.close()
+
+
+async def test_connections_that_come_and_go_run_up_no_debt() -> None:
+    """Each may send at once: what it does not wait for, everybody else would have to wait for afterwards."""
+    throttling = Throttling("web", Time(), lambda: None)
+    throttling.received.buckets = (Bucket(Ledger(), 0, 100_000, 0.25, 0.0),)
+    for _ in range(100):
+        throttle = Throttle(throttling, asyncio.Protocol())
+        throttle.connection_made(Transport())
+        throttle.buffer_updated(READ_BYTES)
+        throttle.connection_lost(None)
+    assert throttling.received.wait_s() < 1
+
+
+class Reader(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
+async def test_small_requests_use_all_of_the_bandwidth() -> None:
+    """Though whose turn it is might read more: 200 new clients that send 500 bytes each, at 100 kB/s."""
+    clock = Time()
+    throttling = Throttling("web", clock, lambda: None)
+    throttling.received.buckets = (Bucket(Ledger(), 0, 100_000, 0.25, 0.0),)
+    throttling.received.take(50_000)
+    readers = [Reader() for _ in range(200)]
+    for reader in readers:
+        raw, throttle = Transport(), Throttle(throttling, reader)
+        throttle.connection_made(raw)
+        throttle.buffer_updated(500)
+        assert raw.done == ["pause"]
+        assert reader.received == b""
+    while clock.timers:
+        clock.ring()
+    assert [len(reader.received) for reader in readers] == [500] * 200
+    assert 0.9 < clock.now < 2
 
 
 async def held(l7: Proxy, count: int) -> list[Client]:
