@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
@@ -28,7 +29,7 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from certs.authority import AuthorityError
-from control import membership
+from control import membership, reported
 from control.distribution import Distribution
 from control.membership import MembershipError
 from control.metering_keep import BusyError
@@ -47,7 +48,6 @@ LONGEST_WAIT_S = 25.0
 REPORT_LIMIT_BYTES = 1 << 24  # 250 bytes of counters and health for each of 64,000 servers
 STRANGERS_LIMIT_BYTES = 16_384
 STRANGERS = frozenset({"/v1/ca", "/v1/join"})
-WHY_LIMIT = 2000
 PLANE = web.AppKey("plane", ControlPlane)
 DISTRIBUTION = web.AppKey("distribution", Distribution)
 PEER = web.RequestKey("peer", tuple[str, str, int])  # role, name, generation
@@ -133,7 +133,10 @@ async def known(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _wait_s(request: web.Request) -> float:
     """Raises ValueError."""
-    return min(max(float(request.query.get("wait", LONGEST_WAIT_S)), 0.0), LONGEST_WAIT_S)
+    wait_s = float(request.query.get("wait", LONGEST_WAIT_S))
+    if math.isnan(wait_s):  # it is neither early nor late, and would put the event loop's timers out of order
+        raise ValueError("not a number")
+    return min(max(wait_s, 0.0), LONGEST_WAIT_S)
 
 
 async def get_config(request: web.Request) -> web.Response:
@@ -158,15 +161,11 @@ async def get_config(request: web.Request) -> web.Response:
 async def post_report(request: web.Request) -> web.Response:
     role, name, _ = request[PEER]
     try:
-        document = json.loads(await request.read())
-        version, facts, rejected = document["version"], document["report"], document.get("rejected")
-        refusal = None if rejected is None else (int(rejected["version"]), str(rejected["why"])[:WHY_LIMIT])
-        if not isinstance(version, int) or not isinstance(facts, dict):
-            raise TypeError("wrong type")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        log.warning("%s %s sends a report that is none: %r", role, name, error)
-        return problem(400, 'a report is {"version": N, "rejected": null, "report": {}}')
-    request.app[PLANE].report(role, name, version, refusal, facts)
+        said = reported.read(await request.read())
+    except ValueError as error:
+        log.warning("%s %s sends a report that is none: %s", role, name, error)
+        return problem(400, f'a report is {{"version": N, "rejected": null, "report": {{}}}}: {error}')
+    request.app[PLANE].report(role, name, said.version, said.rejected, said.facts)
     return web.Response(status=204)
 
 
@@ -246,6 +245,6 @@ async def _document(request: web.Request) -> dict[str, object]:
 def _text(document: dict[str, object], name: str) -> str:
     """Raises MembershipError."""
     value = document.get(name, "")
-    if not isinstance(value, str):
-        raise MembershipError(f"{name} is a string", 400)
+    if not isinstance(value, str) or not value.isascii():  # JSON can say half a character, which nothing encodes
+        raise MembershipError(f"{name} is a string of ASCII", 400)
     return value

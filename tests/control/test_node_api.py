@@ -149,7 +149,14 @@ async def test_l7_nodes_alone_get_the_secret_of_cookies(cluster: Cluster) -> Non
         b'{"version": 1, "report": []}',
         b'{"version": 1, "report": {}, "rejected": {"version": 1}}',
         b'{"version": 1, "report": {}, "rejected": 3}',
+        b'{"version": 1, "report": {}, "rejected": {"version": 1e999, "why": ""}}',
+        b'{"version": 1, "report": {"x": NaN}}',
+        b'{"version": 1, "report": {"x": [-1e999]}}',
+        b'{"version": %d, "report": {}}' % 10**400,
+        b'{"version": 1, "report": {"x": %s0%s}}' % (b"[" * 40, b"]" * 40),
+        b'{"version": 1, "report": {"x": %s}}' % (b"[" * 100_000),
     ],
+    ids=range(13),
 )
 async def test_reports_that_are_none_are_refused(cluster: Cluster, body: bytes) -> None:
     async with (
@@ -174,3 +181,18 @@ async def test_a_control_plane_is_no_node(cluster: Cluster) -> None:
     async with cluster.session("control") as session:
         with pytest.raises((aiohttp.ClientError, OSError)):
             await session.get(f"{cluster.url}/v1/node/orders")
+
+
+async def test_no_time_to_wait_is_no_number(cluster: Cluster) -> None:
+    async with asyncio.timeout(20), cluster.session("l7") as session:
+        for path in ("config", "orders"):
+            async with session.get(f"{cluster.url}/v1/node/{path}?after=0&wait=nan") as response:
+                assert response.status == 400, path
+
+
+async def test_half_a_character_is_refused(cluster: Cluster) -> None:
+    async with (
+        cluster.session("l7") as session,
+        session.post(f"{cluster.url}/v1/node/renew", data=b'{"request": "\\ud800"}') as response,
+    ):
+        assert (response.status, "ASCII" in (await response.json())["detail"]) == (400, True)
