@@ -71,7 +71,7 @@ def status(document: Mapping[str, Any]) -> str:
         for node in document["nodes"]
     ]  # fmt: skip
     lines.append(table(rows, ("ROLE", "NAME", "STATE", "VERSION", "REPORT", "REMARKS")) if rows else "no nodes")
-    lines += [f"warning: {text}" for text in document.get("warnings", ())]
+    lines += [f"warning: {clean(text)}" for text in document.get("warnings", ())]
     if owners := vips(document["nodes"]):
         lines += ["", table(owners, ("VIP", "BY", "HELD BY", "REMARKS"))]
     if found := document.get("groups"):
@@ -164,8 +164,12 @@ def history(versions: Sequence[Mapping[str, Any]], when: Sequence[str]) -> str:
     return table(rows, ("VERSION", "TIME", "AUTHOR", "COMMENT"))
 
 
+def clean(text: str) -> str:
+    """Text that others have given, for a terminal: what could command it, or turn the writing round, as �."""
+    return "".join(each if each.isprintable() or each == "\n" else "�" for each in text)
+
+
 def _short(value: object, limit: int = CELL_LIMIT) -> str:
     """A value on one line of bounded length; chains and lists are cut."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
+    text = clean(" ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

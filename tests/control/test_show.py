@@ -130,3 +130,15 @@ def test_zones_of_groups_are_shown() -> None:
         ["app", "a", "r1,", "r2", "3", "66.7", "%", "1"],
         ["app", "-", "-", "3", "66.7", "%", "-"],
     ]
+
+
+def test_what_others_have_written_does_not_command_the_terminal() -> None:
+    told = "GET /v1/\x1b[2J\x1b]0;owned\x07\u202egnp.exe\ud800"
+    found = show.table([(told, 1)], ("WHAT", "NO"))
+    assert found.isprintable() or set(found) - {"\n"} == {each for each in found if each.isprintable()}
+    assert "GET /v1/�[2J�]0;owned��gnp.exe�" in found
+    node = {"role": "l7", "name": "n", "step": "in step", "version": 1, "age_s": 1.0, "why": "", "listed": True}
+    facts = {"problems": [f"bad {told}"]}
+    text = show.status({"version": 1, "nodes": [{**node, "facts": facts}], "warnings": [told]})
+    assert "\x1b" not in text
+    assert "bad GET" in text
