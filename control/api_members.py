@@ -11,6 +11,7 @@ from aiohttp import web
 
 from control import registered
 from control.api_nodes import OBJECT, explained_refusals
+from control.audit import note
 from control.handling import CALLER, PLANE, body_of
 from control.membership import MembershipError
 from control.registered import FullError, Registration
@@ -21,6 +22,7 @@ from core.fields import Pattern, Range
 
 ENDPOINT = Annotated[str, Pattern(r"[0-9.]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", "ADDRESS:PORT")]
 MEMBER = Parameter("member", ENDPOINT, "address and port of a member")
+Place = Annotated[str, Pattern(r"[^\x00-\x1f\x7f]{0,80}", "text of at most 80 characters on one line")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class Member:
     """What a member says of itself. It has to say it again before `ttl_s` are over."""
 
     weight: Annotated[int, Range(0, 100)] = 100
-    zone: str = ""
-    rack: str = ""
+    zone: Place = ""
+    rack: Place = ""
     ttl_s: Annotated[int, Range(5, 86_400, "s")] = 30
 
 
@@ -49,10 +51,13 @@ async def put_member(request: web.Request) -> web.Response:
     member = Registration(
         group, address, port, now + said.ttl_s, said.ttl_s, CALLER.get().name, said.weight, said.zone, said.rack
     )
+    known = [each for each in plane.orders.state.registered if each.expires > now]
     try:
-        await registered.register(plane.store, member, plane.orders.state.registered)
+        await registered.register(plane.store, member, known)
     except FullError as error:
         raise MembershipError(str(error), 409) from None
+    if member.server not in [each.server for each in known if each.key == member.key]:  # else it is still there
+        note(request, f"availability_groups/{group}", f"members/{endpoint(address, port)}")
     await plane.orders.refresh()
     return web.json_response(_document(member, now))
 

@@ -4,8 +4,10 @@ An entry is written after its request, with its result; where it cannot be writt
 request's answer stays what it is. Entries are chained (`control.audit_chain`), over all control nodes: one append is a
 transaction on the record `head`. The oldest are forgotten beyond ENTRIES_LIMIT or after KEPT_S.
 
-Refusals are what strangers can cause: of these REFUSALS_PER_MIN are written, and the next one says how many were not
-(`unrecorded`), so that a flood can neither push changes out of the log nor wear the storage out. No entry has a token,
+Refusals are what strangers can cause, failures what every token can; neither has changed anything. Of all refusals, and
+of the failures of each token, FRUITLESS_AT_ONCE are written, then one in FRUITLESS_EVERY_S, and the next one says how
+many were not (`unrecorded`): so a flood, however long, neither pushes changes out of the log nor wears the storage out.
+At that pace ENTRIES_LIMIT is a year. No entry has a token,
 a body or a query; of text that users give (path, comment) the secrets of tokens are cut out.
 """
 
@@ -34,7 +36,9 @@ ENTRIES_LIMIT = 100_000  # some 50 MB
 KEPT_S = 400 * 86400.0  # a year, and time to look at it
 AGED_EVERY = 64  # entries: how often the oldest are looked at
 FORGOTTEN_AT_ONCE = 80  # a write has 100 changes at most
-REFUSALS_PER_MIN = 60
+FRUITLESS_AT_ONCE = 60
+FRUITLESS_EVERY_S = 300.0
+FRUITLESS_KEYS = 1024  # as many tokens as there may be, and some
 METHOD_LIMIT = 20
 SCAN_LIMIT = 10_000  # entries that one page looks through
 ATTEMPTS = 20  # against other control nodes that append
@@ -78,18 +82,18 @@ class Audit:
     ) -> None:
         self._store, self._clock, self._lines, self._entries_limit = store, clock, lines, entries_limit
         self._appending = asyncio.Lock()
-        self._refusals = Buckets(REFUSALS_PER_MIN / 60, REFUSALS_PER_MIN, 1)
+        self._fruitless = Buckets(1 / FRUITLESS_EVERY_S, FRUITLESS_AT_ONCE, FRUITLESS_KEYS)
         self._unrecorded = 0
 
     async def tell(self, told: Told) -> None:
         """Write an entry down. Where that fails, this process's log has it."""
-        refused = told.status in (401, 403, 421, 429)
-        now = self._clock()
-        if refused and self._refusals.take("", now):
+        result, now = result_of(told.status), self._clock()
+        fruitless = result != "done"
+        if fruitless and self._fruitless.take(told.token if result == "failed" else "", now):
             self._unrecorded += 1
             return
         document = _document(told, now)
-        if refused and self._unrecorded:
+        if fruitless and self._unrecorded:
             document["unrecorded"], self._unrecorded = self._unrecorded, 0
         try:
             entry = await self._append(document)

@@ -68,7 +68,9 @@ def _is_worth_it(request: web.Request, status: int) -> bool:
     if result_of(status) == "refused":
         return True
     route = route_of(request)
-    return request.method not in SAFE and route is not None and route.audited and not _is_dry_run(request)
+    if request.method in SAFE or route is None or _is_dry_run(request):
+        return False
+    return route.audited or bool(notes_of(request).objects)
 
 
 def _is_dry_run(request: web.Request) -> bool:
@@ -125,7 +127,7 @@ def forbidden(request: web.Request, why: str) -> web.Response:
 @web.middleware
 async def placed(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Serve the request in a place that it has, with its body read."""
-    access, token = request.app[ACCESS], CALLER.get().token
+    access, token, route = request.app[ACCESS], CALLER.get().token, route_of(request)
     if token is None:
         return await handler(request)
     if wait_s := access.of_tokens.take(token.id, access.clock()):
@@ -133,7 +135,7 @@ async def placed(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _too_many(f"too many requests with the token {token.name!r}", wait_s)
     try:
         with access.places.taken(token.id):
-            if request.method in SAFE or not request.can_read_body:
+            if request.method in SAFE or not request.can_read_body or route is None or route.body is None:
                 return await handler(request)
             async with access.bodies:
                 try:

@@ -71,7 +71,7 @@ class Route:
 
     `parts` say what stands in the path's braces; those that are not listed are names. `problems` are the refusals that
     this route has besides 400, 401, 403 and 500. `bodies` are further forms in which the body may come. Requests
-    other than GET are written into the audit log unless they are not `audited`, since they change nothing.
+    other than GET are written into the audit log; those that are not `audited` where the handler notes a change.
     """
 
     method: str

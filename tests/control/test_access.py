@@ -429,3 +429,22 @@ async def test_a_token_in_a_path_is_not_logged(door: Door, caplog: pytest.LogCap
     ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("control"))
     assert secret[15:] not in ours + json.dumps(await door.entries())
     assert "DELETE /v1/listeners/pft_" in ours
+
+
+async def test_bodies_that_nobody_reads_take_no_ones_place(opened: Opener) -> None:
+    """A token that may only read could keep all others from writing otherwise."""
+    door = await opened(Limits(1e6, 1e6, bodies=1))
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    bearer = {"Authorization": f"Bearer {door.tokens[ApiRole.READ]}"}
+    slow = asyncio.create_task(door.client.post("/v1/token/rotation?grace_s=60", data=never(), headers=bearer))
+    try:
+        async with asyncio.timeout(20):
+            while not any(entry["path"] == "/v1/token/rotation" for entry in await door.entries()):
+                assert (await door.ask("PUT", "/v1/config", body=SITE))[0] == 200
+    finally:
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)

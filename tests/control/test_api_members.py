@@ -105,3 +105,23 @@ async def test_operators_may_register_and_readers_may_not(user: User, clock: Clo
     for role, status in ((ApiRole.READ, 403), (ApiRole.OPERATE, 200)):
         user.token = await set_token(user.plane.store, f"of-{role}", role)  # type: ignore[assignment]
         await user.ask("PUT", ONE, status=status)
+
+
+async def test_who_registers_a_member_stands_in_the_audit_log_and_that_it_is_still_there_does_not(
+    user: User, clock: Clock
+) -> None:
+    before = len((await user.ask("GET", "/v1/audit"))["entries"])
+    for weight in (7, 7, 8):
+        clock.now += 1
+        await user.ask("PUT", ONE, {"weight": weight})
+    clock.now += 100
+    await user.ask("PUT", ONE, {"weight": 8})  # it had gone
+    entries = (await user.ask("GET", "/v1/audit"))["entries"][:-before]
+    assert [entry["objects"] for entry in entries] == [["availability_groups/open", "members/192.0.2.1:80"]] * 3
+
+
+async def test_what_a_member_says_of_itself_is_bounded(user: User, clock: Clock) -> None:
+    """All of it is sent to all nodes, with whom else they are to refuse, in one answer."""
+    for body in ({"zone": "z" * 81}, {"rack": "r" * 70_000}, {"zone": "a\nb"}):
+        assert "at most 80 characters" in str(await user.ask("PUT", ONE, body, status=422))
+    assert told(user) == {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from control import audit as module
-from control.audit import HEAD, KEPT_S, OBJECTS_LIMIT, REFUSALS_PER_MIN, SPACE, Audit, Changed, Told
+from control.audit import FRUITLESS_AT_ONCE, FRUITLESS_EVERY_S, HEAD, KEPT_S, OBJECTS_LIMIT, SPACE, Audit, Changed, Told
 from control.audit_chain import Entry, Verifier, key_of
 from control.store import Store, StoreUnavailableError, Write
 from control.store_sqlite import SqliteStore
@@ -113,16 +113,30 @@ async def test_what_is_old_enough_is_forgotten(store: Store, clock: Clock, monke
     assert await verify(audit) == 3
 
 
-async def test_a_flood_of_refusals_leaves_the_changes_in(store: Store, clock: Clock) -> None:
+@pytest.mark.parametrize("status", [401, 422])
+async def test_a_flood_that_changes_nothing_leaves_the_changes_in(store: Store, clock: Clock, status: int) -> None:
+    """Neither strangers, who are refused, nor a token that may only read, whose requests fail, fill the log."""
     audit = Audit(store, clock)
-    for _ in range(REFUSALS_PER_MIN + 40):
-        await audit.tell(told("-", 401))
+    for _ in range(FRUITLESS_AT_ONCE + 40):
+        await audit.tell(told("-", status))
     await audit.tell(told("ann"))
-    assert (await audit.head()).last == REFUSALS_PER_MIN + 1
-    clock.now += 1
-    await audit.tell(told("-", 429))
-    (entry,) = await audit.range(REFUSALS_PER_MIN + 2, 1)
-    assert (entry["status"], entry["unrecorded"]) == (429, 40)
+    assert (await audit.head()).last == FRUITLESS_AT_ONCE + 1
+    for _ in range(50):
+        clock.now += FRUITLESS_EVERY_S / 50
+        await audit.tell(told("-", status))
+    (entry,) = await audit.range(FRUITLESS_AT_ONCE + 2, 10)
+    assert entry["status"] == status
+    assert isinstance(entry["unrecorded"], int)
+    assert 85 <= entry["unrecorded"] <= 89
+    assert await verify(audit) == FRUITLESS_AT_ONCE + 2
+
+
+async def test_the_failures_of_one_token_do_not_hide_those_of_another(store: Store, clock: Clock) -> None:
+    audit = Audit(store, clock)
+    for token in ("a", "b"):
+        for _ in range(FRUITLESS_AT_ONCE):
+            await audit.tell(Told(token, token, "read", "192.0.2.1", "POST", "/v1/x", 400))
+    assert (await audit.head()).last == 2 * FRUITLESS_AT_ONCE
 
 
 async def test_two_control_nodes_write_one_chain(tmp_path: Path) -> None:
