@@ -64,7 +64,7 @@ class Gauge:
 
     @property
     def full(self) -> bool:
-        return bool(self.most) and self._ledger.total(self._row) >= self.most
+        return bool(self.most) and self.most <= self._ledger.total(self._row) < _HALF  # beyond, it is less than none
 
     def change(self, by: int) -> None:
         self._ledger.add(self._row, by)

@@ -238,6 +238,17 @@ def together(kind: str, parts: Iterable[Document]) -> dict[str, Any]:
     return found
 
 
+def forget(worker: Mapping[str, dict[str, Document]], **names: Iterable[str]) -> None:
+    """Takes from what a worker has said what the configuration does not have any more."""
+    for kind, rows in worker.items():
+        _forget(rows, apart(names[kind]))
+
+
+def _forget(rows: dict[str, Document], told: Iterable[str]) -> None:
+    for name in rows.keys() - {*told, OTHER}:
+        del rows[name]
+
+
 class Sums:
     """Those of a node: what workers say, and what those that are gone had said."""
 
@@ -258,7 +269,7 @@ class Sums:
         found: dict[str, dict[str, Any]] = {}
         for kind in KINDS:
             told = apart(names[kind])
-            self._past[kind] = {name: row for name, row in self._past[kind].items() if name in {*told, OTHER}}
+            _forget(self._past[kind], told)
             parts = [self._past[kind], *(worker.get(kind, {}) for worker in workers)]
             others = (OTHER,) if any(OTHER in part for part in parts) else ()
             found[kind] = {

@@ -223,6 +223,7 @@ class Supervisor:
             self._model, self._version = model, version
             self._members.watch(model)
             self._tell_members(self._workers.values())
+            self._forget_gone()
         self._probes.watch(self._resolved(model))
         self._log_problems()
         self.serving.set()
@@ -296,6 +297,18 @@ class Supervisor:
             self._tell_members(self._workers.values())
             self._probes.watch(self._resolved(self._model))
             self._log_problems()
+            self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Workers tell what has changed only, so that what they have said is kept for as long as it is of something.
+
+        To be called once they have been told of a change: before, what they say may be of what is new.
+        """
+        model = self._resolved(self._model or Model())
+        names = meters.names(model)
+        for worker in self._workers.values():
+            meters.forget(worker.meters, **names)
+            tally.forget(worker.servers, model)
 
     def _tell_members(self, workers: Iterable[WorkerProcess]) -> None:
         """Again after each configuration: an answer may have come while they were busy with it."""

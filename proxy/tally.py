@@ -27,6 +27,12 @@ def keyed(upstreams: Mapping[str, Sequence[Sequence[Any]]]) -> dict[ServerKey, d
     return {(name, address, port): dict(n) for name, rows in upstreams.items() for address, port, n in rows}
 
 
+def forget(worker: dict[ServerKey, dict[str, float]], model: Model) -> None:
+    """Takes from what a worker has said the servers that are gone: members may come and go by the minute."""
+    for key in worker.keys() - set(_keys(model)):
+        del worker[key]
+
+
 class Tally:
     """The sums of a node."""
 

@@ -94,6 +94,14 @@ def test_what_a_dead_worker_counted_is_gone_with_its_successor() -> None:
     assert not Gauge(Ledger(fd, 1, 0), 0, 1).full
 
 
+def test_less_than_none_is_not_full() -> None:
+    """As it may be for a while in a row that somebody else has had, some of whose connections are still open."""
+    ledger = Ledger()
+    gauge = Gauge(ledger, 0, 2)
+    ledger.add(0, -1)
+    assert not gauge.full
+
+
 def test_rows_keep_their_names_and_are_used_again_late() -> None:
     rows = Rows(4)
     assert rows.give(["a", "b"]) == {"a": 0, "b": 1}

@@ -11,7 +11,7 @@ from core.model import Redirect, Rewrite, Rule
 from proxy import meters as module
 from proxy.access_log import Record, Visit, Visitor, record_of
 from proxy.actions import NO_WAY, Way
-from proxy.meters import BOUNDS, NOTHING, OTHER, SIGNATURE_BOUNDS, Meters, Sums, apart, names, together
+from proxy.meters import BOUNDS, NOTHING, OTHER, SIGNATURE_BOUNDS, Meters, Sums, apart, forget, names, together
 from tests.proxy.support import Backend, free_port, model, proxy, with_group, with_service
 
 
@@ -118,6 +118,14 @@ def test_a_node_keeps_what_workers_that_are_gone_had_counted() -> None:
     assert rows["listeners"]["new"] == NOTHING["listeners"]
     assert sums.rows([], **{**wanted, "rules": []})["rules"] == {}
     assert sums.rows([], **wanted)["rules"]["api"] == NOTHING["rules"], "a rule that comes back begins at zero"
+
+
+def test_a_worker_does_not_keep_names_that_are_gone() -> None:
+    meters, wanted = Meters(), {"listeners": ["new"], "services": ["app"], "rules": []}
+    meters.visits([visit("web", 200, 0.1, Way("api", "app"))])
+    news = meters.news()
+    forget(news, **wanted)
+    assert {kind: list(rows) for kind, rows in news.items()} == {"listeners": [], "services": ["app"], "rules": []}
 
 
 def test_the_names_are_those_of_the_l7_tier() -> None:

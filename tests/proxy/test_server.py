@@ -269,6 +269,22 @@ async def test_a_minded_seat_takes_changes_part() -> None:
                 assert await ask(base.listeners["web"].port) == (200, b"ok")
 
 
+async def test_numbers_of_what_is_gone_are_not_kept() -> None:
+    async with Backend().running() as backend, Backend().running() as other, node(workers=1) as supervisor:
+        base = model(free_port(), [backend.port])
+        await supervisor.apply(with_listener(base, "more", port := free_port()), 1)
+        (worker,) = supervisor._workers.values()
+        assert await ask(port) == (200, b"ok")
+        await until(
+            lambda: "more" in worker.meters["listeners"] and ("app", "127.0.0.1", backend.port) in worker.servers
+        )
+        await supervisor.apply(model(base.listeners["web"].port, [other.port]), 2)
+        assert "more" not in worker.meters["listeners"]
+        assert ("app", "127.0.0.1", backend.port) not in worker.servers
+        assert await ask(base.listeners["web"].port) == (200, b"ok")
+        await until(lambda: ("app", "127.0.0.1", other.port) in worker.servers)
+
+
 async def test_a_worker_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration that it does not answer to is refused; its successor has the old one."""
     async with Backend().running() as backend, node() as supervisor:
