@@ -39,7 +39,7 @@ def read(text: str, *, path: str, format: Format) -> tuple[Server, ...]:
 
 def _members(document: object, problems: list[Problem]) -> tuple[Server, ...]:
     if not isinstance(document, Mapping):
-        problems.append(Problem((), f"{show(document)} is not a table", f"give a table with {MEMBERS}"))
+        problems.append(Problem((), "this is not a table", f"give a table with {MEMBERS}"))  # it may be anything
         return ()
     problems += [unknown_key(key, (key,), [MEMBERS]) for key in document if key != MEMBERS]
     tables = document.get(MEMBERS)

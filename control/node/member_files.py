@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -40,8 +41,12 @@ class _Watched:
         """Reads the file if it has changed. Blocks."""
         self.looked = True
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=_opened) as file:
                 status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    self.mark = None
+                    self._failed("is no file")
+                    return
                 mark = status.st_mtime_ns, status.st_size, status.st_ino
                 if mark == self.mark:
                     return
@@ -115,6 +120,11 @@ class MemberFiles:
             if any(before.get(file.path) != (file.servers, file.problem) for file in files):
                 self._on_change()
             await asyncio.sleep(0 if not self._settled.is_set() else LOOK_S)
+
+
+def _opened(path: str, flags: int) -> int:
+    """Without waiting for anybody: a pipe that nobody writes to would hold the thread, and all other files, up."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def _look_at(files: list[_Watched]) -> None:

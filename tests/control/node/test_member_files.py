@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -118,3 +119,34 @@ async def test_members_that_have_registered_join_and_stay_while_nothing_is_heard
         assert found.servers == ["10.0.0.1", "10.0.0.2", "10.0.0.7"]
         found.members.take_registered({"g": registered})
         assert found.changes == changes + 1
+
+
+async def test_what_is_no_file_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "members.toml"
+    os.mkfifo(path)
+    async with asyncio.timeout(20), watched(path, monkeypatch=monkeypatch) as found:
+        assert found.problems == [f"availability group g: {path}: is no file; it has given no members yet"]
+        put(path, of(1, 2))
+        await until(lambda: found.servers == ["10.0.0.1", "10.0.0.2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("credentials.toml", 'password = "hunter2"\nmembers = "hunter2"\n'),
+        ("shadow", "root:$6$hunter2:19000:0:99999:7:::\n"),
+        ("token", "hunter2\n"),
+        ("id.json", '{"hunter2": 1}'),
+        ("list.json", '["hunter2"]'),
+        ("key.json", '"hunter2"'),
+    ],
+    ids=range(6),
+)
+async def test_what_a_file_says_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    """Whoever may name a file in a configuration is not to read the nodes' files by the problems that they report."""
+    put(tmp_path / name, text)
+    async with watched(tmp_path / name, monkeypatch=monkeypatch) as found:
+        (problem,) = found.problems
+        assert "hunter2" not in problem
