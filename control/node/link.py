@@ -281,6 +281,9 @@ class ControlLink:
     def _current_report(self) -> dict[str, object]:
         rejected = self._rejected and {"version": self._rejected[0], "why": self._rejected[2]}
         facts = {**self._report(), "identity": self._membership.report()}
+        if self._metering is not None and (more := self._metering.problems):
+            known = facts.get("problems")
+            facts["problems"] = [*(known if isinstance(known, list) else ()), *more]
         return {"version": self.version, "rejected": rejected, "report": facts}
 
     def _obey(self, orders: Orders) -> None:

@@ -33,6 +33,7 @@ CUT_S: Final = 10.0  # what a machine that loses its power has counted and forge
 DELIVER_S: Final = 10.0
 RETRY_S: Final = 0.5  # another process has the ledger
 REFUSED_S: Final = 60.0
+LATE_S: Final = 300.0  # without a delivery: then reports say so
 LAST_WORDS_S: Final = 2.0  # at the end of the process, for the control plane to take what is left
 POST_TIMEOUT: Final = aiohttp.ClientTimeout(total=20, sock_connect=3)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -101,6 +102,20 @@ class Metering:
         self._hurry = asyncio.Event()
         self._done = asyncio.Event()  # everything is delivered
         self.refused = ""  # why the control plane does not take what we have
+        self._fault = ""  # why nothing is counted
+        self._failing: tuple[float, str] | None = None  # since when nothing can be delivered, by the uptime, and why
+
+    @property
+    def problems(self) -> list[str]:
+        """For the node's reports: what an operator has to know, since bills will lack it."""
+        found = [f"metering: {self._fault}"] if self._fault else []
+        if self.refused:
+            found.append(f"metering: the control plane does not take what was counted, which is kept: {self.refused}")
+        elif self._failing is not None and (for_s := time.monotonic() - self._failing[0]) > LATE_S:
+            found.append(
+                f"metering: for {for_s / 60:.0f} min nothing could be delivered, which is kept: {self._failing[1]}"
+            )
+        return found
 
     async def keep(self) -> None:
         """Has the ledger as soon as nobody else has it, and cuts until cancelled."""
@@ -111,7 +126,9 @@ class Metering:
             try:
                 await self.cut()
             except LedgerError as error:
-                log.error("metering: %s", error)
+                self._failed(error)
+            else:
+                self._fault = ""
             await asyncio.sleep(self._pause_s())
 
     def _pause_s(self) -> float:
@@ -127,10 +144,14 @@ class Metering:
                 except BlockingIOError:
                     return False
                 except LedgerError as error:
-                    log.error("metering: %s", error)
+                    self._failed(error)
                     return False
                 self._clock.restore(ledger.clock())
         return True
+
+    def _failed(self, error: LedgerError) -> None:
+        log.error("metering: %s", error)
+        self._fault = str(error)
 
     async def cut(self) -> None:
         """Takes what was counted since the last cut. Nothing where another process has the ledger. Raises LedgerError.
@@ -178,8 +199,10 @@ class Metering:
                     last, now = int(answer["applied"]), float(answer["now"])
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
                 log.debug("metering: cannot deliver: %r", error)
+                since = time.monotonic() if self._failing is None else self._failing[0]
+                self._failing = since, str(error) or type(error).__name__
                 return False
-            self.refused = ""
+            self.refused, self._failing = "", None
             await self._acknowledged(delivery, last, now)
         return True
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from control.node import link as link_module
 from control.node.identity import Identity, peer_of
 from control.node.link import Backoff, ControlLink, LinkError
+from control.node.metering import Metering
 from control.node.tasks import Tasks
 from core.config import from_dict, to_dict
 from core.delta import difference
@@ -343,3 +344,24 @@ def test_backoff_doubles_to_its_limit_with_jitter() -> None:
         assert nominal / 2 <= delay <= nominal
     backoff.reset()
     assert backoff.next() <= 1.0
+
+
+async def test_what_metering_cannot_do_is_among_the_problems(l7: Identity, tmp_path: Path) -> None:
+    class Empty:
+        def look(self, _: object) -> None:
+            return None
+
+    async def apply(_: Model, __: int) -> None:
+        pass
+
+    (tmp_path / "metering.db").write_bytes(b"no database" * 1000)
+    metering = Metering(tmp_path, Empty())
+    link = ControlLink(
+        url="https://127.0.0.1:1", identity=l7, state=tmp_path, apply=apply, report=lambda: {"problems": ["one"]},
+        metering=metering,
+    )  # fmt: skip
+    assert link._current_report()["report"]["problems"] == ["one"]  # type: ignore[index]
+    assert not await metering.acquire()
+    first, second = link._current_report()["report"]["problems"]  # type: ignore[index]
+    assert (first, second.startswith("metering: ")) == ("one", True)
+    await metering.let_go()

@@ -107,9 +107,37 @@ async def test_a_refusal_is_told_once_and_loses_nothing(tmp_path: Path, caplog: 
     source.count = 7
     async with far.running() as url, aiohttp.ClientSession() as session, metering_of(tmp_path, source) as metering:
         await metering.cut()
-        assert [await metering.deliver(session, url) for _ in range(3)] == [False, False, True]
+        assert [await metering.deliver(session, url) for _ in range(2)] == [False, False]
+        why = "metering: the control plane does not take what was counted, which is kept: not like this"
+        assert metering.problems == [why]
+        assert await metering.deliver(session, url)
+        assert metering.problems == []
     assert caplog.text.count("not like this") == 1
     assert far.total == 7
+
+
+async def test_what_cannot_be_delivered_for_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, far = Counter(), Far()
+    source.count, far.answers = 7, [503, 503]
+    async with far.running() as url, aiohttp.ClientSession() as session, metering_of(tmp_path, source) as metering:
+        await metering.cut()
+        assert not await metering.deliver(session, url)
+        assert metering.problems == [], "the control plane may just be starting"
+        monkeypatch.setattr(module, "LATE_S", -1.0)
+        assert not await metering.deliver(session, url)
+        (problem,) = metering.problems
+        assert "nothing could be delivered, which is kept: 503" in problem
+        assert await metering.deliver(session, url)
+        assert metering.problems == []
+
+
+async def test_a_ledger_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "metering.db").write_bytes(b"no database" * 1000)
+    metering = Metering(tmp_path, Counter())
+    assert not await metering.acquire()
+    (problem,) = metering.problems
+    assert problem.startswith(f"metering: {tmp_path}/metering.db: ")
+    await metering.let_go()
 
 
 async def test_the_next_process_delivers_what_is_left(tmp_path: Path) -> None:
