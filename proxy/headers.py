@@ -77,8 +77,11 @@ def passes(lower: bytes, origin: Origin) -> bool:
     return origin.telling.underscores and alike not in ACTED_ON and not is_claim(alike)
 
 
-def _passes(lower: bytes, origin: Origin, block: Block) -> bool:
-    return b"_" in lower and passes(lower, origin) and lower not in block.connection
+def _passes(lower: bytes, origin: Origin, block: Block, changes: Changes | None) -> bool:
+    """Not either if a rule takes out or says itself what a server could take it for."""
+    if b"_" not in lower or not passes(lower, origin) or lower in block.connection:
+        return False
+    return changes is None or lower.replace(b"_", b"-") not in changes.removed
 
 
 def is_request_id(value: bytes) -> bool:
@@ -116,7 +119,7 @@ def request_head(
         elif origin.trusted and client_identity.is_ours(lower):
             if origin.identity is None:
                 kept.append(each.line)
-        elif (origin.trusted and _is_of_others(lower)) or _passes(lower, origin, block):
+        elif (origin.trusted and _is_of_others(lower)) or _passes(lower, origin, block, changes):
             kept.append(each.line)
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
         head.method, target, head.host if host is None else host, _passed(block, changes), b"".join(kept),
@@ -175,6 +178,8 @@ def response_head(
     for each in block.acted_on:
         if each.lower == b"via":
             vias.append(each.value)
+        elif b"_" in each.lower and each.lower in block.connection:
+            continue  # nobody here acts on it: it ends here as Connection says
         elif each.lower not in _OURS_IN_ANSWERS and not (hsts and each.lower == b"strict-transport-security"):
             dated = dated or each.lower == b"date"
             kept.append(each.line)

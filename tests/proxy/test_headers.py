@@ -103,6 +103,11 @@ def test_underscored_names_are_dropped() -> None:
     assert up(b"X_Forwarded_For: 1.1.1.1\r\nA_b: c\r\n") == [b"GET /x HTTP/1.1", b"Host: a", *ADDED]
 
 
+def test_what_connection_names_in_an_answer_ends_here_with_an_underscore_too() -> None:
+    found = down(b"Connection: x_hop, x-hop\r\nX_Hop: 1\r\nX-Hop: 1\r\nX_Stays: 1\r\nContent-Length: 0\r\n")
+    assert [line for line in found if line.startswith(b"X")] == [b"X_Stays: 1"]
+
+
 def test_trust() -> None:
     networks = (IPv4Network("10.0.0.0/8"),)
     assert headers.is_trusted("10.1.2.3", networks)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from core.model import Listener, Protocol
+from proxy.actions import Changes
 from proxy.head import read_request
 from proxy.headers import request_head
 from proxy.origin import Origin, Telling
@@ -110,6 +111,18 @@ def test_underscored_names_pass_where_the_listener_says_so(trusted: bool) -> Non
         wicked = wicked.replace(b"x-forwarded_proto: ftp\r\n", b"")  # a field of another name, from whom we trust
     found = told(Telling(underscores=True), fields + wicked, trusted=trusted)
     assert found == sorted([*told(Telling()), "My_Id: 7", "x_: y", "Forwarded_: y"])
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_underscored_names_stand_for_nothing_that_a_rule_says(trusted: bool) -> None:
+    """X_User would be to a server what X-User is, which a rule sets or takes out so that no client can say it."""
+    changes = Changes(frozenset((b"x-user", b"x-gone")), b"X-User: nobody\r\n")
+    origin = Origin(b"192.0.2.7", b"https", b"443", trusted, b"l7-1", None, Telling(underscores=True))
+    head = read_request(b"GET / HTTP/1.1\r\nHost: a\r\nX_User: root\r\nx_gone: 1\r\nX-User: me\r\nMy_Id: 7\r\n\r\n")
+    assert head is not None
+    lines = request_head(head, b"/", origin, b"id", b"", changes=changes).split(b"\r\n")
+    assert lines[2:4] == [b"X-User: nobody", b"My_Id: 7"]
+    assert not any(line.lower().startswith((b"x_user", b"x_gone")) for line in lines)
 
 
 async def test_underscored_names_reach_the_server(caplog: pytest.LogCaptureFixture) -> None:
