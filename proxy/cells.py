@@ -104,11 +104,13 @@ class Found:
 
 def found(directory: Path) -> Iterator[Found]:
     """All files of a directory. Blocks for as long as it takes to read them."""
+    paths: list[Path] = []
     with contextlib.suppress(FileNotFoundError):
-        for path in sorted(directory.iterdir()):
+        paths = sorted(directory.iterdir())
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # of this one, which has gone or got its name meanwhile
             if path.suffix == ENDING:
-                with contextlib.suppress(FileNotFoundError):
-                    yield _read(path)
+                yield _read(path)
             elif path.stat().st_mtime < time.time() - UNFINISHED_S:
                 path.unlink(missing_ok=True)
 

@@ -91,6 +91,14 @@ def test_a_full_disk_keeps_listeners_in_memory_until_there_is_room(
     assert next(iter(found(tmp_path))).listeners == {"web": NUMBERS}
 
 
+def test_a_file_that_goes_meanwhile_hides_no_other(tmp_path: Path) -> None:
+    """As one does that gets its name between two glances: what is not found would be billed again when it is."""
+    mine = Cells(tmp_path)
+    mine.write("web", NUMBERS)
+    (tmp_path / ".1-gone").symlink_to(tmp_path / "nowhere")  # is listed, and is not there
+    assert [file.path for file in found(tmp_path)] == [mine.path]
+
+
 def test_files_that_never_got_their_name_go_after_a_while(tmp_path: Path) -> None:
     fresh, old = tmp_path / ".1-fresh", tmp_path / ".1-old"
     for path in (fresh, old):
