@@ -30,7 +30,7 @@ from aiohttp import web
 
 from certs.authority import AuthorityError
 from control import membership, reported
-from control.distribution import Distribution
+from control.distribution import Distribution, made_of
 from control.membership import MembershipError
 from control.metering_keep import BusyError
 from control.node.identity import IdentityError, generation_of, peer_of
@@ -148,7 +148,7 @@ async def get_config(request: web.Request) -> web.Response:
     except ValueError:
         return problem(400, "after and wait are numbers")
     try:
-        current = await request.app[PLANE].newer_than(after, wait_s)
+        current = await request.app[PLANE].newer_than(after, wait_s, made_of(request.query.get("tag", "")))
     except StoreUnavailableError as error:
         return problem(503, str(error))
     if current is None:

@@ -19,7 +19,7 @@ from control.cookie_secret import cookie_secret
 from control.metering_keep import MeteringKeep
 from control.orders import Orders
 from control.reconcile import NodeStatus, Report, reconcile
-from control.store import Store, StoreUnavailableError, VersionConflictError
+from control.store import Entry, Store, StoreUnavailableError, VersionConflictError
 from core.config import to_dict
 from core.errors import ConfigErrors
 from core.model import Model
@@ -36,11 +36,20 @@ FORGET_AFTER_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The current version, its model, and its document as the nodes get it."""
+    """The current version, its model, and its document as the nodes get it.
+
+    `made` says when it was made: once a backup was brought back, others get the numbers of those that were lost.
+    Empty where that is not known.
+    """
 
     version: int
     model: Model
     document: dict[str, list[dict[str, object]]]
+    made: str = ""
+
+    def differs(self, version: int, made: str = "") -> bool:
+        """Whether it is another one than a version with this number, made then."""
+        return self.version != version or bool(made and self.made and made != self.made)
 
 
 class ControlPlane:
@@ -67,7 +76,7 @@ class ControlPlane:
     async def load(cls, store: Store, clock: Callable[[], float] = time.monotonic) -> ControlPlane:
         """The control plane of what is stored."""
         entry, model = await store.get()
-        plane = cls(store, Current(entry.version, model, to_dict(model)), await cookie_secret(store), clock)
+        plane = cls(store, _current(entry, model), await cookie_secret(store), clock)
         await plane.orders.refresh()
         return plane
 
@@ -115,11 +124,11 @@ class ControlPlane:
                     await self._refresh()
                     continue
                 document = document_after(before.document, model, changes)
-                await self._announce(Current(version, model, document))
+                await self._announce(Current(version, model, document, await self._made_of(version)))
                 return version, changes
 
-    async def newer_than(self, version: int, wait_s: float) -> Current | None:
-        """The configuration as soon as it is another than `version`; None after `wait_s` or when we are closed.
+    async def newer_than(self, version: int, wait_s: float, made: str = "") -> Current | None:
+        """The configuration as soon as it differs from `version`, made at `made`; None after `wait_s` or when closed.
 
         Raises StoreUnavailableError where the storage cannot be reached and ours is no news: another control node may
         have more.
@@ -127,14 +136,14 @@ class ControlPlane:
         if version > self.current.version:  # another control node was faster, or a backup has been brought back
             async with self._changing:
                 await self._refresh()
-        elif version == self.current.version and (why := self.store.away()):
+        elif not self.current.differs(version, made) and (why := self.store.away()):
             raise StoreUnavailableError(why)
         try:
             async with asyncio.timeout(wait_s), self._announced:
-                await self._announced.wait_for(lambda: self._closed or self.current.version != version)
+                await self._announced.wait_for(lambda: self._closed or self.current.differs(version, made))
         except TimeoutError:
             return None
-        return None if self.current.version == version else self.current
+        return self.current if self.current.differs(version, made) else None
 
     @property
     def closed(self) -> bool:
@@ -183,11 +192,20 @@ class ControlPlane:
         Which version that is costs little to ask, the version itself much: after a backup was brought back, each node
         comes with a later one.
         """
-        if [entry.version for entry in await self.store.history(1)] == [self.current.version]:
+        if [self.current.differs(each.version, _made(each)) for each in await self.store.history(1)] == [False]:
             return
         entry, model = await self.store.get()
-        if entry.version != self.current.version:
-            await self._announce(Current(entry.version, model, to_dict(model)))
+        if self.current.differs(entry.version, _made(entry)):
+            await self._announce(_current(entry, model))
+
+    async def _made_of(self, version: int) -> str:
+        """When a version that has just been stored was made."""
+        try:
+            return next(
+                (_made(each) for each in await self.store.history(1, version + 1) if each.version == version), ""
+            )
+        except StoreUnavailableError:
+            return ""  # it is stored, and that alone counts
 
     async def _announce(self, current: Current) -> None:
         async with self._announced:
@@ -196,3 +214,11 @@ class ControlPlane:
             while len(self._made) > TIMES_LIMIT:
                 del self._made[next(iter(self._made))]
             self._announced.notify_all()
+
+
+def _current(entry: Entry, model: Model) -> Current:
+    return Current(entry.version, model, to_dict(model), _made(entry))
+
+
+def _made(entry: Entry) -> str:
+    return f"{round(entry.created * 1e6):x}"

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from control import node_api
 from control.cookie_secret import cookie_secret
+from control.distribution import made_of
 from control.node.identity import Identity
 from control.node.link import ControlLink
 from control.node.tasks import Tasks
@@ -196,3 +197,32 @@ async def test_half_a_character_is_refused(cluster: Cluster) -> None:
         session.post(f"{cluster.url}/v1/node/renew", data=b'{"request": "\\ud800"}') as response,
     ):
         assert (response.status, "ASCII" in (await response.json())["detail"]) == (400, True)
+
+
+async def test_another_version_of_the_same_number_is_another(
+    cluster: Cluster, authority: Authority, tmp_path: Path
+) -> None:
+    """A backup was brought back and changes were made again while a node was cut off."""
+    await cluster.put(model("a"))
+    async with cluster.session("l7") as session:
+
+        async def poll(tag: str) -> tuple[int, str, Any]:
+            params = {"after": "1", "tag": tag, "wait": "0"}
+            async with session.get(f"{cluster.url}/v1/node/config", params=params) as response:
+                document = await response.json() if response.status == 200 else {}
+                return response.status, document.get("tag", ""), document.get("config")
+
+        async with session.get(f"{cluster.url}/v1/node/config?after=0") as response:
+            tag = (await response.json())["tag"]
+        assert await poll(tag) == (204, "", None)
+        again = await ControlPlane.load(cluster.plane.store)  # the same storage, another process
+        assert again.current.made == cluster.plane.current.made != ""
+        assert await again.newer_than(1, 0, made_of(tag)) is None
+        other = await SqliteStore.open(tmp_path / "restored.db")
+        await other.put(model("b"), "a", "", 0)
+        restored = await ControlPlane.load(other)
+        cluster.plane.current = restored.current
+        await other.close()
+        status, fresh, config = await poll(tag)
+        assert (status, config) == (200, {"instances": [{"name": "b"}]})
+        assert await poll(fresh) == (204, "", None)
