@@ -74,18 +74,24 @@ class Shaper:
     def _next(self) -> None:
         """Gives turns to as many as there is room for, each of whom is taken to use a quantum."""
         self._timer = None
-        if self.wait_s() <= 0:
-            now = self._loop.time()
-            room = min((bucket.room(now) for bucket in self.buckets if bucket.rate), default=float("inf"))
-            for _ in range(len(self._line)):
-                if room <= 0 or not self._line:
-                    break
-                turn, _ = self._line.popitem(last=False)
-                turn()
-                room -= QUANTUM_BYTES
-        if self._line and self._timer is None:
-            # Who was let read has done so by then, and not everybody uses a whole quantum.
-            self._timer = self._loop.call_later(max(self.wait_s(), SHORTEST_S), self._next)
+        try:
+            self._give_turns()
+        finally:  # whatever one of them does, the others get theirs
+            if self._line and self._timer is None:
+                # Who was let read has done so by then, and not everybody uses a whole quantum.
+                self._timer = self._loop.call_later(max(self.wait_s(), SHORTEST_S), self._next)
+
+    def _give_turns(self) -> None:
+        if self.wait_s() > 0:
+            return
+        now = self._loop.time()
+        room = min((bucket.room(now) for bucket in self.buckets if bucket.rate), default=float("inf"))
+        for _ in range(len(self._line)):
+            if room <= 0 or not self._line:
+                break
+            turn, _ = self._line.popitem(last=False)
+            turn()
+            room -= QUANTUM_BYTES
 
 
 class Throttling:
@@ -222,7 +228,11 @@ class Throttle(asyncio.Transport, asyncio.BufferedProtocol):
             return
         early, self._early = self._early, b""
         if early and not self._closing:
-            self._take_in(early)
+            try:
+                self._take_in(early)
+            except BaseException:
+                self._raw.abort()  # as a loop does
+                raise
         self._balance()
 
     def eof_received(self) -> bool:

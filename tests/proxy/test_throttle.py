@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,6 +227,29 @@ async def test_a_handshake_that_waits_for_bandwidth_is_not_given_up() -> None:
             assert (await client.ask("/0"))[0] == 200
             await client.close()
         await tls.close()
+
+
+class Broken(asyncio.Protocol):
+    def data_received(self, data: bytes) -> None:
+        raise RuntimeError("a fault")
+
+
+async def test_one_that_breaks_in_its_turn_is_cut_and_stops_nobody() -> None:
+    clock = Time()
+    throttling = Throttling("web", clock, lambda: None)
+    throttling.received.buckets = (Bucket(Ledger(), 0, 100_000, 0.25, 0.0),)
+    throttling.received.take(50_000)
+    broken, sound = Transport(), Reader()
+    for raw, inner in ((broken, Broken()), (Transport(), sound)):
+        throttle = Throttle(throttling, inner)
+        throttle.connection_made(raw)
+        throttle.buffer_updated(READ_BYTES)
+    for _ in range(20):
+        if clock.timers:
+            with suppress(RuntimeError):  # which the loop logs
+                clock.ring()
+    assert broken.done[-1] == "abort"
+    assert len(sound.received) == READ_BYTES
 
 
 async def test_connections_that_come_and_go_run_up_no_debt() -> None:
