@@ -140,9 +140,14 @@ class Tokens:
             if identity not in records:
                 raise NoSuchTokenError(identity)
             token, *others = (decoded(key, records[key].value) for key in (identity, *(records.keys() - {identity})))
-            if _is_admin(token, now) and not any(_is_admin(each, now) for each in others):
-                raise TokenError(f"{token.name!r} is the last token that may make others; make another one first")
-            if await self._written(Write(SPACE, identity, None, records[identity].revision)):
+            gone = [Write(SPACE, identity, None, records[identity].revision)]
+            if _is_admin(token, now):
+                stays = next((each for each in others if _is_admin(each, now)), None)
+                if stays is None:
+                    raise TokenError(f"{token.name!r} is the last token that may make others; make another one first")
+                kept = records[stays.id]  # written as it is: whoever revokes it at the same time has to look again
+                gone.append(Write(SPACE, kept.key, kept.value, kept.revision))
+            if await self._written(*gone):
                 return token
         raise _contended(identity)
 

@@ -170,6 +170,13 @@ async def test_the_last_administrator_stays(tokens: Tokens, admin: Token, clock:
     await tokens.revoke(admin.id)
 
 
+async def test_of_two_administrators_who_revoke_each_other_one_stays(tokens: Tokens, admin: Token) -> None:
+    second, _ = await tokens.create("second", ApiRole.ADMIN, admin)
+    told = await asyncio.gather(*(tokens.revoke(each.id) for each in (admin, second)), return_exceptions=True)
+    assert [type(each) for each in told].count(TokenError) == 1, told
+    assert len(await tokens.all()) == 1
+
+
 async def test_use_is_noted_now_and_then(tokens: Tokens, admin: Token, clock: Clock, store: Store) -> None:
     _, text = await tokens.create("ci", ApiRole.READ, admin)
 
