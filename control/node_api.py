@@ -47,6 +47,7 @@ FOLLOWERS = frozenset({"l4", "l7"})  # who gets the configuration
 LONGEST_WAIT_S = 25.0
 REPORT_LIMIT_BYTES = 1 << 24  # 250 bytes of counters and health for each of 64,000 servers
 STRANGERS_LIMIT_BYTES = 16_384
+STRANGERS_BODY_S = 15.0
 STRANGERS = frozenset({"/v1/ca", "/v1/join"})
 PLANE = web.AppKey("plane", ControlPlane)
 DISTRIBUTION = web.AppKey("distribution", Distribution)
@@ -228,9 +229,13 @@ async def post_join(request: web.Request) -> web.Response:
 
 async def _document(request: web.Request) -> dict[str, object]:
     """Raises MembershipError."""
-    body = await request.content.read(STRANGERS_LIMIT_BYTES + 1)
-    while not request.content.at_eof() and len(body) <= STRANGERS_LIMIT_BYTES:
-        body += await request.content.read(STRANGERS_LIMIT_BYTES + 1 - len(body))
+    body = b""
+    try:
+        async with asyncio.timeout(STRANGERS_BODY_S):
+            while not request.content.at_eof() and len(body) <= STRANGERS_LIMIT_BYTES:
+                body += await request.content.read(STRANGERS_LIMIT_BYTES + 1 - len(body))
+    except TimeoutError:
+        raise MembershipError(f"the body was not here within {STRANGERS_BODY_S:g} s", 408) from None
     if len(body) > STRANGERS_LIMIT_BYTES:
         raise MembershipError(f"a request may have {STRANGERS_LIMIT_BYTES} bytes", 413)
     try:

@@ -22,6 +22,7 @@ ID_RANGE = 62**ID_LENGTH  # 59 bits: a thousand of them never meet
 SECRET_RANGE = 1 << 256
 _FORM = re.compile(rf"pft_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}")
 _ANY = re.compile(rf"(pft_[0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{16,}}")
+_INVITATION = re.compile(r"pfj_[0-9A-Za-z_-]{16,}")  # `control.membership`
 OLD_ID = "old-"  # earlier releases made tokens of 32 random bytes in URL-safe base64, without an ID
 OLD_LENGTH_LIMIT = 100
 
@@ -69,8 +70,8 @@ def fault(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with the secret of every token that stands in it left out, whole or cut off."""
-    return _ANY.sub(r"\1_…", text)
+    """The text with the secret of every token that stands in it left out, whole or cut off; of those to join, too."""
+    return _INVITATION.sub("pfj_…", _ANY.sub(r"\1_…", text))
 
 
 def _complete(identity: str, secret: int) -> str:

@@ -226,3 +226,20 @@ async def test_another_version_of_the_same_number_is_another(
         status, fresh, config = await poll(tag)
         assert (status, config) == (200, {"instances": [{"name": "b"}]})
         assert await poll(fresh) == (204, "", None)
+
+
+async def test_who_wants_to_join_does_not_take_for_ever_to_say_so(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_api, "STRANGERS_BODY_S", 0.05)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(20), cluster.session("l7") as session:
+        try:
+            async with session.post(f"{cluster.url}/v1/join", data=never()) as response:
+                assert response.status == 408
+        except aiohttp.ClientConnectionError:
+            return  # the connection is closed behind the answer

@@ -76,3 +76,8 @@ def test_secrets_are_taken_out_of_text(cut: int) -> None:
     text = f"see {TOKEN[:cut]}, and /v1/tokens/{TOKEN}"
     assert without_secrets(text) == f"see pft_{ID}_…, and /v1/tokens/pft_{ID}_…"
     assert without_secrets("pft_0000000001") == "pft_0000000001"
+
+
+def test_the_secret_of_an_invitation_is_left_out_too() -> None:
+    token = "pfj_" + "a-_Z" * 8
+    assert without_secrets(f"/v1/joins/{token} {token[:30]}/x") == "/v1/joins/pfj_… pfj_…/x"
