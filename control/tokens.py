@@ -27,6 +27,7 @@ TOKEN_LIMIT = 1000
 USED_EVERY_S = 600.0
 KEPT_AFTER_END_S = 30 * 86400.0  # an expired token is still listed for so long
 GRACE_LIMIT_S = 7 * 86400.0
+ROTATE_AGAIN_S = 60.0  # of itself: what a token that may only read can write into the audit log
 FORGOTTEN_AT_ONCE = 50
 ATTEMPTS = 5
 
@@ -124,6 +125,8 @@ class Tokens:
             token, now = decoded(record.key, record.value), self._clock()
             if token.id != by.id:
                 check_rights(by, token.role, token.expires)
+            elif token.rotated is not None and 0 <= now - token.rotated < ROTATE_AGAIN_S:
+                raise TokenError(f"the token has been rotated just now; it may again {ROTATE_AGAIN_S:g} s later")
             if token.ended(now):
                 raise TokenError(f"the token {token.name!r} has expired; make another one")
             text = again(identity, secrets.randbelow(SECRET_RANGE))

@@ -177,6 +177,17 @@ async def test_of_two_administrators_who_revoke_each_other_one_stays(tokens: Tok
     assert len(await tokens.all()) == 1
 
 
+async def test_a_token_rotates_itself_now_and_then_only(tokens: Tokens, admin: Token, clock: Clock) -> None:
+    token, _ = await tokens.create("reader", ApiRole.READ, admin)
+    await tokens.rotate(token.id, token, 0)
+    clock.now += module.ROTATE_AGAIN_S - 1
+    with pytest.raises(TokenError, match="has been rotated just now"):
+        await tokens.rotate(token.id, token, 0)
+    await tokens.rotate(token.id, admin, 0)
+    clock.now += module.ROTATE_AGAIN_S
+    await tokens.rotate(token.id, token, 0)
+
+
 async def test_use_is_noted_now_and_then(tokens: Tokens, admin: Token, clock: Clock, store: Store) -> None:
     _, text = await tokens.create("ci", ApiRole.READ, admin)
 
