@@ -4,6 +4,7 @@ import asyncio
 import base64
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -127,6 +128,13 @@ async def test_two_control_planes(etcd: Members, opened: Opener) -> None:
         task.cancel()
 
 
+async def nothing_told(network: Front) -> None:
+    """Until the watch's word has been kept back; there is none where it begins anew just then."""
+    deadline = time.monotonic() + 3
+    while not network.kept_back and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+
+
 async def test_what_the_watch_does_not_tell_is_found(
     etcd: Members, network: Front, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,8 +145,7 @@ async def test_what_the_watch_does_not_tell_is_found(
     network.way = Way.ANSWER_LOST  # nothing comes through the watch, and calls fail for now
     await one.put(model("a"), "ann", "", 0)
     await one.write(Write("tokens", "t", b"1"))
-    while network.kept_back < 2:
-        await asyncio.sleep(0.01)
+    await nothing_told(network)
     network.way = Way.THROUGH
     await asyncio.wait_for(two.changed(0), 20)
     async with asyncio.timeout(20):
@@ -157,8 +164,7 @@ async def test_who_was_asleep_while_etcd_forgot_catches_up(etcd: Members, networ
         await one.put(model(f"{number}"), "ann", "", number)
     _, revision = await one._range(f"{one._prefix}current")
     await one._compact_to(revision)
-    while network.kept_back < 3:
-        await asyncio.sleep(0.01)
+    await nothing_told(network)
     network.way = Way.THROUGH
     async with asyncio.timeout(20):
         for version in range(3):
