@@ -36,6 +36,7 @@ ATTEMPT_S = 3.0  # so long one member may take over an answer
 CONNECT_S = 1.5
 DOWN_S = 2.0  # so long a call goes on where nobody listens at any member's address
 AGAIN_S = 0.1  # between two rounds through all members
+BEGIN_S = 2.0  # by then all parts of a watch have begun
 LINE_LIMIT_BYTES = 1 << 26  # one event of a watch
 
 # gRPC's status codes, https://grpc.github.io/grpc/core/md_doc_statuscodes.html
@@ -179,11 +180,12 @@ class Etcd:
             {"create_request": {"key": encode(key), "range_end": encode(end), "start_revision": str(start_revision)}}
             for key, end in ranges
         ]
-        body = "\n".join(map(json.dumps, creates)).encode()
+        # The gateway loses the last request now and then, when the body ends behind it: one is sent that none misses.
+        body = "\n".join(map(json.dumps, [*creates, creates[0]])).encode()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         try:
             async with self._http.post(f"{member}/v3/watch", data=body, timeout=timeout) as response:
-                yield _events(response)
+                yield _events(response, len(creates))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise StoreUnavailableError(f"etcd: {member}: {_why(error)}") from None
 
@@ -224,12 +226,22 @@ class Etcd:
         return f"no etcd member answers ({told}); see that most of its members run and can be reached from here"
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[Event, ...]]:
-    """The events of each line; first, for each watch, an empty line which says that it has begun."""
+async def _events(response: aiohttp.ClientResponse, watches: int) -> AsyncIterator[tuple[Event, ...]]:
+    """The events of each line; first, for each watch, an empty line which says that it has begun. They end where so
+    many have not begun in time."""
     if response.status != 200:
         return
-    buffer = bytearray()
-    async for chunk in response.content.iter_any():
+    buffer, begun = bytearray(), 0
+    deadline = asyncio.get_running_loop().time() + BEGIN_S
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline if begun < watches else None):
+                chunk = await response.content.readany()
+        except TimeoutError:
+            log.warning("etcd: %d of %d watches have not begun; asking again", watches - begun, watches)
+            return
+        if not chunk:
+            return
         buffer += chunk
         if len(buffer) > LINE_LIMIT_BYTES:
             return
@@ -239,6 +251,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[Event
             result = json.loads(line).get("result", {"canceled": True})
             if result.get("canceled"):
                 return
+            begun += bool(result.get("created"))
             yield tuple(map(_event, result.get("events", ())))
 
 

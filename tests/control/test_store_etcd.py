@@ -155,6 +155,21 @@ async def test_what_the_watch_does_not_tell_is_found(
     await asyncio.wait_for(two.changed(1), 20)
 
 
+async def test_a_watch_of_which_a_part_has_not_begun_is_begun_again(
+    etcd: Members, network: Front, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd's gateway loses the last request of a watch now and then: nobody would hear of tokens that are revoked."""
+    monkeypatch.setattr(etcd_client, "BEGIN_S", 0.3)
+    network.lost_parts = 2  # the one that may be lost, and that of the tokens
+    one, two = await opened(*etcd.endpoints), await opened(network.url)
+    async with asyncio.timeout(20):
+        while network.watches < len(MIRRORED) + 1 + len(MIRRORED):
+            await asyncio.sleep(0.01)
+        await one.write(Write("tokens", "t", b"1"))
+        while two._mirror.record("tokens", "t") is None:
+            await asyncio.sleep(0.02)
+
+
 async def test_who_was_asleep_while_etcd_forgot_catches_up(etcd: Members, network: Front, opened: Opener) -> None:
     one, two = await opened(*etcd.endpoints), await opened(network.url)
     while network.watches < 1 + len(MIRRORED):
