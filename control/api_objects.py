@@ -10,7 +10,6 @@ from typing import Annotated
 
 from aiohttp import web
 
-from control.changes import object_document
 from control.edit import Edit, MissingError, Op
 from control.handling import (
     CHANGED,
@@ -31,6 +30,7 @@ from control.preconditions import object_tag
 from control.references import references, referrers
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, asked, text, texts
+from core.config import to_table
 from core.fields import NAME, Kind, Pattern, Range
 from core.model import CLASSES, Model, Object
 
@@ -58,7 +58,7 @@ async def get_kind(kind: Kind, request: web.Request) -> web.Response:
         found = sorted((item for item in found if item.name > str(after or "")), key=lambda item: item.name)
     page = found[:limit] if isinstance(limit, int) else found
     following = {"after": page[-1].name} if len(page) < len(found) else None
-    response = read(request, str(current.version), lambda: [object_document(kind, item) for item in page])
+    response = read(request, str(current.version), lambda: [to_table(item) for item in page])
     return linked(request, response, following)
 
 
@@ -73,7 +73,7 @@ async def get_object(kind: Kind, request: web.Request) -> web.Response:
     item = request.app[PLANE].current.model.of(kind).get(name)
     if item is None:
         raise MissingError(f"there is no {kind.value}/{name}")
-    table = object_document(kind, item)
+    table = to_table(item)
     return read(request, object_tag(table), lambda: table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from core.config import to_dict
+from core.config import to_table
 from core.fields import Kind
 from core.model import Model, Object
 from core.plan import Change
@@ -14,13 +14,8 @@ Document = dict[str, list[dict[str, object]]]
 
 def change_document(change: Change) -> dict[str, object]:
     """A change as JSON; `old` and `new` are objects as they are written in a configuration."""
-    old, new = (None if each is None else object_document(change.kind, each) for each in (change.old, change.new))
+    old, new = (None if each is None else to_table(each) for each in (change.old, change.new))
     return {"op": change.op.value, "kind": change.kind.value, "name": change.name, "old": old, "new": new}
-
-
-def object_document(kind: Kind, item: Object) -> dict[str, object]:
-    """An object as it stands in a configuration."""
-    return to_dict(Model(**{kind.value: {item.name: item}}))[kind.value][0]  # type: ignore[arg-type]
 
 
 def document_after(before: Document, model: Model, changes: Iterable[Change]) -> Document:
@@ -33,9 +28,7 @@ def document_after(before: Document, model: Model, changes: Iterable[Change]) ->
         names, tables = list(model.of(kind)), before.get(kind.value, [])
         if kind in touched or names != [table["name"] for table in tables]:
             kept = {table["name"]: table for table in tables}
-            made = {
-                name: object_document(kind, item) for name, item in touched.get(kind, {}).items() if item is not None
-            }
+            made = {name: to_table(item) for name, item in touched.get(kind, {}).items() if item is not None}
             tables = [made[name] if name in made else kept[name] for name in names]
         if tables:
             result[kind.value] = tables

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from control import protection
 from control.audit import note_change
-from control.changes import change_document, object_document
+from control.changes import change_document
 from control.edit import Edit, document, edited
 from control.material import chain_errors, key_errors, path_errors
 from control.preconditions import Conditions, MalformedTagError, object_tag
@@ -23,7 +23,7 @@ from control.routes import Answer, Parameter, RequestError, Schema, flag, text
 from control.service import ControlPlane, Current
 from control.store import VersionConflictError
 from control.token_record import Token
-from core.config import from_dict, load, revised, to_dict
+from core.config import from_dict, load, revised, to_dict, to_table
 from core.errors import ConfigError, ConfigErrors, Problem
 from core.fields import Kind, Pattern
 from core.model import Model
@@ -116,7 +116,7 @@ def after_edits(model: Model, edits: Iterable[Edit]) -> Model:
 
     def present(kind: Kind, name: str) -> dict[str, object] | None:
         item = model.of(kind).get(name)
-        return None if item is None else object_document(kind, item)
+        return None if item is None else to_table(item)
 
     tables = edited(present, edits)
     made = revised(model, tables)
@@ -179,7 +179,7 @@ async def change(
         return versioned(version, document)
     now = plane.current.model if dry_run else made
     item = now.of(of[0]).get(of[1])
-    return tagged(None if item is None else object_tag(object_document(of[0], item)), document)
+    return tagged(None if item is None else object_tag(to_table(item)), document)
 
 
 def _permit(conditions: Conditions, current: Current, of: tuple[Kind, str] | None) -> None:
@@ -191,7 +191,7 @@ def _permit(conditions: Conditions, current: Current, of: tuple[Kind, str] | Non
     else:
         item = current.model.of(of[0]).get(of[1])
         exists, what = item is not None, f"{of[0].value}/{of[1]}"
-        tags = (version,) if item is None else (object_tag(object_document(of[0], item)), version)
+        tags = (version,) if item is None else (object_tag(to_table(item)), version)
     wanted = conditions.match.strong if conditions.match is not None else frozenset()
     if len(wanted) == 1 and (named := next(iter(wanted))).isascii() and named.isdigit() and named != version:
         raise VersionConflictError(int(named[:19]), current.version)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from core import acme, checks, foreign, shorthand
@@ -119,7 +120,7 @@ def to_dict(model: Model) -> dict[str, list[dict[str, object]]]:
     for kind in Kind:
         objects = model.of(kind)
         if objects:
-            document[kind.value] = [_dump(item) for item in objects.values()]
+            document[kind.value] = [to_table(item) for item in objects.values()]
     return document
 
 
@@ -252,7 +253,8 @@ def _errors(problems: list[Problem], reading: _Reading, path: str, lines: Lines)
 # --- writing
 
 
-def _dump(item: Object) -> dict[str, object]:
+def to_table(item: Object) -> dict[str, object]:
+    """An object as it stands in a document."""
     table = _dump_fields(item)
     if getattr(item, "protocol", None) is BackendProtocol.UDP:
         table.pop("health_check", None)
@@ -264,14 +266,22 @@ def _dump(item: Object) -> dict[str, object]:
     return table
 
 
-def _dump_fields(item: object) -> dict[str, object]:
+def _dump_fields(item: Any) -> dict[str, object]:
     table: dict[str, object] = {}
-    for field_ in fields(type(item)):
-        value = getattr(item, field_.name)
-        if field_.required or value != field_.default:
-            pairs = any(isinstance(constraint, Pairs) for constraint in split(field_.annotation)[1])
-            table[field_.name] = dict(value) if pairs else _dump_value(value)
+    for name, required, default, pairs in _dumped(type(item)):  # type: ignore[arg-type]
+        value = getattr(item, name)
+        if required or value != default:
+            table[name] = dict(value) if pairs else _dump_value(value)
     return table
+
+
+@cache
+def _dumped(cls: type) -> tuple[tuple[str, bool, object, bool], ...]:
+    """(name, whether required, default, whether it is a table of strings) of each field."""
+    return tuple(
+        (each.name, each.required, each.default, any(isinstance(mark, Pairs) for mark in split(each.annotation)[1]))
+        for each in fields(cls)
+    )
 
 
 def _dump_value(value: object) -> object:
