@@ -163,14 +163,14 @@ def be_patient(traffic: Traffic, flows: list[Flow]) -> None:
     """Lets connections live until they are reset: what they have sent is dropped until the sweep has come by, and sent
     again after 0.2, 0.6, 1.4, 3 and 6.2 s (RFC 6298)."""
     for flow in flows:
-        flow.patience_s = 15.0
+        flow.patience_s = 8.0
     traffic.go_on(flows, 2)
 
 
 def check_ended(traffic: Traffic, flows: list[Flow], mode: Mode) -> None:
     """A removed server's connections are reset by the next server to get their packets; in fullnat nobody gets those.
     Its clients of UDP find another server."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     for flow in flows:
         while not (flow.error if flow.to.protocol == "tcp" else len(flow.servers) > 1):
             assert time.monotonic() < deadline, flow

@@ -188,13 +188,24 @@ class Traffic:
                 while True:
                     data, begun = dice.randbytes(dice.choice(SIZES)), time.monotonic()
                     writer.write(data)
-                    if await asyncio.wait_for(reader.readexactly(len(data)), flow.patience_s) != data:
+                    if await self._answer(flow, reader, writer, len(data)) != data:
                         flow.error = "wrong bytes"
                         return
                     flow.answered(server, begun)
                     await asyncio.sleep(EVERY_S)
         except (OSError, EOFError) as error:
             flow.error = type(error).__name__
+
+    async def _answer(self, flow: Flow, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> bytes:
+        """An exchange's answer. A patient client whose every byte is acknowledged says something more: it has nothing
+        to send again, and only who sends is reset."""
+        try:
+            return await asyncio.wait_for(reader.readexactly(size), flow.patience_s)
+        except TimeoutError:
+            if flow.patience_s == ANSWER_S:
+                raise
+        writer.write(b"?")
+        return await asyncio.wait_for(reader.readexactly(size), flow.patience_s)
 
     async def _datagrams(self, flow: Flow, dice: random.Random) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
