@@ -14,6 +14,7 @@ from control.node.identity import Identity, peer_of
 from control.node.link import Backoff, ControlLink, LinkError
 from control.node.metering import Metering
 from control.node.tasks import Tasks
+from control.reconcile import SILENT_AFTER_S
 from core.config import from_dict, to_dict
 from core.delta import difference
 from core.model import Instance, Model
@@ -365,3 +366,12 @@ async def test_what_metering_cannot_do_is_among_the_problems(l7: Identity, tmp_p
     first, second = link._current_report()["report"]["problems"]  # type: ignore[index]
     assert (first, second.startswith("metering: ")) == ("one", True)
     await metering.let_go()
+
+
+def test_long_reports_are_rarer_and_let_the_change_go_first() -> None:
+    assert link_module.report_every_s(0.001) == 1.0
+    assert link_module.report_every_s(0.1) == pytest.approx(2.0)
+    assert link_module.report_every_s(3.0) == 2.5 < SILENT_AFTER_S
+    assert link_module.hurry_s(0.001) == pytest.approx(0.004)
+    assert link_module.hurry_s(0.1) == pytest.approx(0.4)
+    assert link_module.hurry_s(3.0) == 1.0
