@@ -98,10 +98,15 @@ async def body_of(request: web.Request, cls: type[T]) -> T:
 
 def checked(document: object) -> Model:
     """The model of a request's document, free of keys and of paths, its chains readable. Raises ConfigErrors."""
+    return _checked(document, lambda: from_dict(document))
+
+
+def _checked(document: object, make: Callable[[], Model]) -> Model:
+    """The model that `make` makes of a document, once no key is in that. Raises ConfigErrors."""
     errors = key_errors(document)
     if errors:
         raise ConfigErrors(errors)
-    model = from_dict(document)
+    model = make()
     errors = path_errors(model) + chain_errors(model)
     if errors:
         raise ConfigErrors(errors)
@@ -137,14 +142,7 @@ def checked_text(text: str, format: Format) -> Model:
         document = parse(text, path=REQUEST, format=format, repeated=[])
     except ConfigErrors as error:
         raise RequestError(error.errors) from None
-    errors = key_errors(document)
-    if errors:
-        raise ConfigErrors(errors)
-    model = load(text, path=REQUEST, format=format, is_file=False)
-    errors = path_errors(model) + chain_errors(model)
-    if errors:
-        raise ConfigErrors(errors)
-    return model
+    return _checked(document, lambda: load(text, path=REQUEST, format=format, is_file=False))
 
 
 # --- changes

@@ -94,7 +94,7 @@ def test_steps_lead_from_old_to_new_without_a_dangling_reference(old: Model, new
     state = {(kind, name): item for kind in Kind for name, item in old.of(kind).items()}
     for change in plan(old, new):
         assert state.get((change.kind, change.name)) == change.old
-        assert change.old != change.new
+        assert (change.old == change.new) == (change.op is Operation.MOVE)
         if change.new is None:
             del state[change.kind, change.name]
         else:
@@ -141,3 +141,6 @@ def test_the_fewest_rules_move(old: str, new: str, moved: str) -> None:
 def test_a_rule_that_is_changed_as_well_is_updated() -> None:
     steps = plan(ordered("a", "b"), ordered("b", "a", a="/x/"))
     assert (steps[0].op, steps[0].name) == (Operation.UPDATE, "a")
+    changed_alone = plan(ordered("a", "b"), ordered("b", "a", b="/x/"))
+    assert [(step.op, step.name) for step in changed_alone if step.name == "b"] == [(Operation.UPDATE, "b")]
+    assert [step.name for step in steps].count("a") == 1, "it is named once"

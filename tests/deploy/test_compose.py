@@ -36,6 +36,9 @@ def test_the_configuration_names_the_containers_by_their_addresses(stack: dict[s
         assert services["setup"]["environment"][f"ADDRESS_{node.name.replace('-', '_')}"] == node.address
     servers = {server.address for group in model.server_groups.values() for server in group.servers}
     assert servers == {address_of(services[name]) for name in ("be-1", "be-2", "be-3")}
+    for name in ("be-1", "be-2", "be-3"):
+        words = services[name]["command"]
+        assert words[words.index("--address") + 1] == address_of(services[name])
     (vip,) = {vip for instance in model.instances.values() for vip in instance.vips}
     assert {services[name]["environment"]["VIP"] for name in ("l7-1", "l7-2", "client")} == {vip}
 

@@ -113,6 +113,27 @@ def test_a_start_takes_over_and_an_orderly_end_leaves_nothing(tmp_path: Path) ->
         plane.close()
 
 
+def test_the_log_tells_maps_that_are_missing_from_an_orderly_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plane = DataPlane.load(sessions=16, half_open=16)
+    pins = Pins(tmp_path)
+    try:
+        pins.hold(plane, 1)
+        with pins.left(2, 0, 0) as left:  # another life's, where there is one
+            assert left is None
+        (record,) = caplog.records
+        assert "what the agent before has left cannot be used" in record.getMessage()
+        pins.release()
+        caplog.clear()
+        with pins.left(1, 0, 0) as left:
+            assert left is None
+        assert not caplog.records
+    finally:
+        pins.release()
+        plane.close()
+
+
 def test_without_bpffs_the_log_says_what_it_means(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plane = DataPlane.load(sessions=16, half_open=16)
     try:

@@ -368,6 +368,25 @@ async def test_what_metering_cannot_do_is_among_the_problems(l7: Identity, tmp_p
     await metering.let_go()
 
 
+async def test_a_report_of_a_change_lets_the_change_go_first(
+    control: Control, l7: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def hurry_s(cost_s: float) -> float:
+        waits.append(cost_s)
+        return 0.0
+
+    monkeypatch.setattr(link_module, "hurry_s", hurry_s)
+    node = Node(tmp_path)
+    await control.publish(1, model("a"))
+    async with control.serving() as url, node.linked(l7, url):
+        await node.wait_applied()
+        await control.wait_report(lambda report: report["version"] == 1)
+    assert waits
+    assert all(0 <= cost_s < 60 for cost_s in waits)
+
+
 def test_long_reports_are_rarer_and_let_the_change_go_first() -> None:
     assert link_module.report_every_s(0.001) == 1.0
     assert link_module.report_every_s(0.1) == pytest.approx(2.0)
