@@ -9,6 +9,9 @@ POST /v1/node/metering takes a delivery (core/usage.py) and answers with {"appli
 of its epoch that has been counted, and what time it is.
 POST /v1/node/report takes {"version", "rejected": null | {"version", "why"}, "report": {…}}.
 GET /v1/node/orders?after=REVISION[&wait=SECONDS] answers likewise with what is wanted besides (control/orders.py).
+GET /v1/node/questions[?wait=SECONDS] answers with {"questions": [{"id", "kind", "arguments", "timeout_s"}]} as soon as
+something is asked of the node, and 204 after at most 25 s. POST /v1/node/answer takes {"id", "answer"} or
+{"id", "error"} (control/questions.py).
 POST /v1/node/renew takes {"request": PEM} and answers {"certificate": PEM}.
 
 Machines that have no certificate yet are let in while an invitation is open, and no further than this:
@@ -34,6 +37,7 @@ from control.distribution import Distribution, made_of
 from control.membership import MembershipError
 from control.metering_keep import BusyError
 from control.node.identity import IdentityError, generation_of, peer_of
+from control.node.questions import ANSWER_LIMIT_BYTES
 from control.problem import problem
 from control.service import ControlPlane
 from control.signing import SIGNING, Signing
@@ -78,6 +82,8 @@ def application(plane: ControlPlane, signing: Signing | None = None) -> web.Appl
             web.post("/v1/node/report", post_report),
             web.post("/v1/node/metering", post_metering),
             web.get("/v1/node/orders", get_orders),
+            web.get("/v1/node/questions", get_questions),
+            web.post("/v1/node/answer", post_answer),
             web.post("/v1/node/renew", post_renew),
             web.get("/v1/ca", get_ca),
             web.post("/v1/join", post_join),
@@ -184,6 +190,40 @@ async def post_metering(request: web.Request) -> web.Response:
     except (BusyError, StoreUnavailableError) as error:
         return problem(503, str(error))
     return web.json_response({"applied": applied, "now": keep.now()})
+
+
+# --- questions
+
+
+async def get_questions(request: web.Request) -> web.Response:
+    role, name, _ = request[PEER]
+    try:
+        wait_s = _wait_s(request)
+    except ValueError:
+        return problem(400, "wait is a number")
+
+    def alive() -> bool:
+        return request.transport is not None and not request.transport.is_closing()
+
+    asked = await request.app[PLANE].questions.poll(role, name, wait_s, alive)
+    return web.json_response({"questions": asked}) if asked else web.Response(status=204)
+
+
+async def post_answer(request: web.Request) -> web.Response:
+    """204 also for one that comes too late: the node has done its part."""
+    role, name, _ = request[PEER]
+    body = await request.read()
+    if len(body) > ANSWER_LIMIT_BYTES:
+        return problem(413, f"an answer may have {ANSWER_LIMIT_BYTES} bytes")
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return problem(400, "the body is not JSON")
+    if not isinstance(answer, dict) or not {"answer", "error"} & answer.keys():
+        return problem(400, 'an answer is {"id", "answer"} or {"id", "error"}')
+    if not request.app[PLANE].questions.answered(role, name, answer):
+        log.info("%s %s answers what nobody asks, or not any more", role, name)
+    return web.Response(status=204)
 
 
 # --- membership

@@ -43,7 +43,7 @@ from core.endpoints import endpoint
 log = logging.getLogger(__name__)
 
 ROLE = "control"
-NODE_CONNECTIONS = 4 * NODE_LIMIT  # a node has two: one that waits, one that reports
+NODE_CONNECTIONS = 6 * NODE_LIMIT  # a node has four: three that wait, and one that reports and answers
 NODE_HANDSHAKE_S = 60  # after a restart all nodes come at once
 
 

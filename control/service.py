@@ -18,6 +18,7 @@ from control.changes import document_after
 from control.cookie_secret import cookie_secret
 from control.metering_keep import MeteringKeep
 from control.orders import Orders
+from control.questions import Questions
 from control.reconcile import NodeStatus, Report, reconcile
 from control.store import Entry, Store, StoreUnavailableError, VersionConflictError
 from core.config import to_dict
@@ -63,6 +64,7 @@ class ControlPlane:
         self.current = current
         self.metering = MeteringKeep(store)
         self.orders = Orders(store)
+        self.questions = Questions()
         self._clock = clock
         self._announced = asyncio.Condition()
         self._changing = asyncio.Lock()
@@ -153,6 +155,7 @@ class ControlPlane:
     async def close(self) -> None:
         """Release those who wait for a newer version, so that the process can end."""
         self.orders.close()
+        self.questions.close()
         async with self._announced:
             self._closed = True
             self._announced.notify_all()

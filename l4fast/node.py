@@ -308,6 +308,7 @@ class Node:
         control = ControlLink(
             url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report,
             take_members=agent.take_members, metering=metering, rest=agent.rest,
+            answers={"sessions": agent.sessions},
         )  # fmt: skip
         self._tasks.spawn(metering.keep(), "metering")
         self._tasks.spawn(agent.keep_epoch(), "epoch")

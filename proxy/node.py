@@ -119,6 +119,7 @@ class Node:
             url=options.control, identity=self._identity, state=options.state, apply=self._apply,
             report=self._supervisor.report, take_cookie_secret=self._supervisor.take_cookie_secret,
             metering=self._metering, take_members=self._supervisor.take_members, rest=self._supervisor.rest,
+            answers={"connections": self._connections},
         )  # fmt: skip
         if self._succession is None:
             await self._answer()
@@ -207,15 +208,15 @@ class Node:
             before = self._succession.before if self._succession is not None else None
             return {**await self._supervisor.status(), "before": before}
 
-        def connections(arguments: dict[str, object]) -> Awaitable[object]:
-            return self._supervisor.views(Filter.of(arguments))
-
         async def drain(arguments: dict[str, object]) -> object:
             self._told.set()
             await self._supervisor.draining.wait()
             return await status(arguments)
 
-        return {"status": status, "connections": connections, "drain": drain}
+        return {"status": status, "connections": self._connections, "drain": drain}
+
+    def _connections(self, arguments: dict[str, object]) -> Awaitable[object]:
+        return self._supervisor.views(Filter.of(arguments))
 
     # -- the end
 

@@ -2,7 +2,7 @@
 
 Loops over one mutual-TLS connection pool. One follows the configuration by long poll: it asks for "anything but
 version N" and is answered at once or after 25 s. Another reports every second what the node runs and how it fares. A
-third one hands over what was counted (control/node/metering.py).
+third one hands over what was counted (control/node/metering.py), and one answers questions (control/node/questions.py).
 
 * A configuration is *applied* by the node or refused as a whole; refused, the old one stays, the reason is reported,
   and it is tried again now and then, since the cause may lie in the machine (a port in use) and not in the file.
@@ -27,11 +27,13 @@ from pathlib import Path
 
 import aiohttp
 
+from control.node.admin import Handler
 from control.node.controls import Controls, ControlsError
 from control.node.files import write_atomic
 from control.node.identity import Identity
 from control.node.membership import Membership, Orders, bounded
 from control.node.metering import Metering
+from control.node.questions import Answering
 from core.config import from_dict, to_dict
 from core.delta import DeltaError, patched
 from core.errors import ConfigErrors
@@ -86,8 +88,9 @@ class ControlLink:
     """Follows the configuration and reports. `version` is the one that runs, 0 before the first.
 
     `url` may be several, with commas between. `apply` may raise to refuse a configuration; `report` gives JSON-able
-    facts; `rest` is told since when the node is to take nothing new (Unix time, 0: it serves). Raises LinkError for a
-    URL without https. The caller spawns `run` and cancels it.
+    facts; `rest` is told since when the node is to take nothing new (Unix time, 0: it serves). `answers`: what the
+    node answers, by kind (control/node/questions.py). Raises LinkError for a URL without https. The caller spawns `run`
+    and cancels it.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class ControlLink:
         metering: Metering | None = None,
         take_members: Callable[[Mapping[str, tuple[Server, ...]]], None] | None = None,
         rest: Callable[[float], None] | None = None,
+        answers: Mapping[str, Handler] | None = None,
     ) -> None:
         try:
             self._controls = Controls(url)
@@ -117,6 +121,7 @@ class ControlLink:
         self._metering = metering
         self._take_members = take_members
         self._rest = rest
+        self._answering = Answering(answers) if answers else None
         self._drain = 0.0
         self._kept_orders = state / "orders.json"
         self._cookie_secret = b""
@@ -136,6 +141,8 @@ class ControlLink:
             group.create_task(self._follow(session), name="control-follow")
             for url in self._controls.urls:
                 group.create_task(self._report_forever(session, url), name=f"control-report {url}")
+                if self._answering is not None:
+                    group.create_task(self._answering.run(session, url), name=f"control-questions {url}")
             group.create_task(self._keep_forever(), name="control-keep")
             if self._metering is not None:
                 delivering = self._metering.deliver_forever(session, lambda: self._controls.url)
