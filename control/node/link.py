@@ -8,8 +8,9 @@ third one hands over what was counted (control/node/metering.py), and one answer
   and it is tried again now and then, since the cause may lie in the machine (a port in use) and not in the file.
 * Of a version that follows the one before, only what has changed is sent and read (core/delta.py).
 * With it, l7 nodes get the secret of sticky cookies, which no configuration shows.
-* What has been applied is kept in STATE/config.json (atomic, synced). A node that starts while the control plane is
-  away begins with that copy, and runs on with what it has whenever the link breaks.
+* What has been applied is kept in STATE/config.json, what was ordered besides in STATE/orders.json (atomic, synced).
+  A node that starts while the control plane is away begins with these, and runs on with what it has whenever the link
+  breaks.
 * The control plane is whoever bears a certificate of the role `control`; that is checked inside the handshake.
 * Of several control nodes one is followed, and the next where it does not answer; all of them get the reports.
 """
@@ -29,8 +30,8 @@ import aiohttp
 
 from control.node.admin import Handler
 from control.node.controls import Controls, ControlsError
-from control.node.files import write_atomic
 from control.node.identity import Identity
+from control.node.kept import Kept
 from control.node.membership import Membership, Orders, bounded
 from control.node.metering import Metering
 from control.node.questions import Answering
@@ -114,7 +115,7 @@ class ControlLink:
         self.version = 0
         self.connected = False
         self._identity = identity
-        self._copy = state / "config.json"
+        self._copy = Kept(state / "config.json")
         self._apply_model = apply
         self._report = report
         self._take_cookie_secret = take_cookie_secret
@@ -122,20 +123,19 @@ class ControlLink:
         self._take_members = take_members
         self._rest = rest
         self._answering = Answering(answers) if answers else None
-        self._drain = 0.0
-        self._kept_orders = state / "orders.json"
+        self._orders = Orders()
+        self._kept_orders = Kept(state / "orders.json")
         self._cookie_secret = b""
         self._model: Model | None = None
         self._rejected: tuple[int, Model, str] | None = None
         self._retry = Backoff(*RETRY_REJECTED_S)
         self._membership = Membership(identity, lambda: self._controls.url, self._obey)
         self._report_now = {each: asyncio.Event() for each in self._controls.urls}
-        self._unkept = asyncio.Event()
 
     async def run(self) -> None:
         """Follow and report until cancelled."""
-        self._copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._go_on_draining()
+        self._copy.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._obey_again()
         connector = aiohttp.TCPConnector(ssl=self._identity.client_context("control"))
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
             group.create_task(self._follow(session), name="control-follow")
@@ -143,7 +143,8 @@ class ControlLink:
                 group.create_task(self._report_forever(session, url), name=f"control-report {url}")
                 if self._answering is not None:
                     group.create_task(self._answering.run(session, url), name=f"control-questions {url}")
-            group.create_task(self._keep_forever(), name="control-keep")
+            group.create_task(self._copy.run(), name="control-keep")
+            group.create_task(self._kept_orders.run(), name="control-keep-orders")
             if self._metering is not None:
                 delivering = self._metering.deliver_forever(session, lambda: self._controls.url)
                 group.create_task(delivering, name="control-metering")
@@ -210,7 +211,8 @@ class ControlLink:
         self._rejected = None if why is None else (version, model, why)
         self._hurry_reports()
         if why is None:
-            self._unkept.set()
+            secret = self._cookie_secret
+            self._copy.give(lambda: _copy_of(model, version, secret))
 
     async def _take(self, model: Model, version: int) -> str | None:
         """Let the node run a configuration, and return why it does not."""
@@ -225,38 +227,16 @@ class ControlLink:
         log.info("configuration %d runs", version)
         return None
 
-    async def _keep_forever(self) -> None:
-        """Writes what runs beside the following of it: the next change does not wait for the disk."""
-        try:
-            while True:
-                await self._unkept.wait()
-                self._unkept.clear()
-                assert self._model is not None
-                await asyncio.to_thread(self._keep, self._model, self.version, self._cookie_secret)
-        finally:
-            if self._unkept.is_set() and self._model is not None:
-                self._keep(self._model, self.version, self._cookie_secret)
-
-    def _keep(self, model: Model, version: int, cookie_secret: bytes) -> None:
-        """Blocks."""
-        document: dict[str, object] = {"version": version, "config": to_dict(model)}
-        if cookie_secret:
-            document["cookie_secret"] = cookie_secret.hex()
-        try:
-            write_atomic(self._copy, json.dumps(document).encode())
-        except OSError as error:
-            log.error("%s: cannot keep the configuration for the next start: %s", self._copy, error)
-
     async def _apply_copy(self) -> None:
         try:
-            data = await asyncio.to_thread(self._copy.read_bytes)
-            kept = _parse(data, str(self._copy))
+            data = await asyncio.to_thread(self._copy.path.read_bytes)
+            kept = _parse(data, str(self._copy.path))
         except FileNotFoundError:
             return
         except (OSError, LinkError) as error:
             log.error("the last good configuration is lost: %s", error)
             return
-        log.warning("starting with the configuration %d kept in %s", kept.version, self._copy)
+        log.warning("starting with the configuration %d kept in %s", kept.version, self._copy.path)
         self._hand_over(kept.cookie_secret)
         why = await self._take(kept.model, kept.version)
         if why is not None and self._rejected is None:
@@ -303,29 +283,30 @@ class ControlLink:
         return {"version": self.version, "rejected": rejected, "report": facts}
 
     def _obey(self, orders: Orders) -> None:
-        """Hands over who has registered; has the node drain, or serve again, and keeps that for the next start."""
+        """Hands over who has registered; has the node drain, or serve again; keeps both for the next start."""
+        before, self._orders = self._orders, orders
         if self._take_members is not None:
             self._take_members(orders.members)
-        if self._rest is None or orders.drain == self._drain:
-            return
-        self._drain = orders.drain
-        self._rest(orders.drain)
-        for event in self._report_now.values():
-            event.set()
-        try:
-            write_atomic(self._kept_orders, json.dumps({"drain": orders.drain}).encode())
-        except OSError as error:
-            log.error("%s: cannot keep that this node drains: %s", self._kept_orders, error.strerror)
+        if self._rest is not None and orders.drain != before.drain:
+            self._rest(orders.drain)
+            self._hurry_reports()
+        if (orders.drain, orders.members) != (before.drain, before.members):
+            self._kept_orders.give(orders.kept)
 
-    def _go_on_draining(self) -> None:
-        """As it was told before it was started anew."""
+    def _obey_again(self) -> None:
+        """What was ordered before this process was started."""
         try:
-            self._drain = float(json.loads(self._kept_orders.read_bytes())["drain"])
-        except (OSError, ValueError, KeyError, TypeError):
+            self._orders = Orders.of(json.loads(self._kept_orders.path.read_bytes()))
+        except FileNotFoundError:
             return
-        if self._drain and self._rest is not None:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.error("%s: the last orders are lost: %r", self._kept_orders.path, error)
+            return
+        if self._take_members is not None and self._orders.members:
+            self._take_members(self._orders.members)
+        if self._rest is not None and self._orders.drain:
             log.warning("this node drains: `paifang undrain %s` has it serve again", self._identity.name)
-            self._rest(self._drain)
+            self._rest(self._orders.drain)
 
 
 def report_every_s(cost_s: float) -> float:
@@ -336,6 +317,13 @@ def report_every_s(cost_s: float) -> float:
 def hurry_s(cost_s: float) -> float:
     """How long a report of such a cost that is to follow a change waits for those whom it would hold up."""
     return min(4 * cost_s, REPORT_EVERY_S)
+
+
+def _copy_of(model: Model, version: int, cookie_secret: bytes) -> dict[str, object]:
+    document: dict[str, object] = {"version": version, "config": to_dict(model)}
+    if cookie_secret:
+        document["cookie_secret"] = cookie_secret.hex()
+    return document
 
 
 def _parse(data: bytes, source: str, base: Model | None = None) -> Given:

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Final
 
 import aiohttp
@@ -45,11 +45,16 @@ class Orders:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Orders:
-        """From JSON. Raises ValueError, KeyError or TypeError."""
-        least = {str(node): int(number) for node, number in document["least"].items()}
+        """From JSON. Raises ValueError, KeyError, TypeError or AttributeError."""
+        least = {str(node): int(number) for node, number in document.get("least", {}).items()}
         rows = document.get("members", {})
         members = {str(group): tuple(Server(*row) for row in of) for group, of in rows.items()}
         return cls(float(document["drain"]), least, members)
+
+    def kept(self) -> dict[str, object]:
+        """For the next start, as `of` reads it; `least` the identity keeps."""
+        rows = {group: [list(astuple(each)) for each in of] for group, of in self.members.items()}
+        return {"drain": self.drain, "members": rows}
 
 
 class Membership:
@@ -89,7 +94,15 @@ class Membership:
         while True:
             try:
                 answer = await self._poll(session, after)
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            except (
+                aiohttp.ClientError,
+                OSError,
+                TimeoutError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+            ) as error:
                 log.debug("no orders: %r", error)
                 self._failed()
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
