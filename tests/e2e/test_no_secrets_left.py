@@ -203,7 +203,7 @@ async def test_logs_command_lines_and_environments(cluster: tuple[Cluster, dict[
     await thread(misuse_the_control_plane, made, ports["api"])
     await misuse_the_key_server(made)
     await thread(break_key_files, made)
-    access = made.directory / "logs" / "access"  # a worker writes once a second: what it has not written yet goes with it
+    access = made.directory / "logs" / "access"  # written once a second: what is not yet is lost with a worker
     await thread(eventually, lambda: access.read_text().count(MARKER) >= 16, "access log")
     await thread(crash_workers, made, ports["web"])
     await thread(eventually, lambda: access.read_text().count(MARKER) >= 16 + len(NAMES), "access log after a crash")
