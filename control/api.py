@@ -19,6 +19,7 @@ from control import (
     api_metering,
     api_nodes,
     api_objects,
+    api_observing,
     api_state,
     api_tokens,
     api_versions,
@@ -30,6 +31,7 @@ from control.api_watch import WATCH, Watch
 from control.gate import audited, bounded, hardened, placed
 from control.guard import BODY_LIMIT_BYTES, authorised, explained, logged
 from control.handling import PLANE
+from control.observing import OBSERVER, Observer
 from control.openapi import document
 from control.routes import Answer, Route, Schema, add_routes
 from control.service import ControlPlane
@@ -58,6 +60,7 @@ ROUTES: tuple[Route, ...] = (
     *api_audit.ROUTES,
     *api_config.ROUTES,
     *api_metering.ROUTES,
+    *api_observing.ROUTES,
     *api_objects.ROUTES,
     *api_weights.ROUTES,
     *api_members.ROUTES,
@@ -67,11 +70,13 @@ ROUTES: tuple[Route, ...] = (
 MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)
 
 
-def application(plane: ControlPlane, access: Access | None = None) -> web.Application:
-    """The API as an aiohttp application; without `access`, with what the store has and the usual limits."""
+def application(plane: ControlPlane, access: Access | None = None, observer: Observer | None = None) -> web.Application:
+    """The API as an aiohttp application; without `access`, with what the store has and the usual limits. Whoever gives
+    an `observer` keeps it."""
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_LIMIT_BYTES)
     app[PLANE] = plane
     app[WATCH] = Watch(plane)
+    app[OBSERVER] = Observer(plane) if observer is None else observer
     app[ACCESS] = Access.of(plane.store) if access is None else access
     app.on_response_prepare.append(hardened)
     app.on_cleanup.append(_end_tasks)

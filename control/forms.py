@@ -44,6 +44,15 @@ ENTRY = {
     "comment": TEXT,
 }
 _CHANGES = items({"$ref": "Change"})
+_GROUP = table({"kind": {"enum": ["server_groups", "availability_groups"]}, "name": TEXT})
+_END = table(
+    {
+        "kind": {"enum": ["clients", "vip", "l4", "l7", "group"]},
+        "name": TEXT,
+        "group_kind": {"enum": ["server_groups", "availability_groups"], "description": "of groups"},
+    },
+    "group_kind",
+)
 
 
 def _of(kind: Kind) -> object:
@@ -145,6 +154,106 @@ FORMS: Mapping[str, object] = {
             "listed": {"type": "boolean", "description": "whether it stands in the configuration"},
             "since_s": nullable({**NUMBER, "description": "for how long it has not been in step"}),
             "member": {**TEXT, "description": "revoked, where its identity is refused; else empty"},
+        }
+    ),
+    "Rates": table(
+        dict.fromkeys(
+            (
+                "bytes_in_per_s",
+                "bytes_out_per_s",
+                "packets_in_per_s",
+                "connections_per_s",
+                "connections",
+                "requests_per_s",
+                "errors_per_s",
+            ),
+            nullable(NUMBER),
+        ),
+        description="In a second, and connections (L4: sessions) that are open. Null: not counted there, not yet "
+        "known. Errors are answers of 5xx; of servers failures as well.",
+    ),
+    "Topology": table(
+        {
+            "version": WHOLE,
+            "at": NUMBER,
+            "window_s": NUMBER,
+            "clients": table(
+                dict.fromkeys(
+                    ("bytes_in_per_s", "bytes_out_per_s", "connections_per_s", "requests_per_s", "connections"),
+                    nullable(NUMBER),
+                )
+            ),
+            "instances": items(table({"name": TEXT, "type": TEXT, "vips": items(TEXT)})),
+            "instances_total": WHOLE,
+            "listeners": items(
+                table(
+                    {
+                        "name": TEXT,
+                        "instance": TEXT,
+                        "protocol": TEXT,
+                        "port": WHOLE,
+                        "enabled": {"type": "boolean"},
+                        "tier": {"enum": ["l4", "l7"]},
+                        "groups": items(_GROUP),
+                        "rates": {"$ref": "Rates"},
+                    }
+                )
+            ),
+            "listeners_total": WHOLE,
+            "nodes": items(
+                table(
+                    {
+                        "role": TEXT,
+                        "name": TEXT,
+                        "step": TEXT,
+                        "why": TEXT,
+                        "version": nullable(WHOLE),
+                        "age_s": nullable(NUMBER),
+                        "draining": {"type": "boolean"},
+                        "software": nullable(TEXT),
+                        "rates": {"$ref": "Rates"},
+                        "sessions": nullable(WHOLE),
+                    }
+                )
+            ),
+            "groups": items(
+                table(
+                    {
+                        **_GROUP["properties"],
+                        "backend_services": items(TEXT),
+                        "rates": {"$ref": "Rates"},
+                        "servers_total": WHOLE,
+                        "servers_by_state": table(dict.fromkeys(("up", "down", "draining", "unknown"), WHOLE)),
+                        "servers": items(
+                            table(
+                                {
+                                    "address": TEXT,
+                                    "port": WHOLE,
+                                    "weight": WHOLE,
+                                    "zone": TEXT,
+                                    "rack": TEXT,
+                                    "state": {"enum": ["up", "down", "draining", "unknown"]},
+                                    "down_on": {**items(TEXT), "description": "nodes that hold it for down"},
+                                    "why": TEXT,
+                                    "rates": {"$ref": "Rates"},
+                                }
+                            )
+                        ),
+                    }
+                )
+            ),
+            "groups_total": WHOLE,
+            "links": items(
+                table(
+                    {
+                        "from": _END,
+                        "to": _END,
+                        "bytes_per_s": nullable(NUMBER),
+                        "requests_per_s": nullable(NUMBER),
+                        "connections_per_s": nullable(NUMBER),
+                    }
+                )
+            ),
         }
     ),
     "Inventory": table({"certificates": items(table({"name": TEXT, "problems": items(TEXT)}))}),

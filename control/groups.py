@@ -8,7 +8,7 @@ from typing import Any
 from core import spread
 from core.errors import Problem
 from core.members import together
-from core.model import Model, Server
+from core.model import AvailabilityGroup, Model, Server
 from core.reader import read_object
 
 
@@ -16,11 +16,13 @@ def document(model: Model, facts: Iterable[Mapping[str, Any]]) -> list[dict[str,
     """The zones of each group, with racks, members, their part of the weight and how many are down. `facts`: what the
     nodes report."""
     reports = list(facts)
-    groups = {
-        name: together(group, [_reported(report, name) for report in reports if spread.is_dynamic(group)])
-        for name, group in model.availability_groups.items()
-    }
+    groups = {name: known_members(group, reports) for name, group in model.availability_groups.items()}
     return spread.report(groups, {server for report in reports for server in _down(report)})
+
+
+def known_members(group: AvailabilityGroup, facts: Iterable[Mapping[str, Any]]) -> tuple[Server, ...]:
+    """Members of the configuration, and those that nodes report."""
+    return together(group, [_reported(report, group.name) for report in facts if spread.is_dynamic(group)])
 
 
 def _reported(report: Mapping[str, Any], group: str) -> tuple[Server, ...]:

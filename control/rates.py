@@ -53,6 +53,9 @@ class Flow:
     connections: float | None = None
 
 
+FLOW: Final = tuple(member.name for member in fields(Flow))
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """A verdict's count since the node started (all nodes': added up), and in a second."""
@@ -175,10 +178,10 @@ def _view(old: Document, new: Document) -> View:
     packets = [reason.per_s for name, reason in reasons.items() if not name.startswith(EVENT)]
     drops = [reason.per_s for name, reason in reasons.items() if name.startswith(DROP)]
     before, after = old.get("listeners", {}), new["listeners"]
-    listeners = {name: _flow(before.get(name, {}), row, elapsed_s) for name, row in after.items()}
+    listeners = {name: flow(before.get(name, {}), row, elapsed_s) for name, row in after.items()}
     before, after = old.get("servers", {}), new["servers"]
     servers = {
-        (listener, server): _flow(before.get(listener, {}).get(server, {}), row, elapsed_s)
+        (listener, server): flow(before.get(listener, {}).get(server, {}), row, elapsed_s)
         for listener, rows in after.items()
         for server, row in rows.items()
     }
@@ -186,7 +189,7 @@ def _view(old: Document, new: Document) -> View:
         name: {version: Fill(fill["used"], fill["size"]) for version, fill in of.items()}
         for name, of in new["tables"].items()
     }
-    total = _joined(listeners.values(), sum)
+    total = joined(listeners.values(), sum)
     return View(total, _sum(packets), _sum(drops), reasons, listeners, servers, _health(new["health"]), tables)
 
 
@@ -198,7 +201,8 @@ def _rate(old: Counts, new: Counts, name: str, elapsed_s: float) -> float | None
     return (gained if gained >= 0 else new[name]) / elapsed_s
 
 
-def _flow(old: Counts, new: Counts, elapsed_s: float) -> Flow:
+def flow(old: Counts, new: Counts, elapsed_s: float) -> Flow:
+    """A row of a listener or server, and the one before it."""
     rates: dict[str, float | None] = {}
     for name, (counter, worth) in RATES.items():
         rate = _rate(old, new, counter, elapsed_s)
@@ -230,7 +234,7 @@ def _together(views: list[View]) -> View:
             before = health.get(server, Health(0, 0, ""))
             health[server] = Health(before.probed + 1, before.down + each.down, before.why or each.why)
     return View(
-        _joined([view.total for view in views], max),
+        joined([view.total for view in views], max),
         _sum(view.packets for view in views),
         _sum(view.drops for view in views),
         reasons, listeners, servers, health,
@@ -246,18 +250,18 @@ Join = Callable[[Iterable[float]], float]
 
 def _rows(tables: list[Mapping[Any, Flow]], *, sessions: Join = max) -> dict[Any, Flow]:
     names = dict.fromkeys(name for table in tables for name in table)
-    return {name: _joined([table[name] for table in tables if name in table], max, sessions) for name in names}
+    return {name: joined([table[name] for table in tables if name in table], max, sessions) for name in names}
 
 
-def _joined(flows: Iterable[Flow], connections: Join, sessions: Join | None = None) -> Flow:
+def joined(flows: Iterable[Flow], connections: Join, sessions: Join | None = None) -> Flow:
     """Rates add up; what is held is joined as said: by sum over one node's listeners, by max over nodes."""
     joins = {"connections": connections, "sessions": sessions or connections}
     each = list(flows)
-    joined = {}
-    for name in (member.name for member in fields(Flow)):
+    found = {}
+    for name in FLOW:
         known = [value for flow in each if (value := getattr(flow, name)) is not None]
-        joined[name] = joins.get(name, sum)(known) if known else None
-    return Flow(**joined)
+        found[name] = joins.get(name, sum)(known) if known else None
+    return Flow(**found)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

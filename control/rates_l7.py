@@ -24,7 +24,8 @@ CLASSES: Final = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 class Load:
     """Requests of a listener, service or node in a second; `buckets` of them by what they took, for percentiles.
 
-    None: not counted there, or not yet known. `connections`: as many as were open at once in the last second.
+    None: not counted there, or not yet known. `connections`: as many as were open at once in the last second; `opened`
+    in a second. The bytes of a service are those of exchanges that have ended.
     """
 
     requests: float | None = None
@@ -34,6 +35,9 @@ class Load:
     handshakes: float | None = None
     resumed: float | None = None
     handshakes_failed: float | None = None
+    bytes_in: float | None = None
+    bytes_out: float | None = None
+    opened: float | None = None
 
     def status(self, name: str) -> float | None:
         """In a second, of this class."""
@@ -59,6 +63,9 @@ class Load:
         }
         statuses = {f"status_{name}": self.status(name) for name in CLASSES}
         return {**found, **statuses, "p50_ms": self.quantile_ms(0.5), "p99_ms": self.quantile_ms(0.99)}
+
+
+LOAD: Final = tuple(member.name for member in fields(Load))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,7 @@ def between(old: Document, new: Document) -> Traffic:
     before, after = old.get("traffic", {}), new["traffic"]
     elapsed_s = after["at_s"] - before["at_s"] if before else 0.0
     rows = {
-        kind: {name: _load(before.get(kind, {}).get(name), row, elapsed_s) for name, row in after[kind].items()}
+        kind: {name: load(before.get(kind, {}).get(name), row, elapsed_s) for name, row in after[kind].items()}
         for kind in ("listeners", "services")
     }
     past = {(row["service"], row["server"]): row for row in old.get("upstreams", ())}
@@ -113,16 +120,16 @@ def between(old: Document, new: Document) -> Traffic:
     servers = {}
     for row in new.get("upstreams", ()):
         key = (row["service"], row["server"])
-        servers[key] = _upstream(past.get(key), row, elapsed_s, down=key in down)
-    return Traffic(_sum(rows["listeners"].values()), rows["listeners"], rows["services"], servers)
+        servers[key] = upstream(past.get(key), row, elapsed_s, down=key in down)
+    return Traffic(total(rows["listeners"].values()), rows["listeners"], rows["services"], servers)
 
 
 def together(parts: Sequence[Traffic]) -> Traffic:
     """All nodes."""
     return Traffic(
-        _sum(part.total for part in parts),
-        {name: _sum(found) for name, found in _by_name([part.listeners for part in parts]).items()},
-        {name: _sum(found) for name, found in _by_name([part.services for part in parts]).items()},
+        total(part.total for part in parts),
+        {name: total(found) for name, found in _by_name([part.listeners for part in parts]).items()},
+        {name: total(found) for name, found in _by_name([part.services for part in parts]).items()},
         {name: _server_sum(found) for name, found in _by_name([part.servers for part in parts]).items()},
     )
 
@@ -135,7 +142,8 @@ def _by_name(tables: Iterable[Mapping[Any, Any]]) -> dict[Any, list[Any]]:
     return found
 
 
-def _load(old: Document | None, new: Document, elapsed_s: float) -> Load:
+def load(old: Document | None, new: Document, elapsed_s: float) -> Load:
+    """A listener's or service's row and the one before it."""
     connections = new.get("open")
     if elapsed_s <= 0:
         return Load(connections=connections)
@@ -146,7 +154,10 @@ def _load(old: Document | None, new: Document, elapsed_s: float) -> Load:
     if "tls" in new:
         made, resumed, failed = _rates(old.get("tls", ()), new["tls"], elapsed_s)
         tls = made + resumed, resumed, failed
-    return Load(sum(statuses), statuses, buckets, connections, *tls)
+    moved: tuple[float | None, ...] = (None, None, None)
+    if "moved" in new:
+        moved = (*_rates(old.get("moved", ()), new["moved"], elapsed_s), None)[:3]
+    return Load(sum(statuses), statuses, buckets, connections, *tls, *moved)
 
 
 def _rates(old: Sequence[int], new: Sequence[int], elapsed_s: float) -> tuple[float, ...]:
@@ -155,7 +166,8 @@ def _rates(old: Sequence[int], new: Sequence[int], elapsed_s: float) -> tuple[fl
     return tuple(each / elapsed_s for each in (new if min(gained, default=0) < 0 else gained))
 
 
-def _upstream(old: Document | None, new: Document, elapsed_s: float, *, down: bool) -> Upstream:
+def upstream(old: Document | None, new: Document, elapsed_s: float, *, down: bool) -> Upstream:
+    """A server's row and the one before it."""
     names = ("requests", "failures", "errors")
     rates: tuple[float | None, ...] = (None, None, None)
     if elapsed_s > 0:
@@ -164,10 +176,11 @@ def _upstream(old: Document | None, new: Document, elapsed_s: float, *, down: bo
     return Upstream(requests, failures, errors, new["active"], new["idle"], new["ejected"], down)
 
 
-def _sum(loads: Iterable[Load]) -> Load:
+def total(loads: Iterable[Load]) -> Load:
+    """What several come to."""
     each = list(loads)
     joined: dict[str, Any] = {}
-    for name in (member.name for member in fields(Load)):
+    for name in LOAD:
         known = [value for load in each if (value := getattr(load, name)) is not None]
         if name in ("statuses", "buckets"):
             joined[name] = tuple(map(sum, zip_longest(*known, fillvalue=0)))

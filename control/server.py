@@ -32,6 +32,7 @@ from control.node.addresses import is_loopback
 from control.node.identity import Identity
 from control.node.notify import notify
 from control.node.tasks import Tasks
+from control.observing import Observer
 from control.service import NODE_LIMIT, ControlPlane
 from control.signing import LIFETIME, SIGNING, Signing, keep
 from control.store import Store
@@ -172,7 +173,9 @@ async def _serve_users(
         await first_token.ensure(plane.store, access.audit, _destination(settings))
     except (TokenFileError, TokenError) as error:
         raise ServeError(str(error)) from None
-    app = api.application(plane, access)
+    observer = Observer(plane)
+    watching.spawn(observer.keep(), "what nodes report")
+    app = api.application(plane, access, observer)
     app[SIGNING] = signing
     listening = await _listen("user", app, settings.api, None if tls is None else tls.context)
     if tls is not None:

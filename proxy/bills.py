@@ -27,18 +27,20 @@ class Bills:
     def __init__(self) -> None:
         self._bills: defaultdict[str, list[int]] = defaultdict(lambda: [0] * COUNTED)
         self._changed: set[str] = set()  # since the last `store`
+        self._moving: set[str] = set()  # since the last `moved`
+        self._told: dict[str, tuple[int, int, int]] = {}
 
     def opened(self, listener: str) -> None:
         """A client's connection has begun."""
         self._bills[listener][CONNECTIONS] += 1
-        self._changed.add(listener)
+        self._touch(listener)
 
     def ahead(self, listener: str, bytes_in: int, bytes_out: int) -> None:
         """An exchange that goes on has moved so many bytes more; or, negative, ends and will be counted whole."""
         bill = self._bills[listener]
         bill[BYTES_IN] += bytes_in
         bill[BYTES_OUT] += bytes_out
-        self._changed.add(listener)
+        self._touch(listener)
 
     def record(self, record: Record) -> None:
         """Counts an exchange or a refused request."""
@@ -46,7 +48,7 @@ class Bills:
         bill[CLASSES.get(record.status // 100, OTHER)] += 1
         bill[BYTES_IN] += record.bytes_in
         bill[BYTES_OUT] += record.bytes_out
-        self._changed.add(record.listener)
+        self._touch(record.listener)
 
     def visits(self, listener: str, statuses: Counter[int], bytes_in: int, bytes_out: int) -> None:
         """Counts exchanges of the common kind, all of one listener."""
@@ -55,7 +57,29 @@ class Bills:
             bill[CLASSES.get(status // 100, OTHER)] += number
         bill[BYTES_IN] += bytes_in
         bill[BYTES_OUT] += bytes_out
+        self._touch(listener)
+
+    def moved(self) -> list[tuple[str, tuple[int, int, int]]]:
+        """Bytes in, bytes out and connections of each listener that have come since this was last asked.
+
+        What an exchange had counted ahead may just have been taken back, to be counted whole: told next time.
+        """
+        moving, self._moving = self._moving, set()
+        found = []
+        for name in moving:
+            bill, before = self._bills[name], self._told.get(name, (0, 0, 0))
+            now = bill[BYTES_IN], bill[BYTES_OUT], bill[CONNECTIONS]
+            gained = now[0] - before[0], now[1] - before[1], now[2] - before[2]
+            if min(gained) < 0:
+                self._moving.add(name)
+            elif any(gained):
+                self._told[name] = now
+                found.append((name, gained))
+        return found
+
+    def _touch(self, listener: str) -> None:
         self._changed.add(listener)
+        self._moving.add(listener)
 
     def store(self, keep: Keep) -> None:
         """Has the counters written down of each listener that has changed since the last time."""

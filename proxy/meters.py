@@ -41,12 +41,13 @@ class Meter:
     """Exchanges: `statuses` by class, `buckets` and `seconds` from head to end, `firsts` and `first_seconds` from the
     choice of a server to its first byte. Those of the fast lane, where both is one, stand in `quick`, `quick_seconds`.
     Of https listeners also the handshakes: `tls` has "VERSION new", "VERSION resumed" and "failed REASON"; `signatures`
-    and `signature_seconds` are how long key servers took.
+    and `signature_seconds` are how long key servers took. `moved`: bytes in and out, those of exchanges that go on too,
+    and connections that have begun; of listeners alone.
     """
 
     __slots__ = (
-        "buckets", "bytes_in", "bytes_out", "errors", "first_seconds", "firsts", "quick", "quick_seconds", "seconds",
-        "signature_seconds", "signatures", "statuses", "tls", "told",
+        "buckets", "bytes_in", "bytes_out", "errors", "first_seconds", "firsts", "moved", "quick", "quick_seconds",
+        "seconds", "signature_seconds", "signatures", "statuses", "tls", "told",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -58,6 +59,7 @@ class Meter:
         self.tls: Counter[str] = Counter()
         self.signatures: list[int] = []  # empty: none yet
         self.signature_seconds = 0.0
+        self.moved = (0, 0, 0)
         self.told = False
 
     def record(self, record: Record) -> None:
@@ -103,6 +105,7 @@ class Meter:
             found |= {
                 "buckets": _columns(self.buckets, self.quick), "seconds": self.seconds + self.quick_seconds,
                 "firsts": _columns(self.firsts, self.quick), "first_seconds": self.first_seconds + self.quick_seconds,
+                "moved": list(self.moved) if kind == KINDS[0] else [self.bytes_in, self.bytes_out],
             }  # fmt: skip
         if kind == "listeners":
             found |= {"bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "errors": dict(self.errors)}
@@ -192,6 +195,13 @@ class Meters:
         """Counts a TLS handshake that has ended; see `Meter` for the words."""
         if (found := self._sum("listeners", listener)) is not None:
             found.tls[how] += 1
+            found.told = False
+
+    def moved(self, listener: str, gained: tuple[int, int, int]) -> None:
+        """Adds to a listener's bytes in, bytes out and connections."""
+        if (found := self._sum("listeners", listener)) is not None:
+            a, b, c = found.moved
+            found.moved = a + gained[0], b + gained[1], c + gained[2]
             found.told = False
 
     def signature(self, listener: str, took_s: float) -> None:

@@ -168,7 +168,7 @@ class Channel:
         news = {name: [[*at, numbers] for at, numbers in each.pool.news()] for name, each in services.items()}
         stranded = [name for name, each in services.items() if not each.pool.takes_requests]
         upstreams = {name: rows for name, rows in news.items() if rows}
-        meters = self._hub.journal.meters.news()
+        meters = self._hub.journal.news()
         numbers = {"counters": counters, "upstreams": upstreams, "meters": meters}
         _send(writer, {**numbers, "stranded": stranded, "open": self._worker.most_open()})
 

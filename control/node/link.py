@@ -24,6 +24,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 POLL_TIMEOUT = aiohttp.ClientTimeout(total=40, sock_connect=3)  # the answer is due within 25 s
 REPORT_TIMEOUT = aiohttp.ClientTimeout(total=5)
 CONFIG_LIMIT_BYTES = 1 << 26
+SOFTWARE = version("paifang")
 REPORT_EVERY_S = 1.0
 REPORT_LONGEST_S = 2.5  # a node is silent after five
 REPORT_SHARE = 0.05  # of a core, at most, for reports
@@ -276,7 +278,7 @@ class ControlLink:
 
     def _current_report(self) -> dict[str, object]:
         rejected = self._rejected and {"version": self._rejected[0], "why": self._rejected[2]}
-        facts = {**self._report(), "identity": self._membership.report()}
+        facts = {**self._report(), "identity": self._membership.report(), "software": SOFTWARE}
         if self._metering is not None and (more := self._metering.problems):
             known = facts.get("problems")
             facts["problems"] = [*(known if isinstance(known, list) else ()), *more]

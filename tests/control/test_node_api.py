@@ -14,7 +14,7 @@ from control import node_api
 from control.cookie_secret import cookie_secret
 from control.distribution import made_of
 from control.node.identity import Identity
-from control.node.link import ControlLink
+from control.node.link import SOFTWARE, ControlLink
 from control.node.tasks import Tasks
 from control.reconcile import Step
 from control.service import ControlPlane
@@ -79,7 +79,8 @@ async def test_a_node_follows_and_its_report_names_it_by_certificate(cluster: Cl
         while not (found := cluster.plane.status()) or found[0].step is not Step.IN_STEP:
             await asyncio.sleep(0.01)
         assert (found[0].role, found[0].name, found[0].version) == ("l7", "l7-9", 2)
-        assert found[0].facts == {"ready": True, "identity": {"ends": identity.ends, "problem": ""}}
+        identified = {"identity": {"ends": identity.ends, "problem": ""}, "software": SOFTWARE}
+        assert found[0].facts == {"ready": True, **identified}
         await cluster.put(model("bad"))
         while cluster.plane.status()[0].why != "refuses version 3: cannot":
             await asyncio.sleep(0.01)

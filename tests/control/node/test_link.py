@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ class Control:
         async with self.reported:
             report = await request.json()
             self.identities.append(report["report"].pop("identity"))
+            assert report["report"].pop("software") == version("paifang")
             self.reports.append(report)
             self.reported.notify_all()
         return web.Response(status=204)
