@@ -23,7 +23,7 @@ from control.routes import Answer, Parameter, RequestError, Schema, flag, text
 from control.service import ControlPlane, Current
 from control.store import VersionConflictError
 from control.token_record import Token
-from core.config import from_dict, load, revised, to_dict, to_table
+from core.config import from_dict, load_parsed, revised, to_dict, to_table
 from core.errors import ConfigError, ConfigErrors, Problem
 from core.fields import Kind, Pattern
 from core.model import Model
@@ -138,11 +138,16 @@ def after_edits(model: Model, edits: Iterable[Edit]) -> Model:
 
 def checked_text(text: str, format: Format) -> Model:
     """The model of a request's text, as `checked`; errors name its lines. Raises RequestError, ConfigErrors."""
+    repeated: list[str] = []
     try:
-        document = parse(text, path=REQUEST, format=format, repeated=[])
+        document = parse(text, path=REQUEST, format=format, repeated=repeated)
     except ConfigErrors as error:
         raise RequestError(error.errors) from None
-    return _checked(document, lambda: load(text, path=REQUEST, format=format, is_file=False))
+
+    def make() -> Model:
+        return load_parsed(document, repeated, text, path=REQUEST, format=format, is_file=False).model
+
+    return _checked(document, make)
 
 
 # --- changes

@@ -6,6 +6,7 @@ configuration is refused before anything else looks at it, and no message repeat
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ _INLINE = "give the chain's PEM text as `chain`; `paifang apply FILE` does so by
 
 def key_errors(data: object, path: str = "request") -> tuple[ConfigError, ...]:
     """An error for every string of a parsed document that holds a private key."""
+    # What begins a key is written in JSON as it is: where the whole has none, no string of it has.
+    if not _PRIVATE_KEY.search(json.dumps(data, default=str)):
+        return ()
     return tuple(
         ConfigError(path, 0, place, *INLINE_KEY) for place, text in _strings(data, "") if _PRIVATE_KEY.search(text)
     )

@@ -3,7 +3,8 @@
 Each check looks at one aspect of a model and yields the problems it finds. Objects that could not be read are missing
 from the model, but their names are in `places`: nothing is said about what refers to them, since their own fault is
 reported already. The rules between listeners, instances and addresses are in `core.checks_listeners`, those
-about https in `core.checks_tls`, those about how the L7 tier treats servers in `core.checks_upstreams`.
+about https in `core.checks_tls`, those about how the L7 tier treats servers in `core.checks_upstreams`. After a change
+a part of the model is checked (`core.affected`), which has to have all that a check looks at together.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
 
 def _references(item: object, path: Path, places: Places) -> Iterator[Problem]:
     cls: type = type(item)
-    for field, kind, is_list in _referring(cls):
+    for field, kind, is_list in referring(cls):
         value = getattr(item, field.name)
         if value == field.default:
             continue
@@ -95,7 +96,7 @@ def _references(item: object, path: Path, places: Places) -> Iterator[Problem]:
 
 
 @cache
-def _referring(cls: type) -> tuple[tuple[Field, Kind | None, bool], ...]:
+def referring(cls: type) -> tuple[tuple[Field, Kind | None, bool], ...]:
     """The fields that name objects, of which kind and whether several; None for those that hold objects which may."""
     found: list[tuple[Field, Kind | None, bool]] = []
     for field in fields(cls):
@@ -103,7 +104,7 @@ def _referring(cls: type) -> tuple[tuple[Field, Kind | None, bool], ...]:
         is_list = get_origin(bare) is tuple
         if is_list:
             inner, constraints = split(get_args(bare)[0])
-            if isinstance(inner, type) and is_dataclass(inner) and _referring(inner):
+            if isinstance(inner, type) and is_dataclass(inner) and referring(inner):
                 found.append((field, None, True))
         found += [(field, each.kind, is_list) for each in constraints if isinstance(each, Ref)]
     return tuple(found)

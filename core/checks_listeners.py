@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from operator import attrgetter
 
+from core.behind import Groups, servers_of
 from core.endpoints import UNIX, endpoint, is_loopback, version
 from core.errors import Path, Problem
 from core.model import (
@@ -23,7 +26,6 @@ from core.model import (
     Model,
     Protocol,
     Role,
-    Server,
 )
 from core.reader import fields, in_words, show
 from core.resolve import l7_addresses
@@ -83,6 +85,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
     """Every problem of listeners and VIPs."""
+    groups = Groups(model)
     with_rules = {rule.listener for rule in model.rules.values()}
     for listener in model.listeners.values():
         path = places[Kind.LISTENERS, listener.name]
@@ -97,25 +100,35 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
             if service is not None and instance.type is InstanceType.DNLB:
                 yield from _stateless(listener, service, path)
             if service is not None and listener.protocol in L4_PROTOCOLS:
-                yield from _versions(instance, service, _servers_of(model, service), (*path, "backend_service"))
+                yield from _versions(instance, service, groups, (*path, "backend_service"))
         if service is not None:
-            yield from servers_fit(listener, instance, service, model, (*path, "backend_service"))
+            yield from servers_fit(listener, instance, service, groups, (*path, "backend_service"))
         issuer = model.backend_services.get(listener.acme_backend_service)
         if issuer is not None and listener.protocol is Protocol.HTTPS:
             yield from _issuer(issuer, (*path, "acme_backend_service"))
-            yield from servers_fit(listener, instance, issuer, model, (*path, "acme_backend_service"))
+            yield from servers_fit(listener, instance, issuer, groups, (*path, "acme_backend_service"))
     yield from _clashes(model, places)
     yield from _answers(model, places)
     yield from _vips(model, places)
     yield from _without_pool(model, places)
 
 
+@cache
+def _others(protocol: Protocol) -> tuple[tuple[str, ...], tuple[object, ...], Callable[[Listener], tuple[object, ...]]]:
+    """The options that are for other protocols, their defaults, and how to get them all of a listener."""
+    found = [each for each in fields(Listener) if each.name in OPTIONS and protocol not in OPTIONS[each.name]]
+    names = tuple(each.name for each in found)
+    return names, tuple(each.default for each in found), attrgetter(*names)
+
+
 def _options(listener: Listener, path: Path) -> Iterator[Problem]:
-    for field in fields(Listener):
-        protocols = OPTIONS.get(field.name)
-        if protocols and listener.protocol not in protocols and getattr(listener, field.name) != field.default:
-            why = f"{field.name} is for {in_words(protocols, 'and')} listeners, and this one is {listener.protocol}"
-            yield Problem((*path, field.name), why, "remove it")
+    others, defaults, of = _others(listener.protocol)
+    values = of(listener)
+    if values != defaults:
+        for name, value, default in zip(others, values, defaults, strict=True):
+            if value != default:
+                why = f"{name} is for {in_words(OPTIONS[name], 'and')} listeners, and this one is {listener.protocol}"
+                yield Problem((*path, name), why, "remove it")
     for name, whole in _WHOLE_ADDRESS.items():
         if getattr(listener, name) != whole and not listener.persistence_timeout_s:
             why = "a prefix of clients without a time for which they keep their server"
@@ -220,9 +233,9 @@ def _stateless(listener: Listener, service: BackendService, path: Path) -> Itera
         yield Problem((*path, "mode"), why, "use another mode, or an instance of type nlb")
 
 
-def _versions(instance: Instance, service: BackendService, servers: Sequence[Server], where: Path) -> Iterator[Problem]:
+def _versions(instance: Instance, service: BackendService, groups: Groups, where: Path) -> Iterator[Problem]:
     """Packets are not translated: a VIP has the servers of its own IP version."""
-    have = {version(server.address) for server in servers}
+    have = groups.behind(service).versions
     for vip in instance.vips:
         ip = version(vip)
         if have and ip not in have:
@@ -255,7 +268,7 @@ def _answers(model: Model, places: Places) -> Iterator[Problem]:
             yield Problem(
                 (*places[Kind.LISTENERS, listener.name], "mode"), why, "give it one of each IP version, or use mode dr"
             )
-        for server in _servers_of(model, service):
+        for server in servers_of(model, service):
             owners.setdefault((server.address, server.port, listener.protocol), []).append((listener, instance))
     said = set()
     for (address, port, _), sharing in owners.items():
@@ -271,12 +284,18 @@ def _answers(model: Model, places: Places) -> Iterator[Problem]:
 
 
 def servers_fit(
-    listener: Listener, instance: Instance | None, service: BackendService, model: Model, where: Path
+    listener: Listener, instance: Instance | None, service: BackendService, groups: Groups, where: Path
 ) -> Iterator[Problem]:
     """What a listener demands of the servers that it forwards to, be it by a rule. `where` names their service."""
     vips = instance.vips if instance else ()
-    is_l4, port = listener.protocol in L4_PROTOCOLS, listener.port
-    for server in _servers_of(model, service):
+    is_l4, port, behind = listener.protocol in L4_PROTOCOLS, listener.port, groups.behind(service)
+    if is_l4:
+        keeps = listener.mode in KEEPING_THE_PORT and behind.ports - {port}
+        if not keeps and (listener.mode is Mode.DR or not behind.loopback):
+            return
+    elif port not in behind.ports:
+        return
+    for server in behind.servers:
         if not is_l4 and server.port != port:  # of a million servers, next to all
             continue
         if server.address.startswith(UNIX):  # core.checks_upstreams says where they fit
@@ -307,12 +326,6 @@ def _without_pool(model: Model, places: Places) -> Iterator[Problem]:
             if poolless:
                 why = f"mode fullnat takes its IPv{ip} source addresses from each node's pool, and {poolless} has none"
                 yield Problem((*places[Kind.LISTENERS, listener.name], "mode"), why, "give the node source_pool")
-
-
-def _servers_of(model: Model, service: BackendService) -> tuple[Server, ...]:
-    group = model.server_groups.get(service.server_group)
-    spread = model.availability_groups.get(service.availability_group)
-    return (group.servers if group else ()) + (spread.members if spread else ())
 
 
 def _clashes(model: Model, places: Places) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from core.behind import Groups
 from core.checks_listeners import L4_PROTOCOLS, servers_fit
 from core.errors import Path, Problem
 from core.model import (
@@ -50,6 +51,7 @@ CheckService = Callable[[BackendService, Model, Path], Iterator[Problem]]
 
 def check(model: Model, places: Places, service_problems: CheckService) -> Iterator[Problem]:
     """Every problem of rules."""
+    groups = Groups(model)
     of_listener: dict[str, list[Rule]] = {}
     for rule in model.rules.values():
         path = places[Kind.RULES, rule.name]
@@ -58,7 +60,7 @@ def check(model: Model, places: Places, service_problems: CheckService) -> Itera
             why = f"{listener.name} is a listener of {listener.protocol}, which has no requests to look into"
             yield Problem((*path, "listener"), why, "refer to a listener of http or https")
         yield from _conditions(rule, path)
-        yield from _actions(rule, listener, model, path)
+        yield from _actions(rule, listener, groups, path)
         yield from _overrides(rule, model, path, service_problems)
         of_listener.setdefault(rule.listener, []).append(rule)
     for rules in of_listener.values():
@@ -101,14 +103,14 @@ def _conditions(rule: Rule, path: Path) -> Iterator[Problem]:
             yield Problem(where, f"{header.name} has an attribute of its own", f"give {instead} instead")
 
 
-def _actions(rule: Rule, listener: Listener | None, model: Model, path: Path) -> Iterator[Problem]:
+def _actions(rule: Rule, listener: Listener | None, groups: Groups, path: Path) -> Iterator[Problem]:
     given = [name for name in ACTIONS if getattr(rule, name)]
     if not given:
         yield Problem(path, "nothing happens to what it matches", f"give {in_words(ACTIONS, 'or')}")
     for name in given[1:]:
         yield Problem((*path, name), f"{given[0]} and {name} exclude each other", "give one of them")
-    yield from _service(rule.backend_service, listener, model, (*path, "backend_service"))
-    yield from _split(rule, listener, model, (*path, "split"))
+    yield from _service(rule.backend_service, listener, groups, (*path, "backend_service"))
+    yield from _split(rule, listener, groups, (*path, "split"))
     for name in ("rewrite", "request_headers", *FIELDS):
         if getattr(rule, name) and given and not set(given) & set(FORWARDING):
             why = f"{name} is for what is forwarded, and {given[0]} is not"
@@ -157,13 +159,13 @@ def _overrides(rule: Rule, model: Model, path: Path, service_problems: CheckServ
                 yield problem if field else Problem((*path, "scheduler"), problem.why, "give another scheduler")
 
 
-def _split(rule: Rule, listener: Listener | None, model: Model, path: Path) -> Iterator[Problem]:
+def _split(rule: Rule, listener: Listener | None, groups: Groups, path: Path) -> Iterator[Problem]:
     names = [share.backend_service for share in rule.split]
     for index, name in enumerate(names):
         where = (*path, index, "backend_service")
         if name in names[:index]:
             yield Problem(where, f"{name} has a share already", "give each service one")
-        yield from _service(name, listener, model, where)
+        yield from _service(name, listener, groups, where)
     if names and not any(share.weight for share in rule.split):
         yield Problem(path, "all weights are 0, so that nothing is forwarded", "give one of them a weight")
 
@@ -186,13 +188,14 @@ def _changes(changes: tuple[HeaderChange, ...], path: Path) -> Iterator[Problem]
             put.add(lower)
 
 
-def _service(name: str, listener: Listener | None, model: Model, where: Path) -> Iterator[Problem]:
+def _service(name: str, listener: Listener | None, groups: Groups, where: Path) -> Iterator[Problem]:
+    model = groups.model
     service = model.backend_services.get(name)
     if service is not None and service.protocol is not BackendProtocol.HTTP:
         why = f"{service.name} is a {service.protocol} service, and rules forward to http"
         yield Problem(where, why, "refer to one of protocol http")
     if listener is not None and service is not None:
-        yield from servers_fit(listener, model.instances.get(listener.instance), service, model, where)
+        yield from servers_fit(listener, model.instances.get(listener.instance), service, groups, where)
 
 
 def _redirect(rule: Rule, redirect: Redirect, listener: Listener | None, path: Path) -> Iterator[Problem]:

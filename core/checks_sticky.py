@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from core.behind import servers_of
 from core.errors import Path, Problem
-from core.model import BackendService, Kind, Model, Server, StickySession, StickyType
+from core.model import BackendService, Kind, Model, StickySession, StickyType
 from core.overrides import configured, overridden, services_of
 from core.reader import show
 
@@ -46,7 +47,7 @@ def _shared(model: Model, places: Places) -> Iterator[Problem]:
             cookie = service.sticky_session.cookie
             # The parts of a split may share one: a client has his server in one of them, and is led there.
             parts = [each for each in services if each.sticky_session and each.sticky_session.cookie == cookie]
-            reached = frozenset((each.address, each.port) for part in parts for each in _servers(model, part))
+            reached = frozenset((each.address, each.port) for part in parts for each in servers_of(model, part))
             before, name = seen.setdefault((listener, domain, cookie), (reached, service.name))
             if before != reached:
                 owner = where or (Kind.BACKEND_SERVICES, configured(service.name))
@@ -69,9 +70,3 @@ def _destinations(model: Model) -> Iterator[Destination]:
     for listener in model.listeners.values():
         if listener.backend_service in found:
             yield listener.name, "", [found[listener.backend_service]], None
-
-
-def _servers(model: Model, service: BackendService) -> tuple[Server, ...]:
-    group = model.server_groups.get(service.server_group)
-    spread = model.availability_groups.get(service.availability_group)
-    return (group.servers if group else ()) + (spread.members if spread else ())

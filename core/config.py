@@ -1,9 +1,9 @@
 """A configuration's text ⇄ the model.
 
 Reading goes in four steps, each noting every fault it finds: the text is parsed (`core.syntax`); shorthand is expanded
-(`core.shorthand`); tables become objects by the types of their fields (`core.reader`), less what only other load
-balancers have (`core.foreign`); rules across objects are checked (`core.checks`). Faults are then given their lines
-(`core.lines`), which is paid for only when there are any.
+(`core.shorthand`); tables become objects by the types of their fields (`core.ordinary`; `core.reader` where anything is
+unusual), less what only other load balancers have (`core.foreign`); rules across objects are checked (`core.checks`).
+Faults are then given their lines (`core.lines`), which is paid for only when there are any.
 
 The document is, in TOML and in JSON alike, a table of lists: [[listeners]] … is {"listeners": [{…}]}. Writing leaves
 out what has its default, and read(write(model)) is the model.
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from core import acme, checks, foreign, shorthand
+from core import acme, affected, checks, foreign, shorthand
 from core.acme import Acme
 from core.errors import ConfigError, ConfigErrors, Path, Problem
 from core.fields import Pairs
 from core.lines import Lines, scan
 from core.model import CLASSES, BackendProtocol, CheckType, HealthCheck, Kind, Model, Object
+from core.ordinary import ordinary
 from core.reader import INVALID, did_you_mean, fields, read_object, show, split
 from core.syntax import Format, parse
 
@@ -46,6 +47,13 @@ def load_file(text: str, *, path: str, format: Format, is_file: bool = True) -> 
     """All that `text` describes. Raises ConfigErrors with all faults found; also of what is for files alone."""
     repeated: list[str] = []
     document = parse(text, path=path, format=format, repeated=repeated)
+    return load_parsed(document, repeated, text, path=path, format=format, is_file=is_file)
+
+
+def load_parsed(
+    document: object, repeated: list[str], text: str, *, path: str, format: Format, is_file: bool = True
+) -> File:
+    """As `load_file`, of what `core.syntax.parse` made of `text`."""
     problems: list[Problem] = []
     reading = _read(document, problems, is_file=is_file)
     if not problems and not repeated:
@@ -89,8 +97,9 @@ def read_tables(data: Mapping[str, object]) -> Model:
 def revised(model: Model, tables: Mapping[tuple[Kind, str], Mapping[str, object] | None]) -> Model | None:
     """`model` with some objects read anew from their tables, or left out (None), in their places; new ones come last.
 
-    What `from_dict` makes of the whole document, at the cost of the checks alone. None where that has to be asked:
-    there is a problem, for which it has the words, or a listener's short form, which makes other objects.
+    What `from_dict` makes of the whole document, at the cost of what has changed: `model` is sound, and only what the
+    change may be at odds with is checked (`core.affected`). None where the whole has to be asked: there is a problem,
+    for which it has the words, or a listener's short form, which makes other objects.
     """
     problems: list[Problem] = []
     objects: dict[str, dict[str, Any]] = {
@@ -108,10 +117,29 @@ def revised(model: Model, tables: Mapping[tuple[Kind, str], Mapping[str, object]
     if problems:
         return None
     after = replace(model, **objects)
-    places: dict[tuple[Kind, str], Path] = {
-        (kind, name): (kind.value, name) for kind in Kind for name in after.of(kind)
-    }
-    return None if any(True for _ in checks.check(after, places)) else after
+    places = _Names(after)
+    return None if any(True for _ in checks.check(affected.part(model, after, tables), places)) else after
+
+
+class _Names(Mapping[tuple[Kind, str], Path]):
+    """The objects of a model as places, where nobody reads which they are."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __getitem__(self, key: tuple[Kind, str]) -> Path:
+        if key not in self:
+            raise KeyError(key)
+        return key[0].value, key[1]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and key[1] in self._model.of(key[0])
+
+    def __iter__(self) -> Iterator[tuple[Kind, str]]:
+        return ((kind, name) for kind in Kind for name in self._model.of(kind))
+
+    def __len__(self) -> int:
+        return sum(len(self._model.of(kind)) for kind in Kind)
 
 
 def to_dict(model: Model) -> dict[str, list[dict[str, object]]]:
@@ -214,9 +242,11 @@ def _read_one(
     kind: Kind, table: object, path: Path, objects: dict[str, Any], places: dict[tuple[Kind, str], Path],
     problems: list[Problem],
 ) -> None:  # fmt: skip
-    also = shorthand.KEYS if kind is Kind.LISTENERS else ()
-    ours = foreign.without(kind, _with_defaults(kind, table), path, problems)
-    item = read_object(CLASSES[kind], ours, path, problems, also)
+    whole = _with_defaults(kind, table)
+    item: object = ordinary(CLASSES[kind], whole)
+    if item is None:
+        also = shorthand.KEYS if kind is Kind.LISTENERS else ()
+        item = read_object(CLASSES[kind], foreign.without(kind, whole, path, problems), path, problems, also)
     name = table.get("name") if isinstance(table, Mapping) else None
     if not isinstance(name, str):
         return
