@@ -34,7 +34,8 @@ from core.model import (
     Server,
     ServerGroup,
 )
-from proxy.head import RequestHead, read_request
+from proxy.head import read_request
+from proxy.message import RequestHead
 from proxy.rules import Router
 from proxy.server import Supervisor
 from proxy.worker_process import Settings

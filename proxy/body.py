@@ -13,7 +13,8 @@ from enum import Enum, auto
 from typing import Protocol
 
 from proxy.errors import Code, Refused
-from proxy.head import CHUNKED, NO_BODY, TOKEN, UNTIL_CLOSE
+from proxy.head import TOKEN
+from proxy.message import CHUNKED, NO_BODY, UNTIL_CLOSE
 
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION = re.compile(rb"(?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + _QUOTED + rb"))?)*")

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from core.model import Condition, Rule
 from core.paths import regex
 from core.rules import conditional
-from proxy.head import Asked
+from proxy.message import Asked
 
 # What rules may be told apart by: a kind and a name.
 Told = tuple[int, bytes]

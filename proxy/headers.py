@@ -17,11 +17,11 @@ from core.model import Listener
 from proxy import client_identity
 from proxy.actions import Changes
 from proxy.errors import Code, Refused, Source, kind
-from proxy.head import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
+from proxy.message import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
 from proxy.origin import ORIGIN_FIELDS, SLB_FIELDS, Origin
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
-# head.ACTED_ON) and never pass unseen, whatever Connection says of them (RFC 9110 §7.6.1).
+# message.ACTED_ON) and never pass unseen, whatever Connection says of them (RFC 9110 §7.6.1).
 _USUAL_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
 _OURS_IN_ANSWERS: Final = frozenset(
     (

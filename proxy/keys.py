@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.conditions import cookie_pairs
-from proxy.head import Asked
+from proxy.message import Asked
 
 # Request and normal target → what is hashed, empty where it is missing.
 Key = Callable[[Asked, bytes], bytes]

@@ -24,9 +24,12 @@ from proxy import headers
 from proxy.actions import Changes
 from proxy.body import LAST_CHUNK, ChunkedReader, chunk
 from proxy.errors import Code, Refused
-from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE, Block, Memory, RequestHead, is_acted_on, is_host, read_response
 from proxy.head import read_request as head_of_request
+from proxy.head import read_response
+from proxy.memory import Memory
+from proxy.message import CHUNKED, NO_BODY, UNTIL_CLOSE, Block, RequestHead, is_acted_on
 from proxy.origin import Origin
+from proxy.policy import is_host
 from proxy.rules import normal_target
 from proxy.shapes import (
     CHANGES,

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.actions import Way
-from proxy.head import Fields
+from proxy.message import Fields
 
 VALUE_BYTES: Final = 256  # of a field; what is beyond is left out
 FIELDS_MOST: Final = 16

@@ -25,7 +25,7 @@ from core.rules import domains_of, ordered
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite, Split
 from proxy.conditions import Conditions, Told, path_pattern, values_of
 from proxy.errors import Code, Refused
-from proxy.head import Asked
+from proxy.message import Asked
 from proxy.names import host_name
 from proxy.sticky import Sticky
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.head import Block
+from proxy.message import Block
 
 _VISIBLE: Final = bytes(range(0x20, 0x7F))
 # Stands for the lines that a rule adds while a form is made.

@@ -23,7 +23,7 @@ from typing import Final
 from core.endpoints import endpoint
 from core.model import StickySession, StickyType
 from proxy.actions import Changes
-from proxy.head import Fields
+from proxy.message import Fields
 from proxy.pool import Address
 
 SECRET_BYTES: Final = 32

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.tls_admission import Clients, InFlight, Terms, Turns, client_of
-from proxy.tls_handshake import Failure, Handshake
+from proxy.tls_failures import Failure
+from proxy.tls_handshake import Handshake
 
 # ClientHellos a turn of the loop: 4 take 1 to 2 ms, which is what others may have to wait for.
 A_TURN: Final = 4

@@ -15,13 +15,13 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from enum import StrEnum
 from time import monotonic
 from typing import Protocol, cast
 
 from proxy import keyless
 from proxy.tls_admission import Terms
 from proxy.tls_certificates import TlsObject
+from proxy.tls_failures import Failure, error_text, failure_of
 from proxy.tls_hello import Look, look
 from proxy.tls_stream import Buffers, TlsStream
 from proxy.tls_verify import verifies
@@ -38,60 +38,6 @@ PLAIN_HTTP_REPLY = (
 # Alerts as they stand in a record before anything is encrypted (RFC 8446 §6): fatal, and why.
 _ALERT = b"\x15\x03\x03\x00\x02\x02%c"
 INTERNAL_ERROR, NO_APPLICATION_PROTOCOL = 80, 120
-
-
-class Failure(StrEnum):
-    """Why a handshake failed; the label of its counter."""
-
-    TIMEOUT = "timeout"
-    REFUSED = "refused"  # too many in flight, and all of the oldest wait for the key server
-    REFUSED_CLIENT = "refused_client"  # too many of this client
-    CROWDED_OUT = "crowded_out"  # the oldest of too many
-    KEYSERVER = "keyserver"  # no signature, or one that is none
-    NO_CERTIFICATE = "no_certificate"  # the listener has none that works
-    CLOSED = "closed"  # by the client, half way
-    PLAIN_HTTP = "plain_http"
-    NOT_TLS = "not_tls"
-    VERSION = "version"  # the client's newest is older than TLS 1.2
-    NO_OVERLAP = "no_overlap"  # no cipher, group or signature algorithm in common
-    CLIENT_CERTIFICATE = "client_certificate"  # the client's is missing, revoked, or of no authority of the listener
-    NO_PROTOCOL = "no_protocol"  # an ACME CA's, and the listener has no issuer
-    ACME = "acme"  # an ACME CA's that could not be led to the issuer
-    ALERT = "alert"  # sent by the client
-    OTHER = "other"
-
-
-_REASONS = {
-    "HTTP_REQUEST": Failure.PLAIN_HTTP,
-    "HTTPS_PROXY_REQUEST": Failure.PLAIN_HTTP,
-    "WRONG_VERSION_NUMBER": Failure.NOT_TLS,
-    "UNKNOWN_PROTOCOL": Failure.NOT_TLS,
-    "PACKET_LENGTH_TOO_LONG": Failure.NOT_TLS,
-    "UNEXPECTED_MESSAGE": Failure.NOT_TLS,
-    "UNSUPPORTED_PROTOCOL": Failure.VERSION,
-    "VERSION_TOO_LOW": Failure.VERSION,
-    "NO_SHARED_CIPHER": Failure.NO_OVERLAP,
-    "NO_SUITABLE_KEY_SHARE": Failure.NO_OVERLAP,
-    "NO_SUITABLE_SIGNATURE_ALGORITHM": Failure.NO_OVERLAP,
-    "NO_SHARED_SIGNATURE_ALGORITHMS": Failure.NO_OVERLAP,
-    "NO_SHARED_GROUPS": Failure.NO_OVERLAP,
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Failure.CLIENT_CERTIFICATE,
-    "CERTIFICATE_VERIFY_FAILED": Failure.CLIENT_CERTIFICATE,
-}
-
-
-def failure_of(error: Exception) -> Failure:
-    """The reason of an error that `do_handshake` raised."""
-    reason = getattr(error, "reason", None) or ""
-    if isinstance(error, ssl.SSLEOFError):
-        return Failure.CLOSED
-    if "_ALERT_" in reason:
-        return Failure.ALERT
-    return _REASONS.get(reason, Failure.OTHER)
-
-
-def error_text(error: Exception) -> str:
-    return getattr(error, "reason", None) or str(error)
 
 
 class Signers(Protocol):

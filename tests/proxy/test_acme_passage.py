@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from core.model import BackendProtocol, BackendService, Certificate, Model, Server, ServerGroup
 from proxy import acme_passage
 from proxy.tls import TlsServer
-from proxy.tls_handshake import Failure
+from proxy.tls_failures import Failure
 from tests.proxy.support import Backend, Client, Proxy, free_port, proxy, until
 from tests.proxy.test_https import https
 from tests.proxy.test_tls_hello import hello

@@ -8,7 +8,7 @@ from core import model
 from core.checks_rules import OURS, OURS_BEGIN
 from core.model import HeaderAction
 from proxy.actions import Changes, Forward, Redirect, Reply, Rewrite, Split, Template
-from proxy.head import ACTED_ON
+from proxy.message import ACTED_ON
 
 
 @pytest.mark.parametrize(

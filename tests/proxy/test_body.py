@@ -20,7 +20,7 @@ from proxy.body import (
     reader,
 )
 from proxy.errors import Code, Refused
-from proxy.head import CHUNKED, NO_BODY, UNTIL_CLOSE
+from proxy.message import CHUNKED, NO_BODY, UNTIL_CLOSE
 
 
 def feed(body: BodyReader, *parts: bytes) -> tuple[bytes, bytes]:

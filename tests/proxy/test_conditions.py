@@ -6,7 +6,8 @@ import pytest
 
 from core.model import Condition, Rule
 from proxy.conditions import Conditions, cookie_pairs, query_pairs
-from proxy.head import RequestHead, read_request
+from proxy.head import read_request
+from proxy.message import RequestHead
 
 
 def head(fields: bytes = b"", target: bytes = b"/", method: bytes = b"GET") -> RequestHead:

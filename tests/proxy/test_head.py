@@ -9,19 +9,10 @@ from hypothesis import strategies as st
 
 import proxy.head
 from proxy.errors import Code, Refused
-from proxy.head import (
-    CHUNKED,
-    FIELD_BYTES,
-    MEMORY_BYTES,
-    NO_BODY,
-    UNTIL_CLOSE,
-    Limits,
-    Memory,
-    RequestHead,
-    read_request,
-    read_response,
-    upgrades_to_websocket,
-)
+from proxy.head import Limits, read_request, read_response
+from proxy.memory import Memory
+from proxy.message import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead
+from proxy.policy import upgrades_to_websocket
 
 
 def request(fields: bytes = b"", line: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: a\r\n") -> bytes:
@@ -383,21 +374,9 @@ def test_hostile_answers_are_refused(data: bytes, code: Code) -> None:
     assert caught.value.code is code
 
 
-def test_verdicts_are_remembered_and_the_memory_is_bounded() -> None:
+def test_a_block_is_judged_once() -> None:
     first, second = read(request(b"X: 1\r\n")), read(request(b"X: 1\r\n", b"HEAD /other HTTP/1.1"))
     assert first.block is second.block
-    memory = Memory[object](limit=2)
-    for name in (b"a", b"b", b"c"):
-        memory.put(name, first.block)
-    assert (memory.get(b"a"), memory.get(b"c")) == (None, first.block)
-    memory.put(b"x" * 4096, first.block)
-    assert memory.get(b"x" * 4096) is None
-    large = Memory[object]()
-    most = MEMORY_BYTES // (128 * FIELD_BYTES)
-    for number in range(most + 1):
-        large.put(b"%d" % number, first.block, 128)
-    kept = sum(large.get(b"%d" % number) is not None for number in range(most + 1))
-    assert 0 < kept < most
 
 
 # Pieces that heads are made of, whole and broken, so that random sequences come close to real ones.

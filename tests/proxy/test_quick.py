@@ -32,9 +32,9 @@ from core.model import (
 from proxy import lane
 from proxy.access_log import Record
 from proxy.conn import ClientConnection
-from proxy.head import ACTED_ON
 from proxy.hub import Hub, Site
 from proxy.log_shape import LogField
+from proxy.message import ACTED_ON
 from proxy.pool import Pool
 from proxy.quick import QuickConnection
 from proxy.rules import Router

@@ -14,7 +14,8 @@ from proxy import rules as proxy_rules
 from proxy.actions import Decision, Forward, Reply
 from proxy.conditions import Conditions
 from proxy.errors import Code, Refused
-from proxy.head import RequestHead, read_request
+from proxy.head import read_request
+from proxy.message import RequestHead
 from proxy.names import host_name
 from proxy.rules import Router, normal_target
 from proxy.sticky import Seal, Sticky

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from core.model import StickySession, StickyType
 from proxy.actions import Changes
-from proxy.head import RequestHead, ResponseHead, read_request, read_response
+from proxy.head import read_request, read_response
+from proxy.message import RequestHead, ResponseHead
 from proxy.sticky import COOKIES, Seal, Sticky, merged
 
 A, B, GONE = ("10.0.0.1", 80), ("2001:db8::1", 8080), ("10.0.0.9", 80)

@@ -15,7 +15,7 @@ import pytest
 
 from core.model import Certificate
 from proxy.tls import TlsServer
-from proxy.tls_handshake import Failure
+from proxy.tls_failures import Failure
 from proxy.tls_waiting import GreenletWaiting
 from tests.proxy.tls_support import (
     LOOPS,
