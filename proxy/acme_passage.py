@@ -17,8 +17,9 @@ from functools import partial
 from typing import Final, cast
 
 from core.endpoints import endpoint
+from proxy.balance import Address
 from proxy.hub import Hub, Site
-from proxy.pool import Address, Open
+from proxy.pool import Open
 from proxy.service import Service
 from proxy.tls_hello import server_name
 from proxy.upstream import CLOSE_S

@@ -11,12 +11,13 @@ from typing import Final
 
 from control.node import backend_tls
 from core.ejection import Outcome
+from proxy.balance import Address
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import Exchange
 from proxy.hub import Hub
 from proxy.origin import Origin
-from proxy.pool import Address, Full, Open, Reuse
+from proxy.pool import Full, Open, Reuse
 from proxy.service import Service
 from proxy.upstream import UpstreamConnection, connect
 

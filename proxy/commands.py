@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.pool import Address
+from proxy.balance import Address
 
 
 @dataclass(frozen=True, slots=True)

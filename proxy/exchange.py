@@ -23,6 +23,7 @@ from typing import Final
 
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply
+from proxy.balance import Address
 from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Refused, Source
@@ -30,7 +31,6 @@ from proxy.head import read_response
 from proxy.message import CHUNKED, NO_BODY, UNTIL_CLOSE, Block, Fields, RequestHead, ResponseHead
 from proxy.origin import Origin
 from proxy.policy import upgrades_to_websocket
-from proxy.pool import Address
 from proxy.rules import Router, normal_target
 from proxy.sticky import Stay, merged
 

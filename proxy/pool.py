@@ -7,9 +7,8 @@ A server may close an idle connection at any time, also while our request is on 
 again (see exchange.py) takes any idle connection; one that may not takes only a connection used in the last
 FRESH_S seconds, shorter than any common server's keep-alive time, and a new one otherwise.
 
-A server takes requests unless it has no weight, an active check has found it unhealthy, or it was ejected (`note`; see
-core/ejection.py). What changes with time alone, the end of an ejection and the steps of a slow start, is done by
-`tick`, so that `assign` looks at no clock for it.
+Which servers take requests, and what each weighs, is the balance's to say (balance.py); here is a copy of what it says,
+taken when that changes, so that `assign` looks in one place and at no clock.
 
 Where connections to a server are limited, a server that has its number is passed over; when all have, requests wait
 in one queue for whichever is free first (`wait`, `next_in_turn`). Who comes new goes behind those who wait.
@@ -17,28 +16,24 @@ in one queue for whichever is free first (`wait`, `next_in_turn`). Who comes new
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final, Generic, TypeVar
 
-from core import weights, zones
-from core.bounded import BoundedHash
 from core.budget import Budget
-from core.ejection import Ejector, Outcome
-from core.endpoints import endpoint
-from core.latency import PENALTY_S, Latency, TwoChoices
-from core.model import BackendService, Scheduler, Server
-from core.schedule import Picker, picker
+from core.ejection import Outcome
+from core.latency import PENALTY_S, Latency
+from core.model import BackendService, Server
+from core.schedule import Picker
 from core.zones import Locality
+from proxy.balance import Address, Balance
 
-Address = tuple[str, int]
 Handle = TypeVar("Handle")
 Waiter = TypeVar("Waiter")
 
 FRESH_S: Final = 1.0  # gunicorn closes after 2 s, node.js and Apache after 5 s, nginx after 75 s
-WITHOUT_ZONES: Final = frozenset({Scheduler.SH, Scheduler.CH})  # all nodes are to find the same server
 IDLE_S: Final = 60.0
 IDLE_PER_SERVER: Final = 128  # or as many as are in use, since these may all be needed again in a moment
 
@@ -89,27 +84,19 @@ class Pool(Generic[Handle, Waiter]):
 
     def __init__(self, turn: int = 0, workers: int = 1) -> None:
         self.on_room: Callable[[], None] = _nobody
-        self._turn = turn  # so that the workers of a node do not all begin with the same server
+        self._turn = turn
         self._workers = workers
         self._limit = 0  # connections to a server; 0: any number
         self._queue_limit = 0  # for all servers
         self._waiting: dict[Waiter, None] = {}  # in their order
-        self._service: BackendService | None = None
-        self._servers: tuple[Server, ...] = ()
         self._members: list[_Member[Handle]] = []
         self._leaving: dict[Address, _Member[Handle]] = {}  # not in the list any more, with requests in flight
-        self._index: dict[Address, int] = {}
-        self._names: tuple[str, ...] = ()
         self._counts: list[int] = []
+        self._balance = Balance(turn)
+        self._index: dict[Address, int] = {}  # this and what follows is the balance's
         self._picker: Picker | None = None
-        self._elsewhere: Picker | None = None  # of all zones, for what those preferred do not take
-        self._here: Locality | None = None
-        self._picks: tuple[Scheduler, tuple[int, ...], tuple[str, ...]] | None = None  # what the picker was made for
-        self._down: AbstractSet[Address] = frozenset()
-        self._ejector: Ejector[Address] = Ejector()
-        self._out: frozenset[int] = frozenset()  # unhealthy or ejected
-        self._warming: dict[Address, float] = {}  # since when
-        self._next_tick = weights.NEVER
+        self._elsewhere: Picker | None = None
+        self._out: frozenset[int] = frozenset()
         self._budget: Budget | None = None
         self._assigned = self._retried = 0
         self.attentive = False  # whether `note` wants to hear of answers too
@@ -120,16 +107,12 @@ class Pool(Generic[Handle, Waiter]):
     ) -> list[Handle]:
         """Takes a new set of servers and how to treat them; returns the idle connections to servers that are gone,
         to be closed. `here`: where servers of the own zone are preferred."""
-        self._here = here
+        first = self._balance.service is None
         before = {member.address: member for member in self._members}
-        first = self._service is None
         for address, index in self._index.items():
             before[address].active = self._counts[index]
         before |= self._leaving
-        self._servers, self._service = tuple(servers), service
         addresses = [(server.address, server.port) for server in servers]
-        self._index = {address: index for index, address in enumerate(addresses)}
-        self._names = tuple(endpoint(*address) for address in addresses)
         new = [address for address in addresses if address not in before]
         self._members = [before.pop(address) if address in before else _Member(address) for address in addresses]
         self._counts = [member.active for member in self._members]
@@ -140,20 +123,15 @@ class Pool(Generic[Handle, Waiter]):
         if self._budget is None:
             self._budget = Budget(service.retry_percent, service.retry_min_per_s / self._workers, now)
         self._budget.percent, self._budget.min_per_s = service.retry_percent, service.retry_min_per_s / self._workers
-        self._ejector.update(service.ejection, self._index.keys())
-        self._warming = {address: since for address, since in self._warming.items() if address in self._index}
-        self._warm(() if first else new, now)
-        self._settle(now)
+        latencies = [member.latency for member in self._members]
+        self._balance.update(servers, service, latencies, () if first else new, now, here)
+        self._settle()
         return gone
 
     def set_down(self, down: AbstractSet[Address], now: float) -> list[Handle]:
         """Takes the set of unhealthy servers; returns the idle connections to them, to be closed."""
-        healed = [address for address in self._down if address not in down and address in self._index]
-        self._down = down
-        for address in healed:
-            self._ejector.forgive(address)
-        self._warm(healed, now)
-        self._settle(now)
+        self._balance.set_down(down, now)
+        self._settle()
         gone = [member for member in self._members if member.address in down]
         handles = [handle for member in gone for handle in member.idle]
         for member in gone:
@@ -161,16 +139,16 @@ class Pool(Generic[Handle, Waiter]):
         return handles
 
     def is_down(self, server: Address) -> bool:
-        return server in self._down
+        return server in self._balance.down
 
     @property
     def any_down(self) -> bool:
-        return bool(self._down)
+        return bool(self._balance.down)
 
     @property
     def takes_requests(self) -> bool:
         """Whether some server with weight is neither unhealthy nor ejected."""
-        return any(server.weight and index not in self._out for index, server in enumerate(self._servers))
+        return self._balance.takes_requests
 
     # -- requests
 
@@ -247,7 +225,7 @@ class Pool(Generic[Handle, Waiter]):
     def next_in_turn(self) -> Waiter | None:
         """Takes out the one who has waited longest, if a server is free or none takes requests any more."""
         limit, counts = self._limit, self._counts
-        takers = [index for index, server in enumerate(self._servers) if server.weight and index not in self._out]
+        takers = self._balance.takers
         if not self._waiting or (limit and takers and all(counts[index] >= limit for index in takers)):
             return None
         waiter = next(iter(self._waiting))
@@ -258,7 +236,7 @@ class Pool(Generic[Handle, Waiter]):
         """A request is over and its connection sound; False: the connection is not wanted and has to be closed."""
         self.failed(server)
         index = self._index.get(server)
-        if index is None or server in self._down:
+        if index is None or server in self._balance.down:
             return False
         idle = self._members[index].idle
         if len(idle) >= max(IDLE_PER_SERVER, self._counts[index]):
@@ -294,33 +272,24 @@ class Pool(Generic[Handle, Waiter]):
             member.failures += 1
         elif outcome is Outcome.ERROR:
             member.errors += 1
-        out_s = self._ejector.observe(server, outcome, now, room=self._room(index))
-        self.attentive = self._ejector.attentive
+        out_s = self._balance.note(server, outcome, now)
+        self.attentive = self._balance.attentive
         if out_s:
             member.ejections += 1
-            self._settle(now)
+            self._settle()
         return out_s
 
     def follow(self, server: Address, out_s: float, now: float) -> None:
         """Another worker has ejected this server for so long."""
-        index = self._index.get(server)
-        if index is not None and self._ejector.follow(server, out_s, now, room=self._room(index)):
-            self.attentive = self._ejector.attentive
-            self._settle(now)
+        if server in self._index and self._balance.follow(server, out_s, now):
+            self.attentive = self._balance.attentive
+            self._settle()
 
     def answered(self, server: Address, seconds: float, now: float) -> None:
         """An answer's head came so long after the request was assigned. To be told while the pool is `timed`."""
         index = self._index.get(server)
         if index is not None:
             self._members[index].latency.observe(seconds, now)
-
-    def _room(self, index: int) -> bool:
-        """Whether this server may be ejected too."""
-        rules = self._ejector.rules
-        if rules is None:
-            return False
-        out = sum(1 for each in self._out | {index} if self._servers[each].weight)
-        return out * 100 <= rules.max_percent * sum(1 for server in self._servers if server.weight)
 
     # -- time
 
@@ -332,64 +301,23 @@ class Pool(Generic[Handle, Waiter]):
         if self.timed:
             for member in self._members:
                 member.latency.fade(now)
-        if now < self._next_tick:
+        if now < self._balance.next_tick:
             return []
-        back = [address for address in self._ejector.returning(now) if address not in self._down]
-        self._warm(back, now)
-        self._settle(now)
+        back = self._balance.tick(now)
+        self._settle()
         return back
 
-    def _warm(self, servers: Iterable[Address], now: float) -> None:
-        assert self._service is not None or not servers
-        if self._service is not None and self._service.slow_start_s:
-            self._warming |= dict.fromkeys(servers, now)
-
-    def _settle(self, now: float) -> None:
-        """Takes note of who is out and who weighs what, and makes a new picker where that differs."""
-        service, slow_s = self._service, self._service.slow_start_s if self._service is not None else 0
+    def _settle(self) -> None:
+        """Goes by the balance as it is now."""
+        balance, service = self._balance, self._balance.service
         if service is None:
             return
-        ejected = self._ejector.ejected
-        self._out = frozenset(i for address, i in self._index.items() if address in self._down or address in ejected)
-        scheduler, shares = service.scheduler, tuple(server.weight for server in self._servers)
-        self._warming = {a: since for a, since in self._warming.items() if slow_s and now < since + slow_s}
-        if self._warming:
-            flat = scheduler in weights.WITH_WEIGHTS
-            base = [min(weight, 1) for weight in shares] if flat else shares
-            shares = weights.warming(tuple(self._index), base, self._warming, now, slow_s)
-            scheduler = weights.WITH_WEIGHTS.get(scheduler, scheduler)
-        self.timed = scheduler is Scheduler.P2C
+        self._index, self._out, self.timed = balance.index, balance.out, balance.timed
+        self._picker, self._elsewhere = balance.picker, balance.elsewhere
         self._limit = _part(service.server_max_connections, self._turn, self._workers)
-        takers = sum(1 for index, server in enumerate(self._servers) if server.weight and index not in self._out)
-        self._queue_limit = takers * _part(service.server_max_queue, self._turn, self._workers)
+        self._queue_limit = len(balance.takers) * _part(service.server_max_queue, self._turn, self._workers)
         if self._waiting:
             self.on_room()
-        self._next_tick = min(weights.next_step(self._warming, now, slow_s), self._ejector.next_return())
-        scheduler, zoned = self._prefer(service, scheduler, shares)
-        if self._picks != (scheduler, zoned, self._names):
-            self._picks = scheduler, zoned, self._names
-            self._picker = self._make_picker(scheduler, zoned)
-            self._elsewhere = None if zoned is shares else self._make_picker(scheduler, shares)
-
-    def _prefer(
-        self, service: BackendService, scheduler: Scheduler, shares: tuple[int, ...]
-    ) -> tuple[Scheduler, tuple[int, ...]]:
-        """The weights with the own zone preferred, and a scheduler that knows weights."""
-        if self._here is None or scheduler in WITHOUT_ZONES:
-            return scheduler, shares
-        base = [each.weight for each in self._servers]
-        if service.scheduler in weights.WITH_WEIGHTS:
-            base = [min(weight, 1) for weight in base]
-        now = base if scheduler in weights.WITH_WEIGHTS else shares
-        zoned = zones.weighed(self._here, [each.zone for each in self._servers], base, now, self._out)
-        return (scheduler, shares) if zoned is None else (weights.WITH_WEIGHTS.get(scheduler, scheduler), zoned)
-
-    def _make_picker(self, scheduler: Scheduler, shares: Sequence[int]) -> Picker:
-        if scheduler is Scheduler.P2C:
-            return TwoChoices(shares, [member.latency for member in self._members], self._turn)
-        if scheduler is Scheduler.CH:
-            return BoundedHash(shares, self._names)
-        return picker(scheduler, shares, names=self._names, start=self._turn)
 
     # -- idle connections
 
@@ -419,7 +347,8 @@ class Pool(Generic[Handle, Waiter]):
 
     def drop(self) -> list[Handle]:
         """Every idle connection, to be closed: the backend service is gone. Those in use are not wanted back."""
-        return self.update((), self._service, 0.0) if self._service is not None else []
+        service = self._balance.service
+        return self.update((), service, 0.0) if service is not None else []
 
     # -- what there is to tell
 
@@ -439,7 +368,7 @@ class Pool(Generic[Handle, Waiter]):
             numbers: dict[str, float] = {
                 "requests": member.requests, "failures": member.failures, "errors": member.errors,
                 "ejections": member.ejections, "active": self._counts[index], "idle": len(member.idle),
-                "ejected": int(member.address in self._ejector.ejected),
+                "ejected": int(member.address in self._balance.ejected),
             }  # fmt: skip
             if self.timed:
                 numbers["latency_ms"] = round(member.latency.value_s * 1000, 1)

@@ -10,8 +10,9 @@ from typing import Final, Protocol
 from core.ejection import Outcome
 from core.endpoints import endpoint
 from core.model import BackendProtocol, BackendService
+from proxy.balance import Address
 from proxy.keys import key_of
-from proxy.pool import Address, Pool
+from proxy.pool import Pool
 from proxy.upstream import Secured, UpstreamConnection
 
 TELL_S: Final = 10.0

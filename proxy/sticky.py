@@ -23,8 +23,8 @@ from typing import Final
 from core.endpoints import endpoint
 from core.model import StickySession, StickyType
 from proxy.actions import Changes
+from proxy.balance import Address
 from proxy.message import Fields
-from proxy.pool import Address
 
 SECRET_BYTES: Final = 32
 _MAC_BYTES: Final = 12  # 96 bits: nobody guesses one; 16 characters

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from core.endpoints import UNIX, endpoint
-from proxy.pool import Address, Pool
+from proxy.balance import Address
+from proxy.pool import Pool
 
 # Above this a transport is full. uvloop then writes at once what it would have gathered until the end of the turn.
 WRITE_HIGH_BYTES: Final = 16_384

@@ -47,6 +47,7 @@ PURE = (
     "l4fast.sync_peers",
     "l4fast.sync_window",
     "proxy.actions",
+    "proxy.balance",
     "proxy.bills",
     "proxy.body",
     "proxy.census",
