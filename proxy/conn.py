@@ -28,11 +28,12 @@ from proxy.carrier import NEVER, Carrier, State
 from proxy.client_identity import UnusableIdentity
 from proxy.commands import Finish
 from proxy.errors import Code, Refused
-from proxy.exchange import Exchange, Waits
+from proxy.exchange import Exchange
 from proxy.gate import LOG_EVERY_S, admits
 from proxy.head import read_request
 from proxy.hub import Activity, Hub, Site, View
 from proxy.message import RequestHead
+from proxy.moves import Waits
 from proxy.origin import USUAL, Origin
 from proxy.throttle import Throttle
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES

@@ -3,7 +3,7 @@
 An exchange begins with a request head. It asks for an upstream (`Assign`), sends the request as it comes in, relays the
 answer as it comes back, and ends with `Finish` or `Abort`. Each event is a method that returns the commands to carry
 out in order. Two small machines run side by side, one for the request's way up and one for the answer's way down; their
-moves stand in tables, and `_move_…` is the only place that changes them.
+moves stand in tables (moves.py), and `_move_…` is the only place that changes them.
 
 What is kept true:
 * A request is sent a second time only if it provably was not processed: the connection could not be made, or it was a
@@ -18,19 +18,20 @@ What is kept true:
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum, auto
 from typing import Final
 
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply
 from proxy.balance import Address
-from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, last_chunk, reader
+from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, reader
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Refused, Source
 from proxy.head import read_response
-from proxy.message import CHUNKED, NO_BODY, UNTIL_CLOSE, Block, Fields, RequestHead, ResponseHead
+from proxy.message import CHUNKED, UNTIL_CLOSE, Block, Fields, RequestHead, ResponseHead
+from proxy.moves import DOWN_MOVES, UP_MOVES, Down, Up, Waits
 from proxy.origin import Origin
 from proxy.policy import upgrades_to_websocket
+from proxy.relay import Relay
 from proxy.rules import Router, normal_target
 from proxy.sticky import Stay, merged
 
@@ -38,49 +39,6 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE")) 
 TRIES: Final = 3
 INTERIM_LIMIT: Final = 16  # 1xx answers to one request
 CHUNKS_A_TURN: Final = 1024  # of one client, who may send tens of thousands in one read
-
-
-class Up(IntEnum):
-    """The request on its way to the server."""
-
-    ASSIGNING = auto()
-    SENDING = auto()
-    SENT = auto()
-    TUNNEL = auto()
-    ENDED = auto()
-
-
-class Down(IntEnum):
-    """The answer on its way to the client."""
-
-    WAITING = auto()
-    BODY = auto()
-    TUNNEL = auto()
-    ENDED = auto()
-
-
-UP_MOVES: Final = {
-    Up.ASSIGNING: {Up.SENDING, Up.SENT, Up.ENDED},
-    Up.SENDING: {Up.SENT, Up.ENDED},
-    Up.SENT: {Up.ASSIGNING, Up.TUNNEL, Up.ENDED},
-    Up.TUNNEL: {Up.ENDED},
-    Up.ENDED: set[Up](),
-}
-DOWN_MOVES: Final = {
-    Down.WAITING: {Down.BODY, Down.TUNNEL, Down.ENDED},
-    Down.BODY: {Down.ENDED},
-    Down.TUNNEL: {Down.ENDED},
-    Down.ENDED: set[Down](),
-}
-
-
-class Waits(IntEnum):
-    """What an exchange is waiting for, which decides its deadline."""
-
-    CONNECT = auto()
-    CLIENT = auto()
-    UPSTREAM = auto()
-    TUNNEL = auto()
 
 
 def changes_of(
@@ -98,9 +56,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_again_after", "_buffer", "_changes", "_chunk_down", "_continued", "_date", "_down", "_head", "_hsts",
+        "_again_after", "_buffer", "_changes", "_continued", "_date", "_down", "_head", "_hsts",
         "_interim",
-        "_keep_alive", "_length", "_origin", "_reader_down", "_reader_up", "_repeatable", "_request", "_reused",
+        "_keep_alive", "_origin", "_reader_up", "_relay", "_repeatable", "_request", "_reused",
         "_router", "_scanned", "_stay", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps",
         "answer", "error",
         "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
@@ -133,7 +91,7 @@ class Exchange:
         self._up, self._down = Up.ASSIGNING, Down.WAITING
         chunked = head.block.length == CHUNKED
         self._reader_up: BodyReader = ChunkedReader(most=CHUNKS_A_TURN) if chunked else reader(head.block.length)
-        self._reader_down: BodyReader | None = None
+        self._relay: Relay | None = None  # of the answer's body
         self._repeatable = head.method in IDEMPOTENT and self._reader_up.done
         self._tried: frozenset[Address] = frozenset()
         self._tries = 0
@@ -142,8 +100,6 @@ class Exchange:
         self._scanned = 0
         self._interim = 0
         self._continued = False
-        self._chunk_down = False
-        self._length = NO_BODY
         self._upstream_keeps = False
         self._reused = False
         self._upgrade = b""
@@ -297,7 +253,7 @@ class Exchange:
         """Bytes came from the server."""
         try:
             if self._down is Down.BODY:
-                return self._relay(b"", data)
+                return self._pass_on(b"", data)
             if self._down is Down.TUNNEL:
                 return [SendClient(data)]
             return self._read_answer(data)
@@ -310,10 +266,11 @@ class Exchange:
         if self._down is Down.TUNNEL:
             return self._end(keep_alive=False)
         if self._down is Down.BODY:
-            if self._length != UNTIL_CLOSE:
+            assert self._relay is not None
+            last = self._relay.close()
+            if last is None:
                 return self._fail(Code.UPSTREAM_CUT)
-            last: list[Command] = [SendClient(LAST_CHUNK)] if self._chunk_down else []
-            return [*last, *self._end(keep_alive=self._keep_alive)]
+            return [*([SendClient(last)] if last else ()), *self._end(keep_alive=self._keep_alive)]
         untouched = self._reused and not self._buffer and not self._interim
         if untouched and self._repeatable and self._tries < TRIES:
             self._move_up(Up.ASSIGNING)
@@ -401,20 +358,16 @@ class Exchange:
 
     def _answer(self, head: ResponseHead, data: bytes) -> list[Command]:
         minor = self._head.block.minor
-        endless = head.length in (CHUNKED, UNTIL_CLOSE)
+        self._relay = Relay(head.length, minor, trailers=self._head.block.trailers)
         # An answer before the request's end: what the client still sends can only be dropped (RFC 9112 §9.6).
-        if self._up is Up.SENDING or (endless and minor == 0):
+        if self._up is Up.SENDING or self._relay.ends_connection:
             self._keep_alive = False
         self.status, self.answer = head.status, head.block
-        self._length = head.length
-        self._chunk_down = endless and minor == 1
         # Nor does the upstream connection go on: its server may read the rest of the body, or may not.
         self._upstream_keeps = head.block.keep_alive and head.length != UNTIL_CLOSE and self._up is not Up.SENDING
-        keep_trailers = self._chunk_down and self._head.block.trailers and head.length == CHUNKED
-        self._reader_down = ChunkedReader(keep_trailers=True) if keep_trailers else reader(head.length)
         self._move_down(Down.BODY)
         node, date = self._origin.node, self._date()
-        return self._relay(
+        return self._pass_on(
             headers.response_head(head, minor, self._keep_alive, node, date, self._hsts, self._changes_in(head)), data
         )
 
@@ -423,29 +376,21 @@ class Exchange:
             return self._changes
         return changes_of(answer, self._changes, self._stay, self.upstream, secure=self._origin.secure)
 
-    def _relay(self, prefix: bytes, data: bytes) -> list[Command]:
+    def _pass_on(self, prefix: bytes, data: bytes) -> list[Command]:
         """Passes on payload, after `prefix`, and ends the answer where its framing says."""
-        assert self._reader_down is not None
+        relay = self._relay
+        assert relay is not None
         try:
-            payload, surplus = self._reader_down.receive(data)
+            payload, surplus = relay.receive(data)
         except Refused as refused:
             self.offset = refused.offset
             return [*([SendClient(prefix)] if prefix else ()), *self._fail(refused.code, Source.UPSTREAM)]
-        if self._chunk_down:
-            payload = chunk(payload) if payload else b""
-            if self._reader_down.done:
-                payload += self._last_chunk()
         out = prefix + payload
         commands: list[Command] = [SendClient(out)] if out else []
-        if self._reader_down.done:
+        if relay.done:
             reuse = self._upstream_keeps and self._up is Up.SENT and not surplus
             commands += self._end(keep_alive=self._keep_alive, reuse=reuse)
         return commands
-
-    def _last_chunk(self) -> bytes:
-        """With the trailers of the answer for a client that asked for them."""
-        kept = self._reader_down.trailers if isinstance(self._reader_down, ChunkedReader) else b""
-        return last_chunk(headers.trailer_lines(bytes(kept))) if kept else LAST_CHUNK
 
     # -- ends
 

@@ -23,8 +23,9 @@ from core.model import (
 )
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
-from proxy.exchange import DOWN_MOVES, INTERIM_LIMIT, TRIES, UP_MOVES, Exchange, Waits
+from proxy.exchange import INTERIM_LIMIT, TRIES, Exchange
 from proxy.head import read_request, read_response
+from proxy.moves import DOWN_MOVES, UP_MOVES, Waits
 from proxy.origin import Origin
 from proxy.rules import Router
 from proxy.sticky import Seal, Sticky
