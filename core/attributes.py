@@ -44,7 +44,7 @@ def _no(theirs: str, why: str) -> Row:
 
 WEB = (
     Row("port", Listener, "port", "core/checks_listeners.py"),
-    Row("scheduler", BackendService, "scheduler", "proxy/pool.py"),
+    Row("scheduler", BackendService, "scheduler", "proxy/balance.py"),
     Row("bandwidth (−1: none)", Listener, "bandwidth_in_mbit_s", "core/limits.py"),
     Row("sticky_session", BackendService, "sticky_session", "proxy/worker.py"),
     Row("sticky_session_type", StickySession, "type", "proxy/sticky.py"),
@@ -52,7 +52,7 @@ WEB = (
     Row("cookie", StickySession, "cookie", "proxy/sticky.py"),
     Row("health_check", BackendService, "health_check", "core/resolve.py"),
     Row("idle_timeout", Listener, "idle_timeout_s", "proxy/conn.py"),
-    Row("request_timeout", Listener, "request_timeout_s", "proxy/conn.py"),
+    Row("request_timeout", Listener, "request_timeout_s", "proxy/deadlines.py"),
     _no("gzip", LATER + "answers go as the servers send them"),
     _no("http2", LATER + "clients are spoken to by HTTP/1.1"),
     Row("listener_forward, forward_port", Listener, "https_redirect_port", "proxy/worker.py"),
@@ -138,7 +138,7 @@ SERVICES = (
     Row("health_check_spec", BackendService, "health_check", "core/resolve.py"),
     Row("http_forwarded_* (JD Cloud)", Listener, "x_forwarded_proto", "proxy/origin.py"),
     Row("connect_timeout", BackendService, "connect_timeout_s", "proxy/carrier.py"),
-    Row("idle timeout towards servers", BackendService, "idle_timeout_s", "proxy/conn.py"),
+    Row("idle timeout towards servers", BackendService, "idle_timeout_s", "proxy/deadlines.py"),
     Row("max_connections of a server", BackendService, "server_max_connections", "proxy/pool.py"),
 )
 

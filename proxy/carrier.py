@@ -11,6 +11,7 @@ from typing import Final
 
 from control.node import backend_tls
 from core.ejection import Outcome
+from proxy.account import Account
 from proxy.balance import Address
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
@@ -38,7 +39,7 @@ class Carrier(ABC, asyncio.Protocol):
     """The part of a client connection that works for its exchange. `_run` is the way in."""
 
     __slots__ = (
-        "_assigned_at", "_attempt", "_bytes_out", "_chosen", "_ends_at", "_exchange", "_first_at", "_full", "_hub",
+        "_account", "_attempt", "_chosen", "_ends_at", "_exchange", "_full", "_hub",
         "_origin", "_service", "_state", "_transport", "_upstream", "_waiting", "deadline",
     )  # fmt: skip
     _transport: asyncio.Transport
@@ -57,9 +58,7 @@ class Carrier(ABC, asyncio.Protocol):
         self._ends_at = NEVER  # the exchange's whole time
         self.deadline = NEVER
         self._full = False  # our transport towards the client is
-        self._assigned_at = 0.0
-        self._first_at = 0.0  # when the server was first heard
-        self._bytes_out = 0
+        self._account = Account()
 
     @abstractmethod
     def balance(self) -> None:
@@ -87,7 +86,7 @@ class Carrier(ABC, asyncio.Protocol):
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
             if isinstance(command, SendClient):
-                self._bytes_out += len(command.data)
+                self._account.bytes_out += len(command.data)
                 self._transport.write(command.data)
             elif isinstance(command, SendUpstream):
                 assert self._upstream is not None
@@ -112,8 +111,7 @@ class Carrier(ABC, asyncio.Protocol):
         exchange, hub = self._exchange, self._hub
         assert exchange is not None
         service = hub.services.get(command.service)
-        self._assigned_at = monotonic()  # finer than the loop's clock, which stands still for a whole turn
-        self._first_at = 0.0
+        self._account.assigned_at, self._account.first_at = monotonic(), 0.0
         if service is None:
             self._run(exchange.no_server())
             return
@@ -188,7 +186,7 @@ class Carrier(ABC, asyncio.Protocol):
         assert self._exchange is not None
         assert self._service is not None
         assert command is not None
-        self._assigned_at = monotonic()
+        self._account.assigned_at = monotonic()
         self._choose(self._exchange, self._service, command, in_turn=True)
         self._touch()
         self.balance()
@@ -263,9 +261,10 @@ class Carrier(ABC, asyncio.Protocol):
         service, upstream = self._service, self._upstream
         if exchange.status:
             return
-        self._first_at = self._first_at or monotonic()
+        account = self._account
+        account.first_at = account.first_at or monotonic()
         if service is not None and service.pool.timed and upstream is not None:
-            service.pool.answered(upstream.server, monotonic() - self._assigned_at, self._hub.now())
+            service.pool.answered(upstream.server, monotonic() - account.assigned_at, self._hub.now())
 
     def _judge(self, exchange: Exchange, service: Service, server: Address) -> None:
         """Tells the pool how the server has served; nothing where it is not known, or not the server's doing."""

@@ -378,16 +378,15 @@ class Exchange:
 
     def _pass_on(self, prefix: bytes, data: bytes) -> list[Command]:
         """Passes on payload, after `prefix`, and ends the answer where its framing says."""
-        relay = self._relay
-        assert relay is not None
+        assert self._relay is not None
         try:
-            payload, surplus = relay.receive(data)
+            payload, surplus = self._relay.receive(data)
         except Refused as refused:
             self.offset = refused.offset
             return [*([SendClient(prefix)] if prefix else ()), *self._fail(refused.code, Source.UPSTREAM)]
         out = prefix + payload
         commands: list[Command] = [SendClient(out)] if out else []
-        if relay.done:
+        if surplus is not None:
             reuse = self._upstream_keeps and self._up is Up.SENT and not surplus
             commands += self._end(keep_alive=self._keep_alive, reuse=reuse)
         return commands

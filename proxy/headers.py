@@ -77,6 +77,12 @@ def passes(lower: bytes, origin: Origin) -> bool:
     return origin.telling.underscores and alike not in ACTED_ON and not is_claim(alike)
 
 
+def dropped(block: Block, origin: Origin) -> list[str]:
+    """The names of a request's fields that do not pass for their underscore."""
+    fields = [field for field in block.acted_on if b"_" in field.lower and not passes(field.lower, origin)]
+    return [field.name.decode("ascii") for field in fields]
+
+
 def _passes(lower: bytes, origin: Origin, block: Block, changes: Changes | None) -> bool:
     """Not either if a rule takes out or says itself what a server could take it for."""
     if b"_" not in lower or not passes(lower, origin) or lower in block.connection:

@@ -40,13 +40,14 @@ _Asked = tuple[bytes, Request, Forward, Stay | None, bytes, Answers]
 class QuickConnection(ClientConnection):
     """One client's connection to a listener."""
 
-    __slots__ = ("_answers", "_asked", "_requests", "_router", "_tail")
+    __slots__ = ("_answers", "_asked", "_asked_at", "_requests", "_router", "_tail")
 
     def __init__(self, hub: Hub, site: Site) -> None:
         super().__init__(hub, site)
         self._answers = hub.answers(site.hsts)
         self._router, self._requests = site.router, reader(site.router.varied)
         self._asked: _Asked | None = None  # the request that is on its way by the fast lane
+        self._asked_at = 0.0
         self._tail = b""  # of each head that goes to a server, up to the request id
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,7 +62,7 @@ class QuickConnection(ClientConnection):
             if not self._ask(data):
                 super().data_received(data)
         elif self._exchange is not None and self._exchange.tunnels and self._upstream is not None:
-            self._bytes_in += len(data)
+            self._account.bytes_in += len(data)
             self._upstream.write(data)
             self.deadline = self._hub.now() + self._site.tunnel_timeout_s
         else:
@@ -116,7 +117,7 @@ class QuickConnection(ClientConnection):
         answers = self._answers if shape.keeps else hub.answers(site.hsts, keeps=False)
         self._asked = data, request, forward, stay, identifier, answers
         self._state = _EXCHANGE
-        self._started_at = now
+        self._asked_at = now
         self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
         if service.total_timeout_s:
             self._ends_at = now + service.total_timeout_s
@@ -146,7 +147,7 @@ class QuickConnection(ClientConnection):
         if asked is None:
             exchange = self._exchange
             if exchange is not None and exchange.tunnels and not self._full and not self._eof:
-                self._bytes_out += len(data)
+                self._account.bytes_out += len(data)
                 self._transport.write(data)
                 self.deadline = self._hub.now() + self._site.tunnel_timeout_s
             else:
@@ -167,8 +168,9 @@ class QuickConnection(ClientConnection):
         self._asked = None
         out, answer = told
         now = monotonic()
+        took_s = now - self._asked_at
         if service.pool.timed:
-            service.pool.answered(upstream.server, now - self._started_at, now)
+            service.pool.answered(upstream.server, took_s, now)
         self._give_back(upstream, service, reuse=True)
         self._state = _IDLE
         self._ends_at = NEVER
@@ -181,7 +183,7 @@ class QuickConnection(ClientConnection):
         wanted, journal = self._hub.log_fields, self._hub.journal
         journal.visits.append(
             (
-                now, self._visitor, method, host, target, answer.status, len(came), len(out), now - self._started_at,
+                now, self._visitor, method, host, target, answer.status, len(came), len(out), took_s,
                 upstream.name, identifier, forward.way,
                 tuple([each.value(request, answer, forward.way) for each in wanted]) if wanted else (),
             )
@@ -197,9 +199,10 @@ class QuickConnection(ClientConnection):
             head, upstream, hub = read_request(came), self._upstream, self._hub
             assert head is not None
             assert upstream is not None
-            self._head = head
-            self._bytes_in, self._bytes_out, self._assigned_at = len(came), 0, self._started_at
-            self._first_at = 0.0
+            account = self._account
+            account.bytes_in, account.bytes_out = len(came), 0
+            account.started_at = account.assigned_at = self._asked_at
+            account.first_at = 0.0
             self._exchange = Exchange(
                 head, self._origin, self._site.router, identifier, hub.date, rest=came[head.size :], hsts=answers.hsts
             )

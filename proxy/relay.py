@@ -15,8 +15,7 @@ from proxy.message import CHUNKED, UNTIL_CLOSE
 class Relay:
     """One body, which is `length` long (see `message.Block`), for a client of HTTP/1.`minor`.
 
-    `trailers`: the client reads them. `done`: it has ended as its framing said. `ends_connection`: the client can see
-    its end only by that of the connection.
+    `trailers`: the client reads them. `ends_connection`: the client can see its end only by that of the connection.
     """
 
     __slots__ = ("_chunks", "_length", "_reader", "ends_connection")
@@ -29,18 +28,15 @@ class Relay:
         kept = self._chunks and trailers and length == CHUNKED
         self._reader: BodyReader = ChunkedReader(keep_trailers=True) if kept else reader(length)
 
-    @property
-    def done(self) -> bool:
-        return self._reader.done
-
-    def receive(self, data: bytes) -> tuple[bytes, bytes]:
-        """What goes to the client, and what came behind the end. Raises Refused."""
+    def receive(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """What goes to the client, and what came behind the body's end; None before that. Raises Refused."""
         payload, surplus = self._reader.receive(data)
+        done = self._reader.done
         if self._chunks:
             payload = chunk(payload) if payload else b""
-            if self._reader.done:
+            if done:
                 payload += self._last_chunk()
-        return payload, surplus
+        return payload, surplus if done else None
 
     def close(self) -> bytes | None:
         """The server has closed the connection: what goes to the client; None if that was not to be the end."""

@@ -11,7 +11,8 @@ from contextlib import suppress
 import pytest
 
 from core.model import Scheduler
-from proxy.conn import OPEN_SLACK_S, PIPELINE_BYTES, ClientConnection
+from proxy.conn import PIPELINE_BYTES, ClientConnection
+from proxy.deadlines import OPEN_SLACK_S
 from proxy.upstream import CLOSE_S
 from tests.proxy.support import (
     ANSWER,

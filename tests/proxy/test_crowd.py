@@ -152,9 +152,9 @@ async def test_time_in_which_the_server_does_not_read_is_not_the_clients() -> No
         upstream.resume_writing()
         assert connection.deadline - l7.hub.now() == pytest.approx(10, abs=1)
         l7.hub.now = lambda: clock() + 39
-        before = connection._bytes_in
+        before = connection._account.bytes_in
         client.writer.write(b"b")
-        await until(lambda: connection._bytes_in > before)
+        await until(lambda: connection._account.bytes_in > before)
         client.writer.write(b"c")
         assert await client.answer() == (200, b"ok")
         await client.close()
