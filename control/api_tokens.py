@@ -13,6 +13,7 @@ from aiohttp import web
 
 from control.access import ACCESS
 from control.audit import note
+from control.cloud.access_keys import Keyring, key_id
 from control.handling import CALLER, body_of
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, number, text
@@ -28,6 +29,9 @@ class NewToken:
     name: Annotated[str, NAME]
     role: ApiRole
     expires: Annotated[float, Range(0, 1e11)] = 0.0
+
+
+KEYRING = web.AppKey("keyring", Keyring)
 
 
 async def get_tokens(request: web.Request) -> web.Response:
@@ -61,6 +65,19 @@ async def post_own_rotation(request: web.Request) -> web.Response:
     return await _rotated(request, _own().id)
 
 
+async def post_access_key(request: web.Request) -> web.Response:
+    """Told to who has the token alone: its secret is made of the token, and gives no more than the token does."""
+    token, keyring = _own(), request.app.get(KEYRING)
+    if keyring is None:
+        raise web.HTTPConflict(text="access keys are for APIs of clouds: start the control plane with --alibaba")
+    identity = key_id(token)
+    if identity is None:
+        raise web.HTTPConflict(text="a token of an earlier release has no access key; make another token")
+    note(request, f"tokens/{token.id}")
+    found = {"access_key_id": identity, "access_key_secret": keyring.secret(token), "expires": token.expires}
+    return web.json_response(found)
+
+
 async def _rotated(request: web.Request, identity: str) -> web.Response:
     token, secret = await request.app[ACCESS].tokens.rotate(identity, _own(), number(request, GRACE.name))
     note(request, f"tokens/{token.id}")
@@ -91,6 +108,10 @@ _FIELDS = {
 }  # fmt: skip
 TOKEN = {"type": "object", "properties": _FIELDS}
 WITH_SECRET = {"type": "object", "properties": {**_FIELDS, "secret": {"type": "string"}}}
+ACCESS_KEY = {
+    "type": "object",
+    "properties": {"access_key_id": {"type": "string"}, "access_key_secret": {"type": "string"}, "expires": _TIME},
+}
 TOKENS = {"type": "object", "properties": {"tokens": {"type": "array", "items": TOKEN}}}
 
 ID = Parameter(
@@ -114,6 +135,11 @@ ROUTES = (
     Route(
         "POST", "/v1/token/rotation", post_own_rotation, ApiRole.READ, "Another secret for it", (GRACE,),
         tag="tokens", problems=(409,), answers={200: _SECRET},
+    ),
+    Route(
+        "POST", "/v1/token/access-key", post_access_key, ApiRole.READ, "The access key of the token of the request",
+        description="For APIs of clouds (docs/alibaba.md). It is revoked, rotated and ends with the token.",
+        tag="tokens", problems=(409,), answers={200: Answer("the access key", Schema(ACCESS_KEY))},
     ),
     Route(
         "GET", "/v1/tokens/{id}", get_token, ApiRole.ADMIN, "One token", tag="tokens", parts=(ID,), problems=(404,),

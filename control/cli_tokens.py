@@ -24,6 +24,7 @@ EXAMPLES = """
   paifang token list
   paifang token rotate ci --grace 1h --out /etc/ci/token
   paifang token revoke ci
+  PAIFANG_TOKEN=$(cat /etc/ci/token) paifang token access-key
 """
 CREATE_EXAMPLES = """
   paifang token create ci --role operate --expires 90d
@@ -67,6 +68,9 @@ def add_to(add: Add, remote: Parent, as_json: Parent) -> None:
     rotate.set_defaults(run=_rotate)
     for each in (create, rotate):
         each.add_argument("--out", type=Path, metavar="FILE", help="write it there, mode 0600, and not to stdout")
+    key = part("access-key", "the access key of the token that this asks with, for SDKs of clouds")
+    key.set_defaults(run=_access_key)
+    key.add_argument("--out", type=Path, metavar="FILE", help="write it there, mode 0600, and not to stdout")
     revoke = part("revoke", "make tokens good for nothing, at once and everywhere")
     revoke.add_argument("which", nargs="+", metavar="NAME", help="their names or IDs")
     revoke.set_defaults(run=_revoke)
@@ -151,6 +155,18 @@ def _show(options: argparse.Namespace) -> int:
     path = "/v1/token" if options.which is None else f"/v1/tokens/{_id(api, options.which)}"
     token = _document(api, "GET", path)
     print(json.dumps(token) if options.json else tokens_table([token], time.time()))
+    return 0
+
+
+def _access_key(options: argparse.Namespace) -> int:
+    """Two lines, or JSON: the ID and the secret."""
+    found = _document(_api(options), "POST", "/v1/token/access-key")
+    text = json.dumps(found) if options.json else f"{found['access_key_id']}\n{found['access_key_secret']}"
+    if options.out is None:
+        print(text)
+    else:
+        write_atomic(options.out, f"{text}\n".encode())
+        print(f"paifang: the access key {found['access_key_id']} is in {options.out}", file=sys.stderr)
     return 0
 
 

@@ -31,6 +31,7 @@ DRAIN_S = 3.0
 HANDSHAKE_S = 10
 IDLE_S = 75.0  # of a connection between requests, and before the head of its first one is in
 CONNECTIONS_LIMIT = 2000
+LINE_BYTES = 8190  # of a request's first line
 
 
 class ListenError(Exception):
@@ -61,9 +62,12 @@ class Listening:
         context: ssl.SSLContext | None,
         connections: int = CONNECTIONS_LIMIT,
         handshake_s: int = HANDSHAKE_S,
+        line_bytes: int = LINE_BYTES,
     ) -> Listening:
         """Begin to serve. Raises ListenError."""
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S, keepalive_timeout=IDLE_S)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=DRAIN_S, keepalive_timeout=IDLE_S, max_line_size=line_bytes
+        )
         await runner.setup()
         handlers = runner.server
         assert handlers is not None

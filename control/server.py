@@ -7,6 +7,7 @@ token, and the way back in without one: `control.first_token`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import fcntl
 import logging
 import os
@@ -15,6 +16,7 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +26,13 @@ from aiohttp import web
 from certs.authority import Authority
 from control import api, expiry, first_token, node_api
 from control.access import Access, Limits
+from control.alibaba import application as alibaba
+from control.alibaba.call import Site
+from control.api_tokens import KEYRING
 from control.audit import Audit
+from control.cloud import keyring
+from control.cloud.access_keys import Keyring
+from control.cloud.entrance import Entrance
 from control.first_token import Destination, TokenFileError
 from control.listening import Files, ListenError, Listening, ServerTls, TlsError
 from control.metering_keep import MeteringKeep, Retention
@@ -46,6 +54,10 @@ log = logging.getLogger(__name__)
 ROLE = "control"
 NODE_CONNECTIONS = 6 * NODE_LIMIT  # a node has four: three that wait, and one that reports and answers
 NODE_HANDSHAKE_S = 60  # after a restart all nodes come at once
+LIMITS: Mapping[str, Mapping[str, int]] = {
+    "node": {"connections": NODE_CONNECTIONS, "handshake_s": NODE_HANDSHAKE_S},
+    "alibaba": {"line_bytes": alibaba.LINE_BYTES},
+}
 
 
 class ServeError(Exception):
@@ -69,12 +81,16 @@ class Settings:
     ca: Path | None = None
     identity_lifetime: timedelta = LIFETIME
     metering: Retention = field(default_factory=Retention)
+    alibaba: tuple[str, int] | None = None
+    site: Site = field(default_factory=Site)
+    access_key_file: Path | None = None
+    new_access_keys: bool = False
 
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ServeError, StoreError, IdentityError."""
     identity = None if settings.identity is None else _identity(settings.identity)
-    tls = _tls(settings, identity)
+    tls = _tls(settings, identity, settings.api[0], "--api")
     signing = Signing(None if settings.ca is None else Authority.load(settings.ca), settings.identity_lifetime)
     _check_ca(signing, identity)
     lock = _lock(settings.state)
@@ -89,7 +105,16 @@ async def serve(settings: Settings) -> None:
         plane = await ControlPlane.load(store)
         plane.metering = MeteringKeep(store, settings.metering)
         watching.spawn(plane.follow(), "versions of other control nodes")
-        doors.append(await _serve_users(plane, settings, tls, watching, signing))
+        access = _access(plane, settings, tls)
+        keys = await _keyring(store, settings)
+        doors.append(await _serve_users(plane, settings, access, tls, watching, signing, keys))
+        if keys is not None:
+            cloud_tls = tls
+            if settings.alibaba is not None and tls is None:
+                cloud_tls = _tls(settings, identity, settings.alibaba[0], "--alibaba")
+                if cloud_tls is not None:
+                    watching.spawn(cloud_tls.watch(), "the certificate of Alibaba's API")
+            doors.append(await _serve_alibaba(plane, settings, access, cloud_tls, keys))
         if settings.nodes is not None:
             assert identity is not None
             context = _node_context(identity, plane, signing)
@@ -141,9 +166,8 @@ def _destination(settings: Settings) -> Destination:
     return Destination.of(settings.state, settings.token_file, sys.stdout)
 
 
-def _tls(settings: Settings, identity: Identity | None) -> ServerTls | None:
-    """The TLS of the users' API; None where it is not needed. Raises ServeError."""
-    host = settings.api[0]
+def _tls(settings: Settings, identity: Identity | None, host: str, option: str) -> ServerTls | None:
+    """The TLS of an API that listens there; None where it is not needed. Raises ServeError."""
     if settings.tls is not None:
         files = settings.tls
     elif is_loopback(host):
@@ -152,23 +176,50 @@ def _tls(settings: Settings, identity: Identity | None) -> ServerTls | None:
         files = Files(identity.directory / "cert.pem", identity.directory / "key.pem")
     else:
         remedy = "give --api-tls-cert and --api-tls-key, or --identity DIR, or a loopback address such as 127.0.0.1"
-        raise ServeError(f"--api {host}: others reach this address, so that it has to have TLS: {remedy}")
+        raise ServeError(f"{option} {host}: others reach this address, so that it has to have TLS: {remedy}")
     try:
         return ServerTls(files)
     except TlsError as error:
         raise ServeError(str(error)) from None
 
 
-async def _serve_users(
-    plane: ControlPlane, settings: Settings, tls: ServerTls | None, watching: Tasks, signing: Signing
-) -> Listening:
-    """Raises ServeError."""
+def _access(plane: ControlPlane, settings: Settings, tls: ServerTls | None) -> Access:
+    """Who may come in, by the users' API and by those of clouds. Raises ServeError."""
     limits = Limits(requests_per_s=settings.requests_per_s, address_per_s=4 * settings.requests_per_s)
     if tls is not None and settings.api_hosts:
         raise ServeError("--api-host is for an API without TLS: with TLS every name of the certificate will do")
     hosts = frozenset(map(str.lower, settings.api_hosts)) if tls is None else None
     lines = sys.stderr if settings.audit_stderr else None
-    access = Access(Tokens(plane.store), Audit(plane.store, lines=lines), limits, hosts)
+    return Access(Tokens(plane.store), Audit(plane.store, lines=lines), limits, hosts)
+
+
+async def _keyring(store: Store, settings: Settings) -> Keyring | None:
+    """What access keys are made with, where any API asks for them. Raises ServeError."""
+    if settings.alibaba is None:
+        return None
+    file = settings.access_key_file or settings.state / keyring.NAME
+    try:
+        return await keyring.load(store, file, settings.new_access_keys)
+    except keyring.KeyringError as error:
+        raise ServeError(str(error)) from None
+
+
+async def _serve_alibaba(
+    plane: ControlPlane, settings: Settings, access: Access, tls: ServerTls | None, keys: Keyring
+) -> Listening:
+    """Raises ServeError."""
+    assert settings.alibaba is not None
+    host, port = settings.alibaba
+    site = dataclasses.replace(settings.site, endpoint=endpoint(host, port))
+    app = alibaba.application(plane, Entrance(access, plane.store, keys), site)
+    return await _listen("alibaba", app, settings.alibaba, None if tls is None else tls.context)
+
+
+async def _serve_users(
+    plane: ControlPlane, settings: Settings, access: Access, tls: ServerTls | None, watching: Tasks, signing: Signing,
+    keys: Keyring | None,
+) -> Listening:  # fmt: skip
+    """Raises ServeError."""
     try:
         await first_token.ensure(plane.store, access.audit, _destination(settings))
     except (TokenFileError, TokenError) as error:
@@ -177,6 +228,8 @@ async def _serve_users(
     watching.spawn(observer.keep(), "what nodes report")
     app = api.application(plane, access, observer)
     app[SIGNING] = signing
+    if keys is not None:
+        app[KEYRING] = keys
     listening = await _listen("user", app, settings.api, None if tls is None else tls.context)
     if tls is not None:
         watching.spawn(tls.watch(), "the API's certificate")
@@ -238,7 +291,7 @@ async def _listen(
 ) -> Listening:
     """Raises ServeError."""
     try:
-        limits = {"connections": NODE_CONNECTIONS, "handshake_s": NODE_HANDSHAKE_S} if name == "node" else {}
+        limits = LIMITS.get(name, {})
         listening = await Listening.start(app, address, context, **limits)
     except ListenError as error:
         raise ServeError(str(error)) from None

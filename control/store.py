@@ -20,7 +20,7 @@ from typing import Protocol
 from core.model import Model
 
 HISTORY_LIMIT = 1000  # versions kept; older ones are forgotten
-SPACES = frozenset({"tokens", "audit", "joins", "nodes", "metering", "secrets", "marks"})
+SPACES = frozenset({"tokens", "audit", "joins", "nodes", "metering", "secrets", "marks", "nonces"})
 KEY_LIMIT = 200
 VALUE_LIMIT_BYTES = 1 << 16
 CHANGES_LIMIT = 100  # of one write; etcd takes 128 operations in a transaction

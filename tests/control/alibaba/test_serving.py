@@ -1,0 +1,113 @@
+"""The process: `paifang control --alibaba`, an access key by the users' API, options that do not fit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from alibabacloud_slb20140515.client import Client
+from alibabacloud_slb20140515.models import DescribeLoadBalancersRequest
+from alibabacloud_tea_openapi.models import Config
+
+from tests.control.conftest import Authority
+
+WAIT_S = 30
+
+
+async def started(*argv: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "control", *argv, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+
+
+async def addresses(process: asyncio.subprocess.Process, *names: str) -> dict[str, str]:
+    """Where each API listens, as the log says."""
+    assert process.stderr is not None
+    found: dict[str, str] = {}
+    async with asyncio.timeout(WAIT_S):
+        while set(names) - found.keys():
+            line = (await process.stderr.readline()).decode()
+            assert line, "it has ended"
+            if match := re.search(r"(\w+) API on (\S+?)(, TLS)?$", line):
+                found[match[1]] = match[2]
+    return found
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    process.terminate()
+    async with asyncio.timeout(WAIT_S):
+        await process.communicate()
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
+    process = await started("--state", str(tmp_path), "--api", "127.0.0.1:0", "--alibaba", "127.0.0.1:0")
+    yield await addresses(process, "user", "alibaba")
+    await ended(process)
+
+
+async def access_key(api: str, token: str, context: ssl.SSLContext | bool = True) -> dict[str, str]:
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
+        session.post(f"{api}/v1/token/access-key", ssl=context) as answer,
+    ):
+        assert answer.status == 200
+        found: dict[str, str] = json.loads(await answer.text())
+        return found
+
+
+def describe(key: dict[str, str], endpoint: str, **more: str) -> int:
+    identity, secret = key["access_key_id"], key["access_key_secret"]
+    config = Config(access_key_id=identity, access_key_secret=secret, **more)
+    config.endpoint, config.region_id = endpoint, "paifang"
+    request = DescribeLoadBalancersRequest(region_id="paifang")
+    return int(Client(config).describe_load_balancers(request).body.total_count)
+
+
+async def test_an_access_key_of_the_users_api_signs(running: dict[str, str], tmp_path: Path) -> None:
+    token = (tmp_path / "token").read_text().strip()
+    key = await access_key(f"http://{running['user']}", token)
+    assert key["access_key_id"] == f"PFAK{token[4:14]}"
+    assert await asyncio.to_thread(describe, key, running["alibaba"], protocol="HTTP") == 0
+    assert (tmp_path / "access.key").stat().st_mode & 0o777 == 0o600
+
+
+async def test_tls_with_the_identity_of_the_cluster(tmp_path: Path, authority: Authority) -> None:
+    files = authority.issue_server("front")
+    tls = ("--api-tls-cert", str(files / "cert.pem"), "--api-tls-key", str(files / "key.pem"))
+    process = await started("--state", str(tmp_path / "s"), "--api", "127.0.0.1:0", "--alibaba", "127.0.0.1:0", *tls)
+    found = await addresses(process, "user", "alibaba")
+    try:
+        token = (tmp_path / "s/token").read_text().strip()
+        context = ssl.create_default_context(cafile=str(files / "ca.pem"))
+        key = await access_key(f"https://{found['user']}", token, context)
+        ca = str(files / "ca.pem")
+        assert await asyncio.to_thread(describe, key, found["alibaba"], protocol="HTTPS", ca=ca) == 0
+    finally:
+        await ended(process)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--alibaba", "192.0.2.1:8480"], "--alibaba 192.0.2.1: others reach this address"),
+        (["--alibaba-vips", "192.0.2.0/28"], "need --alibaba"),
+        (["--alibaba", "127.0.0.1:0", "--alibaba-vips", "192.0.2.1/28"], "has host bits set"),
+        (["--alibaba", "127.0.0.1:0", "--alibaba-region", "a b"], "give letters, digits"),
+        (["--alibaba", "127.0.0.1:0", "--access-key-file", "/nowhere/key"], "the access keys' file /nowhere/key"),
+    ],
+    ids=["tls", "alone", "network", "region", "file"],
+)
+async def test_options_that_do_not_fit(tmp_path: Path, argv: list[str], told: str) -> None:
+    process = await started("--state", str(tmp_path), "--api", "127.0.0.1:0", *argv)
+    async with asyncio.timeout(WAIT_S):
+        _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert told in errors.decode()
