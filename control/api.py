@@ -7,6 +7,7 @@ validated against the whole configuration and answers with its plan, `?dry_run=1
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from control import (
     api_audit,
     api_config,
     api_drains,
+    api_explain,
     api_members,
     api_metering,
     api_nodes,
@@ -66,6 +68,7 @@ ROUTES: tuple[Route, ...] = (
     *api_members.ROUTES,
     *api_nodes.ROUTES,
     *api_drains.ROUTES,
+    *api_explain.ROUTES,
 )  # fmt: skip
 MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)
 
@@ -77,6 +80,7 @@ def application(plane: ControlPlane, access: Access | None = None, observer: Obs
     app[PLANE] = plane
     app[WATCH] = Watch(plane)
     app[OBSERVER] = Observer(plane) if observer is None else observer
+    app[api_explain.TURNS] = asyncio.Semaphore(api_explain.AT_A_TIME)
     app[ACCESS] = Access.of(plane.store) if access is None else access
     app.on_response_prepare.append(hardened)
     app.on_cleanup.append(_end_tasks)

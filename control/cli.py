@@ -20,6 +20,7 @@ from control import (
     cli_audit,
     cli_config,
     cli_drains,
+    cli_explain,
     cli_metering,
     cli_nodes,
     cli_tokens,
@@ -59,6 +60,7 @@ EXAMPLES = """
   paifang status --watch               which node runs what
   paifang watch                        what changes, as it does
   paifang top                          what passes through the nodes
+  paifang explain https://shop.example/cart   which way a request goes, and why
   paifang history; paifang rollback 7  versions of the configuration
 """
 RELOAD_EXAMPLES = """
@@ -187,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
         of_certs.add_parser(name, add_help=False, help=what)
     cli_config.add_to(add, remote, dry, comment, as_json)
     cli_metering.add_to(add, remote, as_json)
+    cli_explain.add_to(add, remote, as_json)
     cli_tokens.add_to(add, remote, as_json)
     cli_audit.add_to(add, remote, as_json)
     cli_nodes.add_to(subcommands, remote, as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvloop
 
@@ -16,7 +17,7 @@ from control.node.metrics_server import MetricsError
 from control.node.output import drop_output
 from l4fast import ask
 from l4fast.errors import L4Error, LoadError
-from l4fast.settings import ADMIN_SOCKET, MakeClusterKey, Parser, Settings, SettingsError, make_key, parse
+from l4fast.settings import ADMIN_SOCKET, MakeClusterKey, Parser, Settings, SettingsError, load_secrets, make_key, parse
 
 PROCESS = "paifang-l4"
 
@@ -26,6 +27,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         if argv[:1] == ["ask"]:
             return _ask(argv[1:])
+        if argv[:1] == ["seed"] and len(argv) == 2:  # for `paifang explain --cluster-key`
+            print(load_secrets(Path(argv[1])).seed or 0)
+            return 0
         if argv[:1] == ["decap"]:
             return _decap(argv[1:])
         command = parse(argv)

@@ -24,9 +24,11 @@ from control.node.members import Members, members_document
 from control.node.metrics import Family
 from control.node.probe import HealthMonitor
 from control.node.tasks import Tasks
+from core.endpoints import endpoint, split
 from core.endpoints import version as version_of
+from core.flows import chosen
 from core.limits import nodes
-from core.model import Mode, Model, Role, Server
+from core.model import HASH_SCHEDULERS, Mode, Model, Role, Server
 from core.resolve import L4Service, l4_services, source_pools
 from l4fast import exporter, health, vip
 from l4fast.announcing import Announcing
@@ -448,6 +450,20 @@ class Agent:
         if not isinstance(limit, int) or limit < 1:
             raise ValueError("limit is a positive number")
         return [asdict(view) for view in self._tables.sessions(Wanted.of(arguments), limit=limit)]
+
+    def chosen(self, arguments: dict[str, object], seed: int) -> object:
+        """The server that a new flow gets here, where a hash says which; empty: none, or it is not known beforehand."""
+        client, vip, protocol = (str(arguments.get(name, "")) for name in ("client", "vip", "protocol"))
+        ends = split(client), split(vip)
+        if ends[0] is None or ends[1] is None:
+            raise ValueError("client and vip are ADDRESS:PORT")
+        for service in self._services:
+            if (service.vip, service.port, service.protocol) == (*ends[1], protocol):
+                if service.scheduler not in HASH_SCHEDULERS:
+                    break
+                real = chosen(service, ends[0], health.down(self._states()) | self._idle, seed)
+                return {"server": endpoint(real.address, real.port) if real is not None else ""}
+        return {"server": ""}
 
     def kill(self, arguments: dict[str, object]) -> object:
         """The admin command `kill`, with the arguments of `Wanted`, one of them at least."""

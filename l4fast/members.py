@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from itertools import compress
 from typing import Any
 
+from core.flows import takes
 from core.model import LEAST_SCHEDULERS, Mode, Scheduler
-from core.resolve import L4Service, Real
+from core.resolve import L4Service
 from l4fast.addresses import address_bytes, text_of
 from l4fast.bpf import syscall
 from l4fast.bpf.syscall import Map
@@ -266,8 +267,3 @@ def billed(stats: Map[Any, Any], numbers: Collection[int], cpus: int) -> dict[in
 def _gone(listener: int) -> ServiceKey:
     """A name for a listener of which only its index is left."""
     return "", listener, "gone"
-
-
-def takes(service: L4Service, real: Real, down: Set[tuple[str, int, str]]) -> bool:
-    """Whether it takes new flows."""
-    return real.weight > 0 and (real.address, real.port, service.protocol) not in down

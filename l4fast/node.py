@@ -308,7 +308,10 @@ class Node:
         control = ControlLink(
             url=settings.control, identity=self._identity, state=settings.state, apply=agent.apply, report=agent.report,
             take_members=agent.take_members, metering=metering, rest=agent.rest,
-            answers={"sessions": agent.sessions},
+            answers={
+                "sessions": agent.sessions,
+                "chosen": lambda asked: agent.chosen(asked, tables.versions[4].seed),
+            },
         )  # fmt: skip
         self._tasks.spawn(metering.keep(), "metering")
         self._tasks.spawn(agent.keep_epoch(), "epoch")

@@ -11,18 +11,14 @@ import os
 from array import array
 from collections.abc import Sequence, Set
 
-from core.model import HASH_SCHEDULERS, Scheduler
+from core import flows
+from core.flows import takes
 from core.resolve import L4Service
-from core.schedule import flow_table, smooth_wrr_ring
 from l4fast.bpf import syscall
 from l4fast.loader import DataPlane
-from l4fast.members import least, takes
+from l4fast.members import least
 from l4fast.mirror import Indexes
 
-# Maglev's paper (section 5.3): the more slots per server, the more even; both primes. The size follows from the number
-# of configured servers, healthy or not, so that a failing one does not change it.
-MAGLEV_SMALL, MAGLEV_LARGE, MAGLEV_SMALL_REALS = 4099, 65537, 40
-RING_LIMIT = 65537
 # How many computed orders are kept for the next change (a server that fails and returns).
 ORDERS_KEPT = 256
 # Each open ring is a file descriptor until the kernel has it.
@@ -59,20 +55,14 @@ class Rings:
         return array("H", map(numbers.__getitem__, self._order(service, able))).tobytes()
 
     def _order(self, service: L4Service, able: Sequence[bool]) -> array[int]:
-        hashed = service.scheduler in HASH_SCHEDULERS
         names = tuple(f"{real.address}:{real.port}" for real in service.reals)
-        weights = tuple(min(r.weight, 1) if service.scheduler is Scheduler.RR else r.weight for r in service.reals)
+        weights = tuple(real.weight for real in service.reals)
         unable = tuple(n for n, takes_new in enumerate(able) if not takes_new and weights[n])
-        key = (hashed, names, weights, unable)
+        key = (service.scheduler, names, weights, unable)
         if key not in self._orders:
             if len(self._orders) >= ORDERS_KEPT:
                 self._orders.clear()
-            if hashed:
-                size = MAGLEV_SMALL if len(names) <= MAGLEV_SMALL_REALS else MAGLEV_LARGE
-                self._orders[key] = flow_table(names, weights, unable, size)
-            else:
-                healthy = [0 if n in unable else weight for n, weight in enumerate(weights)]
-                self._orders[key] = smooth_wrr_ring(healthy, RING_LIMIT)
+            self._orders[key] = flows.order(*key)
         return self._orders[key]
 
     def write(self, contents: Set[bytes]) -> None:

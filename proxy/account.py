@@ -21,20 +21,21 @@ class Account:
     """Times are on the monotonic clock: it is finer than the loop's, which stands still for a whole turn.
 
     `bytes_in` are those that came, of which the exchange may hold some that are of a next request. `assigned_at`: when
-    a server was last asked for; `first_at`: when it was first heard, 0 until then.
+    a server was last asked for; `first_at`: when it was first heard, 0 until then. `number`: of requests so far.
     """
 
-    __slots__ = ("assigned_at", "bytes_in", "bytes_out", "first_at", "started_at", "told_in", "told_out")
+    __slots__ = ("assigned_at", "bytes_in", "bytes_out", "first_at", "number", "started_at", "told_in", "told_out")
 
     def __init__(self) -> None:
         self.started_at = self.assigned_at = self.first_at = 0.0
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = self.number = 0
         self.told_in = self.told_out = 0  # billed ahead
 
     def begin(self, bytes_in: int) -> None:
         """A request has come, whose head and whatever came with it are so long."""
         self.started_at, self.first_at = monotonic(), 0.0
         self.bytes_in, self.bytes_out = bytes_in, 0
+        self.number += 1
 
     def ahead(self, waiting_bytes: int) -> tuple[int, int]:
         """What has moved in and out since this was last asked, but for bytes that wait; it is billed ahead."""

@@ -36,11 +36,15 @@ class Filter:
     client: str = ""
     activity: str = ""
     limit: int = 1000
+    client_port: int = 0
+    port: int = 0
+    request_id: str = ""
 
     @classmethod
     def of(cls, arguments: Mapping[str, object]) -> Filter:
         """Raises ValueError with the remedy."""
-        texts = {name: str(arguments.get(name) or "") for name in ("listener", "client", "activity")}
+        texts = {name: str(arguments.get(name) or "") for name in ("listener", "client", "activity", "request_id")}
+        ports = {name: arguments.get(name) or 0 for name in ("client_port", "port")}
         limit = arguments.get("limit", 1000)
         if not isinstance(limit, int) or not 0 < limit <= VIEWS_LIMIT:
             raise ValueError(f"limit {limit!r}: give 1 to {VIEWS_LIMIT}")
@@ -48,11 +52,18 @@ class Filter:
             raise ValueError(f"{texts['activity']!r} is no activity; there are {', '.join(Activity)}")
         if texts["client"]:
             network(texts["client"])
-        return cls(**texts, limit=limit)
+        for name, port in ports.items():
+            if not isinstance(port, int) or not 0 <= port < 65536:
+                raise ValueError(f"{name} {port!r}: give 1 to 65535")
+        return cls(**texts, limit=limit, **ports)  # type: ignore[arg-type]  # they are numbers by now
 
     def matches(self, view: View) -> bool:
         """Whether this connection is wanted."""
         if (self.listener and view["listener"] != self.listener) or (self.activity not in ("", view["activity"])):
+            return False
+        if (self.client_port and view["client_port"] != self.client_port) or (self.port and view["port"] != self.port):
+            return False
+        if self.request_id and view["request_id"] != self.request_id:
             return False
         return not self.client or (bool(view["client"]) and ip_address(view["client"]) in network(self.client))
 

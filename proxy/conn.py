@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from time import monotonic
 from typing import Final, cast
 
@@ -421,15 +422,23 @@ class ClientConnection(TimedCarrier):
             "listener": self._site.name, "client": self._visitor.client, "activity": self.activity,
             "age_s": round(self._hub.now() - self.since, 1), "tls": self._visitor.tls_version,
             "busy_s": 0.0, "method": "", "host": "", "path": "", "request_id": "", "server": "",
+            "client_port": self._client_port(), "port": self._site.port, "worker": os.getpid(),
+            "requests": self._account.number, "rule": "", "service": "", "stage": "", "bytes_in": 0, "bytes_out": 0,
         }  # fmt: skip
         if exchange is not None:
             head = exchange.head
             view["busy_s"] = round(monotonic() - self._account.started_at, 1)
             view["method"], view["host"] = head.method.decode("ascii"), head.host.decode("ascii")
             view["path"], view["request_id"] = exchange.target.decode("ascii"), exchange.identifier.decode("ascii")
+            view["rule"], view["service"], view["stage"] = exchange.rule, exchange.service, exchange.stage
+            view["bytes_in"], view["bytes_out"] = self._account.bytes_in - len(exchange.rest), self._account.bytes_out
         if self._upstream is not None:
             view["server"] = endpoint(*self._upstream.server)
         return view
+
+    def _client_port(self) -> int:
+        peer = self._transport.get_extra_info("peername")
+        return peer[1] if isinstance(peer, tuple) and len(peer) > 1 else 0
 
     # -- log
 

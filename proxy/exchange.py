@@ -130,6 +130,11 @@ class Exchange:
         return self._head
 
     @property
+    def stage(self) -> str:
+        """How far it is, for people."""
+        return f"request {self._up.name.lower()}, answer {self._down.name.lower()}"
+
+    @property
     def more(self) -> bool:
         """Whether the rest of a body is here that waits for its turn: then `go_on` is due."""
         return self._up is Up.SENDING and bool(self.rest)

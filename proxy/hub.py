@@ -57,6 +57,15 @@ class View(TypedDict):
     path: str
     request_id: str
     server: str
+    client_port: int
+    port: int  # the listener's
+    worker: int  # its process
+    requests: int  # so far
+    rule: str
+    service: str
+    stage: str  # how far the exchange is
+    bytes_in: int  # of the exchange so far
+    bytes_out: int
 
 
 class Connection(Protocol):

@@ -27,7 +27,7 @@ from control.node.tasks import Tasks
 from core.endpoints import split
 from core.model import Model
 from keyserver.client import KeyClient
-from proxy import exporter, handover
+from proxy import exporter, handover, headers, past
 from proxy.ask import ADMIN_SOCKET
 from proxy.census import Filter
 from proxy.errors import ApplyError
@@ -119,7 +119,7 @@ class Node:
             url=options.control, identity=self._identity, state=options.state, apply=self._apply,
             report=self._supervisor.report, take_cookie_secret=self._supervisor.take_cookie_secret,
             metering=self._metering, take_members=self._supervisor.take_members, rest=self._supervisor.rest,
-            answers={"connections": self._connections},
+            answers={"connections": self._connections, "request": self._request},
         )  # fmt: skip
         if self._succession is None:
             await self._answer()
@@ -214,6 +214,14 @@ class Node:
             return await status(arguments)
 
         return {"status": status, "connections": self._connections, "drain": drain}
+
+    async def _request(self, arguments: dict[str, object]) -> object:
+        """What became of a request, by its id: it goes on, or the access log has it."""
+        wanted = str(arguments.get("request_id") or "")
+        if not headers.is_request_id(wanted.encode("ascii", "replace")):
+            raise ValueError("request_id is that of a line of the access log")
+        found = await asyncio.to_thread(past.find, self._options.access_log, wanted)
+        return {"connections": await self._supervisor.views(Filter(request_id=wanted, limit=10)), "requests": found}
 
     def _connections(self, arguments: dict[str, object]) -> Awaitable[object]:
         return self._supervisor.views(Filter.of(arguments))

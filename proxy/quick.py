@@ -118,6 +118,7 @@ class QuickConnection(ClientConnection):
         self._asked = data, request, forward, stay, identifier, answers
         self._state = _EXCHANGE
         self._asked_at = now
+        self._account.number += 1
         self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
         if service.total_timeout_s:
             self._ends_at = now + service.total_timeout_s

@@ -15,6 +15,7 @@ import hashlib
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -132,12 +133,13 @@ def make_context(credentials: Iterable[Credential], profile: Profile = DEFAULT) 
 
 
 Group = tuple[Credential, ...]
+Made = TypeVar("Made")  # a context, or what stands for one
 
 
-class Contexts:
+class Contexts(Generic[Made]):
     """The contexts of one listener, by name. Immutable; a new configuration makes a new one."""
 
-    def __init__(self, credentials: Sequence[Credential], make: Callable[[Group], ssl.SSLContext]) -> None:
+    def __init__(self, credentials: Sequence[Credential], make: Callable[[Group], Made]) -> None:
         """`make` gives the context of a group, the same one for the same group. What it raises passes through."""
         carriers: dict[str, list[Credential]] = {}
         for credential in credentials:
@@ -146,7 +148,7 @@ class Contexts:
         self._default = make(_default_group(credentials)) if credentials else None
         self._by_name = {name: make(_group(name, carriers)) for name in carriers}
 
-    def find(self, sni: str) -> ssl.SSLContext | None:
+    def find(self, sni: str) -> Made | None:
         """The context for a name, the default one, or None if there is no certificate at all."""
         name = sni.lower().removesuffix(".")
         found = self._by_name.get(name)

@@ -18,13 +18,13 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from core.flows import MAGLEV_SMALL
 from core.model import Mode, Scheduler
 from core.resolve import Access, L4Service, Real
 from core.schedule import flow_table
 from l4fast.interfaces import Interface
 from l4fast.loader import IP_VERSIONS, DataPlane, Estate
 from l4fast.merging import Merged
-from l4fast.rings import MAGLEV_SMALL
 from l4fast.sessions import Wanted
 from l4fast.sweep import Sweep
 from l4fast.tables import CLIENT_GATEWAY, CLIENT_GATEWAY6, ECHO_PER_CPU_S, FOREVER_S, Tables

@@ -83,6 +83,43 @@ def test_every_process_runs_and_every_node_is_in_step(up: dict[str, Any]) -> Non
     assert {node["name"] for node in nodes} == {"l4-1", "l4-2", "l4-3", "l7-1"}
 
 
+def test_explaining_says_where_connections_go_and_then_where_they_are(up: dict[str, Any]) -> None:
+    """Of flows whose server the hash decides; and of a request, by its id, that is over and one that goes on."""
+    script = (
+        "import socket, sys\n"
+        "kept = []\n"
+        "for source, port in ((4101, 5000), (4102, 5000), (4103, 80)):\n"
+        f"    kept.append(socket.create_connection(({VIP!r}, port), 20, ({CLIENT!r}, source)))\n"
+        "head = 'POST / HTTP/1.1\\r\\nHost: a\\r\\nX-Request-Id: look-%d\\r\\nContent-Length: %d\\r\\n\\r\\n'\n"
+        "kept[2].sendall((head % (1, 0)).encode()); kept[2].recv(65536)\n"
+        "kept[2].sendall((head % (2, 99)).encode())\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+
+    def explain(*words: str) -> dict[str, Any]:
+        return dict(json.loads(run("control", sys.executable, "-m", "control.cli", "explain", *words, "--json").stdout))
+
+    argv = [sys.executable, "-m", "deploy.lab", "exec", "--name", NAME, "client", "--", sys.executable, "-c", script]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        assert client.stdin is not None
+        try:
+            assert client.stdout.readline() == "ready\n"
+            for source in (4101, 4102):
+                flow = ("tcp", f"{CLIENT}:{source}", f"{VIP}:5000")
+                told, found = explain(*flow), explain(*flow, "--live")
+                assert told["server"] in {session["real"] for session in found["sessions"]}, (told, found)
+            deadline = time.monotonic() + DEADLINE_S
+            while not (found := explain("look-1", "--live"))["requests"]:  # the log is written once a second
+                assert time.monotonic() < deadline, found
+            assert [row["status"] for row in found["requests"]] == [200]
+            found = explain("tcp", f"{CLIENT}:4103", f"{VIP}:80", "--live")
+            assert [(row["request_id"], row["requests"]) for row in found["connections"]] == [("look-2", 2)]
+            assert found["silent"] == {}
+        finally:
+            client.stdin.close()
+
+
 def test_only_what_changes_the_kernel_has_rights(up: dict[str, Any]) -> None:
     for host in up["hosts"]:
         if host["pid"] is None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from core.flows import MAGLEV_SMALL
 from core.model import HASH_SCHEDULERS, Mode, Scheduler
 from core.schedule import flow_table
 from l4fast.expiry import expire
-from l4fast.rings import MAGLEV_SMALL
 from tests.packets import (
     ACK,
     CLIENT,

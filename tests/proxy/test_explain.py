@@ -1,0 +1,312 @@
+"""What is said to happen to a request happens: each is explained, sent through a real worker, and compared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from core.config import to_dict
+from core.explain import ExplainError, Explanation, Outcome
+from core.forwarding import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Share
+from core.model import (
+    AccessList,
+    Acl,
+    Certificate,
+    HealthCheck,
+    Model,
+    Protocol,
+    Rule,
+    Scheduler,
+    Server,
+    ServerGroup,
+    StickySession,
+)
+from proxy.explain import Known, Wanted, request
+from proxy.explain_choice import Health
+from tests.proxy.support import Backend, Proxy, free_port, model, proxy, with_group, with_options, with_service
+
+HOST = "shop.example"
+CLIENT = ("127.0.0.1", 0)
+RULES = (
+    Rule("api", "web", "app", domain=HOST, url="/api"),
+    Rule("beta", "web", "other", domain=HOST, url="/api", headers=(Condition("X-Beta", ("1", "yes*")),)),
+    Rule("debug", "web", "other", url="/", queries=(Condition("debug", ("a b",)),), priority=7),
+    Rule("cookied", "web", "other", domain=HOST, url="/", cookies=(Condition("tier", ("gold",)),)),
+    Rule("posts", "web", "other", domain="*.example", url="/form", methods=("POST",)),
+    Rule("images", "web", "other", domain=HOST, url="/", pattern="/img/*/**", rewrite=Rewrite(path="/static/${2}")),
+    Rule("moved", "web", domain=HOST, path="/old", redirect=Redirect(protocol="https", path="/new${rest}", status=308)),
+    Rule("teapot", "web", domain="pot.example", fixed_reply=FixedReply(418, body="short and stout")),
+    Rule(
+        "changed", "web", "app", domain=HOST, url="/headers",
+        request_headers=(HeaderChange("X-Shop", value="yes"), HeaderChange("Cookie", "remove")),  # type: ignore[arg-type]
+        response_headers=(HeaderChange("Server", value="none"),),
+    ),
+    Rule("sticky", "web", "stuck", domain="stay.example"),
+    Rule("hashed", "web", "hashed", domain="hash.example"),
+    Rule("turns", "web", "turns", domain="turn.example"),
+    Rule("empty", "web", "gone", domain="gone.example"),
+    Rule("rests", "web", "gone-with-fallback", domain="fall.example"),
+    Rule("own", "web", "app", domain="own.example", scheduler=Scheduler.SH),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    target: str
+    fields: tuple[str, ...] = ()
+    host: str = HOST
+    method: str = "GET"
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.host}{self.target} {' '.join(self.fields)}"[:70]
+
+
+CASES = (
+    Case("/"), Case("/cart?x=1"), Case("/api"), Case("/api/"), Case("/apis"), Case("/api/v1/x?y=%20z"),
+    Case("/api", ("X-Beta: 1",)), Case("/api", ("X-Beta: yes, please",)), Case("/api", ("X-Beta: no",)),
+    Case("/api", ("X-Beta: 0", "x-beta: 1")), Case("/?debug=a+b"), Case("/api?debug=a%20b&q", ("X-Beta: 1",)),
+    Case("/", ("Cookie: a=b; tier=gold",)), Case("/", ("Cookie: tier=silver",)), Case("/form", method="POST"),
+    Case("/form", host="www.example"), Case("/form", ("Content-Length: 0",), "www.example", "POST"),
+    Case("/img/a/b/c"), Case("/img/a"), Case("/img/x/../a/b"), Case("/old"), Case("/old?q=1"), Case("/old/er"),
+    Case("/", host="pot.example"), Case("/", host="POT.example.", method="HEAD"),
+    Case("/headers", ("Cookie: a=b", "X-Shop: no")), Case("/headers/%7euser/%2f"),
+    Case("/", ("Connection: close, X-Gone", "X-Gone: 1")), Case("/", ("X_Odd: 1",)),
+    Case("/", ("X-Forwarded-For: 1.2.3.4", "Forwarded: for=x", "X-Real-IP: 9.9.9.9")), Case("/", ("Via: 1.1 l7-1",)),
+    Case("/", ("Via: 1.0 other",)), Case("/", ("TE: trailers",)), Case("/", ("Upgrade: h2c", "Connection: upgrade")),
+    Case("/a/%00"), Case("/a\\b"), Case("/../x"), Case("/%2e%2e/x"), Case("/a%2fb/../c"), Case("/%zz"), Case("/a b"),
+    Case("/", host="a b"), Case("/", host=""), Case("/", ("Host: other",)), Case("/", ("Content-Length: +1",)),
+    Case("/", ("Content-Length: 1", "Transfer-Encoding: chunked")), Case("/", ("Transfer-Encoding: gzip",)),
+    Case("/", ("Expect: tea",)), Case("/", (" folded: 1",)), Case("/", ("Bad Name: 1",)), Case("/", method="TRACE"),
+    Case("/", method="CONNECT"), Case("/", method="PATCH"), Case("/", host="hash.example"),
+    Case("/", host="turn.example"), Case("/", host="stay.example"),
+    Case("/", ("Cookie: SERVERID=forged",), "stay.example"), Case("/", host="gone.example"),
+    Case("/", host="fall.example"), Case("/", host="own.example"), Case("/" + "x" * 9000),
+    Case("/", host="unknown.test"), Case("/ü"),
+)  # fmt: skip
+
+
+def configuration(port: int, ports: Sequence[int], **options: Any) -> Model:
+    base = model(port, ports[:2], rules=RULES)
+    base = with_group(with_group(base, "other", ports[2:3]), "many", ports)
+    base = replace(
+        base,
+        server_groups={
+            **base.server_groups,
+            "gone": ServerGroup("gone", (Server("127.0.0.1", ports[0], 0), Server("127.0.0.1", ports[1], 0))),
+        },
+    )
+    for name, changes in {
+        "other": {"server_group": "other"},
+        "stuck": {"server_group": "many", "sticky_session": StickySession()},
+        "hashed": {"server_group": "many", "scheduler": Scheduler.SH},
+        "turns": {"server_group": "many", "scheduler": Scheduler.WRR},
+        "gone": {"server_group": "gone"},
+        "gone-with-fallback": {"server_group": "gone", "fallback": "other"},
+    }.items():
+        base = with_service(base, name, **{"health_check": None, **changes})
+    return with_options(with_service(base, health_check=None), **options)
+
+
+def explained(configured: Model, port: int, case: Case, known: Known | None = None) -> Explanation:
+    fields = (f"Host: {case.host}", *case.fields)
+    # The target goes as it is written: the URL says only where it comes to.
+    url = f"http://127.0.0.1:{port}{case.target}"
+    return request(configured, Wanted(url, case.method, fields, CLIENT), known)
+
+
+async def sent(through: Proxy, case: Case) -> tuple[int, bytes]:
+    client = await through.connect()
+    lines = [f"{case.method} {case.target} HTTP/1.1", f"Host: {case.host}", *case.fields, "", ""]
+    client.writer.write("\r\n".join(lines).encode())
+    head = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 20)
+    await client.close()
+    return int(head.split(b" ")[1]), head
+
+
+def field_of(head: bytes, name: bytes) -> str:
+    return next((line[len(name) + 2 :].decode() for line in head.split(b"\r\n") if line.startswith(name + b": ")), "")
+
+
+def told_lines(lines: Sequence[str]) -> list[str]:
+    """Those of a request to a server, less what names this request alone."""
+    return [line for line in lines if line and not line.startswith("X-Request-Id: ")]
+
+
+async def test_each_request_goes_the_way_that_was_told() -> None:
+    outcomes = set()
+    async with Backend().running() as a, Backend().running() as b, Backend().running() as c:
+        port = free_port()
+        configured = configuration(port, [a.port, b.port, c.port])
+        backends = {f"127.0.0.1:{each.port}": each for each in (a, b, c)}
+        async with proxy(configured) as through:
+            for number, case in enumerate(CASES):
+                told = explained(configured, port, case)
+                status, head = await sent(through, case)
+                record = await through.record(number + 1)
+                result = told.result
+                assert (result.get("rule", ""), result.get("service", "")) == record.way, case
+                assert result.get("error", "") == record.error_code, case
+                outcomes.add(told.outcome)
+                if told.outcome is Outcome.FORWARDED:
+                    assert (status, record.error_code) == (200, ""), case
+                    assert record.upstream == result["server"] or (
+                        not result["server"] and record.upstream in result["candidates"]
+                    ), case
+                    lines = backends[record.upstream].heads[-1].decode("latin-1").split("\r\n")
+                    assert told_lines(lines) == told_lines(result["upstream_head"]), case
+                else:
+                    assert result["status"] == status, case
+                    assert result.get("location", "") == field_of(head, b"Location"), case
+    assert outcomes == {Outcome.FORWARDED, Outcome.REDIRECTED, Outcome.ANSWERED, Outcome.REFUSED}
+
+
+async def test_who_comes_back_with_the_cookie_is_told_his_server() -> None:
+    async with Backend().running() as a, Backend().running() as b, Backend().running() as c:
+        port = free_port()
+        configured = configuration(port, [a.port, b.port, c.port])
+        async with proxy(configured) as through:
+            secret = bytes(range(32))
+            through.hub.reseal(secret)
+            for number in range(1, 5):
+                first = Case("/", host="stay.example")
+                _, head = await sent(through, first)
+                server = (await through.record(2 * number - 1)).upstream
+                cookie = field_of(head, b"Set-Cookie").partition(";")[0]
+                again = replace(first, fields=(f"Cookie: {cookie}",))
+                told = explained(configured, port, again, Known(cookie_secret=secret))
+                assert told.result["server"] == server
+                assert any("cookie says so" in step.text for step in told.steps)
+                await sent(through, again)
+                assert (await through.record(2 * number)).upstream == server
+                blind = explained(configured, port, again)
+                assert blind.result["server"] == ""
+                assert any("known to the L7 nodes alone" in step.text for step in blind.steps)
+
+
+def only(told: Explanation, what: str) -> str:
+    (step,) = (step for step in told.steps if step.what == what)
+    return "\n".join((step.text, *step.notes))
+
+
+def test_rules_that_came_close_are_named_with_what_they_missed() -> None:
+    configured = configuration(80, [1, 2, 3])
+    said = only(explained(configured, 80, Case("/api", ("X-Beta: no", "Cookie: tier=silver"))), "rule")
+    assert said.startswith("api: domain shop.example, url /api")
+    assert "not beta: the header X-Beta is not 1 or yes*" in said
+    assert "not cookied: the cookie tier is not gold" in said
+    assert "not debug: the query debug is not a b" in said
+    said = only(explained(configured, 80, Case("/form", host="www.example")), "rule")
+    assert said.startswith("none matches")
+    assert "not posts: its methods are POST" in said
+    said = only(explained(configured, 80, Case("/api?debug=a+b")), "rule")
+    assert "not api, which matches too: debug comes first" in said
+    assert "not api: its url /api is not that of /x" in only(explained(configured, 80, Case("/x")), "rule")
+
+
+def test_health_leaves_servers_out_and_is_said() -> None:
+    configured = configuration(80, [8001, 8002, 8003])
+    configured = with_service(
+        configured, "turns", server_group="many", scheduler=Scheduler.RR, health_check=HealthCheck()
+    )
+    case = Case("/", host="turn.example")
+    assert "by the configuration alone" in only(explained(configured, 80, case), "server")
+    down = Health({"turns": {"127.0.0.1:8001": "refused"}}, {"turns": {"127.0.0.1:8003": "ejected"}}, known=True)
+    told = explained(configured, 80, case, Known(health=down))
+    assert told.result["server"] == "127.0.0.1:8002"
+    said = only(told, "server")
+    assert "127.0.0.1:8001 is left out: refused" in said
+    assert "127.0.0.1:8003 is left out: ejected" in said
+    down = Health({"turns": {f"127.0.0.1:800{n}": "refused" for n in (1, 2, 3)}}, known=True)
+    told = explained(configured, 80, case, Known(health=down))
+    assert (told.outcome, told.result["status"]) == (Outcome.REFUSED, 503)
+
+
+def test_an_own_scheduler_goes_by_the_checks_of_its_service() -> None:
+    configured = configuration(80, [8001, 8002, 8003])
+    down = Health({"app": {"127.0.0.1:8001": "refused"}}, known=True)
+    told = explained(configured, 80, Case("/", host="own.example"), Known(health=down))
+    assert (told.result["service"], told.result["server"]) == ("app@own", "127.0.0.1:8002")
+
+
+def test_a_split_is_left_open() -> None:
+    configured = configuration(80, [8001, 8002, 8003])
+    rule = Rule("parted", "web", domain="part.example", split=(Share("other", 90), Share("turns", 10), Share("app", 0)))
+    configured = replace(configured, rules={**configured.rules, "parted": rule})
+    told = explained(configured, 80, Case("/", host="part.example"))
+    assert told.result["services"] == ["other", "turns"]
+    assert (told.result["service"], told.result["server"]) == ("", "")
+
+
+def test_access_lists_and_listeners_that_are_not_there() -> None:
+    configured = configuration(80, [8001, 8002, 8003], acl=Acl.BLACK, access_list="bad")
+    configured = replace(configured, access_lists={"bad": AccessList("bad", ("127.0.0.0/8",))})
+    told = explained(configured, 80, Case("/"))
+    assert (told.outcome, len(told.steps)) == (Outcome.DROPPED, 2)
+    told = request(configured, Wanted("http://a/", client=("192.0.2.9", 0)))
+    assert told.outcome is Outcome.FORWARDED
+    told = request(configured, Wanted("https://a/"))
+    assert (told.outcome, told.steps[0].notes) == (Outcome.KERNEL, ("there are http/80",))
+    for url in ("ftp://a/", "a", "http://[x/", "http:///"):
+        with pytest.raises(ExplainError):
+            request(configured, Wanted(url))
+    with pytest.raises(ExplainError, match="one line"):
+        request(configured, Wanted("http://a/", fields=("X: 1\r\nY: 2",)))
+
+
+@pytest.mark.parametrize(
+    ("sni", "name"),
+    [
+        ("shop.example", "exact"),
+        ("SHOP.example.", "exact"),
+        ("www.example", "wild"),
+        ("a.b.example", "first"),
+        ("", "first"),
+    ],
+)
+def test_the_certificate_that_a_name_gets(sni: str, name: str) -> None:
+    configured = configuration(
+        443, [8001, 8002, 8003], certificates=("first", "wild", "exact"), protocol=Protocol.HTTPS
+    )
+    certificates = {
+        "first": Certificate("first", domains=("other.test",)),
+        "wild": Certificate("wild", domains=("*.example",)),
+        "exact": Certificate("exact", domains=("shop.example",)),
+    }
+    told = request(replace(configured, certificates=certificates), Wanted("https://shop.example/", sni=sni))
+    assert told.result["certificate"] == name
+    assert told.outcome is Outcome.FORWARDED
+    told = request(with_options(configured, certificates=()), Wanted("https://shop.example/"))
+    assert (told.outcome, told.steps[-1].what) == (Outcome.REFUSED, "certificate")
+
+
+def test_it_is_asked_by_a_process_of_its_own() -> None:
+    facts = {
+        "l4_down": {},
+        "seed": None,
+        "said": ["", ""],
+        "known": False,
+        "down": {},
+        "ejected": {},
+        "differ": {},
+        "cookie_secret": "",
+        "node": "",
+    }
+    config = to_dict(configuration(80, [8001, 8002, 8003]))
+
+    def answer(url: str) -> dict[str, Any]:
+        question = {"config": config, "request": {"url": url, "fields": ["X-Beta: 1"]}, "facts": facts}
+        argv = [sys.executable, "-m", "proxy", "explain"]
+        done = subprocess.run(argv, input=json.dumps(question).encode(), capture_output=True, check=True)
+        return dict(json.loads(done.stdout))
+
+    found = answer(f"http://{HOST}/api")
+    assert (found["outcome"], found["rule"], found["server"]) == ("forwarded", "beta", "127.0.0.1:8003")
+    assert {"kind": "rules", "name": "beta"}.items() <= next(s for s in found["steps"] if s["what"] == "rule").items()
+    assert "give a URL" in answer("shop.example")["wrong"]
