@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -24,7 +23,7 @@ from control.node.notify import notify
 from control.node.tasks import Tasks
 from core.model import Model, Server
 from core.resolve import l7_listeners
-from proxy import census, ledger, meters, tally, throttles
+from proxy import census, ledger, meters, tally, throttles, totals
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError
 from proxy.hub import View
@@ -34,8 +33,7 @@ from proxy.passing import Seat
 from proxy.probes import Probes
 from proxy.seats import Seats, rota
 from proxy.sticky import SECRET_BYTES
-from proxy.tally import Tally
-from proxy.traffic import traffic
+from proxy.totals import Totals
 from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, Wanted, WorkerGone, WorkerProcess, kill, reap
 
 log = logging.getLogger(__name__)
@@ -71,10 +69,7 @@ class Supervisor:
         self._given: set[Seat] = set()  # sockets that all workers who have the seat have too
         self._workers: dict[int, WorkerProcess] = {}
         self._cookie_secret = os.urandom(SECRET_BYTES)  # until the control plane gives that of all nodes
-        self._past: Counter[str] = Counter()  # what workers that are gone had counted
-        self._sums = meters.Sums()
-        self._started = round(time.time(), 3)
-        self._tally = Tally()
+        self._totals = Totals(time.time())
         self.openings = Openings()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
@@ -160,9 +155,7 @@ class Supervisor:
         finally:
             if self._workers.get(turn) is worker:
                 del self._workers[turn]
-            self._past.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
-            self._tally.keep(worker.servers)
-            self._sums.take_over(worker.meters)
+            self._totals.keep(worker)
             await reap(worker.process)
         return worker.cannot
 
@@ -300,15 +293,8 @@ class Supervisor:
             self._forget_gone()
 
     def _forget_gone(self) -> None:
-        """Workers tell what has changed only, so that what they have said is kept for as long as it is of something.
-
-        To be called once they have been told of a change: before, what they say may be of what is new.
-        """
-        model = self._resolved(self._model or Model())
-        names = meters.names(model)
-        for worker in self._workers.values():
-            meters.forget(worker.meters, **names)
-            tally.forget(worker.servers, model)
+        """To be called once workers have been told of a change: before, what they say may be of what is new."""
+        totals.forget(self._workers.values(), self._resolved(self._model or Model()))
 
     def _tell_members(self, workers: Iterable[WorkerProcess]) -> None:
         """Again after each configuration: an answer may have come while they were busy with it."""
@@ -331,40 +317,25 @@ class Supervisor:
 
     def report(self) -> dict[str, object]:
         """What the control plane is told each second."""
-        counters = Counter(self._past)
-        for worker in self._workers.values():
-            counters.update(worker.counters)
+        workers, model = list(self._workers.values()), self._model or Model()
         return {
             "ready": self.ready,
             "draining": self.draining.is_set(),
             "resting": self._resting,
-            "workers": len(self._workers),
+            "workers": len(workers),
             "worker_restarts": self._restarts,
             "health": self._probes.rows(),
-            "upstreams": self._upstreams(),
-            "counters": dict(counters),
-            "traffic": self._traffic(),
+            "upstreams": self._totals.upstreams(workers, self._resolved(model)),
+            "counters": self._totals.counters(workers),
+            "traffic": self._totals.traffic(workers, model, asyncio.get_running_loop().time()),
             "problems": list(self._all_problems()),
             "members": {} if self._model is None else members_document(self._members.groups(self._model)),
         }
 
-    def _traffic(self) -> dict[str, Any]:
-        workers = list(self._workers.values())
-        now = asyncio.get_running_loop().time()
-        return traffic(self._sums_now(), [worker.open for worker in workers], self._started, now)
-
-    def _sums_now(self) -> dict[str, dict[str, Any]]:
-        names = meters.names(self._model or Model())
-        return self._sums.rows([worker.meters for worker in self._workers.values()], **names)
-
-    def _upstreams(self) -> list[dict[str, object]]:
-        if self._model is None:
-            return []
-        return self._tally.rows(self._resolved(self._model), [worker.servers for worker in self._workers.values()])
-
     def measured(self) -> dict[str, Any]:
         """What /metrics is made of; forgets listeners, services and rules that are gone."""
-        model, rows = self._model or Model(), self._sums_now()
+        model = self._model or Model()
+        rows = self._totals.meters(list(self._workers.values()), model)
         rules = {name: (model.rules[name].listener if name in model.rules else meters.OTHER) for name in rows["rules"]}
         return {**self.report(), "configuration": self._version, "listener_of": rules, **rows}
 
@@ -432,8 +403,3 @@ class Supervisor:
         for worker in self._workers.values():
             kill(worker.process)
         self._seats.close()
-
-
-def _is_level(name: str) -> bool:
-    """Counters that go down again, and are not to be added to those of a worker's successor."""
-    return name.endswith(("_open", "_waiting", "in_flight"))
