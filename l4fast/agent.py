@@ -38,9 +38,10 @@ from l4fast.holding import Readiness
 from l4fast.hops import Hop
 from l4fast.leaving import Leaving
 from l4fast.metering import Billing
+from l4fast.problems import Refusals, crowded, servers_here, without_pool
 from l4fast.sessions import SessionView, Wanted
 from l4fast.shares import shares
-from l4fast.sync_peer import CLOCK_SKEW_S, Sync
+from l4fast.sync_peer import Sync
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +55,6 @@ ADDRESSES_S: Final = 2.0  # an address that is new is not used by health checks 
 SESSIONS_LIMIT: Final = 1000
 UNASKED: Final = "not probed yet"  # what HealthMonitor says before a target's first answer
 FIRST_ROUND_LIMIT_S: Final = 10.0
-REFUSALS_SHOWN_S: Final = 60.0
-# Counters of session sync that an operator has to do something about, and what.
-REFUSALS: Final = {
-    "clock": f"the clocks of two nodes differ by more than {CLOCK_SKEW_S:.0f} s; check NTP",
-    "foreign_cluster": "a node with another cluster key uses the group; compare the key files or change --sync",
-    "forged": "somebody without the cluster key sends to the group",
-    "layout": "a node runs another release, whose sessions are laid out differently; upgrade it",
-    "version": "a node runs another release, which speaks another version of the protocol; upgrade it",
-    "too_many_peers": "there are more nodes in the group than this one has room for",
-}
 LOOK_S: Final = 0.05
 
 
@@ -148,7 +139,7 @@ class Agent:
         self._poolless: tuple[tuple[str, int], ...] = ()
         self._addresses = Addresses()
         self._crowded: tuple[str, ...] = ()
-        self._refusals: dict[str, tuple[int, float]] = {}  # counter → its value, until when it is a problem
+        self._refusals = Refusals()
 
     # Changes
 
@@ -353,19 +344,10 @@ class Agent:
         while True:
             counts = self._counter.look()
             self._sync.sessions, self._sync.lost = counts.sessions, counts.packets.get("event_sync_lost", 0)
-            self._look_at_refusals(self._loop.time())
+            self._refusals.look(self._sync.counters, self._loop.time())
             if self._billing is not None:
                 self._billing.maps.saw(counts.listeners)
             await asyncio.sleep(COUNT_S)
-
-    def _look_at_refusals(self, now: float) -> None:
-        for name in REFUSALS:
-            count = self._sync.counters[name]
-            before, until = self._refusals.get(name, (0, 0.0))
-            if count > before:
-                if until <= now:
-                    log.warning("%s", _refusal(name))
-                self._refusals[name] = (count, now + REFUSALS_SHOWN_S)
 
     # Views
 
@@ -396,31 +378,24 @@ class Agent:
     def _problems(self) -> list[str]:
         now = self._loop.time()
         tables = [each for each in (self._error, self._error_of_members) if each]
-        refusals = [_refusal(name) for name, (_, until) in self._refusals.items() if now < until]
-        poolless = [_without_pool(listener, ip, self._name) for listener, ip in self._poolless]
+        poolless = [without_pool(listener, ip, self._name) for listener, ip in self._poolless]
         announcing = self._announcing.problems()
         if self._resting and self._announcing.method == "static":
             announcing = [*announcing, "it drains, but its VIPs are static: take their routes away from it"]
-        here = [*self._servers_here(), *map(_crowded, self._crowded)]
         return [
             *tables,
             *self._members.problems(self._model),
             *announcing,
             *poolless,
-            *here,
-            *refusals,
+            *self._servers_here(),
+            *map(crowded, self._crowded),
+            *self._refusals.problems(now),
             *self._sync.problems(now),
         ]
 
     def _servers_here(self) -> list[str]:
-        """What is wrong with the VIPs that are addresses of this node, and the servers that are this node itself."""
         here = {address for address, hop in self._hops.hops().items() if hop.here}
-        services, local = self._services, self._addresses.local
-        return [
-            *map(_misplaced, vip.misplaced(services, frozenset(local) - self._announcing.excused(), here)),
-            *map(_missing, vip.missing(services, local, here)),
-            *(_unreachable(*each) for each in vip.unreachable(services, here)),
-        ]
+        return servers_here(self._services, self._addresses.local, self._announcing.excused(), here)
 
     def status(self, _arguments: dict[str, object]) -> dict[str, object]:
         """The admin command `status`."""
@@ -476,30 +451,3 @@ class Agent:
             killed += len(keys) // self._sync.layouts[ip].key_size
         log.info("%d sessions were killed: %s", killed, wanted)
         return {"killed": killed}
-
-
-def _misplaced(address: str) -> str:
-    return f"the VIP {address} is configured on this node; remove it there: its traffic has to come by a route"
-
-
-def _missing(address: str) -> str:
-    command = "ip addr add" if version_of(address) == 4 else "ip -6 addr add"
-    bits = 32 if version_of(address) == 4 else 128
-    return f"this node is a server of the VIP {address} and does not have it: `{command} {address}/{bits} dev lo`"
-
-
-def _unreachable(listener: str, address: str, mode: Mode) -> str:
-    return f"{listener}: its server {address} is this node itself, where mode {mode} does not lead; use mode dr"
-
-
-def _crowded(address: str) -> str:
-    return f"there is no room for the interface's address {address}: health checks from it may fail; remove it"
-
-
-def _without_pool(listener: str, ip: int, node: str) -> str:
-    why = f"{listener} is of mode fullnat and takes no new connections of IPv{ip} here"
-    return f"{why}: give the node {node} a source_pool"
-
-
-def _refusal(counter: str) -> str:
-    return f"session sync refuses datagrams ({counter}): {REFUSALS[counter]}"

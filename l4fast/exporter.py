@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from control.node.metrics import Family, Sample, counter, gauge, only
-from l4fast.sync_peer import COUNTERS
 from l4fast.sync_peers import PeerState
+from l4fast.sync_status import COUNTERS
 
 Document = Mapping[str, Any]
 Rows = Collection[tuple[tuple[str, ...], Mapping[str, int]]]  # label values, numbers by name

@@ -9,7 +9,7 @@ from control.node.metrics import table
 from l4fast.exporter import families
 from l4fast.members import COUNTERS as MEMBER_COUNTERS
 from l4fast.settings import METRICS
-from l4fast.sync_peer import COUNTERS
+from l4fast.sync_status import COUNTERS
 
 PAGE: Final = """\
 # Metrics

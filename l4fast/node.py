@@ -47,7 +47,8 @@ from l4fast.snapshot_io import Snapshots, listener
 from l4fast.state import StateDirectory
 from l4fast.sync_io import SyncIO, multicast_socket
 from l4fast.sync_keys import Secrets, seed_digest
-from l4fast.sync_peer import Layout, Sync
+from l4fast.sync_peer import Sync
+from l4fast.sync_records import Layout
 from l4fast.tables import Record, Tables
 
 log = logging.getLogger(__name__)

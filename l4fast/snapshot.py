@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Final
 
 from l4fast.sync_ends import Ended
-from l4fast.sync_peer import Layout
+from l4fast.sync_records import Layout
 
 MAGIC: Final = b"PFSN"
 VERSION: Final = 1

@@ -22,7 +22,8 @@ from core.endpoints import version
 from l4fast.merging import Merged
 from l4fast.sync_codec import MAX_DATAGRAM
 from l4fast.sync_ends import Ended
-from l4fast.sync_peer import Records, Sync
+from l4fast.sync_peer import Sync
+from l4fast.sync_records import Records
 
 log = logging.getLogger(__name__)
 

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from l4fast import sync_status
 from l4fast.sync_codec import (
     MAX_BODY,
     MAX_RANGES,
-    SECOND_SIZE,
     DatagramError,
     Fault,
     Header,
@@ -42,6 +41,8 @@ from l4fast.sync_codec import (
 from l4fast.sync_ends import Ended, Ends
 from l4fast.sync_keys import ClusterKey, key_by_id, node_id
 from l4fast.sync_peers import RETURN_S, SILENT_S, CatchingUp, Peer, PeerState
+from l4fast.sync_records import Layout, Records
+from l4fast.sync_status import COUNTERS
 from l4fast.sync_window import WINDOW, History, Window
 
 HELLO_S: Final = 1.0
@@ -52,47 +53,11 @@ SEEK_MOST_S: Final = 600.0
 ASKED_ON_RETURN: Final = 512  # missing datagrams; of more, a snapshot alone is quicker
 HELLO_SOON_S: Final = 0.05  # to a newcomer, who may be one of many
 CLOCK_SKEW_S: Final = 30.0  # replays older than this are refused even by a node that has just started
-CLOCK_PROBLEM_S: Final = 5  # sessions that end are forgotten so much later or earlier elsewhere
 ASK_S: Final = 0.01  # between two requests to one peer
 # Datagrams sent again: as many as were new, saved up to a history's worth, and these between two hellos in any case.
 # Peers cannot make us flood the network.
 RESENDS_PER_HELLO: Final = 256
 RESENDS_MOST: Final = WINDOW
-
-COUNTERS: Final = (
-    "sent_datagrams", "sent_records", "sent_hellos", "resent", "send_queue_full", "send_error",
-    "received_datagrams", "received_records", "received_hellos", "received_resends", "received_late", "received_older",
-    "missing", "lost", "resend_asked", "sent_ends", "received_ends", "own", *(fault.value for fault in Fault),
-    "replayed", "old_boot", "clock", "layout", "unknown_type", "too_many_peers", "write_failed", "snapshots_given",
-    "snapshots_refused", "snapshots_broken", "snapshots_taken", "snapshots_failed", "snapshot_records",
-)  # fmt: skip
-
-
-class Records(NamedTuple):
-    """Session records of one IP version to merge: a second, `ends` ends and `count` records."""
-
-    ip: int
-    body: bytes
-    count: int  # type: ignore[assignment]  # a tuple's own `count` is nobody's here
-    ends: int
-    delay_us: int
-    shift_s: int = 0  # of this node's clock, ahead of the sender's
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What both sides must agree on to exchange records of one IP version: the sizes of a session's key and value, and
-    of an end and a record in a datagram; a checksum over names and offsets of both versions' fields."""
-
-    key_size: int
-    value_size: int
-    end_size: int
-    told_size: int
-    checksum: int
-
-    def body_size(self, count: int, ends: int) -> int:
-        """Of so many records and ends."""
-        return SECOND_SIZE + ends * self.end_size + count * self.told_size
 
 
 class Sync:
@@ -402,19 +367,7 @@ class Sync:
 
     def problems(self, now: float) -> list[str]:
         """What an operator has to do something about."""
-        seeds = [
-            f"{peer.name} has another seed in its cluster key file: flows without session go to other servers there; "
-            "copy one file to all L4 nodes and send their agents SIGHUP"
-            for peer in self.peers.values()
-            if peer.name and peer.state(now) is not PeerState.SILENT and peer.seed != self.seed
-        ]
-        clocks = [
-            f"the clock of {peer.name or f'{peer.node:016x}'} is {abs(peer.shift_s)} s "
-            f"{'behind' if peer.shift_s > 0 else 'ahead of'} this node's; check NTP on both"
-            for peer in self.peers.values()
-            if abs(peer.shift_s) >= CLOCK_PROBLEM_S and peer.state(now) is not PeerState.SILENT
-        ]
-        return [*seeds, *clocks, *self.catching_up.problems(now)]
+        return [*sync_status.problems(self.peers.values(), self.seed, now), *self.catching_up.problems(now)]
 
     def status(self, now: float) -> dict[str, object]:
         """For people and the control plane: whether this node knows every session, and each peer."""
@@ -423,16 +376,5 @@ class Sync:
             "complete": self.complete(now),
             "overflowed": now < self._dropped_until,
             "snapshot": {"from": taken[0], "took_s": round(taken[1], 2)} if taken else None,
-            "peers": [
-                {
-                    "name": peer.name or f"{peer.node:016x}",
-                    "state": peer.state(now).value,
-                    "heard_s": round(now - peer.heard, 1),
-                    "sessions": peer.sessions,
-                    "records": peer.records,
-                    "delay_ms": round(peer.delay_us / 1000, 1),
-                    "dropped": peer.dropped,
-                }
-                for peer in self.peers.values()
-            ],
+            "peers": sync_status.rows(self.peers.values(), now),
         }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from l4fast.merging import Merged
-from l4fast.sync_peer import Layout
+from l4fast.sync_records import Layout
 from tests.l4fast.merging import Entry, merged
 
 KEY_SIZE = 8

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from l4fast.snapshot import Block, SnapshotError, Taking, pack_begin, pack_block, pack_end, pack_ended
 from l4fast.sync_ends import Ended
 from l4fast.sync_keys import ClusterKey
-from l4fast.sync_peer import Records, Sync
+from l4fast.sync_peer import Sync
 from l4fast.sync_peers import PeerState, Source
+from l4fast.sync_records import Records
 from tests.l4fast.memory_table import LAYOUTS, MemoryTable, key_of, page_of
 from tests.l4fast.merging import ESTABLISHED, Entry
 

@@ -44,7 +44,8 @@ from l4fast.holding import Readiness
 from l4fast.hops import HERE, Hop
 from l4fast.sessions import SessionView, Wanted
 from l4fast.sync_keys import ClusterKey
-from l4fast.sync_peer import Layout, Sync
+from l4fast.sync_peer import Sync
+from l4fast.sync_records import Layout
 from l4fast.vip_states import VipState
 from tests.l4fast.fake_vips import FakeProgram
 
@@ -456,7 +457,7 @@ async def test_refused_datagrams_become_a_problem_and_stop_being_one(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(agent_module, "COUNT_S", 0.01)
-    monkeypatch.setattr(agent_module, "REFUSALS_SHOWN_S", 0.2)
+    monkeypatch.setattr("l4fast.problems.REFUSALS_SHOWN_S", 0.2)
     rig.tasks.spawn(rig.agent.keep_count(), "session count")
     await until(lambda: rig.sync.sessions == 7)
     assert rig.agent.report()["problems"] == []

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from control.node.metrics import render
 from l4fast.exporter import SYNC, SYNC_REFUSED, SYNC_UNSENT, action_of, families
 from l4fast.sources import reasons
-from l4fast.sync_peer import COUNTERS
+from l4fast.sync_status import COUNTERS
 
 SERVER = {
     "packets_in": 1, "bytes_in": 2, "packets_out": 3, "bytes_out": 4, "sessions_made": 5, "sessions": 6,

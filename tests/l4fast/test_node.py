@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from l4fast.node import layouts_of
-from l4fast.sync_peer import Layout
+from l4fast.sync_records import Layout
 
 Kind = type[ctypes.Structure]
 

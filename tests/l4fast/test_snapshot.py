@@ -31,7 +31,7 @@ from l4fast.snapshot import (
     refusal,
 )
 from l4fast.sync_ends import Ended
-from l4fast.sync_peer import Layout
+from l4fast.sync_records import Layout
 
 LAYOUTS = {4: Layout(2, 3, 1, 1, 77), 6: Layout(4, 5, 1, 1, 77)}
 BLOCK = Block(6, 4, 5, b"keykeykkvaluevalue", 2)

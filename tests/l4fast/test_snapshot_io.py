@@ -20,7 +20,8 @@ from l4fast.snapshot import Ask, Kind, checksum, pack_ask, pack_begin, pack_bloc
 from l4fast.snapshot_io import Snapshots, listener
 from l4fast.sync_ends import Ended
 from l4fast.sync_keys import ClusterKey
-from l4fast.sync_peer import Layout, Sync
+from l4fast.sync_peer import Sync
+from l4fast.sync_records import Layout
 from tests.l4fast.memory_table import LAYOUTS, MemoryTable, key_of, value_of
 from tests.l4fast.merging import CLOSED, Entry
 

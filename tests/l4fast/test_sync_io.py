@@ -15,8 +15,9 @@ from l4fast.merging import Merged
 from l4fast.sync_ends import AGAIN_S
 from l4fast.sync_io import SyncIO, address_of, multicast_socket
 from l4fast.sync_keys import ClusterKey
-from l4fast.sync_peer import Layout, Sync
+from l4fast.sync_peer import Sync
 from l4fast.sync_peers import LISTEN_S, CatchingUp
+from l4fast.sync_records import Layout
 from tests.l4fast.netns import Network
 
 KEY = ClusterKey(bytes(32))

@@ -12,17 +12,16 @@ from l4fast.sync_keys import ClusterKey, seed_digest
 from l4fast.sync_peer import (
     ASKED_ON_RETURN,
     CLOCK_SKEW_S,
-    COUNTERS,
     HELLO_S,
     HELLO_SOON_S,
     RESENDS_PER_HELLO,
     SEEK_MOST_S,
     SEEK_S,
-    Layout,
-    Records,
     Sync,
 )
 from l4fast.sync_peers import LISTEN_S, RETURN_S, SILENT_S
+from l4fast.sync_records import Layout, Records
+from l4fast.sync_status import COUNTERS
 from l4fast.sync_window import RESEND_DELAY_S, RESEND_RETRY_S, RESEND_TRIES, WINDOW
 
 KEY = ClusterKey(bytes(32))

@@ -25,7 +25,8 @@ from l4fast.snapshot import Block, Taking, pack_begin, pack_block, pack_end
 from l4fast.snapshot_io import Snapshots, listener
 from l4fast.sync_io import SyncIO
 from l4fast.sync_keys import ClusterKey
-from l4fast.sync_peer import Layout, Sync
+from l4fast.sync_peer import Sync
+from l4fast.sync_records import Layout
 from tests.packets import (
     ACK,
     CLIENT,
