@@ -200,6 +200,26 @@ def test_a_node_that_returns_waits_before_it_takes_its_share(cluster: Cluster) -
     assert cluster.node("l4-1")["vip"]["stage"] == "holding"
 
 
+def test_a_node_drains_by_an_operators_word_and_serves_again(cluster: Cluster) -> None:
+    """Its VIPs go before it takes nothing new, what it has goes on, and an agent that is started anew still drains."""
+    downloads = Downloads(cluster)
+    drained = cluster.on("control", "paifang", "drain", "l4-1", "--wait", "--timeout", "50s")
+    assert drained.endswith("l4-1: nothing left\n"), drained
+    assert not any(cluster.held("l4-1").values())
+    until(lambda: cluster.held("l4-2")[VIP] and cluster.held("l4-2")[VIP6])
+    assert all(downloads.complete())
+    downloads = Downloads(cluster, 1)
+    Lab.find(cluster.name).kill_process("l4-1")
+    assert cluster.lab("start", "l4-1").returncode == 0
+    until(lambda: cluster.node("l4-1")["sync"]["complete"])
+    assert not any(cluster.held("l4-1").values())
+    assert all(downloads.complete())
+    downloads = Downloads(cluster, 1)
+    cluster.on("control", "paifang", "undrain", "l4-1")
+    until(lambda: any(cluster.held("l4-1").values()))
+    assert all(downloads.complete())
+
+
 def test_connections_outlive_a_machine(cluster: Cluster) -> None:
     downloads = Downloads(cluster)
     assert cluster.lab("kill", "l4-1").returncode == 0
