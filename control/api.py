@@ -84,8 +84,14 @@ def application(plane: ControlPlane, access: Access | None = None, observer: Obs
     app[ACCESS] = Access.of(plane.store) if access is None else access
     app.on_response_prepare.append(hardened)
     app.on_cleanup.append(_end_tasks)
+    if observer is None:
+        app.on_cleanup.append(_close_observer)
     add_routes(app, ROUTES)
     return app
+
+
+async def _close_observer(app: web.Application) -> None:
+    await app[OBSERVER].close()
 
 
 async def _end_tasks(app: web.Application) -> None:

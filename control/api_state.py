@@ -14,6 +14,7 @@ from certs.chain import inspect
 from control import exporter, groups, membership
 from control.handling import ETAG, PLANE, json_of, status_document, versioned
 from control.node import metrics
+from control.observing import OBSERVER
 from control.roles import ApiRole
 from control.routes import Answer, Route, Schema
 from control.service import ControlPlane
@@ -78,7 +79,10 @@ async def get_metrics(request: web.Request) -> web.Response:
     """Prometheus' text; its scraper gives the token as any other client."""
     plane = request.app[PLANE]
     certificates = await asyncio.to_thread(inventory.entries, plane.current.model, datetime.now(UTC))
-    told = exporter.families(plane.current.version, plane.status(), certificates)
+    observer = request.app[OBSERVER]
+    told = exporter.families(
+        plane.current.version, plane.status(), certificates, observer.charts.dropped, observer.history.failures
+    )
     return web.Response(body=b"".join(metrics.render(told)), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Annotated
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from aiohttp import web
 from control.changes import change_document
 from control.gate import is_still_good
 from control.handling import PLANE, VERSION_LIMIT
+from control.observing import OBSERVER
 from control.problem import problem
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, asked, texts
@@ -98,6 +100,8 @@ class _Reader:
         self._topics = frozenset(texts(request, "only")) or frozenset(Topic)
         self._sent = after if Topic.VERSION in self._topics else None
         self._seen: Picture | None = None
+        self._recent = request.app[OBSERVER].recent
+        self._told = self._recent[-1].id if self._recent else 0  # the last of the events
         self._wrote_at = self._admitted_at = time.monotonic()
 
     async def serve(self) -> None:
@@ -106,6 +110,7 @@ class _Reader:
             if Topic.VERSION in self._topics:
                 await self._send(await self._versions())
             await self._send(self._differences())
+            await self._send(self._events())
             if time.monotonic() - self._wrote_at >= HEARTBEAT_S:
                 await self._write(HEARTBEAT)
             if time.monotonic() - self._admitted_at >= HEARTBEAT_S:
@@ -146,6 +151,14 @@ class _Reader:
         told = beginning(self._seen) if before is None else differences(before, self._seen)
         return [event for event in told if event.name in self._topics]
 
+    def _events(self) -> Iterable[Event]:
+        """What has happened since the last look; who reads slowly misses what is in memory no more."""
+        if Topic.EVENT not in self._topics:
+            return ()
+        new = list(takewhile(lambda each: each.id > self._told, reversed(self._recent)))[::-1]
+        self._told = new[-1].id if new else self._told
+        return [Event(Topic.EVENT, each.document()) for each in new]
+
     async def _send(self, events: Iterable[Event]) -> None:
         chunk = bytearray()
         for event in events:
@@ -172,6 +185,7 @@ ROUTES = (
         problems=(503,), tag="state",
         description="`reset`: {version}, read the configuration; `version`: {version, created, author, comment, "
         "changes}, whose id is the version; `node`: {role, name, step, version, problems, listed}; `server`: {role, "
-        "node, service, server, healthy, why}. First come all nodes and the servers that are not healthy.",
+        "node, service, server, healthy, why}; `event`: as in /v1/events, from now on. First come all nodes and the "
+        "servers that are not healthy.",
     ),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from control import (
     cli_audit,
     cli_config,
     cli_drains,
+    cli_events,
     cli_explain,
     cli_metering,
     cli_nodes,
@@ -188,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
     for name, what in CERTS_ELSEWHERE.items():
         of_certs.add_parser(name, add_help=False, help=what)
     cli_config.add_to(add, remote, dry, comment, as_json)
+    cli_events.add_to(add, remote, as_json)
     cli_metering.add_to(add, remote, as_json)
     cli_explain.add_to(add, remote, as_json)
     cli_tokens.add_to(add, remote, as_json)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from certs.inventory import Entry
-from control.node.metrics import Family, gauge, only
+from control.node.metrics import Family, counter, gauge, only
 from control.reconcile import NodeStatus, Step
+from control.series import MOST
 
 PREFIX: Final = "paifang_control"
 
 
-def families(version: int, nodes: Sequence[NodeStatus], certificates: Sequence[Entry]) -> Iterator[Family]:
-    """All that there is to tell."""
+def families(
+    version: int, nodes: Sequence[NodeStatus], certificates: Sequence[Entry], charts: Mapping[str, int], lost: int
+) -> Iterator[Family]:
+    """All that there is to tell. `charts`: by kind, objects without charts; `lost`: writes of charts and events."""
     counts = Counter((node.role, node.step) for node in nodes)
     yield gauge(f"{PREFIX}_configuration_version", "The current version of the configuration.", only(version))
     yield gauge(
@@ -35,4 +38,13 @@ def families(version: int, nodes: Sequence[NodeStatus], certificates: Sequence[E
         "Listeners that use a certificate.",
         [((each.name,), len(each.used_by)) for each in certificates],
         ("certificate",),
+    )
+    yield gauge(
+        f"{PREFIX}_objects_not_charted",
+        "Objects beyond those of which charts are kept, by kind.",
+        [((kind,), charts.get(kind, 0)) for kind in MOST],
+        ("kind",),
+    )
+    yield counter(
+        f"{PREFIX}_history_lost_total", "Writes of charts and events that failed, as on a full disk.", only(lost)
     )

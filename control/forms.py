@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from control.happenings import EventKind
+from control.series import FIELDS as SERIES_FIELDS
+from control.series import QUANTILES
 from core.fields import NAME, Kind
 from core.model import CLASSES
 from core.plan import Operation
@@ -254,6 +257,34 @@ FORMS: Mapping[str, object] = {
                     }
                 )
             ),
+        }
+    ),
+    "Series": table(
+        {
+            "of": TEXT,
+            "start": {**WHOLE, "description": "Unix time at which the first slot begins"},
+            "step_s": WHOLE,
+            "kept": {"type": "boolean", "description": "false: it has just come, or is one too many"},
+            "series": table(dict.fromkeys((*SERIES_FIELDS, *QUANTILES), items(nullable(NUMBER)))),
+            "dropped": {"type": "object", "description": "how many of each kind are not kept"},
+        }
+    ),
+    "Events": table(
+        {
+            "events": items(
+                table(
+                    {
+                        "id": WHOLE,
+                        "at": NUMBER,
+                        "kind": {"enum": [kind.value for kind in EventKind]},
+                        "severity": {"enum": ["info", "warning", "error"]},
+                        "object": TEXT,
+                        "text": TEXT,
+                        "fields": {"type": "object"},
+                    }
+                )
+            ),
+            "next": {**WHOLE, "description": "what `after` gets for those that come after these"},
         }
     ),
     "Inventory": table({"certificates": items(table({"name": TEXT, "problems": items(TEXT)}))}),

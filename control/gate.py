@@ -22,6 +22,7 @@ from control.access import ACCESS
 from control.audit import Told, notes_of, result_of
 from control.handling import CALLER, Caller
 from control.limits import Full, source_of
+from control.observing import OBSERVER
 from control.problem import problem
 from control.routes import Handler, asked, route_of
 from control.tokens import Refused
@@ -51,6 +52,8 @@ async def audited(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not _is_worth_it(request, response.status):
         return response
     caller, notes = CALLER.get(), notes_of(request)
+    if response.status == 401 and "Authorization" in request.headers:
+        request.app[OBSERVER].signed_in_badly(request.remote or "")
     token = caller.token
     await request.app[ACCESS].audit.tell(
         Told(

@@ -34,6 +34,8 @@ from control.cloud import keyring
 from control.cloud.access_keys import Keyring
 from control.cloud.entrance import Entrance
 from control.first_token import Destination, TokenFileError
+from control.history import NAME as HISTORY
+from control.history import History
 from control.listening import Files, ListenError, Listening, ServerTls, TlsError
 from control.metering_keep import MeteringKeep, Retention
 from control.node.addresses import is_loopback
@@ -98,6 +100,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store: Store | None = None
+    observer: Observer | None = None
     doors: list[Listening] = []
     watching = Tasks()
     try:
@@ -105,9 +108,11 @@ async def serve(settings: Settings) -> None:
         plane = await ControlPlane.load(store)
         plane.metering = MeteringKeep(store, settings.metering)
         watching.spawn(plane.follow(), "versions of other control nodes")
+        observer = Observer(plane, await asyncio.to_thread(History, settings.state / HISTORY))
+        watching.spawn(observer.keep(), "what nodes report")
         access = _access(plane, settings, tls)
         keys = await _keyring(store, settings)
-        doors.append(await _serve_users(plane, settings, access, tls, watching, signing, keys))
+        doors.append(await _serve_users(plane, settings, access, tls, watching, signing, keys, observer))
         if keys is not None:
             cloud_tls = tls
             if settings.alibaba is not None and tls is None:
@@ -131,6 +136,8 @@ async def serve(settings: Settings) -> None:
         await plane.close()
     finally:
         await watching.close()
+        if observer is not None:
+            await observer.close()
         for door in doors:
             await door.close()
         if store is not None:
@@ -217,15 +224,13 @@ async def _serve_alibaba(
 
 async def _serve_users(
     plane: ControlPlane, settings: Settings, access: Access, tls: ServerTls | None, watching: Tasks, signing: Signing,
-    keys: Keyring | None,
+    keys: Keyring | None, observer: Observer,
 ) -> Listening:  # fmt: skip
     """Raises ServeError."""
     try:
         await first_token.ensure(plane.store, access.audit, _destination(settings))
     except (TokenFileError, TokenError) as error:
         raise ServeError(str(error)) from None
-    observer = Observer(plane)
-    watching.spawn(observer.keep(), "what nodes report")
     app = api.application(plane, access, observer)
     app[SIGNING] = signing
     if keys is not None:

@@ -89,9 +89,14 @@ class Counted:
     services: Mapping[str, Load]
 
     @property
+    def load(self) -> Load | None:
+        """All requests of an L7 node."""
+        return loads(self.loads.values()) if self.loads else None
+
+    @property
     def rates(self) -> Rates:
         if self.loads:
-            return of_load(loads(self.loads.values()))
+            return of_load(self.load)
         return of_flow(joined(self.flows.values(), sum) if self.flows else None)
 
 

@@ -37,6 +37,12 @@ def main(options: argparse.Namespace) -> int:
         time.sleep(AGAIN_S)
 
 
+def event(data: Mapping[str, Any]) -> str:
+    """One of /v1/events as a line."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(data["at"]))
+    return f"{when}  {data['severity']:7}  {data['kind']:11}  {show.clean(data['text'])}"
+
+
 def _json(name: str, data: Mapping[str, Any]) -> str:
     return json.dumps({"event": name, **data}, ensure_ascii=False)
 
@@ -51,6 +57,8 @@ def line(name: str, data: Mapping[str, Any]) -> str:
         remarks = [f"version {data['version']}"] if data["version"] is not None else []
         remarks += data["problems"] + ([] if data["listed"] else ["not listed under nodes"])
         return f"node {data['role']} {data['name']}: {data['step']}" + (f" ({'; '.join(remarks)})" if remarks else "")
+    if name == "event":
+        return event(data)
     if name == "server":
         state = {True: "healthy", False: "down", None: "not checked any more"}[data["healthy"]]
         of = f" of {data['service']}" if data["service"] else ""

@@ -18,11 +18,12 @@ HEARTBEAT = b": still here\n\n"
 
 
 class Topic(StrEnum):
-    """What may be watched: versions of the configuration, the nodes, the servers' health."""
+    """What may be watched: versions of the configuration, the nodes, the servers' health, what happens."""
 
     VERSION = "version"
     NODE = "node"
     SERVER = "server"
+    EVENT = "event"
 
 
 RESET = "reset"  # the versions that came before are not told: read the configuration

@@ -89,7 +89,8 @@ class Now:
 class Window:
     """All nodes. `take` is to be called once a second or so."""
 
-    def __init__(self, window_s: float = WINDOW_S, every_s: float = KEEP_EVERY_S) -> None:
+    def __init__(self, window_s: float = WINDOW_S, every_s: float = KEEP_EVERY_S, *, servers: bool = True) -> None:
+        self._servers = servers
         self._window_s = window_s
         self._every_s = every_s
         self._kept: dict[NodeKey, deque[Sample]] = {}
@@ -128,7 +129,7 @@ class Window:
             kept.clear()
         if kept and at_s - kept[-1].at_s < self._every_s:
             return
-        kept.append(_l7(facts) if "traffic" in facts else _l4(facts))
+        kept.append((_l7 if "traffic" in facts else _l4)(facts, servers=self._servers))
         while len(kept) > 2 and kept[1].at_s <= at_s - self._window_s:
             kept.popleft()
 
@@ -139,23 +140,26 @@ def _stamp(facts: Document) -> tuple[object, float]:
     return stamp["started"], float(stamp["at_s"])
 
 
-def _l4(facts: Document) -> Sample:
-    servers = {
+def _l4(facts: Document, *, servers: bool) -> Sample:
+    rows = {
         (listener, server): tuple(row.get(column, 0) for column in COLUMNS)
-        for listener, rows in facts["servers"].items()
-        for server, row in rows.items()
+        for listener, of in facts["servers"].items()
+        for server, row in of.items()
+        if servers
     }
-    return Sample(*_stamp(facts), {name: dict(row) for name, row in facts["listeners"].items()}, servers=servers)
+    return Sample(*_stamp(facts), {name: dict(row) for name, row in facts["listeners"].items()}, servers=rows)
 
 
-def _l7(facts: Document) -> Sample:
+def _l7(facts: Document, *, servers: bool) -> Sample:
     told = facts["traffic"]
-    servers = {
-        (row["service"], row["server"]): tuple(row[column] for column in UPSTREAM) for row in facts.get("upstreams", ())
+    rows = {
+        (row["service"], row["server"]): tuple(row[column] for column in UPSTREAM)
+        for row in facts.get("upstreams", ())
+        if servers
     }
     return Sample(
         *_stamp(facts),
         {name: dict(row) for name, row in told["listeners"].items()},
         {name: dict(row) for name, row in told["services"].items()},
-        servers,
+        rows,
     )

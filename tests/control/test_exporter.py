@@ -11,7 +11,7 @@ from tests.certs.test_inventory import model
 def test_the_text() -> None:
     nodes = [NodeStatus("l7", name, Step.IN_STEP, "", 7, 0.1, {}, True) for name in ("a", "b")]
     certificates = entries(model(web=pem(leaf()), spare=pem(leaf()), none=""), NOW)
-    text = b"".join(render(families(7, nodes, certificates))).decode()
+    text = b"".join(render(families(7, nodes, certificates, {"groups": 3}, 2))).decode()
     found = {
         (sample.name.removeprefix("paifang_control_"), *sample.labels.values()): sample.value
         for family in parse(text)
@@ -30,4 +30,8 @@ def test_the_text() -> None:
         ("certificate_listeners", "web"): 1,
         ("certificate_listeners", "spare"): 0,
         ("certificate_listeners", "none"): 1,
+        ("objects_not_charted", "nodes"): 0,
+        ("objects_not_charted", "listeners"): 0,
+        ("objects_not_charted", "groups"): 3,
+        ("history_lost_total",): 2,
     }

@@ -60,5 +60,9 @@ def test_what_is_shown_is_what_was_sent(tmp_path: Path, backend: int) -> None:
         assert (server["port"], server["state"]) == (backend, "up")
         assert server["rates"]["requests_per_s"] == pytest.approx(rates["requests_per_s"], rel=0.1)
         assert found["nodes"][0]["software"]
+        told = running.paifang("events", "--json", "--kind", "version", "--kind", "control")
+        events = [json.loads(line) for line in told.stdout.splitlines()]
+        assert [each["kind"] for each in events] == ["control", "version"]
+        assert "version 1 by " in running.paifang("events", "--kind", "version").stdout
     finally:
         running.end()
