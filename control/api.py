@@ -30,6 +30,7 @@ from control import (
 )
 from control.access import ACCESS, Access
 from control.api_watch import WATCH, Watch
+from control.console.files import console
 from control.gate import audited, bounded, hardened, placed
 from control.guard import BODY_LIMIT_BYTES, authorised, explained, logged
 from control.handling import PLANE
@@ -70,7 +71,7 @@ ROUTES: tuple[Route, ...] = (
     *api_drains.ROUTES,
     *api_explain.ROUTES,
 )  # fmt: skip
-MIDDLEWARES = (logged, audited, explained, bounded, authorised, placed)
+MIDDLEWARES = (logged, audited, explained, bounded, console, authorised, placed)
 
 
 def application(plane: ControlPlane, access: Access | None = None, observer: Observer | None = None) -> web.Application:

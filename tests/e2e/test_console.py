@@ -1,0 +1,392 @@
+"""The console in a real browser: clicks and keys that change what real clients get.
+
+Every test fails where the page tells the browser's console of an error or of a violation of its policy, and where a
+dialog of a script comes up: configurations of this site have names such as `<img onerror>` in them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.console_site import DEADLINE_S, HOSTILE, Site, Watched, chromium, eventually, sign_in
+
+pytestmark = pytest.mark.timeout(300)
+VIEWS = (
+    "", "objects/instances", "objects/listeners", "objects/listeners/web", "objects/listeners/+",
+    "objects/backend_services/shop", "objects/server_groups/shop", "nodes", "certificates", "history", "history/1",
+    "audit", "metering", "tokens", "changes",
+)  # fmt: skip
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("console"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Playwright's greenlets have an event loop of their own, which pytest-asyncio's fixtures are not to meet.
+    with chromium() as made:
+        yield made
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(DEADLINE_S * 1000)
+    expect.set_options(timeout=DEADLINE_S * 1000)
+    page = context.new_page()
+    watched = Watched(page)
+    yield watched
+    assert watched.unexpected() == []
+    assert page.locator("main img, dialog img").count() == 0, "a name became an element"
+    context.close()
+
+
+@pytest.fixture
+def page(watched: Watched, site: Site) -> Page:
+    site.ask("POST", "rollback", {"version": 1})
+    sign_in(watched.page, site)
+    return watched.page
+
+
+def apply(page: Page, comment: str = "") -> None:
+    dialog = page.get_by_role("dialog")
+    if comment:
+        dialog.get_by_label("Comment").last.fill(comment)
+    dialog.get_by_role("button", name="Apply", exact=True).click()
+    dialog.wait_for(state="detached")
+
+
+def test_signing_in_and_out(watched: Watched, site: Site) -> None:
+    page, watched.expected = watched.page, ("401 (Unauthorized)",)
+    page.goto(f"{site.api}/")
+    page.get_by_label("API token").fill("pft_wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").first).to_contain_text("token")
+    made = site.ask("POST", "tokens", {"name": "short", "role": "read", "expires": 0})
+    sign_in(page, site, made["secret"], "#/objects/listeners")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Listeners")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Listeners")
+    assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+    site.ask("DELETE", f"tokens/{made['id']}")
+    page.get_by_role("link", name="Metering").click()
+    expect(page.get_by_label("API token")).to_be_visible()
+    expect(page.locator("#wrong")).to_contain_text("token")
+    sign_in(page, site)
+    page.get_by_role("button", name="Sign out").click()
+    assert page.evaluate("sessionStorage.length") == 0
+    page.reload()
+    expect(page.get_by_label("API token")).to_be_visible()
+
+
+def test_a_listener_moves_to_another_port(page: Page, watched: Watched, site: Site) -> None:
+    watched.expected = ("422 (Unprocessable Entity)",)
+    page.get_by_role("navigation").get_by_role("link", name="Listeners").click()
+    page.get_by_role("row", name="web").get_by_role("link", name="web", exact=True).click()
+    port = page.get_by_label("Port", exact=False).first
+    expect(port).to_have_value(str(site.port))
+    port.fill("70000")
+    page.get_by_role("button", name="Review").click()
+    field = page.locator('[data-path="port"]')
+    expect(field.locator(".fault")).to_have_text("70000 is out of range; give a whole number from 1 to 65535")
+    expect(port).to_be_focused()
+    assert port.get_attribute("aria-invalid") == "true"
+    port.fill(str(site.spare))
+    page.get_by_role("button", name="Review").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".difference")).to_have_count(1)
+    expect(dialog.locator(".difference")).to_contain_text(str(site.port))
+    expect(dialog.locator("ins")).to_contain_text(str(site.spare))
+    assert site.fetch(site.spare) == "", "nothing is applied before it is asked for"
+    apply(page, f"moved {HOSTILE}")
+    assert eventually(lambda: site.fetch(site.spare), "the new port answers") in ("first", "second")
+    eventually(lambda: not site.fetch(), "the old port is closed")
+    expect(page.get_by_label("Port", exact=False).first).to_have_value(str(site.spare))
+
+
+def test_a_fault_across_objects_stands_at_its_field(page: Page, watched: Watched, site: Site) -> None:
+    watched.expected = ("422 (Unprocessable Entity)",)
+    page.goto(f"{site.api}/console/#/objects/listeners/web")
+    page.get_by_label("Acl", exact=False).first.select_option("white")
+    page.get_by_role("button", name="Review").click()
+    expect(page.locator(".fault:visible, .faults:visible").first).to_contain_text("access")
+    assert site.ask("GET", "listeners/web").get("acl") is None
+
+
+def test_draining_a_server_and_rolling_back(page: Page, site: Site) -> None:
+    first = f"127.0.0.1:{site.backends[0].port}"
+    before = site.ask("GET", "healthz")["version"]
+    page.goto(f"{site.api}/console/#/objects/server_groups/shop")
+    page.get_by_role("button", name=f"Drain {first}").click()
+    expect(page.get_by_role("dialog").locator(".difference")).to_contain_text("weight")
+    apply(page)
+    eventually(lambda: {site.fetch() for _ in range(6)} == {"second"}, "all requests go to the second")
+    expect(page.get_by_role("button", name=f"Have {first} serve again")).to_be_visible()
+    page.goto(f"{site.api}/console/#/history/{before}")
+    page.get_by_role("button", name="Roll back to it").click()
+    expect(page.get_by_role("dialog").locator(".difference")).to_contain_text("weight")
+    page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+    eventually(lambda: {site.fetch() for _ in range(6)} == {"first", "second"}, "both serve again")
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Version {before + 2}")
+
+
+def test_weights_by_slider(page: Page, site: Site) -> None:
+    page.goto(f"{site.api}/console/#/objects/server_groups/shop")
+    slider = page.get_by_label(f"Weight of 127.0.0.1:{site.backends[1].port}, slider")
+    slider.focus()
+    page.keyboard.press("Home")
+    page.get_by_role("button", name="Review weights").click()
+    apply(page)
+    eventually(lambda: {site.fetch() for _ in range(6)} == {"first"}, "all requests go to the first")
+
+
+def test_several_objects_at_once(page: Page, site: Site) -> None:
+    """A group, a service that names it, a rule that names that: none of them is there before all are."""
+    page.goto(f"{site.api}/console/#/objects/server_groups/+")
+    page.locator("input[name=name]").fill("only")
+    page.locator('[data-path="servers"]').get_by_role("button", name="Add").click()
+    page.get_by_label("Address of 1").fill("127.0.0.1")
+    page.get_by_label("Port of 1").fill(str(site.backends[1].port))
+    page.get_by_role("button", name="Add to the change set").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Change set")
+    page.goto(f"{site.api}/console/#/objects/backend_services/+")
+    page.locator("input[name=name]").fill("only")
+    page.locator("[name=protocol]").select_option("http")
+    page.locator("[name=server_group]").select_option("only")
+    page.get_by_role("button", name="Add to the change set").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Change set")
+    page.goto(f"{site.api}/console/#/objects/rules/+")
+    page.locator("input[name=name]").fill("only")
+    page.locator("[name=listener]").select_option("web")
+    page.locator("[name=backend_service]").select_option("only")
+    page.locator("[name=url]").fill("/only")
+    page.get_by_role("button", name="Add to the change set").click()
+    expect(page.locator(".diff > li.create")).to_have_count(3)
+    version = site.ask("GET", "healthz")["version"]
+    page.get_by_role("button", name="Review and apply").click()
+    apply(page)
+    assert site.ask("GET", "healthz")["version"] == version + 1
+    eventually(lambda: {site.fetch(path="/only") for _ in range(6)} == {"second"}, "the rule leads to the second")
+    page.goto(f"{site.api}/console/#/objects/server_groups/only")
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_contain_text("backend service only")
+
+
+def test_a_copy_and_its_deletion(page: Page, site: Site) -> None:
+    page.goto(f"{site.api}/console/#/objects/server_groups/shop")
+    page.get_by_role("link", name="Copy").click()
+    page.locator("input[name=name]").fill("copy")
+    page.get_by_role("button", name="Review").click()
+    apply(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Server group copy")
+    made = site.ask("GET", "server_groups/copy")
+    assert made == site.ask("GET", "server_groups/shop") | {"name": "copy"}
+    assert made["description"] == HOSTILE
+    page.get_by_role("button", name="Delete").click()
+    apply(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Server groups")
+    expect(page.get_by_role("link", name="copy", exact=True)).to_have_count(0)
+
+
+def test_two_people_at_once(page: Page, watched: Watched, site: Site) -> None:
+    watched.expected = ("412 (Precondition Failed)",)
+    page.goto(f"{site.api}/console/#/objects/backend_services/shop")
+    page.locator("[name=scheduler]").select_option("lc")
+    site.ask("PATCH", "backend_services/shop", {"description": f"others {HOSTILE}"})
+    expect(page.locator(".notice").last).to_contain_text("has changed this in version")
+    page.get_by_role("button", name="Review").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("What others have changed meanwhile")
+    expect(dialog).to_contain_text(f"others {HOSTILE}")
+    dialog.get_by_role("button", name="Put my fields into theirs").click()
+    apply(page)
+    found = site.ask("GET", "backend_services/shop")
+    assert (found["scheduler"], found["description"]) == ("lc", f"others {HOSTILE}")
+
+
+def test_hostile_names_stay_text(page: Page, site: Site) -> None:
+    site.ask("PATCH", "listeners/web?comment=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E", {"description": HOSTILE})
+    page.goto(f"{site.api}/console/#/objects/server_groups")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Server groups")
+    expect(page.get_by_role("row", name="shop")).to_contain_text(f"team={HOSTILE}")
+    page.goto(f"{site.api}/console/#/history")
+    expect(page.get_by_role("table").get_by_text(HOSTILE).first).to_be_visible()
+    page.goto(f"{site.api}/console/#/audit")
+    expect(page.get_by_role("table").get_by_text(HOSTILE).first).to_be_visible()
+    page.goto(f"{site.api}/console/#/objects/%3Cimg%20src%3Dx%3E/%22%3E")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+@pytest.mark.parametrize("role", ["read", "operate"])
+def test_what_a_role_may_not_do_is_not_offered(watched: Watched, site: Site, role: str) -> None:
+    made = site.ask("POST", "tokens", {"name": f"{role}er", "role": role, "expires": 0})
+    page = watched.page
+    sign_in(page, site, made["secret"], "#/objects/server_groups/shop")
+    navigation = page.get_by_role("navigation")
+    expect(navigation.get_by_role("link", name="Tokens")).to_have_count(0)
+    expect(page.get_by_role("heading", name="Weights")).to_be_visible()
+    assert page.get_by_role("button", name="Review", exact=True).count() == 0
+    assert page.get_by_role("button", name="Delete").count() == 0
+    assert page.locator("form.object input:enabled").count() == 0
+    assert page.get_by_role("button", name="Drain").count() == (2 if role == "operate" else 0)
+    navigation.get_by_role("link", name="Node status").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Nodes")
+    assert page.get_by_role("button", name="Drain local").count() == (1 if role == "operate" else 0)
+    assert page.get_by_role("button", name="Revoke").count() == 0
+    site.ask("DELETE", f"tokens/{made['id']}")
+
+
+def test_a_node_drains_and_serves_again(page: Page, site: Site) -> None:
+    page.get_by_role("navigation").get_by_role("link", name="Node status").click()
+    page.get_by_role("button", name="Drain local").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+    expect(page.get_by_role("button", name="Undrain local")).to_be_visible()
+    assert [each["name"] for each in site.ask("GET", "drains")["drains"]] == ["local"]
+    page.get_by_role("button", name="Undrain local").click()
+    expect(page.get_by_role("button", name="Drain local", exact=True)).to_be_visible()
+    assert site.ask("GET", "drains")["drains"] == []
+
+
+def test_a_token_is_shown_once(page: Page, site: Site) -> None:
+    page.get_by_role("navigation").get_by_role("link", name="Tokens").click()
+    page.get_by_role("button", name="Create a token").click()
+    page.get_by_label("Name").fill("robot")
+    page.get_by_role("dialog").get_by_role("button", name="Create").click()
+    secret = page.get_by_label("Token", exact=True).input_value()
+    assert site.ask("GET", "token", token=secret)["name"] == "robot"
+    page.get_by_role("button", name="I have it").click()
+    expect(page.get_by_role("row", name="robot")).to_be_visible()
+    assert secret not in page.content()
+    page.get_by_role("button", name="Revoke robot").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("row", name="robot")).to_have_count(0)
+
+
+def test_usage_as_csv(page: Page) -> None:
+    page.get_by_role("navigation").get_by_role("link", name="Metering").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    assert Path(download.value.path()).read_text().startswith("time,instance,listener,bytes_in")
+
+
+def test_by_keys_alone(watched: Watched, site: Site) -> None:
+    """Signing in, finding a listener, changing it: with Tab, Enter and letters; what has the focus can be seen."""
+    site.ask("POST", "rollback", {"version": 1})
+    page, keys = watched.page, watched.page.keyboard
+    page.goto(f"{site.api}/console/")
+    expect(page.get_by_label("API token")).to_be_focused()
+    keys.type(site.token)
+    keys.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    keys_to(page, "a", "Listeners")
+    keys.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Listeners")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    keys_to(page, "a", "web")
+    keys.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Listener web")
+    keys_to(page, "input", "port", "name")
+    keys.press("Control+A")
+    keys.type(str(site.spare))
+    keys.press("Enter")
+    expect(page.get_by_role("dialog").get_by_role("button", name="Apply")).to_be_focused()
+    keys.press("Escape")
+    page.get_by_role("dialog").wait_for(state="detached")
+    keys_to(page, "button", "Review")
+    keys.press("Enter")
+    expect(page.get_by_role("dialog").get_by_role("button", name="Apply")).to_be_focused()
+    keys.press("Enter")
+    assert eventually(lambda: site.fetch(site.spare), "the new port answers")
+
+
+FOCUSED = """(attribute) => {
+    const it = document.activeElement, style = getComputedStyle(it);
+    const text = attribute ? it.getAttribute(attribute) : it.textContent;
+    return [it.tagName.toLowerCase(), text, style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0];
+}"""
+
+
+def keys_to(page: Page, tag: str, text: str, attribute: str = "") -> None:
+    """Press Tab until it has the focus."""
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        found = page.evaluate(FOCUSED, attribute)
+        assert found[2] or found[0] == "body", f"the focus cannot be seen on {found}"
+        if found[:2] == [tag, text]:
+            return
+    raise AssertionError(f"Tab never comes to {tag} {text}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible_to_all(browser: Browser, site: Site, scheme: Any) -> None:
+    """axe-core finds nothing: names, roles, landmarks, contrast; and nothing is wider than a phone."""
+    site.ask("POST", "rollback", {"version": 1})
+    narrow = scheme == "dark"
+    size: Any = {"width": 390, "height": 800} if narrow else {"width": 1280, "height": 800}
+    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    context.set_default_timeout(DEADLINE_S * 1000)
+    page = context.new_page()
+    watched = Watched(page)
+    axe, options = Axe(), {"runOnly": {"type": "tag", "values": list(RULES)}, "resultTypes": ["violations"]}
+    page.goto(f"{site.api}/console/")
+    found = list(axe.run(page, options=options).response["violations"])
+    sign_in(page, site)
+    for view in VIEWS:
+        page.goto(f"{site.api}/console/#/{view}")
+        page.locator("main:not([aria-busy]) h1").wait_for()
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        told = axe.run(page, options=options).response["violations"]
+        found += [(view, each["id"], each["nodes"][0]["html"]) for each in told]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is too wide"
+    assert found == []
+    assert watched.unexpected() == []
+    context.close()
+
+
+def test_a_thousand_servers(page: Page, site: Site) -> None:
+    servers = [{"address": f"192.0.2.{1 + at % 250}", "port": 1000 + at} for at in range(1000)]
+    site.ask("PUT", "server_groups/crowd", {"servers": servers})
+    page.goto(f"{site.api}/console/#/")
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.locator(".map a").filter(has_text="more")).to_have_count(1)
+    assert page.locator(".map a").count() < 40
+    page.goto(f"{site.api}/console/#/objects/server_groups/crowd")
+    expect(page.get_by_text("1 to 100 of 1000")).to_be_visible()
+    page.get_by_role("button", name="Later").click()
+    expect(page.get_by_label("Port of 101")).to_have_value("1100")
+    page.get_by_label("Port of 101").fill("9")
+    page.get_by_role("button", name="Review", exact=True).click()
+    expect(page.get_by_role("dialog").locator(".difference")).to_have_count(2)
+    apply(page)
+    assert site.ask("GET", "server_groups/crowd")["servers"][100]["port"] == 9
+
+
+def test_the_control_plane_goes_and_comes(page: Page, watched: Watched, site: Site) -> None:
+    watched.expected = (
+        "ERR_CONNECTION_REFUSED",
+        "ERR_INCOMPLETE_CHUNKED_ENCODING",
+        "ERR_CONNECTION_RESET",
+        "ERR_EMPTY_RESPONSE",
+    )
+    stream = page.locator("header .stream")
+    expect(stream).to_have_text("live")
+    children = Path(f"/proc/{site.process.pid}/task/{site.process.pid}/children").read_text().split()
+    control = next(pid for pid in children if b"\0control\0--state" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(control), signal.SIGKILL)
+    expect(stream).to_contain_text("disconnected")
+    expect(stream).to_have_text("live")
+    page.get_by_role("navigation").get_by_role("link", name="Listeners").click()
+    expect(page.get_by_role("row", name="web")).to_be_visible()
