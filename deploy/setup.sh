@@ -18,6 +18,7 @@ packages=(
     pebble                                              # an ACME server for the same
     chromium libnss3-tools gnutls-bin nodejs            # TLS clients of other makers, for the tests
     testssl.sh                                          # bench tlsscan
+    prometheus                                          # promtool, for the alerts
     systemd                                             # systemd-analyze, for the units
     slowhttptest                                        # slow clients for the soak tests
 )

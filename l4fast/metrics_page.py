@@ -30,6 +30,8 @@ at zero when a node starts, and a listener's when it is added.
 
 ## What to watch
 
+Ready alerts and a dashboard: [monitoring](monitoring.md).
+
 | expression | what it tells |
 |---|---|
 | `rate(paifang_l4_packets_total{{action="drop"}}[1m]) > 0` | packets are dropped, and [why](l4.md#counters) |
