@@ -240,4 +240,5 @@ def linked(request: web.Request, response: web.Response, after: Mapping[str, str
 
 def status_document(status: NodeStatus) -> Mapping[str, object]:
     """A node's status as JSON."""
-    return {**dataclasses.asdict(status), "step": status.step.value}
+    # Not asdict(), which copies all that a node reports.
+    return {each.name: getattr(status, each.name) for each in dataclasses.fields(status)} | {"step": status.step.value}

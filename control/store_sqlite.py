@@ -34,7 +34,8 @@ from control.store import (
     check_writes,
     no_such,
 )
-from core.config import from_dict, to_dict
+from core.config import from_dict
+from core.encoding import Encoder
 from core.model import Model
 
 BUSY_S = 5.0  # for a backup that reads, say
@@ -73,6 +74,7 @@ class SqliteStore:
     def __init__(self, path: Path, thread: ThreadPoolExecutor, db: sqlite3.Connection, version: int) -> None:
         self._path, self._thread, self._db = path, thread, db
         self._announced = Announced(version)
+        self._encoder = Encoder()  # the thread's
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
@@ -135,10 +137,10 @@ class SqliteStore:
             raise StoreUnavailableError(f"{self._path}: {error}; see that its disk has room and works") from None
 
     def _put(self, model: Model, author: str, comment: str, expected_version: int | None) -> int:
-        config = json.dumps(to_dict(model))
+        config = self._encoder.encode(model)
         with self._transaction() as db:
             row = db.execute("SELECT version, config FROM versions ORDER BY version DESC LIMIT 1").fetchone()
-            current, present = row or (0, json.dumps(to_dict(Model())))
+            current, present = row or (0, Encoder().encode(Model()))
             if expected_version is not None and expected_version != current:
                 raise VersionConflictError(expected_version, current)
             if config == present:

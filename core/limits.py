@@ -88,8 +88,14 @@ def of_l4(model: Model, listener: Listener) -> Limits:
 def of_l7(model: Model, listener: Listener) -> SiteLimits | None:
     """One L7 node's; None where there is no limit. Of connections each node has its part rounded up."""
     instance = model.instances[listener.instance]
+    wanted = (
+        listener.bandwidth_in_mbit_s, listener.bandwidth_out_mbit_s, instance.bandwidth_in_mbit_s,
+        instance.bandwidth_out_mbit_s, listener.max_connections, listener.max_new_connections_per_s,
+    )  # fmt: skip
+    if not any(wanted):
+        return None
     parts = nodes(model, Role.L7)
-    found = SiteLimits(
+    return SiteLimits(
         instance.name,
         listener.bandwidth_in_mbit_s * BYTES_S / parts,
         listener.bandwidth_out_mbit_s * BYTES_S / parts,
@@ -98,4 +104,3 @@ def of_l7(model: Model, listener: Listener) -> SiteLimits | None:
         -(-listener.max_connections // parts),
         listener.max_new_connections_per_s / parts,
     )
-    return None if found == SiteLimits(instance.name) else found

@@ -37,7 +37,7 @@ def plan(old: Model, new: Model) -> tuple[Change, ...]:
     changes: list[Change] = []
     for kind in Kind:
         before, after = old.of(kind), new.of(kind)
-        for name, wanted in after.items():
+        for name, wanted in after.items() if before is not after else ():
             present = before.get(name)
             if present is None:
                 changes.append(Change(Operation.CREATE, kind, name, None, wanted))
@@ -46,16 +46,13 @@ def plan(old: Model, new: Model) -> tuple[Change, ...]:
     updated = {change.name for change in changes if change.kind is Kind.RULES}
     changes += [
         Change(Operation.MOVE, Kind.RULES, name, old.rules[name], new.rules[name])
-        for name in _moved(list(old.rules), list(new.rules))
+        for name in (_moved(list(old.rules), list(new.rules)) if old.rules is not new.rules else ())
         if name not in updated
     ]
     for kind in reversed(Kind):
-        after = new.of(kind)
-        changes += [
-            Change(Operation.DELETE, kind, name, present, None)
-            for name, present in reversed(list(old.of(kind).items()))
-            if name not in after
-        ]
+        before, after = old.of(kind), new.of(kind)
+        gone = [name for name in before if name not in after] if before is not after else []
+        changes += [Change(Operation.DELETE, kind, name, before[name], None) for name in reversed(gone)]
     return tuple(changes)
 
 

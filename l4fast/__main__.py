@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvloop
 
-from control.node import harden, logs
+from control.node import collector, harden, logs
 from control.node.admin import AdminError, check_path
 from control.node.identity import Identity, IdentityError
 from control.node.link import LinkError
@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         logs.setup(PROCESS, command.log_level)
         harden.forbid_dumps()
+        collector.relax()
         _run(command)
     except (SettingsError, IdentityError, LinkError) as error:
         print(f"{PROCESS}: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from control.node import harden, logs
+from control.node import collector, harden, logs
 from control.node.admin import AdminError
 from control.node.identity import IdentityError
 from control.node.link import LinkError
@@ -118,6 +118,7 @@ def main() -> int:
     logs.setup("paifang-l7", options.log_level)
     logs.for_children(options.log_level)
     harden.forbid_dumps()
+    collector.relax()
     _, files_most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files_most, files_most))  # the workers inherit it
     try:

@@ -281,9 +281,9 @@ class Sums:
             told = apart(names[kind])
             _forget(self._past[kind], told)
             parts = [self._past[kind], *(worker.get(kind, {}) for worker in workers)]
-            others = (OTHER,) if any(OTHER in part for part in parts) else ()
-            found[kind] = {
-                name: together(kind, (part[name] for part in parts if name in part))
-                for name in dict.fromkeys((*told, *others))
-            }
+            counted = {name for part in parts for name in part}
+            rows: dict[str, Any] = dict.fromkeys(told, NOTHING[kind])  # as most are, of thousands
+            for name in [name for name in told if name in counted] + [OTHER] * (OTHER in counted):
+                rows[name] = together(kind, (part[name] for part in parts if name in part))
+            found[kind] = rows
         return found

@@ -32,11 +32,10 @@ class Seats:
         """Binds what is missing for these, and returns it. Raises ApplyError, and then nothing has changed."""
         fresh: set[Seat] = set()
         try:
-            for address, port in sorted(endpoints):
-                for number in self.numbers:
-                    if (address, port, number) not in self._sockets:
-                        self._sockets[address, port, number] = bind(address, port)
-                        fresh.add((address, port, number))
+            seats = {(*at, number) for at in endpoints for number in self.numbers}
+            for seat in sorted(seats - self._sockets.keys()):
+                self._sockets[seat] = bind(seat[0], seat[1])
+                fresh.add(seat)
         except ApplyError:
             self.close(fresh)
             raise

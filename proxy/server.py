@@ -21,9 +21,11 @@ from typing import Any, Final
 from control.node.members import Members, members_document
 from control.node.notify import notify
 from control.node.tasks import Tasks
-from core.model import Model, Server
+from core.limits import SiteLimits
+from core.model import Kind, Model, Server
+from core.remembered import Remembered
 from core.resolve import l7_listeners
-from proxy import census, ledger, meters, tally, throttles, totals
+from proxy import census, ledger, meters, tally, throttles
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError
 from proxy.hub import View
@@ -31,7 +33,7 @@ from proxy.listen import LAME_DUCK_S, endpoints
 from proxy.metering import Openings
 from proxy.passing import Seat
 from proxy.probes import Probes
-from proxy.seats import Seats, rota
+from proxy.seats import Endpoint, Seats, rota
 from proxy.sticky import SECRET_BYTES
 from proxy.totals import Totals
 from proxy.worker_process import APPLY_TIMEOUT_S, KILL_AFTER_S, Settings, Wanted, WorkerGone, WorkerProcess, kill, reap
@@ -70,6 +72,9 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._cookie_secret = os.urandom(SECRET_BYTES)  # until the control plane gives that of all nodes
         self._totals = Totals(time.time())
+        # What most changes leave as it is.
+        self._endpoints = Remembered(_endpoints, Kind.INSTANCES, Kind.LISTENERS)
+        self._limits = Remembered(_limits, Kind.NODES, Kind.INSTANCES, Kind.LISTENERS)
         self.openings = Openings()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
@@ -192,7 +197,7 @@ class Supervisor:
 
     async def apply(self, model: Model, version: int) -> None:
         """Puts a configuration into effect on all workers. Raises ApplyError, and then the old one runs on."""
-        wanted = {at for each in l7_listeners(model) for at in endpoints(each)}
+        wanted = self._endpoints(model)
         try:
             async with asyncio.timeout(APPLY_TIMEOUT_S):
                 await self._complete.wait()
@@ -252,9 +257,8 @@ class Supervisor:
 
     def _rows_of(self, model: Model) -> Mapping[str, int]:
         """The rows of the ledger for the limits of a configuration. Raises ApplyError."""
-        limits = {each.listener.name: each.limits for each in l7_listeners(model) if each.limits}
         try:
-            return self._rows.give(throttles.names(limits))
+            return self._rows.give(throttles.names(self._limits(model)))
         except ValueError as error:
             raise ApplyError(str(error)) from None
 
@@ -294,7 +298,7 @@ class Supervisor:
 
     def _forget_gone(self) -> None:
         """To be called once workers have been told of a change: before, what they say may be of what is new."""
-        totals.forget(self._workers.values(), self._resolved(self._model or Model()))
+        self._totals.forget(self._workers.values(), self._resolved(self._model or Model()))
 
     def _tell_members(self, workers: Iterable[WorkerProcess]) -> None:
         """Again after each configuration: an answer may have come while they were busy with it."""
@@ -403,3 +407,11 @@ class Supervisor:
         for worker in self._workers.values():
             kill(worker.process)
         self._seats.close()
+
+
+def _endpoints(model: Model) -> frozenset[Endpoint]:
+    return frozenset(at for each in l7_listeners(model) for at in endpoints(each))
+
+
+def _limits(model: Model) -> dict[str, SiteLimits]:
+    return {each.listener.name: each.limits for each in l7_listeners(model) if each.limits}

@@ -11,14 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from core.endpoints import endpoint
-from core.model import Model
+from core.model import Kind, Model
+from core.remembered import Remembered
 from core.resolve import l7_services, servers
 
 ServerKey = tuple[str, str, int]  # backend service, address, port
 Numbers = Mapping[str, float]
+Row = dict[str, object]
 
 COUNTS: Final = ("requests", "failures", "errors", "ejections")
 LEVELS: Final = ("active", "idle", "ejected")  # `ejected`: by how many workers
+_KINDS: Final = (Kind.SERVER_GROUPS, Kind.AVAILABILITY_GROUPS, Kind.BACKEND_SERVICES, Kind.LISTENERS, Kind.RULES)
 SLOWEST: Final = "latency_ms"  # of the workers', where the scheduler looks at it
 
 
@@ -27,17 +30,17 @@ def keyed(upstreams: Mapping[str, Sequence[Sequence[Any]]]) -> dict[ServerKey, d
     return {(name, address, port): dict(n) for name, rows in upstreams.items() for address, port, n in rows}
 
 
-def forget(worker: dict[ServerKey, dict[str, float]], model: Model) -> None:
-    """Takes from what a worker has said the servers that are gone: members may come and go by the minute."""
-    for key in worker.keys() - set(_keys(model)):
-        del worker[key]
-
-
 class Tally:
     """The sums of a node."""
 
     def __init__(self) -> None:
         self._past: dict[ServerKey, Counter[str]] = {}
+        self._unused = Remembered(_unused, *_KINDS)
+
+    def forget(self, worker: dict[ServerKey, dict[str, float]], model: Model) -> None:
+        """Takes from what a worker has said the servers that are gone: members may come and go by the minute."""
+        for key in worker.keys() - self._unused(model).keys():
+            del worker[key]
 
     def keep(self, servers: Mapping[ServerKey, Numbers]) -> None:
         """Takes over the counts of a worker that is gone."""
@@ -46,23 +49,31 @@ class Tally:
 
     def rows(self, model: Model, workers: Sequence[Mapping[ServerKey, Numbers]]) -> list[dict[str, object]]:
         """A row for each http backend service's servers, those without a request too; forgets servers that are gone."""
-        found: list[dict[str, object]] = []
-        keys = list(_keys(model))
-        self._past = {key: counts for key in keys if (counts := self._past.get(key)) is not None}
-        for key in keys:
-            parts = [self._past.get(key, {}), *(worker.get(key, {}) for worker in workers)]
-            row: dict[str, object] = {"service": key[0], "server": endpoint(key[1], key[2])}
-            row |= {name: sum(part.get(name, 0) for part in parts) for name in COUNTS}
-            row |= {name: sum(part.get(name, 0) for part in parts[1:]) for name in LEVELS}
-            if timed := [part[SLOWEST] for part in parts[1:] if SLOWEST in part]:
-                row[SLOWEST] = max(timed)
-            found.append(row)
-        return found
+        unused = self._unused(model)
+        for gone in self._past.keys() - unused.keys():
+            del self._past[gone]
+        used = self._past.keys() | {key for worker in workers for key in worker}
+        return [self._row(key, row, workers) if key in used else row for key, row in unused.items()]
+
+    def _row(self, key: ServerKey, unused: Row, workers: Sequence[Mapping[ServerKey, Numbers]]) -> Row:
+        parts = [self._past.get(key, {}), *(worker.get(key, {}) for worker in workers)]
+        row = dict(unused)
+        row |= {name: sum(part.get(name, 0) for part in parts) for name in COUNTS}
+        row |= {name: sum(part.get(name, 0) for part in parts[1:]) for name in LEVELS}
+        if timed := [part[SLOWEST] for part in parts[1:] if SLOWEST in part]:
+            row[SLOWEST] = max(timed)
+        return row
 
 
-def _keys(model: Model) -> Iterator[ServerKey]:
-    for name, service in l7_services(model).items():
-        yield from ((name, server.address, server.port) for server in servers(model, service))
+def _unused(model: Model) -> dict[ServerKey, Row]:
+    """Each server's row before its first request. There are thousands of them, and most stay as they are."""
+    return {
+        (name, server.address, server.port): {
+            "service": name, "server": endpoint(server.address, server.port), **dict.fromkeys((*COUNTS, *LEVELS), 0)
+        }
+        for name, service in l7_services(model).items()
+        for server in servers(model, service)
+    }  # fmt: skip
 
 
 def problems(model: Model, stranded: Sequence[Sequence[str]]) -> Iterator[str]:

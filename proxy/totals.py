@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from core.model import Model
-from proxy import meters, tally
+from core.model import Kind, Model
+from core.remembered import Remembered
+from proxy import meters
 from proxy.meters import Document
 from proxy.tally import ServerKey, Tally
 from proxy.traffic import traffic
@@ -34,12 +35,20 @@ class Totals:
         self._counters: Counter[str] = Counter()
         self._sums = meters.Sums()
         self._tally = Tally()
+        self._names = Remembered(meters.names, Kind.BACKEND_SERVICES, Kind.LISTENERS, Kind.RULES)
 
     def keep(self, worker: Counting) -> None:
         """Takes over what a worker had counted that is gone."""
         self._counters.update({name: n for name, n in worker.counters.items() if not _is_level(name)})
         self._tally.keep(worker.servers)
         self._sums.take_over(worker.meters)
+
+    def forget(self, workers: Iterable[Counting], resolved: Model) -> None:
+        """Takes from what workers have said whatever is gone: they tell what has changed only, and so it would stay."""
+        names = self._names(resolved)
+        for worker in workers:
+            meters.forget(worker.meters, **names)
+            self._tally.forget(worker.servers, resolved)
 
     def counters(self, workers: Iterable[Counting]) -> dict[str, float]:
         """By name."""
@@ -50,7 +59,7 @@ class Totals:
 
     def meters(self, workers: Sequence[Counting], model: Model) -> dict[str, dict[str, Any]]:
         """Rows by kind and name; forgets listeners, services and rules that are gone."""
-        return self._sums.rows([worker.meters for worker in workers], **meters.names(model))
+        return self._sums.rows([worker.meters for worker in workers], **self._names(model))
 
     def traffic(self, workers: Sequence[Counting], model: Model, at_s: float) -> dict[str, Any]:
         """See proxy/traffic.py."""
@@ -60,14 +69,6 @@ class Totals:
     def upstreams(self, workers: Sequence[Counting], resolved: Model) -> list[dict[str, object]]:
         """Rows by backend service and server."""
         return self._tally.rows(resolved, [worker.servers for worker in workers])
-
-
-def forget(workers: Iterable[Counting], resolved: Model) -> None:
-    """Takes from what workers have said whatever is gone: they tell what has changed only, and so it would stay."""
-    names = meters.names(resolved)
-    for worker in workers:
-        meters.forget(worker.meters, **names)
-        tally.forget(worker.servers, resolved)
 
 
 def _is_level(name: str) -> bool:

@@ -40,7 +40,8 @@ def _bounded(kind: str, rows: Mapping[str, Document]) -> dict[str, Document]:
     names = [name for name in rows if name != OTHER]
     found = {name: rows[name] for name in names[:TOLD_MOST]}
     if rest := [*names[TOLD_MOST:], *({OTHER} & rows.keys())]:
-        found[OTHER] = meters.together(kind, (rows[name] for name in rest))
+        nothing = meters.NOTHING[kind]
+        found[OTHER] = meters.together(kind, (row for name in rest if (row := rows[name]) is not nothing))
     return found
 
 

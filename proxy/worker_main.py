@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import logging
 import signal
@@ -16,7 +15,7 @@ from typing import Final
 
 import uvloop
 
-from control.node import harden
+from control.node import collector, harden
 from control.node.identity import Identity, IdentityError
 from control.node.logs import setup
 from control.node.tasks import Tasks
@@ -142,9 +141,7 @@ def main() -> int:
     harden.forbid_dumps()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A request leaves no cycles behind, so collections find next to nothing; what is loaded now is never garbage.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    collector.relax()
     return uvloop.run(serve(options))
 
 

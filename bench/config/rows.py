@@ -10,9 +10,10 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench import Row
 from bench.config.cluster import Cluster, Polls, cluster, eyes, nice
@@ -58,19 +59,24 @@ async def load(errors: list[str]) -> AsyncIterator[None]:
             errors.append(f"no request was made: {told!r}")
 
 
+async def until(it: Cluster, there: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Until this is so of every node."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            status: Any = (await asyncio.to_thread(it.api.request, "GET", "/v1/status")).document
+            if [there(node) for node in status["nodes"]] == [True] * len(it.nodes):
+                return
+            await asyncio.sleep(0.02)
+
+
 async def loading(it: Cluster, document: object) -> list[Row]:
-    """From nothing to everything."""
+    """From nothing to everything, on nodes that run."""
+    await until(it, lambda node: node["facts"].get("workers") == 1)
     began = time.monotonic()
     before = {name: cpu_s(pids) for name, pids in it.pids.items()}
     await asyncio.to_thread(it.api.request, "PUT", "/v1/config", document)
     answered = time.monotonic()
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            nodes = (await asyncio.to_thread(it.api.request, "GET", "/v1/status")).document
-            steps = [node["step"] for node in nodes["nodes"]]  # type: ignore[index]
-            if steps.count("in step") == len(it.nodes):
-                break
-            await asyncio.sleep(0.02)
+    await until(it, lambda node: node["version"] == 1)
     running = time.monotonic()
     spent = {name: cpu_s(pids) - before[name] for name, pids in it.pids.items()}
     return [

@@ -7,10 +7,9 @@ while one writing went on makes one more.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from control.node.files import write_atomic
@@ -23,13 +22,13 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._document: Callable[[], Mapping[str, object]] | None = None  # not yet written
+        self._text: Callable[[], str] | None = None  # not yet written
         self._given = asyncio.Event()
         self._writing = threading.Lock()
 
-    def give(self, document: Callable[[], Mapping[str, object]]) -> None:
-        """What is to be there from now on; `document` makes it, in the thread that writes."""
-        self._document = document
+    def give(self, text: Callable[[], str]) -> None:
+        """What is to be there from now on; `text` makes it, in the thread that writes, one at a time."""
+        self._text = text
         self._given.set()
 
     async def run(self) -> None:
@@ -45,10 +44,10 @@ class Kept:
     def _write(self) -> None:
         """Blocks, also while another thread writes."""
         with self._writing:
-            document, self._document = self._document, None
-            if document is None:
+            text, self._text = self._text, None
+            if text is None:
                 return
             try:
-                write_atomic(self.path, json.dumps(document()).encode())
+                write_atomic(self.path, text().encode())
             except OSError as error:
                 log.error("%s: cannot be kept for the next start: %s", self.path, error.strerror)

@@ -36,8 +36,9 @@ from control.node.kept import Kept
 from control.node.membership import Membership, Orders, bounded
 from control.node.metering import Metering
 from control.node.questions import Answering
-from core.config import from_dict, to_dict
+from core.config import from_dict
 from core.delta import DeltaError, patched
+from core.encoding import Encoder
 from core.errors import ConfigErrors
 from core.model import Model, Server
 
@@ -118,6 +119,7 @@ class ControlLink:
         self.connected = False
         self._identity = identity
         self._copy = Kept(state / "config.json")
+        self._encoder = Encoder()
         self._apply_model = apply
         self._report = report
         self._take_cookie_secret = take_cookie_secret
@@ -214,7 +216,7 @@ class ControlLink:
         self._hurry_reports()
         if why is None:
             secret = self._cookie_secret
-            self._copy.give(lambda: _copy_of(model, version, secret))
+            self._copy.give(lambda: self._copy_of(model, version, secret))
 
     async def _take(self, model: Model, version: int) -> str | None:
         """Let the node run a configuration, and return why it does not."""
@@ -228,6 +230,11 @@ class ControlLink:
         self._model, self.version = model, version
         log.info("configuration %d runs", version)
         return None
+
+    def _copy_of(self, model: Model, version: int, cookie_secret: bytes) -> str:
+        """To be called by one thread at a time."""
+        secret = f', "cookie_secret": "{cookie_secret.hex()}"' if cookie_secret else ""
+        return f'{{"version": {version}, "config": {self._encoder.encode(model)}{secret}}}'
 
     async def _apply_copy(self) -> None:
         try:
@@ -293,7 +300,7 @@ class ControlLink:
             self._rest(orders.drain)
             self._hurry_reports()
         if (orders.drain, orders.members) != (before.drain, before.members):
-            self._kept_orders.give(orders.kept)
+            self._kept_orders.give(lambda: json.dumps(orders.kept()))
 
     def _obey_again(self) -> None:
         """What was ordered before this process was started."""
@@ -319,13 +326,6 @@ def report_every_s(cost_s: float) -> float:
 def hurry_s(cost_s: float) -> float:
     """How long a report of such a cost that is to follow a change waits for those whom it would hold up."""
     return min(4 * cost_s, REPORT_EVERY_S)
-
-
-def _copy_of(model: Model, version: int, cookie_secret: bytes) -> dict[str, object]:
-    document: dict[str, object] = {"version": version, "config": to_dict(model)}
-    if cookie_secret:
-        document["cookie_secret"] = cookie_secret.hex()
-    return document
 
 
 def _parse(data: bytes, source: str, base: Model | None = None) -> Given:

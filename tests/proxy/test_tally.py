@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.model import BackendProtocol, BackendService, Model, Server, ServerGroup
-from proxy.tally import Tally, forget, keyed, problems
+from proxy.tally import Tally, keyed, problems
 
 A, B = ("app", "10.0.0.1", 80), ("app", "2001:db8::1", 80)
 MODEL = Model(
@@ -57,7 +57,7 @@ def test_servers_that_are_gone_are_forgotten() -> None:
 
 def test_a_worker_does_not_keep_servers_that_are_gone() -> None:
     worker = {A: {"requests": 3.0}, ("app", "10.0.0.9", 80): {"requests": 1.0}}
-    forget(worker, MODEL)
+    Tally().forget(worker, MODEL)
     assert worker == {A: {"requests": 3.0}}
 
 

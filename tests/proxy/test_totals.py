@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.model import Model
-from proxy.totals import Totals, forget
+from proxy.totals import Totals
 
 
 @dataclass
@@ -30,7 +30,7 @@ def test_counts_outlive_their_worker_and_levels_do_not() -> None:
 
 def test_what_is_gone_is_forgotten() -> None:
     worker = Worker(servers={("app", "10.0.0.1", 80): {"requests": 1}}, meters={"listeners": {"web": {}}})
-    forget([worker], Model())
+    Totals(1.0).forget([worker], Model())
     assert not worker.servers
     assert not worker.meters["listeners"]
 
