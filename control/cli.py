@@ -19,6 +19,7 @@ from typing import NoReturn
 from control import (
     cli_audit,
     cli_config,
+    cli_doctor,
     cli_drains,
     cli_events,
     cli_explain,
@@ -62,6 +63,7 @@ EXAMPLES = """
   paifang watch                        what changes, as it does
   paifang top                          what passes through the nodes
   paifang explain https://shop.example/cart   which way a request goes, and why
+  paifang doctor --role l7             is this machine fit for its part
   paifang history; paifang rollback 7  versions of the configuration
 """
 RELOAD_EXAMPLES = """
@@ -192,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     cli_events.add_to(add, remote, as_json)
     cli_metering.add_to(add, remote, as_json)
     cli_explain.add_to(add, remote, as_json)
+    cli_doctor.add_to(add, as_json)
     cli_tokens.add_to(add, remote, as_json)
     cli_audit.add_to(add, remote, as_json)
     cli_nodes.add_to(subcommands, remote, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
         if argv[:1] == ["seed"] and len(argv) == 2:  # for `paifang explain --cluster-key`
             print(load_secrets(Path(argv[1])).seed or 0)
             return 0
+        if argv == ["doctor"]:  # for `paifang doctor --role l4`
+            return _doctor()
         if argv[:1] == ["decap"]:
             return _decap(argv[1:])
         command = parse(argv)
@@ -71,6 +74,13 @@ def _decap(argv: Sequence[str]) -> int:
     logs.setup(PROCESS)
     _check_root()
     decap.run(settings)
+    return 0
+
+
+def _doctor() -> int:
+    from l4fast import doctor
+
+    print(json.dumps(doctor.look()))
     return 0
 
 

@@ -51,6 +51,7 @@ PURE = (
     "control.audit_chain",
     "control.cloud.access_keys",
     "control.cloud.nonces",
+    "control.doctor",
     "control.exporter",
     "control.limits",
     "control.roles",
