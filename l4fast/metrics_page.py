@@ -66,11 +66,11 @@ not pass the node: what goes `out` stays zero.
 The same of both tiers on a terminal, as rates, live:
 
 ```
-paifang top                                 all nodes, by the control plane; finds it as `paifang status` does
-paifang top --state /var/lib/paifang/l4     one L4 or L7 node, by its own admin socket (root, or its user)
-paifang top --sort drops                    or packets, bits, new, sessions, name: the order of listeners and servers
-paifang top --once                          one picture, after a second
-paifang top --once --json                   the same for programs; without --once a line each second
+paifang top                               # all nodes, by the control plane; finds it as `paifang status` does
+paifang top --state /var/lib/paifang/l4   # one L4 or L7 node, by its own admin socket (root, or its user)
+paifang top --sort drops                  # or packets, bits, new, sessions, name: the order of listeners and servers
+paifang top --once                        # one picture, after a second
+paifang top --once --json                 # the same for programs; without --once a line each second
 ```
 
 Of L7 nodes, listeners and backend services it shows requests, classes of status, the median and the 99th percentile

@@ -1,0 +1,172 @@
+"""Every block of every page belongs to a test.
+
+A configuration is loaded by the reader of its kind (test_blocks.py). Commands are run by the test that follows their
+page: `with follow("nodes.md") as page:` fails at its end if a block of the page was neither taken nor is one that
+ELSEWHERE gives to another test. ELSEWHERE is checked too: the test that it names has to be there and to contain the
+words. What no machine of ours has, and what is still owed, are lists of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from tests.docs.blocks import ROOT, Block, Step, blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A block that another test runs: `begin` is in it, `words` are in the test (quotes, commas and brackets apart)."""
+
+    page: str
+    begin: str
+    test: str
+    words: tuple[str, ...]
+
+
+ELSEWHERE: Final = (
+    Elsewhere("README.md", "make demo", "tests/e2e/test_demo.py::test_the_demonstration_holds", ("deploy.demo",)),
+    Elsewhere(
+        "README.md",
+        "pip install .",
+        "tests/e2e/test_plain_install.py::bin_dir",
+        ('"/usr/bin/python3", "-m", "venv", venv', 'run(venv / "bin" / "pip", "install"'),
+    ),
+    Elsewhere(
+        "first-steps.md",
+        "served from now on",
+        "tests/control/test_up_acme.py::test_a_certificate_is_got_over_http_and_renewed_without_losing_a_request",
+        ("served from now on",),
+    ),
+    Elsewhere(
+        "key-server.md",
+        "from keyserver.client import KeyClient",
+        "tests/keyserver/test_example.py::test_the_python_example",
+        ("exec(code, names)",),
+    ),
+    Elsewhere(
+        "key-server.md",
+        "pip install 'paifang[pkcs11]'",
+        "tests/keyserver/test_main.py::test_keys_of_a_token",
+        ("--pkcs11-module", "--pkcs11-token", "--pkcs11-pin-file"),
+    ),
+    Elsewhere(
+        "compose.md",
+        "alias dc=",
+        "deploy/compose/check.py::traffic",
+        ("deploy.lab.client", "tcp", "udp", "--bytes 5000000"),
+    ),
+)
+
+
+# What no machine of a test has. The page says so itself, in these words.
+NOT_TO_BE_HAD: Final = {
+    ("vip.md", "router bgp 65000"): "As FRR's documentation has it; the tests run against BIRD",
+}
+
+# Commands that no test runs yet, by page and a part of the block. A block that is followed must not stand here.
+OWED: Final = (
+    ("alibaba.md", "--alibaba 127.0.0.1:8480"),
+    ("alibaba.md", "from alibabacloud_slb20140515.client import Client"),
+    ("alibaba.md", "paifang token access-key"),
+    ("explain.md", "$ paifang explain http"),
+    ("explain.md", "$ paifang explain tcp"),
+    ("observing.md", "/v1/topology"),
+    ("observing.md", "/v1/series?of"),
+    ("observing.md", "$ paifang events"),
+    ("benchmarks.md", "make bench"),
+    ("certificates.md", "$ paifang certs list"),
+    ("certificates.md", "paifang keyserver acme"),
+    ("compose.md", "--build --wait"),
+    ("installation.md", "pip install /usr/src/paifang"),
+    ("installation.md", "paifang certs init ca"),
+    ("installation.md", "paifang install control"),
+    ("l4.md", "paifang l4 --interface eth0 --interface eth1"),
+    ("l4.md", "paifang l4 decap"),
+    ("metering.md", "$ paifang metering"),
+    ("proxy.md", "paifang l7 ask"),
+    ("session-sync.md", "--make-cluster-key"),
+    ("stores.md", "--etcd-cert"),
+    ("stores.md", "paifang l7 --control"),
+    ("upstreams.md", "/members/"),
+    ("vip.md", "paifang l4 --vip vrrp"),
+    ("vip.md", "paifang l4 --vip bgp"),
+    ("key-server.md", "--allow-uid 33"),
+    ("key-server.md", "paifang certs init"),
+    ("key-server.md", "openssl rand -base64 33"),
+    ("key-server.md", "paifang keyserver issue"),
+    ("key-server.md", "paifang keyserver check"),
+    ("key-server.md", "ticket-secret"),
+    ("key-server.md", '"shape":"tls13-server"'),
+    ("key-server.md", "paifang keyserver ping"),
+)
+
+
+class Page:
+    """A page that is followed; what was taken from it counts as run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.blocks = blocks(ROOT / ("README.md" if name == "README.md" else f"docs/{name}"))
+        self._taken: set[int] = set()
+
+    def take(self, begin: str) -> Block:
+        """The one block with these words, which the caller runs."""
+        block = self.block(begin)
+        self._taken.add(block.line)
+        return block
+
+    def block(self, begin: str) -> Block:
+        """The one block with these words; somebody else runs it."""
+        (block,) = [block for block in self.blocks if begin in block.text]
+        return block
+
+    def first(self, begin: str) -> Block:
+        """The first of several blocks with these words."""
+        block = next(block for block in self.blocks if begin in block.text)
+        self._taken.add(block.line)
+        return block
+
+    def steps(self, begin: str) -> list[Step]:
+        return self.take(begin).steps
+
+    def has_run(self, begin: str) -> bool:
+        return any(begin in block.text and block.line in self._taken for block in self.blocks)
+
+    def left(self) -> list[str]:
+        """Blocks that are nobody's."""
+        return [str(block) for block in self.blocks if block.line not in self._taken and not has_owner(block)]
+
+
+@contextmanager
+def follow(name: str) -> Iterator[Page]:
+    """The page of docs/ of this name, all of whose commands the caller takes."""
+    page = Page(name)
+    yield page
+    assert page.left() == [], "nobody runs these; see tests/docs/pages.py"
+    assert [owed for owed in OWED if owed[0] == name and page.has_run(owed[1])] == [], "no longer owed"
+
+
+def has_owner(block: Block) -> bool:
+    """Whether it needs no test that follows its page."""
+    return block.drawn or block.language in READERS or bool(entry_of(block) or _said(block))
+
+
+def _said(block: Block) -> bool:
+    """Whether it is said of it that it is not run."""
+    return any(block.page == page and begin in block.text for page, begin in (*NOT_TO_BE_HAD, *OWED))
+
+
+def entry_of(block: Block) -> list[Elsewhere]:
+    return [each for each in ELSEWHERE if each.page == block.page and each.begin in block.text]
+
+
+READERS: Final = ("toml", "yaml")
+
+
+def words(text: str) -> str:
+    """A text without what differs between a command line and a list of strings in a program."""
+    return " ".join(re.sub(r"""["'\\,()\[\]]""", " ", text).split())

@@ -1,0 +1,192 @@
+"""The pages about the control plane, nodes and keys, followed on one machine that has a small cluster.
+
+It has the addresses that the pages use. The control plane runs as the pages start it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.docs.blocks import Step
+from tests.docs.machine import Left, Machine, machine
+from tests.docs.pages import Page, follow
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+NETWORK = """
+ip netns add router
+ip link add eth0 type veth peer name eth1 netns router
+ip -n router addr add 10.0.0.1/24 dev eth1; ip -n router link set eth1 up
+ip link set eth0 up
+for last in 5 6 7 8 9 11 21; do ip addr add 10.0.0.$last/24 dev eth0; done
+ip route add default via 10.0.0.1
+mkdir -p /var/lib/paifang /var/log/paifang /run/paifang /etc/paifang/keys /srv/a
+echo hello > /srv/a/index.html
+"""
+SITE = """
+[[nodes]]
+name = "l7-1"
+role = "l7"
+address = "10.0.0.11"
+
+[[nodes]]
+name = "l7-2"
+role = "l7"
+address = "10.0.0.12"
+
+[[server_groups]]
+name = "shop"
+servers = [{ address = "10.0.0.9", port = 80 }]
+
+[[backend_services]]
+name = "shop"
+protocol = "http"
+server_group = "shop"
+
+[[instances]]
+name = "shop"
+vips = ["10.0.0.8"]
+
+[[listeners]]
+name = "web"
+instance = "shop"
+protocol = "http"
+port = 80
+backend_service = "shop"
+
+[[rules]]
+name = "old"
+listener = "web"
+path = "/old"
+redirect = { path = "/" }
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A control plane with the cluster's CA, at version 1; the L7 node l7-1; an application at 10.0.0.9:80."""
+    with machine(tmp_path_factory.mktemp("cluster")) as made:
+        made.run(NETWORK)
+        made.leave_running("python3 -m http.server 80 --bind 10.0.0.9 --directory /srv/a", "")
+        made.running = control(made)
+        made.run("export PAIFANG_API=http://127.0.0.1:8470 PAIFANG_TOKEN=$(cat /var/lib/paifang/control/token)")
+        made.write("site.toml", SITE)
+        made.run(
+            "paifang apply site.toml && paifang certs issue ./ca --role l7 --name l7-1 --ip 10.0.0.11 --out ./l7-1"
+        )
+        made.leave_running(
+            "paifang l7 --name l7-1 --control https://10.0.0.5:8471 --identity ./l7-1 --state /var/lib/paifang/l7"
+            " --workers 1 --ready 10.0.0.11:8472",
+            "configuration 1 runs",
+        )
+        yield made
+
+
+def control(made: Machine) -> Left:
+    """The control plane, as the page on nodes starts it."""
+    *before, start = Page("nodes.md").steps("--ca ./ca")
+    for step in before:
+        made.run(step.command)
+    return made.leave_running(start.command, r"user API on .*\n.*node API on")
+
+
+def versions_until(made: Machine, number: int) -> None:
+    """Makes versions, until the current one has this number."""
+    made.run(
+        f"""while n=$(curl -s $PAIFANG_API/v1/healthz | jq .version); [ $n -lt {number} ]; do
+            d="\\"$n\\""; [ $n = {number - 1} ] && d=null
+            curl -sf -H "Authorization: Bearer $PAIFANG_TOKEN" -X PATCH $PAIFANG_API/v1/instances/shop \\
+                -d "{{\\"description\\": $d}}" >/dev/null
+        done"""
+    )
+
+
+def test_control_plane(mine: Machine) -> None:
+    with follow("control-plane.md") as page:
+        # The page's own start, without the CA, in the place of the control plane that runs.
+        mine.stop(mine.running)
+        init, issue, start = page.steps("--ip 10.0.0.5")
+        mine.run(init.command)
+        mine.run(issue.command.replace("./control-id", "./control-id-2"))
+        again = mine.leave_running(start.command.replace("./control-id", "./control-id-2"), "node API on")
+        versions_until(mine, 7)
+        mine.run("cp site.toml before.toml; sed -i 's/port = 80$/port = 8080/; /rules/,$d' site.toml")
+        (dry,) = page.steps("--dry-run\n~ update")
+        mine.follow(dry)
+        export, rest = page.steps("paifang status --watch")
+        mine.run(export.command)
+        *once, watch = rest.command.split("; ")
+        for command in once:
+            mine.run(command)
+        mine.stop(mine.leave_running(watch, "version 7"), "INT")
+        mine.run("cp before.toml site.toml")
+        mine.stop(again)
+        mine.running = control(mine)
+
+
+def test_access(mine: Machine) -> None:
+    with follow("access.md") as page:
+        mine.run("useradd paifang-control; install -d -o paifang-control /var/lib/paifang-control")
+        (reset,) = page.steps("--reset-admin-token")
+        mine.run(reset.command)
+        mine.run("test -s /var/lib/paifang-control/token")
+
+        create, listed, rotate = page.steps("paifang token create ci")
+        mine.follow(create)
+        mine.follow(listed)
+        mine.run(rotate.command)
+
+        mine.run("""curl -sf -H "Authorization: Bearer $PAIFANG_TOKEN" -X PATCH -d '{"max_connections": 9}' """
+                 """"$PAIFANG_API/v1/listeners/web?comment=more+room" """)  # fmt: skip
+        table, line = page.steps("paifang audit --object listeners/web --since 7d")
+        mine.follow(Step(table.command + " --limit 1", table.shown), loose=("41", "7"))
+        mine.follow(line, loose=("6", "7", "41"))
+        verify, noted = page.steps("paifang audit verify")
+        done = mine.follow(verify, loose=("41",))
+        mine.run(noted.command.replace("41:e1b4…", done.out.split()[-1]))
+
+        own, other = page.steps("--api-tls-cert lb.pem")
+        mine.run("cp control-id/cert.pem lb.pem; cp control-id/key.pem lb.key; cp control-id/ca.pem ca.pem")
+        for step in (own, other):
+            running = mine.leave_running(step.command, "user API on 10.0.0.5:8470, TLS")
+            export, status = page.steps("PAIFANG_CA=ca.pem")
+            mine.run("( " + export.command.replace("pft_…", "$(cat state/token)") + "; " + status.command + " )")
+            mine.stop(running)
+
+
+def test_api(mine: Machine) -> None:
+    with follow("api.md") as page:
+        versions_until(mine, 7)
+        for step in page.steps("AUTH="):
+            mine.run(step.command)
+        put, status = page.steps('"vips": ["192.0.2.10"]')
+        mine.follow(put, loose=("8",))
+        mine.eventually("paifang status", "in step")
+        mine.follow(status)
+        (bad,) = page.steps('"port": 70000')
+        mine.follow(bad)
+        mine.run("""curl -sf -H "$AUTH" -X PUT $API/v1/server_groups/green -d '{"servers": []}'""")
+        (many,) = page.steps("/v1/changes?dry_run=1")
+        tag = mine.run('curl -sD- -o /dev/null -H "$AUTH" $API/v1/backend_services/shop').out
+        (found,) = re.findall(r'ETag: "(o[0-9a-f]+)"', tag)
+        assert '"dry_run": true' in mine.run(many.command.replace("o5d41…", found)).out
+        (watch,) = page.steps("/v1/watch")
+        seen = mine.leave_running(watch.command, "event: node")
+        assert "event: reset" in seen.text
+
+
+def test_nodes(mine: Machine) -> None:
+    with follow("nodes.md") as page:
+        page.take("--ca ./ca")  # the fixture ran it
+        (invite,) = page.steps("paifang node invite")
+        done = mine.follow(invite)
+        mine.run(done.out)
+        mine.run("test -s /etc/paifang/l7-3/key.pem")
+        (revoke,) = page.steps("paifang node revoke")
+        mine.run(revoke.command)
+        drain, undrain = page.steps("paifang drain l7-1")
+        mine.run(drain.command)
+        mine.run(undrain.command)
