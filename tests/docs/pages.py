@@ -72,6 +72,7 @@ OWED: Final = (
     ("alibaba.md", "--alibaba 127.0.0.1:8480"),
     ("alibaba.md", "from alibabacloud_slb20140515.client import Client"),
     ("alibaba.md", "paifang token access-key"),
+    ("doctor.md", "paifang doctor --role l4"),
     ("explain.md", "$ paifang explain http"),
     ("explain.md", "$ paifang explain tcp"),
     ("observing.md", "/v1/topology"),
