@@ -1,6 +1,6 @@
 """What would happen to a packet or request: the configuration, and what the nodes report, put together and explained.
 
-Flows are explained here (core/explain.py). Requests are by `python -m proxy explain`, a process of its own: what
+Flows are explained here (core/explain.py). Requests are by `python -m proxy.explain_asked`, a process of its own: what
 decides about them is the proxy's code, which this process does not have (docs/decisions/0151).
 """
 
@@ -23,7 +23,7 @@ from core.model import Model
 from core.spread import is_dynamic
 
 LIMIT_S: Final = 20.0
-ARGV: Final = (sys.executable, "-m", "proxy", "explain")
+ARGV: Final = (sys.executable, "-m", "proxy.explain_asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Asked:
         return client, end(self.to) if self.to else ("", 0)
 
     def request(self) -> dict[str, Any]:
-        """As `python -m proxy explain` reads it. Raises ExplainError."""
+        """As `python -m proxy.explain_asked` reads it. Raises ExplainError."""
         client, to = self.ends()
         return {
             "url": self.url, "method": self.method, "fields": list(self.headers), "sni": self.sni,
@@ -138,7 +138,7 @@ def explain_flow(model: Model, asked: Asked, told: Reports, secrets: Secrets) ->
 
 
 def question(model: Model, asked: Asked, told: Reports, secrets: Secrets) -> bytes:
-    """What `python -m proxy explain` reads. Raises ExplainError."""
+    """What `python -m proxy.explain_asked` reads. Raises ExplainError."""
     facts = {
         "l4_down": told.l4_down, "seed": secrets.seed, "known": told.known, "said": secrets.said, "down": told.down,
         "ejected": told.ejected, "differ": told.differ, "cookie_secret": secrets.cookie_secret.hex(), "node": "",
@@ -167,11 +167,11 @@ async def explain_request(
 
 
 def read(output: bytes) -> dict[str, Any]:
-    """An answer of `python -m proxy explain`. Raises ExplainError."""
+    """An answer of `python -m proxy.explain_asked`. Raises ExplainError."""
     try:
         answer = dict(json.loads(output))
     except ValueError:
-        raise ExplainError("it cannot be explained: `python -m proxy explain` failed; the log says why") from None
+        raise ExplainError("it cannot be explained: `python -m proxy.explain_asked` failed; the log says why") from None
     if "wrong" in answer:
         raise ExplainError(str(answer["wrong"]))
     return answer

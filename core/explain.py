@@ -23,6 +23,10 @@ from core.model import HASH_SCHEDULERS, LEAST_SCHEDULERS, Acl, Listener, Mode, M
 from core.resolve import L4Service, l4_services, source_pools
 
 SHOWN: Final = 12  # servers of one step
+LIMITS: Final = (
+    "max_new_connections_per_s", "max_connections", "max_connections_per_client", "bandwidth_in_mbit_s",
+    "bandwidth_out_mbit_s",
+)  # fmt: skip
 _LAST_PORT: Final = 65535
 
 
@@ -215,7 +219,7 @@ def limits_text(listener: Listener, model: Model) -> str:
     found = [
         f"{name} = {value}{of}"
         for owner, of in ((listener, ""), (instance, f" of the instance {instance.name}"))
-        for name in ("max_new_connections_per_s", "max_connections", "bandwidth_in_mbit_s", "bandwidth_out_mbit_s")
+        for name in LIMITS
         if (value := getattr(owner, name, 0))
     ]
     return f"dropped beyond {', '.join(found)}, of the whole cluster" if found else ""

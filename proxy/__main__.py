@@ -17,7 +17,7 @@ from control.node.identity import IdentityError
 from control.node.link import LinkError
 from control.node.metrics_server import MetricsError
 from control.node.output import drop_output
-from proxy import ask, explain_asked
+from proxy import ask
 from proxy.errors import ApplyError
 from proxy.log_shape import Format
 from proxy.node import METRICS, OFF, READY, Node, endpoint
@@ -112,8 +112,6 @@ def main() -> int:
     """Exit code 2: usage or identity; 1: a failure while running; 0: drained."""
     if sys.argv[1:2] == ["ask"]:
         return _ask(sys.argv[2:])
-    if sys.argv[1:2] == ["explain"]:
-        return explain_asked.main()
     options = parser().parse_args()
     logs.setup("paifang-l7", options.log_level)
     logs.for_children(options.log_level)

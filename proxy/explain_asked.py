@@ -1,4 +1,4 @@
-"""`python -m proxy explain`: one question on standard input, one answer on standard output, both JSON.
+"""`python -m proxy.explain_asked`: one question on standard input, one answer on standard output, both JSON.
 
 For `paifang explain` and the control plane, which have no part of the proxy in themselves (docs/decisions/0151).
 The question is {"config", "request": {…Wanted}, "facts": {…}}; the answer is what `core.explain.document` makes, or
@@ -14,8 +14,9 @@ from typing import Any
 
 from core.config import read_tables
 from core.explain import ExplainError, Facts, document
-from proxy.explain import Known, Wanted, request
+from proxy.explain import Wanted, request
 from proxy.explain_choice import Health
+from proxy.explain_way import Known
 
 
 def main() -> int:
@@ -43,3 +44,7 @@ def answered(question: Mapping[str, Any]) -> dict[str, Any]:
         bytes.fromhex(facts["cookie_secret"]), facts["node"],
     )  # fmt: skip
     return document(request(read_tables(question["config"]), wanted, known))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,8 +28,9 @@ from core.model import (
     ServerGroup,
     StickySession,
 )
-from proxy.explain import Known, Wanted, request
+from proxy.explain import Wanted, request
 from proxy.explain_choice import Health
+from proxy.explain_way import Known
 from tests.proxy.support import Backend, Proxy, free_port, model, proxy, with_group, with_options, with_service
 
 HOST = "shop.example"
@@ -302,7 +303,7 @@ def test_it_is_asked_by_a_process_of_its_own() -> None:
 
     def answer(url: str) -> dict[str, Any]:
         question = {"config": config, "request": {"url": url, "fields": ["X-Beta: 1"]}, "facts": facts}
-        argv = [sys.executable, "-m", "proxy", "explain"]
+        argv = [sys.executable, "-m", "proxy.explain_asked"]
         done = subprocess.run(argv, input=json.dumps(question).encode(), capture_output=True, check=True)
         return dict(json.loads(done.stdout))
 

@@ -1,0 +1,262 @@
+"""From a request's head that was read to the server, or to the answer of our own: the part of proxy/explain.py behind
+the listener.
+
+The exchange is the one that workers have; its commands are looked at in place of being carried out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from core.explain import (
+    Explanation,
+    Facts,
+    Outcome,
+    Place,
+)
+from core.fields import Kind
+from core.model import Model, Rule
+from core.overrides import configured
+from core.resolve import L7Listener, l7_services, servers
+from core.rules import conditional, matches, ordered
+from proxy.balance import Address
+from proxy.commands import Assign, SendClient, SendUpstream
+from proxy.conditions import Conditions
+from proxy.exchange import Exchange
+from proxy.explain_choice import Chooser, Health
+from proxy.headers import hsts_line
+from proxy.message import RequestHead
+from proxy.names import host_name
+from proxy.origin import Origin
+from proxy.rules import Router
+from proxy.sticky import Seal, Sticky
+
+NEAR: Final = 8  # rules that are told of besides the one that decides
+IDENTIFIER: Final = b"explained"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known besides the configuration: the nodes' reports, and the secret of sticky cookies."""
+
+    flows: Facts = field(default_factory=Facts)
+    health: Health = field(default_factory=Health)
+    cookie_secret: bytes = field(default=b"", repr=False)
+    node: str = ""  # of the L7 nodes, where it matters which
+
+
+class Way:
+    """From the head that was read to the server, or to the answer of our own."""
+
+    def __init__(
+        self, told: Explanation, model: Model, each: L7Listener, origin: Origin, head: RequestHead, known: Known,
+        node: str,
+    ) -> None:  # fmt: skip
+        self._told, self._model, self._each, self._origin, self._head = told, model, each, origin, head
+        self._known, self._node = known, node
+        self._target = head.target
+        self._stickies = self._make_stickies()
+        listener = each.listener
+        self._made_of = (each.rules, listener.backend_service, listener.https_redirect_port)
+        self._rules = {rule.name: rule for rule in each.rules}
+
+    def go(self) -> None:
+        exchange = self._exchange(self._each.rules)
+        commands = exchange.start()
+        self._target = exchange.target
+        self._say_rule(exchange)
+        command = commands[0]
+        if isinstance(command, Assign):
+            self._forward(exchange, command)
+        else:
+            assert isinstance(command, SendClient)
+            self._answer(exchange, command.data)
+
+    def _exchange(self, rules: Sequence[Rule]) -> Exchange:
+        _, default, https_port = self._made_of
+        router = Router(rules, default, https_port, self._stickies)
+        hsts = hsts_line(self._each.listener)
+        return Exchange(self._head, self._origin, router, IDENTIFIER, lambda: b"now", hsts=hsts)
+
+    def _make_stickies(self) -> dict[str, Sticky]:
+        made = {}
+        for name, service in l7_services(self._model).items():
+            if service.sticky_session is not None:
+                sticky = made[name] = Sticky(Seal(self._known.cookie_secret or bytes(32), time.time))
+                sticky.update(service.sticky_session, [(s.address, s.port) for s in servers(self._model, service)])
+        return made
+
+    # -- the rule
+
+    def _say_rule(self, exchange: Exchange) -> None:
+        told, listener = self._told, self._each.listener
+        path = exchange.target.partition(b"?")[0].decode("ascii")
+        if exchange.target != self._head.target and exchange.error is None:
+            before = self._head.target.partition(b"?")[0].decode("ascii")
+            told.say("path", f"{before} is {path} in its normal form, by which it is routed and forwarded")
+        told.result |= {"rule": exchange.rule, "path": path}
+        routed = exchange.error is None or exchange.error.label != "ambiguous_path"
+        near = list(self._near(exchange.rule, path))[:NEAR] if routed else []
+        rule = self._rules.get(exchange.rule)
+        if rule is not None:
+            told.say("rule", f"{rule.name}: {_asks(rule)}", Place(Kind.RULES, rule.name), *near)
+        elif exchange.error is None or exchange.error.label == "no_rule":
+            what = "none matches" if self._rules else f"{listener.name} has none"
+            place = Place(Kind.LISTENERS, listener.name, "backend_service" if listener.backend_service else "")
+            told.say("rule", f"{what}: what the listener itself says", place, *near)
+
+    def _near(self, winner: str, path: str) -> Iterator[str]:
+        """Rules that were asked before, or are for the same place, and why they are not the one."""
+        name = host_name(self._head.host)
+        after = False
+        beside: list[str] = []
+        for rule in ordered(self._each.rules):
+            if rule.name == winner:
+                after = True
+                continue
+            if matches(rule, name, path):
+                missing = list(self._missing(rule))
+                if missing:
+                    yield f"not {rule.name}: {'; '.join(missing)}"
+                elif after:
+                    yield f"not {rule.name}, which matches too: {winner} comes first"
+            elif matches(replace(rule, path="", url="/"), name, "/"):
+                where = f"path {rule.path}" if rule.path else f"url {rule.url}"
+                beside.append(f"not {rule.name}: its {where} is not that of {path}")
+        yield from beside
+
+    def _missing(self, rule: Rule) -> Iterator[str]:
+        """Which of a rule's conditions do not hold, each asked by itself."""
+        bare = replace(rule, pattern="", methods=(), headers=(), queries=(), cookies=())
+        alone = (
+            [(f"its pattern {rule.pattern} does not match", replace(bare, pattern=rule.pattern))]
+            if rule.pattern
+            else []
+        )
+        if rule.methods:
+            alone.append((f"its methods are {', '.join(rule.methods)}", replace(bare, methods=rule.methods)))
+        for attribute, what in (("headers", "header"), ("queries", "query"), ("cookies", "cookie")):
+            for condition in getattr(rule, attribute):
+                values = " or ".join(condition.values) or "any value"
+                text = f"the {what} {condition.name} is not {values}"
+                changes: dict[str, Any] = {attribute: (condition,)}
+                alone.append((text, replace(bare, **changes)))
+        for text, only in alone:
+            conditions = Conditions.of(only)
+            if conditions is not None and not conditions.hold(self._head, self._target):
+                yield text
+
+    # -- the ends
+
+    def _answer(self, exchange: Exchange, data: bytes) -> None:
+        """One of our own."""
+        told, rule = self._told, self._rules.get(exchange.rule)
+        status = int(data.split(b" ", 2)[1])
+        told.result["status"] = status
+        lines = data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+        location = next((line.partition(": ")[2] for line in lines if line.startswith("Location: ")), "")
+        if exchange.error is not None:
+            told.result["error"] = exchange.error.label
+            text = f"{status} {exchange.error.label}: {exchange.error.said(exchange.offset)}"
+            told.end(Outcome.REFUSED, "HTTP policy" if exchange.error.label != "no_rule" else "answer", text)
+        elif location:
+            told.result["location"] = location
+            place = Place(Kind.RULES, rule.name, "redirect") if rule is not None else \
+                Place(Kind.LISTENERS, self._each.listener.name, "https_redirect_port")  # fmt: skip
+            told.end(Outcome.REDIRECTED, "redirect", f"{status} to {location}", place, *_responds(rule))
+        else:
+            assert rule is not None
+            told.end(
+                Outcome.ANSWERED, "fixed reply", f"{status}, with the text of the rule",
+                Place(Kind.RULES, rule.name, "fixed_reply"), *_responds(rule),
+            )  # fmt: skip
+
+    def _forward(self, exchange: Exchange, command: Assign) -> None:
+        told, rule = self._told, self._rules.get(exchange.rule)
+        names = [command.service]
+        if rule is not None and rule.split and command.prefer is None:
+            names = [share.backend_service for share in rule.split if share.weight]
+            told.result["services"] = names
+            parts = ", ".join(f"{share.backend_service} ({share.weight})" for share in rule.split)
+            text = f"whose turn it is, by their weights: {parts}"
+            told.say("split", text, Place(Kind.RULES, rule.name, "split"))
+        self._say_cookie(command)
+        server: Address | None = None
+        for name in names:
+            chooser = Chooser(self._model, self._node, self._known.health)
+            prefer = command.prefer if name == command.service else None
+            server = chooser.choose(told, name, self._head, exchange.target, self._origin.client, prefer)
+        if len(names) > 1:
+            told.result |= {"server": "", "service": ""}
+        elif not told.result["candidates"] and not told.result["server"]:
+            told.result |= {"status": 503, "error": "no_healthy_server"}
+            told.end(Outcome.REFUSED, "answer", "503 no_healthy_server: no server is healthy and has weight")
+            return
+        sent = exchange.assigned(server or ("0.0.0.0", 0), reused=False)
+        assert isinstance(sent[0], SendUpstream)
+        self._say_request(sent[0].data, rule)
+        self._say_times(told.result["service"])
+        if notes := [*_responds(rule), *self._cookies_set(command), *self._hsts()]:
+            told.say("response", "on its way back it changes", None, *notes)
+
+    def _say_cookie(self, command: Assign) -> None:
+        service = l7_services(self._model)[command.service]
+        if service.sticky_session is None or command.prefer is not None:
+            return
+        name = service.sticky_session.cookie
+        place = Place(Kind.BACKEND_SERVICES, configured(service.name), "sticky_session")
+        if not any(name.encode() in value for value in self._head.values(b"cookie")):
+            self._told.say("cookie", f"the request has no {name}: it gets a server by the scheduler", place)
+        elif not self._known.cookie_secret:
+            self._told.say("cookie", f"which server its {name} names is known to the L7 nodes alone", place)
+        else:
+            self._told.say("cookie", f"its {name} is none that names a server now: the scheduler decides", place)
+
+    def _cookies_set(self, command: Assign) -> Iterator[str]:
+        service = l7_services(self._model)[command.service]
+        sticky = service.sticky_session
+        if sticky is not None and sticky.type == "insert" and command.prefer is None:
+            yield f"+ Set-Cookie: {sticky.cookie}=…, for {sticky.cookie_timeout_s} s"
+
+    def _hsts(self) -> Iterator[str]:
+        if line := hsts_line(self._each.listener):
+            yield f"+ {line.decode().strip()}"
+
+    def _say_request(self, data: bytes, rule: Rule | None) -> None:
+        """What the server gets, where that is not what the client sent."""
+        lines = data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+        first = f"{self._head.method.decode()} {self._head.target.decode()} HTTP/1.1"
+        had = [f"{each.name.decode()}: {each.value.decode('latin-1')}" for each in self._head.block.fields]
+        changed = [f"- {line}" for line in [first, *had] if line not in lines]
+        changed += [f"+ {line}" for line in lines if line not in [first, *had]]
+        self._told.result["upstream_head"] = lines
+        place = None
+        if rule is not None and (rule.rewrite is not None or rule.request_headers):
+            place = Place(Kind.RULES, rule.name, "rewrite" if rule.rewrite is not None else "request_headers")
+        self._told.say("request", f"the server gets {lines[0]}; it differs from what came in", place, *changed)
+
+    def _say_times(self, name: str) -> None:
+        service, listener = l7_services(self._model).get(name), self._each.listener
+        if service is None:
+            return
+        first = service.first_byte_timeout_s or listener.request_timeout_s
+        text = f"{service.connect_timeout_s:g} s to connect, {first:g} s to the first byte of the answer"
+        whole = f", {service.total_timeout_s:g} s altogether" if service.total_timeout_s else ""
+        self._told.say("times", text + whole, Place(Kind.BACKEND_SERVICES, configured(name)))
+
+
+def _asks(rule: Rule) -> str:
+    """What a rule is for, in words."""
+    where = f"path {rule.path}" if rule.path else f"url {rule.url}"
+    parts = [f"domain {rule.domain or 'any'}", where, *([f"priority {rule.priority}"] if rule.priority else ())]
+    if conditional(rule):
+        parts.append("and all its conditions hold")
+    return ", ".join(parts)
+
+
+def _responds(rule: Rule | None) -> list[str]:
+    changes = rule.response_headers if rule is not None else ()
+    return [f"{each.action} {each.name}{f': {each.value}' if each.value else ''}" for each in changes]
