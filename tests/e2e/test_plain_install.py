@@ -85,6 +85,35 @@ def wait_for_answer(process: subprocess.Popen[bytes], ca: Path, url: str, direct
         time.sleep(0.2)
 
 
+# Of the packages' files, those that are for a checkout alone: images are built there, and it is prepared by a script.
+FOR_A_CHECKOUT = ("deploy/setup.sh", "deploy/compose/", "keyserver/protocol.md", "l4fast/sync.md")
+TOPS = ("bench", "certs", "control", "core", "deploy", "keyserver", "l4fast", "proxy")
+
+
+def test_all_packages_and_their_files_are_installed(bin_dir: Path) -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", *TOPS], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    (site,) = (bin_dir.parent / "lib").glob("python3*/site-packages")
+    wanted = [
+        name
+        for name in filter(None, tracked.split("\0"))
+        if (name.endswith(".py") or not name.startswith(FOR_A_CHECKOUT)) and (ROOT / name).exists()
+    ]
+    assert [name for name in wanted if not (site / name).is_file()] == []
+    assert len(wanted) > 300
+
+
+def test_its_commands_work_outside_the_checkout(bin_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "front.toml").write_text(
+        '[[listeners]]\nprotocol = "http"\nport = 8000\nservers = ["127.0.0.1:9000"]\n'
+    )
+    for words, said in ((("--help",), "positional arguments"), (("check", "front.toml"), "valid")):
+        done = run(bin_dir / "paifang", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+
+
 @pytest.mark.parametrize("command", [("l4", "--name", "n"), ("lab", "up")])
 def test_what_needs_bcc_says_what_to_install(bin_dir: Path, command: tuple[str, ...], tmp_path: Path) -> None:
     done = run(bin_dir / "paifang", *command, cwd=tmp_path)
