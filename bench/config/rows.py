@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench import Row
+from bench.config import l4
 from bench.config.cluster import Cluster, Polls, cluster, eyes, nice
 from bench.config.site import FIRST_PORT, VIP, WATCHED, site, watched
 from bench.l7.measures import cpu_s
@@ -137,7 +138,7 @@ async def measure(directory: Path, quick: bool) -> list[Row]:
 
 
 def run(quick: bool) -> list[Row]:
-    """For `python -m bench config`."""
+    """For `python -m bench config`. Needs root, for the L4 node's tables."""
     with TemporaryDirectory(prefix="paifang-bench-") as name:
         Path(name).chmod(0o755)
-        return asyncio.run(measure(Path(name), quick))
+        return asyncio.run(measure(Path(name), quick)) + l4.rows(quick)

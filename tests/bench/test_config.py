@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from bench.config import l4
 from bench.config.rows import percentile
 from bench.config.site import FIRST_PORT, SIZE, WATCHED, site, watched
 from core.config import from_dict
 from core.model import Protocol
+from core.resolve import l4_services
 
 
 def test_the_configuration_is_sound_and_as_large_as_its_size() -> None:
@@ -20,6 +22,15 @@ def test_the_configuration_is_sound_and_as_large_as_its_size() -> None:
     assert model.rules[WATCHED].fixed_reply is not None
     assert watched(7)["fixed_reply"] == {"body": "7"}
     assert FIRST_PORT + SIZE // 2 < 32_768  # below the ports that connections take
+
+
+def test_an_l4_nodes_configuration_is_sound_and_one_weight_of_it_changes() -> None:
+    model = from_dict(l4.site())
+    (before, after) = l4_services(model), l4_services(l4.weighed(model, 7))
+    assert sum(len(each.reals) for each in before) == SIZE
+    changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+    assert [[real.weight for real in each.reals][:2] for each in changed[0]] == [[100, 100], [7, 100]]
+    assert len(changed) == 1
 
 
 @pytest.mark.parametrize(
