@@ -12,13 +12,17 @@ from control import series
 from control.handling import PLANE
 from control.happenings import EventKind
 from control.observing import OBSERVER
+from control.questions import QuestionError
 from control.roles import ApiRole
 from control.routes import Answer, Parameter, Route, Schema, asked, number, text, texts
+from control.talkers import By, Tier, together
 from control.topology import LISTED
 from core.fields import NAME, Pattern, Range
 
 LISTED_MOST = 1000
 EVENTS = 100
+ASK_S = 5.0
+NODES_MOST = 64  # that are asked
 TIME_MOST = 1 << 40
 DEFAULT_S = 3600
 _NAME = f"(?:{NAME.regex})"
@@ -80,6 +84,20 @@ async def get_events(request: web.Request) -> web.Response:
     return web.json_response({"events": [each.document() for each in found], "next": last}, headers=FRESH)
 
 
+async def get_talkers(request: web.Request) -> web.Response:
+    """Asks the nodes, which begin to count with the first question."""
+    tier, by = Tier(text(request, "tier")), By(text(request, "by"))
+    if tier is Tier.L7 and by is By.FLOW:
+        raise web.HTTPBadRequest(text="flows are known at l4; give by=client or by=server")
+    questions = request.app[PLANE].questions
+    nodes = [(tier.value, name) for name in questions.nodes(tier.value)[:NODES_MOST]]
+    answers = await questions.ask_all(nodes, "talkers", {"by": by.value}, ASK_S)
+    silent = {name: str(each) for (_, name), each in answers.items() if isinstance(each, QuestionError)}
+    found = together(by, number(request, "limit"), list(answers.values()))
+    document = {"tier": tier.value, "by": by.value, "nodes": len(nodes), **found, "silent": silent}
+    return web.json_response(document, headers=FRESH)
+
+
 INSTANCE = Parameter("instance", Annotated[str, NAME], "the listeners and groups of this instance alone", "")
 LIMIT = Parameter("limit", Annotated[int, Range(1, LISTED_MOST)], "of each list, and of each group's servers", LISTED)
 TIME = Annotated[int, Range(0, TIME_MOST)]
@@ -94,6 +112,9 @@ AFTER = Parameter("after", EVENT_ID, "those after this one; by default the last 
 BEFORE = Parameter("before", EVENT_ID, "those before this one")
 COUNT = Parameter("limit", Annotated[int, Range(1, 1000)], "so many at most", EVENTS)
 KIND = Parameter("kind", EventKind, "of this kind; several: all of these", many=True)
+TIER = Parameter("tier", Tier, "where they are counted", Tier.L4)
+BY = Parameter("by", By, "clients, servers or, of l4, flows", By.CLIENT)
+TALKERS = Parameter("limit", Annotated[int, Range(1, 200)], "so many at most", 20)
 ROUTES = (
     Route(
         "GET", "/v1/topology", get_topology, ApiRole.READ, "The cluster, and what passes through it now",
@@ -111,5 +132,11 @@ ROUTES = (
         "GET", "/v1/events", get_events, ApiRole.READ, "What has happened", (AFTER, BEFORE, COUNT, KIND),
         answers={200: Answer("the events, in order", Schema({"$ref": "Events"}))}, tag="state",
         description="The last 10,000 are kept, by each control node those that it has seen.",
+    ),
+    Route(
+        "GET", "/v1/talkers", get_talkers, ApiRole.OPERATE, "Who sends most", (TIER, BY, TALKERS),
+        answers={200: Answer("those who do, the most first", Schema({"$ref": "Talkers"}))}, tag="state",
+        description="Nodes begin to count with the first question and end 30 s after the last; until they know "
+        "something `ready` is false. Clients' addresses are personal data: hence the role.",
     ),
 )  # fmt: skip

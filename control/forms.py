@@ -269,6 +269,19 @@ FORMS: Mapping[str, object] = {
             "dropped": {"type": "object", "description": "how many of each kind are not kept"},
         }
     ),
+    "Talkers": table(
+        {
+            "tier": {"enum": ["l4", "l7"]},
+            "by": {"enum": ["client", "flow", "server"]},
+            "nodes": {**WHOLE, "description": "that were asked"},
+            "ready": {"type": "boolean", "description": "false: they have begun to count; ask again"},
+            "window_s": NUMBER,
+            "share": {**WHOLE, "description": "one in so many sessions was looked at"},
+            "talkers": items({"type": "object"}),
+            "sessions": items(table({"listener": TEXT, "state": TEXT, "sessions": WHOLE})),
+            "silent": {"type": "object", "description": "who did not answer, and why"},
+        }
+    ),
     "Events": table(
         {
             "events": items(

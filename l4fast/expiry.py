@@ -34,6 +34,7 @@ from l4fast.members import counted
 from l4fast.sessions import STATES
 from l4fast.sweep import KIND_NONE, NOBODY, Block, Kinds, Listener, Mark, Owner, Seen
 from l4fast.tables import UNPROVEN_TIMEOUT_S, Tables, other_direction
+from l4fast.talkers import Talkers
 from l4fast.version_tables import PROTOCOLS
 
 # Linux conntrack's nf_conntrack_tcp_timeout_fin_wait and _close.
@@ -61,12 +62,14 @@ def timeouts(idle_timeout_s: int) -> tuple[int, ...]:
     return tuple(min(limits[state], idle_timeout_s) for state in range(len(STATES)))
 
 
-def expire(tables: Tables, now_s: int, budget: int) -> int:
+def expire(tables: Tables, now_s: int, budget: int, talkers: Talkers | None = None) -> int:
     """Goes on with the sweep for about `budget` sessions, and deletes what is due; returns how many it deleted.
 
     `now_s` is the clock of `Tables.set_epoch`. A sweep that ends publishes the listeners' session counts; the next call
-    begins anew.
+    begins anew. `talkers`, while somebody asks for them, see what the sweep sees.
     """
+    if talkers is not None and not talkers.on:
+        talkers = None
     sweep = tables.sweep
     configuration = [of_version.services for of_version in tables.versions.values()]
     if not sweep.is_of(configuration):
@@ -76,13 +79,17 @@ def expire(tables: Tables, now_s: int, budget: int) -> int:
     while seen < budget:
         if sweep.blocks is None:
             sweep.begin(tables.session_blocks(min(BATCH, budget)), now_s)
+            if talkers is not None:
+                talkers.begin()
         assert sweep.blocks is not None
         block = next(sweep.blocks, None)
         if block is None:
             sweep.end()
+            if talkers is not None:
+                talkers.end()
             break
         seen += block[3]
-        gone = _look(tables, block, now_s)
+        gone = _look(tables, block, now_s, talkers)
         sweep.entries[block[0]] += block[3] - len(gone)
         deleted += tables.end_sessions(gone)
     return deleted
@@ -127,6 +134,14 @@ class _Rows:
         columns = [*self._of_keys("vip", "vip_port", "protocol"), *self._of_values("counted"), self.state]
         return zip(*(compress(column, rows) for column in columns) if rows else columns, strict=True)
 
+    def ports(self) -> Sequence[int]:
+        """The clients'."""
+        return self._of_keys("client_port")[0]
+
+    def amounts(self) -> list[Sequence[int]]:
+        """Bytes and packets from the client."""
+        return self._of_values("bytes", "packets")
+
     def is_cold(self, row: int) -> bool:
         return not self.generation[row]
 
@@ -167,7 +182,7 @@ class _Verdict:
     uncounted: bool = False
 
 
-def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
+def _look(tables: Tables, block: Block, now_s: int, talkers: Talkers | None) -> list[Seen]:
     """The sessions of a block that go now. Those that will be due before the sweep comes by again are put down, those
     that their reals do not know of (lc, wlc) are made known to them, those that stay counted for their listener."""
     version, keys, values, _ = block
@@ -176,6 +191,11 @@ def _look(tables: Tables, block: Block, now_s: int) -> list[Seen]:
     of_row = _kinds(kinds, version, rows)
     for kind, n in Counter(of_row).items():
         sweep.counts[kinds.owners[kind]] += n
+    if talkers is not None:
+        talkers.see(rows.sessions.key, rows.sessions.value, keys, values, rows)
+        for (kind, state), n in Counter(zip(of_row, rows.state, strict=True)).items():
+            if (listener := kinds.owners[kind][0]) and state != _ANSWER:
+                talkers.count({(listener, state): n})
     by_s = now_s + sweep.period_s + 1
     gone: list[Seen] = []
     uncounted: list[bytes] = []

@@ -50,6 +50,7 @@ from l4fast.sync_keys import Secrets, seed_digest
 from l4fast.sync_peer import Sync
 from l4fast.sync_records import Layout
 from l4fast.tables import Record, Tables
+from l4fast.talkers import Talkers
 
 log = logging.getLogger(__name__)
 
@@ -294,9 +295,10 @@ class Node:
         census = Census(
             {name: {version: countable(tables.plane, name, version) for version in IP_VERSIONS} for name in TABLES}
         )
+        talkers = Talkers(time.monotonic)
         agent = Agent(
             name=settings.name, interfaces=settings.interfaces, tables=tables, hops=hops, sync=sync, tasks=self._tasks,
-            expire=partial(_expire, tables, census), local=links.addresses, own=partial(_own, indexes),
+            expire=partial(_expire, tables, census, talkers), local=links.addresses, own=partial(_own, indexes),
             fill=partial(_fill, tables, census),
             early=early.counters, idle=tables.idle, announcing=vips, billing=billing,
         )  # fmt: skip
@@ -311,6 +313,7 @@ class Node:
             take_members=agent.take_members, metering=metering, rest=agent.rest,
             answers={
                 "sessions": agent.sessions,
+                "talkers": talkers.ask,
                 "chosen": lambda asked: agent.chosen(asked, tables.versions[4].seed),
             },
         )  # fmt: skip
@@ -367,11 +370,11 @@ def _own(indexes: list[int]) -> list[tuple[str, ...]]:
     ]
 
 
-def _expire(tables: Tables, census: Census, now_s: int) -> int:
+def _expire(tables: Tables, census: Census, talkers: Talkers, now_s: int) -> int:
     """A sweep that was done within its second rests for the remainder of it."""
     census.count(CENSUS_BUDGET, now_s)
     resting = tables.sweep.blocks is None and tables.sweep.begun_s == now_s
-    return 0 if resting else expire(tables, now_s, EXPIRY_BUDGET)
+    return 0 if resting else expire(tables, now_s, EXPIRY_BUDGET, talkers)
 
 
 def _fill(tables: Tables, census: Census) -> Fills:

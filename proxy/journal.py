@@ -15,6 +15,7 @@ from proxy.access_log import Record, Visit, record_of
 from proxy.bills import Bills, Keep, by_listener
 from proxy.errors import Code
 from proxy.meters import Document, Meters
+from proxy.talkers import Talkers
 
 # Some 50 µs at a time. 512 are 5 % cheaper each, and hold up the loop, and so everybody, for half a millisecond.
 SETTLE_AT: Final = 64
@@ -34,6 +35,7 @@ class Journal:
     ) -> None:
         self.meters = Meters()
         self.bills = Bills()
+        self.talkers = Talkers()
         self.keep: Keep | None = None  # of the bills; see proxy/cells.py
         self._write_record = write_record
         self._write_visits = write_visits or self._write_one_by_one
@@ -63,6 +65,8 @@ class Journal:
             record.error_detail = code.said(offset)
         self.meters.record(record)
         self.bills.record(record)
+        if self.talkers.on:
+            self.talkers.record(record)
         self._write_record(record)
 
     def settle(self) -> None:
@@ -81,6 +85,8 @@ class Journal:
             counters["bytes_out"] += bytes_out
             self.bills.visits(listener, statuses, bytes_in, bytes_out)
         self.meters.visits(visits)
+        if self.talkers.on:
+            self.talkers.visits(visits)
         self._write_visits(visits)
 
     def news(self) -> dict[str, dict[str, Document]]:

@@ -27,7 +27,7 @@ from control.node.tasks import Tasks
 from core.endpoints import split
 from core.model import Model
 from keyserver.client import KeyClient
-from proxy import exporter, handover, headers, past
+from proxy import exporter, handover, headers, past, talkers
 from proxy.ask import ADMIN_SOCKET
 from proxy.census import Filter
 from proxy.errors import ApplyError
@@ -119,7 +119,7 @@ class Node:
             url=options.control, identity=self._identity, state=options.state, apply=self._apply,
             report=self._supervisor.report, take_cookie_secret=self._supervisor.take_cookie_secret,
             metering=self._metering, take_members=self._supervisor.take_members, rest=self._supervisor.rest,
-            answers={"connections": self._connections, "request": self._request},
+            answers={"connections": self._connections, "request": self._request, "talkers": self._talkers},
         )  # fmt: skip
         if self._succession is None:
             await self._answer()
@@ -222,6 +222,9 @@ class Node:
             raise ValueError("request_id is that of a line of the access log")
         found = await asyncio.to_thread(past.find, self._options.access_log, wanted)
         return {"connections": await self._supervisor.views(Filter(request_id=wanted, limit=10)), "requests": found}
+
+    def _talkers(self, arguments: dict[str, object]) -> Awaitable[object]:
+        return talkers.asked(self._supervisor.ask, str(arguments.get("by", "client")))
 
     def _connections(self, arguments: dict[str, object]) -> Awaitable[object]:
         return self._supervisor.views(Filter.of(arguments))

@@ -354,9 +354,13 @@ class Supervisor:
 
     async def views(self, wanted: Filter) -> list[View]:
         """The connections that are wanted, the oldest first."""
-        answers = await asyncio.gather(*(each.ask("views", **asdict(wanted)) for each in self._workers.values()))
-        found: list[View] = [view for answer in answers for view in answer]
+        found: list[View] = await self.ask("views", **asdict(wanted))
         return sorted(found, key=lambda view: -view["age_s"])[: wanted.limit]
+
+    async def ask(self, what: str, **arguments: object) -> list[Any]:
+        """What each worker answers, one after the other."""
+        answers = await asyncio.gather(*(each.ask(what, **arguments) for each in self._workers.values()))
+        return [answer for each in answers for answer in each]
 
     async def status(self) -> dict[str, object]:
         """What the administrator is told."""

@@ -331,7 +331,10 @@ class Worker:
 
     def answer(self, question: dict[str, object]) -> object:
         """What is asked of our connections."""
-        if question.pop("ask") == "views":
+        what = question.pop("ask")
+        if what == "talkers":
+            return self._hub.journal.talkers.told(str(question.get("by")), self._hub.now())
+        if what == "views":
             return census.views(self._all_sites(), census.Filter.of(question))
         return census.count(self._all_sites(), self._hub.now())
 

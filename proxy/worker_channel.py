@@ -17,6 +17,7 @@
                                             "upstreams": {SERVICE: [[ADDRESS, PORT, {NAME: NUMBER}]…]}}
     → {"ask": "count"}                   ← {"told": [COUNT…]}, also while it drains; see proxy/census.py
     → {"ask": "views", …FILTER}          ← {"told": [VIEW…]}
+    → {"ask": "talkers", "by": WHAT}     ← {"told": [[SECONDS, ROWS]]}, or nothing; see proxy/talkers.py
                                          ← {"cannot": WHY} as the only word of a worker that cannot start
 
 Listening sockets come on a way of their own (proxy/passing.py), before the line that needs them.
@@ -169,6 +170,7 @@ class Channel:
         stranded = [name for name, each in services.items() if not each.pool.takes_requests]
         upstreams = {name: rows for name, rows in news.items() if rows}
         meters = self._hub.journal.news()
+        self._hub.journal.talkers.watch.tick(self._hub.now())
         numbers = {"counters": counters, "upstreams": upstreams, "meters": meters}
         _send(writer, {**numbers, "stranded": stranded, "open": self._worker.most_open()})
 

@@ -47,7 +47,7 @@ def test_what_is_shown_is_what_was_sent(tmp_path: Path, backend: int) -> None:
                 length = len(response.read())
             times.append(time.monotonic())
             time.sleep(max(0.0, times[0] + len(times) * EVERY_S - time.monotonic()))
-        found = ask("/v1/topology")
+        found, _ = ask("/v1/topology"), ask("/v1/talkers?tier=l7")
         sent_per_s = sum(each > times[-1] - 5 for each in times) / 5
         rates = found["listeners"][0]["rates"]
         assert sent_per_s / 2 < rates["requests_per_s"] < sent_per_s * 2
@@ -60,6 +60,12 @@ def test_what_is_shown_is_what_was_sent(tmp_path: Path, backend: int) -> None:
         assert (server["port"], server["state"]) == (backend, "up")
         assert server["rates"]["requests_per_s"] == pytest.approx(rates["requests_per_s"], rel=0.1)
         assert found["nodes"][0]["software"]
+        clients = {"ready": False}
+        while not clients["ready"] or not clients["talkers"]:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20).close()
+            clients = ask("/v1/talkers?tier=l7")
+        assert (clients["talkers"][0]["client"], clients["silent"]) == ("127.0.0.1", {})
+        assert clients["talkers"][0]["requests_per_s"] > 0
         told = running.paifang("events", "--json", "--kind", "version", "--kind", "control")
         events = [json.loads(line) for line in told.stdout.splitlines()]
         assert [each["kind"] for each in events] == ["control", "version"]

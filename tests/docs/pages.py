@@ -78,6 +78,7 @@ OWED: Final = (
     ("observing.md", "/v1/topology"),
     ("observing.md", "/v1/series?of"),
     ("observing.md", "$ paifang events"),
+    ("observing.md", "/v1/talkers?tier"),
     ("benchmarks.md", "make bench"),
     ("certificates.md", "$ paifang certs list"),
     ("certificates.md", "paifang keyserver acme"),
