@@ -16,11 +16,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from tests.e2e.console_pictures import more, write
 from tests.e2e.console_site import DEADLINE_S, HOSTILE, Site, Watched, chromium, eventually, sign_in
 
 pytestmark = pytest.mark.timeout(300)
+PICTURE_BYTES = 150_000
+DOCS = Path(__file__).parent.parent.parent / "docs" / "pictures"
 VIEWS = (
-    "", "objects/instances", "objects/listeners", "objects/listeners/web", "objects/listeners/+",
+    "", "charts", "events", "objects/instances", "objects/listeners", "objects/listeners/web", "objects/listeners/+",
     "objects/backend_services/shop", "objects/server_groups/shop", "nodes", "certificates", "history", "history/1",
     "audit", "metering", "tokens", "changes",
 )  # fmt: skip
@@ -354,6 +357,60 @@ def test_accessible_to_all(browser: Browser, site: Site, scheme: Any) -> None:
     assert found == []
     assert watched.unexpected() == []
     context.close()
+
+
+def test_charts_are_read_by_keys_and_as_tables(page: Page, site: Site) -> None:
+    def counted() -> bool:
+        site.fetch()
+        series = site.ask("GET", "series?of=listeners/web")["series"]
+        return any(each is not None for each in series["requests_per_s"])
+
+    eventually(counted, "requests are in a chart")
+    page.goto(f"{site.api}/console/#/charts?of=listeners/web")
+    chart = page.locator("figure").filter(has_text="Requests")
+    picture = chart.get_by_role("img")
+    assert "requests" in (picture.get_attribute("aria-label") or "")
+    picture.focus()
+    page.keyboard.press("End")
+    last = chart.locator(".readout").inner_text()
+    page.keyboard.press("ArrowLeft")
+    expect(chart.locator(".readout")).not_to_have_text(last)
+    chart.get_by_role("button", name="Requests as a table").click()
+    expect(chart.get_by_role("columnheader", name="errors")).to_be_visible()
+    assert chart.locator("tbody tr").count() > 2
+    page.get_by_label("Of ").select_option("nodes/l7/local")
+    page.get_by_label("the last").select_option("3600")
+    expect(page.locator("figure").first).to_be_visible()
+
+
+def test_events_come_by_themselves(page: Page, site: Site) -> None:
+    page.goto(f"{site.api}/console/#/events")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Events")
+    site.ask("PATCH", "listeners/web?comment=told%20at%20once", {"description": "another"})
+    expect(page.get_by_role("table")).to_contain_text("told at once")
+    page.get_by_label("Search events").fill("told at once")
+    expect(page.get_by_role("row")).to_have_count(2)
+
+
+def test_the_picture_leads_to_what_is_down(page: Page, site: Site) -> None:
+    more(site)
+    page.goto(f"{site.api}/console/#/")
+    down = page.get_by_role("link", name="Server 127.0.0.1:1 of images, down")
+    expect(down).to_be_visible()
+    expect(page.get_by_role("link", name="Group images, 3 servers, 1 down")).to_be_visible()
+    expect(page.get_by_role("row", name="127.0.0.1:1 images")).to_contain_text("down on local")
+    down.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Server group images")
+
+
+def test_pictures_of_the_docs(browser: Browser, site: Site, tmp_path: Path) -> None:
+    site.ask("POST", "rollback", {"version": 1})
+    more(site)
+    for path in write(browser, site, tmp_path, 0.5):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size <= PICTURE_BYTES
+        assert (DOCS / path.name).stat().st_size <= PICTURE_BYTES
 
 
 def test_a_thousand_servers(page: Page, site: Site) -> None:

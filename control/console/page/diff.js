@@ -7,8 +7,17 @@ import { same } from './schema.js';
 const WORDS = { create: ['+', 'creates'], update: ['~', 'changes'], delete: ['−', 'deletes'], reorder: ['↕', 'moves'] };
 const LONG = 400;
 
-const shown = (value) => {
-  if (value === undefined) return 'default';
+// What a field is where it is not given, by kind and name; known once the API's document has been read.
+const defaults = new Map();
+export function learn(kind, fields) {
+  defaults.set(kind, new Map(fields.filter((field) => ['string', 'number', 'boolean'].includes(typeof field.default)).map((field) => [field.name, field.default])));
+}
+
+const shown = (value, kind, path) => {
+  if (value === undefined) {
+    const known = defaults.get(kind)?.get(path);
+    return known === undefined ? 'not given' : `${known} (default)`;
+  }
   const text = typeof value === 'string' ? value : JSON.stringify(value);
   return text.length > LONG ? `${text.slice(0, LONG)}… (${text.length} characters)` : text;
 };
@@ -38,8 +47,8 @@ function rows(change) {
 }
 
 function line([path, old, now], change) {
-  const before = old === undefined && change.op !== 'update' ? null : el('del', null, el('span', { class: 'unseen' }, 'was '), shown(old));
-  const after = now === undefined && change.op !== 'update' ? null : el('ins', null, el('span', { class: 'unseen' }, 'becomes '), shown(now));
+  const before = old === undefined && change.op !== 'update' ? null : el('del', null, el('span', { class: 'unseen' }, 'was '), shown(old, change.kind, path));
+  const after = now === undefined && change.op !== 'update' ? null : el('ins', null, el('span', { class: 'unseen' }, 'becomes '), shown(now, change.kind, path));
   return el('div', { class: 'difference' }, el('span', { class: 'path' }, path), el('span', { class: 'values' }, before, before && after ? ' → ' : null, after));
 }
 

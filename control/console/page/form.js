@@ -87,7 +87,7 @@ export class Form {
     } else if (field.required) main.setAttribute('aria-required', 'true');
     const place = el('p', { id: fault, class: 'fault', hidden: true });
     const row = el('div', { class: `field ${wide ? 'wide' : ''}`, 'data-path': path },
-      el(several ? 'span' : 'label', { class: 'label', id: `${id}-label`, for: several ? null : id }, title(words(field.name)), field.required ? el('span', { class: 'required' }, ' required') : null),
+      el(several ? 'span' : 'label', { class: 'label', id: `${id}-label`, for: several ? null : id }, label(field), field.required ? el('span', { class: 'required' }, ' required') : null),
       control, place, el('p', { id: hint, class: 'hint' }, prose(field.meaning), facts(field)));
     this.inputs.set(path, { row, main, place });
     return row;
@@ -133,6 +133,9 @@ export class Form {
     first?.main?.focus();
   }
 }
+
+// A field's name without the unit that stands beside its value.
+export const label = ({ name, unit }) => title(words(unit === 's' ? name.replace(/_s$/, '') : unit === 'Mbit/s' ? name.replace(/_mbit_s$/, '') : unit === '%' ? name.replace(/_percent$/, '') : name));
 
 const steps = (path) => path.match(/[^.[\]]+/g).map((step) => (/^\d+$/.test(step) ? Number(step) : step));
 

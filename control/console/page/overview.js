@@ -2,7 +2,7 @@
 
 import { get, name as escaped } from './api.js';
 import { button, el, link, mark, svg, table } from './dom.js';
-import { bits, count, endpoint, one, perS, whole } from './format.js';
+import { bits, count, endpoint, moment, one, perS, whole } from './format.js';
 import { placed } from './map_layout.js';
 import { refreshed } from './nodes.js';
 
@@ -33,7 +33,7 @@ function tiles(seen, status) {
   const bad = status.nodes.filter((node) => node.step !== 'in step').length;
   const errors = seen.listeners.reduce((sum, { rates }) => (rates.errors_per_s === null || rates.errors_per_s === undefined ? sum : (sum ?? 0) + rates.errors_per_s), null);
   return el('dl', { class: 'tiles' },
-    tile('Requests', perS(clients.requests_per_s)), tile('In', bits(clients.bytes_in_per_s)), tile('Out', bits(clients.bytes_out_per_s)), tile('New connections', perS(clients.connections_per_s)), tile('Open connections', count(clients.connections)), tile('Errors', perS(errors)),
+    tile('Requests', perS(clients.requests_per_s), '#/charts'), tile('In', bits(clients.bytes_in_per_s)), tile('Out', bits(clients.bytes_out_per_s)), tile('New connections', perS(clients.connections_per_s)), tile('Open connections', count(clients.connections)), tile('Errors', perS(errors)),
     tile('Nodes in step', `${status.nodes.length - bad} of ${status.nodes.length}`, '#/nodes'), tile('Servers down', whole(down)));
 }
 
@@ -65,6 +65,7 @@ export async function overview({ signal }) {
   const map = el('div', { class: 'map', tabindex: '0', role: 'region', 'aria-label': 'Topology' });
   const warnings = el('div');
   const lists = el('div');
+  const news = el('div');
   const open = new Set();
   const chosen = el('select', { 'aria-label': 'Instance' }, el('option', { value: '' }, 'all instances'));
   let seen;
@@ -77,15 +78,16 @@ export async function overview({ signal }) {
   };
   const unfold = el('div', { class: 'filter' });
   async function look() {
-    const [topology, status] = await Promise.all([get('topology', { instance: chosen.value }, signal), get('status', null, signal)]);
+    const [topology, status, { events }] = await Promise.all([get('topology', { instance: chosen.value }, signal), get('status', null, signal), get('events', { limit: 6 }, signal)]);
     seen = topology;
     if (!chosen.value && chosen.options.length !== seen.instances.length + 1) chosen.replaceChildren(el('option', { value: '' }, 'all instances'), ...seen.instances.map(({ name }) => el('option', { value: name }, name)));
     numbers.replaceChildren(tiles(seen, status));
     warnings.replaceChildren(status.warnings.length ? el('ul', { class: 'notice warnings' }, status.warnings.slice(0, 8).map((each) => el('li', null, mark('warn', each)))) : '');
+    news.replaceChildren(...(events.length ? [el('h2', null, link('#/events', 'Latest events')), el('ul', null, [...events].reverse().map((each) => el('li', null, mark({ info: 'idle', warning: 'warn', error: 'bad' }[each.severity], each.text), el('span', { class: 'muted' }, moment(each.at)))))] : []));
     draw();
     if (!lists.contains(document.activeElement)) lists.replaceChildren(el('h2', null, 'Listeners'), listenerTable(seen), el('h2', null, 'Servers'), ...groupTable(seen).filter(Boolean));
   }
   chosen.addEventListener('change', () => look());
   await refreshed(look, signal, ['version', 'node', 'server'], 2000);
-  return el('section', null, el('div', { class: 'heading' }, el('h1', null, 'Overview'), chosen), warnings, numbers, map, unfold, lists, seen.listeners.length ? null : el('p', { class: 'notice' }, 'There is no listener yet: make an ', link('#/objects/instances/+', one('instances')), ', a group of servers, a backend service and a listener, or ', el('code', null, 'paifang apply FILE'), '.'));
+  return el('section', null, el('div', { class: 'heading' }, el('h1', null, 'Overview'), chosen), warnings, numbers, map, unfold, news, lists, seen.listeners.length ? null : el('p', { class: 'notice' }, 'There is no listener yet: make an ', link('#/objects/instances/+', one('instances')), ', a group of servers, a backend service and a listener, or ', el('code', null, 'paifang apply FILE'), '.'));
 }

@@ -1,6 +1,7 @@
 // The configuration as it stands, read once and kept up by what /v1/watch tells; the API's document, read once.
 
 import { get, send } from './api.js';
+import { learn } from './diff.js';
 import { live } from './live.js';
 import { Schemas } from './schema.js';
 
@@ -11,7 +12,11 @@ let reading = null;
 let described = null;
 
 export const configuration = () => (reading ??= load().catch((error) => { reading = null; throw error; }));
-export const schemas = () => (described ??= get('openapi.json').then((document) => new Schemas(document)).catch((error) => { described = null; throw error; }));
+export const schemas = () => (described ??= get('openapi.json').then((document) => {
+  const made = new Schemas(document);
+  for (const kind of KINDS) learn(kind, made.fields(kind));
+  return made;
+}).catch((error) => { described = null; throw error; }));
 
 async function load() {
   const response = await send('GET', 'config');
