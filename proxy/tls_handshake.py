@@ -304,6 +304,7 @@ class Handshake(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         self._over = True
+        self._asked = None  # or the question, which knows us, and all that OpenSSL holds would live until a collection
         self._supervisor.gate.left(self, None)
         stream = TlsStream(
             self._raw,
@@ -350,6 +351,7 @@ class Handshake(asyncio.BufferedProtocol):
         if self._over:
             return
         self._over = True
+        self._asked = None
         self._supervisor.gate.left(self, failure)
         peer = self._raw.get_extra_info("peername")
         log.log(

@@ -31,6 +31,7 @@ LINGER_S = 2.0  # as long as plain connections whose client is still sending (co
 HIGH_WATER, LOW_WATER = 65536, 16384  # bytes; asyncio's own default for the first
 
 Bytes = bytes | bytearray | memoryview
+_NOBODY = asyncio.Protocol()  # to whom those belong that are over
 
 
 class Buffers:
@@ -144,7 +145,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         for timer in (self._closer, self._lingers):
             if timer is not None:
                 timer.cancel()
-        self._inner.connection_lost(exc or self._error)
+        inner, self._inner = self._inner, _NOBODY  # who knows us: OpenSSL's 34 KiB would wait for a collection
+        inner.connection_lost(exc or self._error)
 
     # Reading
 

@@ -16,6 +16,8 @@ import pytest
 from core.model import Certificate
 from proxy.tls import TlsServer
 from proxy.tls_failures import Failure
+from proxy.tls_handshake import Handshake
+from proxy.tls_stream import TlsStream
 from proxy.tls_waiting import GreenletWaiting
 from tests.proxy.tls_support import (
     LOOPS,
@@ -312,6 +314,34 @@ def test_without_a_key_server_handshakes_fail_with_an_alert_and_recover(way) -> 
             served.keys.fails = False
             assert "TLSv1.3" in await thread(get, served.port)
             assert await served.settled() == {"ok": 2, "failed_keyserver": 3}
+
+    run(main())
+
+
+def over(kind: type) -> list[object]:
+    """All there are, garbage that has not been collected included."""
+    return [each for each in gc.get_objects() if type(each) is kind]
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("way", WAYS)
+def test_connections_that_are_over_need_no_collection(way, version) -> None:
+    """Workers collect seldom (worker_main), and OpenSSL holds 34 KiB for each. A stack keeps the last one it had."""
+
+    async def main() -> None:
+        async with serving(LocalKeys([P256]), [certificate(P256, ["web.test"])], way) as served:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(12):
+                    await thread(get, served.port, "web.test", client_context(version))
+                assert await served.settled() == {"ok": 12}
+                deadline = asyncio.get_running_loop().time() + 20
+                while max(len(over(Handshake)), len(over(TlsStream))) > 4:
+                    assert asyncio.get_running_loop().time() < deadline
+                    await asyncio.sleep(0.02)
+            finally:
+                gc.enable()
 
     run(main())
 

@@ -123,7 +123,8 @@ class LocalKeys:
 
     def sign_soon(
         self, key: bytes, scheme: int, content: bytes, sni: str, done: Callable[[bytes | KeyServerError], None], /
-    ) -> None:
+    ) -> object:
+        """As the client of a key server, it returns what knows whom to tell."""
         held = next(each for each in self.keys if key_id(each) == key)
 
         def answer() -> None:
@@ -135,6 +136,7 @@ class LocalKeys:
             self.asked.append(answer)
         else:
             asyncio.get_running_loop().call_soon(answer)
+        return answer
 
     def distrust(self, asked: object, /) -> None:
         raise AssertionError("the signature was right")
