@@ -53,6 +53,13 @@ def test_the_options_of_before_are_kept_unless_others_are_given(
     assert "l7-9" not in file.read_text()
 
 
+def test_what_a_killed_process_leaves_alive() -> None:
+    """L7 workers finish what is under way, keepalived and BIRD go on announcing: systemd leaves them alone."""
+    for role, mode in {"l4": "process", "l7": "process", "keyserver": None, "control": None}.items():
+        found = re.search(r"^KillMode=(.*)$", (TEMPLATES / f"paifang-{role}.service").read_text(), re.M)
+        assert (found and found[1]) == mode
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*L7, "--root", str(tmp_path), "--dry-run"]) == 0
     assert written(tmp_path) == set()
