@@ -8,7 +8,7 @@ help:
 	@echo "make compose-test  the docker-compose stack, built and run; brings an engine if there is none (root)"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   every benchmark next to its peer; bench/results/*.json"
-	@echo "make soak    the slow tests"
+	@echo "make soak    the slow tests; a fault campaign of ten minutes under load among them (root)"
 
 setup:
 	@deploy/setup.sh

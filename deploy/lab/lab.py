@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, cast
@@ -83,8 +83,11 @@ class Lab:
         return cls(current)
 
     @classmethod
-    def up(cls, topology: Topology, mode: model.Mode, say: Say) -> Lab:
-        """Build the network, start every process, apply the default model; returns when all serve. Raises LabError."""
+    def up(cls, topology: Topology, mode: model.Mode, say: Say, disks: Mapping[str, int] | None = None) -> Lab:
+        """Build the network, start every process, apply the default model; returns when all serve. Raises LabError.
+
+        `disks`: hosts whose state directory is a file system of its own, of so many bytes.
+        """
         preflight()
         needs_program_of(topology)
         with state.locked(topology.lab):
@@ -94,7 +97,7 @@ class Lab:
             lab = cls(State(topology, mode, "starting"))
             state.save(lab._state)
             try:
-                lab._build(say)
+                lab._build(say, disks or {})
             except BaseException:
                 lab._tear_down()
                 raise
@@ -124,6 +127,19 @@ class Lab:
     def directory_of(self, name: str) -> Path:
         """A host's own directory: identity, state, logs."""
         return self.root / name
+
+    def process_names(self) -> list[str]:
+        """Of every process there is to be; most are called as their host is."""
+        return list(self._processes)
+
+    def host_of(self, process: str) -> Host:
+        return self._processes[process].host
+
+    def launch(self, name: str) -> None:
+        """Start a process that has ended, without waiting until it serves. Raises LabError."""
+        with state.locked(self.topology.lab):
+            self._reap([name])
+            self._start([name])
 
     def kill_process(self, name: str) -> None:
         """SIGKILL to a host's process and to its children; its kernel lives on. Raises LabError if none runs."""
@@ -207,7 +223,7 @@ class Lab:
         except LabError as error:
             return {"error": str(error)}, []
 
-    def _build(self, say: Say) -> None:
+    def _build(self, say: Say, disks: Mapping[str, int]) -> None:
         began = time.monotonic()
         namespaces.create(self.topology.namespaces())
         namespaces.run_scripts([cables(self.topology)])
@@ -216,7 +232,7 @@ class Lab:
             switch_ports = [port_of(host) for host in self.topology.of("l4")]
             xdp_pass.attach(self.topology.bridge_netns, switch_ports)
         say(f"network: {len(self.topology.hosts())} hosts in {time.monotonic() - began:.1f} s")
-        provision.identities(self.topology, self.root, self._processes)
+        provision.identities(self.topology, self.root, self._processes, disks)
         keyless = [name for name, process in self._processes.items() if process.host.role != "keyserver"]
         self._start(["control"])
         self._start(name for name in keyless if name != "control")
@@ -284,6 +300,7 @@ class Lab:
         namespaces.remove(names)
         for maps in self.root.glob("*/state/maps"):
             _unpin(maps)
+        provision.unmount(self.root)
         state.forget(self.topology.lab)
 
     def _reap(self, names: Iterable[str]) -> None:

@@ -26,8 +26,11 @@ TICKET_SECRET_BYTES = 32
 ISSUE_TIMEOUT_S = 30
 
 
-def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> None:
-    """Directories, identities, the cluster key, each file owned by the process that reads it."""
+def identities(
+    topology: Topology, root: Path, made: Mapping[str, Process], disks: Mapping[str, int] | None = None
+) -> None:
+    """Directories, identities, the cluster key, each file owned by the process that reads it. The state directory of
+    a host in `disks` is a file system of so many bytes."""
     ca = authority.Authority.init(root / "ca")
     (root / "ca.pem").write_bytes(ca.ca_pem)
     (root / "ca.pem").chmod(0o644)
@@ -39,6 +42,8 @@ def identities(topology: Topology, root: Path, made: Mapping[str, Process]) -> N
         if host.role in ROLES:
             ca.issue_node(ROLES[host.role], host.name, [host.address]).write(home / "identity")
             (home / "state").mkdir(mode=0o700)
+            if size_bytes := (disks or {}).get(host.name):
+                _mount(home / "state", size_bytes)
         if host.role == "l4":
             write_atomic(home / "cluster.key", f"{key}\nseed {seed}\n".encode())
         if host.role == "router" and topology.vip == "bgp":
@@ -68,6 +73,20 @@ def leaf(topology: Topology, root: Path, made: Mapping[str, Process], name: str 
     for process in (first, *others):
         hand_over(process)
     return chain.read_text()
+
+
+def _mount(directory: Path, size_bytes: int) -> None:
+    words = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0700", "tmpfs", str(directory)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise LabError(f"cannot mount a file system at {directory}: {done.stderr.strip()}")
+
+
+def unmount(root: Path) -> None:
+    """Whatever is mounted below `root`."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if (where := line.split()[4]).startswith(f"{root}/"):
+            subprocess.run(["umount", "--lazy", where], check=True)
 
 
 def hand_over(process: Process) -> None:

@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def attach(netns: str, devices: list[str]) -> None:
     """Put the program on `devices` of a namespace, in native mode. Raises LabError."""
-    fd = _load()
+    fd = load()
     try:
         with inside(netns), IPRoute() as ip:
             for device in devices:
@@ -42,11 +42,12 @@ def attach(netns: str, devices: list[str]) -> None:
         os.close(fd)
 
 
-def _load() -> int:
-    instructions = ctypes.create_string_buffer(_PROGRAM, len(_PROGRAM))
+def load(program: bytes = _PROGRAM, program_type: int = _PROG_TYPE_XDP) -> int:
+    """A descriptor of a program, which the caller closes. Raises LabError."""
+    instructions = ctypes.create_string_buffer(program, len(program))
     licence = ctypes.create_string_buffer(b"Apache-2.0")
-    count = len(_PROGRAM) // _INSTRUCTION.size
-    attributes = _ATTRIBUTES.pack(_PROG_TYPE_XDP, count, ctypes.addressof(instructions), ctypes.addressof(licence))
+    count = len(program) // _INSTRUCTION.size
+    attributes = _ATTRIBUTES.pack(program_type, count, ctypes.addressof(instructions), ctypes.addressof(licence))
     number = _SYSCALL.get(platform.machine())
     if number is None:
         raise LabError(f"native XDP in the lab: the number of bpf(2) on {platform.machine()} is not known here")
