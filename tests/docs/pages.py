@@ -73,6 +73,7 @@ OWED: Final = (
     ("alibaba.md", "from alibabacloud_slb20140515.client import Client"),
     ("alibaba.md", "paifang token access-key"),
     ("doctor.md", "paifang doctor --role l4"),
+    ("faults.md", "-m bench.faults"),
     ("explain.md", "$ paifang explain http"),
     ("explain.md", "$ paifang explain tcp"),
     ("observing.md", "/v1/topology"),
