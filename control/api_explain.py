@@ -115,7 +115,7 @@ ROUTES = (
         problems=(404,),
     ),
     Route(
-        "GET", "/v1/explain/live", get_live, ApiRole.READ, "What does happen to a connection, or did to a request",
+        "GET", "/v1/explain/live", get_live, ApiRole.OPERATE, "What does happen to a connection, or did to a request",
         tag="state",
         query=(
             PROTOCOL, FROM, Parameter("to", Text, "the VIP with its port", ""),

@@ -99,6 +99,13 @@ class Matcher:
     real: End
     state: int | None
 
+    @property
+    def names_one_flow(self) -> bool:
+        """Whether both ends are given whole, so that the flow need not be searched for (one of each protocol)."""
+        return all(
+            end.address is not None and not end.spare and end.port is not None for end in (self.client, self.vip)
+        )
+
     def matches(self, key: Any, value: Any) -> bool:
         return (
             value.state != ANSWER

@@ -29,10 +29,10 @@ from l4fast.limits import OVER, shown
 from l4fast.loader import IP_VERSIONS, DataPlane
 from l4fast.members import COUNTERS, counted
 from l4fast.merging import Merged, Merging
-from l4fast.sessions import SessionView, Wanted, view
+from l4fast.sessions import Matcher, SessionView, Wanted, view
 from l4fast.sources import reasons
 from l4fast.sweep import Block, Pause, Seen, Sweep
-from l4fast.version_tables import MODES, VersionTables
+from l4fast.version_tables import MODES, PROTOCOLS, VersionTables
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,15 @@ class Tables:
 
     def _find(self, tables: VersionTables, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
         key_type, value_type = tables.session_map.key, tables.session_map.value
-        matches = wanted.matcher().matches
+        matcher = wanted.matcher()
+        matches = matcher.matches
+        if matcher.names_one_flow:  # a table of a million would be read through for seconds
+            for protocol in PROTOCOLS.values():
+                key = _key_of(key_type, matcher, protocol)
+                value = tables.session_map.get(key) if key is not None else None
+                if value is not None and matches(key, value):
+                    yield key, value
+            return
         for keys, values, count in tables.session_map.blocks(1024):
             for key, value in zip(
                 (key_type * count).from_buffer_copy(keys), (value_type * count).from_buffer_copy(values), strict=True
@@ -346,3 +354,16 @@ def other_direction(key: Any, value: Any) -> Any:
 
 def _of(version: int, addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(address for address in addresses if version_of(address) == version)
+
+
+def _key_of(key_type: Any, wanted: Matcher, protocol: int) -> Any:
+    """The key of the one flow that is wanted; None where its addresses are not of this table's version."""
+    client, vip = wanted.client.address, wanted.vip.address
+    assert client is not None
+    assert vip is not None
+    if {len(client), len(vip)} != {key_type.client.size}:
+        return None
+    key = key_type(client_port=wanted.client.port, vip_port=wanted.vip.port, protocol=protocol)
+    put_address(key, "client", client)
+    put_address(key, "vip", vip)
+    return key

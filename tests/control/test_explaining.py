@@ -14,6 +14,8 @@ from control import cli, cli_explain
 from control.explaining import end, reports, resolved
 from control.questions import Questions
 from control.reconcile import NodeStatus, Step
+from control.roles import ApiRole
+from control.tokens import set_token
 from core.config import from_dict
 from core.explain import ExplainError
 from tests.control.api_user import User
@@ -164,6 +166,13 @@ async def test_a_request_by_the_api_minds_reports_and_versions(user: User) -> No
 async def test_questions_that_make_no_sense_are_refused(user: User, query: str) -> None:
     await user.ask("PUT", "/v1/config", SITE)
     await user.ask("GET", f"/v1/explain?{query}", status=400)
+
+
+async def test_who_only_reads_sees_no_requests_of_clients(user: User) -> None:
+    await user.ask("PUT", "/v1/config", SITE)
+    user.token = await set_token(user.plane.store, "reader", ApiRole.READ)
+    await user.ask("GET", "/v1/explain?protocol=tcp&from=198.51.100.7:1&to=192.0.2.2:80")
+    await user.ask("GET", "/v1/explain/live?request_id=id-1", status=403)
 
 
 async def test_what_lives_is_asked_of_all_nodes(user: User, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from core.model import (
     ServerGroup,
 )
 from core.resolve import l4_services
+from l4fast.sessions import Wanted
 from tests.packets import REAL_MACS, REALS, SYN, TCP, UDP, VIP, Harness, Packet, flow_slot, six
 
 pytestmark = pytest.mark.root
@@ -143,6 +144,26 @@ def test_nobody_who_takes_it(harness: Harness) -> None:
     harness.reset(l4_services(model))
     told = flow(model, "tcp", ("198.51.100.7", 4000), (VIP, 80), Facts(seed=0))
     assert told.result["reason"] == harness.run(replace(FLOWS[0], port=80))[0] == "drop_no_real"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_session_whose_ends_are_known_is_not_searched_for(
+    harness: Harness, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = configuration(Scheduler.MAGLEV, (100, 100, 100), version)
+    harness.reset(l4_services(model))
+    frames = [replace(each.as_version(version), port=53, protocol=UDP) for each in FLOWS]
+    for frame in frames:
+        assert harness.run(frame)[0] == "tx_new_session"
+    ends = [(endpoint(f.source, f.source_port), endpoint(f.destination, f.port)) for f in frames]
+    every = {(each.client, each.vip): each for each in harness.tables.sessions()}
+    assert every.keys() == set(ends)
+    for tables in harness.tables.versions.values():
+        monkeypatch.setattr(tables.session_map, "blocks", None)
+    for client, vip in ends:
+        assert harness.tables.sessions(Wanted(client, vip)) == [every[client, vip]]
+        assert harness.tables.sessions(Wanted(client, vip, state="closed")) == []
+        assert harness.tables.sessions(Wanted(client, vip[:-1] + "4")) == []
 
 
 @pytest.mark.parametrize("version", [4, 6])
