@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from control.alibaba import backends, domains, instances, listeners, regions
+from control.alibaba import (
+    access_lists,
+    backends,
+    certificates,
+    domains,
+    health,
+    instances,
+    listeners,
+    regions,
+    rules,
+    tagging,
+)
 from control.alibaba.call import Action
 
 VERSION = "2014-05-15"
@@ -33,6 +44,7 @@ CANNOT = MappingProxyType(
 
 _ALL = (
     *instances.ACTIONS, *listeners.ACTIONS, *backends.ACTIONS, *domains.ACTIONS, *regions.ACTIONS,
+    *rules.ACTIONS, *certificates.ACTIONS, *access_lists.ACTIONS, *tagging.ACTIONS, *health.ACTIONS,
     *(Action(name, cannot=why) for name, why in CANNOT.items()),
 )  # fmt: skip
 ACTIONS: Mapping[str, Action] = MappingProxyType({each.name: each for each in sorted(_ALL, key=lambda each: each.name)})

@@ -208,7 +208,7 @@ def _wrong_signature(signed: Signed, error: RefusedError, told: _Told) -> SlbErr
     """With the text that the signature should have been of, as the API has it; SDKs of version 1.0 compare it."""
     _refused(error, told)
     code, status = GATEWAY[error.reason]
-    shown = signed.to_sign if len(signed.to_sign) < LINE_BYTES else ""
+    shown = "" if "PrivateKey" in signed.parameters else signed.to_sign
     return SlbError(
         code, status, f"Specified signature is not matched with our calculation. server string to sign is:{shown}"
     )

@@ -52,12 +52,12 @@ _HTTP_CHECK = (
 _METHOD = word("HealthCheckMethod", "head", "get")
 _L4 = (
     *_PLACE, *_TARGET, *_ACL, word("Scheduler", *SCHEDULERS), word("HealthCheckSwitch", *ON_OFF),
-    number("HealthCheckConnectTimeout", 1, 300), number("HealthCheckInterval", 1, 50),
+    number("HealthCheckConnectTimeout", 1, 300),
     refused("MasterSlaveServerGroupId", _NO_MASTER), word("ProxyProtocolV2Enabled", "false", others={
         "true": "servers are not told of clients by the PROXY protocol"}),
 )  # fmt: skip
 _TCP = (
-    *_L4, *_HTTP_CHECK, _METHOD, word("HealthCheckType", "tcp", "http"), number("PersistenceTimeout", 0, 3600),
+    *_L4, *_HTTP_CHECK, word("HealthCheckType", "tcp", "http"), number("PersistenceTimeout", 0, 3600),
     number("EstablishedTimeout", 10, 900), word("ConnectionDrain", *ON_OFF), number("ConnectionDrainTimeout", 10, 900),
 )  # fmt: skip
 _UDP = (
@@ -79,7 +79,6 @@ _HTTPS = (
     word("EnableHttp2", "on", others={"off": "every client that asks for HTTP/2 gets it"}),
 )  # fmt: skip
 _CREATE = (number("BackendServerPort", 1, 65535, SAME_PORT), many("Tag", "Tag.N.Key, Tag.N.Value"))
-_LOWER_INTERVAL = number("healthCheckInterval", 1, 50)
 _SET = (word("VServerGroup", *ON_OFF), word("DryRun", "true", "false"))
 _NO_MASTER_SET = refused("MasterSlaveServerGroup", _NO_MASTER)
 
@@ -90,7 +89,7 @@ def creating(protocol: Protocol) -> tuple[Parameter, ...]:
     """The parameters of CreateLoadBalancer…Listener."""
     more: tuple[Parameter, ...] = _CREATE
     if protocol in (Protocol.TCP, Protocol.UDP):
-        more = (*more, _LOWER_INTERVAL)
+        more = (*more, number("healthCheckInterval", 1, 50))  # the API spells it so here
     if protocol is Protocol.HTTP:
         more = (*more, word("ListenerForward", *ON_OFF), number("ForwardPort", 1, 65535))
     return (*FORMS[protocol], *more)
@@ -100,7 +99,7 @@ def setting(protocol: Protocol) -> tuple[Parameter, ...]:
     """The parameters of SetLoadBalancer…ListenerAttribute."""
     more: tuple[Parameter, ...] = _SET
     if protocol in (Protocol.TCP, Protocol.UDP):
-        more = (*more, _NO_MASTER_SET)
+        more = (*more, _NO_MASTER_SET, number("HealthCheckInterval", 1, 50))
     if protocol is Protocol.TCP:
         more = (*more, word("SynProxy", "disable", others={
             "enable": "SYN cookies are answered where a node is flooded, by all listeners"}))  # fmt: skip

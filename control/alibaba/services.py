@@ -7,7 +7,7 @@ from typing import Any
 
 from control.alibaba import marks, servers
 from control.alibaba.balancers import Balancer
-from control.alibaba.call import Draft
+from control.alibaba.call import Draft, identity_of
 from control.alibaba.errors import denied, no_group
 from control.references import referrers
 from core.checks_listeners import BACKEND_OF
@@ -73,11 +73,16 @@ def remove_listener(draft: Draft, balancer: Balancer, listener: Listener) -> Non
         if rule.listener == listener.name:
             remove_rule(draft, rule)
     draft.delete(Kind.LISTENERS, listener.name)
-    own_list = f"{listener.name}.whitelist"
+    own_list = own_white_list(listener)
     if own_list in draft.model.access_lists and draft.is_left(Kind.ACCESS_LISTS, own_list):
         draft.delete(Kind.ACCESS_LISTS, own_list)
     if listener.backend_service:
         _remove_service(draft, listener.backend_service, balancer.id)
+
+
+def own_white_list(listener: Listener) -> str:
+    """The name of the white list that a listener has for itself."""
+    return identity_of("wl", listener.name)
 
 
 def _remove_service(draft: Draft, name: str, balancer: str = "") -> None:

@@ -66,7 +66,8 @@ def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list
     match host.role:
         case "control":
             listen = ["--api", "127.0.0.1:8470", "--nodes", f"{CONTROL}:{NODE_API_PORT}"]
-            return ["control", *state, *listen, *identity, "--token-file", str(home / "token")]
+            clouds = ["--alibaba", "127.0.0.1:8480"]
+            return ["control", *state, *listen, *clouds, *identity, "--token-file", str(home / "token")]
         case "keyserver":
             listen = ["--listen", f"{host.address}:{KEY_SERVER_PORT}"]
             kept = ["--audit-log", f"{home}/audit.log", "--ticket-secret", f"{home}/ticket-secret"]

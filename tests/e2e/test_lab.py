@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from core.endpoints import endpoint
 from deploy.lab import model, namespaces, state
 from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIP6
 from l4fast.sources import reasons
+from tests.e2e.alibaba_user import PORTS
 from tests.leaks import LEAST, family, forms, in_files, in_proc, key_forms
 
 pytestmark = pytest.mark.root
@@ -149,13 +151,19 @@ def test_no_secret_is_in_logs_command_lines_or_environments(up: dict[str, Any]) 
     root = state.directory(NAME)
     needles: dict[str, bytes] = {}
     for path in (each for each in root.rglob("*") if each.is_file()):
-        if path.name in ("token", "ticket-secret", "cluster.key"):
+        if path.name in ("token", "ticket-secret", "cluster.key", "access.key"):
             for number, word in enumerate(path.read_bytes().split()):
                 if len(word) >= LEAST:
                     needles |= forms(f"{path} {number}", word)
         elif b"PRIVATE KEY-----" in (text := path.read_bytes()):
             needles |= key_forms(str(path), text)
-    assert {Path(name.split()[0]).name for name in needles} > {"token", "ticket-secret", "cluster.key", "key.pem"}
+    assert {Path(name.split()[0]).name for name in needles} > {
+        "token",
+        "ticket-secret",
+        "cluster.key",
+        "access.key",
+        "key.pem",
+    }
     logs = [path for path in root.rglob("*") if path.is_file() and "log" in path.name]
     assert in_files(logs, {"marker": b" INFO "})
     assert in_files(logs, needles) == set()
@@ -349,6 +357,34 @@ def test_exec_on_control_finds_the_api() -> None:
         "control", "sh", "-c", 'curl -s -H "Authorization: Bearer $PAIFANG_TOKEN" $PAIFANG_API/v1/listeners/http'
     )
     assert json.loads(done.stdout)["port"] == model.HTTP_PORT, done
+
+
+@pytest.mark.usefixtures("up")
+def test_what_alibabas_sdk_makes_carries_traffic_of_every_protocol() -> None:
+    """Listeners on the lab's VIPs, made by the SDK as it is, and packets through both tiers to their servers."""
+
+    def user(*words: str) -> dict[str, Any]:
+        done = run("control", "python", "-m", "tests.e2e.alibaba_user", *words)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout or "{}")
+        return found
+
+    made = user("make")
+    deadline = time.monotonic() + DEADLINE_S
+    while set(chain.from_iterable((told := user("health")).values())) != {"normal"}:
+        assert time.monotonic() < deadline, told
+    while {node["step"] for node in status()["cluster"]["nodes"]} != {"in step"}:
+        assert time.monotonic() < deadline
+    for protocol in ("tcp", "udp"):
+        size = ["--bytes", "200000"] if protocol == "tcp" else []
+        done = run("client", "python", "-m", "deploy.lab.client", protocol, endpoint(VIP, PORTS[protocol]), *size)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+    seen = curl(f"http://{VIP}:{PORTS['http']}/a")
+    assert json.loads(seen.stdout)["server"] in ("be-1", "be-2"), seen.stderr
+    seen = curl("--resolve", f"{model.DOMAIN}:{PORTS['https']}:{VIP}", f"https://{model.DOMAIN}:{PORTS['https']}/a")
+    assert json.loads(seen.stdout)["server"] in ("be-1", "be-2"), seen.stderr
+    user("remove", json.dumps(made))
 
 
 @pytest.mark.usefixtures("up")

@@ -162,6 +162,18 @@ async def test_an_access_key_has_the_life_of_its_token(cloud: Cloud) -> None:
     assert await code(cloud, signed(cloud, key)) == (404, "InvalidAccessKeyId.NotFound")
 
 
+async def test_an_access_key_ends_with_its_token(cloud: Cloud) -> None:
+    boss, _ = await cloud.access_key("boss")
+    now = cloud.access.tokens.now()
+    token, _ = await cloud.access.tokens.create("brief", ApiRole.READ, boss, now + 3600)
+    identity = f"PFAK{token.id}"
+    key = (identity, cloud.keyring.secret(token))
+    assert (await ask(cloud, signed(cloud, key)))[0] == 200
+    cloud.access.tokens.now = lambda: now + 3600  # type: ignore[method-assign]
+    assert await code(cloud, signed(cloud, key)) == (403, "InvalidAccessKeyId.Inactive")
+    assert await code(cloud, signed(cloud, (identity, "wrong"))) == (400, "SignatureDoesNotMatch")
+
+
 async def test_an_access_key_has_the_role_of_its_token(cloud: Cloud) -> None:
     _, key = await cloud.access_key("reader", ApiRole.READ)
     assert (await ask(cloud, signed(cloud, key, Action="DescribeLoadBalancers")))[0] == 200

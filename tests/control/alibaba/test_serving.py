@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import shlex
 import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -77,6 +80,36 @@ async def test_an_access_key_of_the_users_api_signs(running: dict[str, str], tmp
     assert key["access_key_id"] == f"PFAK{token[4:14]}"
     assert await asyncio.to_thread(describe, key, running["alibaba"], protocol="HTTP") == 0
     assert (tmp_path / "access.key").stat().st_mode & 0o777 == 0o600
+
+
+PAGE = (Path(__file__).parents[3] / "docs/alibaba.md").read_text()
+
+
+async def test_the_page_is_right(tmp_path: Path) -> None:
+    """How it is started, how the access key is got, and the example, as the page prints them."""
+    start, *_ = re.findall(r"```\n(.*?)```", PAGE, re.S)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    program, role, *options = shlex.split(start)
+    assert (program, role) == ("paifang", "control")
+    options[options.index("--state") + 1] = str(tmp_path)
+    options[options.index("--alibaba") + 1] = "127.0.0.1:0"
+    process = await started(*options, "--api", "127.0.0.1:0")
+    found = await addresses(process, "user", "alibaba")
+    try:
+        token = (tmp_path / "token").read_text().strip()
+        told = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "control.cli", "token", "access-key", stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PAIFANG_API": f"http://{found['user']}", "PAIFANG_TOKEN": token},
+        )  # fmt: skip
+        identity, secret = (await told.communicate())[0].decode().split()
+        for shown, real in (("PFAK7Jq0vN2xWc", identity), ("…", secret), ("127.0.0.1:8480", found["alibaba"])):
+            assert shown in example
+            example = example.replace(shown, real)
+        names: dict[str, Any] = {}
+        await asyncio.to_thread(lambda: exec(example, names))
+        assert names["made"].body.address == "192.0.2.17"
+    finally:
+        await ended(process)
 
 
 async def test_tls_with_the_identity_of_the_cluster(tmp_path: Path, authority: Authority) -> None:
