@@ -23,7 +23,8 @@ pytestmark = pytest.mark.timeout(300)
 PICTURE_BYTES = 150_000
 DOCS = Path(__file__).parent.parent.parent / "docs" / "pictures"
 VIEWS = (
-    "", "charts", "events", "objects/instances", "objects/listeners", "objects/listeners/web", "objects/listeners/+",
+    "", "charts", "events", "talkers", "objects/instances", "objects/listeners", "objects/listeners/web",
+    "objects/listeners/+",
     "objects/backend_services/shop", "objects/server_groups/shop", "nodes", "certificates", "history", "history/1",
     "audit", "metering", "tokens", "changes",
 )  # fmt: skip
@@ -240,6 +241,7 @@ def test_what_a_role_may_not_do_is_not_offered(watched: Watched, site: Site, rol
     sign_in(page, site, made["secret"], "#/objects/server_groups/shop")
     navigation = page.get_by_role("navigation")
     expect(navigation.get_by_role("link", name="Tokens")).to_have_count(0)
+    expect(navigation.get_by_role("link", name="Top talkers")).to_have_count(1 if role == "operate" else 0)
     expect(page.get_by_role("heading", name="Weights")).to_be_visible()
     assert page.get_by_role("button", name="Review", exact=True).count() == 0
     assert page.get_by_role("button", name="Delete").count() == 0
@@ -390,6 +392,21 @@ def test_events_come_by_themselves(page: Page, site: Site) -> None:
     expect(page.get_by_role("table")).to_contain_text("told at once")
     page.get_by_label("Search events").fill("told at once")
     expect(page.get_by_role("row")).to_have_count(2)
+
+
+def test_who_talks_most(page: Page, site: Site) -> None:
+    page.goto(f"{site.api}/console/#/talkers")
+    ask = page.get_by_role("button", name="Ask again")
+
+    def known() -> int:
+        for _ in range(20):
+            site.fetch()
+        ask.click()
+        return page.get_by_role("row", name="127.0.0.1").count()
+
+    eventually(known, "the client is among them")
+    page.get_by_label("Tier").select_option("l4")
+    expect(page.get_by_text("No l4 node is there.")).to_be_visible()
 
 
 def test_the_picture_leads_to_what_is_down(page: Page, site: Site) -> None:

@@ -15,19 +15,20 @@ import { metering } from './metering.js';
 import { nodes } from './nodes.js';
 import { objectPage, objects } from './objects.js';
 import { changesPage } from './changes_page.js';
+import { talkers } from './talkers.js';
 import { tokens } from './tokens.js';
 import { overview } from './overview.js';
 import { charts } from './charts.js';
 import { events } from './events.js';
 
 const VIEWS = [
-  ['', overview, 'Overview'], ['charts', charts, 'Charts'], ['events', events, 'Events'],
+  ['', overview, 'Overview'], ['charts', charts, 'Charts'], ['events', events, 'Events'], ['talkers', talkers, 'Top talkers', 'operate'],
   ['objects/:kind', objects], ['objects/:kind/:name', objectPage],
   ['nodes', nodes, 'Node status'], ['certificates', certificates, 'Certificate status'],
   ['history', history, 'History'], ['history/:version', version], ['audit', audit, 'Audit log', 'admin'],
   ['metering', metering, 'Metering'], ['tokens', tokens, 'Tokens', 'admin'], ['changes', changesPage],
 ];
-const NAVIGATION = [['Watch', ['', 'charts', 'events']], ['Configure', KINDS.map((kind) => `objects/${kind}`)], ['Run', ['nodes', 'certificates', 'history', 'audit', 'metering', 'tokens']]];
+const NAVIGATION = [['Watch', ['', 'charts', 'events', 'talkers']], ['Configure', KINDS.map((kind) => `objects/${kind}`)], ['Run', ['nodes', 'certificates', 'history', 'audit', 'metering', 'tokens']]];
 
 const app = document.getElementById('app');
 let leaving = new AbortController();
