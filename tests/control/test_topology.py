@@ -133,6 +133,16 @@ def test_a_node_that_began_anew_counts_from_then_on() -> None:
     assert named(found["listeners"], "mail")["rates"]["bytes_in_per_s"] == 10
 
 
+def test_counters_of_the_process_before_are_not_compared_with() -> None:
+    """Its first report comes between two looks, with a clock that went on and counters that are higher already."""
+    window = Window()
+    for at in (0, 5):
+        window.take([status("l4", "l4-1", l4_facts(at, 10))])
+    reborn = status("l4", "l4-1", l4_facts(11, 500, started=2.0))
+    found = document(8, 1.0, Sight(from_dict(CLUSTER), [reborn], window))
+    assert named(found["listeners"], "mail")["rates"] == {**NONE, "connections": 7}
+
+
 def test_rates_are_of_the_last_seconds_alone() -> None:
     reports = [l4_facts(at, 0 if at < 50 else 100 * (at - 50)) for at in range(60)]
     found = picture(*([status("l4", "l4-1", each)] for each in reports))
