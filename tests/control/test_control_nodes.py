@@ -4,10 +4,9 @@ import asyncio
 import http.client
 import json
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,10 @@ from control.store_etcd import EtcdStore
 from control.tokens import set_token
 from tests.control.conftest import Authority
 from tests.control.etcd_members import Members
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
 PREFIX = "/nodes/"
-
-
-def eventually(condition: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 class ControlNode:

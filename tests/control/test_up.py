@@ -26,6 +26,7 @@ from control.up_source import Source, read
 from control.up_state import State
 from core.config import load
 from core.model import Model
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
 DEADLINE_S = 40.0
@@ -38,13 +39,6 @@ port = {port}
 domains = {domains}
 servers = ["127.0.0.1:{backend}"]
 """
-
-
-def eventually(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 class Running:
@@ -68,7 +62,7 @@ class Running:
         def is_there_or_over() -> bool:
             return re.search(pattern, self.text) is not None or self.process.poll() is not None
 
-        eventually(is_there_or_over, f"no {pattern!r}", deadline_s)
+        eventually(is_there_or_over, f"no {pattern!r}", limit_s=deadline_s)
         assert re.search(pattern, self.text), self.text
 
     def end(self, number: signal.Signals = signal.SIGINT) -> int:

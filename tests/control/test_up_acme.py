@@ -25,9 +25,10 @@ from control.up_source import Source
 from control.up_state import State
 from core.acme import Acme
 from core.model import Certificate, Model
-from tests.control.test_up import Running, eventually
+from tests.control.test_up import Running
 from tests.keyserver import pebble
 from tests.keyserver.pebble import Pebble
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(240)
 LIFE_S = 75

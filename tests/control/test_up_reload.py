@@ -21,7 +21,8 @@ from control import up_reload
 from control.ports import free_port
 from control.up_reload import Outcome
 from control.up_state import owner
-from tests.control.test_up import Running, eventually, site
+from tests.control.test_up import Running, site
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 

@@ -8,8 +8,6 @@ import secrets
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +24,6 @@ from tests.leaks import family, forms, key_forms
 ROOT = Path(__file__).parent.parent.parent
 READY_S = 30.0
 SHELL = 'ulimit -c unlimited && cd "$0" && exec "$@"'  # all may dump core; the hard limit is the one that we were given
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + READY_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 @dataclass

@@ -21,7 +21,8 @@ from proxy import cells
 from proxy.metering import DIRECTORY
 from tests.control.conftest import Authority
 from tests.proxy.processes import asked, state_of
-from tests.proxy.support import WEBSOCKET, Backend, Client, Request, free_port, model, until
+from tests.proxy.support import WEBSOCKET, Backend, Client, Request, free_port, model
+from tests.waiting import until
 
 READY_S = 40.0
 

@@ -34,11 +34,12 @@ from control.node.files import write_atomic
 from keyserver.client import KeyClient
 from keyserver.errors import KeyServerError
 from keyserver.protocol import Sign, encode
-from tests.e2e.cluster import SHELL, Cluster, api, eventually, in_the_clear, prepare, start_all
+from tests.e2e.cluster import SHELL, Cluster, api, in_the_clear, prepare, start_all
 from tests.e2e.test_no_private_key_in_memory import Backend, free_port
 from tests.keyserver import hsm
 from tests.keyserver.conftest import TLS13
 from tests.leaks import family, forms, in_files, in_memory, in_proc, key_forms
+from tests.waiting import eventually
 
 MARKER = "pft-" + secrets.token_hex(12)
 NAMES = ("ec.test", "rsa.test", "shop.test")

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from core.endpoints import endpoint
 from deploy.lab import model, namespaces, state
 from deploy.lab.lab import Lab
 from deploy.lab.topology import VIP, VIP6
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
 ADDED = "10.81.2.101"
 PORTS = (model.TCP_NAT_PORT, model.TCP_DR_PORT)
-DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,6 @@ class Cluster:
         return pid
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module", params=["vrrp", "bgp"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made = Cluster(f"pftv{request.param}{os.getpid()}"[:16], request.param)
@@ -108,7 +101,7 @@ class Downloads:
 
 
 def test_traffic_of_every_kind(cluster: Cluster) -> None:
-    until(lambda: all(any(cluster.held(node)[vip] for node in ("l4-1", "l4-2")) for vip in (VIP, VIP6)))
+    eventually(lambda: all(any(cluster.held(node)[vip] for node in ("l4-1", "l4-2")) for vip in (VIP, VIP6)))
     for vip in (VIP, VIP6):
         for port in PORTS:
             words = ["python", "-m", "deploy.lab.client", "tcp", endpoint(vip, port), "--bytes", "1000000"]
@@ -123,14 +116,14 @@ def test_traffic_of_every_kind(cluster: Cluster) -> None:
 
 def test_who_has_each_vip_is_shown_everywhere(cluster: Cluster) -> None:
     both = cluster.method == "bgp"
-    until(lambda: all(any(cluster.held(node).values()) for node in ("l4-1", "l4-2")))
+    eventually(lambda: all(any(cluster.held(node).values()) for node in ("l4-1", "l4-2")))
     time.sleep(1.5)  # by when the nodes have told the control plane
     held = {node: cluster.held(node) for node in ("l4-1", "l4-2")}
     for vip in (VIP, VIP6):
         assert sum(held[node][vip] for node in held) == (2 if both else 1)
     if not both:
         assert all(held[node][VIP] != held[node][VIP6] for node in held)  # each has its share
-    until(lambda: all(f"{vip} " in cluster.lab("status").stdout for vip in (VIP, VIP6)))
+    eventually(lambda: all(f"{vip} " in cluster.lab("status").stdout for vip in (VIP, VIP6)))
     shown = {
         line.split()[0]: line for line in cluster.lab("status").stdout.splitlines() if f" {cluster.method}: " in line
     }
@@ -168,13 +161,13 @@ def test_a_vip_that_is_added_leaves_the_others_alone(cluster: Cluster) -> None:
 
     before = changes()
     cluster.api.put("instances", "wire", {"name": "wire", "type": "nlb", "vips": [VIP, VIP6, ADDED]})
-    until(lambda: any(cluster.held(node).get(ADDED) for node in ("l4-1", "l4-2")))
+    eventually(lambda: any(cluster.held(node).get(ADDED) for node in ("l4-1", "l4-2")))
     words = ["python", "-m", "deploy.lab.client", "tcp", endpoint(ADDED, model.TCP_NAT_PORT), "--bytes", "100000"]
     assert json.loads(cluster.on("client", *words))["correct"]
     after = changes()
     assert {key: after[key] for key in before} == before
     cluster.api.put("instances", "wire", {"name": "wire", "type": "nlb", "vips": [VIP, VIP6]})
-    until(lambda: ADDED not in {**cluster.held("l4-1"), **cluster.held("l4-2")})
+    eventually(lambda: ADDED not in {**cluster.held("l4-1"), **cluster.held("l4-2")})
 
 
 def test_a_node_that_is_told_to_stop_gives_its_vips_up_first(cluster: Cluster) -> None:
@@ -182,11 +175,11 @@ def test_a_node_that_is_told_to_stop_gives_its_vips_up_first(cluster: Cluster) -
     pid = cluster.agent("l4-1")
     os.kill(pid, signal.SIGTERM)
     assert all(downloads.complete())
-    until(lambda: Lab.find(cluster.name).process_id("l4-1") is None)
+    eventually(lambda: Lab.find(cluster.name).process_id("l4-1") is None)
     said = (state.directory(cluster.name) / "l4-1/log").read_text()
     assert said.index(f"VIP {VIP}: withdrawn") < said.index("the VIPs are given up")
     assert f" {VIP}/" not in cluster.addresses("l4-1")
-    until(lambda: cluster.held("l4-2")[VIP] and cluster.held("l4-2")[VIP6])
+    eventually(lambda: cluster.held("l4-2")[VIP] and cluster.held("l4-2")[VIP6])
     assert namespaces.inhabitants([f"{cluster.name}-l4-1"]) == {}
 
 
@@ -196,7 +189,7 @@ def test_a_node_that_returns_waits_before_it_takes_its_share(cluster: Cluster) -
     if not node["sync"]["complete"]:
         assert node["vip"]["stage"] == "waiting"
         assert not any(cluster.held("l4-1").values())
-    until(lambda: any(cluster.held("l4-1").values()))
+    eventually(lambda: any(cluster.held("l4-1").values()))
     assert cluster.node("l4-1")["vip"]["stage"] == "holding"
 
 
@@ -206,17 +199,17 @@ def test_a_node_drains_by_an_operators_word_and_serves_again(cluster: Cluster) -
     drained = cluster.on("control", "paifang", "drain", "l4-1", "--wait", "--timeout", "50s")
     assert drained.endswith("l4-1: nothing left\n"), drained
     assert not any(cluster.held("l4-1").values())
-    until(lambda: cluster.held("l4-2")[VIP] and cluster.held("l4-2")[VIP6])
+    eventually(lambda: cluster.held("l4-2")[VIP] and cluster.held("l4-2")[VIP6])
     assert all(downloads.complete())
     downloads = Downloads(cluster, 1)
     Lab.find(cluster.name).kill_process("l4-1")
     assert cluster.lab("start", "l4-1").returncode == 0
-    until(lambda: cluster.node("l4-1")["sync"]["complete"])
+    eventually(lambda: cluster.node("l4-1")["sync"]["complete"])
     assert not any(cluster.held("l4-1").values())
     assert all(downloads.complete())
     downloads = Downloads(cluster, 1)
     cluster.on("control", "paifang", "undrain", "l4-1")
-    until(lambda: any(cluster.held("l4-1").values()))
+    eventually(lambda: any(cluster.held("l4-1").values()))
     assert all(downloads.complete())
 
 
@@ -224,7 +217,7 @@ def test_connections_outlive_a_machine(cluster: Cluster) -> None:
     downloads = Downloads(cluster)
     assert cluster.lab("kill", "l4-1").returncode == 0
     assert all(downloads.complete())
-    until(lambda: cluster.held("l4-2")[VIP] and cluster.held("l4-2")[VIP6])
+    eventually(lambda: cluster.held("l4-2")[VIP] and cluster.held("l4-2")[VIP6])
     assert namespaces.inhabitants([f"{cluster.name}-l4-1"]) == {}
 
 
@@ -244,7 +237,7 @@ def test_an_agent_that_is_killed_loses_nothing_and_the_next_one_goes_on(cluster:
 def test_an_agent_that_leaves_lets_the_vips_stay_for_the_next_one(cluster: Cluster) -> None:
     downloads = Downloads(cluster, 1)
     cluster.on("l4-2", "paifang", "l4", "ask", "leave", "--state", str(cluster.state("l4-2")))
-    until(lambda: Lab.find(cluster.name).process_id("l4-2") is None)
+    eventually(lambda: Lab.find(cluster.name).process_id("l4-2") is None)
     assert all(downloads.complete())
     downloads = Downloads(cluster, 1)
     assert cluster.lab("start", "l4-2").returncode == 0

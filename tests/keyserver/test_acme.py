@@ -46,8 +46,8 @@ from proxy.rules import Router
 from proxy.server import Supervisor
 from tests.keyserver import pebble
 from tests.keyserver.pebble import Pebble
-from tests.proxy.support import until
 from tests.proxy.test_server import node, with_key_server
+from tests.waiting import until
 
 DOCUMENT = Path(acme.__file__).parents[1] / "docs" / "certificates.md"
 

@@ -12,6 +12,7 @@ from keyserver.crew import WINDOW, Crew, Job
 from keyserver.errors import ErrorCode
 from keyserver.policy import KeyType
 from keyserver.protocol import Failed, Message, Sign, Signed, encode, server_side
+from tests.waiting import until
 
 SOON_S = 10.0
 
@@ -70,15 +71,7 @@ class Asked:
         return self.crew.ask(Job(request, asyncio.get_running_loop().time() - age_s, done, abandoned))
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(SOON_S):
-            while len(self.results) < count:
-                await asyncio.sleep(0.002)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not condition():
-            await asyncio.sleep(0.002)
+        await until(lambda: len(self.results) >= count)
 
 
 StartCrew = Callable[..., Awaitable[Crew]]

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from keyserver.token_keys import Token
 from tests.keyserver import hsm
 from tests.keyserver.conftest import TLS13, audited, events
 from tests.keyserver.test_store import verify
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONASYNCIODEBUG": "0"}
@@ -60,13 +60,6 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     argv = [sys.executable, "-m", "keyserver", *map(str, arguments)]
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, timeout=SECONDS)
     return done.returncode, done.stderr
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        await asyncio.sleep(0.02)
 
 
 async def test_it_serves_and_drains(
@@ -103,7 +96,7 @@ async def test_sighup_and_polling(start: Start, tmp_path: Path, key_dir: Path, i
     (tmp_path / "audit").rename(tmp_path / "audit.1")
     write_atomic(key_dir / "fresh.key", private_pem(fresh))
     child.signal(signal.SIGHUP)
-    await eventually(lambda: "1 added, 0 removed, 5 held" in child.log.read_text())
+    await until(lambda: "1 added, 0 removed, 5 held" in child.log.read_text())
     await client.sign(key_id(fresh.public_key()), 0x0403, TLS13, "b.test")
     assert [len(audited(tmp_path / name)) for name in ("audit.1", "audit")] == [1, 1]
     assert [(line["event"], line["key"]) for line in events(tmp_path / "audit.1")] == [
@@ -113,11 +106,11 @@ async def test_sighup_and_polling(start: Start, tmp_path: Path, key_dir: Path, i
     assert (added["event"], added["key"]) == ("key_added", key_id(fresh.public_key()).hex())
     assert added["names"] == ["fresh"]
     (key_dir / "p384.key").chmod(0o644)
-    await eventually(lambda: "the keys stay as they were" in child.log.read_text())
+    await until(lambda: "the keys stay as they were" in child.log.read_text())
     assert "p384.key: others than its owner may use it (mode 0644); chmod 600" in child.log.read_text()
     await client.sign(ids["p384"], 0x0503, TLS13, "c.test")
     (key_dir / "p384.key").unlink()
-    await eventually(lambda: "0 added, 1 removed, 4 held" in child.log.read_text())
+    await until(lambda: "0 added, 1 removed, 4 held" in child.log.read_text())
     with pytest.raises(KeyServerError) as caught:
         await client.sign(ids["p384"], 0x0503, TLS13, "c.test")
     assert caught.value.code is ErrorCode.UNKNOWN_KEY
@@ -128,14 +121,14 @@ async def test_it_says_when_it_has_read_its_keys_anew(start: Start, tmp_path: Pa
     child = start("--socket", tmp_path / "sock", "--audit-log", tmp_path / "audit")
     write_atomic(key_dir / "fresh.key", private_pem(ec.generate_private_key(ec.SECP256R1())))
     child.signal(signal.SIGHUP)
-    await eventually(child.said_ready)
+    await until(child.said_ready)
     assert "1 added, 0 removed, 5 held" in child.log.read_text()
     (key_dir / "fresh.key").chmod(0o644)
     child.signal(signal.SIGHUP)
-    await eventually(child.said_ready)
+    await until(child.said_ready)
     assert "the keys stay as they were" in child.log.read_text()
     write_atomic(key_dir / "fresh.key", private_pem(ec.generate_private_key(ec.SECP256R1())))
-    await eventually(lambda: "1 added, 1 removed, 5 held" in child.log.read_text())
+    await until(lambda: "1 added, 1 removed, 5 held" in child.log.read_text())
     assert not child.said_ready()  # nobody has asked for that
 
 
@@ -155,7 +148,7 @@ async def test_keys_become_encrypted_while_it_serves(
         await asyncio.to_thread(subprocess.run, argv, check=True, env={**os.environ, **ENVIRONMENT}, timeout=SECONDS)
         child.said_ready()
         child.signal(signal.SIGHUP)
-        await eventually(child.said_ready)
+        await until(child.said_ready)
         assert child.log.read_text().count("0 added, 0 removed, 4 held") >= number
         assert await client.sign(ids["rsa"], 0x0804, TLS13, "a.test")
     await client.close()
@@ -231,11 +224,11 @@ async def test_metrics_and_ping(start: Start, tmp_path: Path, key_dir: Path, ids
     assert numbers["process_cpu_seconds_total"] > 0
     write_atomic(key_dir / "bad.key", b"x")
     child.signal(signal.SIGHUP)
-    await eventually(child.said_ready)
+    await until(child.said_ready)
     assert (await asyncio.to_thread(scrape))[f"{prefix}_stale"] == 1
     (key_dir / "bad.key").unlink()
     child.signal(signal.SIGHUP)
-    await eventually(child.said_ready)
+    await until(child.said_ready)
     assert (await asyncio.to_thread(scrape))[f"{prefix}_stale"] == 0
     again = ("--keys", key_dir, "--socket", tmp_path / "2", "--metrics", url.split("/")[2])
     code, text = await asyncio.to_thread(run, *again)
@@ -258,11 +251,11 @@ async def test_the_policy_is_followed(start: Start, tmp_path: Path, ids: dict[st
     results = [line["result"] for line in audited(tmp_path / "audit")]
     assert results == ["ok", "refused_client"]
     write_atomic(policy, b"nonsense")
-    await eventually(lambda: "the policy stays as it was" in child.log.read_text())
+    await until(lambda: "the policy stays as it was" in child.log.read_text())
     assert await client.sign(ids["p256"], 0x0403, TLS13, "")
     write_atomic(policy, b'[[grants]]\nclients = ["l7:*"]\nkeys = ["*"]')
     child.signal(signal.SIGHUP)
-    await eventually(lambda: f"{me}: cut off" in child.log.read_text())
+    await until(lambda: f"{me}: cut off" in child.log.read_text())
     digests = [line["sha256"] for line in events(tmp_path / "audit") if line["event"] == "policy"]
     assert len(set(digests)) == len(digests) == 2
     assert digests[1] == hashlib.sha256(policy.read_bytes()).hexdigest()
@@ -293,7 +286,7 @@ async def test_a_worker_that_dies_or_hangs_costs_no_signature(
     os.kill(int(workers[0]), number)
     assert len(set(await signatures)) == 400
     assert await client.sign(ids["p256"], 0x0403, TLS13, "")
-    await eventually(lambda: child.log.read_text().count("is ready") == 3)
+    await until(lambda: child.log.read_text().count("is ready") == 3)
     assert f"worker rsa {workers[0]} has ended; starting another" in child.log.read_text()
     assert not Path(f"/proc/{workers[0]}").exists(), "it was reaped"
     await client.close()

@@ -114,13 +114,6 @@ class Pair:
         namespaces.end([f"{self.network.prefix}-{host}" for host in LAST], grace_s=3.0)
 
 
-def until(condition: Callable[[], object], limit_s: float = 15.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def ping(address: str) -> socket.socket:
     """A socket that asks an address for echoes; in the namespace of the calling thread."""
     family, protocol = (socket.AF_INET6, 58) if ":" in address else (socket.AF_INET, 1)

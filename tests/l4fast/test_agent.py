@@ -48,6 +48,7 @@ from l4fast.sync_peer import Sync
 from l4fast.sync_records import Layout
 from l4fast.vip_states import VipState
 from tests.l4fast.fake_vips import FakeProgram
+from tests.waiting import until
 
 CHECK = HealthCheck(interval_s=0.02, timeout_s=1, rise=2, fall=2)
 
@@ -161,12 +162,6 @@ async def by_vrrp():  # type: ignore[no-untyped-def]
     rig = Rig(program=FakeProgram())
     yield rig
     await rig.tasks.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

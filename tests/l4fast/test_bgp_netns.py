@@ -22,7 +22,8 @@ from l4fast.vip_errors import VipError
 from l4fast.vip_settings import VipSettings, locate
 from l4fast.vip_states import VipState
 from tests.l4fast.netns import Network
-from tests.l4fast.pair import LAST, NODES, TRIES, Pair, until
+from tests.l4fast.pair import LAST, NODES, TRIES, Pair
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -82,12 +83,12 @@ def sessions(pair: Pair, node: str) -> list[tuple[object, object]]:
 def test_routers_spread_over_the_nodes(bgp: Pair) -> None:
     for node in NODES:
         bgp.put(node, ROUTED)
-    until(lambda: all(set(bgp.states(node).values()) == {"announced"} for node in NODES))
+    eventually(lambda: all(set(bgp.states(node).values()) == {"announced"} for node in NODES))
     for address in ROUTED:
-        until(lambda address=address: hops(bgp, address) == set(NODES))  # type: ignore[misc]
-    until(lambda: [hops(bgp, pool) for pool in ("10.77.9.1", "10.77.9.2")] == [{"n1"}, {"n2"}])
+        eventually(lambda address=address: hops(bgp, address) == set(NODES))  # type: ignore[misc]
+    eventually(lambda: [hops(bgp, pool) for pool in ("10.77.9.1", "10.77.9.2")] == [{"n1"}, {"n2"}])
     for node in NODES:
-        until(lambda node=node: bgp.states(node) and {p["bfd"] for p in bgp.nodes[node].peers()} == {"Up"})  # type: ignore[misc]
+        eventually(lambda node=node: bgp.states(node) and {p["bfd"] for p in bgp.nodes[node].peers()} == {"Up"})  # type: ignore[misc]
         assert {state for state, _ in sessions(bgp, node)} == {ESTABLISHED}
         assert bgp.nodes[node].problems() == []
 
@@ -96,7 +97,7 @@ def test_a_route_that_is_added_leaves_sessions_and_routes_alone(bgp: Pair) -> No
     before, changes = [sessions(bgp, node) for node in NODES], bgp.transitions()
     for node in NODES:
         bgp.put(node, (*ROUTED, ADDED))
-    until(lambda: hops(bgp, ADDED) == set(NODES))
+    eventually(lambda: hops(bgp, ADDED) == set(NODES))
     for node in NODES:
         bgp.states(node)
     assert [sessions(bgp, node) for node in NODES] == before
@@ -117,20 +118,20 @@ def test_routes_that_bird_refuses_change_nothing(bgp: Pair) -> None:
 
 def test_on_the_way_out_routes_go_while_the_session_stays(bgp: Pair) -> None:
     bgp.run("n1", lambda program: program.withdraw())
-    until(lambda: all(hops(bgp, address) == {"n2"} for address in (*ROUTED, "10.77.9.1")))
+    eventually(lambda: all(hops(bgp, address) == {"n2"} for address in (*ROUTED, "10.77.9.1")))
     assert set(bgp.states("n1").values()) == {"withdrawn"}
     assert {state for state, _ in sessions(bgp, "n1")} == {ESTABLISHED}
     bgp.run("n1", lambda program: program.end())
     assert not bgp.nodes["n1"].runs()
     bgp.put("n1", ROUTED)
-    until(lambda: all(hops(bgp, address) == set(NODES) for address in ROUTED))
+    eventually(lambda: all(hops(bgp, address) == set(NODES) for address in ROUTED))
 
 
 def test_bfd_finds_a_dead_node_within_half_a_second(bgp: Pair) -> None:
     found = []
     for _ in range(TRIES):
-        until(lambda: hops(bgp, ROUTED[0]) == set(NODES) == hops(bgp, ROUTED[1]))
-        until(lambda: bgp.states("n2") and {peer["bfd"] for peer in bgp.nodes["n2"].peers()} == {"Up"})
+        eventually(lambda: hops(bgp, ROUTED[0]) == set(NODES) == hops(bgp, ROUTED[1]))
+        eventually(lambda: bgp.states("n2") and {peer["bfd"] for peer in bgp.nodes["n2"].peers()} == {"Up"})
         began = time.monotonic()
         bgp.network.ip("sw", "link set n2 down")
         while hops(bgp, ROUTED[0]) | hops(bgp, ROUTED[1]) != {"n1"}:
@@ -147,11 +148,11 @@ def test_bfd_finds_a_dead_node_within_half_a_second(bgp: Pair) -> None:
 
 
 def test_without_a_router_nobody_hears(bgp: Pair) -> None:
-    until(lambda: bgp.held("n2"))
+    eventually(lambda: bgp.held("n2"))
     assert bgp.network.inside("router", lambda: carries("eth0"))
     bgp.network.ip("router", "link set eth0 down")
     assert not bgp.network.inside("router", lambda: carries("eth0"))
-    until(lambda: set(bgp.states("n2").values()) == {VipState.UNHEARD})
+    eventually(lambda: set(bgp.states("n2").values()) == {VipState.UNHEARD})
     assert {peer["up"] for peer in bgp.nodes["n2"].peers()} == {False}
 
 
@@ -159,14 +160,14 @@ def test_a_bird_that_is_killed_announces_the_same_again(bgp: Pair) -> None:
     bgp.network.ip("router", "link set eth0 up")
     bgp.network.ip("router", "addr replace fd77::1/64 dev eth0 nodad")
     bgp.network.ip("router", "addr replace fe80::1/64 dev eth0 nodad")
-    until(lambda: all(hops(bgp, address) == set(NODES) for address in ROUTED), limit_s=30)
+    eventually(lambda: all(hops(bgp, address) == set(NODES) for address in ROUTED), limit_s=30)
     os.kill(int((bgp.directory / "n1/bird.pid").read_text()), signal.SIGKILL)
-    until(lambda: hops(bgp, ROUTED[0]) == {"n2"})
-    until(lambda: all(hops(bgp, address) == set(NODES) for address in ROUTED), limit_s=30)
+    eventually(lambda: hops(bgp, ROUTED[0]) == {"n2"})
+    eventually(lambda: all(hops(bgp, address) == set(NODES) for address in ROUTED), limit_s=30)
 
 
 def test_the_next_agent_goes_on_and_knows_what_is_announced(bgp: Pair) -> None:
-    until(lambda: set(bgp.states("n1").values()) == {"announced"})
+    eventually(lambda: set(bgp.states("n1").values()) == {"announced"})
     second = bgp.network.inside("n1", lambda: bird("n1", bgp.directory / "n1", "10.77.0.11"))
     assert bgp.network.inside("n1", second.adopt)
     first, bgp.nodes["n1"] = bgp.nodes["n1"], second
@@ -182,12 +183,12 @@ def test_a_bird_that_cannot_run_announces_nothing(bgp: Pair) -> None:
     (home / "bird.conf").write_text("nonsense")
     os.kill(int((home / "bird.pid").read_text()), signal.SIGKILL)
     with pytest.raises(VipError, match="BIRD does not answer"):
-        until(lambda: bgp.states("n1") is None)
+        eventually(lambda: bgp.states("n1") is None)
     assert {str(each["state"]) for each in bgp.nodes["n1"].states.report()} == {VipState.UNHEARD}
     assert {peer["state"] for peer in bgp.nodes["n1"].peers()} == {"BIRD does not answer"}
     (home / "bird.conf").unlink()
     with pytest.raises(VipError, match="BIRD does not answer"):
         bgp.put("n1", ROUTED)
-    until(lambda: hops(bgp, ROUTED[0]) == set(NODES))
+    eventually(lambda: hops(bgp, ROUTED[0]) == set(NODES))
     bgp.put("n1", ROUTED)
-    until(lambda: set(bgp.states("n1").values()) == {"announced"})
+    eventually(lambda: set(bgp.states("n1").values()) == {"announced"})

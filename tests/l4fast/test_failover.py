@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,7 @@ from l4fast.sync_keys import ClusterKey, node_id
 from l4fast.tables import ECHO_PER_CPU_S
 from tests.l4fast.netns import Network
 from tests.packets import ICMP_PROTOCOL, echo
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -152,13 +153,6 @@ class Cluster:
         return self.network.inside("router", connected)
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out waiting until {what}"
-        time.sleep(0.01)
-
-
 def serve(listener: socket.socket) -> None:
     """Answers each byte string with its reverse."""
     while True:
@@ -240,7 +234,7 @@ def test_a_node_serves_from_its_last_good_copy(cluster: Cluster) -> None:
 
 def test_the_nodes_know_each_other(cluster: Cluster) -> None:
     for name, peer in (("l4-1", "l4-2"), ("l4-2", "l4-1")):
-        until(lambda name=name: cluster.sync(name, "received_hellos"), "a hello arrives")  # type: ignore[misc]
+        eventually(lambda name=name: cluster.sync(name, "received_hellos"), "a hello arrives")  # type: ignore[misc]
         peers: list[dict[str, object]] = cluster.ask(name, "status")["sync"]["peers"]  # type: ignore[assignment]
         assert [p["name"] for p in peers] == [peer]
 
@@ -255,7 +249,7 @@ def test_a_session_is_known_to_the_peer(cluster: Cluster, version: int) -> None:
         def seen(name: str) -> list[dict[str, object]]:
             return [session for session in cluster.sessions(name) if session["client"] == client]
 
-        until(lambda: seen("l4-2"), "the session is known to the other node")
+        eventually(lambda: seen("l4-2"), "the session is known to the other node")
         (mine,), (theirs,) = seen("l4-1"), seen("l4-2")
         assert (theirs["vip"], theirs["real"]) == (mine["vip"], mine["real"])
         assert (mine["synced"], theirs["synced"]) == (False, True)
@@ -299,9 +293,9 @@ def test_hostile_datagrams_are_counted_and_the_nodes_carry_on(cluster: Cluster) 
                 after = cluster.ask(name, "counters")["sync"]
                 return all(after[reason] - before[reason] == count for reason, count in expected.items())
 
-            until(counted, f"{name} has counted {expected}")
+            eventually(counted, f"{name} has counted {expected}")
     hellos = cluster.sync("l4-2", "received_hellos")
-    until(lambda: cluster.sync("l4-2", "received_hellos") > hellos, "the nodes still hear each other")
+    eventually(lambda: cluster.sync("l4-2", "received_hellos") > hellos, "the nodes still hear each other")
 
 
 @pytest.mark.parametrize(
@@ -337,7 +331,7 @@ def test_established_connections_survive_the_death_of_their_node(cluster: Cluste
             exchange(sock, number)
             exchange(sock, number + 100)
         clients = {endpoint(sock.getsockname()[0], sock.getsockname()[1]) for sock in socks}
-        until(
+        eventually(
             lambda: clients <= {str(session["client"]) for session in cluster.sessions("l4-2")},
             "all sessions are known to the other node",
         )
@@ -371,7 +365,7 @@ def test_pings_are_answered_while_no_agent_runs(cluster: Cluster) -> None:
     """More than each CPU's allowance of one second; then the next agent goes on."""
     cluster.nodes["l4-1"].signal(signal.SIGKILL)
     old = cluster.nodes.pop("l4-1")
-    until(lambda: old.poll() is not None, "the agent has ended")
+    eventually(lambda: old.poll() is not None, "the agent has ended")
     old.terminate(5)
     for version in VIPS:
         with cluster.network.inside("router", lambda version=version: pinging(version)) as sock:  # type: ignore[misc]
@@ -417,7 +411,7 @@ def test_a_node_that_begins_with_nothing_is_given_what_is_idle(cluster: Cluster)
         assert "prog/xdp" not in links(cluster, "l4-2")
         cluster.start("l4-2")
         cluster.nodes["l4-2"].wait_ready(60)
-        until(lambda: cluster.ask("l4-2", "status")["sync"]["complete"], "l4-2 is complete")
+        eventually(lambda: cluster.ask("l4-2", "status")["sync"]["complete"], "l4-2 is complete")
         snapshot = cluster.ask("l4-2", "status")["sync"]["snapshot"]
         assert snapshot["from"] == "l4-1"  # type: ignore[index]
         known = {session["client"]: session for session in cluster.sessions("l4-2")}
@@ -440,10 +434,10 @@ def test_a_session_that_is_killed_on_one_node_is_gone_on_both(cluster: Cluster) 
         def known(name: str) -> bool:
             return any(session["client"] == client for session in cluster.sessions(name))
 
-        until(lambda: known("l4-2"), "the session is known to the other node")
+        eventually(lambda: known("l4-2"), "the session is known to the other node")
         assert cluster.ask("l4-1", "kill", client=client) == {"killed": 1}
         assert not known("l4-1")
-        until(lambda: not known("l4-2"), "it is gone there too")
+        eventually(lambda: not known("l4-2"), "it is gone there too")
 
 
 def retransmissions(sock: socket.socket) -> int:
@@ -479,7 +473,7 @@ def test_no_packet_is_lost_while_the_daemon_is_replaced(cluster: Cluster, how: s
             old.signal(signal.SIGKILL)
         else:
             cluster.ask("l4-1", "leave")
-        until(lambda: old.poll() is not None, "the agent has ended")
+        eventually(lambda: old.poll() is not None, "the agent has ended")
         assert old.terminate(5) == (-signal.SIGKILL if how == "killed" else 0)
         if how == "upgraded":
             left = cluster.state("l4-1") / "maps.json"
@@ -492,7 +486,7 @@ def test_no_packet_is_lost_while_the_daemon_is_replaced(cluster: Cluster, how: s
         cluster.start("l4-1")
         cluster.nodes["l4-1"].wait_ready(60)
         alone = list(turns)
-        until(lambda: all(now > then + 20 for now, then in zip(turns, alone, strict=True)), "data goes on")
+        eventually(lambda: all(now > then + 20 for now, then in zip(turns, alone, strict=True)), "data goes on")
     finally:
         ended.set()
         for talker in talkers:

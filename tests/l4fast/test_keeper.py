@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from l4fast import keeper
 from l4fast.keeper import LOG, Keeper, Lease, end_old
 from l4fast.vip_errors import VipError
+from tests.waiting import LIMIT_S, eventually
 
 # Notes each start with its process id, and its end.
 SCRIPT = """#!/bin/sh
@@ -54,11 +54,8 @@ class Place:
         path = self.directory / "notes"
         return path.read_text().splitlines() if path.exists() else []
 
-    def until(self, condition: Callable[[], object], limit_s: float = 10.0) -> None:
-        deadline = time.monotonic() + limit_s
-        while not condition():
-            assert time.monotonic() < deadline, (self.directory / LOG).read_text()
-            time.sleep(0.02)
+    def until(self, condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+        eventually(condition, limit_s=limit_s, said=(self.directory / LOG).read_text)
 
 
 def alive(pid: int) -> bool:

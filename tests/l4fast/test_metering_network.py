@@ -26,8 +26,9 @@ from core.model import (
 )
 from tests.l4fast import test_failover
 from tests.l4fast.netns import Network
-from tests.l4fast.test_failover import CLIENTS, GROUP, NODES, VIP, Cluster, until
+from tests.l4fast.test_failover import CLIENTS, GROUP, NODES, VIP, Cluster
 from tests.l4fast.test_metering import told
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -112,7 +113,7 @@ def test_to_the_byte(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, ways: tu
                 old.signal(signal.SIGKILL)
             else:
                 cluster.ask("l4-1", "leave")
-            until(lambda old=old: old.poll() is not None, "the agent has ended")  # type: ignore[misc]
+            eventually(lambda old=old: old.poll() is not None, "the agent has ended")  # type: ignore[misc]
             old.terminate(5)
             exchange()
             if how == "upgraded":

@@ -24,6 +24,7 @@ from l4fast.sync_peer import Sync
 from l4fast.sync_records import Layout
 from tests.l4fast.memory_table import LAYOUTS, MemoryTable, key_of, value_of
 from tests.l4fast.merging import CLOSED, Entry
+from tests.waiting import until
 
 pytestmark = pytest.mark.root  # a socket bound to an interface
 KEY, OTHER_KEY = ClusterKey(bytes(32)), ClusterKey(b"\1" * 32)
@@ -91,12 +92,6 @@ async def nodes(identities: dict[str, Identity]) -> AsyncIterator[Callable[..., 
         await each.close()
 
 
-async def until(condition: Callable[[], object], limit_s: float = 8) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def fill(node: Node, count: int, ip: int = 4) -> None:
     for number in range(count):
         node.table.enter(number, Entry(number % 7, NOW_S - number % 600, number % 4 if number % 4 != 1 else 0), ip)
@@ -137,7 +132,7 @@ async def test_an_empty_table_is_a_snapshot_too(nodes: Callable[..., Node]) -> N
     b.start()
     a.greet(b)
     b.greet(a)
-    await until(lambda: a.complete() and b.complete(), 3)
+    await until(lambda: a.complete() and b.complete(), limit_s=3)
 
 
 async def test_what_multicast_brings_meanwhile_stays_the_newer(nodes: Callable[..., Node]) -> None:

@@ -19,6 +19,7 @@ from l4fast.sync_peer import Sync
 from l4fast.sync_peers import LISTEN_S, CatchingUp
 from l4fast.sync_records import Layout
 from tests.l4fast.netns import Network
+from tests.waiting import until
 
 KEY = ClusterKey(bytes(32))
 ENDS = 2
@@ -121,12 +122,6 @@ async def ends() -> Iterator[tuple[End, End]]:  # type: ignore[misc]
     yield a, b  # type: ignore[misc]
     a.close()
     b.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_page_is_written_at_the_peer_in_one_batch(ends: tuple[End, End]) -> None:

@@ -22,7 +22,8 @@ from l4fast.shares import shares
 from l4fast.vip_errors import VipError
 from l4fast.vip_settings import VipSettings, locate
 from tests.l4fast.netns import Network
-from tests.l4fast.pair import NODES, TRIES, Pair, longest_silence_s, ping, until
+from tests.l4fast.pair import NODES, TRIES, Pair, longest_silence_s, ping
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -54,11 +55,11 @@ def settled(pair: Pair, vips: Sequence[str]) -> bool:
 def test_each_node_takes_its_share(vrrp: Pair) -> None:
     for node in NODES:
         vrrp.put(node, VIPS)
-    until(lambda: settled(vrrp, VIPS) and all(len(vrrp.held(node)) == 2 for node in NODES))
+    eventually(lambda: settled(vrrp, VIPS) and all(len(vrrp.held(node)) == 2 for node in NODES))
     for node in NODES:
         first = {share.address for share in shares(VIPS, {}, NODES, node) if share.rank == 0}
         assert vrrp.held(node) == first
-        until(lambda node=node, first=first: vrrp.here(node) == first)  # type: ignore[misc]
+        eventually(lambda node=node, first=first: vrrp.here(node) == first)  # type: ignore[misc]
         assert vrrp.nodes[node].problems() == []
 
 
@@ -66,7 +67,7 @@ def test_only_the_owner_answers(vrrp: Pair) -> None:
     for vip in VIPS:
         owner = next(node for node in NODES if vip in vrrp.held(node))
         with vrrp.network.inside("router", lambda vip=vip: ping(vip)) as sock:  # type: ignore[misc]
-            until(lambda sock=sock, vip=vip: answers(sock, vip))  # type: ignore[misc]
+            eventually(lambda sock=sock, vip=vip: answers(sock, vip))  # type: ignore[misc]
         assert vrrp.mac(owner) in vrrp.ip("router", "neigh", "show", vip)
 
 
@@ -82,12 +83,12 @@ def test_a_vip_that_is_added_leaves_the_others_alone(vrrp: Pair) -> None:
     before = vrrp.transitions()
     for node in NODES:
         vrrp.put(node, (*VIPS, NEW))
-    until(lambda: settled(vrrp, (*VIPS, NEW)))
+    eventually(lambda: settled(vrrp, (*VIPS, NEW)))
     after = vrrp.transitions()
     assert {key: after[key] for key in before} == before
     for node in NODES:
         vrrp.put(node, VIPS)
-    until(lambda: settled(vrrp, VIPS) and NEW not in vrrp.here("n1") | vrrp.here("n2"))
+    eventually(lambda: settled(vrrp, VIPS) and NEW not in vrrp.here("n1") | vrrp.here("n2"))
     assert vrrp.transitions() == before
 
 
@@ -102,10 +103,10 @@ def test_the_next_agent_goes_on_and_knows_the_states(vrrp: Pair) -> None:
     assert (second.runs(), vrrp.held("n1")) == (True, held)
     for node in NODES:
         vrrp.put(node, (*VIPS, NEW))
-    until(lambda: settled(vrrp, (*VIPS, NEW)))
+    eventually(lambda: settled(vrrp, (*VIPS, NEW)))
     for node in NODES:
         vrrp.put(node, VIPS)
-    until(lambda: settled(vrrp, VIPS) and vrrp.here("n1") == before)
+    eventually(lambda: settled(vrrp, VIPS) and vrrp.here("n1") == before)
 
 
 def test_a_configuration_that_is_refused_changes_nothing(vrrp: Pair) -> None:
@@ -148,20 +149,20 @@ def test_another_master_that_hears_nobody_is_a_problem(vrrp: Pair) -> None:
             vrrp.states(owner)
             return any("two machines have the VIP 10.77.0.100" in text for text in vrrp.nodes[owner].problems())
 
-        until(named)
+        eventually(named)
     assert "10.77.0.100" in vrrp.held(owner)
 
 
 def test_an_interface_that_is_down_gives_its_vips_up_at_once(vrrp: Pair) -> None:
     vrrp.network.ip("n2", "link set eth0 down")
-    until(lambda: set(vrrp.states("n2").values()) == {"fault"})
+    eventually(lambda: set(vrrp.states("n2").values()) == {"fault"})
     assert vrrp.here("n2") == set()
     assert all("was given up: an interface is down" in text for text in vrrp.nodes["n2"].problems())
-    until(lambda: vrrp.held("n1") == set(VIPS))
+    eventually(lambda: vrrp.held("n1") == set(VIPS))
     vrrp.network.ip("n2", "link set eth0 up")
     for address in ("fe80::12/64", "fd77::12/64"):
         vrrp.network.ip("n2", f"addr replace {address} dev eth0 nodad")
-    until(lambda: settled(vrrp, VIPS) and len(vrrp.held("n2")) == 2)
+    eventually(lambda: settled(vrrp, VIPS) and len(vrrp.held("n2")) == 2)
 
 
 def test_on_the_way_out_nobody_waits_for_the_heir(vrrp: Pair) -> None:
@@ -171,11 +172,11 @@ def test_on_the_way_out_nobody_waits_for_the_heir(vrrp: Pair) -> None:
     assert vrrp.here("n1") == set()
     assert not vrrp.nodes["n1"].runs()
     assert set(vrrp.states("n1").values()) == {"withdrawn"}
-    until(lambda: vrrp.held("n2") == set(VIPS))
+    eventually(lambda: vrrp.held("n2") == set(VIPS))
     vrrp.nodes["n1"].close()
     vrrp.begin("n1")
     vrrp.put("n1", VIPS)
-    until(lambda: settled(vrrp, VIPS) and len(vrrp.held("n1")) == 2)
+    eventually(lambda: settled(vrrp, VIPS) and len(vrrp.held("n1")) == 2)
 
 
 @pytest.mark.parametrize("ip", [4, 6])
@@ -193,7 +194,7 @@ def test_a_node_that_dies_is_replaced_within_a_second(vrrp: Pair, ip: int) -> No
         vrrp.begin(victim)
         assert vrrp.here(victim) == set()
         vrrp.put(victim, VIPS)
-        until(lambda: settled(vrrp, VIPS) and len(vrrp.held(victim)) == 2)
+        eventually(lambda: settled(vrrp, VIPS) and len(vrrp.held(victim)) == 2)
         if found[-1] < 1:
             return
     pytest.fail(f"silences of {found} s")
@@ -203,13 +204,13 @@ def test_a_keepalived_that_cannot_run_holds_nothing(vrrp: Pair) -> None:
     home = vrrp.directory / "n2"
     (home / "keepalived.conf").write_text("vrrp_instance x {\n    interface pftnone\n    virtual_router_id 9\n}\n")
     os.kill(int((home / "keepalived.pid").read_text()), signal.SIGTERM)
-    until(lambda: set(vrrp.states("n2").values()) == {"fault"})
+    eventually(lambda: set(vrrp.states("n2").values()) == {"fault"})
     assert [text.partition(",")[0] for text in vrrp.nodes["n2"].problems()] == ["keepalived does not run"]
-    until(lambda: vrrp.held("n1") == set(VIPS))
+    eventually(lambda: vrrp.held("n1") == set(VIPS))
     (home / "keepalived.conf").unlink()
     with pytest.raises(VipError, match="keepalived does not run"):
         vrrp.put("n2", VIPS)
-    until(lambda: settled(vrrp, VIPS) and len(vrrp.held("n2")) == 2)
+    eventually(lambda: settled(vrrp, VIPS) and len(vrrp.held("n2")) == 2)
     vrrp.put("n2", VIPS)
     assert vrrp.nodes["n2"].problems() == []
 
@@ -223,11 +224,11 @@ def test_without_an_agent_the_vips_go_after_the_grace(vrrp: Pair) -> None:
         "n1", lambda: Keepalived(locate("vrrp"), home, VipSettings("vrrp", grace_s=2), "n1", ["eth0"])
     )
     vrrp.put("n1", VIPS)
-    until(lambda: settled(vrrp, VIPS) and len(vrrp.held("n1")) == 2)
+    eventually(lambda: settled(vrrp, VIPS) and len(vrrp.held("n1")) == 2)
     began = time.monotonic()
-    until(lambda: vrrp.held("n2") == set(VIPS))
+    eventually(lambda: vrrp.held("n2") == set(VIPS))
     assert time.monotonic() - began > 1  # not at once
-    until(lambda: vrrp.here("n1") == set() and not vrrp.nodes["n1"].runs())
+    eventually(lambda: vrrp.here("n1") == set() and not vrrp.nodes["n1"].runs())
     assert "has not renewed its lease for 2 s" in (home / "log").read_text()
 
 
@@ -242,13 +243,13 @@ def test_a_node_with_two_interfaces_has_its_vips_on_both_and_needs_both(vrrp: Pa
         "n1", lambda: Keepalived(locate("vrrp"), home, VipSettings("vrrp", grace_s=60), "n1", ["eth0", "eth1"])
     )
     vrrp.put("n1", VIPS)
-    until(lambda: settled(vrrp, VIPS) and len(vrrp.held("n1")) == 2)
+    eventually(lambda: settled(vrrp, VIPS) and len(vrrp.held("n1")) == 2)
 
     def on_eth1() -> set[str]:
         shown = vrrp.ip("n1", "-o", "addr", "show", "dev", "eth1").split()
         return {word.partition("/")[0] for word in shown if word.endswith(("/32", "/128"))}
 
-    until(lambda: on_eth1() == vrrp.here("n1") == vrrp.held("n1"))
+    eventually(lambda: on_eth1() == vrrp.here("n1") == vrrp.held("n1"))
     vrrp.network.ip("n1", "link set eth1-end down")
-    until(lambda: set(vrrp.states("n1").values()) == {"fault"} and vrrp.here("n1") == on_eth1() == set())
-    until(lambda: vrrp.held("n2") == set(VIPS))
+    eventually(lambda: set(vrrp.states("n1").values()) == {"fault"} and vrrp.here("n1") == on_eth1() == set())
+    eventually(lambda: vrrp.held("n2") == set(VIPS))

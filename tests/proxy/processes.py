@@ -14,7 +14,8 @@ from typing import Any
 
 from core.config import to_dict
 from core.model import Model
-from tests.proxy.support import free_port, until
+from tests.proxy.support import free_port
+from tests.waiting import until
 
 
 def state_of(identity: Path) -> Path:
@@ -48,7 +49,7 @@ async def running(identity: Path, port: int, *more: str, ready: str = "") -> Asy
     argv = command(identity, *more, ready=ready)
     process = await asyncio.create_subprocess_exec(*argv, stderr=subprocess.DEVNULL)
     try:
-        await until(lambda: not refused(port), timeout_s=30)
+        await until(lambda: not refused(port), limit_s=30)
         while not (await asked(identity, "status"))["ready"]:
             pass
         yield process

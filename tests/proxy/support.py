@@ -28,6 +28,7 @@ from proxy.access_log import Record
 from proxy.hub import Hub
 from proxy.tls import TlsServer
 from proxy.worker import Worker
+from tests.waiting import until
 
 Answer = Callable[["Request"], Awaitable[None]]
 WEBSOCKET = b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
@@ -274,10 +275,3 @@ async def open_websocket(port: int, path: str) -> Client:
     )
     assert (await client.whole_answer())[0] == 101
     return client
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Waits until something is true that nobody announces."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)

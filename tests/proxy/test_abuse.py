@@ -24,7 +24,8 @@ from control.node.tasks import Tasks
 from core.model import BackendProtocol, BackendService, Model, Rule, Server, ServerGroup
 from proxy.crowd import HELD_BYTES
 from proxy.server import Settings, Supervisor
-from tests.proxy.support import ANSWER, Backend, Client, Request, answer_ok, free_port, model, until, with_options
+from tests.proxy.support import ANSWER, Backend, Client, Request, answer_ok, free_port, model, with_options
+from tests.waiting import until
 
 KIB, MIB = 1 << 10, 1 << 20
 ROUNDS, ASKED = 4, 100
@@ -221,7 +222,7 @@ async def test_large_heads_have_a_budget() -> None:
     async with Backend().running() as backend, node(two_services(backend.port, backend.port)) as l7:
         before = await l7.settled()
         with attackers(l7.port, 1500, says):
-            await until(lambda: l7.counter("overloads") > 100, 30)
+            await until(lambda: l7.counter("overloads") > 100, limit_s=30)
             cost_bytes = await l7.settled() - before
             assert await l7.honest.ask() == (200, b"ok")
     print(f"{cost_bytes / MIB:.0f} MiB")
@@ -366,9 +367,7 @@ async def test_connections_to_servers_that_never_come_about() -> None:
                 await until(lambda: l7.counter("requests_open") >= number // 2)
                 cost_bytes = (l7.resident_bytes - before) / number
                 busy_s = await l7.p99_s()
-                await until(
-                    lambda: l7.counter("error_connect_timeout") + l7.counter("error_connect_failed") >= number, 30
-                )
+                await until(lambda: l7.counter("error_connect_timeout") + l7.counter("error_connect_failed") >= number)
                 answers = {sock.recv(100)[9:12] for sock in crowd}
             await until(lambda: l7.counter("requests_open") == 0)
     print(f"p99 {quiet_s * 1000:.1f} → {busy_s * 1000:.1f} ms; {cost_bytes / KIB:.0f} KiB a request")

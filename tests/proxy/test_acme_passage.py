@@ -17,10 +17,11 @@ from core.model import BackendProtocol, BackendService, Certificate, Model, Serv
 from proxy import acme_passage
 from proxy.tls import TlsServer
 from proxy.tls_failures import Failure
-from tests.proxy.support import Backend, Client, Proxy, free_port, proxy, until
+from tests.proxy.support import Backend, Client, Proxy, free_port, proxy
 from tests.proxy.test_https import https
 from tests.proxy.test_tls_hello import hello
 from tests.proxy.tls_support import LocalKeys, certificate, client_context, get, new_key, s_client, subject
+from tests.waiting import until
 
 KEY, CHALLENGE = new_key("P-256"), new_key("P-384")
 

@@ -8,7 +8,8 @@ import pytest
 
 from proxy import census
 from proxy.census import Count, Filter
-from tests.proxy.support import WEBSOCKET, Backend, Request, free_port, model, open_websocket, proxy, until
+from tests.proxy.support import WEBSOCKET, Backend, Request, free_port, model, open_websocket, proxy
+from tests.waiting import until
 
 
 def row(listener: str, *numbers: int, oldest_s: float = 0.0) -> Count:

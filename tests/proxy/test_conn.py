@@ -24,9 +24,9 @@ from tests.proxy.support import (
     free_port,
     model,
     proxy,
-    until,
     with_options,
 )
+from tests.waiting import until
 
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 

@@ -24,9 +24,9 @@ from tests.proxy.support import (
     free_port,
     model,
     proxy,
-    until,
     with_options,
 )
+from tests.waiting import until
 
 
 def lasts(pieces: list[tuple[float, int]], allowance: Allowance) -> float:

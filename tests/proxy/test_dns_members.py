@@ -10,8 +10,9 @@ from dataclasses import replace
 from core.model import AvailabilityGroup, DnsName, DnsType, Model
 from proxy.server import Supervisor
 from tests.control.node.name_server import NameServer
-from tests.proxy.support import Backend, free_port, model, until, with_service
+from tests.proxy.support import Backend, free_port, model, with_service
 from tests.proxy.test_server import ask, node
+from tests.waiting import until
 
 NAME = DnsName("_http._tcp.app.test", DnsType.SRV)
 

@@ -11,9 +11,10 @@ import pytest
 
 from core.model import AccessList, Acl, Model
 from proxy.tls import TlsServer
-from tests.proxy.support import Backend, Client, free_port, model, proxy, until
+from tests.proxy.support import Backend, Client, free_port, model, proxy
 from tests.proxy.test_https import KEY, connect, https
 from tests.proxy.tls_support import LOOPS, LocalKeys, certificate, client_context, run
+from tests.waiting import until
 
 
 def guarded(base: Model, acl: Acl, *entries: str) -> Model:

@@ -22,7 +22,8 @@ from proxy.errors import ApplyError
 from proxy.handover import SOCKET, Offer, Succession
 from proxy.listen import bind
 from tests.proxy.processes import asked, command, keep, refused, running, state_of
-from tests.proxy.support import WEBSOCKET, Backend, Client, Request, free_port, model, open_websocket, until
+from tests.proxy.support import WEBSOCKET, Backend, Client, Request, free_port, model, open_websocket
+from tests.waiting import until
 
 
 async def answer(request: Request) -> None:
@@ -79,7 +80,7 @@ class Load:
 
     async def by_others(self, workers: set[bytes], count: int) -> None:
         """Until so many requests were served by workers that are none of these."""
-        await until(lambda: sum(n for who, n in self.served.items() if who not in workers) > count, timeout_s=30)
+        await until(lambda: sum(n for who, n in self.served.items() if who not in workers) > count, limit_s=30)
 
 
 async def look_at_ready(port: int, states: Counter[bytes], stop: asyncio.Event) -> None:

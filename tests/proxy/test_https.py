@@ -15,8 +15,9 @@ from core.model import CaCertificate, Certificate, ClientCertificate, Listener, 
 from proxy.head import read_request
 from proxy.tls import TlsServer
 from tests.proxy.client_certs import Authority
-from tests.proxy.support import ANSWER, Backend, Client, Proxy, Request, free_port, model, proxy, until
+from tests.proxy.support import ANSWER, Backend, Client, Proxy, Request, free_port, model, proxy
 from tests.proxy.tls_support import LocalKeys, certificate, client_context, get, new_key
+from tests.waiting import until
 
 KEY, OTHER = new_key("P-256"), new_key("P-384")
 

@@ -19,7 +19,8 @@ from proxy.actions import NO_WAY, Way
 from proxy.head import read_request, read_response
 from proxy.log_shape import VALUE_BYTES, Format, LogField, LogShape, quoted
 from tests.proxy.processes import keep, running
-from tests.proxy.support import Backend, Client, Request, free_port, model, until
+from tests.proxy.support import Backend, Client, Request, free_port, model
+from tests.waiting import until
 
 COMBINED = re.compile(
     r'(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "([^"]*)" (\d+) (\d+)((?: "[^"]*")*)'

@@ -15,7 +15,8 @@ import pytest
 from proxy.__main__ import parser
 from proxy.node import endpoint
 from tests.proxy.processes import command, keep, refused, running
-from tests.proxy.support import Backend, Client, free_port, model, until
+from tests.proxy.support import Backend, Client, free_port, model
+from tests.waiting import until
 
 
 def test_endpoints() -> None:
@@ -118,7 +119,7 @@ async def test_a_supervisor_killed_under_load_loses_no_request(identity: Path) -
         # Both workers accept by now: what waits for one that has not begun is lost with the supervisor's sockets.
         async with running(identity, port, "--workers", "2", "--drain-time", "20") as process:
             clients = [asyncio.create_task(load(port)) for _ in range(10)]
-            await until(lambda: done > 200, timeout_s=30)
+            await until(lambda: done > 200, limit_s=30)
             process.kill()
             await process.wait()
         async with asyncio.timeout(60):

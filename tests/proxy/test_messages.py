@@ -10,18 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import Code, Source
-from tests.proxy.support import (
-    ANSWER,
-    Backend,
-    Client,
-    Request,
-    answer_ok,
-    free_port,
-    model,
-    proxy,
-    until,
-    with_options,
-)
+from tests.proxy.support import ANSWER, Backend, Client, Request, answer_ok, free_port, model, proxy, with_options
+from tests.waiting import until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"

@@ -37,17 +37,8 @@ from proxy.errors import ApplyError
 from proxy.ready import ReadyProtocol
 from proxy.server import Supervisor
 from proxy.worker_process import Settings
-from tests.proxy.support import (
-    Backend,
-    Client,
-    Request,
-    answer_ok,
-    free_port,
-    model,
-    until,
-    with_listener,
-    with_service,
-)
+from tests.proxy.support import Backend, Client, Request, answer_ok, free_port, model, with_listener, with_service
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -364,7 +355,7 @@ async def test_problems_that_workers_report_later_are_passed_on(
     assert f"configuration 1: {problem}" in caplog.text
     with subprocess.Popen([sys.executable, *argv], stderr=subprocess.DEVNULL) as keyserver:
         try:
-            await until(lambda: supervisor.report()["problems"] == [], timeout_s=20)
+            await until(lambda: supervisor.report()["problems"] == [], limit_s=20)
         finally:
             keyserver.terminate()
     assert f"no longer: {problem}" in caplog.text
@@ -398,7 +389,7 @@ async def test_workers_resume_each_others_sessions(tmp_path: Path) -> None:
             supervisor.start()
             await supervisor.apply(https, 1)
             audit = tmp_path / "audit.log"
-            await until(lambda: audit.exists() and audit.read_text().count("ticket_secrets") == 2, timeout_s=20)
+            await until(lambda: audit.exists() and audit.read_text().count("ticket_secrets") == 2, limit_s=20)
             assert await asyncio.to_thread(resume, https.listeners["web"].port, 16) == [True] * 16
             signatures = [line for line in audit.read_text().splitlines() if '"result"' in line]
             assert len(signatures) == 1

@@ -20,11 +20,12 @@ from proxy.throttle import READ_BYTES, Throttle, Throttling
 from proxy.tls import TlsServer
 from proxy.tls_stream import Buffers, TlsStream
 from tests.proxy.processes import keep, running
-from tests.proxy.support import Backend, Client, Proxy, Request, free_port, model, proxy, until
+from tests.proxy.support import Backend, Client, Proxy, Request, free_port, model, proxy
 from tests.proxy.test_gate import ends
 from tests.proxy.test_https import KEY, connect, https
 from tests.proxy.test_quick import Transport
 from tests.proxy.tls_support import LocalKeys, certificate
+from tests.waiting import until
 
 RATE_MBIT_S = 5
 SIZE_BYTES = 400_000

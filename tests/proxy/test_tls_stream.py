@@ -25,6 +25,7 @@ from tests.proxy.tls_support import (
     run,
     serving,
 )
+from tests.waiting import until
 
 KEY = new_key("P-256")
 CHAIN = certificate(KEY, ["web.test"])
@@ -114,11 +115,6 @@ def server(apps: Apps, **options: float):
     return serving(LocalKeys([KEY]), [CHAIN], inner=apps, **options)
 
 
-async def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
-
-
 def resident_kib() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4
@@ -133,7 +129,7 @@ def test_a_slow_reader_holds_the_sender_back_in_bounded_memory(loop, version) ->
             client = await thread(connect, served.port, "web.test", client_context(version))
             app = await apps.connected()
             assert isinstance(app, Source)
-            await wait_until(lambda: "pause" in app.events)
+            await until(lambda: "pause" in app.events)
             held = app.left
             before = resident_kib()
             await asyncio.sleep(0.05)
@@ -173,7 +169,7 @@ def test_an_application_that_pauses_holds_the_client_back(loop) -> None:
             assert not sent.done()
             assert not app.received
             app.transport.resume_reading()
-            await wait_until(lambda: len(app.received) > MB)
+            await until(lambda: len(app.received) > MB)
             app.transport.pause_reading()
             await asyncio.sleep(0.05)
             at = len(app.received)
@@ -181,7 +177,7 @@ def test_an_application_that_pauses_holds_the_client_back(loop) -> None:
             assert len(app.received) == at < len(data)
             app.transport.resume_reading()
             await sent
-            await wait_until(lambda: len(app.received) == len(data))
+            await until(lambda: len(app.received) == len(data))
             assert app.received == data
             client.close()
             await app.lost
@@ -379,7 +375,7 @@ def test_the_application_may_answer_after_the_clients_end(way, loop) -> None:
         async with server(apps) as served:
             talking = asyncio.create_task(thread(talk, served))
             app = await apps.connected()
-            await wait_until(lambda: "eof" in app.events)
+            await until(lambda: "eof" in app.events)
             assert app.received == b"question"
             await asyncio.sleep(0.05)
             assert not app.lost.done()
@@ -501,7 +497,7 @@ def test_data_with_the_last_handshake_message_is_delivered() -> None:
                 app = await apps.connected()
                 if kind is Pausing:
                     assert not app.received
-                await wait_until(lambda app=app: len(app.received) == 40_005)
+                await until(lambda app=app: len(app.received) == 40_005)
                 assert app.received.startswith(b"eagerx")
                 await talking
 
@@ -536,7 +532,7 @@ def test_limits_and_what_a_transport_knows() -> None:
             transport.set_protocol(other)
             assert transport.get_protocol() is other
             await thread(client.sendall, b"to the other")
-            await wait_until(lambda: other.received == b"to the other")
+            await until(lambda: other.received == b"to the other")
             client.close()
             await other.lost
 
@@ -563,7 +559,7 @@ def test_key_updates_are_answered() -> None:
             process.stdin.write(b"K\n")
             await asyncio.sleep(0.1)
             process.stdin.write(b"after\n")
-            await wait_until(lambda: b"after" in app.received)
+            await until(lambda: b"after" in app.received)
             process.stdin.write(b"Q\n")
             out, _ = await process.communicate()
             assert out.count(b"KeyUpdate") >= 2

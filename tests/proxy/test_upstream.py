@@ -17,7 +17,8 @@ from core.model import BackendProtocol, BackendService, Server
 from proxy import upstream
 from proxy.pool import Open, Pool, Reuse
 from proxy.upstream import UpstreamConnection
-from tests.proxy.support import free_port, model, proxy, until
+from tests.proxy.support import free_port, model, proxy
+from tests.waiting import until
 
 SERVER = ("10.0.0.1", 80)
 

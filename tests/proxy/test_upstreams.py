@@ -12,19 +12,10 @@ import pytest
 from core.ejection import Outcome
 from core.model import AvailabilityGroup, Ejection, Model, Node, Role, Scheduler, Server
 from proxy.service import Service
-from tests.proxy.support import (
-    Backend,
-    Proxy,
-    Request,
-    free_port,
-    model,
-    proxy,
-    until,
-    with_group,
-    with_service,
-)
+from tests.proxy.support import Backend, Proxy, Request, free_port, model, proxy, with_group, with_service
 from tests.proxy.test_conn import reset
 from tests.proxy.test_server import node
+from tests.waiting import until
 
 
 async def answer_500(request: Request) -> None:

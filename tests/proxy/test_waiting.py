@@ -9,19 +9,9 @@ from typing import Any
 import pytest
 
 from core.model import Model
-from tests.proxy.support import (
-    ANSWER,
-    Backend,
-    Client,
-    Request,
-    free_port,
-    model,
-    proxy,
-    until,
-    with_group,
-    with_service,
-)
+from tests.proxy.support import ANSWER, Backend, Client, Request, free_port, model, proxy, with_group, with_service
 from tests.proxy.test_conn import reset
+from tests.waiting import until
 
 
 async def never(request: Request) -> None:

@@ -22,7 +22,8 @@ from websockets.extensions import permessage_deflate
 from websockets.http11 import Request, Response
 
 from proxy.conn import ClientConnection as Connection
-from tests.proxy.support import Proxy, free_port, model, proxy, until
+from tests.proxy.support import Proxy, free_port, model, proxy
+from tests.waiting import until
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 BIG = 4 << 20

@@ -49,12 +49,12 @@ from tests.proxy.support import (
     model,
     open_websocket,
     proxy,
-    until,
     with_listener,
     without_listener,
 )
 from tests.proxy.test_https import https
 from tests.proxy.tls_support import LocalKeys, certificate, new_key
+from tests.waiting import until
 
 
 async def test_a_change_elsewhere_is_not_noticed() -> None:

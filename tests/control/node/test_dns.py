@@ -13,8 +13,8 @@ from control.node.tasks import Tasks
 from core import members
 from core.model import AvailabilityGroup, DnsName, DnsType, Model, Server
 from tests.control.node.name_server import NameServer
-from tests.proxy.support import until
 from tests.proxy.tls_support import LOOPS, run
+from tests.waiting import until
 
 RECORDS: dict[tuple[str, str], tuple[int, list[str]]] = {
     ("app.test", "A"): (60, ["10.0.0.2", "10.0.0.1"]),

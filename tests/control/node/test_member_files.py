@@ -14,7 +14,7 @@ from control.node import member_files
 from control.node.members import Members
 from control.node.tasks import Tasks
 from core.model import AvailabilityGroup, Model, Server
-from tests.proxy.support import until
+from tests.waiting import until
 
 
 def put(path: Path, text: str) -> None:
