@@ -6,8 +6,7 @@ OpenSSL seals a session into the ticket with keys that it makes up for each cont
 is resumed at another listener, nor after what the listener demands has changed. A ticket's first 16 bytes name its
 key; tickets of the period before are taken and renewed. Listeners that ask clients for certificates give no tickets.
 
-The callback belongs to an SSL_CTX, which the ssl module does not show: it lies behind the head of the Python object.
-That is proved once, by an option that is set through one side and seen through the other; where the proof fails, each
+The callback belongs to an SSL_CTX, which the ssl module does not show (tls_native.py). Where it cannot be reached, each
 process keeps to its own tickets, and says so.
 """
 
@@ -27,16 +26,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from proxy.keyless_abi import Param, Type, immortal, open_libcrypto
+from proxy.tls_native import NativeUnavailable, libssl, ssl_ctx
 
 log = logging.getLogger(__name__)
 
-LIBSSL: Final = "libssl.so.3"
 NAME_BYTES: Final = 16
 IV_BYTES: Final = 16
 KEY_BYTES: Final = 32
 TAKEN, RENEWED, UNKNOWN, FAILED = 1, 2, 0, -1  # what the callback may return
-_OBJECT_HEAD_BYTES: Final = object.__basicsize__  # PySSLContext: PyObject_HEAD, SSL_CTX *ctx, …
-_PROBE: Final = ssl.OP_CIPHER_SERVER_PREFERENCE
 
 Secrets = Sequence[tuple[int, bytes]]  # (beginning in seconds since 1970, secret), oldest first
 _Callback = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_void_p, c.c_void_p, c.c_void_p, c.c_int)
@@ -120,8 +117,6 @@ class _Abi:
 
     def __init__(self, libssl: c.CDLL, crypto: c.CDLL) -> None:
         pointer = c.c_void_p
-        libssl.SSL_CTX_get_options.restype = c.c_uint64
-        libssl.SSL_CTX_get_options.argtypes = [pointer]
         libssl.SSL_CTX_set_tlsext_ticket_key_evp_cb.argtypes = [pointer, _Callback]
         crypto.EVP_aes_256_cbc.restype = pointer
         for function in (crypto.EVP_EncryptInit_ex, crypto.EVP_DecryptInit_ex):
@@ -129,18 +124,6 @@ class _Abi:
         crypto.EVP_MAC_CTX_set_params.argtypes = [pointer, c.POINTER(Param)]
         self._libssl, self._crypto = libssl, crypto
         self._cipher = crypto.EVP_aes_256_cbc()
-
-    def sees(self, context: ssl.SSLContext) -> bool:
-        """Whether the SSL_CTX that we take for this context's is its own."""
-        before = context.options
-        try:
-            for wanted in (before | _PROBE, before & ~_PROBE):
-                context.options = wanted
-                if self._libssl.SSL_CTX_get_options(_address(context)) != context.options:
-                    return False
-        finally:
-            context.options = before
-        return True
 
     def install(self, context: ssl.SSLContext, domain: Domain) -> None:
         def keys(_ssl: int, name: int, iv: int, cipher: int, mac: int, sealing: int) -> int:
@@ -151,7 +134,7 @@ class _Abi:
                 return FAILED
 
         # A connection may outlive its Python context: the callback stays for ever. A listener has one for each profile.
-        self._libssl.SSL_CTX_set_tlsext_ticket_key_evp_cb(_address(context), immortal(_Callback(keys)))
+        self._libssl.SSL_CTX_set_tlsext_ticket_key_evp_cb(ssl_ctx(context), immortal(_Callback(keys)))
 
     def _keys(self, domain: Domain, name: int, iv: int, cipher: int, mac: int, sealing: bool) -> int:
         current = domain.current()
@@ -181,18 +164,11 @@ class _Abi:
         return bool(self._crypto.EVP_MAC_CTX_set_params(mac, parameters) == 1)
 
 
-def _address(context: ssl.SSLContext) -> int:
-    return c.c_void_p.from_address(id(context) + _OBJECT_HEAD_BYTES).value or 0
-
-
 def _abi() -> _Abi | None:
     """None, with a warning, where the ssl module's contexts cannot be reached."""
     try:
-        abi = _Abi(c.CDLL(LIBSSL, mode=os.RTLD_NOLOAD | os.RTLD_NOW), open_libcrypto())
-        if abi.sees(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)):
-            return abi
-        why = "the ssl module's contexts have another layout"
-    except (OSError, AttributeError) as error:
-        why = str(error)
-    log.warning("sessions are resumed by the process alone that made them: %s", why)
-    return None
+        ssl_ctx(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        return _Abi(libssl(), open_libcrypto())
+    except (NativeUnavailable, OSError, AttributeError) as error:
+        log.warning("sessions are resumed by the process alone that made them: %s", error)
+        return None

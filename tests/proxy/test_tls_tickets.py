@@ -13,7 +13,7 @@ import pytest
 
 from core.model import TlsPolicy
 from keyserver.client import KeyClient
-from proxy import tls_tickets
+from proxy import tls_native
 from proxy.meters import Meters
 from proxy.tls_profile import Profile
 from proxy.tls_tickets import Domain, TicketKey, Tickets
@@ -189,31 +189,33 @@ def test_keys_show_nothing_of_themselves() -> None:
 def test_a_layout_that_is_not_as_expected(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Another context's SSL_CTX stands in for whatever else may lie there; reading what is none would be fatal."""
     other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    real = tls_tickets._address(other)
+    real = tls_native._behind_header(other)
     assert real
-    monkeypatch.setattr(tls_tickets, "_address", lambda context: real)
+    tls_native._prove.cache_clear()
+    monkeypatch.setattr(tls_native, "_behind_header", lambda context: real)
     tickets = Tickets(time.time)
     assert not tickets.shared
-    assert "resumed by the process alone that made them: the ssl module's contexts have another layout" in caplog.text
+    assert "the process alone that made them: contexts of this Python are laid out differently" in caplog.text
     before = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tickets.install(before, "web")
     tickets.replace(SECRETS)
 
 
 def test_without_libssl(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(tls_tickets, "LIBSSL", "libnone.so.3")
+    tls_native.libssl.cache_clear()
+    tls_native._prove.cache_clear()
+    monkeypatch.setattr(tls_native, "LIBSSL", "libnone.so.3")
     assert not Tickets(time.time).shared
     assert "libnone.so.3" in caplog.text
 
 
-def test_looking_changes_no_option() -> None:
-    abi = tls_tickets._abi()
-    assert abi is not None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def test_giving_a_context_keys_changes_no_option() -> None:
+    tickets, context = Tickets(time.time), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    assert tickets.shared
     for options in (
         context.options | ssl.OP_CIPHER_SERVER_PREFERENCE,
         context.options & ~ssl.OP_CIPHER_SERVER_PREFERENCE,
     ):
         context.options = options
-        assert abi.sees(context)
+        tickets.install(context, "web")
         assert context.options == options
