@@ -78,6 +78,14 @@ def parser() -> argparse.ArgumentParser:
         "--log-share", type=float, default=1.0, metavar="SHARE",
         help="of requests without an error, the share that is logged, 0 to 1 (%(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--traces", default="", metavar="URL",
+        help="where spans go, by OTLP over HTTP: http://HOST:4318/v1/traces",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace-share", type=float, default=0.01, metavar="SHARE",
+        help="of requests that no trusted client has chosen, the share that become spans, 0 to 1 (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--log-level", choices=logs.LEVELS, default="INFO", help="(%(default)s)")
     parser.add_argument("--drain-time", type=float, default=30.0, metavar="SECONDS", help="(%(default)s)")
     parser.add_argument(

@@ -19,7 +19,7 @@ from typing import Final, cast
 from core.endpoints import endpoint
 from proxy import headers
 from proxy.access_log import Record
-from proxy.actions import Decision
+from proxy.actions import Changes, Decision
 from proxy.arrival import identity_of, origin_of, visitor_of
 from proxy.carrier import NEVER, State
 from proxy.client_identity import UnusableIdentity
@@ -31,6 +31,7 @@ from proxy.gate import LOG_EVERY_S, admits
 from proxy.head import read_request
 from proxy.hub import Activity, Hub, Site, View
 from proxy.message import RequestHead
+from proxy.tracing import FIELD, Trace
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ class ClientConnection(TimedCarrier):
     """One client's connection to a listener."""
 
     __slots__ = (
-        "_buffer", "_decided", "_held_bytes", "_place", "_reading_heads", "_retiring", "_scanned", "_turn_over",
-        "_visitor", "since",
+        "_buffer", "_decided", "_held_bytes", "_place", "_reading_heads", "_retiring", "_scanned", "_trace",
+        "_traced", "_turn_over", "_visitor", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
@@ -55,6 +56,8 @@ class ClientConnection(TimedCarrier):
         self._buffer = b""
         self._scanned = 0
         self._decided: Decision = None  # what is to happen to the request that is in the buffer, if that is known
+        self._traced: bool | None = None  # whether it is chosen to be a span, if that is known
+        self._trace: Trace | None = None  # the exchange's span
         self._retiring = False
         self._reading_heads = False
         self._turn_over = False  # what is here waits for the loop's next turn
@@ -230,8 +233,21 @@ class ClientConnection(TimedCarrier):
             hsts=self._site.hsts,
         )
         decided, self._decided = self._decided, None
-        self._run(self._exchange.start(decided))
+        self._run(self._exchange.start(decided, self._begin_trace(head) if hub.tracer is not None else None))
         self._touch()
+
+    def _begin_trace(self, head: RequestHead) -> Changes | None:
+        """Makes the request a span, if it is chosen to be one."""
+        tracer = self._hub.tracer
+        assert tracer is not None
+        chosen, self._traced = self._traced, None
+        values = head.block.values(FIELD)
+        if chosen is None:
+            chosen = tracer.chooses(values, self._origin.trusted)
+        if not chosen:
+            return None
+        self._trace = tracer.begin(values, head.method.decode("ascii"), self._site.name)
+        return self._trace.changes
 
     def _tell_underscored(self, head: RequestHead) -> None:
         """Says which fields do not pass, so that nobody has to wonder; not too often."""
@@ -457,6 +473,9 @@ class ClientConnection(TimedCarrier):
             hub.journal.bills.ahead(self._site.name, *account.take_back())
         source = exchange.source.value if exchange.source else ""
         hub.journal.record(record, exchange.error, source, exchange.offset)
+        if self._trace is not None:
+            self._trace.end(record)
+            self._trace = None
 
 
 _ACTIVITIES: Final = {

@@ -59,7 +59,7 @@ class Exchange:
         "_again_after", "_buffer", "_changes", "_continued", "_date", "_down", "_head", "_hsts",
         "_interim",
         "_keep_alive", "_origin", "_reader_up", "_relay", "_repeatable", "_request", "_reused",
-        "_router", "_scanned", "_stay", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps",
+        "_router", "_scanned", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps",
         "answer", "error",
         "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
     )  # fmt: skip
@@ -108,6 +108,7 @@ class Exchange:
         self.service = ""
         self._changes: Changes | None = None
         self._stay: Stay | None = None
+        self._traced: Changes | None = None
 
     # -- what the caller may ask
 
@@ -161,9 +162,10 @@ class Exchange:
 
     # -- events
 
-    def start(self, decided: Decision = None) -> list[Command]:
-        """The head was read. `decided`: what the router has said already, if it was asked."""
-        head = self._head
+    def start(self, decided: Decision = None, traced: Changes | None = None) -> list[Command]:
+        """The head was read. `decided`: what the router has said already, if it was asked; `traced`: what the server is
+        told of the span that this is (proxy/tracing.py)."""
+        head, self._traced = self._head, traced
         try:
             self._upgrade = head.block.upgrade if upgrades_to_websocket(head) else b""
             self.target = normal_target(head.target)
@@ -187,6 +189,8 @@ class Exchange:
         if sticky is not None:
             self._stay = sticky.stay(self._head)
             changes = merged(changes, self._stay.request)
+        if self._traced is not None:
+            changes = merged(changes, self._traced)
         self._request = headers.request_head(
             self._head, target, self._origin, self.identifier, self._upgrade, host, changes
         )

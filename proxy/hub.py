@@ -28,6 +28,7 @@ from proxy.service import Service
 from proxy.sticky import SECRET_BYTES, Seal, Sticky
 from proxy.throttle import Throttling
 from proxy.tls_profile import DEFAULT, Profile
+from proxy.tracing import Tracer
 
 READ_BYTES: Final = 131_072
 DEFAULT_ALLOWANCE: Final = Allowance()
@@ -138,6 +139,7 @@ class Hub:
         self.lines_lost: Callable[[], int] = int  # of the access log
         self.reopen_log: Callable[[], None] = lambda: None
         self.log_fields: tuple[LogField, ...] = ()  # what lines of the access log need
+        self.tracer: Tracer | None = None
         self.journal = Journal(write_record, write_visits)
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time

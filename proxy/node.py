@@ -27,7 +27,7 @@ from control.node.tasks import Tasks
 from core.endpoints import split
 from core.model import Model
 from keyserver.client import KeyClient
-from proxy import exporter, handover, headers, past, talkers
+from proxy import exporter, handover, headers, past, talkers, tracing
 from proxy.ask import ADMIN_SOCKET
 from proxy.census import Filter
 from proxy.errors import ApplyError
@@ -78,6 +78,7 @@ class Node:
         """Finds here, once, what every worker would stumble over. Raises ValueError or OSError."""
         if self._keyservers:
             KeyClient(self._keyservers, identity=self._identity)
+        tracing.check(self._options.traces, self._options.trace_share)
         if self._options.access_log not in ("", "-"):
             with open(self._options.access_log, "ab"):
                 pass
@@ -105,6 +106,7 @@ class Node:
         settings = Settings(
             options.name, options.workers, str(options.identity), self._keyservers, options.access_log,
             options.drain_time, self._log_shape, str(options.state / DIRECTORY),
+            options.traces, options.trace_share,
         )  # fmt: skip
         inherited = self._succession.seats if self._succession is not None else {}
         self._supervisor = Supervisor(settings, self._tasks, self._give_up, inherited)

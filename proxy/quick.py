@@ -30,6 +30,7 @@ from proxy.lane import Answers, Request, reader
 from proxy.pool import Reuse
 from proxy.rules import normal_target
 from proxy.sticky import Stay, merged
+from proxy.tracing import FIELD
 
 _IDLE: Final = State.IDLE  # a member of an enumeration is three times as dear to name
 _EXCHANGE: Final = State.EXCHANGE
@@ -77,10 +78,16 @@ class QuickConnection(ClientConnection):
         request = self._requests.read(data)
         if request is None or self._retiring or site.closing or (request.shape.claims and self._origin.trusted):
             return False
+        tracer, traced = self._hub.tracer, None
+        if tracer is not None:
+            traced = tracer.chooses(request.values(FIELD), self._origin.trusted)
+            if traced:
+                self._traced = True
+                return False
         decided = router.route(request, request.target)
         if isinstance(decided, Forward) and self._send(data, request, decided):
             return True
-        self._decided = decided
+        self._decided, self._traced = decided, traced
         return False
 
     def _send(self, data: bytes, request: Request, forward: Forward) -> bool:

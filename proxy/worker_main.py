@@ -28,6 +28,7 @@ from proxy.keyless_abi import KeylessUnavailable
 from proxy.ledger import Ledger
 from proxy.log_shape import Format, LogShape
 from proxy.tls import TlsServer
+from proxy.tracing import Tracer
 from proxy.worker import Worker
 from proxy.worker_channel import RECHECK_S, Channel
 
@@ -82,6 +83,8 @@ async def serve(options: argparse.Namespace) -> int:
     if access_log is not None:
         hub.lines_lost, hub.reopen_log = lambda: access_log.lost, access_log.reopen
         hub.log_fields = shape.wanted
+    if options.traces:
+        hub.tracer = Tracer(options.traces, options.trace_share, options.name)
     if tls is not None:
         tls.gate.on_end, tls.gate.on_signature = hub.journal.meters.handshake, hub.journal.meters.signature
     ledger = Ledger(options.ledger, options.workers, options.turn)
@@ -100,6 +103,8 @@ async def serve(options: argparse.Namespace) -> int:
         await tls.close()
         await keys.close()
     hub.journal.store()
+    if hub.tracer is not None:
+        await asyncio.to_thread(hub.tracer.close)
     if access_log is not None:
         await access_log.close()
     return 0
@@ -135,6 +140,8 @@ def main() -> int:
     parser.add_argument("--log-format", default=Format.JSON)
     parser.add_argument("--log-field", action="append", default=[])
     parser.add_argument("--log-share", type=float, default=1.0)
+    parser.add_argument("--traces", default="")
+    parser.add_argument("--trace-share", type=float, default=0.0)
     parser.add_argument("--drain", type=float, default=30.0)
     options = parser.parse_args()
     setup("paifang-l7")

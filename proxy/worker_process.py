@@ -44,6 +44,8 @@ class Settings:
     drain_s: float = 30.0
     log_shape: LogShape = PLAIN
     counters: str = ""  # the directory of what is billed (proxy/cells.py)
+    traces: str = ""  # where spans go (proxy/tracing.py)
+    trace_share: float = 0.0
 
     def argv(self, turn: int, channel: int, sockets: int, ledger: int) -> list[str]:
         """The command line of worker number `turn`, with the descriptors by which we talk to it."""
@@ -52,6 +54,7 @@ class Settings:
         argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
         for option, value in (
             ("--identity", self.identity), ("--access-log", self.access_log), ("--counters", self.counters),
+            ("--traces", self.traces), ("--trace-share", str(self.trace_share) if self.traces else ""),
         ):  # fmt: skip
             argv += [option, value] if value else []
         argv += ["--log-format", self.log_shape.format, "--log-share", str(self.log_shape.share)]

@@ -72,6 +72,12 @@ ELSEWHERE: Final = (
         ("control.cli", "token", "access-key"),
     ),
     Elsewhere(
+        "monitoring.md",
+        "--traces http://",
+        "tests/proxy/test_tracing.py::test_a_node_sends_its_spans",
+        ("--traces", "/v1/traces", "--trace-share"),
+    ),
+    Elsewhere(
         "compose.md",
         "alias dc=",
         "deploy/compose/check.py::traffic",
