@@ -111,7 +111,6 @@ OWED: Final = (
     ("l4.md", "paifang l4 --interface eth0 --interface eth1"),
     ("l4.md", "paifang l4 decap"),
     ("metering.md", "$ paifang metering"),
-    ("proxy.md", "paifang l7 ask"),
     ("session-sync.md", "--make-cluster-key"),
     ("stores.md", "--etcd-cert"),
     ("stores.md", "paifang l7 --control"),
@@ -120,10 +119,7 @@ OWED: Final = (
     ("vip.md", "paifang l4 --vip bgp"),
     ("key-server.md", "--allow-uid 33"),
     ("key-server.md", "paifang certs init"),
-    ("key-server.md", "openssl rand -base64 33"),
-    ("key-server.md", "paifang keyserver issue"),
     ("key-server.md", "paifang keyserver check"),
-    ("key-server.md", "ticket-secret"),
     ("key-server.md", '"shape":"tls13-server"'),
     ("key-server.md", "paifang keyserver ping"),
 )

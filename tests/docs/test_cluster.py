@@ -190,3 +190,24 @@ def test_nodes(mine: Machine) -> None:
         drain, undrain = page.steps("paifang drain l7-1")
         mine.run(drain.command)
         mine.run(undrain.command)
+
+
+def test_key_server(mine: Machine) -> None:
+    with follow("key-server.md") as page:
+        (issue,) = page.steps("paifang keyserver issue")
+        mine.run(issue.command)
+        mine.run("paifang keyserver check web.pem keys/web.key; cp keys/web.key /etc/paifang/keys/")
+        mine.run("mkdir -p /root")
+        for step in page.steps("openssl rand -base64 33"):
+            mine.run(step.command)
+        mine.run("grep -q 'BEGIN ENCRYPTED PRIVATE KEY' /etc/paifang/keys/web.key")
+        mine.run(page.take("ticket-secret").text)
+        mine.run("test $(stat -c %a /etc/paifang/ticket-secret) = 600")
+
+
+def test_asking_an_l7_node(mine: Machine) -> None:
+    """Last: it ends the node."""
+    with follow("proxy.md") as page:
+        status, connections, drain = page.steps("paifang l7 ask")
+        for step in (status, connections, drain):
+            mine.run(step.command.replace("DIR", "/var/lib/paifang/l7"))
