@@ -6,7 +6,7 @@ import pytest
 
 from bench.faults.events import Event, Record, Traffic, reasons
 from bench.faults.kinds import BY_NAME
-from bench.faults.promises import BACK_S, NOTICE_S, PROMISES, May, Struck, allowed, broken, cost
+from bench.faults.promises import BACK_S, DYING_S, NOTICE_S, PROMISES, May, Struck, allowed, broken, cost
 
 
 def well(*times: float, traffic: Traffic = Traffic.HTTP) -> list[Event]:
@@ -54,8 +54,8 @@ def test_which_failures_are_of_a_window() -> None:
 
 MAY = {  # kind, traffic, when it began → may it fail
     "nothing is to be lost": ("control-killed", Traffic.HTTP, 10.05, False),
-    "under way": ("l7-worker-killed", Traffic.HTTP, 10.1, True),
-    "begun after": ("l7-worker-killed", Traffic.HTTP, 10.2, False),
+    "under way": ("l7-worker-killed", Traffic.HTTP, 10.1 + DYING_S, True),
+    "begun after": ("l7-worker-killed", Traffic.HTTP, 10.2 + DYING_S, False),
     "not noticed yet": ("l7-node-dead", Traffic.TLS_NEW, 10.1 + NOTICE_S, True),
     "noticed": ("l7-node-dead", Traffic.TLS_NEW, 10.2 + NOTICE_S, False),
     "while it lasts": ("control-killed", Traffic.API, 13.9, True),
