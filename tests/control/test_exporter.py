@@ -1,11 +1,21 @@
+"""What the control plane tells Prometheus, and the page that says so."""
+
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from certs.inventory import entries
 from control.exporter import families
-from control.node.metrics import render
+from control.node.metrics import render, table
 from control.reconcile import NodeStatus, Step
 from tests.certs.test_chain import NOW, leaf, pem
 from tests.certs.test_inventory import model
+
+PAGE = Path(__file__).parents[2] / "docs" / "control-plane.md"
+
+
+def test_the_page_has_their_table() -> None:
+    assert table(families(1, (), (), {}, 0)) in PAGE.read_text()
 
 
 def test_the_text() -> None:
