@@ -31,7 +31,8 @@ at zero when a node starts, and a listener's when it is added.
 ## What to watch
 
 Ready alerts and a dashboard: [monitoring](monitoring.md). The tables of other processes:
-[L7 nodes](proxy.md#metrics), [key servers](key-server.md#health-and-metrics), the [control plane](control-plane.md#metrics).
+[L7 nodes](proxy.md#metrics), [key servers](key-server.md#health-and-metrics), the [control
+plane](control-plane.md#metrics).
 
 | expression | what it tells |
 |---|---|
