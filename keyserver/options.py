@@ -20,7 +20,7 @@ METRICS = "127.0.0.1:8476"
 OFF = "off"
 
 EXAMPLES = """examples:
-  paifang keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33
+  paifang keyserver --keys ./keys --socket /run/paifang/keys.sock --allow-uid 33 --socket-group www-data
   paifang keyserver --keys ./keys --listen 10.0.0.5:8473 --identity ./key-1
   paifang keyserver issue --help        make a development certificate
   paifang keyserver check --help        do a chain and a key fit?

@@ -83,6 +83,12 @@ ELSEWHERE: Final = (
         "deploy/compose/check.py::traffic",
         ("deploy.lab.client", "tcp", "udp", "--bytes 5000000"),
     ),
+    Elsewhere(
+        "compose.md",
+        "--build --wait",
+        "deploy/compose/check.py::check",
+        ('"docker", "compose", "-p", project, "-f"', 'stack("build"', '"up", "-d", "--wait"'),
+    ),
 )
 
 
@@ -104,7 +110,6 @@ OWED: Final = (
     ("benchmarks.md", "make bench"),
     ("certificates.md", "$ paifang certs list"),
     ("certificates.md", "paifang keyserver acme"),
-    ("compose.md", "--build --wait"),
     ("installation.md", "pip install /usr/src/paifang"),
     ("installation.md", "paifang certs init ca"),
     ("installation.md", "paifang install control"),
@@ -117,11 +122,6 @@ OWED: Final = (
     ("upstreams.md", "/members/"),
     ("vip.md", "paifang l4 --vip vrrp"),
     ("vip.md", "paifang l4 --vip bgp"),
-    ("key-server.md", "--allow-uid 33"),
-    ("key-server.md", "paifang certs init"),
-    ("key-server.md", "paifang keyserver check"),
-    ("key-server.md", '"shape":"tls13-server"'),
-    ("key-server.md", "paifang keyserver ping"),
 )
 
 

@@ -6,13 +6,15 @@ It has the addresses that the pages use. The control plane runs as the pages sta
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.docs.blocks import Step
+from tests.docs.blocks import ROOT, Step
 from tests.docs.machine import Left, Machine, machine
 from tests.docs.pages import Page, follow
+from tests.docs.shown import agree
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -192,11 +194,56 @@ def test_nodes(mine: Machine) -> None:
         mine.run(undrain.command)
 
 
+# A TLS 1.3 handshake of the node l7-1, which a certificate of the key server's directory is for.
+SIGN = """
+import asyncio
+from pathlib import Path
+from certs.authority import key_id
+from control.node.identity import Identity
+from cryptography.x509 import load_pem_x509_certificate
+from keyserver.client import KeyClient
+
+async def sign():
+    client = KeyClient(["10.0.0.5:8473"], identity=Identity.load(Path("l7-1")), deadline_s=20)
+    await client.start()
+    leaf = load_pem_x509_certificate(Path("../web.pem").read_bytes())
+    content = b" " * 64 + b"TLS 1.3, server CertificateVerify" + bytes(33)
+    await client.sign(key_id(leaf.public_key()), 0x0403, content, "example.test")
+    await client.close()
+
+asyncio.run(sign())
+"""
+
+
 def test_key_server(mine: Machine) -> None:
     with follow("key-server.md") as page:
         (issue,) = page.steps("paifang keyserver issue")
         mine.run(issue.command)
         mine.run("paifang keyserver check web.pem keys/web.key; cp keys/web.key /etc/paifang/keys/")
+        mine.run("mkdir -p ks && cd ks && cp ../web.pem fullchain.pem")
+        mine.run("(umask 077; openssl ecparam -name prime256v1 -genkey -noout -out privkey.pem)")
+        (check,) = page.steps("paifang keyserver check fullchain.pem")
+        mine.follow(check, code=1)
+
+        (socket,) = page.steps("--allow-uid 33")
+        near = mine.leave_running(socket.command, "ready")
+        init, own, remote = page.steps("paifang certs init")
+        for command in (init.command, own.command, "paifang certs issue ./ca --role l7 --name l7-1 --out ./l7-1"):
+            mine.run(command)
+        far = mine.leave_running(remote.command, "ready")
+        mine.write("sign.py", SIGN)
+        mine.run(f"PYTHONPATH={ROOT} {sys.executable} sign.py")
+        line = mine.run("tail -n 1 /var/log/paifang/keys.jsonl").out
+        assert agree(page.take('"shape":"tls13-server"').text, line)
+
+        (ping,) = page.steps("paifang keyserver ping")
+        assert "refused client" in mine.run(ping.command, code=1).err, "root is not uid 33"
+        mine.run("install -d -o 33 /run/www && cp -r l7-1 /run/www/ && chown -R 33 /run/www/l7-1 && cd /run/www")
+        mine.follow(Step(f"setpriv --reuid 33 --regid 33 --clear-groups {ping.command}", ping.shown))
+        mine.run("cd /run/home")
+        mine.stop(near)
+        mine.stop(far)
+
         mine.run("mkdir -p /root")
         for step in page.steps("openssl rand -base64 33"):
             mine.run(step.command)
