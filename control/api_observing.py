@@ -42,7 +42,7 @@ async def get_series(request: web.Request) -> web.Response:
     observer, of, now = request.app[OBSERVER], text(request, "of"), time.time()
     end, start = asked(request)["to"], asked(request)["from"]
     end_s = float(end) if isinstance(end, int) else now
-    start_s = float(start) if isinstance(start, int) else end_s - DEFAULT_S
+    start_s = float(start) if isinstance(start, int) else max(0.0, end_s - DEFAULT_S)
     if start_s >= end_s:
         raise web.HTTPBadRequest(text="from is earlier than to")
     wanted = series.Asked.of(start_s, end_s, number(request, "step"), now)

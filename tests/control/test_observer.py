@@ -110,6 +110,8 @@ async def test_what_is_asked_of_charts(site: Site) -> None:
     await site.user.ask("GET", "/v1/series?of=listeners/none", status=404)
     await site.user.ask("GET", "/v1/series?of=rules/web", status=400)
     await site.user.ask("GET", "/v1/series?from=5&to=5", status=400)
+    early = await site.user.ask("GET", "/v1/series?to=1200")
+    assert (early["start"], len(early["series"]["connections"])) == (0, 2), "no slot before 1970"
 
 
 async def test_charts_and_events_outlive_a_restart(site: Site) -> None:
