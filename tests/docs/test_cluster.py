@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -252,9 +253,29 @@ def test_key_server(mine: Machine) -> None:
         mine.run("test $(stat -c %a /etc/paifang/ticket-secret) = 600")
 
 
-def test_asking_an_l7_node(mine: Machine) -> None:
-    """Last: it ends the node."""
+def test_asking_an_l7_node_and_what_it_counted(mine: Machine) -> None:
+    """Last: it ends the node, which delivers on its way out."""
+    mine.eventually("curl -s http://10.0.0.8/", "hello")
     with follow("proxy.md") as page:
         status, connections, drain = page.steps("paifang l7 ask")
         for step in (status, connections, drain):
             mine.run(step.command.replace("DIR", "/var/lib/paifang/l7"))
+    with follow("metering.md") as page:
+        mine.eventually("paifang metering", "shop +web")
+        month, hours, bytes_out = (
+            Step(this_month(step.command), this_month(step.shown)) for step in page.steps("$ paifang metering")
+        )
+        mine.follow(month, loose=("2210", "311"))
+        mine.run(hours.command)
+        assert re.search(r"^\S+,shop,web,", mine.run("cat shop.csv").out, re.M)
+        mine.run('AUTH="Authorization: Bearer $PAIFANG_TOKEN"; API=$PAIFANG_API')
+        assert int(mine.run(bytes_out.command).out) > 0
+
+
+def this_month(text: str) -> str:
+    """The page's November as the month in which the test runs, and its day's hours as those up to the next one."""
+    now = datetime.now(UTC)
+    after = (now.replace(day=1) + timedelta(days=31)).strftime("%Y-%m")
+    begun, ends = ((now + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:00Z") for hours in (-1, 1))
+    text = text.replace("2026-11-20T08:00Z", begun).replace("2026-11-20T18:00Z", ends)
+    return text.replace("2026-12-01", f"{after}-01").replace("2026-11-01", now.strftime("%Y-%m-01"))
