@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from bench.faults import bills, watch
 from bench.faults.changes import Changes
@@ -67,10 +67,13 @@ class Result:
         said += [str(bill) for bill in self.bills if not bill.right]
         said += self.lost_changes
         said += [f"{use} grows" for use in watch.uses(self.samples) if use.grows]
-        may_be = lost_connections(self.record)
-        said += [f"{count} {what} left behind, of {may_be} connections that were lost"
-                 for what, count in self.left.items() if count > may_be]  # fmt: skip
+        may_be = lost_connections(self.record) + UNTOLD * sum(each.kind == "l4-node-dead" for each in self.struck)
+        said += [f"{count} {what} left behind, of {may_be} that may be" for what, count in self.left.items()
+                 if count > may_be]  # fmt: skip
         return said
+
+
+UNTOLD: Final = 2  # ends of connections that an L4 node has seen in its last 20 ms, and told nobody
 
 
 def lost_connections(record: Record) -> int:
