@@ -107,15 +107,9 @@ OWED: Final = (
     ("observing.md", "/v1/series?of"),
     ("observing.md", "$ paifang events"),
     ("observing.md", "/v1/talkers?tier"),
-    ("benchmarks.md", "make bench"),
     ("installation.md", "pip install /usr/src/paifang"),
     ("installation.md", "paifang certs init ca"),
     ("installation.md", "paifang install control"),
-    ("l4.md", "paifang l4 --interface eth0 --interface eth1"),
-    ("l4.md", "paifang l4 decap"),
-    ("session-sync.md", "--make-cluster-key"),
-    ("vip.md", "paifang l4 --vip vrrp"),
-    ("vip.md", "paifang l4 --vip bgp"),
 )
 
 

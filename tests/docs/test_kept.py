@@ -128,7 +128,7 @@ def test_the_control_plane_with_etcd(mine: Machine) -> None:
     """What one control node takes the other has; a node goes from one to the other."""
     with follow("stores.md") as page:
         page.take("--etcd-cert")  # the fixture ran it,
-        page.take("paifang l7 --control")  # and this; the L4 nodes' line is test_tier's
+        page.take("paifang l7 --control")  # and this; the L4 nodes' line is test_lab_page's
         there = "PAIFANG_API=https://control:8470 PAIFANG_CA=api.pem paifang"
         assert "l7-1" in mine.run(f"{there} status").out
         mine.stop(mine.running)
