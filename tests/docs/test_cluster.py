@@ -5,6 +5,7 @@ It has the addresses that the pages use. The control plane runs as the pages sta
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -193,6 +194,35 @@ def test_nodes(mine: Machine) -> None:
         drain, undrain = page.steps("paifang drain l7-1")
         mine.run(drain.command)
         mine.run(undrain.command)
+
+
+def user(made: Machine) -> None:
+    """The variables that the pages have from the one on the API."""
+    made.run('API=$PAIFANG_API; AUTH="Authorization: Bearer $PAIFANG_TOKEN"')
+
+
+def keys(text: str) -> set[str]:
+    """Those of a JSON document, of one that a page has shortened too."""
+    return set(re.findall(r'"(\w+)":', text))
+
+
+def test_observing(mine: Machine) -> None:
+    with follow("observing.md") as page:
+        user(mine)
+        for begin in ("/v1/topology", "/v1/series?of"):
+            (step,) = page.steps(begin)
+            assert keys(mine.run(step.command).out) >= keys(step.shown) > {"connections_per_s"}
+        table, after = page.steps("$ paifang events")
+        form = r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  \w+ +(node|server) +\S"
+        assert len(re.findall(form, table.shown)) == 2
+        assert 1 <= len(re.findall(form, mine.run(table.command).out)) <= 2
+        printed = mine.run(after.command.replace("after=41", "after=0")).out
+        assert keys(printed) >= {"events", "id", "at", "kind", "severity", "object", "text", "fields", "next"}
+        assert keys(after.shown) <= keys(printed) | {"before", "version", "why"}
+        (talkers,) = page.steps("/v1/talkers?tier")
+        found = json.loads(mine.run(talkers.command).out)
+        assert (found["tier"], found["nodes"], found["talkers"]) == ("l4", 0, []), "this cluster has no L4 nodes"
+        assert found.keys() == keys(talkers.shown) & found.keys()
 
 
 # A TLS 1.3 handshake of the node l7-1, which a certificate of the key server's directory is for.

@@ -62,3 +62,67 @@ def test_first_steps(mine: Machine) -> None:
         mine.write("/etc/systemd/system/paifang.service", unit)
         mine.run("mkdir -p /opt/paifang/bin && ln -s $(which paifang) /opt/paifang/bin/paifang")
         assert mine.run("systemd-analyze verify /etc/systemd/system/paifang.service").text == ""
+
+
+EXPLAINED = """
+[[nodes]]
+name = "l4-1"
+role = "l4"
+address = "10.0.0.21"
+
+[[nodes]]
+name = "l7-1"
+role = "l7"
+address = "10.0.0.11"
+
+[[instances]]
+name = "shop"
+vips = ["192.0.2.10"]
+
+[[server_groups]]
+name = "app"
+servers = [
+    { address = "10.0.1.1", port = 8080 },
+    { address = "10.0.1.2", port = 8080 },
+    { address = "10.0.1.3", port = 8080, weight = 0 },
+]
+
+[[backend_services]]
+name = "app"
+protocol = "http"
+server_group = "app"
+scheduler = "sh"
+
+[[access_lists]]
+name = "bad"
+entries = ["198.51.100.0/24"]
+
+[[listeners]]
+name = "web"
+instance = "shop"
+protocol = "http"
+port = 80
+backend_service = "app"
+acl = "black"
+access_list = "bad"
+
+[[rules]]
+name = "api"
+listener = "web"
+url = "/api"
+headers = [{ name = "X-Beta", values = ["1"] }]
+backend_service = "app"
+
+[[rules]]
+name = "old"
+listener = "web"
+path = "/old"
+redirect = { path = "/" }
+"""
+
+
+def test_explain(mine: Machine) -> None:
+    with follow("explain.md") as page:
+        mine.write("site.toml", EXPLAINED)
+        (step,) = page.steps("$ paifang explain http")
+        mine.follow(step)
