@@ -107,6 +107,7 @@ ELSEWHERE: Final = (
 # What no machine of a test has. The page says so itself, in these words.
 NOT_TO_BE_HAD: Final = {
     ("vip.md", "router bgp 65000"): "As FRR's documentation has it; the tests run against BIRD",
+    ("backends.md", "modprobe ipip"): "The kernel of our tests has no ipip; these lines are not run there",
 }
 
 # Commands that no test runs yet, by page and a part of the block. A block that is followed must not stand here.
