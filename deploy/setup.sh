@@ -21,7 +21,7 @@ packages=(
     prometheus                                          # promtool, for the alerts
     systemd                                             # systemd-analyze, for the units
     slowhttptest                                        # slow clients for the soak tests
-    jq tcpdump                                          # in commands of the documentation, which tests run
+    jq tcpdump sqlite3                                  # in commands of the documentation, which tests run
 )
 
 # Runs a command whose output matters only when it fails.

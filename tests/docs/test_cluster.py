@@ -283,6 +283,81 @@ def test_key_server(mine: Machine) -> None:
         mine.run("test $(stat -c %a /etc/paifang/ticket-secret) = 600")
 
 
+def test_operations(mine: Machine) -> None:
+    """What is backed up while it runs comes back on a control plane that has nothing else."""
+    state = "/var/lib/paifang/control"
+    with follow("operations.md") as page:
+        for begin in ("paifang drain l7-1", "paifang weigh"):
+            for step in page.steps(begin):
+                mine.run(step.command)
+        mine.run("paifang token revoke ops; paifang token create ops --role operate --out old.token")
+        (rotate,) = page.steps("paifang token rotate")
+        mine.run(rotate.command.replace(" ci ", " ops "))
+        for secret in ("old.token", "ci.token"):
+            mine.run(f"PAIFANG_TOKEN=$(cat {secret}) paifang token show")
+
+        mine.run("install -d /var/lib/paifang-l4; paifang l4 --make-cluster-key /var/lib/paifang-l4/cluster.key")
+        make, append = page.steps("--make-cluster-key")
+        mine.run(make.command)
+        mine.run(append.command)
+        read = "import sys; from l4fast.sync_keys import parse_secrets as parse; s = parse(sys.stdin.read())"
+        told = mine.run(
+            f'python -c "{read}; print(len(s.keys), s.seed is not None)" </var/lib/paifang-l4/cluster.key'
+        ).out
+        assert told == "2 True\n"
+
+        mine.run(f"rm -rf /var/lib/paifang-control; ln -s {state} /var/lib/paifang-control")
+        mine.stop(mine.running)
+        mine.running = with_access_keys(mine, state)
+        known = {command: mine.run(command).out for command in KNOWN}
+        before = mine.run("paifang audit verify").out.split()[-1]
+        *copies, check, keyfile, authority, export = page.steps("pragma integrity_check")
+        for step in copies:
+            mine.run(step.command)
+        assert mine.run(check.command).out == "ok\n"
+        for step in (keyfile, authority, export):
+            mine.run(step.command)
+        mine.run("curl -sf -H \"Authorization: Bearer $PAIFANG_TOKEN\" -X PATCH $PAIFANG_API/v1/instances/shop"
+                 """ -d '{"description": "made after the backup"}' >/dev/null""")  # fmt: skip
+        mine.eventually("paifang status", "in step")
+        after = mine.run("paifang audit verify").out.split()[-1]
+
+        mine.stop(mine.running)
+        mine.run(f"rm /var/lib/paifang-control; mv {state} {state}.lost; mv ca ca.lost; mkdir {state}")
+        mine.run(f"ln -s {state} /var/lib/paifang-control")
+        for step in page.steps("install -m 0600 /var/backups"):
+            mine.run(step.command)
+        mine.running = with_access_keys(mine, state)
+        assert {command: mine.run(command).out for command in KNOWN} == known
+        assert "made after the backup" not in known["paifang export"]
+        mine.run(f"paifang audit verify --noted {before}")
+        mine.run(f"paifang audit verify --noted {after}", code=1)
+        mine.eventually("paifang status", "in step")  # the node takes the older version, by the CA that came back
+        (invite,) = Page("nodes.md").steps("paifang node invite")
+        mine.run(mine.run(invite.command.replace("l7-3", "l7-4")).out)
+        mine.run("test -s /etc/paifang/l7-4/key.pem; diff -r ca ca.lost")
+        mine.run("paifang apply /var/backups/paifang/site.toml; rm /var/lib/paifang-control")
+
+
+KNOWN = (
+    "paifang export",
+    "curl -s $PAIFANG_API/v1/healthz | jq .version",
+    "paifang history --json",
+    "paifang token access-key",
+    "PAIFANG_TOKEN=$(cat old.token) paifang token show --json | jq .id",
+    "sqlite3 /var/lib/paifang-control/control.db 'select hex(value) from records where key = \"cookies\"'",
+)
+
+
+def with_access_keys(made: Machine, state: str) -> Left:
+    """The control plane with an API that has access keys."""
+    return made.leave_running(
+        f"paifang control --state {state} --nodes 10.0.0.5:8471 --identity ./control-id --ca ./ca"
+        " --alibaba 127.0.0.1:8480",
+        "node API on",
+    )
+
+
 def test_asking_an_l7_node_and_what_it_counted(mine: Machine) -> None:
     """Last: it ends the node, which delivers on its way out."""
     mine.eventually("curl -s http://10.0.0.8/", "hello")
