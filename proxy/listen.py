@@ -82,10 +82,12 @@ def bind(address: str, port: int) -> socket.socket:
 def refuse_new(sock: socket.socket) -> None:
     """Begins no new handshake on a listening socket; those under way are finished.
 
-    Whoever is dropped asks again after a second (RFC 6298), when this socket is closed and another one answers.
+    Whoever is dropped asks again after a second (RFC 6298), when this socket is closed and another one answers. Kernels
+    that keep filters from users without privileges go on shaking hands: those who begin as it is closed are refused.
     """
     lines = len(_DROP_SYN.raw) // _FILTER_LINE.size
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", lines, ctypes.addressof(_DROP_SYN)))
+    with suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", lines, ctypes.addressof(_DROP_SYN)))
 
 
 def accept_left(sock: socket.socket) -> list[socket.socket]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +58,15 @@ class Source(Protocol):
         """Reads them; None where it is not known yet whose they are."""
 
 
+def boot_id() -> str:
+    """Which boot of the machine this is; of systemd (`%b`) in units that hide /proc/sys. Empty if nobody tells."""
+    with contextlib.suppress(FileNotFoundError):
+        return _BOOT_ID.read_text().strip().replace("-", "")
+    return os.environ.get("PAIFANG_BOOT_ID", "")
+
+
 class Clock:
-    """The control plane's time, by this machine's uptime."""
+    """The control plane's time, by this machine's uptime. `boot` is empty where it is not known which boot this is."""
 
     def __init__(
         self, boot: str, *, wall: Callable[[], float] = time.time, uptime: Callable[[], float] | None = None
@@ -70,7 +78,7 @@ class Clock:
 
     def restore(self, noted: tuple[str, float] | None) -> None:
         """What an earlier process has noted, if that was since the machine was booted."""
-        if noted is not None and noted[0] == self.boot:
+        if noted is not None and self.boot and noted[0] == self.boot:
             self._ahead_s = noted[1]
 
     def now(self) -> float:
@@ -93,7 +101,7 @@ class Metering:
         self._path = state / "metering.db"
         self._source = source
         self._cut_s, self._deliver_s = cut_s, deliver_s
-        self._clock = clock or Clock(_BOOT_ID.read_text().strip())
+        self._clock = clock or Clock(boot_id())
         self._ledger: Ledger | None = None
         self._thread = ThreadPoolExecutor(1, "metering")
         self._busy = asyncio.Lock()

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,7 @@ def version() -> str:
     return importlib.metadata.version("paifang")
 
 
-def _boot_s() -> int:
-    """When the machine booted, in seconds since 1970."""
-    lines = (_PROC / "stat").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("btime ")).split()[1])
+@functools.cache
+def _boot_s() -> float:
+    """When the machine booted, in seconds since 1970; /proc/stat is hidden from our services (ProcSubset=pid)."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)

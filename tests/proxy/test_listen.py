@@ -64,6 +64,24 @@ def test_a_socket_about_to_close_finishes_handshakes_and_begins_none() -> None:
             new.accept()[0].close()
 
 
+class Unprivileged(socket.socket):
+    """Of a user whom the kernel lets attach no filters."""
+
+    def setsockopt(self, level: int, option: int, *value: object) -> None:  # type: ignore[override]
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_where_filters_are_refused_a_socket_about_to_close_goes_on_accepting() -> None:
+    with Unprivileged() as old, socket.socket() as client:
+        old.bind(("127.0.0.1", 0))
+        old.listen()
+        old.setblocking(False)
+        refuse_new(old)
+        client.connect(old.getsockname())
+        (accepted,) = accept_left(old)
+        accepted.close()
+
+
 def test_a_port_in_use_is_an_error_with_a_remedy() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

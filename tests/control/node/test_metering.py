@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -234,6 +235,19 @@ async def test_the_control_plane_says_what_time_it_is(tmp_path: Path) -> None:
     rebooted = machine.clock("b2")
     async with metering_of(tmp_path, source, rebooted):
         assert rebooted.now() == machine.wall
+
+
+def test_the_boot_is_known_where_proc_shows_processes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd's %b has no hyphens; a noted clock of nobody knows which boot is not taken."""
+    told = module.boot_id()
+    assert re.fullmatch("[0-9a-f]{32}", told)
+    monkeypatch.setattr(module, "_BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setenv("PAIFANG_BOOT_ID", told)
+    assert module.boot_id() == told
+    monkeypatch.delenv("PAIFANG_BOOT_ID")
+    unknown = Machine().clock(module.boot_id())
+    unknown.restore(("", 7.0))
+    assert unknown.now() == Machine().wall
 
 
 async def test_an_hour_ends_where_it_ends(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from control.node import process_metrics
 from control.node.metrics import render
 from control.node.process_metrics import families, version
 
@@ -37,3 +40,5 @@ def test_the_process_is_this_one() -> None:
     assert 1 << 20 < after["process_resident_memory_bytes"] < 1 << 36
     assert time.time() - 86400 * 7 < after["process_start_time_seconds"] <= time.time() + 1
     assert after["process_start_time_seconds"] == before["process_start_time_seconds"]
+    (booted,) = re.findall(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.M)
+    assert abs(process_metrics._boot_s() - int(booted)) < 3
