@@ -12,8 +12,8 @@ from pathlib import Path
 
 from certs.authority import AuthorityError
 from control.access import Limits
-from control.alibaba.call import Site
 from control.api import openapi
+from control.cloud.site import Site
 from control.durations import duration
 from control.listening import Files
 from control.metering_keep import Retention
@@ -93,6 +93,17 @@ def parser() -> argparse.ArgumentParser:
         help="addresses that CreateLoadBalancer without Address takes; may be repeated",
     )  # fmt: skip
     result.add_argument(
+        "--jdcloud", type=address, metavar="HOST:PORT",
+        help="JD Cloud's load balancer API, for its SDKs (docs/jdcloud.md); any address but loopback has TLS",
+    )  # fmt: skip
+    result.add_argument(
+        "--jdcloud-region", type=_region, default=Site().region, metavar="NAME", help="its regionId (%(default)s)"
+    )
+    result.add_argument(
+        "--jdcloud-vips", type=_network, action="append", default=[], metavar="CIDR",
+        help="addresses that createLoadBalancer without privateIpAddress takes; may be repeated",
+    )  # fmt: skip
+    result.add_argument(
         "--access-key-file", type=Path, metavar="FILE",
         help="what access keys are made with, the same on every control node (DIR/access.key, made if missing)",
     )  # fmt: skip
@@ -158,15 +169,18 @@ def main() -> int:
     if (options.api_tls_cert is None) is not (options.api_tls_key is None):
         arguments.error("--api-tls-cert and --api-tls-key go together")
     tls = None if options.api_tls_cert is None else Files(options.api_tls_cert, options.api_tls_key)
-    if options.alibaba is None and (options.alibaba_vips or options.access_key_file or options.new_access_keys):
-        arguments.error("--alibaba-vips, --access-key-file and --new-access-keys need --alibaba HOST:PORT")
+    for cloud in ("alibaba", "jdcloud"):
+        if getattr(options, cloud) is None and getattr(options, f"{cloud}_vips"):
+            arguments.error(f"--{cloud}-vips need --{cloud} HOST:PORT")
+    if options.alibaba is options.jdcloud is None and (options.access_key_file or options.new_access_keys):
+        arguments.error("--access-key-file and --new-access-keys need --alibaba or --jdcloud HOST:PORT")
     if options.ca is not None and options.nodes is None:
         arguments.error("--ca needs --nodes: nodes join there")
     settings = Settings(
         options.state, options.api, options.nodes, options.identity, options.token_file, tls, tuple(options.api_host),
         options.api_rate, options.audit_stderr, etcd, options.ca, options.identity_lifetime, options.metering_days,
         options.alibaba, Site(options.alibaba_region, tuple(options.alibaba_vips)), options.access_key_file,
-        options.new_access_keys,
+        options.new_access_keys, options.jdcloud, Site(options.jdcloud_region, tuple(options.jdcloud_vips)),
     )  # fmt: skip
     try:
         asyncio.run(reset_admin_token(settings) if options.reset_admin_token else serve(settings))

@@ -69,7 +69,7 @@ async def post_access_key(request: web.Request) -> web.Response:
     """Told to who has the token alone: its secret is made of the token, and gives no more than the token does."""
     token, keyring = _own(), request.app.get(KEYRING)
     if keyring is None:
-        raise web.HTTPConflict(text="access keys are for APIs of clouds: start the control plane with --alibaba")
+        raise web.HTTPConflict(text="access keys are for APIs of clouds: start it with --alibaba or --jdcloud")
     identity = key_id(token)
     if identity is None:
         raise web.HTTPConflict(text="a token of an earlier release has no access key; make another token")

@@ -16,7 +16,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -27,15 +27,16 @@ from certs.authority import Authority
 from control import api, expiry, first_token, node_api
 from control.access import Access, Limits
 from control.alibaba import application as alibaba
-from control.alibaba.call import Site
 from control.api_tokens import KEYRING
 from control.audit import Audit
 from control.cloud import keyring
 from control.cloud.access_keys import Keyring
 from control.cloud.entrance import Entrance
+from control.cloud.site import Site
 from control.first_token import Destination, TokenFileError
 from control.history import NAME as HISTORY
 from control.history import History
+from control.jdcloud import application as jdcloud
 from control.listening import Files, ListenError, Listening, ServerTls, TlsError
 from control.metering_keep import MeteringKeep, Retention
 from control.node.addresses import is_loopback
@@ -87,6 +88,8 @@ class Settings:
     site: Site = field(default_factory=Site)
     access_key_file: Path | None = None
     new_access_keys: bool = False
+    jdcloud: tuple[str, int] | None = None
+    jdcloud_site: Site = field(default_factory=Site)
 
 
 async def serve(settings: Settings) -> None:
@@ -114,12 +117,7 @@ async def serve(settings: Settings) -> None:
         keys = await _keyring(store, settings)
         doors.append(await _serve_users(plane, settings, access, tls, watching, signing, keys, observer))
         if keys is not None:
-            cloud_tls = tls
-            if settings.alibaba is not None and tls is None:
-                cloud_tls = _tls(settings, identity, settings.alibaba[0], "--alibaba")
-                if cloud_tls is not None:
-                    watching.spawn(cloud_tls.watch(), "the certificate of Alibaba's API")
-            doors.append(await _serve_alibaba(plane, settings, access, cloud_tls, keys))
+            doors += await _serve_clouds(plane, settings, access, tls, identity, watching, keys)
         if settings.nodes is not None:
             assert identity is not None
             context = _node_context(identity, plane, signing)
@@ -202,7 +200,7 @@ def _access(plane: ControlPlane, settings: Settings, tls: ServerTls | None) -> A
 
 async def _keyring(store: Store, settings: Settings) -> Keyring | None:
     """What access keys are made with, where any API asks for them. Raises ServeError."""
-    if settings.alibaba is None:
+    if settings.alibaba is None and settings.jdcloud is None:
         return None
     file = settings.access_key_file or settings.state / keyring.NAME
     try:
@@ -211,15 +209,29 @@ async def _keyring(store: Store, settings: Settings) -> Keyring | None:
         raise ServeError(str(error)) from None
 
 
-async def _serve_alibaba(
-    plane: ControlPlane, settings: Settings, access: Access, tls: ServerTls | None, keys: Keyring
-) -> Listening:
-    """Raises ServeError."""
-    assert settings.alibaba is not None
-    host, port = settings.alibaba
-    site = dataclasses.replace(settings.site, endpoint=endpoint(host, port))
-    app = alibaba.application(plane, Entrance(access, plane.store, keys), site)
-    return await _listen("alibaba", app, settings.alibaba, None if tls is None else tls.context)
+async def _serve_clouds(
+    plane: ControlPlane, settings: Settings, access: Access, tls: ServerTls | None, identity: Identity | None,
+    watching: Tasks, keys: Keyring,
+) -> list[Listening]:  # fmt: skip
+    """The APIs of clouds that are asked for. Raises ServeError."""
+    wanted: list[tuple[str, tuple[str, int] | None, Site, Callable[[ControlPlane, Entrance, Site], web.Application]]]
+    wanted = [
+        ("alibaba", settings.alibaba, settings.site, alibaba.application),
+        ("jdcloud", settings.jdcloud, settings.jdcloud_site, jdcloud.application),
+    ]
+    doors: list[Listening] = []
+    for name, address, site, make in wanted:
+        if address is None:
+            continue
+        cloud_tls = tls
+        if tls is None:
+            cloud_tls = _tls(settings, identity, address[0], f"--{name}")
+            if cloud_tls is not None:
+                watching.spawn(cloud_tls.watch(), f"the certificate of {name}'s API")
+        site = dataclasses.replace(site, endpoint=endpoint(*address))
+        app = make(plane, Entrance(access, plane.store, keys), site)
+        doors.append(await _listen(name, app, address, None if cloud_tls is None else cloud_tls.context))
+    return doors
 
 
 async def _serve_users(

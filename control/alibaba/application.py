@@ -18,28 +18,27 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
 from control import protection
 from control.alibaba import signature
 from control.alibaba.actions import ACTIONS, VERSION
-from control.alibaba.call import Action, Answer, Call, Draft, Site
+from control.alibaba.call import Action, Answer, Call, Site
 from control.alibaba.errors import SlbError, denied
 from control.alibaba.parameters import read
 from control.alibaba.rendering import rendered
 from control.alibaba.signature import Request, Signed
 from control.audit import Changed, result_of
+from control.cloud.changing import KeyInsideError, made
 from control.cloud.entrance import Claim, Entrance, Reason, RefusedError
 from control.edit import EditError
 from control.gate import HEADERS
-from control.handling import after_edits
-from control.material import key_errors
 from control.service import ControlPlane
 from control.store import StoreError
 from control.token_record import Token
 from core.errors import ConfigErrors
-from core.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -159,26 +158,12 @@ class Endpoint:
 
     async def _change(self, action: Action, call: Call, token: Token, told: _Told) -> Answer:
         assert action.change is not None
-        make, answers = action.change, []
-
-        def changed(before: Model) -> Model:
-            draft = Draft(before)
-            answers.append(make(call, draft))
-            if any(key_errors(each.body) for each in draft.edits if each.body is not None):
-                raise denied("A private key does not belong here.")
-            after = after_edits(before, draft.edits) if draft.edits else before
-            protection.permit(before, after)
-            return after
-
         dry_run = call.given.on("DryRun")
-        version, changes = await self._plane.change(
-            changed, author=token.name, comment=action.name, expected=None, dry_run=dry_run
-        )
+        change, answer = await made(self._plane, partial(action.change, call), token.name, action.name, dry_run)
         if dry_run:
             raise SlbError("DryRunOperation", 400, "The request would have succeeded; DryRun is set.")
-        objects = tuple(f"{each.kind.value}/{each.name}" for each in changes)
-        told.change = Changed(version - 1 if changes else version, version, objects)
-        return answers[-1]
+        told.change = change
+        return answer
 
     async def _note(self, request: web.Request, told: _Told) -> None:
         """Changes, and refusals of whatever, are told to the audit log."""
@@ -238,6 +223,9 @@ def _translated(error: Exception, told: _Told) -> SlbError:
         case protection.ProtectedError():
             told.audit_status = 409
             return denied(f"{error}.")
+        case KeyInsideError():
+            told.audit_status = 400
+            return denied("A private key does not belong here.")
         case EditError():
             told.audit_status = 409
             return SlbError("OperationConflict", 409, f"{error}.")

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from control.alibaba import balancers, services
 from control.alibaba.call import Action, Answer, Call
 from control.alibaba.parameters import number, text, word
-from control.reconcile import Step
-from control.watching import picture
-from core.endpoints import endpoint
+from control.cloud.health import key, reported
 from core.model import BackendService, Listener, Model, Protocol, Server
 
 
@@ -27,10 +25,7 @@ def describe(call: Call, model: Model) -> Answer:
     ]  # fmt: skip
     if not found and "ListenerPort" in given:
         balancer.listener(model, None, given.number("ListenerPort", 0))  # which says that there is none
-    reported = picture(each for each in call.statuses if each.step is not Step.SILENT).servers
-    said = {(service, server): True for _, _, service, server in reported}
-    for (_, _, service, server), (healthy, _) in reported.items():
-        said[service, server] &= healthy
+    said = reported(call.statuses)
     rows = [row for listener in found for row in _rows(model, listener, said)]
     return {"BackendServers": {"BackendServer": rows}}
 
@@ -68,9 +63,7 @@ def _servers(model: Model, service: BackendService) -> tuple[Server, ...]:
 def _status(listener: Listener, service: BackendService, server: Server, said: dict[tuple[str, str], bool]) -> str:
     if service.health_check is None or not listener.enabled:
         return "unavailable"
-    at = endpoint(server.address, server.port)
-    key = ("", f"{at}/{listener.protocol.value}") if listener.protocol in balancers.L4 else (service.name, at)
-    healthy = said.get(key)
+    healthy = said.get(key(service, server))
     return "unavailable" if healthy is None else "normal" if healthy else "abnormal"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from control.alibaba.call import Action, Answer, Call, Draft, Site, page
 from control.alibaba.errors import SlbError, denied, invalid, missing
 from control.alibaba.parameters import Given, Parameter, many, number, refused, tables, tables_of, text, word
 from control.alibaba.pem import TIME
+from control.cloud.site import free, taken
 from core.endpoints import is_loopback, version
 from core.fields import Kind
 from core.model import Instance, InstanceType, Model
@@ -67,7 +68,6 @@ def _created(balancer: Balancer, site: Site) -> Answer:
 
 def _address(given: Given, site: Site, model: Model) -> str:
     """The VIP of a new instance: the one that is asked for, or the first of ours that is free. Raises SlbError."""
-    taken = set(_taken(model))
     wanted = 6 if given.text("AddressIPVersion") == "ipv6" else 4
     if "Address" in given:
         try:
@@ -76,28 +76,14 @@ def _address(given: Given, site: Site, model: Model) -> str:
             raise invalid("Address", "an IP address is") from None
         if version(found) != wanted:
             raise invalid("Address", f"one of AddressIPVersion ipv{wanted} is")
-        if found in taken and not is_loopback(found):
+        if found in set(taken(model)) and not is_loopback(found):
             raise SlbError("IpNotAvailable", 400, f"The address {found} is in use.")
         return found
-    for network in site.vips:
-        if network.version == wanted:
-            free = next((str(each) for each in network.hosts() if str(each) not in taken), "")
-            if free:
-                return free
+    if found := free(site, model, wanted):
+        return found
     if not any(network.version == wanted for network in site.vips):
         raise missing("Address")
     raise SlbError("ResourceNotAvailable", 400, f"No IPv{wanted} address is left of those that instances get.")
-
-
-def _taken(model: Model) -> Iterator[str]:
-    for instance in model.instances.values():
-        yield from instance.vips
-    for node in model.nodes.values():
-        yield from (node.address, node.address_v6, *node.source_pool)
-    for group in model.server_groups.values():
-        yield from (server.address for server in group.servers)
-    for spread in model.availability_groups.values():
-        yield from (server.address for server in spread.members)
 
 
 def _bandwidth(given: Given) -> int:

@@ -7,17 +7,17 @@ Users' tags are the others; they can neither see nor set these by the API.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from urllib.parse import parse_qsl, urlencode
 
 from control.alibaba.errors import SlbError, denied
+from control.cloud.marks import OWN, Tags, kept, matches, packed, users
 
-OWN = "paifang:"
+__all__ = [
+    "Tags", "mark", "marked", "matches", "own_tag", "own_tags", "shown", "tagged", "untagged", "users",
+]  # fmt: skip
+
 KEY = "paifang:slb"
 RESERVED = (OWN, "aliyun", "acs:", "http://", "https://")
 MOST = 20
-VALUE_MOST = 256
-
-Tags = tuple[tuple[str, str], ...]
 
 
 def shown(tags: Tags) -> list[dict[str, str]]:
@@ -27,14 +27,13 @@ def shown(tags: Tags) -> list[dict[str, str]]:
 
 def mark(tags: Tags) -> Mapping[str, str]:
     """What is kept in `paifang:slb`."""
-    return dict(parse_qsl(dict(tags).get(KEY, ""), keep_blank_values=True))
+    return kept(tags, KEY)
 
 
 def marked(tags: Tags, **changes: str) -> Tags:
     """The tags with this kept in them; an empty text removes. Raises SlbError."""
-    kept = {name: value for name, value in {**mark(tags), **changes}.items() if value}
-    text = urlencode(kept)
-    if len(text) > VALUE_MOST:
+    text = packed(tags, KEY, changes)
+    if text is None:
         raise SlbError("InvalidParameter", 400, "The texts given are too long to be kept.")
     return _with(tags, {KEY: text} if text else {}, {KEY})
 
@@ -63,17 +62,6 @@ def untagged(tags: Tags, keys: Iterable[str]) -> Tags:
     for key in gone:
         _check(key)
     return tuple((key, value) for key, value in tags if key not in gone)
-
-
-def users(tags: Tags) -> Tags:
-    """The tags of users."""
-    return tuple((key, value) for key, value in tags if not key.startswith(OWN))
-
-
-def matches(tags: Tags, wanted: Iterable[tuple[str, str]]) -> bool:
-    """Whether all these tags are there; an empty value is any."""
-    have = dict(users(tags))
-    return all(key in have and (not value or have[key] == value) for key, value in wanted)
 
 
 def _check(key: str) -> None:

@@ -72,6 +72,18 @@ ELSEWHERE: Final = (
         ("control.cli", "token", "access-key"),
     ),
     Elsewhere(
+        "jdcloud.md",
+        "--jdcloud 127.0.0.1:8481",
+        "tests/control/jdcloud/test_serving.py::test_the_page_is_right",
+        ("shlex.split(start)",),
+    ),
+    Elsewhere(
+        "jdcloud.md",
+        "from jdcloud_sdk.core.config import Config",
+        "tests/control/jdcloud/test_serving.py::test_the_page_is_right",
+        ("exec(example, names)",),
+    ),
+    Elsewhere(
         "monitoring.md",
         "--traces http://",
         "tests/proxy/test_tracing.py::test_a_node_sends_its_spans",

@@ -1,0 +1,113 @@
+"""What an action is given and what it makes: a call, filters, pages, and what objects keep in a tag. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from control.cloud import marks
+from control.cloud.draft import Draft, letters
+from control.cloud.marks import Tags
+from control.cloud.site import Site
+from control.jdcloud.errors import JdError, invalid
+from control.jdcloud.forms import Field, Given, many, number, text, word
+from control.reconcile import NodeStatus
+from control.roles import ApiRole
+from core.model import Model
+
+Answer = Mapping[str, object]
+KEY = "paifang:jdcloud"
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an action. `now` is Unix time in seconds; `chance` is 128 random bits, the same in every attempt."""
+
+    given: Given
+    site: Site
+    now: float
+    chance: bytes
+    statuses: Sequence[NodeStatus] = ()
+
+    def identity(self, kind: str) -> str:
+        """An ID for a new object, such as lb-…."""
+        return f"{kind}-{letters(self.chance + kind.encode())}"
+
+    def marked(self, tags: Tags = (), **texts: str) -> Tags:
+        """The tags of a new object."""
+        return marked(tags, created=datetime.fromtimestamp(self.now, UTC).strftime(TIME), **texts)
+
+
+Look = Callable[[Call, Model], Answer]
+Change = Callable[[Call, Draft], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action of the API. `path` is what follows the region. It looks, or it changes; `partly` says what of it there
+    is not, `cannot` why there is none of it: it is known and refused.
+    """
+
+    name: str
+    method: str
+    path: str
+    fields: tuple[Field, ...] = ()
+    look: Look | None = None
+    change: Change | None = None
+    partly: str = ""
+    cannot: str = ""
+
+    @property
+    def role(self) -> ApiRole:
+        """What an access key needs."""
+        return ApiRole.READ if self.change is None else ApiRole.ADMIN
+
+
+# --- what is kept in a tag
+
+
+def mark(tags: Tags, name: str, default: str = "") -> str:
+    """What an object keeps under this name."""
+    return marks.kept(tags, KEY).get(name, default)
+
+
+def marked(tags: Tags, **texts: str) -> Tags:
+    """The tags with this kept in them; an empty text removes. Raises JdError."""
+    packed = marks.packed(tags, KEY, texts)
+    if packed is None:
+        raise JdError(400, "INVALID_ARGUMENT", "The texts given are too long to be kept.")
+    others = {key: value for key, value in tags if key != KEY}
+    return tuple(sorted((others | ({KEY: packed} if packed else {})).items()))
+
+
+# --- lists
+
+NAME = text("name", 40, required=True)
+PAGE = (number("pageNumber", 1, 1_000_000), number("pageSize", 10, 100))
+FILTERS = many("filters", (NAME, word("operator", "eq", others={"like": "eq is"}), many("values", text("values"))))
+
+
+def listed(call: Call, name: str, rows: Sequence[Mapping[str, object]], filters: Mapping[str, str]) -> Answer:
+    """The page that is asked for of the rows that its filters let through; `filters` maps their names to fields.
+
+    After the last page comes the last page, as the API has it.
+    """
+    found = list(rows)
+    for each in call.given.tables("filters"):
+        field = filters.get(each.text("name"))
+        if field is None:
+            raise invalid("filters.name", f"{', '.join(filters)} is")
+        values = each.texts("values")
+        found = [row for row in found if str(row[field]).lower() in {value.lower() for value in values}]
+    size = call.given.number("pageSize", 20)
+    last = max(1, -(-len(found) // size))
+    at = min(call.given.number("pageNumber", 1), last)
+    return {name: found[(at - 1) * size : at * size], "totalCount": len(found)}
+
+
+def of_type(call: Call, rows: Sequence[Mapping[str, object]], field: str) -> list[Mapping[str, object]]:
+    """The rows of the type that a filter names: where none does, those of type alb, as the API has it."""
+    named = any(each.text("name") == "loadBalancerType" for each in call.given.tables("filters"))
+    return [row for row in rows if named or row[field] == "alb"]
