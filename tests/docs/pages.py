@@ -126,8 +126,6 @@ NOT_TO_BE_HAD: Final = {
 OWED: Final = (
     ("faults.md", "-m bench.faults"),
     ("installation.md", "pip install /usr/src/paifang"),
-    ("installation.md", "paifang certs init ca"),
-    ("installation.md", "paifang install control"),
 )
 
 

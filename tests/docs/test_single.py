@@ -126,3 +126,16 @@ def test_explain(mine: Machine) -> None:
         mine.write("site.toml", EXPLAINED)
         (step,) = page.steps("$ paifang explain http")
         mine.follow(step)
+
+
+def test_installation(mine: Machine) -> None:
+    """Identities are made, and the files written: the machine has no systemd that would start anything."""
+    with follow("installation.md") as page:
+        for step in page.steps("paifang certs init ca"):
+            mine.run(step.command)
+        mine.run("ip link add eth0 type veth peer name eth1 && ip link set eth0 up")
+        for step in page.steps("paifang install control"):
+            role = step.command.split()[2]
+            mine.run(step.command.replace("--start", "--root there"))
+            for file in (f"paifang/{role}.conf", f"systemd/system/paifang-{role}.service"):
+                mine.run(f"test -s there/etc/{file}")
