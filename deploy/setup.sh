@@ -19,7 +19,7 @@ packages=(
     chromium libnss3-tools gnutls-bin nodejs            # TLS clients of other makers, for the tests
     testssl.sh                                          # bench tlsscan
     prometheus                                          # promtool, for the alerts
-    systemd                                             # systemd-analyze, for the units
+    systemd systemd-container                           # systemd-analyze and systemd-nspawn, for the units
     slowhttptest                                        # slow clients for the soak tests
     jq tcpdump sqlite3                                  # in commands of the documentation, which tests run
 )
