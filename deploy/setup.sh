@@ -9,14 +9,14 @@ cd "$(dirname "$0")/.."
 python=/usr/bin/python3
 packages=(
     python3 python3-venv python3-bpfcc linux-libc-dev   # BPF programs are compiled against the UAPI headers only
-    iproute2 iputils-ping ethtool curl openssl procps   # the lab and the demo
+    iproute2 iputils-ping ethtool curl openssl procps netbase   # the lab and the demo
     keepalived bird2                                    # who announces the VIP: l4 --vip vrrp, bgp
     nginx-light haproxy caddy wrk                       # peers and load for the benchmarks
     debootstrap                                         # the base image of make compose-test
     etcd-server                                         # a store for several control nodes, for its tests
     softhsm2                                            # a PKCS #11 token for the key server's tests
     pebble                                              # an ACME server for the same
-    chromium libnss3-tools gnutls-bin nodejs            # TLS clients of other makers, for the tests
+    chromium libatomic1 libnss3-tools gnutls-bin nodejs # TLS clients of other makers, and what drives one, for the tests
     testssl.sh                                          # bench tlsscan
     prometheus                                          # promtool, for the alerts
     systemd systemd-container                           # systemd-analyze and systemd-nspawn, for the units

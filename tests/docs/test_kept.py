@@ -33,7 +33,7 @@ mkdir -p /var/lib/paifang /run/paifang /run/acme /srv/a; install -d -m 700 /etc/
 echo hello > /srv/a/index.html
 echo 10.0.0.6 control >> /etc/hosts
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=control -days 2 \
-    -addext subjectAltName=DNS:control,DNS:localhost -keyout api.key -out api.pem 2>/dev/null
+    -addext subjectAltName=DNS:control,DNS:localhost,IP:127.0.0.1 -keyout api.key -out api.pem 2>/dev/null
 """
 IDENTITIES = """
 paifang certs init ./ca
@@ -200,5 +200,5 @@ def test_certificates(mine: Machine) -> None:
             "PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 pebble -config pebble.json -dnsserver 127.0.0.1:8053",
             "[Ll]istening on",
         )
-        mine.leave_running(f"{issuer.command} --directory https://localhost:14000/dir --directory-ca api.pem", "")
+        mine.leave_running(f"{issuer.command} --directory https://127.0.0.1:14000/dir --directory-ca api.pem", "")
         mine.eventually("paifang certs list", r"shop +shop\.example, .* CN=Pebble ")
