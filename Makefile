@@ -24,7 +24,7 @@ lint: setup
 # What fails is tried once more, alone: see docs/decisions/0096-a-second-chance.md.
 TESTS := $(PY) -m pytest -q -m "not soak"
 test: lint
-	@$(TESTS) -n 3 --dist loadfile || { [ $$? = 1 ] && echo "test: what failed is tried again, alone" && \
+	@$(TESTS) -n 4 --dist loadfile || { [ $$? = 1 ] && echo "test: what failed is tried again, alone" && \
 		$(TESTS) --last-failed --last-failed-no-failures none --maxfail 5; }
 
 compose-test: setup
