@@ -63,6 +63,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "https_redirect_port": (Protocol.HTTP,),
     "ca_certificate": (Protocol.HTTPS,),
     "client_certificate": (Protocol.HTTPS,),
+    "client_certificate_fields": (Protocol.HTTPS,),
     "handshake_timeout_s": (Protocol.HTTPS,),
     "max_handshakes_per_client": (Protocol.HTTPS,),
     "head_timeout_s": L7_PROTOCOLS,

@@ -38,7 +38,7 @@ OURS = frozenset((
     "connection", "content-length", "date", "expect", "forwarded", "host", "keep-alive", "proxy-connection", "slb-id",
     "slb-ip", "te", "trailer", "transfer-encoding", "upgrade", "via", "x-real-ip", "x-request-id",
 ))  # fmt: skip
-OURS_BEGIN = ("client-cert", "x-forwarded-")
+OURS_BEGIN = ("client-cert", "x-forwarded-", "x-ssl-client")
 _INSTEAD = {"host": "rewrite host instead", "strict-transport-security": "give hsts_max_age_s of the listener instead"}
 _NUMBER = re.compile(r"\$\{(\d)\}")
 _VARIABLE = re.compile(r"\$\{\w+\}")

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from core.errors import Path, Problem
-from core.model import ClientCertificate, Kind, Listener, Model, Protocol
+from core.model import CertificateFields, ClientCertificate, Kind, Listener, Model, Protocol
 from core.reader import in_words
 
 Places = Mapping[tuple[Kind, str], Path]
 
 # What https://hstspreload.org asks for. https://www.chromium.org/hsts
 PRELOAD_MAX_AGE_S = 31_536_000
+# Options about clients' certificates.
+_OF_CLIENTS = {
+    "client_certificate": ClientCertificate.REQUIRED,
+    "client_certificate_fields": CertificateFields.RFC9440,
+}
 
 
 def check(model: Model, places: Places) -> Iterator[Problem]:
@@ -20,9 +25,10 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
     for listener in model.listeners.values():
         path = places[Kind.LISTENERS, listener.name]
         yield from _strict_transport(listener, path)
-        if listener.client_certificate is not ClientCertificate.REQUIRED and not listener.ca_certificate:
-            why = "no authorities to verify a client's certificate by"
-            yield Problem((*path, "client_certificate"), why, "give ca_certificate too, or remove it")
+        for name, usual in _OF_CLIENTS.items():
+            if getattr(listener, name) is not usual and not listener.ca_certificate:
+                why = "no authorities to verify a client's certificate by"
+                yield Problem((*path, name), why, "give ca_certificate too, or remove it")
         if listener.https_redirect_port and listener.protocol is Protocol.HTTP:
             yield from _redirect(listener, model, path)
 

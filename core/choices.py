@@ -81,6 +81,15 @@ class ClientCertificate(StrEnum):
     OPTIONAL = "optional"
 
 
+class CertificateFields(StrEnum):
+    """What servers are told of a client's certificate: nothing; by RFC 9440, and by names of ours; or by the names that
+    users of nginx and HAProxy give it."""
+
+    OFF = "off"
+    RFC9440 = "rfc9440"
+    SSL_CLIENT = "ssl_client"
+
+
 class StickyType(StrEnum):
     """Whose the cookie is that keeps a client at its server: inserted by the L7 tier, or set by the servers."""
 

@@ -250,6 +250,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "hsts_preload": "consent to be in browsers' lists",
         "ca_certificate": "asks clients for a certificate of these authorities",
         "client_certificate": "whether a client without one is admitted (optional)",
+        "client_certificate_fields": "in which fields servers are told of it; see [TLS](tls.md#client-certificates)",
         "handshake_timeout_s": "how long a TLS handshake may take",
         "max_handshakes_per_client": "TLS handshakes at a time of one IPv4 address or IPv6 /64, in each worker "
         "process; 0: any number",

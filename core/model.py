@@ -28,6 +28,7 @@ from core.choices import (
     LEAST_SCHEDULERS,
     Acl,
     BackendProtocol,
+    CertificateFields,
     CheckMethod,
     CheckType,
     ClientCertificate,
@@ -57,11 +58,11 @@ from core.services import (
 __all__ = [
     "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_SCHEDULERS",
     "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "AvailabilityGroup", "BackendProtocol",
-    "BackendService", "CaCertificate", "Certificate", "CheckMethod", "CheckType", "ClientCertificate",
-    "Condition", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction", "HeaderChange", "HealthCheck",
-    "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Protocol", "Redirect",
-    "Rewrite", "Role", "Rule", "Scheduler", "Server", "ServerGroup", "Share", "StickySession", "StickyType",
-    "TlsPolicy",
+    "BackendService", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod", "CheckType",
+    "ClientCertificate", "Condition", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction", "HeaderChange",
+    "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Protocol",
+    "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "Server", "ServerGroup", "Share", "StickySession",
+    "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.
@@ -187,6 +188,7 @@ class Listener:
     https_redirect_port: Annotated[int, Range(0, 65535)] = 0
     ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
     client_certificate: ClientCertificate = ClientCertificate.REQUIRED
+    client_certificate_fields: CertificateFields = CertificateFields.RFC9440
     handshake_timeout_s: Annotated[int, Range(1, 60, "s")] = 10
     max_handshakes_per_client: Annotated[int, Range(0, 10_000)] = 1024
     acme_backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""

@@ -39,10 +39,10 @@ def identity_of(site: Site, transport: asyncio.BaseTransport) -> bytes | None:
         return None
     der = transport.get_extra_info("client_certificate")
     if der:
-        return client_identity.lines(der, datetime.now(UTC))
+        return client_identity.lines(der, datetime.now(UTC), site.telling.certificate)
     if profile.required:  # asked for since the handshake began
         raise UnusableIdentity("there is none")
-    return b""
+    return client_identity.nobody(site.telling.certificate)
 
 
 def _ends(transport: asyncio.BaseTransport) -> tuple[bytes, bytes]:

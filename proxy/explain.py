@@ -27,7 +27,7 @@ from core.fields import Kind
 from core.model import Instance, Model, Role
 from core.resolve import L7Listener, l7_addresses, l7_listeners
 from core.rules import matches
-from proxy import headers
+from proxy import client_identity, headers
 from proxy.errors import Refused
 from proxy.explain_tls import shake_hands
 from proxy.explain_way import Known, Way
@@ -73,7 +73,8 @@ def request(model: Model, wanted: Wanted, known: Known | None = None) -> Explana
     origin = Origin(
         client[0].encode(), scheme.encode(), b"%d" % port,
         headers.is_trusted(client[0], [ip_network(net) for net in each.listener.trusted_proxies]), node.encode(),
-        b"" if each.authorities is not None else None, telling, b"%d" % client[1], vip.encode(),
+        client_identity.nobody(telling.certificate) if each.authorities is not None else None,
+        telling, b"%d" % client[1], vip.encode(),
     )  # fmt: skip
     head = _head(told, wanted, target, authority)
     if head is not None:

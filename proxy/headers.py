@@ -17,7 +17,7 @@ from core.model import Listener
 from proxy import client_identity
 from proxy.actions import Changes
 from proxy.errors import Code, Refused, Source, kind
-from proxy.message import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead
+from proxy.message import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead, is_acted_on
 from proxy.origin import ORIGIN_FIELDS, SLB_FIELDS, Origin
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
@@ -216,7 +216,7 @@ def trailer_lines(lines: bytes) -> bytes:
     kept = []
     for line in lines.splitlines(keepends=True):
         lower = line.partition(b":")[0].lower()
-        if lower not in _NOT_TRAILERS and b"_" not in lower and not lower.startswith(b"x-forwarded-"):
+        if lower not in _NOT_TRAILERS and not is_acted_on(lower):
             kept.append(line)
     return b"".join(kept)
 

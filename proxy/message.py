@@ -113,4 +113,4 @@ def field_of(name: bytes, value: bytes) -> Field:
 
 def is_acted_on(lower: bytes) -> bool:
     """Whether somebody here acts on fields of this name (lower case)."""
-    return lower in ACTED_ON or lower.startswith(b"x-forwarded-") or b"_" in lower
+    return lower in ACTED_ON or lower.startswith((b"x-forwarded-", b"x-ssl-client")) or b"_" in lower

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from core.model import Listener
+from core.model import CertificateFields, Listener
 
 FOR: Final = b"X-Forwarded-For"
 ORIGIN_FIELDS: Final = frozenset(
@@ -25,7 +25,8 @@ _USUAL: Final = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Po
 @dataclass(frozen=True, slots=True)
 class Telling:
     """Which fields a listener adds: about the client's address, our scheme, our port, the client's port, our address
-    and, if it is not empty, our instance. `underscores`: fields of clients pass whose names have one."""
+    and, if it is not empty, our instance. `underscores`: fields of clients pass whose names have one. `certificate`:
+    how it tells of the client's."""
 
     address: bool = True
     scheme: bool = True
@@ -34,6 +35,7 @@ class Telling:
     vip: bool = False
     instance: bytes = b""
     underscores: bool = False
+    certificate: CertificateFields = CertificateFields.RFC9440
 
     @classmethod
     def of(cls, listener: Listener) -> Telling:
@@ -41,6 +43,7 @@ class Telling:
             listener.x_forwarded_for, listener.x_forwarded_proto, listener.x_forwarded_port,
             listener.x_forwarded_client_port, listener.x_forwarded_slb_ip,
             listener.instance.encode("ascii") if listener.x_forwarded_slb_id else b"", listener.underscored_fields,
+            listener.client_certificate_fields,
         )  # fmt: skip
 
 

@@ -84,6 +84,12 @@ CASES = [
         "give ca_certificate too, or remove it",
     ),
     (
+        'name = "https", ',
+        'name = "https", client_certificate_fields = "ssl_client", ',
+        "listeners.https.client_certificate_fields: no authorities to verify a client's certificate by; "
+        "give ca_certificate too, or remove it",
+    ),
+    (
         'bundle_file = "ca.pem"',
         'bundle_file = "ca.pem", bundle = "x"',
         "ca_certificates.partners.bundle: bundle and bundle_file exclude each other; give one of them",

@@ -27,6 +27,7 @@ from core.model import (
     BackendService,
     CaCertificate,
     Certificate,
+    CertificateFields,
     CheckMethod,
     CheckType,
     ClientCertificate,
@@ -624,7 +625,10 @@ def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backen
     tls: dict[str, Any] = {}
     if protocol is Protocol.HTTPS:
         tls = {"tls_policy": draw(st.sampled_from(TlsPolicy)), "hsts_max_age_s": 60, "hsts_include_subdomains": True}
-        asked = {"ca_certificate": names[1], "client_certificate": draw(st.sampled_from(ClientCertificate))}
+        asked = {
+            "ca_certificate": names[1], "client_certificate": draw(st.sampled_from(ClientCertificate)),
+            "client_certificate_fields": draw(st.sampled_from(CertificateFields)),
+        }  # fmt: skip
         tls |= draw(st.sampled_from([{}, asked]))
         issuers = [
             b.name for b in backends.values() if b.protocol is BackendProtocol.TCP and b.scheduler in L7_SCHEDULERS

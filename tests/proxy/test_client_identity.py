@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.client_identity import MOST_BYTES, UnusableIdentity, is_ours, lines
+from core.model import CertificateFields
+from proxy.client_identity import MOST_BYTES, UnusableIdentity, is_ours, lines, nobody
 from proxy.head import read_request
 from tests.proxy.client_certs import Authority
 
@@ -16,12 +17,15 @@ OURS = Authority("Partners, Ltd")
 NOW = datetime.now(UTC)
 
 
-def said(common: str) -> dict[bytes, bytes]:
+STYLES = {CertificateFields.RFC9440: 5, CertificateFields.SSL_CLIENT: 8, CertificateFields.OFF: 0}
+
+
+def said(common: str, style: CertificateFields = CertificateFields.RFC9440) -> dict[bytes, bytes]:
     """The fields as a server reads them."""
-    text = lines(OURS.issue(common).der, NOW)
+    text = lines(OURS.issue(common).der, NOW, style)
     head = read_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + text + b"\r\n")
     assert head is not None
-    assert len(head.block.fields) == 6
+    assert len(head.block.fields) == 1 + STYLES[style]
     assert all(is_ours(each.lower) for each in head.block.fields if each.lower != b"host")
     return {each.lower: each.value for each in head.block.fields}
 
@@ -38,6 +42,29 @@ def test_all_that_a_server_is_told() -> None:
     ]
 
 
+def test_what_it_is_told_by_names_that_it_may_know() -> None:
+    client = OURS.issue("alice")
+    assert lines(client.der, NOW, CertificateFields.SSL_CLIENT).split(b"\r\n") == [
+        b"X-SSL-Client-Verify: SUCCESS",
+        b"X-SSL-Client-DN: CN=alice",
+        b"X-SSL-Client-CN: alice",
+        b"X-SSL-Client-Issuer-DN: CN=Partners\\, Ltd",
+        b"X-SSL-Client-Serial: %X" % client.certificate.serial_number,
+        b"X-SSL-Client-Not-After: " + client.certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ").encode(),
+        b"X-SSL-Client-SHA1: " + hashlib.sha1(client.der).hexdigest().encode(),
+        b"X-SSL-Client-SHA256: " + hashlib.sha256(client.der).hexdigest().encode(),
+        b"",
+    ]
+
+
+def test_what_it_is_told_of_a_client_without_a_certificate() -> None:
+    assert [nobody(style) for style in STYLES] == [b"", b"X-SSL-Client-Verify: NONE\r\n", b""]
+
+
+def test_a_server_may_be_told_nothing() -> None:
+    assert said("alice", CertificateFields.OFF).keys() == {b"host"}
+
+
 @pytest.mark.parametrize(
     ("common", "subject"),
     [
@@ -50,6 +77,9 @@ def test_all_that_a_server_is_told() -> None:
 )
 def test_a_name_begins_no_line_of_its_own(common: str, subject: bytes) -> None:
     assert said(common)[b"x-forwarded-client-cert-subject"] == subject
+    told = said(common, CertificateFields.SSL_CLIENT)
+    assert told[b"x-ssl-client-dn"] == subject
+    assert told[b"x-ssl-client-cn"].replace(b",", b"\\,") == subject.removeprefix(b"CN=")
 
 
 def test_a_certificate_that_would_fill_every_head_is_not_passed_on() -> None:
@@ -67,6 +97,8 @@ def test_a_resumed_session_does_not_outlive_its_certificate() -> None:
 def test_what_cannot_be_read_is_not_passed_on() -> None:
     with pytest.raises(UnusableIdentity, match="cannot be read"):
         lines(b"0", NOW)
+    with pytest.raises(UnusableIdentity, match="cannot be read"):
+        lines(b"0", NOW, CertificateFields.OFF)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +108,9 @@ def test_what_cannot_be_read_is_not_passed_on() -> None:
         (b"client-cert-chain", True),
         (b"x-forwarded-client-cert", True),
         (b"x-forwarded-client-cert-anything", True),
+        (b"x-ssl-client-verify", True),
+        (b"x-ssl-client", True),
+        (b"x-ssl", False),
         (b"x-forwarded-client", False),
         (b"client", False),
     ],

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from core.model import CaCertificate, Certificate, ClientCertificate, Listener, Model, Protocol, TlsPolicy
+from core.model import (
+    CaCertificate,
+    Certificate,
+    CertificateFields,
+    ClientCertificate,
+    Listener,
+    Model,
+    Protocol,
+    TlsPolicy,
+)
 from proxy.head import read_request
 from proxy.tls import TlsServer
 from tests.proxy.client_certs import Authority
@@ -158,6 +167,31 @@ async def test_the_server_is_told_who_the_client_is(tmp_path: Path) -> None:
             assert len(head.block.values(b"client-cert")) == len(subjects)
         await named.close()
         await nobody.close()
+
+
+async def test_the_server_is_told_by_other_names_as_soon_as_they_are_wanted(tmp_path: Path) -> None:
+    ours, forged = Authority(), b"X-SSL-Client-Verify: SUCCESS\r\nX-SSL-Client-DN: CN=root\r\n"
+    async with Backend().running() as backend, serving(backend.port, certificate(KEY, ["web.test"])) as l7:
+        base = asking(https(l7.port, backend.port, certificate(KEY, ["web.test"])), ours.admits(), "optional")
+        await l7.worker.apply(base)
+        before = await connect(l7, context=ours.issue("alice").context(tmp_path))
+        assert await before.ask("/", forged) == (200, b"ok")
+        assert b"SSL-Client" not in backend.heads[-1]
+        names = replace(base.listeners["web"], client_certificate_fields=CertificateFields.SSL_CLIENT)
+        await l7.worker.apply(replace(base, listeners={"web": names}))
+        before.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"\r\nConnection: close\r\n" in (await before.whole_answer())[1]
+        named = await connect(l7, context=ours.issue("alice").context(tmp_path))
+        nobody = await connect(l7)
+        for client, verdict, subjects in [(named, b"SUCCESS", [b"CN=alice"]), (nobody, b"NONE", [])]:
+            assert await client.ask("/", forged) == (200, b"ok")
+            head = read_request(backend.heads[-1])
+            assert head is not None
+            assert head.block.values(b"x-ssl-client-verify") == [verdict]
+            assert head.block.values(b"x-ssl-client-dn") == subjects
+            assert not head.block.values(b"client-cert")
+        for each in (before, named, nobody):
+            await each.close()
 
 
 async def test_whoever_is_not_admitted_any_more_has_one_more_answer(tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ REQUESTS = {
     "forwarded": request(b"X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: h\r\n"),
     "underscored": request(b"X_Y: z\r\n"),
     "claimed": request(b"X-Real-IP: 1.1.1.1\r\n"),
-    "certificate": request(b"Client-Cert: x\r\n"),
+    "certificate": request(b"Client-Cert: x\r\nX-SSL-Client-Verify: SUCCESS\r\n"),
     "via": request(b"Via: 1.1 other\r\n"),
     "loop": request(b"Via: 1.1 l7-1\r\n"),
     "no host": b"GET / HTTP/1.1\r\n\r\n",
