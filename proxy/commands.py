@@ -1,10 +1,16 @@
-"""What an exchange asks its connection to do."""
+"""What an exchange asks its connection to do.
+
+`SendClient` and `SendUpstream` carry bytes: of HTTP/1 as they stand on the wire, head, chunks and all; in any other
+dialect, and in tunnels, those of the payload alone. Heads and ends are then commands of their own, `TellClient`,
+`EndClient`, `TellUpstream` and `EndUpstream`, which HTTP/1 has no use for (proxy/dialects.py).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from proxy.balance import Address
+from proxy.message import Outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +34,43 @@ class SendUpstream:
 
 
 @dataclass(frozen=True, slots=True)
+class TellUpstream:
+    """The request's head. `ended`: it has no body."""
+
+    request: Outgoing
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EndUpstream:
-    """Nothing more is sent to the server, which may still send."""
+    """Nothing more is sent to the server, which may still send. `trailers` are whole lines; HTTP/1 has none here."""
+
+    trailers: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class SendClient:
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TellClient:
+    """The head of an answer, an interim one if its status says so. `lines` are whole field lines.
+
+    `ended`: there is no body. `tunnel`: from now on both sides send what they like.
+    """
+
+    status: int
+    lines: bytes
+    ended: bool = False
+    tunnel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndClient:
+    """The answer is whole. `trailers` are whole lines."""
+
+    trailers: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +93,7 @@ class Abort:
     """The exchange is over and its answer incomplete: cut the client connection."""
 
 
-Command = Assign | SendUpstream | EndUpstream | SendClient | ReleaseUpstream | Finish | Abort
+Command = (
+    Assign | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | ReleaseUpstream | Finish
+    | Abort
+)  # fmt: skip

@@ -3,7 +3,8 @@
 An exchange begins with a request head. It asks for an upstream (`Assign`), sends the request as it comes in, relays the
 answer as it comes back, and ends with `Finish` or `Abort`. Each event is a method that returns the commands to carry
 out in order. Two small machines run side by side, one for the request's way up and one for the answer's way down; their
-moves stand in tables (moves.py), and `_move_…` is the only place that changes them.
+moves stand in tables (moves.py), and `_move_…` is the only place that changes them. What either side speaks is no
+business of theirs: that is what dialects are for (dialects.py), one towards the client, one towards each server tried.
 
 What is kept true:
 * A request is sent a second time only if it provably was not processed: the connection could not be made, or it was a
@@ -17,28 +18,32 @@ What is kept true:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply
 from proxy.balance import Address
-from proxy.body import LAST_CHUNK, BodyReader, ChunkedReader, chunk, reader
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
+from proxy.dialects import ClientDialect, Heard, Piece, ServerDialect
 from proxy.errors import Code, Refused, Source
-from proxy.head import read_response
-from proxy.message import CHUNKED, UNTIL_CLOSE, Block, Fields, RequestHead, ResponseHead
+from proxy.http1 import Http1Client, Http1Server
+from proxy.message import Block, Fields, Outgoing, RequestHead, ResponseHead
 from proxy.moves import DOWN_MOVES, UP_MOVES, Down, Up, Waits
 from proxy.origin import Origin
 from proxy.policy import upgrades_to_websocket
-from proxy.relay import Relay
 from proxy.rules import Router, normal_target
 from proxy.sticky import Stay, merged
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 §9.2.2, less TRACE
 TRIES: Final = 3
 INTERIM_LIMIT: Final = 16  # 1xx answers to one request
-CHUNKS_A_TURN: Final = 1024  # of one client, who may send tens of thousands in one read
+# A member of an enumeration is three times as dear to name.
+_BODY: Final = Down.BODY
+_SENT, _SENDING, _TUNNEL, _ENDED = Up.SENT, Up.SENDING, Up.TUNNEL, Up.ENDED
+# Nor is a frozen object cheap to make.
+_REUSED, _DROPPED = ReleaseUpstream(True), ReleaseUpstream(False)
+_KEPT = Finish(True)
 
 
 def changes_of(
@@ -49,17 +54,18 @@ def changes_of(
 
 
 class Exchange:
-    """A request whose head is `head`. `rest`: bytes from the client that are not consumed (yet).
+    """A request whose head is `head`. `rest`: bytes from the client that are not consumed (yet). `client`: what it
+    speaks, HTTP/1 if nothing is said.
 
     `hsts` is a line for the answer's head, or empty. `rule` and `service`, which it names, `status`, `error`, `source`,
     `offset`, `upstream` and `target` say how it went, for the log.
     """
 
     __slots__ = (
-        "_again_after", "_buffer", "_changes", "_continued", "_date", "_down", "_head", "_hsts",
+        "_again_after", "_bodiless", "_changes", "_client", "_continued", "_date", "_down", "_early", "_head", "_hsts",
         "_interim",
-        "_keep_alive", "_origin", "_reader_up", "_relay", "_repeatable", "_request", "_reused",
-        "_router", "_scanned", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade", "_upstream_keeps",
+        "_keep_alive", "_origin", "_repeatable", "_request", "_reused",
+        "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade",
         "answer", "error",
         "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
     )  # fmt: skip
@@ -75,6 +81,7 @@ class Exchange:
         rest: bytes = b"",
         closing: bool = False,
         hsts: bytes = b"",
+        client: ClientDialect | None = None,
     ) -> None:
         self._head, self._origin, self._router, self._date = head, origin, router, date
         self._hsts = hsts
@@ -89,21 +96,19 @@ class Exchange:
         self.target = head.target
         self._keep_alive = head.block.keep_alive and not closing
         self._up, self._down = Up.ASSIGNING, Down.WAITING
-        chunked = head.block.length == CHUNKED
-        self._reader_up: BodyReader = ChunkedReader(most=CHUNKS_A_TURN) if chunked else reader(head.block.length)
-        self._relay: Relay | None = None  # of the answer's body
-        self._repeatable = head.method in IDEMPOTENT and self._reader_up.done
+        self._client: ClientDialect = Http1Client(head.block) if client is None else client
+        self._server: ServerDialect | None = None  # of the connection that the request is sent on
+        self._bodiless = self._client.done
+        self._repeatable = self._bodiless and head.method in IDEMPOTENT
         self._tried: frozenset[Address] = frozenset()
         self._tries = 0
         self._again_after = Code.CONNECT  # why the request is to be sent again
-        self._buffer = b""
-        self._scanned = 0
         self._interim = 0
         self._continued = False
-        self._upstream_keeps = False
+        self._early = False  # the answer began before the request had ended
         self._reused = False
         self._upgrade = b""
-        self._request = b""
+        self._request: Outgoing | None = None
         self.rule = ""
         self.service = ""
         self._changes: Changes | None = None
@@ -114,16 +119,16 @@ class Exchange:
 
     @property
     def over(self) -> bool:
-        return self._up is Up.ENDED
+        return self._up is _ENDED
 
     @property
     def tunnels(self) -> bool:
-        return self._up is Up.TUNNEL
+        return self._up is _TUNNEL
 
     @property
     def request_complete(self) -> bool:
         """Whether nothing more of the request is to come from the client."""
-        return self._reader_up.done and not self.tunnels
+        return self._client.done and not self.tunnels
 
     @property
     def head(self) -> RequestHead:
@@ -138,25 +143,25 @@ class Exchange:
     @property
     def more(self) -> bool:
         """Whether the rest of a body is here that waits for its turn: then `go_on` is due."""
-        return self._up is Up.SENDING and bool(self.rest)
+        return self._up is _SENDING and bool(self.rest)
 
     @property
     def reads_head(self) -> bool:
         """Whether an answer's head is here in part."""
-        return bool(self._buffer)
+        return self._server is not None and self._server.partial
 
     @property
     def answering(self) -> bool:
         """Whether the answer's head has been passed on."""
-        return self._down is Down.BODY
+        return self._down is _BODY
 
     @property
     def waits(self) -> Waits:
         if self._up is Up.ASSIGNING:
             return Waits.CONNECT
-        if self._up is Up.TUNNEL:
+        if self._up is _TUNNEL:
             return Waits.TUNNEL
-        if self._up is Up.SENDING and (self._continued or not self._head.block.expects_continue):
+        if self._up is _SENDING and (self._continued or not self._head.block.expects_continue):
             return Waits.CLIENT
         return Waits.UPSTREAM
 
@@ -173,10 +178,14 @@ class Exchange:
             self.rule = decision.rule if decision is not None else ""
             if not isinstance(decision, Forward):
                 return self._reply_as(decision)
-            self._prepare(decision)
+            return self._admit(decision)
         except Refused as refused:
             self.offset = refused.offset + (head.path_at if refused.code is Code.PATH else 0)
             return self._reply(refused.code)
+
+    def _admit(self, forward: Forward) -> list[Command]:
+        """What a rule demands of a request before a server may have it is asked here. Raises Refused."""
+        self._prepare(forward)
         return [self._assign()]
 
     def _prepare(self, forward: Forward) -> None:
@@ -191,7 +200,7 @@ class Exchange:
             changes = merged(changes, self._stay.request)
         if self._traced is not None:
             changes = merged(changes, self._traced)
-        self._request = headers.request_head(
+        self._request = headers.outgoing(
             self._head, target, self._origin, self.identifier, self._upgrade, host, changes
         )
         self.service, self._changes = forward.service, forward.response
@@ -207,16 +216,21 @@ class Exchange:
         self._prepare(forward)
         self.assigned(server, reused=True)
 
-    def assigned(self, server: Address, reused: bool) -> list[Command]:
-        """An upstream connection is ours."""
+    def assigned(self, server: Address, reused: bool, dialect: ServerDialect | None = None) -> list[Command]:
+        """An upstream connection is ours, on which `dialect` is spoken, HTTP/1 if none is given."""
+        assert self._request is not None
         self.upstream, self._reused = server, reused
         self._tries += 1
-        if self._reader_up.done:
-            self._move_up(Up.SENT)
-            return [SendUpstream(self._request)]
-        self._move_up(Up.SENDING)
+        if dialect is None:
+            dialect = Http1Server(self._request.method, trailers=self._request.trailers)
+        self._server = dialect
+        if self._client.done:
+            self._move_up(_SENT)
+            return dialect.request(self._request, ended=True)
+        self._move_up(_SENDING)
         data, self.rest = self.rest, b""
-        return [SendUpstream(self._request), *(self._send_body(data) if data else ())]
+        sent = dialect.request(self._request, ended=False)
+        return [*sent, *self._send_body(data)] if data else sent
 
     def connect_failed(self, server: Address, timed_out: bool, tls: bool = False) -> list[Command]:
         """No connection to `server` came about: nothing was sent, so another server may have it. `tls`: there was one,
@@ -238,9 +252,9 @@ class Exchange:
 
     def client_data(self, data: bytes) -> list[Command]:
         """Bytes came from the client: body, tunnel, or a request ahead of its turn."""
-        if self._up is Up.SENDING and not self.rest:
+        if self._up is _SENDING and not self.rest:
             return self._send_body(data)
-        if self._up is Up.TUNNEL:
+        if self._up is _TUNNEL:
             return [SendUpstream(data)]
         self.rest += data
         return []
@@ -260,31 +274,46 @@ class Exchange:
 
     def upstream_data(self, data: bytes) -> list[Command]:
         """Bytes came from the server."""
+        if self._down is Down.TUNNEL:
+            return [SendClient(data)]
+        assert self._server is not None
+        return self.heard(self._server.receive(data))
+
+    def heard(self, parts: Sequence[Heard]) -> list[Command]:
+        """The server has said this."""
+        commands: list[Command] = []
         try:
-            if self._down is Down.BODY:
-                return self._pass_on(b"", data)
-            if self._down is Down.TUNNEL:
-                return [SendClient(data)]
-            return self._read_answer(data)
+            for part in parts:
+                if isinstance(part, Piece):
+                    commands += self._pass_on(part) if self._down is _BODY else [SendClient(part.payload)]
+                elif isinstance(part, Refused):
+                    raise part
+                elif part.status >= 200:
+                    self._answer(part)
+                elif part.status == 101:
+                    return [*commands, *self._switch(part, parts[-1])]
+                else:
+                    commands += self._interim_answer(part)
         except Refused as refused:
             self.offset = refused.offset
-            return self._fail(refused.code, Source.UPSTREAM)
+            if self._down is not _BODY:
+                return self._fail(refused.code, Source.UPSTREAM)  # instead of everything that came with it
+            commands += [*self._client.send(b"", ended=False), *self._fail(refused.code, Source.UPSTREAM)]
+        return commands
 
-    def upstream_closed(self) -> list[Command]:
-        """The server closed the connection."""
+    def upstream_closed(self, *, unprocessed: bool = False) -> list[Command]:
+        """The server closed the connection. `unprocessed`: it has said that it did nothing about this request."""
         if self._down is Down.TUNNEL:
             return self._end(keep_alive=False)
-        if self._down is Down.BODY:
-            assert self._relay is not None
-            last = self._relay.close()
-            if last is None:
-                return self._fail(Code.UPSTREAM_CUT)
-            return [*([SendClient(last)] if last else ()), *self._end(keep_alive=self._keep_alive)]
-        untouched = self._reused and not self._buffer and not self._interim
-        if untouched and self._repeatable and self._tries < TRIES:
+        assert self._server is not None
+        if self._down is _BODY:
+            last = self._server.close()
+            return self._fail(Code.UPSTREAM_CUT) if last is None else self._pass_on(last)
+        untouched = self._reused and self._repeatable and self._server.untouched
+        if (untouched or (unprocessed and self._bodiless)) and self._tries < TRIES:
             self._move_up(Up.ASSIGNING)
             self._again_after = Code.UPSTREAM_CLOSED
-            return [ReleaseUpstream(False), self._assign(fresh=True)]
+            return [_DROPPED, self._assign(fresh=True)]
         return self._fail(Code.UPSTREAM_CLOSED)
 
     def client_closed(self) -> list[Command]:
@@ -306,7 +335,7 @@ class Exchange:
             return self._fail(Code.BODY_TIMEOUT)
         if self.waits is Waits.CONNECT:
             return self._reply(Code.CONNECT_TIMEOUT)
-        return self._fail(Code.UPSTREAM_CUT if self._down is Down.BODY else Code.UPSTREAM_TIMEOUT)
+        return self._fail(Code.UPSTREAM_CUT if self._down is _BODY else Code.UPSTREAM_TIMEOUT)
 
     def drained(self) -> list[Command]:
         """The drain time is over: whatever is not finished ends now."""
@@ -319,106 +348,88 @@ class Exchange:
     # -- the request's way up
 
     def _send_body(self, data: bytes) -> list[Command]:
+        client = self._client
         try:
-            payload, rest = self._reader_up.receive(data)
+            payload, self.rest = client.receive(data)
         except Refused as refused:
             self.offset = refused.offset
             return self._fail(refused.code)
+        assert self._server is not None
         self._continued = True
-        if self._head.block.length == CHUNKED:
-            payload = chunk(payload) if payload else b""
-            if self._reader_up.done:
-                payload += LAST_CHUNK
-        self.rest = rest
-        if self._reader_up.done:
-            self._move_up(Up.SENT)
-        return [SendUpstream(payload)] if payload else []
+        if not client.done:
+            return self._server.send(payload, ended=False)
+        self._move_up(_SENT)
+        trailers = client.trailers
+        return self._server.send(payload, ended=True, trailers=headers.trailer_lines(trailers) if trailers else b"")
 
     # -- the answer's way down
 
-    def _read_answer(self, data: bytes) -> list[Command]:
-        commands: list[Command] = []
-        data = self._buffer + data if self._buffer else data
-        while (head := read_response(data, self._head.method, self._scanned)) is not None:
-            data, self._scanned, self._buffer = data[head.size :], 0, b""
-            if head.status == 101:
-                return [*commands, *self._switch(head, data)]
-            if head.status >= 200:
-                return [*commands, *self._answer(head, data)]
-            self._interim += 1
-            if self._interim > INTERIM_LIMIT:
-                raise Refused(Code.STATUS_LINE)
-            self._continued = self._continued or head.status == 100
-            if self._head.block.minor == 1:  # RFC 9110 §15.2: no 1xx to HTTP/1.0
-                commands.append(SendClient(headers.informational_head(head, self._origin.node)))
-        self._buffer, self._scanned = data, len(data)
-        return commands
+    def _interim_answer(self, head: ResponseHead) -> list[Command]:
+        self._interim += 1
+        if self._interim > INTERIM_LIMIT:
+            raise Refused(Code.STATUS_LINE)
+        self._continued = self._continued or head.status == 100
+        return self._client.interim(head)
 
-    def _switch(self, head: ResponseHead, data: bytes) -> list[Command]:
-        """101: a tunnel begins, if the client asked for one."""
+    def _switch(self, head: ResponseHead, first: Heard) -> list[Command]:
+        """101: a tunnel begins, if the client asked for one. `first`: what the server has sent in it already."""
         if not self._upgrade or head.block.upgrade != self._upgrade:
             raise Refused(Code.UNASKED_UPGRADE)
+        data = first.payload if isinstance(first, Piece) else b""
+        lines = headers.passed(head.block, self._changes_in(head))
+        opened = self._client.switch(head, self._upgrade, lines, self._origin.node, data)
         self.status, self.answer = 101, head.block
-        self._move_up(Up.TUNNEL)
+        self._move_up(_TUNNEL)
         self._move_down(Down.TUNNEL)
         ahead, self.rest = self.rest, b""
-        opened = headers.informational_head(head, self._origin.node, self._upgrade, self._changes_in(head))
-        return [SendClient(opened + data), *([SendUpstream(ahead)] if ahead else ())]
+        return [*opened, *([SendUpstream(ahead)] if ahead else ())]
 
-    def _answer(self, head: ResponseHead, data: bytes) -> list[Command]:
-        minor = self._head.block.minor
-        self._relay = Relay(head.length, minor, trailers=self._head.block.trailers)
-        # An answer before the request's end: what the client still sends can only be dropped (RFC 9112 §9.6).
-        if self._up is Up.SENDING or self._relay.ends_connection:
-            self._keep_alive = False
+    def _answer(self, head: ResponseHead) -> None:
+        """The answer's head. What changes it, or its payload, has its place here, and in `_pass_on`."""
+        # An answer before the request's end: what the client still sends can only be dropped (RFC 9112 §9.6). Nor does
+        # the upstream connection go on: its server may read the rest of the body, or may not.
+        self._early = self._up is _SENDING
         self.status, self.answer = head.status, head.block
-        # Nor does the upstream connection go on: its server may read the rest of the body, or may not.
-        self._upstream_keeps = head.block.keep_alive and head.length != UNTIL_CLOSE and self._up is not Up.SENDING
-        self._move_down(Down.BODY)
-        node, date = self._origin.node, self._date()
-        return self._pass_on(
-            headers.response_head(head, minor, self._keep_alive, node, date, self._hsts, self._changes_in(head)), data
+        self._move_down(_BODY)
+        client = self._client
+        lines = headers.answer_lines(
+            head, client.framing(head), self._origin.node, self._date(), self._hsts, self._changes_in(head)
         )
+        self._keep_alive = client.begin(head, lines, keep_alive=self._keep_alive and not self._early)
 
     def _changes_in(self, answer: ResponseHead) -> Changes | None:
         if self._stay is None or self.upstream is None:
             return self._changes
         return changes_of(answer, self._changes, self._stay, self.upstream, secure=self._origin.secure)
 
-    def _pass_on(self, prefix: bytes, data: bytes) -> list[Command]:
-        """Passes on payload, after `prefix`, and ends the answer where its framing says."""
-        assert self._relay is not None
-        try:
-            payload, surplus = self._relay.receive(data)
-        except Refused as refused:
-            self.offset = refused.offset
-            return [*([SendClient(prefix)] if prefix else ()), *self._fail(refused.code, Source.UPSTREAM)]
-        out = prefix + payload
-        commands: list[Command] = [SendClient(out)] if out else []
-        if surplus is not None:
-            reuse = self._upstream_keeps and self._up is Up.SENT and not surplus
-            commands += self._end(keep_alive=self._keep_alive, reuse=reuse)
-        return commands
+    def _pass_on(self, piece: Piece) -> list[Command]:
+        """Passes on payload, and ends the answer where its framing says."""
+        payload, ended, trailers, sound = piece
+        if not ended:
+            return self._client.send(payload, ended=False)
+        kept = headers.trailer_lines(trailers) if trailers and self._head.block.trailers else b""
+        sent = self._client.send(payload, ended=True, trailers=kept)
+        reuse = sound and self._up is _SENT and not self._early
+        return [*sent, *self._end(keep_alive=self._keep_alive, reuse=reuse)]
 
     # -- ends
 
     def _end(self, *, keep_alive: bool, reuse: bool = False) -> list[Command]:
-        commands: list[Command] = [ReleaseUpstream(reuse)] if self._up is not Up.ASSIGNING else []
-        linger = not self._reader_up.done
-        self._move_up(Up.ENDED)
+        linger = not self._client.done
+        finish = _KEPT if keep_alive and not linger else Finish(False, linger)
+        assigned = self._up is not Up.ASSIGNING
+        self._move_up(_ENDED)
         self._move_down(Down.ENDED)
-        return [*commands, Finish(keep_alive and not linger, linger)]
+        return [_REUSED if reuse else _DROPPED, finish] if assigned else [finish]
 
     def _reply(self, code: Code, source: Source | None = None) -> list[Command]:
         """A reply of our own in place of the answer. A message rule that the server broke is a 502."""
         self.error, self.source = code, source or code.source
         self.status = 502 if self.source is not code.source else code.status
-        close = not (self._keep_alive and self._reader_up.done)
-        reply = headers.error_reply(
-            code, self.status, self.identifier, self._origin.node, self._date(),
-            close=close, body=self._head.method != b"HEAD", hsts=self._hsts, offset=self.offset,
-        )  # fmt: skip
-        return [SendClient(reply), *self._end(keep_alive=not close)]
+        lines, text = headers.error_lines(
+            code, self.status, self.identifier, self._origin.node, self._date(), self.offset
+        )
+        return self._reply_with(lines, text)
 
     def _reply_as(self, decision: Redirect | Reply | None) -> list[Command]:
         """What a rule says instead of a server."""
@@ -433,12 +444,15 @@ class Exchange:
             lines, body = decision.lines + headers.redirect_lines(location), b""
         else:
             self.status = decision.status
-            lines, body = decision.lines, b"" if head.method == b"HEAD" else decision.body
-        close = not (self._keep_alive and self._reader_up.done)
-        reply = headers.plain_reply(
-            self.status, lines, body, self.identifier, origin.node, self._date(), close=close, hsts=self._hsts
-        )
-        return [SendClient(reply), *self._end(keep_alive=not close)]
+            lines, body = decision.lines, decision.body
+        return self._reply_with(headers.plain_lines(lines, self.identifier, origin.node, self._date()), body)
+
+    def _reply_with(self, lines: bytes, body: bytes) -> list[Command]:
+        """There is no body after HEAD."""
+        close = not (self._keep_alive and self._client.done)
+        body = b"" if self._head.method == b"HEAD" else body
+        said = self._client.reply(self.status, lines, body, self._hsts, close=close)
+        return [*said, *self._end(keep_alive=not close)]
 
     def _fail(self, code: Code, source: Source | None = None) -> list[Command]:
         """The exchange cannot go on: a reply if nothing was answered yet, a cut otherwise."""
@@ -447,8 +461,8 @@ class Exchange:
     def _cut(self, code: Code, source: Source | None = None) -> list[Command]:
         self.error, self.source = code, source or code.source
         self.status = self.status or code.status
-        commands: list[Command] = [ReleaseUpstream(False)] if self._up is not Up.ASSIGNING else []
-        self._move_up(Up.ENDED)
+        commands: list[Command] = [_DROPPED] if self._up is not Up.ASSIGNING else []
+        self._move_up(_ENDED)
         self._move_down(Down.ENDED)
         return [*commands, Abort()]
 

@@ -17,7 +17,17 @@ from core.model import Listener
 from proxy import client_identity
 from proxy.actions import Changes
 from proxy.errors import Code, Refused, Source, kind
-from proxy.message import ACTED_ON, CHUNKED, UNTIL_CLOSE, Block, RequestHead, ResponseHead, is_acted_on
+from proxy.message import (
+    ACTED_ON,
+    CHUNKED,
+    NO_BODY,
+    UNTIL_CLOSE,
+    Block,
+    Outgoing,
+    RequestHead,
+    ResponseHead,
+    is_acted_on,
+)
 from proxy.origin import ORIGIN_FIELDS, SLB_FIELDS, Origin
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
@@ -101,11 +111,12 @@ def request_id(block: Block) -> bytes:
     return ids[0] if len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else b""
 
 
-def request_head(
+def outgoing(
     head: RequestHead, target: bytes, origin: Origin, identifier: bytes, upgrade: bytes,
     host: bytes | None = None, changes: Changes | None = None,
-) -> bytes:  # fmt: skip
-    """The head that goes to the server. `target` is in normal form. Raises Refused when the request is in a loop.
+) -> Outgoing:  # fmt: skip
+    """The head for the server, in whatever dialect. `target` is in normal form. Raises Refused when the request is in
+    a loop.
 
     `host`: instead of the request's own.
     """
@@ -127,12 +138,32 @@ def request_head(
                 kept.append(each.line)
         elif (origin.trusted and _is_of_others(lower)) or _passes(lower, origin, block, changes):
             kept.append(each.line)
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b%b%bVia: %b\r\nX-Request-Id: %b\r\n\r\n" % (
-        head.method, target, head.host if host is None else host, _passed(block, changes), b"".join(kept),
-        _request_framing(block.length),
-        _connection(upgrade, trailers=block.trailers),
-        origin.with_claims(claims) if claims else origin.lines, origin.identity or b"",
-        _via(vias, block.minor, origin.node), identifier,
+    fields = passed(block, changes)
+    return Outgoing(
+        head.method, target, head.host if host is None else host, fields + b"".join(kept) if kept else fields,
+        b"%b%bVia: %b\r\nX-Request-Id: %b\r\n" % (
+            origin.with_claims(claims) if claims else origin.lines, origin.identity or b"",
+            _via(vias, block.version, origin.node), identifier,
+        ),
+        block.length, upgrade, block.trailers,
+    )  # fmt: skip
+
+
+def request_head(
+    head: RequestHead, target: bytes, origin: Origin, identifier: bytes, upgrade: bytes,
+    host: bytes | None = None, changes: Changes | None = None,
+) -> bytes:  # fmt: skip
+    """`outgoing` in HTTP/1.1. Raises Refused as that does."""
+    return written(outgoing(head, target, origin, identifier, upgrade, host, changes))
+
+
+def written(request: Outgoing) -> bytes:
+    """A request's head in HTTP/1.1."""
+    method, target, host, fields, ours, length, upgrade, trailers = request
+    if length == NO_BODY and not upgrade and not trailers:
+        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (method, target, host, fields, ours)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b%b\r\n" % (
+        method, target, host, fields, _request_framing(length), _connection(upgrade, trailers=trailers), ours
     )  # fmt: skip
 
 
@@ -143,7 +174,7 @@ def _connection(upgrade: bytes, *, trailers: bool) -> bytes:
     return b"Connection: TE\r\nTE: trailers\r\n" if trailers else b""
 
 
-def _passed(block: Block, changes: Changes | None = None) -> bytes:
+def passed(block: Block, changes: Changes | None = None) -> bytes:
     """The lines that pass as they are, less those that Connection names, and with what changes."""
     named = block.connection - _USUAL_OPTIONS
     if changes is not None:
@@ -161,19 +192,20 @@ def _request_framing(length: int) -> bytes:
     return b"Transfer-Encoding: chunked\r\n" if length == CHUNKED else b""
 
 
-def _via(values: list[bytes], minor: int, node: bytes) -> bytes:
+def _via(values: list[bytes], version: bytes, node: bytes) -> bytes:
     """RFC 9110 §7.6.3: the received protocol and our name, after those of earlier hops."""
+    if not values:
+        return b"%b %b" % (version, node)
     entries = [entry.split() for value in values for entry in value.split(b",")]
     if any(len(entry) > 1 and entry[1] == node for entry in entries):
         raise Refused(Code.LOOP)
-    return b", ".join([*values, b"1.%d %b" % (minor, node)])
+    return b", ".join([*values, b"%b %b" % (version, node)])
 
 
-def response_head(
-    head: ResponseHead, client_minor: int, keep_alive: bool, node: bytes, date: bytes, hsts: bytes = b"",
-    changes: Changes | None = None,
-) -> bytes:  # fmt: skip
-    """The head that goes to the client; chunked where the length is unknown and the client can read it.
+def answer_lines(
+    head: ResponseHead, framing: bytes, node: bytes, date: bytes, hsts: bytes = b"", changes: Changes | None = None
+) -> bytes:
+    """The lines of an answer's head for the client, in whatever dialect; `framing` is what this says of the length.
 
     `hsts` is a whole line, which takes the place of the server's own (RFC 6797 §7.1: there is to be one).
     """
@@ -191,24 +223,46 @@ def response_head(
             kept.append(each.line)
     if not dated:
         kept.append(b"Date: %b\r\n" % date)  # RFC 9110 §6.6.1
+    before = b"".join([via + b", " for via in vias]) if vias else b""
+    return b"%b%b%b%bVia: %b%b %b\r\n" % (
+        passed(block, changes), b"".join(kept), hsts, framing, before, block.version, node
+    )  # fmt: skip
+
+
+def response_head(
+    head: ResponseHead, client_minor: int, keep_alive: bool, node: bytes, date: bytes, hsts: bytes = b"",
+    changes: Changes | None = None,
+) -> bytes:  # fmt: skip
+    """The head that goes to a client of HTTP/1; chunked where the length is unknown and the client can read it."""
+    lines = answer_lines(head, framing(head, client_minor), node, date, hsts, changes)
+    return answer_head(head, lines, client_minor, keep_alive)
+
+
+def answer_head(
+    head: ResponseHead, lines: bytes, client_minor: int, keep_alive: bool, payload: bytes = b""
+) -> bytes:  # fmt: skip
+    """The head of an answer in HTTP/1, and what follows it."""
     connection = b""
     if not keep_alive:
         connection = b"Connection: close\r\n"
     elif client_minor == 0:
         connection = b"Connection: keep-alive\r\n"
-    return b"HTTP/1.1 %d %b\r\n%b%b%b%bVia: %b1.%d %b\r\n%b\r\n" % (
-        head.status, head.reason, _passed(block, changes), b"".join(kept), hsts, _framing(head, client_minor),
-        b"".join(via + b", " for via in vias), block.minor, node, connection,
-    )  # fmt: skip
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n%b" % (head.status, head.reason, lines, connection, payload)
 
 
-def _framing(head: ResponseHead, client_minor: int) -> bytes:
+def length_line(head: ResponseHead) -> bytes:
     """Content-Length where the server gave one (also to HEAD and 304: it is the length of the answer not sent)."""
-    if head.block.length >= 0 and head.status >= 200 and head.status != 204:
-        return b"Content-Length: %d\r\n" % head.block.length
+    length = head.block.length
+    if length >= 0 and head.length not in (CHUNKED, UNTIL_CLOSE) and head.status >= 200 and head.status != 204:
+        return b"Content-Length: %d\r\n" % length
+    return b""
+
+
+def framing(head: ResponseHead, client_minor: int) -> bytes:
+    """What a client of HTTP/1 is told of the length."""
     if head.length in (CHUNKED, UNTIL_CLOSE) and client_minor == 1:
         return b"Transfer-Encoding: chunked\r\n"
-    return b""
+    return length_line(head)
 
 
 def trailer_lines(lines: bytes) -> bytes:
@@ -221,11 +275,41 @@ def trailer_lines(lines: bytes) -> bytes:
     return b"".join(kept)
 
 
-def informational_head(head: ResponseHead, node: bytes, upgrade: bytes = b"", changes: Changes | None = None) -> bytes:
-    """A 1xx answer; with `upgrade`, the 101 that opens a tunnel."""
-    opening = b"Connection: upgrade\r\nUpgrade: %b\r\nVia: 1.%d %b\r\n" % (upgrade, head.block.minor, node)
-    passed = _passed(head.block, changes)
-    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (head.status, head.reason, passed, opening if upgrade else b"")
+def informational_head(head: ResponseHead) -> bytes:
+    """An answer of 1xx in HTTP/1, but for 101."""
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, passed(head.block))
+
+
+def switching_head(head: ResponseHead, lines: bytes, upgrade: bytes, node: bytes) -> bytes:
+    """The 101 that opens a tunnel, in HTTP/1."""
+    return b"HTTP/1.1 %d %b\r\n%bConnection: upgrade\r\nUpgrade: %b\r\nVia: %b %b\r\n\r\n" % (
+        head.status, head.reason, lines, upgrade, head.block.version, node
+    )  # fmt: skip
+
+
+def error_lines(
+    code: Code, status: int, identifier: bytes, node: bytes, date: bytes, offset: int | None = None
+) -> tuple[bytes, bytes]:
+    """A reply of our own: its lines, and its body, which says what happened and the request id to look for in the log.
+
+    Proxy-Status (RFC 9209) says it too, and that it is we who say it.
+    """
+    source = code.source if status == code.status else Source.UPSTREAM
+    label = code.label.encode()
+    text = b'{"status": %d, "source": "%b", "error": "%b", "detail": "%b", "request_id": "%b"}\n' % (
+        status, source.encode(), label, code.said(offset).encode(), identifier,
+    )  # fmt: skip
+    lines = [
+        b"Date: " + date,
+        b"Content-Type: application/json\r\nContent-Length: %d" % len(text),
+        b"Cache-Control: no-store",
+        b"Via: 1.1 " + node,
+        b"X-Request-Id: " + identifier,
+        b'Proxy-Status: "%b"; error=%b; details="%b"' % (node, kind(code, source).encode(), label),
+    ]
+    if status == 405:
+        lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")  # RFC 9110 §15.5.6
+    return b"\r\n".join(lines) + b"\r\n", text
 
 
 def error_reply(
@@ -240,29 +324,9 @@ def error_reply(
     hsts: bytes = b"",
     offset: int | None = None,
 ) -> bytes:
-    """A reply of our own; its body says what happened and the request id to look for in the log.
-
-    Proxy-Status (RFC 9209) says it too, and that it is we who say it; there is no body after HEAD.
-    """
-    source = code.source if status == code.status else Source.UPSTREAM
-    label = code.label.encode()
-    text = b'{"status": %d, "source": "%b", "error": "%b", "detail": "%b", "request_id": "%b"}\n' % (
-        status, source.encode(), label, code.said(offset).encode(), identifier,
-    )  # fmt: skip
-    lines = [
-        b"HTTP/1.1 %d %b" % (status, _REASONS[status]),
-        b"Date: " + date,
-        b"Content-Type: application/json\r\nContent-Length: %d" % len(text),
-        b"Cache-Control: no-store",
-        b"Via: 1.1 " + node,
-        b"X-Request-Id: " + identifier,
-        b'Proxy-Status: "%b"; error=%b; details="%b"' % (node, kind(code, source).encode(), label),
-    ]
-    if status == 405:
-        lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")  # RFC 9110 §15.5.6
-    if close:
-        lines.append(b"Connection: close")
-    return b"\r\n".join(lines) + b"\r\n" + hsts + b"\r\n" + (text if body else b"")
+    """`error_lines` as a whole answer of HTTP/1; there is no body after HEAD."""
+    lines, text = error_lines(code, status, identifier, node, date, offset)
+    return own_reply(status, lines, text if body else b"", hsts, close=close)
 
 
 def hsts_line(listener: Listener) -> bytes:
@@ -274,13 +338,22 @@ def hsts_line(listener: Listener) -> bytes:
     return b"Strict-Transport-Security: max-age=%d%b%b\r\n" % (listener.hsts_max_age_s, subdomains, preload)
 
 
+def plain_lines(lines: bytes, identifier: bytes, node: bytes, date: bytes) -> bytes:
+    """The lines of a reply of our own that a rule asks for. `lines` say what it is, its length among them."""
+    return b"Date: %b\r\n%bVia: 1.1 %b\r\nX-Request-Id: %b\r\n" % (date, lines, node, identifier)
+
+
 def plain_reply(
     status: int, lines: bytes, body: bytes, identifier: bytes, node: bytes, date: bytes, *, close: bool, hsts: bytes
 ) -> bytes:
-    """A reply of our own that a rule asks for. `lines` say what it is, its length among them."""
-    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%bVia: 1.1 %b\r\nX-Request-Id: %b\r\n%b%b\r\n%b" % (
-        status, _reason(status), date, lines, node, identifier, b"Connection: close\r\n" if close else b"", hsts, body,
-    )  # fmt: skip
+    """`plain_lines` as a whole answer of HTTP/1."""
+    return own_reply(status, plain_lines(lines, identifier, node, date), body, hsts, close=close)
+
+
+def own_reply(status: int, lines: bytes, body: bytes, hsts: bytes, *, close: bool) -> bytes:
+    """A whole answer of HTTP/1 that is not a server's."""
+    closing = b"Connection: close\r\n" if close else b""
+    return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (status, _reason(status), lines, closing, hsts, body)
 
 
 def redirect_lines(location: bytes) -> bytes:
@@ -289,6 +362,8 @@ def redirect_lines(location: bytes) -> bytes:
 
 def _reason(status: int) -> bytes:
     """A status need not have one (RFC 9112 §4)."""
+    if status in _REASONS:
+        return _REASONS[status]
     try:
         return HTTPStatus(status).phrase.encode("ascii")
     except ValueError:

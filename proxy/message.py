@@ -69,6 +69,7 @@ class Block(NamedTuple):
     upgrade: bytes
     trailers: bool = False  # who sent it reads them (RFC 9110 §10.1.4)
     underscored: bool = False  # there are fields that do not pass, since their names have an underscore
+    version: bytes = b"1.1"  # as Via and the log say it; `minor` is that of HTTP/1, 1 in any later version
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of every field called `name` (lower case), in order."""
@@ -103,6 +104,23 @@ class ResponseHead(NamedTuple):
 
     def values(self, name: bytes) -> list[bytes]:
         return self.block.values(name)
+
+
+class Outgoing(NamedTuple):
+    """A request as it goes to a server, whatever that is spoken to in.
+
+    `fields` and `ours` are whole lines: those that pass, and those that say where it comes from. How long the body is,
+    which protocol is asked for (as `Block.upgrade` has it) and whether trailers are read (`te`) is not among them.
+    """
+
+    method: bytes
+    target: bytes
+    host: bytes
+    fields: bytes
+    ours: bytes
+    length: int
+    upgrade: bytes = b""
+    trailers: bool = False
 
 
 def field_of(name: bytes, value: bytes) -> Field:

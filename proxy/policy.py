@@ -51,6 +51,7 @@ def judge(minor: int, fields: tuple[Field, ...], *, request: bool) -> Block:
         upgrade=_upgrade(minor, acted_on, connection),
         trailers=minor == 1 and any(field.lower == b"te" and _TRAILERS.search(field.value) for field in acted_on),
         underscored=any(b"_" in field.lower for field in acted_on),
+        version=b"1.1" if minor else b"1.0",
     )
 
 
