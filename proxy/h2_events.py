@@ -1,0 +1,68 @@
+"""What a client says on a connection of HTTP/2, as h2_session.py hears it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from proxy.h2_frames import Error
+from proxy.hpack import Pair
+
+
+class Asked(NamedTuple):
+    """A stream's head. `fields` is None where they are too many."""
+
+    stream: int
+    fields: list[Pair] | None
+    ended: bool
+
+
+class Came(NamedTuple):
+    """Some of a body. `size` is what it counts in the windows, until `credit` gives it back."""
+
+    stream: int
+    payload: bytes
+    size: int
+    ended: bool
+
+
+class Trailed(NamedTuple):
+    """A body's trailers, and so its end. `fields` as in `Asked`."""
+
+    stream: int
+    fields: list[Pair] | None
+
+
+class WasReset(NamedTuple):
+    """The stream is gone: by the client, or because of what it has sent for it (`why`; then we have told it)."""
+
+    stream: int
+    code: int
+    why: str = ""
+
+
+class Opened(NamedTuple):
+    """More may be sent on a stream; 0: on any."""
+
+    stream: int
+
+
+class Leaving(NamedTuple):
+    """The client begins no more streams."""
+
+    code: int
+
+
+class Acknowledged(NamedTuple):
+    """A ping of ours has come back."""
+
+    payload: bytes
+
+
+class Broken(NamedTuple):
+    """The connection is over: nothing is read any more, and what is to be sent ends with a GOAWAY."""
+
+    code: Error
+    why: str
+
+
+Event = Asked | Came | Trailed | WasReset | Opened | Leaving | Acknowledged | Broken
