@@ -1,4 +1,5 @@
-"""Weights of servers, which whoever operates a cluster may set without the right to change anything else: 0 drains."""
+"""Weights of servers, and of the parts of a split, which whoever operates a cluster may set without the right to change
+anything else: a server of weight 0 drains, and a canary grows or ends."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from control.edit import Edit, MissingError, Op
 from control.handling import CHANGED, CHANGING, CONDITIONS, after_edits, body_of, change
 from control.roles import ApiRole
 from control.routes import Route, Schema, text
+from core.config import to_table
 from core.endpoints import endpoint
-from core.fields import Address, Kind, Range
+from core.fields import Address, Kind, Range, Ref
 from core.model import AvailabilityGroup, Model, Server, ServerGroup
 
 SHOWN = 8
@@ -35,6 +37,43 @@ class Weights:
     """Several servers' weights, set at once."""
 
     servers: tuple[Weight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a rule's split, and the weight that it is to have; the others keep theirs."""
+
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)]
+    weight: Annotated[int, Range(0, 100)]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Several parts' weights, set at once."""
+
+    split: tuple[Part, ...]
+
+
+async def post_parts(request: web.Request) -> web.Response:
+    name = text(request, "name")
+    wanted = {each.backend_service: each.weight for each in (await body_of(request, Parts)).split}
+
+    def make(model: Model) -> Model:
+        rule = model.rules.get(name)
+        if rule is None:
+            raise MissingError(f"there is no rules/{name}")
+        known = [share.backend_service for share in rule.split]
+        if missing := [each for each in wanted if each not in known]:
+            has = ", ".join(known[:SHOWN]) or "none"
+            raise MissingError(f"the split of rules/{name} has no part {missing[0]}; it has {has}")
+        weighed = [
+            dataclasses.replace(share, weight=wanted.get(share.backend_service, share.weight)) for share in rule.split
+        ]
+        table = to_table(dataclasses.replace(rule, split=tuple(weighed)))
+        return after_edits(model, [Edit(Op.PATCH, Kind.RULES, name, {"split": table["split"]})])
+
+    told = ", ".join(f"{service} → {weight}" for service, weight in [*wanted.items()][:SHOWN])
+    return await change(request, make, (Kind.RULES, name), comment=f"weights of rules/{name}: {told}")
 
 
 async def post_weights(kind: Kind, request: web.Request) -> web.Response:
@@ -80,6 +119,10 @@ def _routes() -> Iterator[Route]:
             "Weigh or drain servers", CHANGING, Schema(Weights), {200: CHANGED}, headers=CONDITIONS,
             problems=(404, 409, 412, 413, 422), tag=kind.value,
         )  # fmt: skip
+    yield Route(
+        "POST", "/v1/rules/{name}/weights", post_parts, ApiRole.OPERATE, "Weigh the parts of a split", CHANGING,
+        Schema(Parts), {200: CHANGED}, headers=CONDITIONS, problems=(404, 409, 412, 413, 422), tag=Kind.RULES.value,
+    )  # fmt: skip
 
 
 ROUTES = tuple(_routes())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from control import commands, completion, waiting, watch
 from control.watching import Topic
 from core.endpoints import UNIX, split
-from core.fields import Kind
+from core.fields import NAME, Kind
 
 CHECK_EXAMPLES = """
   paifang check site.toml
@@ -42,6 +43,7 @@ DELETE_EXAMPLES = """
 WEIGH_EXAMPLES = """
   paifang weigh server_groups shop 10.0.0.9:80=0 --wait          drains it
   paifang weigh server_groups shop 10.0.0.9:80=50 10.0.0.8:80=100
+  paifang weigh rules shop v1=90 v2=10     a tenth to the next version
 """
 HISTORY_EXAMPLES = """
   paifang history --limit 5
@@ -100,10 +102,13 @@ def add_to(add: Add, remote: Parent, dry: Parent, comment: Parent, as_json: Pare
     delete.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
     completion.of(delete.add_argument("name", metavar="NAME"), completion.names())
     delete.set_defaults(run=commands.delete)
-    weigh = add("weigh", "set the weights of servers; 0 drains", WEIGH_EXAMPLES, remote, dry, comment, waits)
-    weigh.add_argument("kind", choices=commands.GROUPS, metavar="KIND", help=", ".join(commands.GROUPS))
-    completion.of(weigh.add_argument("name", metavar="GROUP"), completion.names())
-    weigh.add_argument("weights", nargs="+", type=weight, metavar="SERVER=WEIGHT", help="10.0.0.9:80=0, [::1]:80=50")
+    what = "set the weights of servers, 0 drains; or of the parts of a split"
+    weigh = add("weigh", what, WEIGH_EXAMPLES, remote, dry, comment, waits)
+    weigh.add_argument("kind", choices=commands.WEIGHED, metavar="KIND", help=", ".join(commands.WEIGHED))
+    completion.of(weigh.add_argument("name", metavar="NAME", help="of the group or rule"), completion.names())
+    weigh.add_argument(
+        "weights", nargs="+", type=weight, metavar="WHAT=WEIGHT", help="10.0.0.9:80=0, [::1]:80=50; of a rule v2=10"
+    )
     weigh.set_defaults(run=commands.weigh)
     history = add("history", "versions of the configuration", HISTORY_EXAMPLES, remote, as_json)
     history.add_argument("version", nargs="?", type=span, metavar="N[..M]", help="what it, or all up to M, changed")
@@ -142,13 +147,17 @@ def span(text: str) -> tuple[int | None, int]:
 
 
 def weight(text: str) -> dict[str, object]:
-    """A server of a group with its weight."""
-    server, equals, value = text.rpartition("=")
-    place = {"address": server} if server.startswith(UNIX) else None
-    if place is None and (found := split(server)) is not None:
-        place = {"address": found[0], "port": found[1]}  # type: ignore[dict-item]
+    """A server of a group, or a part of a split, with its weight."""
+    what, equals, value = text.rpartition("=")
+    place: dict[str, object] | None = {"address": what} if what.startswith(UNIX) else None
+    if place is None and (found := split(what)) is not None:
+        place = {"address": found[0], "port": found[1]}
+    if place is None and re.fullmatch(NAME.regex, what):
+        place = {"backend_service": what}
     if not equals or place is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: give ADDRESS:PORT=WEIGHT, such as 10.0.0.9:80=0")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give ADDRESS:PORT=WEIGHT, such as 10.0.0.9:80=0, or of a rule SERVICE=WEIGHT, such as v2=10"
+        )
     return {**place, "weight": number(value)}
 
 

@@ -27,9 +27,10 @@ from core.reader import did_you_mean
 
 WATCH_S = 1.0
 ERROR_FIELDS = ("path", "line", "object_path", "why", "suggestion")
-GROUPS = (Kind.SERVER_GROUPS.value, Kind.AVAILABILITY_GROUPS.value)
+WEIGHED = (Kind.SERVER_GROUPS.value, Kind.AVAILABILITY_GROUPS.value, Kind.RULES.value)
 HISTORY_MOST = 1000  # versions are kept
 KNOWN_SHOWN = 8
+_SERVER_WEIGHT = "ADDRESS:PORT=WEIGHT, such as 10.0.0.9:80=0"
 
 
 def check(options: argparse.Namespace) -> int:
@@ -174,10 +175,14 @@ def delete(options: argparse.Namespace) -> int:
 
 
 def weigh(options: argparse.Namespace) -> int:
-    """Set the weights of some servers of a group."""
+    """Set the weights of some servers of a group, or of parts of a rule's split."""
+    of_rule = options.kind == Kind.RULES.value
+    if any(("backend_service" in each) is not of_rule for each in options.weights):
+        raise ApiError(f"{options.kind}: give {'SERVICE=WEIGHT, such as v2=10' if of_rule else _SERVER_WEIGHT}")
     api = _api(options)
     path = f"/v1/{options.kind}/{quote(options.name, safe='')}/weights"
-    return _finish(api, api.request("POST", path, {"servers": options.weights}, query=_changing(options)), options)
+    body = {"split" if of_rule else "servers": options.weights}
+    return _finish(api, api.request("POST", path, body, query=_changing(options)), options)
 
 
 def status(options: argparse.Namespace) -> int:

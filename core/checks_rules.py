@@ -11,6 +11,7 @@ from core.errors import Path, Problem
 from core.model import (
     BackendProtocol,
     BackendService,
+    Condition,
     HeaderAction,
     HeaderChange,
     Kind,
@@ -93,8 +94,12 @@ def _conditions(rule: Rule, path: Path) -> Iterator[Problem]:
     for index, method in enumerate(rule.methods):
         if method in _NEVER_SERVED:
             yield Problem((*path, "methods", index), f"{method} is never served", "remove it")
-    for index, header in enumerate(rule.headers):
-        where = (*path, "headers", index, "name")
+    yield from _headers(rule.headers, (*path, "headers"))
+
+
+def _headers(headers: tuple[Condition, ...], path: Path) -> Iterator[Problem]:
+    for index, header in enumerate(headers):
+        where = (*path, index, "name")
         if not _HEADER_NAME.fullmatch(header.name):
             why = f"{show(header.name)} is not the name of a field that is passed on"
             yield Problem(where, why, "give one of letters, digits and '-'")
@@ -166,8 +171,27 @@ def _split(rule: Rule, listener: Listener | None, groups: Groups, path: Path) ->
         if name in names[:index]:
             yield Problem(where, f"{name} has a share already", "give each service one")
         yield from _service(name, listener, groups, where)
+        yield from _headers(rule.split[index].headers, (*path, index, "headers"))
+    yield from _claims(rule, path)
     if names and not any(share.weight for share in rule.split):
         yield Problem(path, "all weights are 0, so that nothing is forwarded", "give one of them a weight")
+    if rule.split_by and not names:
+        yield Problem((*path[:-1], "split_by"), "there is no split", "remove it, or give split")
+
+
+def _claims(rule: Rule, path: Path) -> Iterator[Problem]:
+    """What sends requests to a part has to be told apart from what sends them to another one."""
+    for kind in ("headers", "cookies"):
+        owners: dict[tuple[str, str | None], str] = {}
+        for index, share in enumerate(rule.split):
+            for place, each in enumerate(getattr(share, kind)):
+                name = each.name.lower() if kind == "headers" else each.name
+                for value in each.values or (None,):
+                    owner = owners.get((name, None)) or owners.setdefault((name, value), share.backend_service)
+                    if owner != share.backend_service:
+                        what = each.name if value is None else f"{each.name} with the value {show(value)}"
+                        why = f"{what} sends requests to {owner} already"
+                        yield Problem((*path, index, kind, place), why, "remove it from one of the two")
 
 
 def _changes(changes: tuple[HeaderChange, ...], path: Path) -> Iterator[Problem]:

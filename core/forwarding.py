@@ -69,10 +69,16 @@ class FixedReply:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A backend service's part of a split, relative to the others'."""
+    """A backend service's part of a split, relative to the others'.
+
+    A request that has one of `headers` goes there whatever the weights, and one that has none of any part's headers but
+    one of `cookies`. Where several parts have what a request has, the first of them counts.
+    """
 
     backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)]
     weight: Annotated[int, Range(0, 100)] = 100
+    headers: tuple[Condition, ...] = ()
+    cookies: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,7 @@ class Rule:
     cookies: tuple[Condition, ...] = ()
     priority: Annotated[int, Range(0, 10_000)] = 0
     split: tuple[Share, ...] = ()
+    split_by: Annotated[str, Pattern(rf"|{HASH_KEY.regex}", HASH_KEY.what)] = ""
     redirect: Redirect | None = None
     fixed_reply: FixedReply | None = None
     rewrite: Rewrite | None = None

@@ -300,6 +300,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "redirect": "sends the client elsewhere",
         "fixed_reply": "answers without a server",
         "split": "where they go, each to one of these",
+        "split_by": "what always goes to the same part of a split: the client's address, the path, or a field or "
+        "cookie; requests without it go by the client's address; empty: the parts take turns",
         "rewrite": "what the server is asked for instead",
         "request_headers": "changes of what the server gets",
         "response_headers": "changes of what the client gets",
@@ -309,7 +311,12 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "sticky_session": "as of a backend service",
         **ABOUT,
     },
-    Share: {"backend_service": "where its part goes", "weight": "its part, relative to the others'"},
+    Share: {
+        "backend_service": "where its part goes",
+        "weight": "its part, relative to the others'",
+        "headers": "fields, one of which sends a request there whatever the weights",
+        "cookies": "cookies, one of which does, where no part's `headers` do",
+    },
     Rewrite: {"host": "for the server", "path": "for the server", "query": "for the server"},
     HeaderChange: {
         "name": "none of those that the L7 tier acts on, such as Connection, Host, X-Forwarded-For",

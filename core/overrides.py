@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from core.model import BackendService, Model, Rule, Share
+from core.model import BackendService, Model, Rule
 
 FIELDS = ("scheduler", "hash_key", "health_check", "sticky_session")
 
@@ -36,7 +36,7 @@ def as_used(rule: Rule) -> Rule:
     if not _overrides(rule):
         return rule
     service = rule.backend_service and _name(rule.backend_service, rule)
-    split = tuple(Share(_name(share.backend_service, rule), share.weight) for share in rule.split)
+    split = tuple(replace(share, backend_service=_name(share.backend_service, rule)) for share in rule.split)
     return replace(rule, backend_service=service, split=split)
 
 

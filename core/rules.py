@@ -58,6 +58,16 @@ def conditional(rule: Rule) -> bool:
     return bool(rule.pattern or rule.methods or rule.headers or rule.queries or rule.cookies)
 
 
+def fields_of(rule: Rule) -> Iterator[str]:
+    """The names of the fields that a rule tells requests apart by."""
+    yield from (each.name for each in rule.headers)
+    for share in rule.split:
+        yield from (each.name for each in share.headers)
+    kind, _, name = rule.split_by.partition(":")
+    if kind == "header":
+        yield name
+
+
 def asked(rule: Rule) -> tuple[object, ...]:
     """What a rule asks of a request: two rules with the same one match the same requests."""
     headers = frozenset((each.name.lower(), frozenset(each.values)) for each in rule.headers)

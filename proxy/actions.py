@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 
 from core import model
 from core.model import HeaderAction
-from core.schedule import smooth_wrr_ring
 from proxy.names import host_name
 
 _VARIABLE: Final = re.compile(rb"\$\{(\w+)\}")
@@ -121,28 +120,6 @@ class Forward:
         plain = self.rewrite is None and self.request is None and self.response is None
         object.__setattr__(self, "plain", plain)
         object.__setattr__(self, "way", Way(self.rule, self.service))
-
-
-class Split:
-    """To one of several in turn, as their weights say."""
-
-    __slots__ = ("_forwards", "_turn", "forwards")
-
-    def __init__(self, shares: Iterable[tuple[Forward, int]]) -> None:
-        shares = list(shares)
-        self.forwards = [forward for forward, _ in shares]
-        self._forwards = [self.forwards[index] for index in smooth_wrr_ring([weight for _, weight in shares])]
-        self._turn = -1
-
-    def next(self) -> Forward:
-        self._turn = (self._turn + 1) % len(self._forwards)
-        return self._forwards[self._turn]
-
-    def next_of(self, some: list[Forward]) -> Forward:
-        """The next one that is among these; they keep their proportions."""
-        if len(some) == 1:
-            return some[0]
-        return next((each for each in (self.next() for _ in self._forwards) if each in some), some[0])
 
 
 class Redirect:

@@ -22,7 +22,7 @@ Told = tuple[int, bytes]
 _METHOD, _FIELD, _QUERY, _COOKIE = range(4)
 
 
-class _Wanted:
+class Wanted:
     """The values of one condition."""
 
     __slots__ = ("_patterns", "any", "exact")
@@ -61,9 +61,9 @@ class Conditions:
     def __init__(self, rule: Rule) -> None:
         self._pattern = path_pattern(rule)
         self._methods = frozenset(method.encode("ascii") for method in rule.methods)
-        self._headers = _wanted(rule.headers, lower=True)
-        self._queries = _wanted(rule.queries)
-        self._cookies = _wanted(rule.cookies)
+        self._headers = wanted_of(rule.headers, lower=True)
+        self._queries = wanted_of(rule.queries)
+        self._cookies = wanted_of(rule.cookies)
 
     @classmethod
     def of(cls, rule: Rule) -> Conditions | None:
@@ -100,11 +100,12 @@ def path_pattern(rule: Rule) -> re.Pattern[bytes] | None:
     return re.compile(regex(rule.pattern).encode("ascii"), re.DOTALL) if rule.pattern else None
 
 
-def _wanted(conditions: Iterable[Condition], *, lower: bool = False) -> tuple[tuple[bytes, _Wanted], ...]:
-    return tuple(((each.name.lower() if lower else each.name).encode(), _Wanted(each.values)) for each in conditions)
+def wanted_of(conditions: Iterable[Condition], *, lower: bool = False) -> tuple[tuple[bytes, Wanted], ...]:
+    """The name of each condition, in lower case if that is said, and its values."""
+    return tuple(((each.name.lower() if lower else each.name).encode(), Wanted(each.values)) for each in conditions)
 
 
-def _among(conditions: tuple[tuple[bytes, _Wanted], ...], pairs: Iterable[tuple[bytes, bytes]]) -> bool:
+def _among(conditions: tuple[tuple[bytes, Wanted], ...], pairs: Iterable[tuple[bytes, bytes]]) -> bool:
     found = list(pairs)
     return all(any(name == key and wanted.has(value) for key, value in found) for name, wanted in conditions)
 

@@ -174,7 +174,7 @@ class Exchange:
         try:
             self._upgrade = head.block.upgrade if upgrades_to_websocket(head) else b""
             self.target = normal_target(head.target)
-            decision = decided or self._router.route(head, self.target)
+            decision = decided or self._router.route(head, self.target, self._origin.client)
             self.rule = decision.rule if decision is not None else ""
             if not isinstance(decision, Forward):
                 return self._reply_as(decision)

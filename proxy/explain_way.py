@@ -22,6 +22,7 @@ from core.model import Model, Rule
 from core.overrides import configured
 from core.resolve import L7Listener, l7_services, servers
 from core.rules import conditional, matches, ordered
+from proxy.actions import Forward
 from proxy.balance import Address
 from proxy.commands import Assign, SendClient, SendUpstream
 from proxy.conditions import Conditions
@@ -32,6 +33,7 @@ from proxy.message import RequestHead
 from proxy.names import host_name
 from proxy.origin import Origin
 from proxy.rules import Router
+from proxy.split import split_of
 from proxy.sticky import Seal, Sticky
 
 NEAR: Final = 8  # rules that are told of besides the one that decides
@@ -177,12 +179,8 @@ class Way:
     def _forward(self, exchange: Exchange, command: Assign) -> None:
         told, rule = self._told, self._rules.get(exchange.rule)
         names = [command.service]
-        if rule is not None and rule.split and command.prefer is None:
-            names = [share.backend_service for share in rule.split if share.weight]
-            told.result["services"] = names
-            parts = ", ".join(f"{share.backend_service} ({share.weight})" for share in rule.split)
-            text = f"whose turn it is, by their weights: {parts}"
-            told.say("split", text, Place(Kind.RULES, rule.name, "split"))
+        if rule is not None and rule.split:
+            names = self._say_split(rule, exchange, command)
         self._say_cookie(command)
         server: Address | None = None
         for name in names:
@@ -201,6 +199,26 @@ class Way:
         self._say_times(told.result["service"])
         if notes := [*_responds(rule), *self._cookies_set(command), *self._hsts()]:
             told.say("response", "on its way back it changes", None, *notes)
+
+    def _say_split(self, rule: Rule, exchange: Exchange, command: Assign) -> list[str]:
+        """The services that it may go to."""
+        told, place = self._told, Place(Kind.RULES, rule.name, "split")
+        split = split_of([Forward(share.backend_service) for share in rule.split], rule.split, rule.split_by)
+        parts = ", ".join(f"{share.backend_service} ({share.weight})" for share in rule.split)
+        if split.claimed(self._head) is not None:
+            told.say("split", f"{command.service}: a field or cookie of the request says so, not the weights", place)
+        elif command.prefer is not None:
+            told.say("split", f"{command.service}: the client has its server there", place)
+        elif rule.split_by:
+            missing = rule.split_by != "source" and not split.key(self._head, exchange.target)
+            by = f"the client's address, as the request has no {rule.split_by}" if missing else rule.split_by
+            where = Place(Kind.RULES, rule.name, "split_by")
+            told.say("split", f"{command.service}: by {by}, always the same at these weights: {parts}", where)
+        else:
+            told.say("split", f"whose turn it is, by their weights: {parts}", place)
+            told.result["services"] = [share.backend_service for share in rule.split if share.weight]
+            return list(told.result["services"])
+        return [command.service]
 
     def _say_cookie(self, command: Assign) -> None:
         service = l7_services(self._model)[command.service]

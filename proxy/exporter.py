@@ -70,6 +70,7 @@ def families(node: Document) -> Iterator[Family | Histogram]:
     yield from _listeners(node["listeners"])
     yield from _services(node["services"])
     yield from _rules(node["rules"], node["listener_of"])
+    yield from _parts(node["parts"], node["listener_of"])
     for name, (metric, help) in PLAIN.items():
         yield counter(f"{L7}_{metric}_total", help, only(counters.get(name, 0)))
     for name, (metric, help) in LEVELS.items():
@@ -147,6 +148,16 @@ def _rules(rules: Mapping[str, Document], listener_of: Mapping[str, str]) -> Ite
     help = "Requests that a rule decided about, by the first digit of the status that the client got."
     samples = _statuses(rules, lambda name: (listener_of[name], name))
     yield counter(f"{L7}_rule_requests_total", help, samples, ("listener", "rule", "status"))
+
+
+def _parts(parts: Mapping[str, Document], listener_of: Mapping[str, str]) -> Iterator[Family]:
+    def labels(name: str) -> tuple[str, ...]:
+        rule, _, service = name.partition(" ")
+        return listener_of.get(rule, OTHER), rule, service or OTHER
+
+    help = "Requests that a rule with a split sent to a backend service, by the first digit of the status."
+    names = ("listener", "rule", "service", "status")
+    yield counter(f"{L7}_rule_service_requests_total", help, _statuses(parts, labels), names)
 
 
 def _tls(listeners: Mapping[str, Document], counters: Mapping[str, float]) -> Iterator[Family | Histogram]:

@@ -1,4 +1,4 @@
-"""What is counted of each listener, backend service and rule: in a worker, and added up in its supervisor. Pure.
+"""What is counted of each listener, service, rule and part of a split: in a worker, and added up for a node. Pure.
 
 An exchange is counted under its listener and service. Once a second what came together there is added to the two that
 it belongs to, whose sums the worker then sends: dictionaries of numbers and lists of numbers. Rules, of which there may
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from core.model import Model, Protocol
+from core.overrides import as_used
 from core.resolve import l7_services
 from proxy.access_log import Record, Visit
 
@@ -24,7 +25,8 @@ SIGNATURE_BOUNDS: Final = (
     0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 CLASSES: Final = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
-KINDS: Final = ("listeners", "services", "rules")
+KINDS: Final = ("listeners", "services", "rules", "parts")
+STATUSES_ALONE: Final = ("rules", "parts")
 SERIES_MOST: Final = 2000
 OTHER: Final = "other"
 L7_PROTOCOLS: Final = (Protocol.HTTP, Protocol.HTTPS)
@@ -101,7 +103,7 @@ class Meter:
     def document(self, kind: str = KINDS[0]) -> dict[str, Any]:
         """Of a rule only what became of its requests; of a service not what listeners tell."""
         found: dict[str, Any] = {"statuses": self.statuses}
-        if kind != "rules":
+        if kind not in STATUSES_ALONE:
             found |= {
                 "buckets": _columns(self.buckets, self.quick), "seconds": self.seconds + self.quick_seconds,
                 "firsts": _columns(self.firsts, self.quick), "first_seconds": self.first_seconds + self.quick_seconds,
@@ -127,6 +129,12 @@ def names(model: Model) -> dict[str, tuple[str, ...]]:
         "listeners": tuple(listeners),
         "services": tuple(l7_services(model)),
         "rules": tuple(rule.name for rule in model.rules.values() if rule.listener in listeners),
+        "parts": tuple(
+            f"{rule.name} {share.backend_service}"
+            for rule in model.rules.values()
+            if rule.split and rule.listener in listeners
+            for share in as_used(rule).split
+        ),
     }
 
 
@@ -136,6 +144,7 @@ class Meters:
     def __init__(self) -> None:
         self._fresh: dict[str, dict[str, Meter]] = {}  # since the last `news`, by listener and service
         self._rules: dict[str, Meter] = {}  # where each is counted, as far as it has been asked
+        self._parts: dict[tuple[str, str], Meter] = {}  # of rules that split, by rule and service
         self._sums: dict[str, dict[str, Meter]] = {kind: {} for kind in KINDS}
         self._known: dict[str, dict[str, str]] | None = None  # by kind, what each name is counted as; None: as itself
 
@@ -143,13 +152,15 @@ class Meters:
         """Counts an exchange or a refused request."""
         self._of(record.listener, record.way.service).record(record)
         if record.way.rule:
-            meter = self._rule(record.way.rule)
-            meter.statuses[record.status // 100 if 100 <= record.status < 600 else 0] += 1
-            meter.told = False
+            digit = record.status // 100 if 100 <= record.status < 600 else 0
+            for meter in (self._rule(record.way.rule), self._parts.get(record.way)):
+                if meter is not None:
+                    meter.statuses[digit] += 1
+                    meter.told = False
 
     def visits(self, visits: Iterable[Visit]) -> None:
         """Counts exchanges of the common kind."""
-        fresh, rules = self._fresh, self._rules
+        fresh, rules, parts = self._fresh, self._rules, self._parts
         for _, visitor, _, _, _, status, bytes_in, bytes_out, took_s, _, _, (rule, service), _ in visits:
             try:
                 meter = fresh[visitor.listener][service]
@@ -160,6 +171,9 @@ class Meters:
                 meter = rules.get(rule) or self._rule(rule)
                 meter.statuses[status // 100 if status < 600 else 0] += 1
                 meter.told = False
+                if parts and (part := parts.get((rule, service))) is not None:
+                    part.statuses[status // 100 if status < 600 else 0] += 1
+                    part.told = False
 
     def _of(self, listener: str, service: str) -> Meter:
         services = self._fresh.setdefault(listener, {})
@@ -178,10 +192,15 @@ class Meters:
         self._collect()
         self._known, self._rules = {}, {}
         for kind, sums in self._sums.items():
-            told = apart(names[kind])
-            self._known[kind] = dict.fromkeys(names[kind], OTHER) | {name: name for name in told}
+            told = apart(names.get(kind, ()))
+            self._known[kind] = dict.fromkeys(names.get(kind, ()), OTHER) | {name: name for name in told}
             for name in sums.keys() - {*told, OTHER}:
                 del sums[name]
+        self._parts = {}
+        for name in names.get("parts", ()):
+            rule, _, service = name.partition(" ")
+            if (meter := self._sum("parts", name)) is not None:
+                self._parts[rule, service] = meter
 
     def _collect(self) -> None:
         fresh, self._fresh = self._fresh, {}
@@ -251,7 +270,7 @@ def together(kind: str, parts: Iterable[Document]) -> dict[str, Any]:
 def forget(worker: Mapping[str, dict[str, Document]], **names: Iterable[str]) -> None:
     """Takes from what a worker has said what the configuration does not have any more."""
     for kind, rows in worker.items():
-        _forget(rows, apart(names[kind]))
+        _forget(rows, apart(names.get(kind, ())))
 
 
 def _forget(rows: dict[str, Document], told: Iterable[str]) -> None:
@@ -278,7 +297,7 @@ class Sums:
         """By kind, a row for each name that the configuration has; forgets those that are gone."""
         found: dict[str, dict[str, Any]] = {}
         for kind in KINDS:
-            told = apart(names[kind])
+            told = apart(names.get(kind, ()))
             _forget(self._past[kind], told)
             parts = [self._past[kind], *(worker.get(kind, {}) for worker in workers)]
             counted = {name for part in parts for name in part}

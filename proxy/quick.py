@@ -84,7 +84,7 @@ class QuickConnection(ClientConnection):
             if traced:
                 self._traced = True
                 return False
-        decided = router.route(request, request.target)
+        decided = router.route(request, request.target, self._origin.client)
         if isinstance(decided, Forward) and self._send(data, request, decided):
             return True
         self._decided, self._traced = decided, traced

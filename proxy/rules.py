@@ -21,12 +21,13 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from core.model import Rule
-from core.rules import domains_of, ordered
-from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite, Split
+from core.rules import domains_of, fields_of, ordered
+from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite
 from proxy.conditions import Conditions, Told, path_pattern, values_of
 from proxy.errors import Code, Refused
 from proxy.message import Asked
 from proxy.names import host_name
+from proxy.split import Split, split_of
 from proxy.sticky import Sticky
 
 _ESCAPE = re.compile(rb"%(..?)?", re.DOTALL)
@@ -234,11 +235,11 @@ class Router:
             paths.close()
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
         # Names of fields that rules tell requests apart by, in lower case; the one with the most values first.
-        asked = Counter(each.name.lower().encode("ascii") for rule in rules for each in rule.headers)
+        asked = Counter(name.lower().encode("ascii") for rule in rules for name in fields_of(rule))
         self.varied = tuple(name for name, _ in asked.most_common())
 
-    def route(self, asked: Asked, target: bytes) -> Decision:
-        """What is to happen to a request whose target is in normal form; None: nothing does.
+    def route(self, asked: Asked, target: bytes, client: bytes = b"") -> Decision:
+        """What is to happen to a request whose target is in normal form; None: nothing does. `client`: its address.
 
         To be asked once for each request: it may have taken somebody's turn.
         """
@@ -262,16 +263,18 @@ class Router:
                     if entry.conditions is None or entry.conditions.hold(asked, target):
                         rank, best = entry.rank, entry.action
                         break
-        return self._part(best, asked) if isinstance(best, Split) else best
+        return self._part(best, asked, target, client) if isinstance(best, Split) else best
 
-    def _part(self, split: Split, asked: Asked) -> Forward:
-        """Where the client has its server, if it has one; else whose turn it is."""
+    def _part(self, split: Split, asked: Asked, target: bytes, client: bytes) -> Forward:
+        """What the request claims; else where the client has its server, if it has one; else by the weights."""
+        if (claimed := split.claimed(asked)) is not None:
+            return claimed
         theirs = [
             forward
             for forward in split.forwards
             if (sticky := self.stickies.get(forward.service)) is not None and sticky.stay(asked).server is not None
         ]
-        return split.next_of(theirs) if theirs else split.next()
+        return split.next_of(theirs) if theirs else split.weighed(asked, target, client)
 
     def _domains_of(self, host: bytes) -> tuple[_Paths, ...]:
         name = host_name(host)
@@ -294,5 +297,5 @@ def _action(rule: Rule) -> Decision | Split:
     rewrite = Rewrite(rule.rewrite, url, pattern) if rule.rewrite else None
     rest = rewrite, Changes.of(rule.request_headers), response, rule.name
     if rule.split:
-        return Split((Forward(share.backend_service, *rest), share.weight) for share in rule.split)
+        return split_of([Forward(share.backend_service, *rest) for share in rule.split], rule.split, rule.split_by)
     return Forward(rule.backend_service, *rest)

@@ -143,6 +143,7 @@ def test_only_these_change_something_and_are_not_for_administrators() -> None:
         ("POST", "/v1/token/rotation", "read"),  # of itself
         ("POST", "/v1/token/access-key", "read"),  # of itself, and only shown
         ("POST", "/v1/availability_groups/{name}/weights", "operate"),
+        ("POST", "/v1/rules/{name}/weights", "operate"),
         ("POST", "/v1/server_groups/{name}/weights", "operate"),
         ("PUT", "/v1/drains/{name}", "operate"),
         ("DELETE", "/v1/drains/{name}", "operate"),

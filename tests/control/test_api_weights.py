@@ -16,6 +16,23 @@ SITE: dict[str, Any] = {
     ],
 }
 
+SPLIT: dict[str, Any] = {
+    "server_groups": [{"name": "g", "servers": GROUP}],
+    "backend_services": [{"name": name, "protocol": "http", "server_group": "g"} for name in ("v1", "v2")],
+    "instances": [{"name": "i"}],
+    "listeners": [{"name": "web", "instance": "i", "protocol": "http", "port": 80}],
+    "rules": [
+        {
+            "name": "r", "listener": "web", "split_by": "source",
+            "split": [
+                {"backend_service": "v1"},
+                {"backend_service": "v2", "weight": 0, "headers": [{"name": "X-Canary", "values": ["always"]}]},
+            ],
+        },
+        {"name": "plain", "listener": "web", "url": "/plain", "backend_service": "v1"},
+    ],
+}  # fmt: skip
+
 
 @pytest.fixture
 async def site(user: User) -> User:
@@ -57,6 +74,27 @@ async def test_what_cannot_be_weighed(
     problem = await site.ask("POST", f"/v1/{path}/weights", body, status=status)
     assert words in str(problem)
     assert site.plane.current.version == 1
+
+
+async def test_parts_of_a_split_are_weighed(site: User) -> None:
+    await site.ask("PUT", "/v1/config", SPLIT)
+    body = {"split": [{"backend_service": "v2", "weight": 10}, {"backend_service": "v1", "weight": 90}]}
+    answer = await site.ask("POST", "/v1/rules/r/weights", body)
+    assert [(each["op"], each["kind"], each["name"]) for each in answer["changes"]] == [("update", "rules", "r")]
+    one, two = SPLIT["rules"][0]["split"]
+    found = await site.ask("GET", "/v1/rules/r")
+    assert found == {**SPLIT["rules"][0], "split": [{**one, "weight": 90}, {**two, "weight": 10}]}
+    (entry,) = (await site.ask("GET", "/v1/versions?limit=1"))["versions"]
+    assert entry["comment"] == "weights of rules/r: v2 → 10, v1 → 90"
+    for path, part, status, words in (
+        ("r", {"backend_service": "v3", "weight": 1}, 404, "the split of rules/r has no part v3; it has v1, v2"),
+        ("x", {"backend_service": "v1", "weight": 1}, 404, "there is no rules/x"),
+        ("r", {"backend_service": "v1", "weight": 101}, 422, "101 is out of range"),
+        ("plain", {"backend_service": "v1", "weight": 1}, 404, "has no part v1; it has none"),
+    ):
+        assert words in str(await site.ask("POST", f"/v1/rules/{path}/weights", {"split": [part]}, status=status))
+    none = {"split": [{"backend_service": name, "weight": 0} for name in ("v1", "v2")]}
+    assert "all weights are 0" in str(await site.ask("POST", "/v1/rules/r/weights", none, status=422))
 
 
 async def test_whoever_operates_may_weigh_and_change_nothing_else(site: User) -> None:

@@ -30,6 +30,12 @@ servers = ["192.0.2.1:80"]
 """
 
 
+def first_block(page: str) -> str:
+    """The configuration that a page of docs/ begins with."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    return text.partition("```toml\n")[2].partition("```")[0]
+
+
 class Paifang:
     """Runs the command in this process and keeps what it said."""
 
@@ -168,6 +174,25 @@ def test_servers_are_weighed(paifang: Paifang, tmp_path: Path) -> None:
     assert server == {"address": "192.0.2.1", "port": 80, "weight": 0}
     paifang("weigh", "server_groups", "web", "192.0.2.9:80=0", code=1)
     assert "server_groups/web has no server 192.0.2.9:80; it has 192.0.2.1:80" in paifang.err
+
+
+def test_a_canary_grows_and_ends(paifang: Paifang, tmp_path: Path) -> None:
+    """docs/canary.md"""
+    (tmp_path / "site.toml").write_text(first_block("canary.md"))
+    paifang("apply", tmp_path / "site.toml")
+    for weights in (("v2=5", "v1=95", "--wait"), ("v2=25", "v1=75", "--wait"), ("v2=0", "v1=100", "--wait")):
+        out = paifang("weigh", "rules", "shop", *weights)
+        assert out.startswith(("~ update rules/shop\n", "no changes"))
+        split = json.loads(paifang("get", "rules", "shop", "-o", "json"))["split"]
+        found = {f"{part['backend_service']}={part.get('weight', 100)}" for part in split}
+        assert found == set(weights[:2])
+    for kind, weight, why in (
+        ("rules", "10.0.0.9:80=0", "rules: give SERVICE=WEIGHT, such as v2=10"),
+        ("server_groups", "v2=0", "server_groups: give ADDRESS:PORT=WEIGHT, such as 10.0.0.9:80=0"),
+        ("rules", "v3=1", "the split of rules/shop has no part v3; it has v1, v2"),
+    ):
+        paifang("weigh", kind, "shop", weight, code=1)
+        assert why in paifang.err
 
 
 def test_a_comment_is_kept_with_a_deletion(paifang: Paifang, tmp_path: Path) -> None:
@@ -331,7 +356,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(
         (["apply", "f", "--timeout", "-1"], "argument --timeout: -1: give seconds, 0 to 86400"),
         (["weigh", "server_groups", "g", "::1:80=0"], "'::1:80=0': give ADDRESS:PORT=WEIGHT"),
         (["weigh", "server_groups", "g", "10.0.0.9:80"], "'10.0.0.9:80': give ADDRESS:PORT=WEIGHT"),
-        (["weigh", "server_groups", "g", "10.0.0.9:80=x"], "argument SERVER=WEIGHT: 'x': give a number"),
+        (["weigh", "server_groups", "g", "10.0.0.9:80=x"], "argument WHAT=WEIGHT: 'x': give a number"),
         (["watch", "--only", "nodes"], "'nodes' is unknown; did you mean 'node'?"),
         (["get", "listener"], "'listener' is unknown; did you mean 'listeners'?"),
         (["delete", "foo", "x"], "invalid choice: 'foo' (choose from"),

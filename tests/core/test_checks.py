@@ -743,6 +743,30 @@ CASES = [
     ),
     (
         '"https", backend_service = "web" }',
+        '"https", backend_service = "web", split_by = "source" }',
+        "rules.all.split_by: there is no split; remove it, or give split",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web", headers = [{ name = "Cookie" }] }] }',
+        "rules.all.split[0].headers[0].name: Cookie has an attribute of its own; give cookies instead",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web", headers = [{ name = "X-A", values = ["1", "2"] }] }, '
+        '{ backend_service = "api", headers = [{ name = "x-a", values = ["2"] }] }] }',
+        "rules.all.split[1].headers[0]: x-a with the value '2' sends requests to web already; "
+        "remove it from one of the two",
+    ),
+    (
+        '"https", backend_service = "web" }',
+        '"https", split = [{ backend_service = "web", cookies = [{ name = "c" }] }, '
+        '{ backend_service = "api", cookies = [{ name = "c", values = ["2"] }] }] }',
+        "rules.all.split[1].cookies[0]: c with the value '2' sends requests to web already; "
+        "remove it from one of the two",
+    ),
+    (
+        '"https", backend_service = "web" }',
         '"https", fixed_reply = {}, rewrite = { path = "/x" } }',
         "rules.all.rewrite: rewrite is for what is forwarded, and fixed_reply is not; "
         "remove it, or give backend_service or split",
@@ -1037,6 +1061,8 @@ def test_a_redirect_needs_nothing_to_forward_to_and_may_have_rules() -> None:
         'pattern = "/u/*/**", redirect = { path = "/${2}/${1}" }',
         'domain = "EXAMPLE.com", path = "/", methods = ["PROPFIND"], fixed_reply = { status = 405, body = "no" }',
         'split = [{ backend_service = "web", weight = 0 }, { backend_service = "api" }], rewrite = { query = "" }',
+        'split_by = "cookie:c", split = [{ backend_service = "web", cookies = [{ name = "c", values = ["1"] }] }, '
+        '{ backend_service = "api", cookies = [{ name = "c", values = ["2"] }, { name = "d" }] }]',
         'fixed_reply = {}, response_headers = [{ name = "a" }, { name = "a", action = "add", value = "b" }]',
         'headers = [{ name = "X-A" }], cookies = [{ name = "c", values = ["*"] }], priority = 7, fixed_reply = {}',
     ],

@@ -54,6 +54,12 @@ ELSEWHERE: Final = (
         ("--pkcs11-module", "--pkcs11-token", "--pkcs11-pin-file"),
     ),
     Elsewhere(
+        "canary.md",
+        "paifang weigh rules shop v2=5",
+        "tests/control/test_cli.py::test_a_canary_grows_and_ends",
+        ('"v2=5", "v1=95", "--wait"', '"v2=25", "v1=75", "--wait"', '"v2=0", "v1=100", "--wait"'),
+    ),
+    Elsewhere(
         "alibaba.md",
         "--alibaba 127.0.0.1:8480",
         "tests/control/alibaba/test_serving.py::test_the_page_is_right",

@@ -7,7 +7,7 @@ import pytest
 from core import model
 from core.checks_rules import OURS, OURS_BEGIN
 from core.model import HeaderAction
-from proxy.actions import Changes, Forward, Redirect, Reply, Rewrite, Split, Template
+from proxy.actions import Changes, Redirect, Reply, Rewrite, Template
 from proxy.message import ACTED_ON
 
 
@@ -92,13 +92,6 @@ def test_changes() -> None:
         model.HeaderChange("X-B", HeaderAction.REMOVE), model.HeaderChange("X-C", HeaderAction.ADD),
     ])  # fmt: skip
     assert changes == Changes(frozenset((b"x-a", b"x-b")), b"X-A: 1\r\nX-A: 2\r\nX-C: \r\n")
-
-
-def test_shares_are_kept_from_the_first_request_on() -> None:
-    split = Split([(Forward("a"), 75), (Forward("b"), 25), (Forward("c"), 0)])
-    first = [split.next().service for _ in range(8)]
-    assert (first.count("a"), first.count("b")) == (6, 2)
-    assert first[:4].count("b") == 1
 
 
 def test_what_changes_is_never_what_we_act_on() -> None:

@@ -245,6 +245,26 @@ def test_a_split_is_left_open() -> None:
     assert (told.result["service"], told.result["server"]) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("fields", "by", "service", "said"),
+    [
+        (("X-Canary: always",), "source", "other", "other: a field or cookie of the request says so, not the weights"),
+        ((), "source", "turns", "turns: by source, always the same at these weights: turns (100), other (0)"),
+        ((), "cookie:uid", "turns", "turns: by the client's address, as the request has no cookie:uid"),
+        (("Cookie: uid=7",), "cookie:uid", "turns", "turns: by cookie:uid, always the same"),
+    ],
+    ids=["field", "source", "no-cookie", "cookie"],
+)
+def test_a_split_says_what_decides(fields: tuple[str, ...], by: str, service: str, said: str) -> None:
+    configured = configuration(80, [8001, 8002, 8003])
+    shares = (Share("turns", 100), Share("other", 0, (Condition("X-Canary", ("always",)),)))
+    rule = Rule("parted", "web", domain="part.example", split=shares, split_by=by)
+    configured = replace(configured, rules={**configured.rules, "parted": rule})
+    told = explained(configured, 80, Case("/", fields, "part.example"))
+    assert told.result["service"] == service
+    assert next(step.text for step in told.steps if step.what == "split").startswith(said)
+
+
 def test_access_lists_and_listeners_that_are_not_there() -> None:
     configured = configuration(80, [8001, 8002, 8003], acl=Acl.BLACK, access_list="bad")
     configured = replace(configured, access_lists={"bad": AccessList("bad", ("127.0.0.0/8",))})

@@ -28,6 +28,7 @@ NODE: dict[str, Any] = {
     "ready": True, "configuration": 7, "problems": ["p"], "workers": 2, "worker_restarts": 1, "listeners": {"web": ROW},
     "services": {"app": {name: ROW[name] for name in NOTHING["services"]}}, "listener_of": {"api": "web"},
     "rules": {"api": {"statuses": [0, 0, 2, 0, 0, 0]}},
+    "parts": {"api app": {"statuses": [0, 0, 2, 0, 0, 0]}, "other": {"statuses": [0, 0, 1, 0, 0, 0]}},
     "counters": {"connections": 9, "retries": 2, "tls_ok": 3, "tls_failed_timeout": 1, "tls_in_flight": 6,
                  "tls_stapled": 2, "tls_tickets_given": 4, "requests_open": 1},
     "upstreams": [SERVER], "health": [{"service": "app", "server": "10.0.0.1:80", "healthy": True, "why": ""}],
@@ -55,7 +56,8 @@ def test_the_text() -> None:
         "server_requests_total,app,10.0.0.1:80", "server_failures_total,app,10.0.0.1:80",
         "first_byte_seconds_bucket,web,0.001", "first_byte_seconds_count,web", "service_requests_total,app,4xx",
         "service_request_duration_seconds_count,app", "service_first_byte_seconds_sum,app",
-        "rule_requests_total,web,api,2xx",
+        "rule_requests_total,web,api,2xx", "rule_service_requests_total,web,api,app,2xx",
+        "rule_service_requests_total,other,other,other,2xx",
         "server_idle_connections,app,10.0.0.1:80", "server_up,app,10.0.0.1:80", "worker_restarts_total",
     )} == {
         "ready": 1, "configuration_version": 7, "requests_total,web,2xx": 3, "requests_total,web,4xx": 1,
@@ -68,6 +70,7 @@ def test_the_text() -> None:
         "first_byte_seconds_bucket,web,0.001": 0, "first_byte_seconds_count,web": 3,
         "service_requests_total,app,4xx": 1, "service_request_duration_seconds_count,app": 4,
         "service_first_byte_seconds_sum,app": 0.006, "rule_requests_total,web,api,2xx": 2,
+        "rule_service_requests_total,web,api,app,2xx": 2, "rule_service_requests_total,other,other,other,2xx": 1,
         "server_idle_connections,app,10.0.0.1:80": 5, "server_up,app,10.0.0.1:80": 1, "worker_restarts_total": 1,
     }  # fmt: skip
     assert found["denied_connections_total"] == 0, "zeros are told, so that rates begin"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.model import Redirect, Rewrite, Rule
+from core.model import Redirect, Rewrite, Rule, Scheduler, Share
 from proxy import meters as module
 from proxy.access_log import Record, Visit, Visitor, record_of
 from proxy.actions import NO_WAY, Way
@@ -85,7 +85,7 @@ def test_news_are_told_once_and_what_is_gone_is_forgotten() -> None:
     meters = Meters()
     meters.visits([visit("web", 200, 0.1), visit("api", 200, 0.1)])
     assert listeners(meters).keys() == {"web", "api"}
-    assert meters.news() == {"listeners": {}, "services": {}, "rules": {}}
+    assert meters.news() == {"listeners": {}, "services": {}, "rules": {}, "parts": {}}
     meters.visits([visit("api", 200, 0.1)])
     assert listeners(meters)["api"]["statuses"][2] == 2
     meters.keep(listeners=["web"], services=[], rules=[])
@@ -125,14 +125,46 @@ def test_a_worker_does_not_keep_names_that_are_gone() -> None:
     meters.visits([visit("web", 200, 0.1, Way("api", "app"))])
     news = meters.news()
     forget(news, **wanted)
-    assert {kind: list(rows) for kind, rows in news.items()} == {"listeners": [], "services": ["app"], "rules": []}
+    left = {kind: list(rows) for kind, rows in news.items()}
+    assert left == {"listeners": [], "services": ["app"], "rules": [], "parts": []}
 
 
 def test_the_names_are_those_of_the_l7_tier() -> None:
     made = model(80, [81])
     rules = {"api": Rule("api", "web", "app", url="/api"), "else": Rule("else", "elsewhere", "app")}
-    assert names(replace(made, rules=rules)) == {"listeners": ("web",), "services": ("app",), "rules": ("api",)}
+    assert names(replace(made, rules=rules)) == {
+        "listeners": ("web",), "services": ("app",), "rules": ("api",), "parts": (),
+    }  # fmt: skip
     assert apart(["a", "b", "a"]) == ("a", "b")
+
+
+def test_the_parts_of_a_split_are_counted_by_rule_and_service() -> None:
+    made = model(80, [81])
+    app = made.backend_services["app"]
+    shares = (Share("app", 90), Share("v2", 10))
+    rules = {
+        "api": Rule("api", "web", url="/api", split=shares),
+        "own": Rule("own", "web", split=shares, scheduler=Scheduler.RR),
+    }
+    made = replace(made, rules=rules, backend_services={"app": app, "v2": replace(app, name="v2")})
+    known = names(made)
+    assert known["parts"] == ("api app", "api v2", "own app@own", "own v2@own")
+    meters = Meters()
+    meters.keep(**known)
+    meters.visits([visit("web", 200, 0.1, Way("api", service)) for service in ("app", "app", "v2")])
+    meters.visits([visit("web", 200, 0.1, Way("", "v2"))])
+    meters.record(Record("web", "c", status=502, way=Way("own", "v2@own")))
+    counted = {name: row["statuses"] for name, row in meters.news()["parts"].items()}
+    assert counted == {
+        "api app": [0, 0, 2, 0, 0, 0], "api v2": [0, 0, 1, 0, 0, 0], "own app@own": [0] * 6,
+        "own v2@own": [0, 0, 0, 0, 0, 1],
+    }  # fmt: skip
+    meters.keep(**known)
+    meters.visits([visit("web", 200, 0.1, Way("api", "v2"))])
+    assert meters.news()["parts"] == {"api v2": {"statuses": [0, 0, 2, 0, 0, 0]}}, "what changes goes on"
+    meters.keep(**{**known, "parts": ()})
+    meters.visits([visit("web", 200, 0.1, Way("api", "v2"))])
+    assert meters.news()["parts"] == {}
 
 
 def test_handshakes_and_signatures() -> None:
