@@ -1,4 +1,4 @@
-"""Bytes between sockets and exchanges; back-pressure.
+"""Bytes between sockets and exchanges of HTTP/1; back-pressure.
 
 A client connection reads heads one after the other and runs one exchange at a time: answers leave in the order of their
 requests, and requests sent ahead wait in a buffer of PIPELINE_BYTES, beyond which nothing more is read.
@@ -12,26 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from time import monotonic
 from typing import Final, cast
 
-from core.endpoints import endpoint
 from proxy import headers
 from proxy.access_log import Record
-from proxy.actions import Changes, Decision
 from proxy.arrival import identity_of, origin_of, visitor_of
 from proxy.carrier import NEVER, State
 from proxy.client_identity import UnusableIdentity
 from proxy.commands import Finish
-from proxy.deadlines import TimedCarrier
 from proxy.errors import Code, Refused
-from proxy.exchange import Exchange
 from proxy.gate import LOG_EVERY_S, admits
 from proxy.head import read_request
-from proxy.hub import Activity, Hub, Site, View
+from proxy.hub import Hub, Site
 from proxy.message import RequestHead
-from proxy.tracing import FIELD, Trace
+from proxy.served import ServingCarrier
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES
 
 log = logging.getLogger(__name__)
@@ -43,27 +37,22 @@ DRAIN_IDLE_S: Final = 1.0
 HEADS_A_TURN: Final = 16  # of one client; replies of our own to what is sent ahead must not hold up the others
 
 
-class ClientConnection(TimedCarrier):
+class ClientConnection(ServingCarrier):
     """One client's connection to a listener."""
 
     __slots__ = (
-        "_buffer", "_decided", "_held_bytes", "_place", "_reading_heads", "_retiring", "_scanned", "_trace",
-        "_traced", "_turn_over", "_visitor", "since",
+        "_buffer", "_held_bytes", "_place", "_reading_heads", "_retiring", "_scanned", "_turn_over",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site) -> None:
         super().__init__(hub, site)
         self._buffer = b""
         self._scanned = 0
-        self._decided: Decision = None  # what is to happen to the request that is in the buffer, if that is known
-        self._traced: bool | None = None  # whether it is chosen to be a span, if that is known
-        self._trace: Trace | None = None  # the exchange's span
         self._retiring = False
         self._reading_heads = False
         self._turn_over = False  # what is here waits for the loop's next turn
         self._place: str | None = None  # in the crowd
         self._held_bytes = 0
-        self.since = 0.0
 
     # -- transport callbacks
 
@@ -86,10 +75,6 @@ class ClientConnection(TimedCarrier):
         self.deadline = self._hub.now() + self._site.idle_timeout_s
         if self._site.access is not None:
             self.admit()  # the list may have changed during the TLS handshake
-
-    def _current(self) -> Exchange | None:
-        """The exchange that goes on; to be asked before anything is done that an exchange has to know of."""
-        return self._exchange
 
     @property
     def _leaving(self) -> bool:
@@ -213,51 +198,9 @@ class ClientConnection(TimedCarrier):
         self.balance()
 
     def _start(self, head: RequestHead) -> None:
-        hub = self._hub
         self._account.begin(len(self._buffer))
         rest, self._buffer, self._scanned = self._buffer[head.size :], b"", 0
-        self._service = None
-        self._body_until = NEVER
-        self._state = State.EXCHANGE
-        if head.block.underscored:
-            self._tell_underscored(head)
-        identifier = headers.request_id(head.block) or hub.new_request_id()
-        self._exchange = Exchange(
-            head,
-            self._origin,
-            self._site.router,
-            identifier,
-            hub.date,
-            rest=rest,
-            closing=self._leaving,
-            hsts=self._site.hsts,
-        )
-        decided, self._decided = self._decided, None
-        self._run(self._exchange.start(decided, self._begin_trace(head) if hub.tracer is not None else None))
-        self._touch()
-
-    def _begin_trace(self, head: RequestHead) -> Changes | None:
-        """Makes the request a span, if it is chosen to be one."""
-        tracer = self._hub.tracer
-        assert tracer is not None
-        chosen, self._traced = self._traced, None
-        values = head.block.values(FIELD)
-        if chosen is None:
-            chosen = tracer.chooses(values, self._origin.trusted)
-        if not chosen:
-            return None
-        self._trace = tracer.begin(values, head.method.decode("ascii"), self._site.name)
-        return self._trace.changes
-
-    def _tell_underscored(self, head: RequestHead) -> None:
-        """Says which fields do not pass, so that nobody has to wonder; not too often."""
-        names, site, now = headers.dropped(head.block, self._origin), self._site, self._hub.now()
-        if not names:
-            return
-        self._hub.count("underscored_fields", len(names))
-        if now >= site.next_underscore_logged:
-            site.next_underscore_logged = now + LOG_EVERY_S
-            log.info("%s: dropped from a request of %s: %s", site.name, self._visitor.client, ", ".join(names)[:200])
+        self._serve(head, rest, closing=self._leaving)
 
     def _refuse(self, code: Code, offset: int | None) -> None:
         """Answers what is not a request that we serve, and closes."""
@@ -298,22 +241,6 @@ class ClientConnection(TimedCarrier):
         """Sends what is left to be sent, for a while; then the connection is cut."""
         self._wait(State.CLOSED, CLOSE_S)
         self._transport.close()
-
-    # -- what the server does
-
-    def upstream_data(self, data: bytes) -> None:
-        exchange = self._current()
-        assert exchange is not None
-        self._time(exchange)
-        self._run(exchange.upstream_data(data))
-        if not exchange.reads_head:  # single bytes of a head buy no time
-            self._touch()
-
-    def upstream_lost(self) -> None:
-        exchange = self._current()
-        assert exchange is not None
-        self._run(exchange.upstream_closed())
-        self._touch()
 
     # -- flow and time
 
@@ -421,67 +348,3 @@ class ClientConnection(TimedCarrier):
         if not admits(self._site, self._transport):
             self._hub.count("connections_denied")
             self._transport.abort()
-
-    # -- what there is to tell
-
-    @property
-    def activity(self) -> Activity:
-        """What the connection is at."""
-        if self._exchange is not None and self._exchange.tunnels:
-            return Activity.TUNNEL
-        return _ACTIVITIES[self._state]
-
-    def view(self) -> View:
-        """For people who look at the node."""
-        exchange = self._current()
-        view: View = {
-            "listener": self._site.name, "client": self._visitor.client, "activity": self.activity,
-            "age_s": round(self._hub.now() - self.since, 1), "tls": self._visitor.tls_version,
-            "busy_s": 0.0, "method": "", "host": "", "path": "", "request_id": "", "server": "",
-            "client_port": self._client_port(), "port": self._site.port, "worker": os.getpid(),
-            "requests": self._account.number, "rule": "", "service": "", "stage": "", "bytes_in": 0, "bytes_out": 0,
-        }  # fmt: skip
-        if exchange is not None:
-            head = exchange.head
-            view["busy_s"] = round(monotonic() - self._account.started_at, 1)
-            view["method"], view["host"] = head.method.decode("ascii"), head.host.decode("ascii")
-            view["path"], view["request_id"] = exchange.target.decode("ascii"), exchange.identifier.decode("ascii")
-            view["rule"], view["service"], view["stage"] = exchange.rule, exchange.service, exchange.stage
-            view["bytes_in"], view["bytes_out"] = self._account.bytes_in - len(exchange.rest), self._account.bytes_out
-        if self._upstream is not None:
-            view["server"] = endpoint(*self._upstream.server)
-        return view
-
-    def _client_port(self) -> int:
-        peer = self._transport.get_extra_info("peername")
-        return peer[1] if isinstance(peer, tuple) and len(peer) > 1 else 0
-
-    # -- log
-
-    def tell_progress(self) -> None:
-        """Has the bytes billed that an exchange has moved since the last time."""
-        exchange = self._exchange
-        if exchange is not None:
-            self._hub.journal.bills.ahead(self._site.name, *self._account.ahead(len(exchange.rest)))
-
-    def _record(self) -> None:
-        exchange, account, hub, service = self._exchange, self._account, self._hub, self._service
-        assert exchange is not None
-        name = service.name if service is not None else exchange.service
-        record = account.record(self._visitor, exchange, name, hub.log_fields)
-        if account.told_in or account.told_out:
-            hub.journal.bills.ahead(self._site.name, *account.take_back())
-        source = exchange.source.value if exchange.source else ""
-        hub.journal.record(record, exchange.error, source, exchange.offset)
-        if self._trace is not None:
-            self._trace.end(record)
-            self._trace = None
-
-
-_ACTIVITIES: Final = {
-    State.IDLE: Activity.IDLE,
-    State.HEAD: Activity.HEAD,
-    State.EXCHANGE: Activity.REQUEST,
-    State.LINGER: Activity.CLOSING,
-    State.CLOSED: Activity.CLOSING,
-}

@@ -13,7 +13,8 @@ import pytest
 from proxy.commands import Command
 from proxy.conn import HEADS_A_TURN, ClientConnection
 from proxy.crowd import FAIR_BYTES, HELD_BYTES, SPARE_DESCRIPTORS, Allowance, Crowd
-from proxy.exchange import CHUNKS_A_TURN, Exchange
+from proxy.exchange import Exchange
+from proxy.http1 import CHUNKS_A_TURN
 from tests.proxy.support import (
     ANSWER,
     Backend,

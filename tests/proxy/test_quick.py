@@ -518,7 +518,7 @@ async def test_the_lane_is_taken(option: str, monkeypatch: pytest.MonkeyPatch) -
     for event in known:  # one connection to each server
         await quick.on(*event)
         await quick.on(*OK)
-    monkeypatch.setattr("proxy.conn.Exchange", None)
+    monkeypatch.setattr("proxy.served.Exchange", None)
     monkeypatch.setattr("proxy.quick.Exchange", None)
     asked = (
         "get", "cookie", "browser", "browser, other order", "client in lower case", "mixed case", "head", "post",
