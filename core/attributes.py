@@ -71,7 +71,7 @@ WEB = (
     Row("domain_extension", Certificate, "domains", "core/acme.py"),
     Row("ca_certificate", Listener, "ca_certificate", "core/resolve.py"),
     Row("hsts", Listener, "hsts_max_age_s", "proxy/headers.py"),
-    _no("qps", LATER + "requests are not counted against a limit"),
+    Row("qps", Listener, "rate_limits", "proxy/demands.py"),
     Row("max_connection (JD Cloud)", Listener, "max_connections", "core/limits.py"),
     Row("cps (JD Cloud)", Listener, "max_new_connections_per_s", "core/limits.py"),
 )  # fmt: skip
@@ -122,7 +122,7 @@ RULES = (
     Row("action rewrite", Rule, "rewrite", "proxy/actions.py"),
     Row("action insert_header, remove_header (requests)", Rule, "request_headers", "proxy/rules.py"),
     Row("action insert_header, remove_header (answers)", Rule, "response_headers", "proxy/rules.py"),
-    _no("action traffic_limit", LATER + "requests are not counted against a limit"),
+    Row("action traffic_limit", Rule, "rate_limits", "proxy/demands.py"),
     _no("action traffic_mirror", LATER + "each request goes to one server"),
     Row("listener_sync off: scheduler", Rule, "scheduler", "core/overrides.py"),
     Row("listener_sync off: sticky_session", Rule, "sticky_session", "core/overrides.py"),

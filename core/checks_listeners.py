@@ -8,6 +8,7 @@ from functools import cache
 from operator import attrgetter
 
 from core.behind import Groups, servers_of
+from core.checks_shaping import rate_problems
 from core.endpoints import UNIX, endpoint, is_loopback, version
 from core.errors import Path, Problem
 from core.model import (
@@ -81,6 +82,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "x_forwarded_slb_ip": L7_PROTOCOLS,
     "x_forwarded_slb_id": L7_PROTOCOLS,
     "underscored_fields": L7_PROTOCOLS,
+    "rate_limits": L7_PROTOCOLS,
 }
 
 
@@ -95,6 +97,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         yield from _options(listener, path)
         yield from _access(listener, path)
         yield from _limits(listener, instance, path)
+        yield from rate_problems(listener.rate_limits, (*path, "rate_limits"))
         yield from _target(listener, listener.name in with_rules, service, path)
         if instance is not None:
             yield from _instance(listener, instance, path)

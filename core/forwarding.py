@@ -27,6 +27,7 @@ from core.fields import (
     Tags,
 )
 from core.services import HealthCheck, StickySession
+from core.shaping import RateLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +136,6 @@ class Rule:
     hash_key: Annotated[str, Pattern(rf"|{HASH_KEY.regex}", HASH_KEY.what)] = ""
     health_check: HealthCheck | None = None
     sticky_session: StickySession | None = None
+    rate_limits: tuple[RateLimit, ...] = ()
     description: Description = ""
     tags: Tags = ()

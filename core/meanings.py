@@ -29,6 +29,7 @@ from core.model import (
     Kind,
     Listener,
     Node,
+    RateLimit,
     Redirect,
     Rewrite,
     Rule,
@@ -274,6 +275,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "listener has; see [L4](l4.md#draining)",
         "drain_timeout_s": "how long; then they end",
         "enabled": "whether it answers; a stopped listener keeps its port and its settings",
+        "rate_limits": "how many requests it takes in a second; see [limits](limits.md)",
         **ABOUT,
     },
     Acme: {
@@ -309,6 +311,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "hash_key": "as of a backend service",
         "health_check": "as of a backend service",
         "sticky_session": "as of a backend service",
+        "rate_limits": "how many requests go by it in a second, besides the listener's; see [limits](limits.md)",
         **ABOUT,
     },
     Share: {
@@ -316,6 +319,16 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "weight": "its part, relative to the others'",
         "headers": "fields, one of which sends a request there whatever the weights",
         "cookies": "cookies, one of which does, where no part's `headers` do",
+    },
+    RateLimit: {
+        "rate_per_s": "of the whole cluster; each L7 node lets through its part",
+        "burst": "how many may come at once; 0: as many as in a second, one at least",
+        "key": "what is counted apart: clients' addresses (source), paths, or the values of a field or cookie; none: "
+        "all requests together",
+        "prefix": "how many leading bits of an IPv4 address make one client, with the key `source`",
+        "prefix_v6": "the same of an IPv6 address",
+        "max_delay_s": "how long a request may wait for its turn; 0: what is more is refused at once",
+        "dry_run": "only counts what it would have refused",
     },
     Rewrite: {"host": "for the server", "path": "for the server", "query": "for the server"},
     HeaderChange: {
@@ -352,4 +365,5 @@ INNER: Mapping[type, Kind] = {
     Share: Kind.RULES,
     Rewrite: Kind.RULES,
     HeaderChange: Kind.RULES,
+    RateLimit: Kind.RULES,
 }

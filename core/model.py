@@ -54,6 +54,7 @@ from core.services import (
     ServerGroup,
     StickySession,
 )
+from core.shaping import RateLimit
 
 __all__ = [
     "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_SCHEDULERS",
@@ -61,7 +62,7 @@ __all__ = [
     "BackendService", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod", "CheckType",
     "ClientCertificate", "Condition", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction", "HeaderChange",
     "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Protocol",
-    "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "Server", "ServerGroup", "Share", "StickySession",
+    "RateLimit", "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "Server", "ServerGroup", "Share", "StickySession",
     "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
@@ -207,6 +208,7 @@ class Listener:
     x_forwarded_slb_ip: bool = False
     x_forwarded_slb_id: bool = False
     underscored_fields: bool = False
+    rate_limits: tuple[RateLimit, ...] = ()
     description: Description = ""
     tags: Tags = ()
 

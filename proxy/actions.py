@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from core import model
 from core.model import HeaderAction
+from proxy.demands import Demands
 from proxy.names import host_name
 
 _VARIABLE: Final = re.compile(rb"\$\{(\w+)\}")
@@ -113,6 +114,7 @@ class Forward:
     request: Changes | None = None
     response: Changes | None = None
     rule: str = ""
+    demands: Demands | None = None  # None: nothing more is asked of the request
     way: Way = field(init=False, compare=False)
     plain: bool = field(init=False)  # requests and answers pass as they are
 
@@ -126,14 +128,15 @@ class Redirect:
     """Elsewhere. `status` 0: 301, or 308 for clients whose method would be changed by it (RFC 9110 §15.4.2)."""
 
     __slots__ = (
-        "_host", "_path", "_pattern", "_port", "_protocol", "_query", "_status", "_stays", "_url", "lines", "rule",
+        "_host", "_path", "_pattern", "_port", "_protocol", "_query", "_status", "_stays", "_url",
+        "demands", "lines", "rule",
     )  # fmt: skip
 
     def __init__(
         self, redirect: model.Redirect, url: str, status: int = 0, changes: Changes | None = None,
-        pattern: re.Pattern[bytes] | None = None, rule: str = "",
+        pattern: re.Pattern[bytes] | None = None, rule: str = "", demands: Demands | None = None,
     ) -> None:  # fmt: skip
-        self.rule = rule
+        self.rule, self.demands = rule, demands
         self.lines = changes.lines if changes else b""
         self._status = status
         self._url, self._pattern = url, pattern
@@ -143,9 +146,9 @@ class Redirect:
         self._host, self._path, self._query = map(Template, (redirect.host, redirect.path, redirect.query))
 
     @classmethod
-    def to_https(cls, port: int) -> Redirect:
+    def to_https(cls, port: int, demands: Demands | None = None) -> Redirect:
         """To the same resource over https."""
-        return cls(model.Redirect(protocol="https", port=port), "/")
+        return cls(model.Redirect(protocol="https", port=port), "/", demands=demands)
 
     def status(self, method: bytes) -> int:
         return self._status or (301 if method in (b"GET", b"HEAD") else 308)
@@ -168,10 +171,12 @@ class Redirect:
 class Reply:
     """An answer of ours: what stands after its status line and before the fields that each answer has."""
 
-    __slots__ = ("body", "lines", "rule", "status")
+    __slots__ = ("body", "demands", "lines", "rule", "status")
 
-    def __init__(self, reply: model.FixedReply, changes: Changes | None = None, rule: str = "") -> None:
-        self.rule = rule
+    def __init__(
+        self, reply: model.FixedReply, changes: Changes | None = None, rule: str = "", demands: Demands | None = None
+    ) -> None:
+        self.rule, self.demands = rule, demands
         self.status = reply.status
         self.body = reply.body.encode("utf-8")
         self.lines = changes.lines if changes else b""

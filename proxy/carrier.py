@@ -13,7 +13,7 @@ from control.node import backend_tls
 from core.ejection import Outcome
 from proxy.account import Account
 from proxy.balance import Address
-from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
+from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, Pause, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import Exchange
 from proxy.hub import Hub
@@ -101,11 +101,26 @@ class Carrier(ABC, asyncio.Protocol):
                 self._finish(command)
             elif isinstance(command, Assign):
                 self._assign(command)
+            elif isinstance(command, Pause):
+                self._pause(command.seconds)
             else:
                 assert isinstance(command, Abort)
                 self._record()
                 self._exchange, self._state = None, State.CLOSED
                 self._transport.abort()
+
+    def _pause(self, seconds: float) -> None:
+        """The exchange is not admitted yet."""
+        exchange = self._exchange
+        assert exchange is not None
+        self.deadline = NEVER
+        self._hub.loop.call_later(seconds, self._admit, exchange)
+
+    def _admit(self, exchange: Exchange) -> None:
+        if self._exchange is exchange and exchange.pausing:
+            self._run(exchange.go_on_admitting())
+            self._touch()
+            self.balance()
 
     def _assign(self, command: Assign) -> None:
         exchange, hub = self._exchange, self._hub

@@ -29,6 +29,13 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Call `Exchange.go_on_admitting` after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SendUpstream:
     data: bytes
 
@@ -94,6 +101,6 @@ class Abort:
 
 
 Command = (
-    Assign | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | ReleaseUpstream | Finish
-    | Abort
+    Assign | Pause | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | ReleaseUpstream
+    | Finish | Abort
 )  # fmt: skip

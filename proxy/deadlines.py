@@ -2,6 +2,7 @@
 
     waits for                                 as long as
     the client, to take what we have sent     send_timeout_s
+    its turn, by a limit                      the limit's max_delay_s (admission.py)
     a server that is free, in a queue         the service's queue_timeout_s (carrier.py)
     a connection to a server                  the service's connect_timeout_s, and a moment: the attempt ends by itself
     the server, before it answers             the service's first_byte_timeout_s, else request_timeout_s
@@ -48,7 +49,7 @@ class TimedCarrier(Carrier):
 
     def _touch(self) -> None:
         exchange, site = self._exchange, self._site
-        if exchange is None or self._waiting is not None:
+        if exchange is None or self._waiting is not None or exchange.pausing:
             return
         waits = exchange.waits
         if self._full:

@@ -87,6 +87,7 @@ class Code(Enum):
     BODY_TIMEOUT = ("body_timeout", 408, Source.CLIENT, "body_timeout_s", "body paused, or came too slowly")
     CLIENT_CLOSED = ("client_closed", 499, Source.CLIENT, "RFC 9112 §9.6", "client closed before the answer's end")
     CLIENT_STALLED = ("client_stalled", 499, Source.CLIENT, "send_timeout_s", "client reads no more of the answer")
+    RATE = ("rate_limited", 429, Source.CLIENT, "rate_limits", "more requests than a limit lets through")
     # What the configuration says.
     NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
     OVERLOADED = ("overloaded", 503, Source.PROXY, "docs/proxy.md", "too many bytes wait for their turn")
@@ -114,6 +115,7 @@ class Code(Enum):
 # Error types of RFC 9209 §2.3; whatever is not named here has that of its source.
 _KINDS: Final = {
     Code.LOOP: "proxy_loop_detected",
+    Code.RATE: "http_request_denied",
     Code.NO_RULE: "destination_not_found",
     Code.NO_SERVER: "destination_unavailable",
     Code.CONNECT: "destination_unavailable",

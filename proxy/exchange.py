@@ -1,10 +1,11 @@
 """One request and its answer: events in, commands out; no socket, no clock (RFC 9110 §7, 9112 §9).
 
-An exchange begins with a request head. It asks for an upstream (`Assign`), sends the request as it comes in, relays the
-answer as it comes back, and ends with `Finish` or `Abort`. Each event is a method that returns the commands to carry
-out in order. Two small machines run side by side, one for the request's way up and one for the answer's way down; their
-moves stand in tables (moves.py), and `_move_…` is the only place that changes them. What either side speaks is no
-business of theirs: that is what dialects are for (dialects.py), one towards the client, one towards each server tried.
+An exchange begins with a request head. What its rule demands of it comes first (admission.py): it may end there, or
+wait (`Pause`). Then it asks for an upstream (`Assign`), sends the request as it comes in, relays the answer as it comes
+back, and ends with `Finish` or `Abort`. Each event is a method that returns the commands to carry out in order. Two
+small machines run side by side, one for the request's way up and one for the answer's way down; their moves stand in
+tables (moves.py), and `_move_…` is the only place that changes them. What either side speaks is no business of theirs:
+that is what dialects are for (dialects.py), one towards the client, one towards each server tried.
 
 What is kept true:
 * A request is sent a second time only if it provably was not processed: the connection could not be made, or it was a
@@ -23,8 +24,9 @@ from typing import Final
 
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply
+from proxy.admission import Case, Delay, Means, Refusal
 from proxy.balance import Address
-from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
+from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, Pause, ReleaseUpstream, SendClient, SendUpstream
 from proxy.dialects import ClientDialect, Heard, Piece, ServerDialect
 from proxy.errors import Code, Refused, Source
 from proxy.http1 import Http1Client, Http1Server
@@ -57,15 +59,14 @@ class Exchange:
     """A request whose head is `head`. `rest`: bytes from the client that are not consumed (yet). `client`: what it
     speaks, HTTP/1 if nothing is said.
 
-    `hsts` is a line for the answer's head, or empty. `rule` and `service`, which it names, `status`, `error`, `source`,
-    `offset`, `upstream` and `target` say how it went, for the log.
+    `hsts` is a line for the answer's head, or empty; `means`: what admission has at hand. `rule` and `service`, which
+    it names, `status`, `error`, `source`, `offset`, `upstream` and `target` say how it went, for the log.
     """
 
     __slots__ = (
-        "_again_after", "_bodiless", "_changes", "_client", "_continued", "_date", "_down", "_early", "_head", "_hsts",
-        "_interim",
-        "_keep_alive", "_origin", "_repeatable", "_request", "_reused",
-        "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade",
+        "_again_after", "_bodiless", "_case", "_changes", "_client", "_continued", "_date", "_decision", "_down",
+        "_early", "_head", "_hsts", "_interim", "_keep_alive", "_means", "_origin", "_repeatable", "_request",
+        "_reused", "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade",
         "answer", "error",
         "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
     )  # fmt: skip
@@ -82,9 +83,10 @@ class Exchange:
         closing: bool = False,
         hsts: bytes = b"",
         client: ClientDialect | None = None,
+        means: Means | None = None,
     ) -> None:
         self._head, self._origin, self._router, self._date = head, origin, router, date
-        self._hsts = hsts
+        self._hsts, self._means = hsts, means
         self.identifier = identifier
         self.rest = rest
         self.status = 0
@@ -114,6 +116,8 @@ class Exchange:
         self._changes: Changes | None = None
         self._stay: Stay | None = None
         self._traced: Changes | None = None
+        self._decision: Decision = None
+        self._case: Case | None = None  # while it is not admitted
 
     # -- what the caller may ask
 
@@ -124,6 +128,11 @@ class Exchange:
     @property
     def tunnels(self) -> bool:
         return self._up is _TUNNEL
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it waits to be admitted: then no server is waited for yet."""
+        return self._case is not None
 
     @property
     def request_complete(self) -> bool:
@@ -175,17 +184,45 @@ class Exchange:
             self._upgrade = head.block.upgrade if upgrades_to_websocket(head) else b""
             self.target = normal_target(head.target)
             decision = decided or self._router.route(head, self.target, self._origin.client)
-            self.rule = decision.rule if decision is not None else ""
-            if not isinstance(decision, Forward):
-                return self._reply_as(decision)
-            return self._admit(decision)
+            self._decision, self.rule = decision, decision.rule if decision is not None else ""
+            demands = decision.demands if decision is not None else self._router.demands
+            if demands is not None:
+                self._case = Case(demands, head, self.target, self._origin, self._means or Means())
+                return self.go_on_admitting()
+            return self._proceed(decision)
         except Refused as refused:
-            self.offset = refused.offset + (head.path_at if refused.code is Code.PATH else 0)
-            return self._reply(refused.code)
+            return self._refused(refused)
 
-    def _admit(self, forward: Forward) -> list[Command]:
-        """What a rule demands of a request before a server may have it is asked here. Raises Refused."""
-        self._prepare(forward)
+    def go_on_admitting(self) -> list[Command]:
+        """Takes what steps of the admission are left."""
+        case = self._case
+        assert case is not None
+        verdict = case.go()
+        if isinstance(verdict, Delay):
+            return [Pause(verdict.seconds)]
+        self._case = None
+        if isinstance(verdict, Refusal):
+            return self._reply(verdict.code, lines=verdict.lines)
+        if verdict is not None:
+            return self._reply_as(verdict)
+        try:
+            return self._proceed(self._decision, case)
+        except Refused as refused:
+            return self._refused(refused)
+
+    def _refused(self, refused: Refused) -> list[Command]:
+        self.offset = refused.offset + (self._head.path_at if refused.code is Code.PATH else 0)
+        return self._reply(refused.code)
+
+    def _proceed(self, decision: Decision, case: Case | None = None) -> list[Command]:
+        """Does what was decided. `case`: what it was admitted as. Raises Refused."""
+        if not isinstance(decision, Forward):
+            return self._reply_as(decision)
+        if case is not None:
+            self._traced = merged(case.request, self._traced)
+        self._prepare(decision)
+        if case is not None:
+            self._changes = merged(self._changes, case.response)
         return [self._assign()]
 
     def _prepare(self, forward: Forward) -> None:
@@ -422,14 +459,15 @@ class Exchange:
         self._move_down(Down.ENDED)
         return [_REUSED if reuse else _DROPPED, finish] if assigned else [finish]
 
-    def _reply(self, code: Code, source: Source | None = None) -> list[Command]:
+    def _reply(self, code: Code, source: Source | None = None, lines: bytes = b"") -> list[Command]:
         """A reply of our own in place of the answer. A message rule that the server broke is a 502."""
         self.error, self.source = code, source or code.source
         self.status = 502 if self.source is not code.source else code.status
+        more = lines
         lines, text = headers.error_lines(
             code, self.status, self.identifier, self._origin.node, self._date(), self.offset
         )
-        return self._reply_with(lines, text)
+        return self._reply_with(lines + more, text)
 
     def _reply_as(self, decision: Redirect | Reply | None) -> list[Command]:
         """What a rule says instead of a server."""

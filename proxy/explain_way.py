@@ -18,7 +18,7 @@ from core.explain import (
     Place,
 )
 from core.fields import Kind
-from core.model import Model, Rule
+from core.model import Model, RateLimit, Rule
 from core.overrides import configured
 from core.resolve import L7Listener, l7_services, servers
 from core.rules import conditional, matches, ordered
@@ -26,6 +26,7 @@ from proxy.actions import Forward
 from proxy.balance import Address
 from proxy.commands import Assign, SendClient, SendUpstream
 from proxy.conditions import Conditions
+from proxy.demands import Demands
 from proxy.exchange import Exchange
 from proxy.explain_choice import Chooser, Health
 from proxy.headers import hsts_line
@@ -70,6 +71,7 @@ class Way:
         commands = exchange.start()
         self._target = exchange.target
         self._say_rule(exchange)
+        self._say_demands(exchange)
         command = commands[0]
         if isinstance(command, Assign):
             self._forward(exchange, command)
@@ -79,7 +81,7 @@ class Way:
 
     def _exchange(self, rules: Sequence[Rule]) -> Exchange:
         _, default, https_port = self._made_of
-        router = Router(rules, default, https_port, self._stickies)
+        router = Router(rules, default, https_port, self._stickies, Demands.of_listener(self._each.listener))
         hsts = hsts_line(self._each.listener)
         return Exchange(self._head, self._origin, router, IDENTIFIER, lambda: b"now", hsts=hsts)
 
@@ -90,6 +92,19 @@ class Way:
                 sticky = made[name] = Sticky(Seal(self._known.cookie_secret or bytes(32), time.time))
                 sticky.update(service.sticky_session, [(s.address, s.port) for s in servers(self._model, service)])
         return made
+
+    # -- what is demanded
+
+    def _say_demands(self, exchange: Exchange) -> None:
+        """What may keep it out that depends on what others ask."""
+        rule = self._rules.get(exchange.rule)
+        listener = self._each.listener
+        for owner, place in (
+            (listener, Place(Kind.LISTENERS, listener.name, "rate_limits")),
+            (rule, Place(Kind.RULES, rule.name if rule is not None else "", "rate_limits")),
+        ):
+            for limit in owner.rate_limits if owner is not None and exchange.error is None else ():
+                self._told.say("rate limit", _limited(limit), place)
 
     # -- the rule
 
@@ -264,6 +279,17 @@ class Way:
         text = f"{service.connect_timeout_s:g} s to connect, {first:g} s to the first byte of the answer"
         whole = f", {service.total_timeout_s:g} s altogether" if service.total_timeout_s else ""
         self._told.say("times", text + whole, Place(Kind.BACKEND_SERVICES, configured(name)))
+
+
+def _limited(limit: RateLimit) -> str:
+    """What a limit lets through, in words."""
+    each = f" for each {limit.key}" if limit.key else ""
+    if limit.key == "source":
+        each = f" for each client (/{limit.prefix}, IPv6 /{limit.prefix_v6})"
+    beyond = f"429 beyond, after waiting {limit.max_delay_s:g} s at most" if limit.max_delay_s else "429 beyond"
+    burst = f", {limit.burst} at once" if limit.burst else ""
+    beyond = "more is only counted" if limit.dry_run else beyond
+    return f"{limit.rate_per_s:g} requests a second{each}{burst}, of the whole cluster; {beyond}"
 
 
 def _asks(rule: Rule) -> str:

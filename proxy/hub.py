@@ -18,6 +18,7 @@ from uuid import uuid4
 from control.node.tasks import Tasks
 from core.resolve import Guard
 from proxy.access_log import Record, Visit
+from proxy.admission import Means
 from proxy.crowd import Allowance, Crowd
 from proxy.journal import Journal
 from proxy.lane import Answers
@@ -143,6 +144,7 @@ class Hub:
         self.journal = Journal(write_record, write_visits)
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
+        self.means = Means(self.now, self.count)
         self.services: dict[str, Service] = {}
         self.on_ejected: Callable[[str, tuple[str, int], float], None] = lambda *_: None
         self.seal = Seal(os.urandom(SECRET_BYTES), time)  # until the control plane's secret comes

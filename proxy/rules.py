@@ -24,6 +24,7 @@ from core.model import Rule
 from core.rules import domains_of, fields_of, ordered
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite
 from proxy.conditions import Conditions, Told, path_pattern, values_of
+from proxy.demands import Demands
 from proxy.errors import Code, Refused
 from proxy.message import Asked
 from proxy.names import host_name
@@ -216,21 +217,24 @@ class Router:
     """
 
     def __init__(
-        self, rules: Sequence[Rule], default: str, https_port: int = 0, stickies: Mapping[str, Sticky] = _NO_STICKIES
-    ) -> None:
+        self, rules: Sequence[Rule], default: str, https_port: int = 0, stickies: Mapping[str, Sticky] = _NO_STICKIES,
+        demands: Demands | None = None,
+    ) -> None:  # fmt: skip
         """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere.
 
         `stickies`: of backend services whose clients stay with their servers, as it stands at the time of a request.
+        `demands`: what the listener asks of each request.
         """
         self.stickies = stickies
-        self.made_of = (rules, default, https_port)
-        self._default: Decision = Forward(default) if default else None
+        self.made_of = (rules, default, https_port, demands)
+        self.demands = demands
+        self._default: Decision = Forward(default, demands=demands) if default else None
         if not default and https_port:
-            self._default = Redirect.to_https(https_port)
+            self._default = Redirect.to_https(https_port, demands)
         self._domains: dict[bytes, _Paths] = {}
         for rank, rule in enumerate(ordered(rules)):
             paths = self._domains.setdefault(rule.domain.lower().encode("ascii"), _Paths())
-            paths.add(rule, _Entry(rank, Conditions.of(rule), _action(rule)))
+            paths.add(rule, _Entry(rank, Conditions.of(rule), _action(rule, Demands.of(rule, demands))))
         for paths in self._domains.values():
             paths.close()
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
@@ -287,15 +291,15 @@ class Router:
         return found
 
 
-def _action(rule: Rule) -> Decision | Split:
+def _action(rule: Rule, demands: Demands | None) -> Decision | Split:
     url = "" if rule.path else rule.url
     response, pattern = Changes.of(rule.response_headers), path_pattern(rule)
     if rule.redirect is not None:
-        return Redirect(rule.redirect, url, rule.redirect.status, response, pattern, rule.name)
+        return Redirect(rule.redirect, url, rule.redirect.status, response, pattern, rule.name, demands)
     if rule.fixed_reply is not None:
-        return Reply(rule.fixed_reply, response, rule.name)
+        return Reply(rule.fixed_reply, response, rule.name, demands)
     rewrite = Rewrite(rule.rewrite, url, pattern) if rule.rewrite else None
-    rest = rewrite, Changes.of(rule.request_headers), response, rule.name
+    rest = rewrite, Changes.of(rule.request_headers), response, rule.name, demands
     if rule.split:
         return split_of([Forward(share.backend_service, *rest) for share in rule.split], rule.split, rule.split_by)
     return Forward(rule.backend_service, *rest)

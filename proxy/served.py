@@ -65,6 +65,7 @@ class ServingCarrier(TimedCarrier):
             closing=closing,
             hsts=self._site.hsts,
             client=client,
+            means=hub.means,
         )
         decided, self._decided = self._decided, None
         self._run(self._exchange.start(decided, self._begin_trace(head) if hub.tracer is not None else None))

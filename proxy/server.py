@@ -25,7 +25,7 @@ from core.limits import SiteLimits
 from core.model import Kind, Model, Server
 from core.remembered import Remembered
 from core.resolve import l7_listeners
-from proxy import census, ledger, meters, tally, throttles
+from proxy import census, ledger, meters, rates, tally, throttles
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError
 from proxy.hub import View
@@ -66,7 +66,7 @@ class Supervisor:
         self._model: Model | None = None
         self._version = 0
         self._seats = Seats(settings.workers, inherited)
-        self._ledger = ledger.memory(settings.workers)
+        self._ledger, self._clocks = ledger.memory(settings.workers), rates.memory()
         self._rows = ledger.Rows()
         self._given: set[Seat] = set()  # sockets that all workers who have the seat have too
         self._workers: dict[int, WorkerProcess] = {}
@@ -75,6 +75,7 @@ class Supervisor:
         # What most changes leave as it is.
         self._endpoints = Remembered(_endpoints, Kind.INSTANCES, Kind.LISTENERS)
         self._limits = Remembered(_limits, Kind.NODES, Kind.INSTANCES, Kind.LISTENERS)
+        self._rates = Remembered(rates.names, Kind.LISTENERS, Kind.RULES)
         self.openings = Openings()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
@@ -130,7 +131,7 @@ class Supervisor:
 
     async def _run_worker(self, turn: int) -> str:
         """One worker from its start to its end; why it could not start, if it could not."""
-        worker, reader = await WorkerProcess.start(self._settings, turn, self._ledger)
+        worker, reader = await WorkerProcess.start(self._settings, turn, (self._ledger, self._clocks))
         worker.seats = {number for number in self._seats.numbers if number % self._settings.workers == turn}
         listening = asyncio.ensure_future(worker.listen(reader, self._log_problems, self._note_open, self._spread))
         try:
@@ -256,9 +257,9 @@ class Supervisor:
         self._proved = True
 
     def _rows_of(self, model: Model) -> Mapping[str, int]:
-        """The rows of the ledger for the limits of a configuration. Raises ApplyError."""
+        """The rows of what the workers share for the limits of a configuration. Raises ApplyError."""
         try:
-            return self._rows.give(throttles.names(self._limits(model)))
+            return self._rows.give([*throttles.names(self._limits(model)), *self._rates(model)])
         except ValueError as error:
             raise ApplyError(str(error)) from None
 

@@ -20,19 +20,21 @@ from core.members import with_members
 from core.model import BackendService, Listener, Model, Protocol, Server
 from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstream_tls
 from core.zones import locality
-from proxy import census, meters
+from proxy import census, meters, rates, throttles
 from proxy.acme_passage import Passages
 from proxy.crowd import Allowance
+from proxy.demands import Demands
 from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.headers import hsts_line
 from proxy.hub import Activity, Hub, Site
-from proxy.ledger import Ledger
+from proxy.ledger import Ledger, Rows
 from proxy.listen import EVERYWHERE, endpoints
 from proxy.openings import HANDSHAKE_S, Openings
 from proxy.origin import Telling
 from proxy.pool import Pool
 from proxy.quick import QuickConnection
+from proxy.rates import Clocks, Rates
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.sticky import Sticky
@@ -59,10 +61,13 @@ class Worker:
     """Listeners, backend services and connections of this process. `tls` is None where there is no key server."""
 
     def __init__(
-        self, hub: Hub, tls: TlsServer | None, turn: int = 0, workers: int = 1, ledger: Ledger | None = None
-    ) -> None:
+        self, hub: Hub, tls: TlsServer | None, turn: int = 0, workers: int = 1, ledger: Ledger | None = None,
+        clocks: Clocks | None = None,
+    ) -> None:  # fmt: skip
         self._hub = hub
         self._throttles = Throttles(hub.loop, ledger or Ledger(), self._refuse)
+        self._own_rows = Rows()  # where there is no supervisor to give some
+        self._rates = hub.means.rates = Rates(clocks)
         self._tls = tls
         self._turn, self._workers = turn, workers
         self.model = Model()
@@ -95,7 +100,7 @@ class Worker:
     async def apply(self, model: Model, rows: Mapping[str, int] | None = None) -> list[str]:
         """Puts a configuration into effect as a whole; returns what is not perfect. ApplyError: nothing has changed.
 
-        `rows`: of the ledger, for limits, by the names of `throttles`.
+        `rows`: of what the workers share, for limits, by the names of `throttles` and `rates`.
         """
         listeners = l7_listeners(model)
         wanted = {at: each for each in listeners for at in endpoints(each)}
@@ -112,7 +117,11 @@ class Worker:
             problems = await self._tls.configure(certificates, profiles, terms)
         self.model = model
         self._apply_services(model, contexts)
-        self._throttles.update({each.listener.name: each.limits for each in listeners if each.limits}, rows)
+        limits = {each.listener.name: each.limits for each in listeners if each.limits}
+        if rows is None:
+            rows = self._own_rows.give([*throttles.names(limits), *rates.names(model)])
+        self._throttles.update(limits, rows)
+        self._rates.update(model, rows)
         sites = {_site_key(each): self._site(each) for each in listeners}
         self._listeners = {_site_key(each): each for each in listeners}
         removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
@@ -190,9 +199,10 @@ class Worker:
         networks = tuple(ip_network(network) for network in listener.trusted_proxies)
         site = self._sites.get(_site_key(each))
         made_of = each.rules, listener.backend_service, listener.https_redirect_port
+        demands = Demands.of_listener(listener)
         # Thousands of rules take their time, and most changes are about something else.
-        same = site is not None and site.router.made_of == made_of
-        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies)
+        same = site is not None and site.router.made_of == (*made_of, demands)
+        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies, demands)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
@@ -231,6 +241,8 @@ class Worker:
             await asyncio.sleep(SWEEP_S)
             now = self._hub.now()
             self._throttles.settle(now)
+            if forgotten := self._rates.take_forgotten():
+                self._hub.count("forgotten_rate_keys", forgotten)
             if now >= self._next_progress:
                 self._next_progress = now + PROGRESS_S
                 self.tell_progress()

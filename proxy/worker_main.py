@@ -27,6 +27,7 @@ from proxy.hub import Hub
 from proxy.keyless_abi import KeylessUnavailable
 from proxy.ledger import Ledger
 from proxy.log_shape import Format, LogShape
+from proxy.rates import Clocks
 from proxy.tls import TlsServer
 from proxy.tracing import Tracer
 from proxy.worker import Worker
@@ -88,7 +89,7 @@ async def serve(options: argparse.Namespace) -> int:
     if tls is not None:
         tls.gate.on_end, tls.gate.on_signature = hub.journal.meters.handshake, hub.journal.meters.signature
     ledger = Ledger(options.ledger, options.workers, options.turn)
-    worker = Worker(hub, tls, options.turn, options.workers, ledger)
+    worker = Worker(hub, tls, options.turn, options.workers, ledger, Clocks(options.clocks))
     background = Tasks(partial(_end, options.name))
     background.spawn(worker.sweep(), "sweep")
     if tls is not None:
@@ -130,6 +131,7 @@ def main() -> int:
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socketpair")
     parser.add_argument("--sockets", type=int, required=True, help="descriptor of the pair that sockets come on")
     parser.add_argument("--ledger", type=int, help="descriptor of the memory where the workers keep limits together")
+    parser.add_argument("--clocks", type=int, help="descriptor of the memory where they count requests a second")
     parser.add_argument("--name", required=True)
     parser.add_argument("--turn", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="of this node, which share its limits")

@@ -9,7 +9,7 @@ import logging
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, cast
@@ -47,10 +47,10 @@ class Settings:
     traces: str = ""  # where spans go (proxy/tracing.py)
     trace_share: float = 0.0
 
-    def argv(self, turn: int, channel: int, sockets: int, ledger: int) -> list[str]:
+    def argv(self, turn: int, channel: int, sockets: int, shared: Sequence[int]) -> list[str]:
         """The command line of worker number `turn`, with the descriptors by which we talk to it."""
         argv = [sys.executable, "-m", "proxy.worker_main", "--channel", str(channel), "--sockets", str(sockets)]
-        argv += ["--ledger", str(ledger), "--name", self.name]
+        argv += ["--ledger", str(shared[0]), "--clocks", str(shared[1]), "--name", self.name]
         argv += ["--turn", str(turn), "--workers", str(self.workers), "--drain", str(self.drain_s)]
         for option, value in (
             ("--identity", self.identity), ("--access-log", self.access_log), ("--counters", self.counters),
@@ -117,14 +117,17 @@ class WorkerProcess:
         self._questions: deque[asyncio.Future[Any]] = deque()  # those that wait, the first asked first
 
     @classmethod
-    async def start(cls, settings: Settings, turn: int, ledger: int) -> tuple[WorkerProcess, asyncio.StreamReader]:
-        """Starts worker number `turn`, in a session of its own: Ctrl-C is for us. `ledger`: see proxy/ledger.py."""
+    async def start(
+        cls, settings: Settings, turn: int, shared: Sequence[int]
+    ) -> tuple[WorkerProcess, asyncio.StreamReader]:
+        """Starts worker number `turn`, in a session of its own: Ctrl-C is for us. `shared`: memory of all
+        workers, see proxy/ledger.py and proxy/rates.py."""
         ours, theirs = socket.socketpair()
         passed, passed_to = passing.pair()
         with theirs, passed_to:
             process = await asyncio.create_subprocess_exec(
-                *settings.argv(turn, theirs.fileno(), passed_to.fileno(), ledger),
-                pass_fds=(theirs.fileno(), passed_to.fileno(), ledger),
+                *settings.argv(turn, theirs.fileno(), passed_to.fileno(), shared),
+                pass_fds=(theirs.fileno(), passed_to.fileno(), *shared),
                 start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL,
             )

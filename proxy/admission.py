@@ -1,0 +1,127 @@
+"""What a request has to pass before it is forwarded, or answered as its rule says, in this order:
+
+    access lists → limits → identity → what is answered here → forward
+
+What is cheap and keeps out most comes first; who is not admitted learns nothing of what is behind it. A step is a
+function of the `Case`: it may look at the clock of `Means` and change what `Means` keeps, and says one of
+
+    None        go on
+    Refusal     an error of ours; `lines` are further fields of it (Retry-After, WWW-Authenticate)
+    Reply, Redirect   an answer that is no error
+    Delay       wait so long, and go on with the next step
+
+and may leave changes in the case, for the head that goes to the server (`request`) or comes from it (`response`).
+
+An exchange makes a case of a request whose rule has demands (proxy/demands.py) and goes through STEPS; so it holds for
+whatever the client speaks. Who adds something adds a field to `Demands` and a step here, in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from time import monotonic
+from typing import Final
+
+from proxy.actions import Changes, Redirect, Reply
+from proxy.demands import Demands
+from proxy.errors import Code
+from proxy.message import RequestHead
+from proxy.origin import Origin
+from proxy.rates import Rates
+
+
+def _nowhere(_: str, more: int = 1) -> None:
+    """Where nobody counts."""
+
+
+@dataclass(slots=True)
+class Means:
+    """What steps have at hand in a worker: its clock, its counters, its limits; None: nothing is limited."""
+
+    now: Callable[[], float] = monotonic
+    count: Callable[[str], None] = _nowhere
+    rates: Rates | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The request is answered with an error; `lines` are further fields, each with its CRLF."""
+
+    code: Code
+    lines: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The request has to wait."""
+
+    seconds: float
+
+
+Verdict = Refusal | Reply | Redirect | Delay | None
+
+
+@dataclass(slots=True)
+class Case:
+    """A request that something is demanded of. `target` is in normal form."""
+
+    demands: Demands
+    head: RequestHead
+    target: bytes
+    origin: Origin
+    means: Means
+    request: Changes | None = None
+    response: Changes | None = None
+    at: int = 0  # how many steps are done
+
+    def go(self) -> Verdict:
+        """Takes the steps that are left, as far as they say nothing."""
+        while self.at < len(STEPS):
+            step = STEPS[self.at]
+            self.at += 1
+            verdict = step(self)
+            if verdict is not None:
+                return verdict
+        return None
+
+
+def _rates(case: Case) -> Verdict:
+    """Requests a second: all limits let it through, or none counts it."""
+    rates, means = case.demands.rates, case.means
+    if not rates or means.rates is None:
+        return None
+    now = means.now()
+    taken, delay_s = [], 0.0
+    for rated in rates:
+        rate = means.rates.of(rated.name)
+        at = rate.at(case.head, case.target, case.origin, now) if rate is not None else -1
+        if rate is None or at < 0:
+            continue
+        wait_s = rate.wait_s(at, now)
+        if wait_s > rate.max_delay_s:
+            if not rate.dry_run:
+                return Refusal(Code.RATE, retry_after(wait_s))
+            means.count("rate_limit_dry_runs")
+            continue
+        taken.append((rate, at))
+        if wait_s > delay_s and not rate.dry_run:
+            delay_s = wait_s
+    for rate, at in taken:
+        rate.take(at, now)
+    if delay_s <= 0:
+        return None
+    means.count("delayed_requests")
+    return Delay(delay_s)
+
+
+def retry_after(seconds: float) -> bytes:
+    """RFC 9110 §10.2.3, in whole seconds."""
+    return b"Retry-After: %d\r\n" % max(ceil(seconds), 1)
+
+
+STEPS: Final[tuple[Callable[[Case], Verdict], ...]] = (
+    # Limits.
+    _rates,
+)
