@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 import json
-import re
 import sys
 from pathlib import Path
 
 from certs.authority import AuthorityError
 from control.access import Limits
 from control.api import openapi
-from control.cloud.site import Site
+from control.cloud import options as cloud
 from control.durations import duration
 from control.listening import Files
 from control.metering_keep import Retention
@@ -81,33 +79,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--reset-admin-token", action="store_true", help="make another administrator's token, and end (docs/access.md)"
     )
-    result.add_argument(
-        "--alibaba", type=address, metavar="HOST:PORT",
-        help="Alibaba Cloud's SLB API, for its SDKs (docs/alibaba.md); any address but loopback has TLS",
-    )  # fmt: skip
-    result.add_argument(
-        "--alibaba-region", type=_region, default=Site().region, metavar="NAME", help="its RegionId (%(default)s)"
-    )
-    result.add_argument(
-        "--alibaba-vips", type=_network, action="append", default=[], metavar="CIDR",
-        help="addresses that CreateLoadBalancer without Address takes; may be repeated",
-    )  # fmt: skip
-    result.add_argument(
-        "--jdcloud", type=address, metavar="HOST:PORT",
-        help="JD Cloud's load balancer API, for its SDKs (docs/jdcloud.md); any address but loopback has TLS",
-    )  # fmt: skip
-    result.add_argument(
-        "--jdcloud-region", type=_region, default=Site().region, metavar="NAME", help="its regionId (%(default)s)"
-    )
-    result.add_argument(
-        "--jdcloud-vips", type=_network, action="append", default=[], metavar="CIDR",
-        help="addresses that createLoadBalancer without privateIpAddress takes; may be repeated",
-    )  # fmt: skip
-    result.add_argument(
-        "--access-key-file", type=Path, metavar="FILE",
-        help="what access keys are made with, the same on every control node (DIR/access.key, made if missing)",
-    )  # fmt: skip
-    result.add_argument("--new-access-keys", action="store_true", help="make that file anew: all access keys change")
+    cloud.add_options(result)
     result.add_argument("--audit-stderr", action="store_true", help="write the audit log to stderr too, as JSON lines")
     result.add_argument(
         "--metering-days", type=_retention, default=Retention(), metavar="HOURS,DAYS",
@@ -136,19 +108,6 @@ def _rate(text: str) -> float:
     return float(text)
 
 
-def _region(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: give letters, digits, '-' and '_', at most 40")
-    return text
-
-
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}; give a network such as 192.0.2.16/28") from None
-
-
 def _retention(text: str) -> Retention:
     try:
         return Retention.of(text)
@@ -169,18 +128,13 @@ def main() -> int:
     if (options.api_tls_cert is None) is not (options.api_tls_key is None):
         arguments.error("--api-tls-cert and --api-tls-key go together")
     tls = None if options.api_tls_cert is None else Files(options.api_tls_cert, options.api_tls_key)
-    for cloud in ("alibaba", "jdcloud"):
-        if getattr(options, cloud) is None and getattr(options, f"{cloud}_vips"):
-            arguments.error(f"--{cloud}-vips need --{cloud} HOST:PORT")
-    if options.alibaba is options.jdcloud is None and (options.access_key_file or options.new_access_keys):
-        arguments.error("--access-key-file and --new-access-keys need --alibaba or --jdcloud HOST:PORT")
+    clouds = cloud.read_options(arguments, options)
     if options.ca is not None and options.nodes is None:
         arguments.error("--ca needs --nodes: nodes join there")
     settings = Settings(
         options.state, options.api, options.nodes, options.identity, options.token_file, tls, tuple(options.api_host),
         options.api_rate, options.audit_stderr, etcd, options.ca, options.identity_lifetime, options.metering_days,
-        options.alibaba, Site(options.alibaba_region, tuple(options.alibaba_vips)), options.access_key_file,
-        options.new_access_keys, options.jdcloud, Site(options.jdcloud_region, tuple(options.jdcloud_vips)),
+        clouds, options.access_key_file, options.new_access_keys,
     )  # fmt: skip
     try:
         asyncio.run(reset_admin_token(settings) if options.reset_admin_token else serve(settings))

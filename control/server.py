@@ -32,6 +32,7 @@ from control.audit import Audit
 from control.cloud import keyring
 from control.cloud.access_keys import Keyring
 from control.cloud.entrance import Entrance
+from control.cloud.options import Served
 from control.cloud.site import Site
 from control.first_token import Destination, TokenFileError
 from control.history import NAME as HISTORY
@@ -61,6 +62,10 @@ LIMITS: Mapping[str, Mapping[str, int]] = {
     "node": {"connections": NODE_CONNECTIONS, "handshake_s": NODE_HANDSHAKE_S},
     "alibaba": {"line_bytes": alibaba.LINE_BYTES},
 }
+APPLICATIONS: Mapping[str, Callable[[ControlPlane, Entrance, Site], web.Application]] = {
+    "alibaba": alibaba.application,
+    "jdcloud": jdcloud.application,
+}
 
 
 class ServeError(Exception):
@@ -84,12 +89,9 @@ class Settings:
     ca: Path | None = None
     identity_lifetime: timedelta = LIFETIME
     metering: Retention = field(default_factory=Retention)
-    alibaba: tuple[str, int] | None = None
-    site: Site = field(default_factory=Site)
+    clouds: tuple[Served, ...] = ()
     access_key_file: Path | None = None
     new_access_keys: bool = False
-    jdcloud: tuple[str, int] | None = None
-    jdcloud_site: Site = field(default_factory=Site)
 
 
 async def serve(settings: Settings) -> None:
@@ -200,7 +202,7 @@ def _access(plane: ControlPlane, settings: Settings, tls: ServerTls | None) -> A
 
 async def _keyring(store: Store, settings: Settings) -> Keyring | None:
     """What access keys are made with, where any API asks for them. Raises ServeError."""
-    if settings.alibaba is None and settings.jdcloud is None:
+    if not settings.clouds:
         return None
     file = settings.access_key_file or settings.state / keyring.NAME
     try:
@@ -214,23 +216,16 @@ async def _serve_clouds(
     watching: Tasks, keys: Keyring,
 ) -> list[Listening]:  # fmt: skip
     """The APIs of clouds that are asked for. Raises ServeError."""
-    wanted: list[tuple[str, tuple[str, int] | None, Site, Callable[[ControlPlane, Entrance, Site], web.Application]]]
-    wanted = [
-        ("alibaba", settings.alibaba, settings.site, alibaba.application),
-        ("jdcloud", settings.jdcloud, settings.jdcloud_site, jdcloud.application),
-    ]
     doors: list[Listening] = []
-    for name, address, site, make in wanted:
-        if address is None:
-            continue
-        cloud_tls = tls
+    for each in settings.clouds:
+        name, cloud_tls = each.name, tls
         if tls is None:
-            cloud_tls = _tls(settings, identity, address[0], f"--{name}")
+            cloud_tls = _tls(settings, identity, each.address[0], f"--{name}")
             if cloud_tls is not None:
                 watching.spawn(cloud_tls.watch(), f"the certificate of {name}'s API")
-        site = dataclasses.replace(site, endpoint=endpoint(*address))
-        app = make(plane, Entrance(access, plane.store, keys), site)
-        doors.append(await _listen(name, app, address, None if cloud_tls is None else cloud_tls.context))
+        site = dataclasses.replace(each.site, endpoint=endpoint(*each.address))
+        app = APPLICATIONS[name](plane, Entrance(access, plane.store, keys), site)
+        doors.append(await _listen(name, app, each.address, None if cloud_tls is None else cloud_tls.context))
     return doors
 
 

@@ -186,7 +186,7 @@ def describe_items(call: Call, model: Model) -> Answer:
 
 _ID = text("AclId", 80, required=True)
 _GROUP = refused("ResourceGroupId", "there are no resource groups here")
-_TAG = many("Tag", "Tag.N.Key, Tag.N.Value")
+_TAG = many("Tag")
 _NAME = text("AclName", 80, required=True)
 _IP = word("AddressIPVersion", "ipv4", "ipv6")
 _ENTRIES = tables("AclEntrys", *KEYS, required=True)

@@ -176,7 +176,7 @@ _LB = text("LoadBalancerId", 80, required=True)
 _GROUP = text("VServerGroupId", 80, required=True)
 _SERVERS = tables("BackendServers", *servers.KEYS, required=True)
 _OPTIONAL = tables("BackendServers", *servers.KEYS)
-_TAG = many("Tag", "Tag.N.Key, Tag.N.Value")
+_TAG = many("Tag")
 _NAME = text("VServerGroupName", 80)
 _INCLUDE = tuple(word(name, "true", "false") for name in ("IncludeListener", "IncludeRule"))
 ADDRESSES = "a ServerId is an IP address, and a server has no Description"

@@ -130,7 +130,7 @@ def _chosen(call: Call, name: str, items: Iterable[Certificate | CaCertificate])
 
 _ID = text("ServerCertificateId", 80)
 _CA_ID = text("CACertificateId", 80)
-_TAG = many("Tag", "Tag.N.Key, Tag.N.Value")
+_TAG = many("Tag")
 _GROUP = refused("ResourceGroupId", "there are no resource groups here")
 
 

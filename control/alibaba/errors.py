@@ -6,13 +6,14 @@ for. Pure.
 
 from __future__ import annotations
 
+from control.cloud.errors import CloudError
 
-class SlbError(Exception):
+
+class SlbError(CloudError):
     """A request that is refused."""
 
     def __init__(self, code: str, status: int, message: str) -> None:
-        super().__init__(message)
-        self.code, self.status, self.message = code, status, message
+        super().__init__(status, code, message)
 
 
 def invalid(name: str, why: str) -> SlbError:

@@ -249,7 +249,7 @@ def describe_one(call: Call, model: Model) -> Answer:
 # --- the table
 
 ID = text("LoadBalancerId", 80, required=True)
-_TAG = many("Tag", "Tag.N.Key, Tag.N.Value")
+_TAG = many("Tag")
 _CHARGE = word("InternetChargeType", "paybybandwidth", "paybytraffic")
 _DEMAND = word("PayType", "PayOnDemand", others={"PrePay": _NO_BILL})
 _BANDWIDTH = number("Bandwidth", 1, BANDWIDTH_MOST)

@@ -78,7 +78,7 @@ _HTTPS = (
         f"tls_cipher_policy_{each}": OLD_TLS for each in ("1_0", "1_1")}),
     word("EnableHttp2", "on", others={"off": "every client that asks for HTTP/2 gets it"}),
 )  # fmt: skip
-_CREATE = (number("BackendServerPort", 1, 65535, SAME_PORT), many("Tag", "Tag.N.Key, Tag.N.Value"))
+_CREATE = (number("BackendServerPort", 1, 65535, SAME_PORT), many("Tag"))
 _SET = (word("VServerGroup", *ON_OFF), word("DryRun", "true", "false"))
 _NO_MASTER_SET = refused("MasterSlaveServerGroup", _NO_MASTER)
 

@@ -294,8 +294,8 @@ ACTIONS = (
     Action(
         "DescribeLoadBalancerListeners",
         (
-            many("LoadBalancerId", "LoadBalancerId.N"), PLACE[2], number("ListenerPort", 1, 65535),
-            text("Description"), many("Tag", "Tag.N.Key, Tag.N.Value"), number("MaxResults", 1, 100), text("NextToken"),
+            many("LoadBalancerId"), PLACE[2], number("ListenerPort", 1, 65535),
+            text("Description"), many("Tag"), number("MaxResults", 1, 100), text("NextToken"),
         ),
         look=describe_all,
     ),

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from control.alibaba.errors import SlbError, invalid, missing, unsupported
+from control.cloud import given
+from control.cloud.given import LackingFieldError, Read, WrongFieldError, block_of, line, one_of, whole
 
 MOST_ITEMS = 100
 JSON_LIMIT = 100_000
 _PART = re.compile(r"([A-Za-z]\w*)\.([1-9][0-9]{0,3})(?:\.([A-Za-z]\w*))?")
-Read = Callable[[str, str], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter. `what` says for the documentation what it may hold; `read` takes its name and text.
+    """One parameter. `read` takes its name and text. With `refused` it is not taken, for that reason.
 
-    With `refused` it is not taken, for that reason. `many`: it is a list, Name.1, Name.2 (or Name.1.Key …).
+    With `many` it is a list: Name.1, Name.2, or Name.1.Key and so on.
     """
 
     name: str
-    what: str
     read: Read
     required: bool = False
     refused: str = ""
@@ -38,101 +38,62 @@ class Parameter:
 # --- forms
 
 
-def _text(most: int) -> Read:
-    def read(name: str, given: str) -> str:
-        if len(given) > most or any(character < " " for character in given):
-            raise invalid(name, f"a line of at most {most} characters is")
-        return given
-
-    return read
-
-
 def text(name: str, most: int = 256, *, required: bool = False) -> Parameter:
     """One line."""
-    return Parameter(name, f"text of at most {most} characters", _text(most), required)
+    return Parameter(name, line(most), required)
 
 
 def block(name: str, most: int, *, required: bool = False) -> Parameter:
     """Several lines."""
-
-    def read(name: str, given: str) -> str:
-        if len(given) > most:
-            raise invalid(name, f"at most {most} characters are")
-        return given
-
-    return Parameter(name, f"text of at most {most} characters", read, required)
+    return Parameter(name, block_of(most), required)
 
 
 def number(name: str, low: int, high: int, *also: int, required: bool = False) -> Parameter:
     """A whole number of a range, or one of a few others."""
-    what = f"{low} to {high}" + "".join(f" or {each}" for each in also)
-
-    def read(name: str, given: str) -> int:
-        try:
-            if not re.fullmatch(r"-?[0-9]{1,9}", given, re.ASCII):
-                raise ValueError
-            value = int(given)
-        except ValueError:
-            raise invalid(name, f"{what} is") from None
-        if not low <= value <= high and value not in also:
-            raise invalid(name, f"{what} is")
-        return value
-
-    return Parameter(name, what, read, required)
+    return Parameter(name, whole(low, high, also), required)
 
 
 def word(name: str, *words: str, required: bool = False, others: Mapping[str, str] | None = None) -> Parameter:
     """One of a few words. `others` are further ones of the API, which there are not here, and why."""
-    what = ", ".join(words)
-
-    def read(name: str, given: str) -> str:
-        for other, why in (others or {}).items():
-            if given.lower() == other.lower():
-                raise unsupported(name, why)
-        for each in words:
-            if given.lower() == each.lower():
-                return each
-        raise invalid(name, f"{what} is")
-
-    return Parameter(name, what, read, required)
+    return Parameter(name, one_of(words, others or {}), required)
 
 
 def tables(name: str, *keys: str, required: bool = False) -> Parameter:
     """A list of objects in JSON, whose members are of these names; handlers get strings."""
 
-    def read(name: str, given: str) -> tuple[Mapping[str, str], ...]:
+    def read(name: str, given: object) -> tuple[Mapping[str, str], ...]:
         found = _json(name, given)
         if not isinstance(found, list) or len(found) > MOST_ITEMS or not all(isinstance(each, dict) for each in found):
             raise invalid(name, f"a JSON list of at most {MOST_ITEMS} objects is")
         return tuple(_table(name, each, keys) for each in found)
 
-    return Parameter(name, f"JSON: [{{{', '.join(keys)}}}]", read, required)
+    return Parameter(name, read, required)
 
 
 def strings(name: str, *, required: bool = False) -> Parameter:
     """A list of strings in JSON."""
 
-    def read(name: str, given: str) -> tuple[str, ...]:
+    def read(name: str, given: object) -> tuple[str, ...]:
         found = _json(name, given)
         if not isinstance(found, list) or len(found) > MOST_ITEMS or not all(isinstance(each, str) for each in found):
             raise invalid(name, f"a JSON list of at most {MOST_ITEMS} strings is")
         return tuple(found)
 
-    return Parameter(name, "JSON: [text]", read, required)
+    return Parameter(name, read, required)
 
 
-def many(name: str, what: str, *, required: bool = False) -> Parameter:
+def many(name: str, *, required: bool = False) -> Parameter:
     """Name.1, Name.2; handlers get a tuple of strings, or of tables for Name.1.Key."""
-    return Parameter(name, what, _text(256), required, many=True)
+    return Parameter(name, line(256), required, many=True)
 
 
 def refused(name: str, why: str) -> Parameter:
     """A parameter of the API that there is not here."""
-    return Parameter(name, "", _text(0), refused=why)
+    return Parameter(name, line(0), refused=why)
 
 
-def _json(name: str, given: str) -> object:
-    if len(given) > JSON_LIMIT:
+def _json(name: str, given: object) -> object:
+    if not isinstance(given, str) or len(given) > JSON_LIMIT:
         raise invalid(name, f"at most {JSON_LIMIT} characters are")
     try:
         return json.loads(given)
@@ -162,24 +123,10 @@ def _checked_text(name: str, given: str) -> str:
 # --- reading
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """The parameters of a request by name, as their table says; those that were not given are missing."""
+class Given(given.Given):
+    """With what a query has: words for switches, and lists."""
 
-    values: Mapping[str, object] = field(default_factory=dict)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
-    def text(self, name: str, default: str = "") -> str:
-        """A parameter that is text."""
-        return str(self.values.get(name, default))
-
-    def number(self, name: str, default: int) -> int:
-        """A parameter that is a number."""
-        found = self.values.get(name, default)
-        assert isinstance(found, int)
-        return found
+    __slots__ = ()
 
     def on(self, name: str, default: bool = False) -> bool:
         """A parameter that is on or off, true or false."""
@@ -192,15 +139,18 @@ class Given:
         assert isinstance(found, tuple)
         return found
 
-    def strings(self, name: str) -> tuple[str, ...]:
-        """A list of strings."""
-        found = self.values.get(name, ())
-        assert isinstance(found, tuple)
-        return found
-
 
 def read(table: Sequence[Parameter], given: Mapping[str, str]) -> Given:
     """What an action is given. Raises SlbError. A parameter that is empty counts as not given."""
+    try:
+        return _read(table, given)
+    except WrongFieldError as error:
+        raise invalid(error.name, error.why) from None
+    except LackingFieldError as error:
+        raise unsupported(error.name, error.why) from None
+
+
+def _read(table: Sequence[Parameter], given: Mapping[str, str]) -> Given:
     known = {each.name: each for each in table}
     values: dict[str, object] = {}
     lists: dict[str, dict[int, object]] = {}

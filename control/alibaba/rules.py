@@ -120,7 +120,7 @@ def change(call: Call, draft: Draft) -> Answer:
 
 
 def delete(call: Call, draft: Draft) -> Answer:
-    found = [_find(draft.model, each) for each in dict.fromkeys(call.given.strings("RuleIds"))]
+    found = [_find(draft.model, each) for each in dict.fromkeys(call.given.texts("RuleIds"))]
     if not found:
         raise missing("RuleIds")
     for rule in found:

@@ -135,18 +135,18 @@ def describe_old(call: Call, model: Model) -> Answer:
 
 
 _KIND = word("ResourceType", *KINDS, required=True)
-_RESOURCES = many("ResourceId", "ResourceId.N", required=True)
-_TAG = many("Tag", "Tag.N.Key, Tag.N.Value", required=True)
+_RESOURCES = many("ResourceId", required=True)
+_TAG = many("Tag", required=True)
 _LB = text("LoadBalancerId", 80, required=True)
 _OLD = tables("Tags", "TagKey", "TagValue", required=True)
 ACTIONS = (
     Action("TagResources", (_KIND, _RESOURCES, _TAG), change=tag),
     Action(
-        "UntagResources", (_KIND, _RESOURCES, many("TagKey", "TagKey.N"), word("All", "true", "false")), change=untag
+        "UntagResources", (_KIND, _RESOURCES, many("TagKey"), word("All", "true", "false")), change=untag
     ),
     Action(
         "ListTagResources",
-        (_KIND, many("ResourceId", "ResourceId.N"), many("Tag", "Tag.N.Key, Tag.N.Value"), text("NextToken", 32)),
+        (_KIND, many("ResourceId"), many("Tag"), text("NextToken", 32)),
         look=listed,
     ),
     Action("AddTags", (_LB, _OLD), change=add_old),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from control.cloud.action import Answer
 from control.cloud.draft import Draft
 from control.cloud.health import key, reported
 from control.jdcloud import balancers, groups
-from control.jdcloud.call import FILTERS, PAGE, Action, Answer, Call, listed, mark, marked, of_type
+from control.jdcloud.call import FILTERS, PAGE, Action, Call, listed, made, mark, marked, of_type
 from control.jdcloud.errors import absent, in_use, invalid, missing
 from control.jdcloud.forms import Given, flag, many, no_longer, number, refused, table, text, word
 from core.fields import Kind
@@ -43,7 +44,7 @@ def create(call: Call, draft: Draft) -> Answer:
     item = BackendService(
         call.identity("backend"), protocol, scheduler=ALGORITHMS[given.text("algorithm", hashed)],
         health_check=_check(given.table("healthCheckSpec")), description=given.text("description"),
-        tags=call.marked(name=given.text("backendName"), lb=lb.name, port=str(given.number("port", 0))),
+        tags=made(call, name=given.text("backendName"), lb=lb.name, port=str(given.number("port", 0))),
     )  # fmt: skip
     if "targetGroupIds" not in given and "agIds" not in given:
         raise missing("targetGroupIds")

@@ -7,9 +7,10 @@ import ipaddress
 from typing import Any
 
 from control.cloud import marks
+from control.cloud.action import Answer
 from control.cloud.draft import Draft
 from control.cloud.site import Site, free, taken
-from control.jdcloud.call import FILTERS, PAGE, Action, Answer, Call, listed, mark, marked, of_type
+from control.jdcloud.call import FILTERS, PAGE, Action, Call, listed, made, mark, marked, of_type
 from control.jdcloud.errors import absent, conflict, in_use, invalid, missing
 from control.jdcloud.forms import Given, flag, many, no_longer, refused, text, word
 from core.endpoints import is_loopback
@@ -40,7 +41,7 @@ def create(call: Call, draft: Draft) -> Answer:
     item = Instance(
         call.identity("lb"), InstanceType(given.text("type", "alb")), (_address(given, call.site, draft.model),),
         deletion_protection=given.flag("deleteProtection"), description=given.text("description"),
-        tags=call.marked(tuple(tags), name=given.text("loadBalancerName")),
+        tags=made(call, tuple(tags), name=given.text("loadBalancerName")),
     )  # fmt: skip
     draft.put(item)
     return {"loadBalancerId": item.name}

@@ -2,67 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from control.cloud import marks
-from control.cloud.draft import Draft, letters
+from control.cloud import action, marks
+from control.cloud.action import Answer
 from control.cloud.marks import Tags
-from control.cloud.site import Site
 from control.jdcloud.errors import JdError, invalid
 from control.jdcloud.forms import Field, Given, many, number, text, word
-from control.reconcile import NodeStatus
-from control.roles import ApiRole
-from core.model import Model
 
-Answer = Mapping[str, object]
 KEY = "paifang:jdcloud"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of an action. `now` is Unix time in seconds; `chance` is 128 random bits, the same in every attempt."""
-
-    given: Given
-    site: Site
-    now: float
-    chance: bytes
-    statuses: Sequence[NodeStatus] = ()
-
-    def identity(self, kind: str) -> str:
-        """An ID for a new object, such as lb-…."""
-        return f"{kind}-{letters(self.chance + kind.encode())}"
-
-    def marked(self, tags: Tags = (), **texts: str) -> Tags:
-        """The tags of a new object."""
-        return marked(tags, created=datetime.fromtimestamp(self.now, UTC).strftime(TIME), **texts)
-
-
-Look = Callable[[Call, Model], Answer]
-Change = Callable[[Call, Draft], Answer]
+Call = action.Call[Given]
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """One action of the API. `path` is what follows the region. It looks, or it changes; `partly` says what of it there
-    is not, `cannot` why there is none of it: it is known and refused.
-    """
+class Action(action.Action[Call]):
+    """One action of the API, of the service `lb` or another. `path` is what follows the region."""
 
-    name: str
     method: str
     path: str
     fields: tuple[Field, ...] = ()
-    look: Look | None = None
-    change: Change | None = None
-    partly: str = ""
-    cannot: str = ""
+    service: str = "lb"
 
     @property
-    def role(self) -> ApiRole:
-        """What an access key needs."""
-        return ApiRole.READ if self.change is None else ApiRole.ADMIN
+    def refuses(self) -> Sequence[str]:
+        return [each.name for each in self.fields if each.refused]
 
 
 # --- what is kept in a tag
@@ -71,6 +38,11 @@ class Action:
 def mark(tags: Tags, name: str, default: str = "") -> str:
     """What an object keeps under this name."""
     return marks.kept(tags, KEY).get(name, default)
+
+
+def made(call: Call, tags: Tags = (), **texts: str) -> Tags:
+    """The tags of a new object."""
+    return marked(tags, created=datetime.fromtimestamp(call.now, UTC).strftime(TIME), **texts)
 
 
 def marked(tags: Tags, **texts: str) -> Tags:

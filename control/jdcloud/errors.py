@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from control.cloud.errors import CloudError
 
-class JdError(Exception):
+
+class JdError(CloudError):
     """A request that is refused."""
-
-    def __init__(self, code: int, status: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.status, self.message = code, status, message
 
 
 def invalid(name: str, why: str) -> JdError:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from control.cloud import given
+from control.cloud.given import LackingFieldError, Read, WrongFieldError, line, one_of, whole
 from control.jdcloud.errors import invalid, missing, unsupported
 
 MOST_ITEMS = 100
-Read = Callable[[str, object], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +28,10 @@ class Field:
     refused: str = ""
 
 
-class Given:
-    """The fields of a request by name, as their table says; those that were not given are missing."""
+class Given(given.Given):
+    """With what a body has: tables in tables."""
 
-    def __init__(self, values: Mapping[str, object]) -> None:
-        self.values = values
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
-    def text(self, name: str, default: str = "") -> str:
-        return str(self.values.get(name, default))
-
-    def number(self, name: str, default: int) -> int:
-        found = self.values.get(name, default)
-        assert isinstance(found, int)
-        return found
+    __slots__ = ()
 
     def flag(self, name: str, default: bool = False) -> bool:
         return bool(self.values.get(name, default))
@@ -57,35 +46,15 @@ class Given:
         assert isinstance(found, tuple)
         return found
 
-    def texts(self, name: str) -> tuple[str, ...]:
-        found = self.values.get(name, ())
-        assert isinstance(found, tuple)
-        return found
-
 
 def text(name: str, most: int = 80, *, required: bool = False) -> Field:
     """One line."""
-
-    def read(name: str, given: object) -> str:
-        if not isinstance(given, str) or len(given) > most or any(character < " " for character in given):
-            raise invalid(name, f"a line of at most {most} characters is")
-        return given
-
-    return Field(name, read, required)
+    return Field(name, line(most), required)
 
 
 def number(name: str, low: int, high: int, *also: int, required: bool = False) -> Field:
     """A whole number of a range, or one of a few others."""
-    what = f"{low} to {high}" + "".join(f" or {each}" for each in also)
-
-    def read(name: str, given: object) -> int:
-        if isinstance(given, str) and re.fullmatch(r"-?[0-9]{1,9}", given, re.ASCII):
-            given = int(given)
-        if not isinstance(given, int) or isinstance(given, bool) or not (low <= given <= high or given in also):
-            raise invalid(name, f"{what} is")
-        return given
-
-    return Field(name, read, required)
+    return Field(name, whole(low, high, also), required)
 
 
 def flag(name: str) -> Field:
@@ -101,18 +70,7 @@ def flag(name: str) -> Field:
 
 def word(name: str, *words: str, required: bool = False, others: Mapping[str, str] | None = None) -> Field:
     """One of a few words. `others` are further ones of the API, which there are not here, and why."""
-
-    def read(name: str, given: object) -> str:
-        told = str(given).lower()
-        for other, why in (others or {}).items():
-            if told == other.lower():
-                raise unsupported(name, why)
-        for each in words:
-            if told == each.lower():
-                return each
-        raise invalid(name, f"{', '.join(words)} is")
-
-    return Field(name, read, required)
+    return Field(name, one_of(words, others or {}), required)
 
 
 def table(name: str, fields: Sequence[Field], *, required: bool = False) -> Field:
@@ -167,7 +125,12 @@ def read(fields: Sequence[Field], given: Mapping[str, object], prefix: str = "")
             raise unsupported(prefix + name[:60], "there is none of that name")
         if field.refused:
             raise unsupported(prefix + name, field.refused)
-        values[name] = field.read(prefix + name, value)
+        try:
+            values[name] = field.read(prefix + name, value)
+        except WrongFieldError as error:
+            raise invalid(error.name, error.why) from None
+        except LackingFieldError as error:
+            raise unsupported(error.name, error.why) from None
     for each in fields:
         if each.required and each.name not in values:
             raise missing(prefix + each.name)

@@ -10,9 +10,10 @@ import dataclasses
 import ipaddress
 from collections.abc import Mapping
 
+from control.cloud.action import Answer
 from control.cloud.draft import Draft, identity_of
 from control.jdcloud import balancers
-from control.jdcloud.call import FILTERS, PAGE, Action, Answer, Call, listed, mark, marked, of_type
+from control.jdcloud.call import FILTERS, PAGE, Action, Call, listed, made, mark, marked, of_type
 from control.jdcloud.errors import absent, conflict, in_use, invalid
 from control.jdcloud.forms import many, number, refused, text, word
 from core.fields import Kind
@@ -35,7 +36,7 @@ def target_id(owner: str, server: Server) -> str:
 def create(call: Call, draft: Draft) -> Answer:
     given = call.given
     lb = balancers.find(draft.model, given.text("loadBalancerId")).name
-    tags = call.marked(name=given.text("targetGroupName"), lb=lb)
+    tags = made(call, name=given.text("targetGroupName"), lb=lb)
     item = ServerGroup(call.identity("tg"), (), given.text("description"), tags)
     draft.put(item)
     return {"targetGroupId": item.name}

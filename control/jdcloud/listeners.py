@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from control.cloud.action import Answer
 from control.cloud.draft import Draft
 from control.jdcloud import backends, balancers
-from control.jdcloud.call import FILTERS, PAGE, Action, Answer, Call, listed, mark, marked, of_type
+from control.jdcloud.call import FILTERS, PAGE, Action, Call, listed, made, mark, marked, of_type
 from control.jdcloud.errors import absent, conflict, invalid, missing
 from control.jdcloud.forms import Given, flag, many, number, refused, table, text, word
 from core.fields import Kind
@@ -44,7 +45,7 @@ def create(call: Call, draft: Draft) -> Answer:
     name, _, _, idle = IDLE[protocol]
     idle_s: dict[str, Any] = {name: idle}
     item = Listener(
-        call.identity("listener"), lb.name, protocol, given.number("port", 0), tags=call.marked(), **idle_s
+        call.identity("listener"), lb.name, protocol, given.number("port", 0), tags=made(call), **idle_s
     )  # fmt: skip
     draft.put(_changed(item, given, draft.model))
     return {"listenerId": item.name}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -18,35 +17,13 @@ from aliyunsdkcore.client import AcsClient
 from aliyunsdkcore.request import RpcRequest
 from darabonba.runtime import RuntimeOptions
 
-from control.access import Access, Limits
 from control.alibaba.application import LINE_BYTES, application
-from control.alibaba.call import Site
-from control.cloud.access_keys import Keyring, key_id
-from control.cloud.entrance import Entrance
-from control.listening import Listening
-from control.roles import ApiRole
-from control.service import ControlPlane
-from control.store_sqlite import SqliteStore
-from control.token_record import Token
-
-REGION = "cn-paifang"
+from control.cloud.site import Site
+from tests.control.cloud.running import REGION, Kind, Running
 
 
-@dataclass
-class Cloud:
-    """The running API: `access_key` makes one, `new` and `old` call an action by the newer and the older SDK."""
-
-    plane: ControlPlane
-    access: Access
-    keyring: Keyring
-    address: tuple[str, int]
-    key: tuple[str, str] = ("", "")
-
-    async def access_key(self, name: str, role: ApiRole = ApiRole.ADMIN) -> tuple[Token, tuple[str, str]]:
-        token, _ = await self.access.tokens.make_own(name, f"name:{name}", role)
-        identity = key_id(token)
-        assert identity is not None
-        return token, (identity, self.keyring.secret(token))
+class Cloud(Running):
+    """The running API: `new` and `old` call an action by the newer and the older SDK."""
 
     def client(self, key: tuple[str, str] | None = None) -> Client:
         """The newer SDK's, with nothing set but who asks, where and how."""
@@ -96,30 +73,20 @@ def snake(action: str) -> str:
     return next(name for name in dir(Client) if name.replace("_", "") == wanted)
 
 
-async def _serve(plane: ControlPlane) -> tuple[Cloud, Listening]:
-    access, keyring = Access.of(plane.store, Limits(requests_per_s=1000)), Keyring(bytes(range(32)))
-    site = Site(REGION, (ip_network("192.0.2.16/28"), ip_network("2001:db8::/120")), "slb.example")
-    app = application(plane, Entrance(access, plane.store, keyring), site)
-    listening = await Listening.start(app, ("127.0.0.1", 0), None, line_bytes=LINE_BYTES)
-    return Cloud(plane, access, keyring, listening.address), listening
+KIND = Kind(
+    application, Site(REGION, (ip_network("192.0.2.16/28"), ip_network("2001:db8::/120")), "slb.example"),
+    {"line_bytes": LINE_BYTES},
+)  # fmt: skip
 
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    store = await SqliteStore.open(tmp_path / "control.db")
-    found, listening = await _serve(await ControlPlane.load(store))
-    found.key = (await found.access_key("ann"))[1]
-    yield found
-    await listening.close()
-    await found.access.tasks.close()
-    await store.close()
+    async with KIND.first(Cloud, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
 async def second(cloud: Cloud) -> AsyncIterator[Cloud]:
     """Another control node of the same storage."""
-    found, listening = await _serve(await ControlPlane.load(cloud.plane.store))
-    found.key = cloud.key
-    yield found
-    await listening.close()
-    await found.access.tasks.close()
+    async with KIND.second(cloud) as found:
+        yield found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import shlex
@@ -13,40 +12,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from alibabacloud_slb20140515.client import Client
 from alibabacloud_slb20140515.models import DescribeLoadBalancersRequest
 from alibabacloud_tea_openapi.models import Config
 
+from tests.control.cloud.processes import access_key, addresses, ended, refuses, started
 from tests.control.conftest import Authority
-
-WAIT_S = 30
-
-
-async def started(*argv: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "control", *argv, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-
-
-async def addresses(process: asyncio.subprocess.Process, *names: str) -> dict[str, str]:
-    """Where each API listens, as the log says."""
-    assert process.stderr is not None
-    found: dict[str, str] = {}
-    async with asyncio.timeout(WAIT_S):
-        while set(names) - found.keys():
-            line = (await process.stderr.readline()).decode()
-            assert line, "it has ended"
-            if match := re.search(r"(\w+) API on (\S+?)(, TLS)?$", line):
-                found[match[1]] = match[2]
-    return found
-
-
-async def ended(process: asyncio.subprocess.Process) -> None:
-    process.terminate()
-    async with asyncio.timeout(WAIT_S):
-        await process.communicate()
 
 
 @pytest.fixture
@@ -54,16 +26,6 @@ async def running(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
     process = await started("--state", str(tmp_path), "--api", "127.0.0.1:0", "--alibaba", "127.0.0.1:0")
     yield await addresses(process, "user", "alibaba")
     await ended(process)
-
-
-async def access_key(api: str, token: str, context: ssl.SSLContext | bool = True) -> dict[str, str]:
-    async with (
-        aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
-        session.post(f"{api}/v1/token/access-key", ssl=context) as answer,
-    ):
-        assert answer.status == 200
-        found: dict[str, str] = json.loads(await answer.text())
-        return found
 
 
 def describe(key: dict[str, str], endpoint: str, **more: str) -> int:
@@ -139,8 +101,4 @@ async def test_tls_with_the_identity_of_the_cluster(tmp_path: Path, authority: A
     ids=["tls", "alone", "network", "region", "file"],
 )
 async def test_options_that_do_not_fit(tmp_path: Path, argv: list[str], told: str) -> None:
-    process = await started("--state", str(tmp_path), "--api", "127.0.0.1:0", *argv)
-    async with asyncio.timeout(WAIT_S):
-        _, errors = await process.communicate()
-    assert process.returncode == 2
-    assert told in errors.decode()
+    await refuses(tmp_path, argv, told)

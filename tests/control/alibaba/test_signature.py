@@ -109,7 +109,7 @@ def test_the_method_and_the_query_are_signed() -> None:
 def test_what_is_not_clear_is_refused(request_: Request, code: str) -> None:
     with pytest.raises(SlbError) as caught:
         read(request_)
-    assert caught.value.code == code
+    assert caught.value.word == code
 
 
 def test_a_head_that_stands_twice_is_refused() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from importlib import import_module
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,18 +15,9 @@ from jdcloud_sdk.core.config import Config
 from jdcloud_sdk.core.credential import Credential
 from jdcloud_sdk.services.lb.client.LbClient import LbClient
 
-from control.access import Access, Limits
-from control.cloud.access_keys import Keyring, key_id
-from control.cloud.entrance import Entrance
 from control.cloud.site import Site
 from control.jdcloud.application import application
-from control.listening import Listening
-from control.roles import ApiRole
-from control.service import ControlPlane
-from control.store_sqlite import SqliteStore
-from control.token_record import Token
-
-REGION = "cn-paifang"
+from tests.control.cloud.running import REGION, Kind, Running
 
 
 class RefusedByCloudError(Exception):
@@ -44,21 +34,8 @@ def request_of(action: str, /, **parameters: Any) -> Any:
     return getattr(module, f"{action[0].upper()}{action[1:]}Request")({"regionId": REGION, **parameters})
 
 
-@dataclass
-class Cloud:
-    """The running API: `access_key` makes one, `call` has the SDK call an action."""
-
-    plane: ControlPlane
-    access: Access
-    keyring: Keyring
-    address: tuple[str, int]
-    key: tuple[str, str] = ("", "")
-
-    async def access_key(self, name: str, role: ApiRole = ApiRole.ADMIN) -> tuple[Token, tuple[str, str]]:
-        token, _ = await self.access.tokens.make_own(name, f"name:{name}", role)
-        identity = key_id(token)
-        assert identity is not None
-        return token, (identity, self.keyring.secret(token))
+class Cloud(Running):
+    """The running API: `call` has the SDK call an action."""
 
     async def call(self, action: str, key: tuple[str, str] | None = None, /, **parameters: Any) -> dict[str, Any]:
         """The result of an action, by the SDK."""
@@ -79,30 +56,17 @@ class Silent:
         logging.getLogger("jdcloud_sdk").debug("said something")
 
 
-async def _serve(plane: ControlPlane) -> tuple[Cloud, Listening]:
-    access, keyring = Access.of(plane.store, Limits(requests_per_s=1000)), Keyring(bytes(range(32)))
-    site = Site(REGION, (ip_network("192.0.2.16/28"),))
-    app = application(plane, Entrance(access, plane.store, keyring), site)
-    listening = await Listening.start(app, ("127.0.0.1", 0), None)
-    return Cloud(plane, access, keyring, listening.address), listening
+KIND = Kind(application, Site(REGION, (ip_network("192.0.2.16/28"),)), {})
 
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    store = await SqliteStore.open(tmp_path / "control.db")
-    found, listening = await _serve(await ControlPlane.load(store))
-    found.key = (await found.access_key("ann"))[1]
-    yield found
-    await listening.close()
-    await found.access.tasks.close()
-    await store.close()
+    async with KIND.first(Cloud, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
 async def second(cloud: Cloud) -> AsyncIterator[Cloud]:
     """Another control node of the same storage."""
-    found, listening = await _serve(await ControlPlane.load(cloud.plane.store))
-    found.key = cloud.key
-    yield found
-    await listening.close()
-    await found.access.tasks.close()
+    async with KIND.second(cloud) as found:
+        yield found

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.control.alibaba.test_serving import access_key, addresses, describe, ended, started
+from tests.control.alibaba.test_serving import describe
+from tests.control.cloud.processes import access_key, addresses, ended, refuses, started
 
 PAGE = (Path(__file__).parents[3] / "docs/jdcloud.md").read_text()
-WAIT_S = 30
 
 
 async def test_the_page_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -61,8 +61,4 @@ async def test_the_page_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[st
     ids=["tls", "alone", "file", "none"],
 )
 async def test_options_that_do_not_fit(tmp_path: Path, argv: list[str], told: str) -> None:
-    process = await started("--state", str(tmp_path), "--api", "127.0.0.1:0", *argv)
-    async with asyncio.timeout(WAIT_S):
-        _, errors = await process.communicate()
-    assert process.returncode == 2
-    assert told in errors.decode()
+    await refuses(tmp_path, argv, told)
