@@ -83,6 +83,8 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "x_forwarded_slb_id": L7_PROTOCOLS,
     "underscored_fields": L7_PROTOCOLS,
     "rate_limits": L7_PROTOCOLS,
+    "cors": L7_PROTOCOLS,
+    "security_headers": L7_PROTOCOLS,
 }
 
 

@@ -90,6 +90,14 @@ class CertificateFields(StrEnum):
     SSL_CLIENT = "ssl_client"
 
 
+class SecurityHeaders(StrEnum):
+    """A set of fields that tell browsers to be careful with answers; see docs/response-headers.md."""
+
+    OFF = "off"
+    BASIC = "basic"
+    STRICT = "strict"
+
+
 class StickyType(StrEnum):
     """Whose the cookie is that keeps a client at its server: inserted by the L7 tier, or set by the servers."""
 

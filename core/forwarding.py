@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from core.choices import HeaderAction, Scheduler
+from core.answering import Cors
+from core.choices import HeaderAction, Scheduler, SecurityHeaders
 from core.fields import (
     CONDITION_NAME,
     CONDITION_VALUE,
@@ -109,6 +110,8 @@ class Rule:
     equals the most specific one does: exact domain, then the longest wildcard, then any; within it `path`, then the
     longest `url`; then the one with the most conditions; then the first.
 
+    `cors` and `security_headers` take the place of the listener's.
+
     `scheduler`, `hash_key`, `health_check` and `sticky_session` hold for what goes by this rule, in place of those of
     the backend service.
     """
@@ -132,6 +135,8 @@ class Rule:
     rewrite: Rewrite | None = None
     request_headers: tuple[HeaderChange, ...] = ()
     response_headers: tuple[HeaderChange, ...] = ()
+    cors: Cors | None = None
+    security_headers: SecurityHeaders | None = None
     scheduler: Scheduler | None = None
     hash_key: Annotated[str, Pattern(rf"|{HASH_KEY.regex}", HASH_KEY.what)] = ""
     health_check: HealthCheck | None = None

@@ -20,6 +20,7 @@ from core.model import (
     CaCertificate,
     Certificate,
     Condition,
+    Cors,
     DnsName,
     Ejection,
     FixedReply,
@@ -271,6 +272,9 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "x_forwarded_slb_id": "whether they are told the instance's name (SLB-ID)",
         "underscored_fields": "whether fields of requests whose names have an underscore pass; see "
         "[fields](proxy.md#the-way-of-a-request)",
+        "cors": "which pages of other origins may ask and read; see [response headers](response-headers.md#cors)",
+        "security_headers": "fields that tell browsers to be careful; see "
+        "[response headers](response-headers.md#presets)",
         "drain": "whether sessions go on for a while with a server that has been removed, or with all servers when the "
         "listener has; see [L4](l4.md#draining)",
         "drain_timeout_s": "how long; then they end",
@@ -307,6 +311,9 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "rewrite": "what the server is asked for instead",
         "request_headers": "changes of what the server gets",
         "response_headers": "changes of what the client gets",
+        "cors": "which pages of other origins may ask and read; see [response headers](response-headers.md#cors)",
+        "security_headers": "fields that tell browsers to be careful; see "
+        "[response headers](response-headers.md#presets)",
         "scheduler": "as of a backend service",
         "hash_key": "as of a backend service",
         "health_check": "as of a backend service",
@@ -336,6 +343,14 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "action": "what happens to it",
         "value": "of `set` and `add`",
     },
+    Cors: {
+        "origins": "of the pages: scheme, host and port, if it is not the scheme's own",
+        "methods": "that scripts may send; GET, HEAD and POST can always be sent",
+        "headers": "fields that scripts may send besides the usual ones",
+        "exposed_headers": "fields of answers that scripts may read besides the usual ones",
+        "credentials": "whether scripts may send cookies and the like, and read what comes back",
+        "max_age_s": "how long browsers remember what they were told",
+    },
     Condition: {"name": "what it has to have", "values": "one of which it has to have"},
     Redirect: {
         "status": "301, 302, 303, 307 or 308; the last two keep the method",
@@ -360,6 +375,7 @@ INNER: Mapping[type, Kind] = {
     Ejection: Kind.BACKEND_SERVICES,
     StickySession: Kind.BACKEND_SERVICES,
     Condition: Kind.RULES,
+    Cors: Kind.RULES,
     Redirect: Kind.RULES,
     FixedReply: Kind.RULES,
     Share: Kind.RULES,

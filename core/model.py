@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated
 
+from core.answering import Cors
 from core.choices import (
     HASH_SCHEDULERS,
     KEEPING_THE_PORT,
@@ -39,6 +40,7 @@ from core.choices import (
     Protocol,
     Role,
     Scheduler,
+    SecurityHeaders,
     StickyType,
     TlsPolicy,
 )
@@ -60,10 +62,10 @@ __all__ = [
     "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_SCHEDULERS",
     "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "AvailabilityGroup", "BackendProtocol",
     "BackendService", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod", "CheckType",
-    "ClientCertificate", "Condition", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction", "HeaderChange",
-    "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Protocol",
-    "RateLimit", "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "Server", "ServerGroup", "Share", "StickySession",
-    "StickyType", "TlsPolicy",
+    "ClientCertificate", "Condition", "Cors", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction",
+    "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object",
+    "Protocol", "RateLimit", "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders", "Server",
+    "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.
@@ -209,6 +211,8 @@ class Listener:
     x_forwarded_slb_id: bool = False
     underscored_fields: bool = False
     rate_limits: tuple[RateLimit, ...] = ()
+    cors: Cors | None = None
+    security_headers: SecurityHeaders = SecurityHeaders.OFF
     description: Description = ""
     tags: Tags = ()
 

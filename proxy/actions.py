@@ -87,6 +87,11 @@ class Changes:
         return cls(frozenset(gone), lines) if changes else None
 
 
+def joined(one: Changes, other: Changes) -> Changes:
+    """Both: what either takes out goes, what either puts in comes."""
+    return Changes(one.removed | other.removed, one.lines + other.lines)
+
+
 class Rewrite:
     """What the server is asked for instead."""
 
@@ -184,6 +189,16 @@ class Reply:
             self.lines += b"Content-Type: %b\r\n" % reply.content_type.encode("ascii")
         if reply.status != HTTPStatus.NO_CONTENT:  # RFC 9110 §8.6
             self.lines += b"Content-Length: %d\r\n" % len(self.body)
+
+    @classmethod
+    def of(cls, status: int, lines: bytes, body: bytes = b"") -> Reply:
+        """An answer that was made for one request. `lines` say nothing of the length."""
+        made = cls(model.FixedReply(status))
+        made.body = body
+        if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            lines += b"Content-Length: %d\r\n" % len(body)
+        made.lines = lines
+        return made
 
 
 Decision = Forward | Redirect | Reply | None  # None: nowhere

@@ -25,6 +25,7 @@ from time import monotonic
 from typing import Final
 
 from proxy.actions import Changes, Redirect, Reply
+from proxy.cors import is_preflight
 from proxy.demands import Demands
 from proxy.errors import Code
 from proxy.message import RequestHead
@@ -116,6 +117,15 @@ def _rates(case: Case) -> Verdict:
     return Delay(delay_s)
 
 
+def _preflight(case: Case) -> Verdict:
+    """Browsers ask without credentials whether they may ask."""
+    browsers = case.demands.browsers
+    if browsers is None or browsers.cors is None or not is_preflight(case.head):
+        return None
+    granted = browsers.cors.preflight(case.head)
+    return Refusal(Code.CORS) if granted is None else Reply.of(204, granted)
+
+
 def retry_after(seconds: float) -> bytes:
     """RFC 9110 §10.2.3, in whole seconds."""
     return b"Retry-After: %d\r\n" % max(ceil(seconds), 1)
@@ -124,4 +134,6 @@ def retry_after(seconds: float) -> bytes:
 STEPS: Final[tuple[Callable[[Case], Verdict], ...]] = (
     # Limits.
     _rates,
+    # A browser's question comes before that of identity.
+    _preflight,
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from core.model import Listener, Rule
 from core.shaping import RateLimit
+from proxy.browsers import Browsers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,24 @@ class Demands:
     """A field for each; empty where it is not asked for."""
 
     rates: tuple[Rated, ...] = ()
+    browsers: Browsers | None = None
 
     @classmethod
     def of_listener(cls, listener: Listener) -> Demands | None:
         """What a listener asks of all its requests."""
-        return _something(cls(rates_of("listener", listener)))
+        return _something(cls(rates_of("listener", listener), Browsers.of(listener)))
 
     @classmethod
     def of(cls, rule: Rule, listener: Demands | None) -> Demands | None:
         """What a rule asks besides, or instead."""
         base = listener or _NOTHING
-        return _something(replace(base, rates=base.rates + rates_of("rule", rule)))
+        return _something(
+            replace(
+                base,
+                rates=base.rates + rates_of("rule", rule),
+                browsers=Browsers.over(base.browsers, rule),
+            )
+        )
 
 
 _NOTHING = Demands()

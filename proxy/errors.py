@@ -87,6 +87,7 @@ class Code(Enum):
     BODY_TIMEOUT = ("body_timeout", 408, Source.CLIENT, "body_timeout_s", "body paused, or came too slowly")
     CLIENT_CLOSED = ("client_closed", 499, Source.CLIENT, "RFC 9112 §9.6", "client closed before the answer's end")
     CLIENT_STALLED = ("client_stalled", 499, Source.CLIENT, "send_timeout_s", "client reads no more of the answer")
+    CORS = ("cors_refused", 403, Source.CLIENT, "docs/response-headers.md", "a preflight asks for what is not allowed")
     RATE = ("rate_limited", 429, Source.CLIENT, "rate_limits", "more requests than a limit lets through")
     # What the configuration says.
     NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
@@ -116,6 +117,7 @@ class Code(Enum):
 _KINDS: Final = {
     Code.LOOP: "proxy_loop_detected",
     Code.RATE: "http_request_denied",
+    Code.CORS: "http_request_denied",
     Code.NO_RULE: "destination_not_found",
     Code.NO_SERVER: "destination_unavailable",
     Code.CONNECT: "destination_unavailable",

@@ -23,9 +23,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy import headers
-from proxy.actions import Changes, Decision, Forward, Redirect, Reply
+from proxy.actions import Changes, Decision, Forward, Redirect, Reply, joined
 from proxy.admission import Case, Delay, Means, Refusal
 from proxy.balance import Address
+from proxy.browsers import Browsers
 from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, Pause, ReleaseUpstream, SendClient, SendUpstream
 from proxy.dialects import ClientDialect, Heard, Piece, ServerDialect
 from proxy.errors import Code, Refused, Source
@@ -67,7 +68,7 @@ class Exchange:
         "_again_after", "_bodiless", "_case", "_changes", "_client", "_continued", "_date", "_decision", "_down",
         "_early", "_head", "_hsts", "_interim", "_keep_alive", "_means", "_origin", "_repeatable", "_request",
         "_reused", "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade",
-        "answer", "error",
+        "answer", "browsers", "error",
         "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
     )  # fmt: skip
 
@@ -118,6 +119,7 @@ class Exchange:
         self._traced: Changes | None = None
         self._decision: Decision = None
         self._case: Case | None = None  # while it is not admitted
+        self.browsers: Browsers | None = None  # what they are told
 
     # -- what the caller may ask
 
@@ -187,6 +189,7 @@ class Exchange:
             self._decision, self.rule = decision, decision.rule if decision is not None else ""
             demands = decision.demands if decision is not None else self._router.demands
             if demands is not None:
+                self.browsers = demands.browsers
                 self._case = Case(demands, head, self.target, self._origin, self._means or Means())
                 return self.go_on_admitting()
             return self._proceed(decision)
@@ -435,9 +438,13 @@ class Exchange:
         self._keep_alive = client.begin(head, lines, keep_alive=self._keep_alive and not self._early)
 
     def _changes_in(self, answer: ResponseHead) -> Changes | None:
-        if self._stay is None or self.upstream is None:
-            return self._changes
-        return changes_of(answer, self._changes, self._stay, self.upstream, secure=self._origin.secure)
+        changes = self._changes
+        if self._stay is not None and self.upstream is not None:
+            changes = changes_of(answer, changes, self._stay, self.upstream, secure=self._origin.secure)
+        if self.browsers is None:
+            return changes
+        told = Changes(self.browsers.removed, self.browsers.lines(self._head, answer))
+        return told if changes is None else joined(told, changes)
 
     def _pass_on(self, piece: Piece) -> list[Command]:
         """Passes on payload, and ends the answer where its framing says."""
@@ -487,6 +494,8 @@ class Exchange:
 
     def _reply_with(self, lines: bytes, body: bytes) -> list[Command]:
         """There is no body after HEAD."""
+        if self.browsers is not None:
+            lines += self.browsers.lines(self._head)
         close = not (self._keep_alive and self._client.done)
         body = b"" if self._head.method == b"HEAD" else body
         said = self._client.reply(self.status, lines, body, self._hsts, close=close)

@@ -26,7 +26,9 @@ from proxy.actions import Forward
 from proxy.balance import Address
 from proxy.commands import Assign, SendClient, SendUpstream
 from proxy.conditions import Conditions
+from proxy.cors import is_preflight
 from proxy.demands import Demands
+from proxy.errors import Code
 from proxy.exchange import Exchange
 from proxy.explain_choice import Chooser, Health
 from proxy.headers import hsts_line
@@ -178,7 +180,12 @@ class Way:
         if exchange.error is not None:
             told.result["error"] = exchange.error.label
             text = f"{status} {exchange.error.label}: {exchange.error.said(exchange.offset)}"
-            told.end(Outcome.REFUSED, "HTTP policy" if exchange.error.label != "no_rule" else "answer", text)
+            step, place = self._refuser(exchange)
+            told.end(Outcome.REFUSED, step, text, place)
+        elif exchange.browsers is not None and exchange.browsers.cors is not None and is_preflight(self._head):
+            _, place = self._cors(rule)
+            text = f"{status}: the browser is told that the script may send its request"
+            told.end(Outcome.ANSWERED, "preflight", text, place, *[line for line in lines if _is_cors(line)])
         elif location:
             told.result["location"] = location
             place = Place(Kind.RULES, rule.name, "redirect") if rule is not None else \
@@ -190,6 +197,27 @@ class Way:
                 Outcome.ANSWERED, "fixed reply", f"{status}, with the text of the rule",
                 Place(Kind.RULES, rule.name, "fixed_reply"), *_responds(rule),
             )  # fmt: skip
+
+    def _refuser(self, exchange: Exchange) -> tuple[str, Place | None]:
+        """The step at which a request was refused, and what has it so."""
+        if exchange.error is Code.CORS:
+            return self._cors(self._rules.get(exchange.rule))
+        return "answer" if exchange.error is Code.NO_RULE else "HTTP policy", None
+
+    def _cors(self, rule: Rule | None) -> tuple[str, Place]:
+        if rule is not None and rule.cors is not None:
+            return "preflight", Place(Kind.RULES, rule.name, "cors")
+        return "preflight", Place(Kind.LISTENERS, self._each.listener.name, "cors")
+
+    def _to_browsers(self, exchange: Exchange) -> Iterator[str]:
+        """What browsers are told besides."""
+        browsers = exchange.browsers
+        if browsers is None:
+            return
+        for line in browsers.lines(self._head).decode("ascii").splitlines():
+            yield f"+ {line}" if _is_cors(line) else f"+ {line}, unless the server says it"
+        if browsers.cors is not None and self._head.values(b"origin") and not browsers.cors.allows(self._head):
+            yield "no Access-Control-Allow-Origin: scripts of this origin may not read it"
 
     def _forward(self, exchange: Exchange, command: Assign) -> None:
         told, rule = self._told, self._rules.get(exchange.rule)
@@ -212,7 +240,7 @@ class Way:
         assert isinstance(sent[0], SendUpstream)
         self._say_request(sent[0].data, rule)
         self._say_times(told.result["service"])
-        if notes := [*_responds(rule), *self._cookies_set(command), *self._hsts()]:
+        if notes := [*_responds(rule), *self._cookies_set(command), *self._hsts(), *self._to_browsers(exchange)]:
             told.say("response", "on its way back it changes", None, *notes)
 
     def _say_split(self, rule: Rule, exchange: Exchange, command: Assign) -> list[str]:
@@ -279,6 +307,10 @@ class Way:
         text = f"{service.connect_timeout_s:g} s to connect, {first:g} s to the first byte of the answer"
         whole = f", {service.total_timeout_s:g} s altogether" if service.total_timeout_s else ""
         self._told.say("times", text + whole, Place(Kind.BACKEND_SERVICES, configured(name)))
+
+
+def _is_cors(line: str) -> bool:
+    return line.startswith(("Access-Control-", "Vary: "))
 
 
 def _limited(limit: RateLimit) -> str:

@@ -171,7 +171,7 @@ def test_several_faults_are_told_at_once_in_the_order_of_the_file() -> None:
 name = "web"
 protocol = "htps"
 port = 70000
-colour = 1
+zebra = 1
 
 [[listeners]]
 name = "web"
@@ -201,7 +201,7 @@ servers = [
     assert said(text) == [
         "f:4: listeners.web.protocol: 'htps' is not known; did you mean https? give tcp, udp, http or https",
         "f:5: listeners.web.port: 70000 is out of range; give a whole number from 1 to 65535",
-        f"f:6: listeners.web.colour: unknown key; known are {choices}",
+        f"f:6: listeners.web.zebra: unknown key; known are {choices}",
         "f:8: listeners.web: port is missing; give a whole number from 1 to 65535",
         "f:9: listeners.web.name: another of the listeners is named 'web'; rename one",
         "f:10: listeners.web.prot: unknown key; did you mean port?",
