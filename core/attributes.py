@@ -82,7 +82,8 @@ STREAM = (
     Row("connection_drain", Listener, "drain", "core/resolve.py"),
     Row("connection_drain_timeout", Listener, "drain_timeout_s", "l4fast/leaving.py"),
     _no("proxy_protocol", "the L4 tier forwards packets and adds no bytes to a connection; nat, dr and tunnel leave "
-        "the client's address in place. " + LATER.capitalize() + "towards the servers of http services"),
+        "the client's address in place. Listeners of http and https take it. " + LATER.capitalize()
+        + "towards the servers of http services"),
     Row("health_check_type", HealthCheck, "type", "control/node/probe.py"),
     Row("scheduler wrr, wlc, rr, sch, tch", BackendService, "scheduler", "l4fast/version_tables.py"),
     Row("udp idle (JD Cloud)", Listener, "udp_idle_timeout_s", "core/resolve.py"),

@@ -26,6 +26,7 @@ from core.model import (
     Mode,
     Model,
     Protocol,
+    ProxyProtocol,
     Role,
 )
 from core.reader import fields, in_words, show
@@ -57,6 +58,8 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "idle_timeout_s": L7_PROTOCOLS,
     "request_timeout_s": L7_PROTOCOLS,
     "trusted_proxies": L7_PROTOCOLS,
+    "proxy_protocol": L7_PROTOCOLS,
+    "proxy_protocol_from": L7_PROTOCOLS,
     "tls_policy": (Protocol.HTTPS,),
     "hsts_max_age_s": (Protocol.HTTPS,),
     "hsts_include_subdomains": (Protocol.HTTPS,),
@@ -98,6 +101,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         service = model.backend_services.get(listener.backend_service)
         yield from _options(listener, path)
         yield from _access(listener, path)
+        yield from _proxies(listener, path)
         yield from _limits(listener, instance, path)
         yield from rate_problems(listener.rate_limits, (*path, "rate_limits"))
         yield from _target(listener, listener.name in with_rules, service, path)
@@ -155,6 +159,15 @@ def _access(listener: Listener, path: Path) -> Iterator[Problem]:
         yield Problem((*path, "access_list"), why, 'give acl = "white" or "black", or remove it')
     if listener.acl is not Acl.OFF and not listener.access_list:
         yield Problem((*path, "acl"), f"{listener.acl} without a list", "give access_list")
+
+
+def _proxies(listener: Listener, path: Path) -> Iterator[Problem]:
+    if listener.proxy_protocol is ProxyProtocol.OFF and listener.proxy_protocol_from:
+        why = "proxy_protocol is off, so that nobody is asked for a header"
+        yield Problem((*path, "proxy_protocol_from"), why, 'give proxy_protocol = "required", or remove it')
+    if listener.proxy_protocol is not ProxyProtocol.OFF and not listener.proxy_protocol_from:
+        why = f"{listener.proxy_protocol} of nobody: whoever may send the header may pass for any client"
+        yield Problem((*path, "proxy_protocol"), why, "give proxy_protocol_from, the networks of your proxies")
 
 
 def _limits(listener: Listener, instance: Instance | None, path: Path) -> Iterator[Problem]:

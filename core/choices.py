@@ -74,6 +74,14 @@ class TlsPolicy(StrEnum):
     TLS_1_3 = "tls_1_3"
 
 
+class ProxyProtocol(StrEnum):
+    """Whether connections to a listener begin with a header of the PROXY protocol: none of them, all, or some."""
+
+    OFF = "off"
+    REQUIRED = "required"
+    OPTIONAL = "optional"
+
+
 class ClientCertificate(StrEnum):
     """Whether a client may do without a certificate, where the listener has authorities to verify one by."""
 

@@ -1,5 +1,6 @@
 """What other load balancers offer under names that their users try here, where the plain answer "unknown key" would
-leave them wondering: the PROXY protocol on the L4 tier, and the TLS policies with TLS 1.0 and 1.1.
+leave them wondering: the PROXY protocol on the L4 tier, and by others' names on the L7 tier; and the TLS policies with
+TLS 1.0 and 1.1.
 
 A header in front of a connection's bytes shifts every sequence number after it, and a tier that forwards packets would
 have to rewrite them all for the life of the connection. It has no need to: nat, dr and tunnel leave the client's
@@ -22,9 +23,18 @@ PROXY_PROTOCOL: Final = frozenset({
     "proxyprotocolenabled", "proxyprotocolv2enabled", "proxyprotocolversion",  # Alibaba, AWS
     "sendproxy", "sendproxyv2", "acceptproxy",                                 # HAProxy
     "useproxyproto", "useproxyprotocol", "upstreamproxyprotocol",              # Envoy, ingress-nginx
+    "proxyprotocolfrom",                                                       # ours, of listeners of the L7 tier
 })  # fmt: skip
 OLD_POLICIES: Final = ("tls_1_0", "tls_1_1")
 _L4: Final = ("tcp", "udp")
+_OURS: Final = {
+    Kind.LISTENERS: ("proxy_protocol", "proxy_protocol_from"),
+    Kind.BACKEND_SERVICES: (),
+}
+_NAMED: Final = {
+    Kind.LISTENERS: 'give proxy_protocol = "required" and proxy_protocol_from',
+    Kind.BACKEND_SERVICES: "remove it: servers are told of clients by X-Forwarded-For",
+}
 
 
 def without(kind: Kind, table: object, path: Path, problems: list[Problem]) -> object:
@@ -35,9 +45,11 @@ def without(kind: Kind, table: object, path: Path, problems: list[Problem]) -> o
         why = "TLS 1.0 and 1.1 sign handshakes with MD5 and SHA-1, which the key server refuses (RFC 8996)"
         problems.append(Problem((*path, "tls_policy"), why, "give tls_1_2, which also has the suites of old clients"))
         table = {key: value for key, value in table.items() if key != "tls_policy"}
-    if table.get("protocol") not in _L4:
-        return table
     asked = [key for key in table if _plain(key) in PROXY_PROTOCOL]
+    if table.get("protocol") not in _L4:
+        asked = [key for key in asked if key not in _OURS[kind]]
+        problems += [Problem((*path, key), "unknown key", _NAMED[kind]) for key in asked]
+        return {key: value for key, value in table.items() if key not in asked} if asked else table
     for key in asked:
         why = "the PROXY protocol is the L7 tier's: tcp and udp are forwarded packet by packet, with no header added"
         problems.append(Problem((*path, key), why, _remedy(kind, table.get("mode", Mode.NAT.value))))

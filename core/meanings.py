@@ -239,6 +239,9 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "idle_timeout_s": "how long a connection may wait for its next request",
         "request_timeout_s": "how long a server may take to answer; then 504",
         "trusted_proxies": "whose X-Forwarded-* headers are believed",
+        "proxy_protocol": "whether connections begin with a header of the PROXY protocol, version 1 or 2; see "
+        "[the page](proxy-protocol.md)",
+        "proxy_protocol_from": "who sends it, and may tell any client's address by it: networks of your proxies alone",
         "bandwidth_in_mbit_s": "what clients may send",
         "bandwidth_out_mbit_s": "what may be sent to them; of tcp and udp in the modes nat and fullnat, since other "
         "answers do not pass the L4 tier",

@@ -38,6 +38,7 @@ from core.choices import (
     InstanceType,
     Mode,
     Protocol,
+    ProxyProtocol,
     Role,
     Scheduler,
     SecurityHeaders,
@@ -64,8 +65,8 @@ __all__ = [
     "BackendService", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod", "CheckType",
     "ClientCertificate", "Condition", "Cors", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction",
     "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object",
-    "Protocol", "RateLimit", "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders", "Server",
-    "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
+    "Protocol", "ProxyProtocol", "RateLimit", "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders",
+    "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.
@@ -178,6 +179,8 @@ class Listener:
     idle_timeout_s: Annotated[int, Range(1, 60, "s")] = 15
     request_timeout_s: Annotated[int, Range(1, 180, "s")] = 60
     trusted_proxies: tuple[IPNetwork, ...] = ()
+    proxy_protocol: ProxyProtocol = ProxyProtocol.OFF
+    proxy_protocol_from: tuple[IPNetwork, ...] = ()
     bandwidth_in_mbit_s: Annotated[int, Range(0, 5120, "Mbit/s")] = 0
     bandwidth_out_mbit_s: Annotated[int, Range(0, 5120, "Mbit/s")] = 0
     max_connections: Annotated[int, Range(0, 10_000_000)] = 0

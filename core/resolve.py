@@ -24,6 +24,7 @@ from core.model import (
     Model,
     Node,
     Protocol,
+    ProxyProtocol,
     Role,
     Rule,
     Scheduler,
@@ -205,7 +206,9 @@ def _l4_service(
         )
         return L4Service(
             listener.name, vip, listener.port, "tcp", Mode.DR, Scheduler.MAGLEV, reals, L7_NODE_CHECK,
-            listener.established_timeout_s, access=access, limits=limits,
+            listener.established_timeout_s, limits=limits,
+            # Behind proxies that tell of their clients, the list is for these, whom the L7 tier knows.
+            access=access if listener.proxy_protocol is ProxyProtocol.OFF else None,
         )  # fmt: skip
     service = model.backend_services[listener.backend_service]
     prefix = listener.persistence_prefix_v6 if ip == 6 else listener.persistence_prefix

@@ -25,8 +25,13 @@ def visitor_of(site: Site, transport: asyncio.BaseTransport) -> Visitor:
 
 def origin_of(site: Site, transport: asyncio.BaseTransport, client: str, node: bytes, identity: bytes | None) -> Origin:
     """What servers are told of the client, whose address is `client`."""
+    scheme, port = site.scheme, site.port
+    header = transport.get_extra_info("proxy_header") if site.introducers else None
+    if header is not None:  # a proxy's word, which counts here as the client's address does
+        scheme = "https" if header.tls is not None else scheme
+        port = header.destination[1] if header.destination is not None else port
     return Origin(
-        client.encode("ascii"), site.scheme.encode("ascii"), b"%d" % site.port,
+        client.encode("ascii"), scheme.encode("ascii"), b"%d" % port,
         headers.is_trusted(client, site.trusted), node, identity,
         site.telling, *(_ends(transport) if site.telling != USUAL else ()),
     )  # fmt: skip

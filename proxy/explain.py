@@ -24,7 +24,7 @@ from core.explain import (
     limits_text,
 )
 from core.fields import Kind
-from core.model import Instance, Model, Role
+from core.model import Instance, Listener, Model, ProxyProtocol, Role
 from core.resolve import L7Listener, l7_addresses, l7_listeners
 from core.rules import matches
 from proxy import client_identity, headers
@@ -174,13 +174,17 @@ def _arrive(told: Explanation, model: Model, each: L7Listener, client: tuple[str
     """Over the L4 tier, where there is one; False: it does not."""
     listener = each.listener
     told.result["client"] = client[0]
-    if any(node.role is Role.L4 for node in model.nodes.values()) and vip:
-        way = flow(model, "tcp", client, (vip, listener.port), known.flows)
+    over_l4 = any(node.role is Role.L4 for node in model.nodes.values()) and bool(vip)
+    if over_l4:
+        way = flow(model, "tcp", _comer(listener, client, vip), (vip, listener.port), known.flows)
         told.steps += [replace(step, what=f"L4: {step.what}") for step in way.steps[1:] if step.what != "session"]
         told.outcome = way.outcome
         told.result["l7_node"] = str(way.result.get("server", "")).rpartition(":")[0].strip("[]")
         told.result |= {"reason": way.result.get("reason", ""), "vip": vip}
-        return way.outcome is Outcome.FORWARDED
+        if way.outcome is not Outcome.FORWARDED or listener.proxy_protocol is ProxyProtocol.OFF:
+            return way.outcome is Outcome.FORWARDED
+    if listener.proxy_protocol is not ProxyProtocol.OFF:
+        _introduce(told, listener, client[0])
     if each.access is not None:
         place = Place(Kind.LISTENERS, listener.name, "access_list")
         text = f"the {listener.acl} list {listener.access_list} "
@@ -188,9 +192,26 @@ def _arrive(told: Explanation, model: Model, each: L7Listener, client: tuple[str
             told.end(Outcome.DROPPED, "access list", text + f"keeps {client[0]} out: the connection is cut", place)
             return False
         told.say("access list", text + f"admits {client[0]}", place)
-    if limits := limits_text(listener, model):
+    if not over_l4 and (limits := limits_text(listener, model)):
         told.say("limits", limits, Place(Kind.LISTENERS, listener.name))
     return True
+
+
+def _comer(listener: Listener, client: tuple[str, int], vip: str) -> tuple[str, int]:
+    """Whose packets the L4 tier sees: the client's, or those of a proxy that tells of it."""
+    for network in map(ip_network, listener.proxy_protocol_from):
+        if network.version == version(vip):
+            return str(network.network_address), 0
+    return client
+
+
+def _introduce(told: Explanation, listener: Listener, client: str) -> None:
+    some = listener.proxy_protocol is ProxyProtocol.OPTIONAL
+    text = (
+        f"{listener.proxy_protocol}: a proxy in {', '.join(listener.proxy_protocol_from)} tells that the client is "
+        f"{client}; connections of others are {'served as they are' if some else 'cut'}"
+    )
+    told.say("PROXY protocol", text, Place(Kind.LISTENERS, listener.name, "proxy_protocol"))
 
 
 def _head(told: Explanation, wanted: Wanted, target: str, authority: str) -> RequestHead | None:

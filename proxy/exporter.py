@@ -23,6 +23,7 @@ HISTOGRAMS_MOST: Final = 500
 PLAIN: Final = {
     "connections": ("connections", "Connections of clients that began, TLS handshakes done."),
     "connections_denied": ("denied_connections", "Connections that an access list denied."),
+    "introductions_refused": ("refused_introductions", "Connections without the PROXY header that they needed."),
     "connections_over_limit": ("limited_connections", "Connections beyond a listener's limits."),
     "client_certificates_refused": ("refused_client_certificates", "Certificates of clients that were not taken."),
     "connect_failures": ("connect_failures", "Attempts to connect to a server that failed."),

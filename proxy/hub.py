@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypedDict
 from uuid import uuid4
 
 from control.node.tasks import Tasks
+from core.choices import ProxyProtocol
 from core.resolve import Guard
 from proxy.access_log import Record, Visit
 from proxy.admission import Means
@@ -70,6 +71,12 @@ class View(TypedDict):
     bytes_out: int
 
 
+class Newcomer(Protocol):
+    """A connection that has not said yet whose it is."""
+
+    def cut(self) -> None: ...
+
+
 class Connection(Protocol):
     """A client's connection, as its worker sees it."""
 
@@ -117,11 +124,15 @@ class Site:
     allowance: Allowance = DEFAULT_ALLOWANCE
     telling: Telling = USUAL
     throttling: Throttling | None = None  # its limits, if it has any
+    introduction: ProxyProtocol = ProxyProtocol.OFF
+    introducers: tuple[IPv4Network | IPv6Network, ...] = ()  # who may tell whose connections they bring
     next_crowding_logged: float = 0.0
     next_denial_logged: float = 0.0
     next_underscore_logged: float = 0.0
+    next_introduction_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)
+    newcomers: set[Newcomer] = field(default_factory=set)
     most_connections: int = 0  # at once, since somebody asked
 
 

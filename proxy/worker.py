@@ -28,6 +28,7 @@ from proxy.errors import ApplyError
 from proxy.gate import Gate
 from proxy.headers import hsts_line
 from proxy.hub import Activity, Hub, Site
+from proxy.introduction import Introduction
 from proxy.ledger import Ledger, Rows
 from proxy.listen import EVERYWHERE, endpoints
 from proxy.openings import HANDSHAKE_S, Openings
@@ -90,6 +91,8 @@ class Worker:
             inner = self._tls.protocol(site.name, connection, lead)
         if site.access is not None:
             inner = Gate(self._hub, site, inner)
+        if site.introducers:
+            inner = Introduction(self._hub, site, inner)
         return inner if site.throttling is None else Throttle(site.throttling, inner)
 
     def _refuse(self) -> None:
@@ -197,6 +200,7 @@ class Worker:
         if each == self._listeners.get(_site_key(each)):
             return self._sites[_site_key(each)]
         networks = tuple(ip_network(network) for network in listener.trusted_proxies)
+        introducers = tuple(ip_network(network) for network in listener.proxy_protocol_from)
         site = self._sites.get(_site_key(each))
         made_of = each.rules, listener.backend_service, listener.https_redirect_port
         demands = Demands.of_listener(listener)
@@ -208,7 +212,7 @@ class Worker:
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
                 listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
                 Profile.of(listener, each.authorities), listener.acme_backend_service, Allowance.of(listener, networks),
-                Telling.of(listener), self._throttles.of(listener.name),
+                Telling.of(listener), self._throttles.of(listener.name), listener.proxy_protocol, introducers,
             )  # fmt: skip
         site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
@@ -217,10 +221,15 @@ class Worker:
         profile = Profile.of(listener, each.authorities)
         throttling = self._throttles.of(listener.name)
         newly = throttling is not None and site.throttling is None
-        if not site.profile.admits_as(profile) or site.telling != telling or newly:
+        whose = site.introduction, site.introducers
+        if (
+            not site.profile.admits_as(profile) or site.telling != telling or newly
+            or whose != (listener.proxy_protocol, introducers)
+        ):  # fmt: skip
             for connection in list(site.connections):
                 connection.retire()
         site.profile, site.telling, site.throttling = profile, telling, throttling
+        site.introduction, site.introducers = listener.proxy_protocol, introducers
         if each.access != site.access:
             site.access = each.access
             for connection in list(site.connections):
@@ -261,7 +270,7 @@ class Worker:
             for until, site in self._retired:
                 if until <= now:
                     self._cut(site)
-            self._retired = [(until, site) for until, site in self._retired if site.connections]
+            self._retired = [(until, site) for until, site in self._retired if site.connections or site.newcomers]
             if now >= self._next_expiry:
                 self._next_expiry = now + 5
                 for service in self._hub.services.values():
@@ -312,6 +321,8 @@ class Worker:
             connection.drain()
 
     def _cut(self, site: Site) -> None:
+        for newcomer in list(site.newcomers):
+            newcomer.cut()
         for connection in list(site.connections):
             connection.cut()
 

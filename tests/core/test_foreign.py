@@ -1,5 +1,5 @@
-"""Whoever asks for what others have is told why it is not here and what to do: the PROXY protocol on the L4 tier, under
-whatever name, and policies with TLS 1.0 and 1.1."""
+"""Whoever asks for what others have is told why it is not here and what to do: the PROXY protocol, under whatever name,
+and policies with TLS 1.0 and 1.1."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_the_file_is_sound_without() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["proxy_protocol", "proxy-protocol", "send-proxy", "send_proxy_v2", "accept-proxy", "ProxyProtocolV2Enabled",
-     "proxyProtocol", "use_proxy_proto"],
+    ["proxy_protocol", "proxy_protocol_from", "proxy-protocol", "send-proxy", "send_proxy_v2", "accept-proxy",
+     "ProxyProtocolV2Enabled", "proxyProtocol", "use_proxy_proto"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["true", '"v2"', "false"])
 def test_a_listener_of_tcp(key: str, value: str) -> None:
@@ -91,6 +91,24 @@ def test_other_protocols_and_objects_have_their_usual_answer() -> None:
     assert "unknown key" in error
     (error,) = errors('[[instances]]\nname = "i"\nproxy_protocol = true\n')
     assert "unknown key" in error
+
+
+@pytest.mark.parametrize("key", ["send-proxy-v2", "accept_proxy", "use_proxy_proto", "proxy_protocol_v2"])
+def test_what_others_call_it_on_the_l7_tier(key: str) -> None:
+    listener = '[[listeners]]\nprotocol = "http"\nport = 80\nservers = ["10.0.1.1:80"]\n'
+    assert errors(f"{listener}{key} = true\n") == [
+        f'site.toml:5: listeners.http-80.{key}: unknown key; give proxy_protocol = "required" and proxy_protocol_from'
+    ]
+
+
+def test_on_the_l7_tier_it_is_taken() -> None:
+    listener = '[[listeners]]\nprotocol = "http"\nport = 80\nservers = ["10.0.1.1:80"]\nproxy_protocol = "optional"\n'
+    assert load(f'{listener}proxy_protocol_from = ["10.0.0.0/8"]\n', path="site.toml", format="toml").listeners
+    (error,) = errors(listener)
+    assert error.endswith("give proxy_protocol_from, the networks of your proxies")
+    (error,) = errors(listener.replace("proxy_protocol", "description") + 'proxy_protocol_from = ["10.0.0.0/8"]\n')
+    assert error.endswith('proxy_protocol is off, so that nobody is asked for a header; give proxy_protocol = '
+                          '"required", or remove it')  # fmt: skip
 
 
 @pytest.mark.parametrize("policy", ["tls_1_0", "tls_1_1"])

@@ -41,6 +41,19 @@ def test_without_a_list_nobody_is_asked() -> None:
     assert l7_listeners(model)[0].access is None
 
 
+def test_the_l4_tier_asks_no_list_about_proxies_that_tell_of_clients() -> None:
+    """It sees the proxies' addresses; the list is for their clients', whom the L7 tier knows."""
+    listener = {
+        "name": "l", "protocol": "http", "port": 80, "instance": "i", "servers": ["10.0.0.1:80"], "acl": "white",
+        "access_list": "them", "proxy_protocol": "required", "proxy_protocol_from": ["10.0.0.0/8"],
+    }  # fmt: skip
+    lists = [{"name": "them", "entries": ["203.0.113.0/24"]}]
+    instances = [{"name": "i", "vips": ["192.0.2.10"]}]
+    model = from_dict({"instances": instances, "access_lists": lists, "listeners": [listener]})
+    assert [each.access for each in l4_services(model)] == [None]
+    assert l7_listeners(model)[0].access is not None
+
+
 def test_each_vip_has_the_servers_of_its_own_ip_version() -> None:
     servers = ["10.0.0.1:80", "[2001:db8::a]:80", "10.0.0.2:81"]
     model = from_dict({

@@ -20,8 +20,12 @@ from core.model import (
     Acl,
     Certificate,
     HealthCheck,
+    Instance,
     Model,
+    Node,
     Protocol,
+    ProxyProtocol,
+    Role,
     Rule,
     Scheduler,
     Server,
@@ -279,6 +283,29 @@ def test_access_lists_and_listeners_that_are_not_there() -> None:
             request(configured, Wanted(url))
     with pytest.raises(ExplainError, match="one line"):
         request(configured, Wanted("http://a/", fields=("X: 1\r\nY: 2",)))
+
+
+@pytest.mark.parametrize("tier", ["alone", "behind L4"])
+def test_a_proxy_tells_whose_address_the_lists_are_for(tier: str) -> None:
+    """The L4 tier sees the proxy, whose port nobody knows: which of two L7 nodes it is, is left open."""
+    configured = with_options(
+        model(80, [9000]), proxy_protocol=ProxyProtocol.REQUIRED, proxy_protocol_from=("10.9.0.0/16",),
+        acl=Acl.BLACK, access_list="bad",
+    )  # fmt: skip
+    configured = replace(configured, access_lists={"bad": AccessList("bad", ("203.0.113.9", "10.9.0.0/16"))})
+    if tier == "behind L4":
+        nodes = (Node("l4-1", Role.L4, "10.0.0.1"), Node("a", Role.L7, "10.0.0.2"), Node("b", Role.L7, "10.0.0.3"))
+        configured = replace(configured, nodes={node.name: node for node in nodes})
+        configured = replace(configured, instances={"main": Instance("main", vips=("192.0.2.10",))})
+    for client, outcome in (("203.0.113.8", Outcome.FORWARDED), ("203.0.113.9", Outcome.DROPPED)):
+        told = request(configured, Wanted("http://192.0.2.10/", client=(client, 5000), to="192.0.2.10"))
+        assert told.outcome is outcome
+        assert only(told, "PROXY protocol") == (
+            f"required: a proxy in 10.9.0.0/16 tells that the client is {client}; connections of others are cut"
+        )
+        assert only(told, "access list").endswith(f"{client}" if outcome is Outcome.FORWARDED else "connection is cut")
+        assert not told.result.get("l7_node")
+        assert ("L4: L7 node" in [step.what for step in told.steps]) is (tier == "behind L4")
 
 
 @pytest.mark.parametrize(
