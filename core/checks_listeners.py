@@ -8,7 +8,7 @@ from functools import cache
 from operator import attrgetter
 
 from core.behind import Groups, servers_of
-from core.checks_shaping import rate_problems
+from core.checks_shaping import access_problems, rate_problems
 from core.endpoints import UNIX, endpoint, is_loopback, version
 from core.errors import Path, Problem
 from core.model import (
@@ -16,7 +16,6 @@ from core.model import (
     KEEPING_THE_PORT,
     L4_SCHEDULERS,
     L7_SCHEDULERS,
-    Acl,
     BackendProtocol,
     BackendService,
     Instance,
@@ -88,6 +87,10 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "rate_limits": L7_PROTOCOLS,
     "cors": L7_PROTOCOLS,
     "security_headers": L7_PROTOCOLS,
+    "max_head_bytes": L7_PROTOCOLS,
+    "max_body_bytes": L7_PROTOCOLS,
+    "max_requests": L7_PROTOCOLS,
+    "max_requests_per_client": L7_PROTOCOLS,
 }
 
 
@@ -100,7 +103,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         instance = model.instances.get(listener.instance)
         service = model.backend_services.get(listener.backend_service)
         yield from _options(listener, path)
-        yield from _access(listener, path)
+        yield from access_problems(listener, path)
         yield from _proxies(listener, path)
         yield from _limits(listener, instance, path)
         yield from rate_problems(listener.rate_limits, (*path, "rate_limits"))
@@ -151,14 +154,6 @@ def _options(listener: Listener, path: Path) -> Iterator[Problem]:
     for index, name in enumerate(listener.certificates):
         if name in listener.certificates[:index]:
             yield Problem((*path, "certificates", index), f"{show(name)} is in the list already", "remove one")
-
-
-def _access(listener: Listener, path: Path) -> Iterator[Problem]:
-    if listener.acl is Acl.OFF and listener.access_list:
-        why = f"acl is off, so that {show(listener.access_list)} would admit and refuse nobody"
-        yield Problem((*path, "access_list"), why, 'give acl = "white" or "black", or remove it')
-    if listener.acl is not Acl.OFF and not listener.access_list:
-        yield Problem((*path, "acl"), f"{listener.acl} without a list", "give access_list")
 
 
 def _proxies(listener: Listener, path: Path) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from core.behind import Groups
 from core.checks_listeners import L4_PROTOCOLS, servers_fit
-from core.checks_shaping import rate_problems
+from core.checks_shaping import access_problems, rate_problems
 from core.errors import Path, Problem
 from core.model import (
     BackendProtocol,
@@ -64,6 +64,7 @@ def check(model: Model, places: Places, service_problems: CheckService) -> Itera
         yield from _conditions(rule, path)
         yield from _actions(rule, listener, groups, path)
         yield from _overrides(rule, model, path, service_problems)
+        yield from access_problems(rule, path)
         yield from rate_problems(rule.rate_limits, (*path, "rate_limits"))
         of_listener.setdefault(rule.listener, []).append(rule)
     for rules in of_listener.values():

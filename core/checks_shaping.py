@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.errors import Path, Problem
-from core.model import RateLimit
+from core.model import Acl, Listener, RateLimit, Rule
+from core.reader import show
 
 _WHOLE = RateLimit(1)
+
+
+def access_problems(owner: Listener | Rule, path: Path) -> Iterator[Problem]:
+    """Whether a list and what it is for are both given."""
+    if owner.acl is Acl.OFF and owner.access_list:
+        why = f"acl is off, so that {show(owner.access_list)} would admit and refuse nobody"
+        yield Problem((*path, "access_list"), why, 'give acl = "white" or "black", or remove it')
+    if owner.acl is not Acl.OFF and not owner.access_list:
+        yield Problem((*path, "acl"), f"{owner.acl} without a list", "give access_list")
 
 
 def rate_problems(limits: tuple[RateLimit, ...], path: Path) -> Iterator[Problem]:

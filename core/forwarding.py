@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from core.answering import Cors
-from core.choices import HeaderAction, Scheduler, SecurityHeaders
+from core.choices import Acl, HeaderAction, Scheduler, SecurityHeaders
 from core.fields import (
     CONDITION_NAME,
     CONDITION_VALUE,
@@ -142,5 +142,10 @@ class Rule:
     health_check: HealthCheck | None = None
     sticky_session: StickySession | None = None
     rate_limits: tuple[RateLimit, ...] = ()
+    acl: Acl = Acl.OFF
+    access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
+    max_body_bytes: Annotated[int, Range(0, 1 << 40, "bytes")] = 0
+    max_requests: Annotated[int, Range(0, 10_000_000)] = 0
+    max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     description: Description = ""
     tags: Tags = ()

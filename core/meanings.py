@@ -283,6 +283,10 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "drain_timeout_s": "how long; then they end",
         "enabled": "whether it answers; a stopped listener keeps its port and its settings",
         "rate_limits": "how many requests it takes in a second; see [limits](limits.md)",
+        "max_head_bytes": "how long a request's head may be; longer ones get 431",
+        "max_body_bytes": "how long a request's body may be; longer ones get 413; 0: any length",
+        "max_requests": "requests at a time; more get 503; 0: any number",
+        "max_requests_per_client": "the same of one IPv4 address or IPv6 /64, in each worker process; more get 429",
         **ABOUT,
     },
     Acme: {
@@ -322,6 +326,12 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "health_check": "as of a backend service",
         "sticky_session": "as of a backend service",
         "rate_limits": "how many requests go by it in a second, besides the listener's; see [limits](limits.md)",
+        "acl": "whose requests are answered, besides what the listener says: everybody's (off), those of clients in "
+        "the list (white), or everybody else's (black); the others get 403",
+        "access_list": "the list",
+        "max_body_bytes": "in place of the listener's; 0: the listener's",
+        "max_requests": "requests at a time that go by it, besides the listener's; more get 503; 0: any number",
+        "max_requests_per_client": "the same of one client; more get 429",
         **ABOUT,
     },
     Share: {

@@ -216,6 +216,10 @@ class Listener:
     rate_limits: tuple[RateLimit, ...] = ()
     cors: Cors | None = None
     security_headers: SecurityHeaders = SecurityHeaders.OFF
+    max_head_bytes: Annotated[int, Range(1024, 65_536, "bytes")] = 65_536
+    max_body_bytes: Annotated[int, Range(0, 1 << 40, "bytes")] = 0
+    max_requests: Annotated[int, Range(0, 10_000_000)] = 0
+    max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     description: Description = ""
     tags: Tags = ()
 

@@ -63,7 +63,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Whom an L7 listener admits, by the version of the client's address."""
+    """Whom an L7 listener, or a rule, admits, by the version of the client's address."""
 
     v4: Access
     v6: Access
@@ -121,6 +121,7 @@ class L7Listener:
     access: Guard | None = None
     authorities: CaCertificate | None = None
     limits: SiteLimits | None = None  # this node's
+    guards: tuple[tuple[str, Guard], ...] = ()  # of rules with access lists
 
 
 def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
@@ -159,7 +160,7 @@ class _Lists:
         self._model = model
         self._made: dict[tuple[str, int], Prefixes] = {}
 
-    def access(self, listener: Listener, ip: int) -> Access | None:
+    def access(self, listener: Listener | Rule, ip: int) -> Access | None:
         """For clients of this IP version."""
         if listener.acl is Acl.OFF:
             return None
@@ -168,7 +169,7 @@ class _Lists:
             self._made[key] = Prefixes.of(self._model.access_lists[listener.access_list].entries, ip)
         return Access(listener.acl, self._made[key])
 
-    def guard(self, listener: Listener) -> Guard | None:
+    def guard(self, listener: Listener | Rule) -> Guard | None:
         v4, v6 = self.access(listener, 4), self.access(listener, 6)
         return Guard(v4, v6) if v4 is not None and v6 is not None else None
 
@@ -268,6 +269,11 @@ def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
             lists.guard(listener),
             model.ca_certificates.get(listener.ca_certificate),
             of_l7(model, listener),
+            tuple(
+                (rule.name, guard)
+                for rule in rules.get(listener.name, ())
+                if rule.acl is not Acl.OFF and (guard := lists.guard(rule)) is not None
+            ),
         )
         for listener in model.listeners.values()
         if listener.enabled and listener.protocol in (Protocol.HTTP, Protocol.HTTPS)

@@ -19,18 +19,19 @@ whatever the client speaks. Who adds something adds a field to `Demands` and a s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from time import monotonic
 from typing import Final
 
 from proxy.actions import Changes, Redirect, Reply
 from proxy.cors import is_preflight
+from proxy.crowds import Crowds
 from proxy.demands import Demands
 from proxy.errors import Code
 from proxy.message import RequestHead
 from proxy.origin import Origin
-from proxy.rates import Rates
+from proxy.rates import Rates, client_address, client_prefix
 
 
 def _nowhere(_: str, more: int = 1) -> None:
@@ -44,6 +45,7 @@ class Means:
     now: Callable[[], float] = monotonic
     count: Callable[[str], None] = _nowhere
     rates: Rates | None = None
+    crowds: Crowds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Case:
     means: Means
     request: Changes | None = None
     response: Changes | None = None
+    leave: list[Callable[[], None]] = field(default_factory=list)  # to be called when the request is over
     at: int = 0  # how many steps are done
 
     def go(self) -> Verdict:
@@ -86,6 +89,28 @@ class Case:
             if verdict is not None:
                 return verdict
         return None
+
+
+def _sizes(case: Case) -> Verdict:
+    """What the head says of itself and of the body. Of a body that does not say it, the exchange counts what comes."""
+    demands = case.demands
+    if case.head.size > demands.head_bytes:
+        return Refusal(Code.HEAD_LARGE)
+    if demands.body_bytes and case.head.block.length > demands.body_bytes:
+        return Refusal(Code.BODY_LARGE)
+    return None
+
+
+def _access(case: Case) -> Verdict:
+    """The rule's access list; that of the listener has been asked when the connection came."""
+    guard = case.demands.access
+    if guard is None:
+        return None
+    try:
+        admitted = guard.admits(client_address(case.head, case.origin).decode("latin-1"))
+    except ValueError:  # a trusted proxy says something that is no address
+        admitted = False
+    return None if admitted else Refusal(Code.ACCESS)
 
 
 def _rates(case: Case) -> Verdict:
@@ -117,6 +142,25 @@ def _rates(case: Case) -> Verdict:
     return Delay(delay_s)
 
 
+def _crowds(case: Case) -> Verdict:
+    """Requests at a time. After whatever may make it wait, so that nobody holds a place for a turn that is to come."""
+    crowds, demands = case.means.crowds, case.demands
+    if not demands.crowds or crowds is None:
+        return None
+    client = client_prefix(client_address(case.head, case.origin), 32, 64).decode("latin-1")
+    for crowded in demands.crowds:
+        place = crowds.of(crowded.name)
+        if place is None:
+            continue
+        if place.full:
+            return Refusal(Code.REQUESTS_FULL, retry_after(1))
+        leave = place.enter(client, crowded.per_client)
+        if leave is None:
+            return Refusal(Code.CLIENT_FULL, retry_after(1))
+        case.leave.append(leave)
+    return None
+
+
 def _preflight(case: Case) -> Verdict:
     """Browsers ask without credentials whether they may ask."""
     browsers = case.demands.browsers
@@ -132,8 +176,10 @@ def retry_after(seconds: float) -> bytes:
 
 
 STEPS: Final[tuple[Callable[[Case], Verdict], ...]] = (
-    # Limits.
+    _sizes,
+    _access,
     _rates,
+    _crowds,
     # A browser's question comes before that of identity.
     _preflight,
 )

@@ -89,7 +89,13 @@ class Code(Enum):
     CLIENT_STALLED = ("client_stalled", 499, Source.CLIENT, "send_timeout_s", "client reads no more of the answer")
     CORS = ("cors_refused", 403, Source.CLIENT, "docs/response-headers.md", "a preflight asks for what is not allowed")
     RATE = ("rate_limited", 429, Source.CLIENT, "rate_limits", "more requests than a limit lets through")
+    ACCESS = ("access_denied", 403, Source.CLIENT, "access_list", "the rule's access list does not admit the client")
+    BODY_LARGE = ("body_too_large", 413, Source.CLIENT, "max_body_bytes", "body above the size limit")
+    CLIENT_FULL = (
+        "client_requests_full", 429, Source.CLIENT, "max_requests_per_client", "the client has too many under way",
+    )  # fmt: skip
     # What the configuration says.
+    REQUESTS_FULL = ("requests_full", 503, Source.PROXY, "max_requests", "as many requests are under way as may be")
     NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
     OVERLOADED = ("overloaded", 503, Source.PROXY, "docs/proxy.md", "too many bytes wait for their turn")
     NO_SERVER = ("no_healthy_server", 503, Source.PROXY, "docs/proxy.md", "no server is healthy and has weight")
@@ -118,6 +124,9 @@ _KINDS: Final = {
     Code.LOOP: "proxy_loop_detected",
     Code.RATE: "http_request_denied",
     Code.CORS: "http_request_denied",
+    Code.ACCESS: "http_request_denied",
+    Code.CLIENT_FULL: "http_request_denied",
+    Code.REQUESTS_FULL: "connection_limit_reached",
     Code.NO_RULE: "destination_not_found",
     Code.NO_SERVER: "destination_unavailable",
     Code.CONNECT: "destination_unavailable",

@@ -65,9 +65,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_again_after", "_bodiless", "_case", "_changes", "_client", "_continued", "_date", "_decision", "_down",
-        "_early", "_head", "_hsts", "_interim", "_keep_alive", "_means", "_origin", "_repeatable", "_request",
-        "_reused", "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade",
+        "_again_after", "_bodiless", "_body_left", "_case", "_changes", "_client", "_continued", "_date", "_decision",
+        "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave", "_means", "_origin", "_repeatable",
+        "_request", "_reused", "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade",
         "answer", "browsers", "error",
         "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
     )  # fmt: skip
@@ -120,6 +120,8 @@ class Exchange:
         self._decision: Decision = None
         self._case: Case | None = None  # while it is not admitted
         self.browsers: Browsers | None = None  # what they are told
+        self._leave: list[Callable[[], None]] = []  # what it has a place in
+        self._body_left: int | None = None  # bytes that may still come; None: any number
 
     # -- what the caller may ask
 
@@ -191,6 +193,8 @@ class Exchange:
             if demands is not None:
                 self.browsers = demands.browsers
                 self._case = Case(demands, head, self.target, self._origin, self._means or Means())
+                self._leave = self._case.leave
+                self._body_left = demands.body_bytes or None
                 return self.go_on_admitting()
             return self._proceed(decision)
         except Refused as refused:
@@ -396,6 +400,10 @@ class Exchange:
             return self._fail(refused.code)
         assert self._server is not None
         self._continued = True
+        if self._body_left is not None:
+            self._body_left -= len(payload)
+            if self._body_left < 0:
+                return self._fail(Code.BODY_LARGE)
         if not client.done:
             return self._server.send(payload, ended=False)
         self._move_up(_SENT)
@@ -462,8 +470,7 @@ class Exchange:
         linger = not self._client.done
         finish = _KEPT if keep_alive and not linger else Finish(False, linger)
         assigned = self._up is not Up.ASSIGNING
-        self._move_up(_ENDED)
-        self._move_down(Down.ENDED)
+        self._over()
         return [_REUSED if reuse else _DROPPED, finish] if assigned else [finish]
 
     def _reply(self, code: Code, source: Source | None = None, lines: bytes = b"") -> list[Command]:
@@ -509,9 +516,14 @@ class Exchange:
         self.error, self.source = code, source or code.source
         self.status = self.status or code.status
         commands: list[Command] = [_DROPPED] if self._up is not Up.ASSIGNING else []
+        self._over()
+        return [*commands, Abort()]
+
+    def _over(self) -> None:
         self._move_up(_ENDED)
         self._move_down(Down.ENDED)
-        return [*commands, Abort()]
+        for leave in self._leave:
+            leave()
 
     def _move_up(self, state: Up) -> None:
         assert state in UP_MOVES[self._up], f"{self._up} → {state}"

@@ -18,7 +18,7 @@ from core.explain import (
     Place,
 )
 from core.fields import Kind
-from core.model import Model, RateLimit, Rule
+from core.model import Model, Rule
 from core.overrides import configured
 from core.resolve import L7Listener, l7_services, servers
 from core.rules import conditional, matches, ordered
@@ -31,6 +31,7 @@ from proxy.demands import Demands
 from proxy.errors import Code
 from proxy.exchange import Exchange
 from proxy.explain_choice import Chooser, Health
+from proxy.explain_demands import limits, reason
 from proxy.headers import hsts_line
 from proxy.message import RequestHead
 from proxy.names import host_name
@@ -73,7 +74,9 @@ class Way:
         commands = exchange.start()
         self._target = exchange.target
         self._say_rule(exchange)
-        self._say_demands(exchange)
+        if exchange.error is None:
+            for what, text, place in limits(self._each.listener, self._rules.get(exchange.rule)):
+                self._told.say(what, text, place)
         command = commands[0]
         if isinstance(command, Assign):
             self._forward(exchange, command)
@@ -83,7 +86,8 @@ class Way:
 
     def _exchange(self, rules: Sequence[Rule]) -> Exchange:
         _, default, https_port = self._made_of
-        router = Router(rules, default, https_port, self._stickies, Demands.of_listener(self._each.listener))
+        demands = Demands.of_listener(self._each.listener)
+        router = Router(rules, default, https_port, self._stickies, demands, self._each.guards)
         hsts = hsts_line(self._each.listener)
         return Exchange(self._head, self._origin, router, IDENTIFIER, lambda: b"now", hsts=hsts)
 
@@ -94,19 +98,6 @@ class Way:
                 sticky = made[name] = Sticky(Seal(self._known.cookie_secret or bytes(32), time.time))
                 sticky.update(service.sticky_session, [(s.address, s.port) for s in servers(self._model, service)])
         return made
-
-    # -- what is demanded
-
-    def _say_demands(self, exchange: Exchange) -> None:
-        """What may keep it out that depends on what others ask."""
-        rule = self._rules.get(exchange.rule)
-        listener = self._each.listener
-        for owner, place in (
-            (listener, Place(Kind.LISTENERS, listener.name, "rate_limits")),
-            (rule, Place(Kind.RULES, rule.name if rule is not None else "", "rate_limits")),
-        ):
-            for limit in owner.rate_limits if owner is not None and exchange.error is None else ():
-                self._told.say("rate limit", _limited(limit), place)
 
     # -- the rule
 
@@ -200,9 +191,9 @@ class Way:
 
     def _refuser(self, exchange: Exchange) -> tuple[str, Place | None]:
         """The step at which a request was refused, and what has it so."""
-        if exchange.error is Code.CORS:
-            return self._cors(self._rules.get(exchange.rule))
-        return "answer" if exchange.error is Code.NO_RULE else "HTTP policy", None
+        assert exchange.error is not None
+        rule = self._rules.get(exchange.rule)
+        return self._cors(rule) if exchange.error is Code.CORS else reason(exchange.error, self._each.listener, rule)
 
     def _cors(self, rule: Rule | None) -> tuple[str, Place]:
         if rule is not None and rule.cors is not None:
@@ -311,17 +302,6 @@ class Way:
 
 def _is_cors(line: str) -> bool:
     return line.startswith(("Access-Control-", "Vary: "))
-
-
-def _limited(limit: RateLimit) -> str:
-    """What a limit lets through, in words."""
-    each = f" for each {limit.key}" if limit.key else ""
-    if limit.key == "source":
-        each = f" for each client (/{limit.prefix}, IPv6 /{limit.prefix_v6})"
-    beyond = f"429 beyond, after waiting {limit.max_delay_s:g} s at most" if limit.max_delay_s else "429 beyond"
-    burst = f", {limit.burst} at once" if limit.burst else ""
-    beyond = "more is only counted" if limit.dry_run else beyond
-    return f"{limit.rate_per_s:g} requests a second{each}{burst}, of the whole cluster; {beyond}"
 
 
 def _asks(rule: Rule) -> str:

@@ -93,7 +93,8 @@ class QuickConnection(ClientConnection):
     def _send(self, data: bytes, request: Request, forward: Forward) -> bool:
         hub, site = self._hub, self._site
         service = hub.services.get(forward.service)
-        if service is None or forward.demands is not None:
+        demands = forward.demands
+        if service is None or (demands is not None and len(data) > demands.quick_bytes):
             return False
         method, _, _, shape, line, host_line, _, cut, body, identifier = request
         stay, prefer = None, None

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from core.model import Rule
+from core.resolve import Guard
 from core.rules import domains_of, fields_of, ordered
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite
 from proxy.conditions import Conditions, Told, path_pattern, values_of
@@ -218,23 +219,26 @@ class Router:
 
     def __init__(
         self, rules: Sequence[Rule], default: str, https_port: int = 0, stickies: Mapping[str, Sticky] = _NO_STICKIES,
-        demands: Demands | None = None,
+        demands: Demands | None = None, guards: Sequence[tuple[str, Guard]] = (),
     ) -> None:  # fmt: skip
         """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere.
 
         `stickies`: of backend services whose clients stay with their servers, as it stands at the time of a request.
-        `demands`: what the listener asks of each request.
+        `demands`: what the listener asks of each request; `guards`: the access lists of rules, by name.
         """
         self.stickies = stickies
-        self.made_of = (rules, default, https_port, demands)
+        self.made_of = (rules, default, https_port, demands, guards)
         self.demands = demands
+        lists = dict(guards)
         self._default: Decision = Forward(default, demands=demands) if default else None
         if not default and https_port:
             self._default = Redirect.to_https(https_port, demands)
         self._domains: dict[bytes, _Paths] = {}
         for rank, rule in enumerate(ordered(rules)):
             paths = self._domains.setdefault(rule.domain.lower().encode("ascii"), _Paths())
-            paths.add(rule, _Entry(rank, Conditions.of(rule), _action(rule, Demands.of(rule, demands))))
+            paths.add(
+                rule, _Entry(rank, Conditions.of(rule), _action(rule, Demands.of(rule, demands, lists.get(rule.name))))
+            )
         for paths in self._domains.values():
             paths.close()
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value

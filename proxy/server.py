@@ -25,7 +25,7 @@ from core.limits import SiteLimits
 from core.model import Kind, Model, Server
 from core.remembered import Remembered
 from core.resolve import l7_listeners
-from proxy import census, ledger, meters, rates, tally, throttles
+from proxy import census, crowds, ledger, meters, rates, tally, throttles
 from proxy.census import Count, Filter
 from proxy.errors import ApplyError
 from proxy.hub import View
@@ -75,7 +75,7 @@ class Supervisor:
         # What most changes leave as it is.
         self._endpoints = Remembered(_endpoints, Kind.INSTANCES, Kind.LISTENERS)
         self._limits = Remembered(_limits, Kind.NODES, Kind.INSTANCES, Kind.LISTENERS)
-        self._rates = Remembered(rates.names, Kind.LISTENERS, Kind.RULES)
+        self._requests = Remembered(_requests, Kind.LISTENERS, Kind.RULES)
         self.openings = Openings()
         self._restarts = 0
         self._problems: tuple[str, ...] = ()  # those that have been logged
@@ -259,7 +259,7 @@ class Supervisor:
     def _rows_of(self, model: Model) -> Mapping[str, int]:
         """The rows of what the workers share for the limits of a configuration. Raises ApplyError."""
         try:
-            return self._rows.give([*throttles.names(self._limits(model)), *self._rates(model)])
+            return self._rows.give([*throttles.names(self._limits(model)), *self._requests(model)])
         except ValueError as error:
             raise ApplyError(str(error)) from None
 
@@ -420,3 +420,8 @@ def _endpoints(model: Model) -> frozenset[Endpoint]:
 
 def _limits(model: Model) -> dict[str, SiteLimits]:
     return {each.listener.name: each.limits for each in l7_listeners(model) if each.limits}
+
+
+def _requests(model: Model) -> list[str]:
+    """The names of what is limited of requests."""
+    return [*rates.names(model), *crowds.names(model)]

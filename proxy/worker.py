@@ -20,9 +20,10 @@ from core.members import with_members
 from core.model import BackendService, Listener, Model, Protocol, Server
 from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstream_tls
 from core.zones import locality
-from proxy import census, meters, rates, throttles
+from proxy import census, crowds, meters, rates, throttles
 from proxy.acme_passage import Passages
 from proxy.crowd import Allowance
+from proxy.crowds import Crowds
 from proxy.demands import Demands
 from proxy.errors import ApplyError
 from proxy.gate import Gate
@@ -66,9 +67,11 @@ class Worker:
         clocks: Clocks | None = None,
     ) -> None:  # fmt: skip
         self._hub = hub
-        self._throttles = Throttles(hub.loop, ledger or Ledger(), self._refuse)
+        ledger = ledger or Ledger()
+        self._throttles = Throttles(hub.loop, ledger, self._refuse)
         self._own_rows = Rows()  # where there is no supervisor to give some
         self._rates = hub.means.rates = Rates(clocks)
+        self._crowds = hub.means.crowds = Crowds(ledger)
         self._tls = tls
         self._turn, self._workers = turn, workers
         self.model = Model()
@@ -122,9 +125,10 @@ class Worker:
         self._apply_services(model, contexts)
         limits = {each.listener.name: each.limits for each in listeners if each.limits}
         if rows is None:
-            rows = self._own_rows.give([*throttles.names(limits), *rates.names(model)])
+            rows = self._own_rows.give([*throttles.names(limits), *rates.names(model), *crowds.names(model)])
         self._throttles.update(limits, rows)
         self._rates.update(model, rows)
+        self._crowds.update(model, rows)
         sites = {_site_key(each): self._site(each) for each in listeners}
         self._listeners = {_site_key(each): each for each in listeners}
         removed = [self._sites[key] for key in self._sites.keys() - sites.keys()]
@@ -203,10 +207,10 @@ class Worker:
         introducers = tuple(ip_network(network) for network in listener.proxy_protocol_from)
         site = self._sites.get(_site_key(each))
         made_of = each.rules, listener.backend_service, listener.https_redirect_port
-        demands = Demands.of_listener(listener)
+        more = Demands.of_listener(listener), each.guards
         # Thousands of rules take their time, and most changes are about something else.
-        same = site is not None and site.router.made_of == (*made_of, demands)
-        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies, demands)
+        same = site is not None and site.router.made_of == (*made_of, *more)
+        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies, *more)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,

@@ -1196,6 +1196,43 @@ def test_a_stateless_instance_keeps_no_clients() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ('rate_limits = [{ rate_per_s = 5 }, { rate_per_s = 5.0 }]',
+         "rate_limits[1]: the same limit stands in the list already; remove one"),
+        ('rate_limits = [{ rate_per_s = 5, prefix = 24 }]',
+         "rate_limits[0].prefix: prefix is for the key source, and this limit has none; give the key source, or remove "
+         "it"),
+        ('rate_limits = [{ rate_per_s = 5, key = "header:A", prefix_v6 = 48 }]',
+         "rate_limits[0].prefix_v6: prefix_v6 is for the key source, and this limit has header:A; give the key source, "
+         "or remove it"),
+        ('rate_limits = [{ rate_per_s = 5, dry_run = true, max_delay_s = 1.5 }]',
+         "rate_limits[0].max_delay_s: a limit that only counts delays nothing; remove it, or dry_run"),
+        ('access_list = "known"', "access_list: acl is off, so that 'known' would admit and refuse nobody; "
+         'give acl = "white" or "black", or remove it'),
+        ('acl = "white"', "acl: white without a list; give access_list"),
+    ],
+)  # fmt: skip
+def test_limits_of_rules_and_listeners_have_an_effect(attributes: str, said: str) -> None:
+    rule = f'{{ name = "r", listener = "http", backend_service = "web", {attributes} }}'
+    assert errors(SOUND.replace("rules = [", f"rules = [\n{rule},")) == [f"rules.r.{said}"]
+    listener = f'name = "l", instance = "site", protocol = "http", port = 81, backend_service = "web", {attributes}'
+    assert errors(SOUND.replace("listeners = [", f"listeners = [\n{{ {listener} }},")) == [f"listeners.l.{said}"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["rate_limits = [{ rate_per_s = 1 }]", "max_body_bytes = 1", "max_head_bytes = 2000", "max_requests = 1",
+     "max_requests_per_client = 1"],
+)  # fmt: skip
+def test_limits_of_requests_are_for_listeners_that_see_any(option: str) -> None:
+    listener = f'name = "l", instance = "site", protocol = "tcp", port = 81, backend_service = "stream", {option}'
+    name = option.partition(" ")[0]
+    said = errors(SOUND.replace("listeners = [", f"listeners = [\n{{ {listener} }},"))
+    assert any(each.startswith(f"listeners.l.{name}: {name} is for http and https listeners") for each in said)
+
+
 def test_an_access_list_has_room_for_so_many() -> None:
     networks = [f"10.{n >> 8}.{n & 255}.{low}" for n in range(400) for low in range(256)]
     from_dict({"access_lists": [{"name": "a", "entries": networks[:100_000]}]})

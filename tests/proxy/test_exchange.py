@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
 from http import HTTPStatus
 
 import pytest
@@ -16,36 +15,18 @@ from core.model import (
     FixedReply,
     HeaderAction,
     HeaderChange,
-    Listener,
-    Model,
-    Protocol,
-    RateLimit,
     Redirect,
     Rewrite,
     Rule,
     StickySession,
     StickyType,
 )
-from proxy.admission import Means
-from proxy.commands import (
-    Abort,
-    Assign,
-    Command,
-    EndUpstream,
-    Finish,
-    Pause,
-    ReleaseUpstream,
-    SendClient,
-    SendUpstream,
-)
-from proxy.demands import Demands
+from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, ReleaseUpstream, SendClient, SendUpstream
 from proxy.errors import Code, Source
 from proxy.exchange import INTERIM_LIMIT, TRIES, Exchange
 from proxy.head import read_request, read_response
 from proxy.moves import DOWN_MOVES, UP_MOVES, Waits
 from proxy.origin import Origin
-from proxy.rates import Rates
-from proxy.rates import names as rate_names
 from proxy.rules import Router
 from proxy.sticky import Seal, Sticky
 from tests.playbook import Playbook
@@ -739,81 +720,3 @@ def test_without_a_host_there_is_nowhere_to_redirect_to() -> None:
     play = redirecting(b"GET / HTTP/1.0", b"").gives(ANY_DOWN, Finish(False))
     assert play.exchange.error is Code.HOST_MISSING
     assert status_of(play) == 400
-
-
-def limited(*limits: RateLimit, now: float = 5.0, **options: object) -> Callable[[], Playbook]:
-    """Exchanges by a rule with these limits, at one moment."""
-    rule = Rule("r", "web", "api", rate_limits=limits, **options)  # type: ignore[arg-type]
-    made = Model(listeners={"web": Listener("web", "main", Protocol.HTTP, 80)}, rules={"r": rule})
-    means = Means(lambda: now, rates=Rates())
-    assert means.rates is not None
-    means.rates.update(made, {name: row for row, name in enumerate(rate_names(made))})
-    router = Router([rule], "app")
-
-    def playbook() -> Playbook:
-        head = read_request(b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert head is not None
-        return Playbook(Exchange(head, ORIGIN, router, b"id", lambda: b"now", means=means)).on("start")
-
-    return playbook
-
-
-def test_what_is_beyond_a_limit_is_refused_and_the_connection_goes_on() -> None:
-    playbook = limited(RateLimit(1))
-    playbook().gives(Assign("api", True))
-    refused = playbook().gives(ANY_DOWN, Finish(True))
-    head = refused.on("client_data", b"next").exchange
-    assert (head.status, head.error, head.source, head.rest) == (429, Code.RATE, Source.CLIENT, b"next")
-
-
-def test_a_refusal_says_when_to_come_again() -> None:
-    playbook = limited(RateLimit(0.1))
-    playbook()
-    sent = playbook().sent()
-    assert sent.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
-    assert b"\r\nRetry-After: 10\r\n" in sent
-    assert b'"error": "rate_limited"' in sent
-
-
-def test_what_has_to_wait_goes_on_after_its_pause() -> None:
-    playbook = limited(RateLimit(2, burst=1, max_delay_s=1))
-    playbook()
-    waiting = playbook().gives(Pause(pytest.approx(0.5, rel=0.01)))
-    assert waiting.exchange.pausing
-    waiting.on("go_on_admitting").gives(Assign("api", True))
-    assert not waiting.exchange.pausing
-
-
-@pytest.mark.parametrize(
-    ("event", "commands"),
-    [("client_closed", (Abort(),)), ("overloaded", (ANY_DOWN, Finish(True))), ("drained", (ANY_DOWN, Finish(True)))],
-)
-def test_what_waits_for_its_turn_may_end_at_any_time(event: str, commands: tuple[Command, ...]) -> None:
-    playbook = limited(RateLimit(2, burst=1, max_delay_s=1))
-    playbook()
-    playbook().on(event).gives(*commands)
-
-
-def test_redirects_replies_and_what_no_rule_is_for_are_limited_too() -> None:
-    for options in ({"redirect": Redirect(path="/x")}, {"fixed_reply": FixedReply(body="x")}):
-        rule = {"backend_service": "", **options}
-        made = Rule("r", "web", rate_limits=(RateLimit(1),), **rule)  # type: ignore[arg-type]
-        demands = Demands.of(made, None)
-        decision = Router([made], "").route(read_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), b"/")  # type: ignore[arg-type]
-        assert decision is not None
-        assert decision.demands == demands
-    listener = Demands.of_listener(Listener("web", "main", Protocol.HTTP, 80, rate_limits=(RateLimit(1),)))
-    means = Means(lambda: 5.0, rates=Rates())
-    assert means.rates is not None
-    means.rates.update(
-        Model(listeners={"web": Listener("web", "main", Protocol.HTTP, 80, rate_limits=(RateLimit(1),))}),
-        {"listener web rate 0": 0},
-    )
-    statuses = []
-    for _ in range(2):
-        head = read_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert head is not None
-        nowhere = Exchange(head, ORIGIN, Router((), "", demands=listener), b"id", lambda: b"now", means=means)
-        nowhere.start()
-        statuses.append(nowhere.status)
-    assert statuses == [404, 429]

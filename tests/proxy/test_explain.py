@@ -25,6 +25,7 @@ from core.model import (
     Node,
     Protocol,
     ProxyProtocol,
+    RateLimit,
     Role,
     Rule,
     Scheduler,
@@ -306,6 +307,48 @@ def test_a_proxy_tells_whose_address_the_lists_are_for(tier: str) -> None:
         assert only(told, "access list").endswith(f"{client}" if outcome is Outcome.FORWARDED else "connection is cut")
         assert not told.result.get("l7_node")
         assert ("L4: L7 node" in [step.what for step in told.steps]) is (tier == "behind L4")
+
+
+def test_what_limits_a_request_is_said_with_where_it_stands() -> None:
+    each = RateLimit(5, burst=9, key="source", prefix=24, max_delay_s=2)
+    lists = {"bad": AccessList("bad", ("127.0.0.0/8",))}
+    configured = configuration(80, [8001, 8002, 8003], rate_limits=(RateLimit(100),), max_requests_per_client=3)
+    limited = replace(configured.rules["api"], rate_limits=(each, RateLimit(1, dry_run=True)), max_requests=7)
+    configured = replace(configured, rules={**configured.rules, "api": limited}, access_lists=lists)
+    told = explained(configured, 80, Case("/api"))
+    assert told.outcome is Outcome.FORWARDED
+    limits = [step for step in told.steps if step.what in ("rate limit", "requests at a time")]
+    assert [(step.what, step.text, step.place and step.place.name) for step in limits] == [
+        ("rate limit", "100 requests a second, of the whole cluster; 429 beyond", "web"),
+        ("requests at a time", "3 requests at a time of one client in each worker; 429 beyond", "web"),
+        ("rate limit", "5 requests a second for each client (/24, IPv6 /64), 9 at once, of the whole cluster; 429 "
+         "beyond, after waiting 2 s at most", "api"),
+        ("rate limit", "1 requests a second, of the whole cluster; more is only counted", "api"),
+        ("requests at a time", "7 requests at a time of the whole cluster; 503 beyond", "api"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "fields", "status", "place"),
+    [
+        ({"acl": Acl.BLACK, "access_list": "bad"}, {}, (), 403, ("api", "access_list")),
+        ({"max_body_bytes": 9}, {}, ("Content-Length: 10",), 413, ("api", "max_body_bytes")),
+        ({}, {"max_body_bytes": 9}, ("Content-Length: 10",), 413, ("web", "max_body_bytes")),
+        ({}, {"max_head_bytes": 1024}, ("X: " + "x" * 1024,), 431, ("web", "max_head_bytes")),
+    ],
+    ids=["list", "rule's body", "listener's body", "head"],
+)
+def test_what_a_rule_refuses_is_said_with_the_attribute(
+    changes: dict[str, Any], options: dict[str, Any], fields: tuple[str, ...], status: int, place: tuple[str, str]
+) -> None:
+    configured = configuration(80, [8001, 8002, 8003], **options)
+    rules = {**configured.rules, "api": replace(configured.rules["api"], **changes)}
+    lists = {"bad": AccessList("bad", ("127.0.0.0/8",))}
+    told = explained(replace(configured, rules=rules, access_lists=lists), 80, Case("/api", fields))
+    last = told.steps[-1]
+    assert (told.outcome, told.result["status"]) == (Outcome.REFUSED, status)
+    assert last.place is not None
+    assert (last.place.name, last.place.field) == place
 
 
 @pytest.mark.parametrize(
