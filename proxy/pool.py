@@ -35,7 +35,8 @@ Waiter = TypeVar("Waiter")
 
 FRESH_S: Final = 1.0  # gunicorn closes after 2 s, node.js and Apache after 5 s, nginx after 75 s
 IDLE_S: Final = 60.0
-IDLE_PER_SERVER: Final = 128  # or as many as are in use, since these may all be needed again in a moment
+IDLE_PER_SERVER: Final = 128  # or as many as were in use at once lately: requests may come in bursts
+LATELY_S: Final = 10.0
 
 
 @dataclass(slots=True)  # not frozen: one is made for each request, and freezing makes that three times as dear
@@ -64,16 +65,27 @@ FULL: Final = Full()
 class _Member(Generic[Handle]):
     """A server's connections and counts in this pool."""
 
-    __slots__ = ("active", "address", "ejections", "errors", "failures", "idle", "latency", "open", "requests", "told")
+    __slots__ = (
+        "active", "address", "ejections", "errors", "failures", "idle", "latency", "most", "most_before", "most_since",
+        "open", "requests", "told",
+    )  # fmt: skip
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.open: Open[Handle] = Open(address)
         self.active = 0  # while it is not in the list of servers; of the others the pool has the counts
         self.idle: dict[Handle, float] = {}  # since when; the youngest last
+        self.most = self.most_before = 0  # requests at once, since `most_since` and before that
+        self.most_since = 0.0
         self.requests = self.failures = self.errors = self.ejections = 0
         self.latency = Latency()
         self.told: dict[str, float] = {}
+
+    def keeps(self, now: float) -> int:
+        """How many idle connections are worth keeping."""
+        if now >= self.most_since + LATELY_S:
+            self.most_before, self.most, self.most_since = self.most, 0, now
+        return max(IDLE_PER_SERVER, self.most, self.most_before)
 
 
 class Pool(Generic[Handle, Waiter]):
@@ -238,8 +250,11 @@ class Pool(Generic[Handle, Waiter]):
         index = self._index.get(server)
         if index is None or server in self._balance.down:
             return False
-        idle = self._members[index].idle
-        if len(idle) >= max(IDLE_PER_SERVER, self._counts[index]):
+        member = self._members[index]
+        idle, active = member.idle, self._counts[index] + 1
+        if active > member.most:
+            member.most = active
+        if len(idle) >= IDLE_PER_SERVER and len(idle) >= member.keeps(now):
             return False
         idle[handle] = now
         return True

@@ -8,7 +8,7 @@ import pytest
 
 from core.ejection import Outcome
 from core.model import BackendService, Ejection, Scheduler
-from proxy.pool import FRESH_S, FULL, IDLE_PER_SERVER, IDLE_S, Open, Pool, Reuse
+from proxy.pool import FRESH_S, FULL, IDLE_PER_SERVER, IDLE_S, LATELY_S, Open, Pool, Reuse
 from tests.proxy.pools import A, B, C, pool, servers, service
 
 
@@ -127,14 +127,27 @@ def test_idle_connections_expire_and_are_bounded() -> None:
     assert one.drop() == []
 
 
-def test_as_many_connections_are_kept_as_are_in_use() -> None:
-    """Thousands of clients at once need thousands of connections at once, again and again."""
+def test_as_many_connections_are_kept_as_were_in_use_lately() -> None:
+    """Thousands of requests at once need thousands of connections at once, again and again; but not for ever."""
     one, many = pool(100), 4 * IDLE_PER_SERVER
-    for _ in range(many):
-        one.assign(b"c", 0, repeatable=True)
-    kept = [one.released(A, str(number), 0) for number in range(many)]
-    assert kept.count(True) == many // 2
-    assert kept.index(False) == many // 2
+
+    def burst(now: float) -> int:
+        """How many of the connections of so many requests at once are kept."""
+        for _ in range(many):
+            one.assign(b"c", now, repeatable=True)
+        return [one.released(A, f"{now} {number}", now) for number in range(many)].count(True)
+
+    def alone(now: float) -> bool:
+        one.assign(b"c", now, repeatable=True, fresh=True)
+        return one.released(A, str(now), now)
+
+    assert burst(0) == many
+    assert burst(LATELY_S - 1) == many, "all were used again, and none was closed"
+    assert not alone(LATELY_S), "one more than were ever in use"
+    assert not alone(2 * LATELY_S - 1)
+    assert len(one.expire(IDLE_S + LATELY_S)) == many
+    kept = [alone(IDLE_S + LATELY_S + number) for number in range(IDLE_PER_SERVER + 1)]
+    assert kept.index(False) == IDLE_PER_SERVER
 
 
 def test_a_service_that_is_gone_takes_nothing_back() -> None:
