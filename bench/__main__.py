@@ -12,7 +12,20 @@ from pathlib import Path
 from bench import Row
 from deploy.lab.lab import interrupted
 
-BENCHES = ("l4", "veth", "l7", "rules", "tls", "keyserver", "failover", "sync", "tlsscan", "config", "scale")
+BENCHES = (
+    "l4",
+    "veth",
+    "l7",
+    "rules",
+    "redirects",
+    "tls",
+    "keyserver",
+    "failover",
+    "sync",
+    "tlsscan",
+    "config",
+    "scale",
+)
 RESULTS = Path(__file__).parent / "results"
 
 

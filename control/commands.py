@@ -37,7 +37,7 @@ def check(options: argparse.Namespace) -> int:
     """Validate a file without a control plane: what `up` would refuse or not serve, where it can be known."""
     try:
         document = prepare.read(*options.files)
-        model = _checked(document)
+        prepared = _checked(document)
     except ConfigErrors as errors:
         if options.json:
             listed = [{field: getattr(error, field) for field in ERROR_FIELDS} for error in errors.errors]
@@ -45,11 +45,12 @@ def check(options: argparse.Namespace) -> int:
         else:
             print(errors, file=sys.stderr)
         return 1
+    model = prepared.model
     counts = {kind.value: len(model.of(kind)) for kind in Kind if model.of(kind)}
     warnings = [
         document.error(kind, name, "", "nobody names it, so that it does nothing", "refer to it, or remove it")
         for kind, name in unused(document.model)
-    ]
+    ] + list(prepared.notes)
     if options.json:
         listed = [{field: getattr(warning, field) for field in ERROR_FIELDS} for warning in warnings]
         print(json.dumps({"valid": True, "objects": counts, "warnings": listed}))
@@ -61,8 +62,8 @@ def check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _checked(document: prepare.Document) -> Model:
-    """The model, if every chain and every key that is here may be served now. Raises ConfigErrors."""
+def _checked(document: prepare.Document) -> prepare.Prepared:
+    """What the files hold, if every chain and every key that is here may be served now. Raises ConfigErrors."""
     prepared = prepare.inline(document)
     away = keyfiles.elsewhere(prepared.keys)
     for name, path in away.items():
@@ -71,7 +72,7 @@ def _checked(document: prepare.Document) -> Model:
     errors = [*prepared.warnings, *keyfiles.errors(document, prepared, without=away)]
     if errors:
         raise ConfigErrors(errors)
-    return prepared.model
+    return prepared
 
 
 def apply(options: argparse.Namespace) -> int:
@@ -111,7 +112,7 @@ def _for_the_cluster(options: argparse.Namespace) -> prepare.Prepared:
         why, remedy = "is for `paifang up` alone", "remove it; `paifang keyserver acme` has options for it"
         raise ConfigErrors([document.acme_error("", why, remedy)])
     prepared = prepare.inline(document)
-    for warning in prepared.warnings:
+    for warning in (*prepared.warnings, *prepared.notes):
         print(f"warning: {warning}", file=sys.stderr)
     return prepared
 

@@ -130,6 +130,7 @@ def after_edits(model: Model, edits: Iterable[Edit]) -> Model:
         part = Model(
             certificates={name: item for name, item in made.certificates.items() if name in names},
             ca_certificates={name: item for name, item in made.ca_certificates.items() if name in names},
+            redirect_maps={name: item for name, item in made.redirect_maps.items() if name in names},
         )
         if not path_errors(part) + chain_errors(part):
             return made

@@ -45,6 +45,11 @@ def path_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]:
         if certificate.key_file:
             why = "is the path of a private key, which the control plane must not know"
             errors.append(ConfigError(path, 0, f"{place}.key_file", why, _PUT_IT))
+    for name, redirect_map in model.redirect_maps.items():
+        if redirect_map.entries_file:
+            why = "is a path on your machine, which the control plane cannot read"
+            remedy = "give its lines as `entries`; `paifang apply FILE` does so by itself"
+            errors.append(ConfigError(path, 0, f"redirect_maps.{name}.entries_file", why, remedy))
     for name, authorities in model.ca_certificates.items():
         for field in ("bundle", "crl"):
             if getattr(authorities, f"{field}_file"):

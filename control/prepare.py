@@ -18,6 +18,7 @@ from cryptography import x509
 
 from certs.ca_bundle import BundleReport, inspect_bundle
 from certs.chain import inspect
+from control import prepare_maps
 from control.material import AUTHORITIES, INLINE_KEY, key_errors
 from control.several import Joined, join, listed
 from core import acme
@@ -64,13 +65,14 @@ class Document:
 class Prepared:
     """A model for the control plane, the key file of each certificate that had one, and what is wrong for now only.
 
-    acme: the file's table, its path absolute.
+    acme: the file's table, its path absolute. notes: what is not wrong and might be better.
     """
 
     model: Model
     keys: Mapping[str, Path]
     warnings: tuple[ConfigError, ...] = ()
     acme: Acme | None = None
+    notes: tuple[ConfigError, ...] = ()
 
 
 def read(*paths: Path) -> Document:
@@ -131,11 +133,12 @@ def inline(document: Document) -> Prepared:
             keys[name] = document.file.parent / certificate.key_file
         certificates[name] = replace(certificate, chain=chain, chain_file="", key_file="")
     authorities = _inline_authorities(document, errors, warnings)
+    maps, notes = prepare_maps.inline(document, errors)
     settings = _locate(document, errors)
     if errors:
         raise ConfigErrors(errors)
-    model = replace(document.model, certificates=certificates, ca_certificates=authorities)
-    return Prepared(model, keys, tuple(warnings), settings)
+    model = replace(document.model, certificates=certificates, ca_certificates=authorities, redirect_maps=maps)
+    return Prepared(model, keys, tuple(warnings), settings, notes)
 
 
 def _locate(document: Document, errors: list[ConfigError]) -> Acme | None:

@@ -36,7 +36,7 @@ def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[s
 
 def _difference(key: str, old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """A field's two values; of lists too long for a line what goes and what comes."""
-    before, after = old.get(key, "(default)"), new.get(key, "(default)")
+    before, after = (_listed(each.get(key, "(default)")) for each in (old, new))
     if isinstance(before, list) and isinstance(after, list) and len(json.dumps([before, after])) > CELL_LIMIT:
         was, now = ({json.dumps(each, sort_keys=True): each for each in items} for items in (before, after))
         marked = [("-", was[each]) for each in was if each not in now]
@@ -45,6 +45,11 @@ def _difference(key: str, old: Mapping[str, object], new: Mapping[str, object]) 
         more = [f"      and {len(marked) - ITEMS_SHOWN} more"] if len(marked) > ITEMS_SHOWN else []
         return [f"    {key}:" + ("" if marked else " in another order"), *shown, *more]
     return [f"    {key}: {_short(before)} → {_short(after)}"]
+
+
+def _listed(value: object) -> object:
+    """A text of several lines as its lines."""
+    return value.split("\n") if isinstance(value, str) and "\n" in value else value
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:

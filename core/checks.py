@@ -16,7 +16,16 @@ from functools import cache
 from itertools import chain
 from typing import get_args, get_origin
 
-from core import checks_answering, checks_listeners, checks_rules, checks_sticky, checks_tls, checks_upstreams, spread
+from core import (
+    checks_answering,
+    checks_listeners,
+    checks_redirects,
+    checks_rules,
+    checks_sticky,
+    checks_tls,
+    checks_upstreams,
+    spread,
+)
 from core.endpoints import UNIX, endpoint, version
 from core.errors import Path, Problem
 from core.fields import Ref
@@ -75,6 +84,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         _groups(model, places),
         _backend_services(model, places),
         checks_listeners.check(model, places),
+        checks_redirects.check(model, places),
         checks_rules.check(model, places, _backend_service),
         checks_answering.check(model, places),
         checks_sticky.check(model, places),

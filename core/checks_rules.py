@@ -25,13 +25,13 @@ from core.model import (
 from core.overrides import FIELDS, overridden, services_of
 from core.paths import fault, pattern_fault, stars
 from core.reader import in_words, show
+from core.redirects import STATUSES
 from core.rules import asked, conditional, hidden
 
 Places = Mapping[tuple[Kind, str], Path]
 
-ACTIONS = ("backend_service", "split", "redirect", "fixed_reply")
+ACTIONS = ("backend_service", "split", "redirect", "redirect_map", "fixed_reply")
 FORWARDING = ("backend_service", "split")
-REDIRECTS = (301, 302, 303, 307, 308)
 EMPTY = (204, 205)  # RFC 9110 §15.3.5, §15.3.6: no content
 # Those with an underscore do not come so far, or are passed on untouched: see docs/proxy.md.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+")
@@ -226,9 +226,9 @@ def _service(name: str, listener: Listener | None, groups: Groups, where: Path) 
 
 
 def _redirect(rule: Rule, redirect: Redirect, listener: Listener | None, path: Path) -> Iterator[Problem]:
-    if redirect.status not in REDIRECTS:
+    if redirect.status not in STATUSES:
         why = f"{redirect.status} redirects no request"
-        yield Problem((*path, "status"), why, f"give {in_words([str(each) for each in REDIRECTS], 'or')}")
+        yield Problem((*path, "status"), why, f"give {in_words([str(each) for each in STATUSES], 'or')}")
     if why := fault(_VARIABLE.sub("", redirect.path)):
         yield Problem((*path, "path"), why, "write it as it is forwarded")
     same_path = redirect.path in ("${path}", rule.path) or (rule.url, redirect.path) == ("/", "${rest}")

@@ -70,6 +70,7 @@ class Kind(StrEnum):
     AVAILABILITY_GROUPS = "availability_groups"
     BACKEND_SERVICES = "backend_services"
     ACCESS_LISTS = "access_lists"
+    REDIRECT_MAPS = "redirect_maps"
     INSTANCES = "instances"
     LISTENERS = "listeners"
     RULES = "rules"

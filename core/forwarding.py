@@ -59,6 +59,23 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class RedirectMap:
+    """Old places and where they are now, one on each line of `entries`: FROM TO, or FROM TO STATUS.
+
+    FROM is a whole path, or a host and a path, with a query where that counts; TO is a path of the same host, or a URL.
+    `entries_file` is read where the configuration is read: the same, CSV (`….csv`), or a map of nginx or Apache.
+    """
+
+    name: Name
+    entries_file: str = ""
+    entries: Annotated[str, Pattern(r"[\s\S]{0,12582912}", "text of at most 12 MiB")] = ""
+    status: Annotated[int, Range(301, 308)] = 301
+    keep_query: bool = True
+    description: Description = ""
+    tags: Tags = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FixedReply:
     """An answer that the L7 tier gives by itself."""
 
@@ -104,7 +121,8 @@ class HeaderChange:
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What happens to requests for `domain` (exact or wildcard; empty: any) at `path`, or below `url`, that fulfil all
-    conditions: they go to a backend service or to several (`split`), elsewhere (`redirect`), or get a fixed reply.
+    conditions: they go to a backend service or to several (`split`), elsewhere (`redirect`), or get a fixed reply. A
+    rule with a `redirect_map` is for those requests alone that the map has.
 
     Of the rules that match, the one with the smallest `priority` wins, those without any (0) after the others. Among
     equals the most specific one does: exact domain, then the longest wildcard, then any; within it `path`, then the
@@ -131,6 +149,7 @@ class Rule:
     split: tuple[Share, ...] = ()
     split_by: Annotated[str, Pattern(rf"|{HASH_KEY.regex}", HASH_KEY.what)] = ""
     redirect: Redirect | None = None
+    redirect_map: Annotated[str, Ref(Kind.REDIRECT_MAPS)] = ""
     fixed_reply: FixedReply | None = None
     rewrite: Rewrite | None = None
     request_headers: tuple[HeaderChange, ...] = ()

@@ -32,6 +32,7 @@ from core.model import (
     Node,
     RateLimit,
     Redirect,
+    RedirectMap,
     Rewrite,
     Rule,
     Server,
@@ -40,6 +41,7 @@ from core.model import (
     StickySession,
 )
 from core.reader import in_words
+from core.redirects import ENTRIES_MOST
 
 # What holds between objects, in the order of the kinds. `core.checks` enforces it.
 RULES = {
@@ -47,6 +49,8 @@ RULES = {
     f"A pool has at most {MOST_POOL_ADDRESSES} addresses of each IP version.",
     Kind.ACCESS_LISTS: f"At most {ACCESS_LIST_ENTRIES:,} networks, each of which stands once in a list. White with an "
     "empty list admits nobody, black with an empty list everybody.",
+    Kind.REDIRECT_MAPS: f"`entries_file` and `entries` exclude each other. At most {ENTRIES_MOST:,} entries, each FROM "
+    "once; none leads round in a circle. See [redirect maps](redirects.md).",
     Kind.CERTIFICATES: "`chain_file` and `chain` exclude each other; `key_file` needs one of them; `domains` stands "
     "where there is no `chain_file`.",
     Kind.CA_CERTIFICATES: "`bundle_file` and `bundle` exclude each other, one of them is given; `crl_file` and `crl` "
@@ -76,9 +80,9 @@ RULES = {
     "`acl` and `access_list` are given together; they look at the address that a connection comes from, in both tiers. "
     "Limits are of the whole cluster, kept by the l4 nodes for tcp and udp, by the l7 nodes for http and https; "
     "0 is no limit. See [L4](l4.md#limits) and [the proxy](proxy.md#limits).",
-    Kind.RULES: "Rules are for http and https listeners. A rule has one of `backend_service`, `split`, `redirect` and "
-    "`fixed_reply`, and not both `path` and `url`. Domains are compared without regard to case; those of other "
-    "alphabets are given in their ASCII form (`xn--…`). Paths are given as they are forwarded "
+    Kind.RULES: "Rules are for http and https listeners. A rule has one of `backend_service`, `split`, `redirect`, "
+    "`redirect_map` and `fixed_reply`, and not both `path` and `url`. Domains are compared without regard to case; "
+    "those of other alphabets are given in their ASCII form (`xn--…`). Paths are given as they are forwarded "
     "([decision 0020](decisions/0020-paths.md)). A rule that could never be reached, because another one that matches "
     "the same requests comes first, is an error.",
 }
@@ -104,6 +108,14 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         **ABOUT,
     },
     AccessList: {"name": NAME, "entries": "clients' addresses", **ABOUT},
+    RedirectMap: {
+        "name": NAME,
+        "entries_file": "a file with the entries; see [redirect maps](redirects.md)",
+        "entries": "the same as text: lines of FROM TO, or FROM TO STATUS",
+        "status": "of entries that say none: 301, 302, 303, 307 or 308",
+        "keep_query": "whether the request's query is added to TO, where FROM has none",
+        **ABOUT,
+    },
     Certificate: {
         "name": NAME,
         "chain_file": "the leaf and its intermediates, PEM",
@@ -311,6 +323,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "cookies": "cookies that it has to have",
         "priority": "who is asked first: 1 before 2 before all without one; 0: none",
         "redirect": "sends the client elsewhere",
+        "redirect_map": "sends those clients elsewhere whose request the map has; others are for the rules that follow",
         "fixed_reply": "answers without a server",
         "split": "where they go, each to one of these",
         "split_by": "what always goes to the same part of a split: the client's address, the path, or a field or "

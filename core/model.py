@@ -46,7 +46,7 @@ from core.choices import (
     TlsPolicy,
 )
 from core.fields import DOMAIN, IP, Description, IPNetwork, IPv6, Kind, Name, Pattern, Port, Range, Ref, Tags
-from core.forwarding import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Rule, Share
+from core.forwarding import Condition, FixedReply, HeaderChange, Redirect, RedirectMap, Rewrite, Rule, Share
 from core.services import (
     AvailabilityGroup,
     BackendService,
@@ -65,8 +65,8 @@ __all__ = [
     "BackendService", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod", "CheckType",
     "ClientCertificate", "Condition", "Cors", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction",
     "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object",
-    "Protocol", "ProxyProtocol", "RateLimit", "Redirect", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders",
-    "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
+    "Protocol", "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler",
+    "SecurityHeaders", "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.
@@ -227,6 +227,7 @@ class Listener:
 Object = (
     Node
     | AccessList
+    | RedirectMap
     | Certificate
     | CaCertificate
     | ServerGroup
@@ -246,6 +247,7 @@ CLASSES: Mapping[Kind, type[Object]] = MappingProxyType(
         Kind.AVAILABILITY_GROUPS: AvailabilityGroup,
         Kind.BACKEND_SERVICES: BackendService,
         Kind.ACCESS_LISTS: AccessList,
+        Kind.REDIRECT_MAPS: RedirectMap,
         Kind.INSTANCES: Instance,
         Kind.LISTENERS: Listener,
         Kind.RULES: Rule,
@@ -268,6 +270,7 @@ class Model:
     availability_groups: Mapping[str, AvailabilityGroup] = field(default_factory=dict)
     backend_services: Mapping[str, BackendService] = field(default_factory=dict)
     access_lists: Mapping[str, AccessList] = field(default_factory=dict)
+    redirect_maps: Mapping[str, RedirectMap] = field(default_factory=dict)
     instances: Mapping[str, Instance] = field(default_factory=dict)
     listeners: Mapping[str, Listener] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)

@@ -5,6 +5,7 @@ Both tiers, the control plane's status and the lab derive their view here, so th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.endpoints import UNIX, version
@@ -25,6 +26,7 @@ from core.model import (
     Node,
     Protocol,
     ProxyProtocol,
+    RedirectMap,
     Role,
     Rule,
     Scheduler,
@@ -122,6 +124,7 @@ class L7Listener:
     authorities: CaCertificate | None = None
     limits: SiteLimits | None = None  # this node's
     guards: tuple[tuple[str, Guard], ...] = ()  # of rules with access lists
+    maps: tuple[RedirectMap, ...] = ()  # of the rules
 
 
 def servers(model: Model, service: BackendService) -> tuple[Server, ...]:
@@ -254,6 +257,12 @@ def upstream_tls(model: Model, service: BackendService) -> UpstreamTls | None:
     return UpstreamTls(service.tls_verify, service.tls_server_name, authorities.bundle, authorities.crl)
 
 
+def _maps(model: Model, rules: Iterable[Rule]) -> tuple[RedirectMap, ...]:
+    """The redirect maps that these rules name, each once."""
+    names = dict.fromkeys(rule.redirect_map for rule in rules if rule.redirect_map)
+    return tuple(model.redirect_maps[name] for name in names)
+
+
 def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
     """Every http and https listener, with what an L7 node needs to serve it."""
     lists = _Lists(model)
@@ -274,6 +283,7 @@ def l7_listeners(model: Model) -> tuple[L7Listener, ...]:
                 for rule in rules.get(listener.name, ())
                 if rule.acl is not Acl.OFF and (guard := lists.guard(rule)) is not None
             ),
+            _maps(model, rules.get(listener.name, ())),
         )
         for listener in model.listeners.values()
         if listener.enabled and listener.protocol in (Protocol.HTTP, Protocol.HTTPS)

@@ -25,7 +25,8 @@ def _key(rule: Rule) -> tuple[int, ...]:
     kind = 2 if not rule.domain else 1 if rule.domain.startswith("*.") else 0
     return (
         rule.priority or _LAST, kind, -len(rule.domain), 0 if rule.path else 1, -len(rule.url),
-        -(bool(rule.pattern) + bool(rule.methods) + len(rule.headers) + len(rule.queries) + len(rule.cookies)),
+        -(bool(rule.pattern) + bool(rule.methods) + len(rule.headers) + len(rule.queries) + len(rule.cookies)
+          + bool(rule.redirect_map)),
     )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def domains_of(name: str) -> Iterator[str]:
 
 def conditional(rule: Rule) -> bool:
     """Whether a rule asks for more than a domain and a path."""
-    return bool(rule.pattern or rule.methods or rule.headers or rule.queries or rule.cookies)
+    return bool(rule.pattern or rule.methods or rule.headers or rule.queries or rule.cookies or rule.redirect_map)
 
 
 def fields_of(rule: Rule) -> Iterator[str]:
@@ -74,7 +75,7 @@ def asked(rule: Rule) -> tuple[object, ...]:
     queries, cookies = (
         frozenset((each.name, frozenset(each.values)) for each in some) for some in (rule.queries, rule.cookies)
     )
-    return _place(rule), rule.pattern, frozenset(rule.methods), headers, queries, cookies
+    return _place(rule), rule.pattern, frozenset(rule.methods), headers, queries, cookies, rule.redirect_map
 
 
 def hidden(rules: Iterable[Rule]) -> Iterator[tuple[Rule, Rule]]:

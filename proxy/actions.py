@@ -173,6 +173,28 @@ class Redirect:
         return b"%b://%b%b" % (protocol, authority, with_query(self._path.fill(values), self._query.fill(values)))
 
 
+class Sent:
+    """Elsewhere, as a redirect map says: to a path of the same host, or a URL. `query` is added to what that has."""
+
+    __slots__ = ("_query", "_status", "_to", "demands", "lines", "rule")
+
+    def __init__(
+        self, to: bytes, query: bytes, status: int, lines: bytes = b"", rule: str = "", demands: Demands | None = None
+    ) -> None:
+        self._to, self._query, self._status = to, query, status
+        self.lines, self.rule, self.demands = lines, rule, demands
+
+    def status(self, _: bytes) -> int:
+        return self._status
+
+    def location(self, scheme: bytes, host: bytes, _: bytes) -> bytes:
+        """`host` is a checked Host value."""
+        to, mark, fragment = self._to.partition(b"#")
+        if self._query:
+            to += (b"&" if b"?" in to else b"?") + self._query
+        return (b"%b://%b%b" % (scheme, host, to) if to.startswith(b"/") else to) + mark + fragment
+
+
 class Reply:
     """An answer of ours: what stands after its status line and before the fields that each answer has."""
 
@@ -201,4 +223,4 @@ class Reply:
         return made
 
 
-Decision = Forward | Redirect | Reply | None  # None: nowhere
+Decision = Forward | Redirect | Sent | Reply | None  # None: nowhere

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
 from core.model import Condition, Rule
@@ -67,8 +68,8 @@ class Conditions:
 
     @classmethod
     def of(cls, rule: Rule) -> Conditions | None:
-        """None for a rule that asks nothing more."""
-        return cls(rule) if conditional(rule) else None
+        """None for a rule that asks nothing more; whether its map has a request is asked elsewhere."""
+        return cls(rule) if conditional(replace(rule, redirect_map="") if rule.redirect_map else rule) else None
 
     def told_by(self) -> tuple[Told, frozenset[bytes], bool] | None:
         """Something that a request has to have, of which values one, and whether that is all; None where no list of

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy import headers
-from proxy.actions import Changes, Decision, Forward, Redirect, Reply, joined
+from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Sent, joined
 from proxy.admission import Case, Delay, Means, Refusal
 from proxy.balance import Address
 from proxy.browsers import Browsers
@@ -483,12 +483,12 @@ class Exchange:
         )
         return self._reply_with(lines + more, text)
 
-    def _reply_as(self, decision: Redirect | Reply | None) -> list[Command]:
+    def _reply_as(self, decision: Redirect | Sent | Reply | None) -> list[Command]:
         """What a rule says instead of a server."""
         head, origin = self._head, self._origin
         if decision is None:
             return self._reply(Code.NO_RULE)
-        if isinstance(decision, Redirect):
+        if not isinstance(decision, Reply):
             if not head.host:  # HTTP/1.0
                 return self._reply(Code.HOST_MISSING)
             self.status = decision.status(head.method)

@@ -36,6 +36,7 @@ from proxy.headers import hsts_line
 from proxy.message import RequestHead
 from proxy.names import host_name
 from proxy.origin import Origin
+from proxy.redirect_map import Table
 from proxy.rules import Router
 from proxy.split import split_of
 from proxy.sticky import Seal, Sticky
@@ -68,6 +69,7 @@ class Way:
         listener = each.listener
         self._made_of = (each.rules, listener.backend_service, listener.https_redirect_port)
         self._rules = {rule.name: rule for rule in each.rules}
+        self._tables = {made.name: Table.of(made) for made in each.maps}
 
     def go(self) -> None:
         exchange = self._exchange(self._each.rules)
@@ -87,7 +89,8 @@ class Way:
     def _exchange(self, rules: Sequence[Rule]) -> Exchange:
         _, default, https_port = self._made_of
         demands = Demands.of_listener(self._each.listener)
-        router = Router(rules, default, https_port, self._stickies, demands, self._each.guards)
+        tables = tuple(self._tables.values())
+        router = Router(rules, default, https_port, self._stickies, demands, self._each.guards, tables)
         hsts = hsts_line(self._each.listener)
         return Exchange(self._head, self._origin, router, IDENTIFIER, lambda: b"now", hsts=hsts)
 
@@ -140,7 +143,7 @@ class Way:
 
     def _missing(self, rule: Rule) -> Iterator[str]:
         """Which of a rule's conditions do not hold, each asked by itself."""
-        bare = replace(rule, pattern="", methods=(), headers=(), queries=(), cookies=())
+        bare = replace(rule, pattern="", methods=(), headers=(), queries=(), cookies=(), redirect_map="")
         alone = (
             [(f"its pattern {rule.pattern} does not match", replace(bare, pattern=rule.pattern))]
             if rule.pattern
@@ -158,6 +161,8 @@ class Way:
             conditions = Conditions.of(only)
             if conditions is not None and not conditions.hold(self._head, self._target):
                 yield text
+        if rule.redirect_map and self._tables[rule.redirect_map].find(self._head.host, self._target) < 0:
+            yield f"its map {rule.redirect_map} has no entry for it"
 
     # -- the ends
 
@@ -181,6 +186,9 @@ class Way:
             told.result["location"] = location
             place = Place(Kind.RULES, rule.name, "redirect") if rule is not None else \
                 Place(Kind.LISTENERS, self._each.listener.name, "https_redirect_port")  # fmt: skip
+            if rule is not None and rule.redirect_map:
+                place = Place(Kind.REDIRECT_MAPS, rule.redirect_map, "entries")
+                self._say_entry(rule.redirect_map, place)
             told.end(Outcome.REDIRECTED, "redirect", f"{status} to {location}", place, *_responds(rule))
         else:
             assert rule is not None
@@ -209,6 +217,13 @@ class Way:
             yield f"+ {line}" if _is_cors(line) else f"+ {line}, unless the server says it"
         if browsers.cors is not None and self._head.values(b"origin") and not browsers.cors.allows(self._head):
             yield "no Access-Control-Allow-Origin: scripts of this origin may not read it"
+
+    def _say_entry(self, name: str, place: Place) -> None:
+        table = self._tables[name]
+        line, source, to, status = table.entry(table.find(self._head.host, self._target))
+        entry = f"{source} {to}{f' {status}' if status else ''}"
+        self._told.result["entry"] = entry
+        self._told.say("redirect map", f"{name} has an entry for it in line {line}: {entry}", place)
 
     def _forward(self, exchange: Exchange, command: Assign) -> None:
         told, rule = self._told, self._rules.get(exchange.rule)

@@ -29,6 +29,7 @@ from proxy.demands import Demands
 from proxy.errors import Code, Refused
 from proxy.message import Asked
 from proxy.names import host_name
+from proxy.redirect_map import InMap, Mapped, Table
 from proxy.split import Split, split_of
 from proxy.sticky import Sticky
 
@@ -41,6 +42,7 @@ NAME_CHARACTERS: Final = 253  # RFC 1035 §2.3.4: longer ones are nobody's, and 
 INDEXED: Final = 8  # so many rules in one place are asked one by one
 HOSTS: Final = 16_384  # Host values whose domains are remembered
 HOST_BYTES: Final = 264
+_OPEN: Final = (Split, Mapped)  # what depends on more of a request than that a rule matches
 _NO_STICKIES: Final[Mapping[str, Sticky]] = MappingProxyType({})
 
 
@@ -86,8 +88,8 @@ class _Entry(NamedTuple):
     """A rule in the place of its path. `rank` is its place in the order of all rules of the listener."""
 
     rank: int
-    conditions: Conditions | None
-    action: Decision | Split
+    conditions: Conditions | InMap | None
+    action: Decision | Split | Mapped
 
 
 class _Index:
@@ -219,15 +221,17 @@ class Router:
 
     def __init__(
         self, rules: Sequence[Rule], default: str, https_port: int = 0, stickies: Mapping[str, Sticky] = _NO_STICKIES,
-        demands: Demands | None = None, guards: Sequence[tuple[str, Guard]] = (),
+        demands: Demands | None = None, guards: Sequence[tuple[str, Guard]] = (), tables: tuple[Table, ...] = (),
     ) -> None:  # fmt: skip
         """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere.
 
         `stickies`: of backend services whose clients stay with their servers, as it stands at the time of a request.
-        `demands`: what the listener asks of each request; `guards`: the access lists of rules, by name.
+        `demands`: what the listener asks of each request; `guards`: the access lists of rules, by name;
+        `tables`: of the redirect maps that rules name.
         """
         self.stickies = stickies
-        self.made_of = (rules, default, https_port, demands, guards)
+        self.made_of = (rules, default, https_port, demands, guards, tables)
+        maps = {table.made_of.name: table for table in tables}
         self.demands = demands
         lists = dict(guards)
         self._default: Decision = Forward(default, demands=demands) if default else None
@@ -236,9 +240,7 @@ class Router:
         self._domains: dict[bytes, _Paths] = {}
         for rank, rule in enumerate(ordered(rules)):
             paths = self._domains.setdefault(rule.domain.lower().encode("ascii"), _Paths())
-            paths.add(
-                rule, _Entry(rank, Conditions.of(rule), _action(rule, Demands.of(rule, demands, lists.get(rule.name))))
-            )
+            paths.add(rule, _entry(rank, rule, Demands.of(rule, demands, lists.get(rule.name)), maps))
         for paths in self._domains.values():
             paths.close()
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
@@ -257,7 +259,7 @@ class Router:
         domains = self._hosts.get(host)
         if domains is None:
             domains = self._domains_of(host)
-        best: Decision | Split = self._default
+        best: Decision | Split | Mapped = self._default
         rank = _NONE
         path = b""
         for paths in domains:
@@ -271,7 +273,9 @@ class Router:
                     if entry.conditions is None or entry.conditions.hold(asked, target):
                         rank, best = entry.rank, entry.action
                         break
-        return self._part(best, asked, target, client) if isinstance(best, Split) else best
+        if isinstance(best, _OPEN):
+            return best.sent(asked, target) if isinstance(best, Mapped) else self._part(best, asked, target, client)
+        return best
 
     def _part(self, split: Split, asked: Asked, target: bytes, client: bytes) -> Forward:
         """What the request claims; else where the client has its server, if it has one; else by the weights."""
@@ -293,6 +297,14 @@ class Router:
                 self._hosts.clear()
             self._hosts[host] = found
         return found
+
+
+def _entry(rank: int, rule: Rule, demands: Demands | None, maps: Mapping[str, Table]) -> _Entry:
+    conditions = Conditions.of(rule)
+    if not rule.redirect_map:
+        return _Entry(rank, conditions, _action(rule, demands))
+    table = maps[rule.redirect_map]
+    return _Entry(rank, InMap(table, conditions), Mapped(table, rule.name, Changes.of(rule.response_headers), demands))
 
 
 def _action(rule: Rule, demands: Demands | None) -> Decision | Split:

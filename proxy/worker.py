@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from ipaddress import ip_network
 from typing import Final
@@ -37,6 +37,7 @@ from proxy.origin import Telling
 from proxy.pool import Pool
 from proxy.quick import QuickConnection
 from proxy.rates import Clocks, Rates
+from proxy.redirect_map import Table
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.sticky import Sticky
@@ -80,6 +81,7 @@ class Worker:
         self._sites: dict[tuple[str, str], Site] = {}
         self._listeners: dict[tuple[str, str], L7Listener] = {}  # what the sites were made of
         self._pools: dict[str, tuple[object, ...]] = {}  # what the services' pools were made of
+        self._tables: dict[str, Table] = {}  # of redirect maps
         self._retired: list[tuple[float, Site]] = []
         self._next_expiry = 0.0
         self._resting = False
@@ -114,6 +116,7 @@ class Worker:
         if https and self._tls is None:
             raise ApplyError(f"listener {https[0].listener.name!r} is https, and no key server is given: --keyserver")
         contexts = _contexts(model)
+        tables = await self._tables_of(listeners)
         self.openings.prepare(wanted.keys())
         problems: list[str] = []
         if self._tls is not None:
@@ -121,7 +124,7 @@ class Worker:
             terms = {each.listener.name: _terms(each.listener) for each in https}
             certificates = {each.listener.name: each.certificates for each in https}
             problems = await self._tls.configure(certificates, profiles, terms)
-        self.model = model
+        self.model, self._tables = model, tables
         self._apply_services(model, contexts)
         limits = {each.listener.name: each.limits for each in listeners if each.limits}
         if rows is None:
@@ -143,6 +146,18 @@ class Worker:
         self._hub.journal.settle()  # under the names that it went by
         self._hub.journal.meters.keep(**meters.names(model))
         return problems
+
+    async def _tables_of(self, listeners: Iterable[L7Listener]) -> dict[str, Table]:
+        """Of all their redirect maps; those that have not changed stay. Requests are served while one is filled."""
+        tables: dict[str, Table] = {}
+        for made_of in (each for listener in listeners for each in listener.maps):
+            table = tables.get(made_of.name) or self._tables.get(made_of.name)
+            if table is None or (table.made_of is not made_of and table.made_of != made_of):
+                table = Table(made_of)
+                for _ in table.fill():
+                    await asyncio.sleep(0)
+            tables[made_of.name] = table
+        return tables
 
     def set_members(self, groups: Mapping[str, tuple[Server, ...]]) -> None:
         """Takes the members of availability groups that have DNS names."""
@@ -207,7 +222,7 @@ class Worker:
         introducers = tuple(ip_network(network) for network in listener.proxy_protocol_from)
         site = self._sites.get(_site_key(each))
         made_of = each.rules, listener.backend_service, listener.https_redirect_port
-        more = Demands.of_listener(listener), each.guards
+        more = Demands.of_listener(listener), each.guards, tuple(self._tables[made.name] for made in each.maps)
         # Thousands of rules take their time, and most changes are about something else.
         same = site is not None and site.router.made_of == (*made_of, *more)
         router = site.router if site is not None and same else Router(*made_of, self._hub.stickies, *more)

@@ -285,6 +285,54 @@ def test_what_nobody_uses_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["valid"]
 
 
+def test_redirect_maps_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong is said with the line of the map's own file; what leads on and on is a warning."""
+    file, csv = tmp_path / "f.toml", tmp_path / "old.csv"
+    file.write_text(f'''{SITE}
+[[redirect_maps]]
+name = "old"
+entries_file = "old.csv"
+
+[[redirect_maps]]
+name = "here"
+entries = """
+/a /b
+/b /c"""
+
+[[rules]]
+name = "old"
+listener = "web"
+redirect_map = "old"
+
+[[rules]]
+name = "here"
+listener = "web"
+redirect_map = "here"
+''')
+    line = SITE.count("\n") + 8
+    csv.write_text("from,to,status\n/1,/2,302\n/2,/3\n")
+    assert cli.main(["check", str(file)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {csv}:2: redirect_maps.old: /1 leads to /2, and line 3 on to /3",
+        f"warning: {file}:{line}: redirect_maps.here.entries: line 1: /a leads to /b, and line 2 on to /c",
+    ]
+    csv.write_text("/1,/2,302\n/2\n/3,/x,999\n")
+    assert cli.main(["check", str(file)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{csv}:2: redirect_maps.old: 1 words; write FROM TO, or FROM TO STATUS",
+        f"{csv}:3: redirect_maps.old: 999 redirects no request; give 301, 302, 303, 307 or 308",
+    ]
+    for content, why in ((None, "No such file"), (b"/\xff /x", "is not UTF-8 text")):
+        csv.unlink()
+        if content is not None:
+            csv.write_bytes(content)
+        else:
+            csv.with_suffix(".x").touch()
+        assert cli.main(["check", str(file)]) == 1
+        assert f"{file}:{line - 4}: redirect_maps.old.entries_file: {csv}: {why}" in capsys.readouterr().err
+        csv.touch()
+
+
 def test_what_is_used_is_not_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "f.toml"
     file.write_text(SITE)

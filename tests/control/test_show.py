@@ -37,6 +37,8 @@ def test_a_plan_shows_what_goes_and_comes_in_a_long_list() -> None:
     assert lines[-2] == "      and 10 more"
     turned = {"name": "g", "servers": [*reversed(servers(1, 2, 3)["servers"])]}  # type: ignore[call-overload]
     assert show.plan([change("update", servers(1, 2, 3), turned)]).splitlines()[1] == "    servers: in another order"
+    text = [{"name": "m", "entries": entries} for entries in ("/a /b\n/c /d\n" * 9, "/a /b\n/c /e\n" * 9)]
+    assert show.plan([change("update", *text)]).splitlines()[1:-1] == ["    entries:", "      - /c /d", "      + /c /e"]
     many = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000)]
     assert "+ 192.0.2.1" in show.plan([change("update", {"entries": many}, {"entries": [*many, "192.0.2.1"]})])
 

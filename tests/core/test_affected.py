@@ -104,6 +104,8 @@ def plain(kind: Kind, name: str, known: dict[str, dict[str, Table]], rng: random
             return service
         case Kind.ACCESS_LISTS:
             return {"name": name, "entries": ["192.0.2.0/24"]}
+        case Kind.REDIRECT_MAPS:
+            return {"name": name, "entries": rng.choice(("/a /b", "/a /b\n/b /c", "/a /a", "/a"))}
         case Kind.INSTANCES:
             kinds = ("alb", "alb", "nlb", "dnlb") if rng.random() < 0.3 else ("alb", "nlb")
             return {"name": name, "type": rng.choice(kinds), "vips": rng.sample(["203.0.113.1", "203.0.113.2"], 1)}
@@ -125,6 +127,8 @@ def plain(kind: Kind, name: str, known: dict[str, dict[str, Table]], rng: random
                 "listener": one(Kind.LISTENERS, protocol="http"),
                 "url": rng.choice(("/a", "/b", "/a/b")),
             }
+            if rng.random() < 0.3:
+                return {**rule, "redirect_map": one(Kind.REDIRECT_MAPS), "priority": rng.choice((0, 1))}
             return {
                 **rule,
                 "backend_service": one(Kind.BACKEND_SERVICES, protocol="http"),

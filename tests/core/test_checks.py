@@ -718,7 +718,8 @@ CASES = [
     (
         '"https", backend_service = "web" }',
         '"https" }',
-        "rules.all: nothing happens to what it matches; give backend_service, split, redirect or fixed_reply",
+        "rules.all: nothing happens to what it matches; "
+        "give backend_service, split, redirect, redirect_map or fixed_reply",
     ),
     (
         '"https", backend_service = "web" }',

@@ -47,6 +47,7 @@ from core.model import (
     Node,
     Protocol,
     Redirect,
+    RedirectMap,
     Rewrite,
     Role,
     Rule,
@@ -553,6 +554,7 @@ def models(draw: st.DrawFn) -> Model:
         names[2]: Instance(names[2], InstanceType.NLB, (vip,)),
     }
     lists = {name: AccessList(name, draw(NETWORKS)) for name in names[:2]}
+    maps = {name: RedirectMap(name, entries=f"/{name} /a 302\n# é", keep_query=False) for name in names[1:2]}
     listeners = {name: draw(listeners_of(name, 1000 + i, names, backends)) for i, name in enumerate(draw(some))}
     l7 = sorted(n for n, listener in listeners.items() if listener.protocol in (Protocol.HTTP, Protocol.HTTPS))
     # Rules of it have schedulers of their own, of which ch starts nobody slowly.
@@ -571,7 +573,7 @@ def models(draw: st.DrawFn) -> Model:
     instances = {name: replace(each, deletion_protection=draw(st.booleans())) for name, each in instances.items()}
     listeners = {name: replace(each, enabled=draw(st.booleans())) for name, each in listeners.items()}
     return Model(*map(about, (
-        nodes, certificates, authorities, groups, spread, backends, lists, instances, listeners, rules
+        nodes, certificates, authorities, groups, spread, backends, lists, maps, instances, listeners, rules
     )))  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from core.config import from_dict, to_dict
 from core.delta import MOST_CHANGES, DeltaError, difference, patched
-from core.model import BackendProtocol, BackendService, HealthCheck, Instance, Model, Server, ServerGroup
+from core.model import BackendProtocol, BackendService, HealthCheck, Instance, Model, RedirectMap, Server, ServerGroup
 
 
 def model(*names: str, **groups: int) -> Model:
@@ -47,6 +47,34 @@ def test_a_delta_names_what_differs_alone_and_keeps_the_other_objects() -> None:
         "put": {"server_groups": [{"name": "g", "servers": [{"address": "10.0.0.1", "port": 9}]}]}, "delete": {},
     }  # fmt: skip
     assert through(old, new).server_groups["h"] is old.server_groups["h"]
+
+
+def test_of_a_long_text_what_has_changed_is_sent() -> None:
+    lines = [f"/old/{n} /new/{n}" for n in range(10_000)]
+    old = Model(redirect_maps={"m": RedirectMap("m", entries="\n".join(lines)), "n": RedirectMap("n", entries="/a /b")})
+    lines[5_000] = "/old/5000 /newer 302"
+    lines.append("/last /one")
+    moved = RedirectMap("m", entries="\n".join(lines), status=302)
+    new = replace(old, redirect_maps={**old.redirect_maps, "m": moved})
+    document = difference(old, new)
+    assert document is not None
+    assert len(json.dumps(document)) < 300
+    assert through(old, new) == new
+    short = replace(old, redirect_maps={"m": replace(moved, entries="/a /b"), "n": RedirectMap("n", entries="/a /c")})
+    assert through(old, short) == short
+    assert difference(old, short)["put"]["redirect_maps"][1] == {"name": "n", "entries": "/a /c"}  # type: ignore[index]
+    other = replace(old, redirect_maps={"m": RedirectMap("m", entries="\n".join(f"/{n} /x" for n in range(20_000)))})
+    assert through(old, other) == other
+    assert through(Model(), new) == new
+
+
+@pytest.mark.parametrize("value", [{"edits": [[0, 99, ""]]}, {"edits": [[0]]}, {"edits": 1}, {"x": 1}], ids=range(4))
+def test_edits_of_another_text_are_refused(value: object) -> None:
+    base = Model(redirect_maps={"m": RedirectMap("m", entries="/a /b")})
+    with pytest.raises(DeltaError):
+        patched(base, {"put": {"redirect_maps": [{"name": "m", "entries": value}]}})
+    with pytest.raises(DeltaError):
+        patched(base, {"put": {"redirect_maps": [{"name": "none", "entries": value}]}})
 
 
 @pytest.mark.parametrize("new", [model("b", "a"), model("c", "a", "b")], ids=["moved", "put before others"])

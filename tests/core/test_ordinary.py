@@ -44,6 +44,7 @@ ORDINARY: dict[Kind, dict[str, Any]] = {
         "sticky_session": False, "ejection": {},
     },
     Kind.ACCESS_LISTS: {"name": "a"},
+    Kind.REDIRECT_MAPS: {"name": "a", "entries": "/a /b\n/c /d 302", "keep_query": False},
     Kind.INSTANCES: {"name": "a", "type": "nlb", "vips": ["192.0.2.1"], "deletion_protection": True},
     Kind.LISTENERS: {"name": "a", "instance": "b", "protocol": "tcp", "port": 80, "mode": "dr"},
     Kind.RULES: {"name": "a", "listener": "b", "url": "/c", "headers": [{"name": "x", "values": ["1"]}]},

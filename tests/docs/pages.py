@@ -54,6 +54,12 @@ ELSEWHERE: Final = (
         ("--pkcs11-module", "--pkcs11-token", "--pkcs11-pin-file"),
     ),
     Elsewhere(
+        "redirects.md",
+        "/v1/redirect_maps/old-shop/entries",
+        "tests/control/test_api_redirects.py::test_the_example_of_the_page",
+        ("/v1/redirect_maps/old-shop/entries", '{"put": ["/new-page /newer-page 302"], "remove": ["/about.html"]}'),
+    ),
+    Elsewhere(
         "canary.md",
         "paifang weigh rules shop v2=5",
         "tests/control/test_cli.py::test_a_canary_grows_and_ends",

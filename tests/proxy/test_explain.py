@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from core.config import to_dict
-from core.explain import ExplainError, Explanation, Outcome
+from core.explain import ExplainError, Explanation, Outcome, Place
 from core.forwarding import Condition, FixedReply, HeaderChange, Redirect, Rewrite, Share
 from core.model import (
     AccessList,
@@ -21,11 +21,13 @@ from core.model import (
     Certificate,
     HealthCheck,
     Instance,
+    Kind,
     Model,
     Node,
     Protocol,
     ProxyProtocol,
     RateLimit,
+    RedirectMap,
     Role,
     Rule,
     Scheduler,
@@ -248,6 +250,26 @@ def test_a_split_is_left_open() -> None:
     told = explained(configured, 80, Case("/", host="part.example"))
     assert told.result["services"] == ["other", "turns"]
     assert (told.result["service"], told.result["server"]) == ("", "")
+
+
+def test_the_entry_of_a_redirect_map_is_named() -> None:
+    configured = configuration(80, [8001, 8002, 8003])
+    rule = Rule("moved", "web", domain="map.example", redirect_map="m")
+    entries = "# comment\n/old /new 302\nmap.example/q?a=1 https://other.example/\n"
+    maps = {"m": RedirectMap("m", entries=entries)}
+    configured = replace(configured, rules={**configured.rules, "moved": rule}, redirect_maps=maps)
+    told = explained(configured, 80, Case("/old?x", host="map.example"))
+    assert (told.outcome, told.result["status"], told.result["rule"]) == (Outcome.REDIRECTED, 302, "moved")
+    assert told.result["location"] == "http://map.example/new?x"
+    step = told.steps[-2]
+    assert (step.what, step.text) == ("redirect map", "m has an entry for it in line 2: /old /new 302")
+    assert told.steps[-1].place == Place(Kind.REDIRECT_MAPS, "m", "entries")
+    told = explained(configured, 80, Case("/q?a=1", host="map.example"))
+    assert told.result["entry"] == "map.example/q?a=1 https://other.example/"
+    told = explained(configured, 80, Case("/q?a=2", host="map.example"))
+    assert told.result["rule"] != "moved"
+    said = [note for step in told.steps for note in step.notes]
+    assert "not moved: its map m has no entry for it" in said
 
 
 @pytest.mark.parametrize(
