@@ -35,6 +35,9 @@ PLAIN: Final = {
     "queued_requests": ("queued_requests", "Requests that had to wait for a connection to a server."),
     "fallback_requests": ("fallback_requests", "Requests that went to a fallback service."),
     "underscored_fields": ("dropped_fields", "Fields of requests dropped because of an underscore in their name."),
+    "compressed_answers": ("compressed_answers", "Answers that were compressed."),
+    "compression_bytes_in": ("compression_bytes_in", "Bytes of bodies that went into compression."),
+    "compression_bytes_out": ("compression_bytes_out", "Bytes of bodies that came out of compression."),
     "log_lines_lost": ("lost_log_lines", "Lines of the access log that were lost: the disk or pipe did not keep up."),
 }
 LEVELS: Final = {
