@@ -228,7 +228,10 @@ class Worker:
         answering = Answering.of_listener(listener)
         # Thousands of rules take their time, and most changes are about something else.
         same = site is not None and site.router.made_of == (*made_of, *more, answering)
-        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies, *more, answering=answering)
+        if site is not None and same:
+            router = site.router
+        else:
+            router = Router(*made_of, self._hub.stickies, *more, answering=answering)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
