@@ -19,7 +19,6 @@ from core.model import (
     BackendService,
     CaCertificate,
     Certificate,
-    Compression,
     Condition,
     Cors,
     DnsName,
@@ -291,6 +290,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "cors": "which pages of other origins may ask and read; see [response headers](response-headers.md#cors)",
         "security_headers": "fields that tell browsers to be careful; see "
         "[response headers](response-headers.md#presets)",
+        "http2": "whether clients are offered HTTP/2 in the TLS handshake; see [HTTP/2](http2.md)",
+        "http2_prior_knowledge": "whether a connection that begins as one of HTTP/2 is one, without TLS",
         "drain": "whether sessions go on for a while with a server that has been removed, or with all servers when the "
         "listener has; see [L4](l4.md#draining)",
         "drain_timeout_s": "how long; then they end",
@@ -300,7 +301,6 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_body_bytes": "how long a request's body may be; longer ones get 413; 0: any length",
         "max_requests": "requests at a time; more get 503; 0: any number",
         "max_requests_per_client": "the same of one IPv4 address or IPv6 /64, in each worker process; more get 429",
-        "compression": "compresses answers; see [compression](compression.md)",
         **ABOUT,
     },
     Acme: {
@@ -347,19 +347,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_body_bytes": "in place of the listener's; 0: the listener's",
         "max_requests": "requests at a time that go by it, besides the listener's; more get 503; 0: any number",
         "max_requests_per_client": "the same of one client; more get 429",
-        "compression": "as of the listener, in place of all of it; `codings = []` turns it off",
         **ABOUT,
-    },
-    Compression: {
-        "codings": "what answers may be compressed by, the first that the client likes best; none: not at all",
-        "zstd_level": "more compresses better and takes longer",
-        "brotli_level": "more compresses better and takes longer",
-        "gzip_level": "more compresses better and takes longer",
-        "min_bytes": "shorter answers are left alone, where their length is known; an empty one always is",
-        "types": "of answers that are compressed; `*` stands for any characters",
-        "personal": "answers to requests with cookies or credentials, and those that set cookies, are not compressed "
-        "(never), only style sheets, scripts, pictures, fonts and what `Cache-Control: public` says is for all "
-        "(static), or as all others (always)",
     },
     Share: {
         "backend_service": "where its part goes",
@@ -414,7 +402,6 @@ INNER: Mapping[type, Kind] = {
     HealthCheck: Kind.BACKEND_SERVICES,
     Ejection: Kind.BACKEND_SERVICES,
     StickySession: Kind.BACKEND_SERVICES,
-    Compression: Kind.LISTENERS,
     Condition: Kind.RULES,
     Cors: Kind.RULES,
     Redirect: Kind.RULES,

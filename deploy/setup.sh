@@ -11,7 +11,7 @@ packages=(
     python3 python3-venv python3-bpfcc linux-libc-dev   # BPF programs are compiled against the UAPI headers only
     iproute2 iputils-ping ethtool curl openssl procps netbase   # the lab and the demo
     keepalived bird2                                    # who announces the VIP: l4 --vip vrrp, bgp
-    nginx-light haproxy caddy wrk                       # peers and load for the benchmarks
+    nginx-light haproxy caddy wrk nghttp2-client        # peers and load for the benchmarks, and clients of tests
     debootstrap                                         # the base image of make compose-test
     etcd-server                                         # a store for several control nodes, for its tests
     softhsm2                                            # a PKCS #11 token for the key server's tests

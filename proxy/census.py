@@ -80,7 +80,8 @@ def count(sites: Iterable[Site], now: float) -> list[Count]:
     """A row for each site, by the loop's clock."""
     rows: list[Count] = []
     for site in sites:
-        busy = [each for each in site.connections if each.activity in (Activity.REQUEST, Activity.TUNNEL)]
+        both = (*site.connections, *site.streams)
+        busy = [each for each in both if each.activity in (Activity.REQUEST, Activity.TUNNEL)]
         activities = Counter(each.activity for each in busy)
         oldest = min((each.since for each in busy), default=now)
         rows.append(
@@ -108,7 +109,8 @@ def together(answers: Iterable[Sequence[Count]]) -> list[Count]:
 
 
 def views(sites: Iterable[Site], wanted: Filter) -> list[View]:
-    """The connections that are wanted, the oldest first."""
-    connections = sorted((each for site in sites for each in site.connections), key=lambda each: each.since)
-    found = (view for each in connections if wanted.matches(view := each.view()))
+    """The connections that are wanted, the oldest first; in place of one with streams of HTTP/2 these."""
+    both = (each for site in sites for each in (*site.connections, *site.streams))
+    told = sorted((each for each in both if each.activity is not Activity.STREAMS), key=lambda each: each.since)
+    found = (view for each in told if wanted.matches(view := each.view()))
     return list(islice(found, wanted.limit))

@@ -22,6 +22,8 @@ from proxy.client_identity import UnusableIdentity
 from proxy.commands import Finish
 from proxy.errors import Code, Refused
 from proxy.gate import LOG_EVERY_S, admits
+from proxy.h2_conn import Http2Connection
+from proxy.h2_frames import PREFACE
 from proxy.head import read_request
 from proxy.hub import Hub, Site
 from proxy.message import RequestHead
@@ -34,6 +36,7 @@ PIPELINE_BYTES: Final = 65_536
 # RFC 9112 §9.6: after an early answer, read on for a while so that a reset does not destroy it.
 LINGER_S: Final = 2.0
 DRAIN_IDLE_S: Final = 1.0
+_HTTP_2: Final = PREFACE[:18]  # what a head of HTTP/1 would be
 HEADS_A_TURN: Final = 16  # of one client; replies of our own to what is sent ahead must not hold up the others
 
 
@@ -169,6 +172,9 @@ class ClientConnection(ServingCarrier):
                 self._hub.loop.call_soon(self._next_turn)
                 break
             left -= 1
+            if self._site.prior_knowledge and not self._account.number and self._buffer.startswith(_HTTP_2):
+                self._hand_over()
+                break
             try:
                 head = read_request(self._buffer, self._scanned)
             except Refused as refused:
@@ -181,7 +187,8 @@ class ClientConnection(ServingCarrier):
                 break
             self._start(head)
         self._reading_heads = False
-        self.balance()
+        if self._state is not State.CLOSED:
+            self.balance()
 
     def _rest(self) -> None:
         """Between two requests. One that leaves and has not said so has a client that may have sent another request."""
@@ -201,6 +208,15 @@ class ClientConnection(ServingCarrier):
         self._account.begin(len(self._buffer))
         rest, self._buffer, self._scanned = self._buffer[head.size :], b"", 0
         self._serve(head, rest, closing=self._leaving)
+
+    def _hand_over(self) -> None:
+        """It is a connection of HTTP/2, whose preface no request of HTTP/1 can be (RFC 9113 §3.3, §3.4)."""
+        data, self._buffer, self._state = self._buffer, b"", State.CLOSED
+        self.connection_lost(None)
+        connection = Http2Connection(self._hub, self._site, counted=True)
+        self._transport.set_protocol(connection)
+        connection.connection_made(self._transport)
+        connection.data_received(data)
 
     def _refuse(self, code: Code, offset: int | None) -> None:
         """Answers what is not a request that we serve, and closes."""

@@ -73,6 +73,14 @@ class Crowd:
         self.connections += 1
         return client
 
+    def take(self) -> bool:
+        """A request comes that shares its connection: it has a place of its own, since its server's connection needs
+        one. False: there is none left; else `leave("")` has to follow."""
+        if self.connections >= self.most:
+            return False
+        self.connections += 1
+        return True
+
     def leave(self, client: str) -> None:
         self.connections -= 1
         if client:

@@ -77,11 +77,24 @@ class Code(Enum):
     EXPECTATION = ("unknown_expectation", 417, Source.CLIENT, "RFC 9110 §10.1.1", "Expect other than 100-continue")
     UPGRADE = ("bad_upgrade", 400, Source.CLIENT, "RFC 6455 §4.1", "WebSocket opening without what it needs")
     LOOP = ("loop", 508, Source.CLIENT, "RFC 9110 §7.6.3", "our own name stands in Via")
+    # What only HTTP/2 can say.
+    PSEUDO = (
+        "bad_pseudo_header", 400, Source.CLIENT, "RFC 9113 §8.3",
+        "pseudo-header field missing, repeated, unknown or out of its place",
+    )  # fmt: skip
+    UPPER_CASE = ("upper_case_field", 400, Source.CLIENT, "RFC 9113 §8.2.1", "field name with upper-case letters")
+    SPACE_AROUND = ("space_around_value", 400, Source.CLIENT, "RFC 9113 §8.2.1", "white space around a field's value")
+    CONNECTION_FIELD = (
+        "connection_field", 400, Source.CLIENT, "RFC 9113 §8.2.2", "field about a connection, which HTTP/2 has not"
+    )  # fmt: skip
+    AUTHORITY = ("authority_not_host", 400, Source.CLIENT, "RFC 9113 §8.3.1", ":authority and Host differ")
+    PROTOCOL = ("unknown_protocol", 501, Source.CLIENT, "RFC 8441 §4", "extended CONNECT, and not for a WebSocket")
     # Bodies.
     CHUNK_SIZE = ("bad_chunk_size", 400, Source.CLIENT, "RFC 9112 §7.1", "chunk size is not hexadecimal, or too large")
     CHUNK_EXTENSION = ("bad_chunk_extension", 400, Source.CLIENT, "RFC 9112 §7.1.1", "malformed or oversized extension")
     CHUNK_END = ("bad_chunk_end", 400, Source.CLIENT, "RFC 9112 §7.1", "chunk data is not followed by CRLF")
     TRAILER = ("bad_trailer", 400, Source.CLIENT, "RFC 9112 §7.1.2", "malformed or oversized trailer section")
+    LENGTH_WRONG = ("length_not_kept", 400, Source.CLIENT, "RFC 9113 §8.1.1", "body not as long as Content-Length says")
     # What the client did.
     HEAD_TIMEOUT = ("head_timeout", 408, Source.CLIENT, "head_timeout_s", "head not complete in time")
     BODY_TIMEOUT = ("body_timeout", 408, Source.CLIENT, "body_timeout_s", "body paused, or came too slowly")
@@ -117,6 +130,7 @@ class Code(Enum):
     UPSTREAM_CLOSED = ("upstream_closed", 502, Source.UPSTREAM, "RFC 9112 §9.5", "closed before the answer's head")
     UPSTREAM_CUT = ("upstream_cut", 502, Source.UPSTREAM, "RFC 9112 §8", "closed or silent before the answer's end")
     UNASKED_UPGRADE = ("unasked_upgrade", 502, Source.UPSTREAM, "RFC 9110 §7.8", "101 without a request to upgrade")
+    ACCEPT = ("bad_websocket_accept", 502, Source.UPSTREAM, "RFC 6455 §4.1", "Sec-WebSocket-Accept is not of our key")
 
 
 # Error types of RFC 9209 §2.3; whatever is not named here has that of its source.
@@ -139,6 +153,7 @@ _KINDS: Final = {
     Code.UPSTREAM_CUT: "http_response_incomplete",
     Code.UPSTREAM_TLS: "tls_protocol_error",
     Code.UNASKED_UPGRADE: "http_upgrade_failed",
+    Code.ACCEPT: "http_upgrade_failed",
 }
 _KINDS_OF_SOURCES: Final = {
     Source.CLIENT: "http_request_error",

@@ -35,9 +35,13 @@ PLAIN: Final = {
     "queued_requests": ("queued_requests", "Requests that had to wait for a connection to a server."),
     "fallback_requests": ("fallback_requests", "Requests that went to a fallback service."),
     "underscored_fields": ("dropped_fields", "Fields of requests dropped because of an underscore in their name."),
-    "compressed_answers": ("compressed_answers", "Answers that were compressed."),
-    "compression_bytes_in": ("compression_bytes_in", "Bytes of bodies that went into compression."),
-    "compression_bytes_out": ("compression_bytes_out", "Bytes of bodies that came out of compression."),
+    "http2_connections": ("http2_connections", "Connections of clients that spoke HTTP/2."),
+    "http2_streams": ("http2_streams", "Requests by HTTP/2, those included that were refused."),
+    "http2_resets_in": ("http2_received_resets", "Streams of HTTP/2 that clients have reset."),
+    "http2_resets_out": ("http2_sent_resets", "Streams of HTTP/2 that were reset towards clients."),
+    "http2_goaways": ("http2_goaways", "Connections of HTTP/2 that clients were told to leave."),
+    "http2_errors": ("http2_connection_errors", "Connections of HTTP/2 ended because a client broke the protocol."),
+    "http2_floods": ("http2_floods", "Connections of HTTP/2 ended because a client asked for too much work."),
     "log_lines_lost": ("lost_log_lines", "Lines of the access log that were lost: the disk or pipe did not keep up."),
 }
 LEVELS: Final = {

@@ -110,7 +110,7 @@ class Session:
     __slots__ = (
         "_block", "_blocked", "_blocked_ended", "_broken", "_buffer", "_decoder", "_frame_bytes", "_given",
         "_greeted", "_idle", "_last", "_left_at", "_limits", "_now", "_out", "_owed", "_resets", "_room", "_streams",
-        "_they_leave", "_was_reset", "_window", "_windows",
+        "_they_leave", "_waiting", "_was_reset", "_window", "_windows",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, now: float, *, connect_protocol: bool = False) -> None:
@@ -130,6 +130,7 @@ class Session:
         self._given, self._owed = limits.window, 0
         self._frame_bytes = FRAME_BYTES  # what the client takes
         self._broken = False
+        self._waiting = 0
         self._now = now
         self._resets = _Budget(*limits.resets, now)
         self._idle = _Budget(*limits.idle_frames, now)
@@ -169,8 +170,14 @@ class Session:
         found = self._streams.get(stream)
         return max(0, min(self._room, found.room)) if found is not None else 0
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes of bodies are to be sent."""
+        return self._waiting
+
     def take(self) -> bytes:
         """What is to be sent."""
+        self._waiting = 0
         if not self._out:
             return b""
         data = b"".join(self._out)
@@ -458,6 +465,7 @@ class Session:
         assert size <= min(found.room, self._room), "more than the windows"
         found.room -= size
         self._room -= size
+        self._waiting += size
         at = 0
         while size - at > self._frame_bytes:
             self._frame(payload[at : at + self._frame_bytes], stream, 0)
@@ -484,10 +492,12 @@ class Session:
             self._out.append(frame(WINDOW_UPDATE, 0, stream, NUMBER.pack(found.owed)))
             found.owed = 0
 
-    def reset(self, stream: int, code: Error) -> None:
-        """Ends a stream at once, if it is not gone."""
-        if self._streams.pop(stream, None) is not None:
-            self._refuse(stream, code)
+    def reset(self, stream: int, code: Error) -> bool:
+        """Ends a stream at once. Whether it was not gone."""
+        if self._streams.pop(stream, None) is None:
+            return False
+        self._refuse(stream, code)
+        return True
 
     def leave(self, code: Error = Error.NO_ERROR, last: int | None = None, why: str = "") -> None:
         """GOAWAY: no stream after `last` is served; without it the client is only told to begin no more (§6.8)."""

@@ -43,6 +43,7 @@ class Activity(StrEnum):
     HEAD = "head"  # the first bytes of a request are here
     REQUEST = "request"
     TUNNEL = "tunnel"  # a WebSocket
+    STREAMS = "streams"  # of HTTP/2, each of which is told apart
     CLOSING = "closing"
 
 
@@ -77,8 +78,8 @@ class Newcomer(Protocol):
     def cut(self) -> None: ...
 
 
-class Connection(Protocol):
-    """A client's connection, as its worker sees it."""
+class Request(Protocol):
+    """What a worker looks after: a stream of HTTP/2, or a client's connection."""
 
     deadline: float
     since: float
@@ -88,15 +89,19 @@ class Connection(Protocol):
 
     def view(self) -> View: ...
 
-    def admit(self) -> None: ...
-
     def expire(self) -> None: ...
-
-    def give_way(self) -> None: ...
 
     def leave_dead_server(self) -> None: ...
 
     def tell_progress(self) -> None: ...
+
+
+class Connection(Request, Protocol):
+    """A client's connection, as its worker sees it."""
+
+    def admit(self) -> None: ...
+
+    def give_way(self) -> None: ...
 
     def drain(self) -> None: ...
 
@@ -126,12 +131,15 @@ class Site:
     throttling: Throttling | None = None  # its limits, if it has any
     introduction: ProxyProtocol = ProxyProtocol.OFF
     introducers: tuple[IPv4Network | IPv6Network, ...] = ()  # who may tell whose connections they bring
+    prior_knowledge: bool = False  # what begins as a connection of HTTP/2 is one, without TLS
     next_crowding_logged: float = 0.0
     next_denial_logged: float = 0.0
     next_underscore_logged: float = 0.0
     next_introduction_logged: float = 0.0
+    next_http2_logged: float = 0.0
     closing: bool = False  # drained or removed: no connection is kept alive
     connections: set[Connection] = field(default_factory=set)
+    streams: set[Request] = field(default_factory=set)  # of those that are HTTP/2
     newcomers: set[Newcomer] = field(default_factory=set)
     most_connections: int = 0  # at once, since somebody asked
 

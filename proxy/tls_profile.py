@@ -27,6 +27,7 @@ from proxy.tls_native import NativeUnavailable, libssl, ssl_ctx
 STRICT: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 WITH_CBC: Final = f"{STRICT}:ECDHE+AES:!AESCCM"
 ALPN: Final = ("http/1.1",)
+HTTP2: Final = "h2"  # RFC 9113 §3.2
 # As in Mozilla's intermediate configuration: every client has one of them. P-384 costs most (1,800 a second on a core,
 # where P-256 does 29,000 and X25519 38,000) and is there for those whom their rules bind to it.
 GROUPS: Final = b"X25519:P-256:P-384"
@@ -58,13 +59,14 @@ class Profile:
     authorities: str = ""  # PEM; empty: clients are not asked for certificates
     revoked: str = ""  # PEM revocation lists of theirs; empty: none are looked into
     required: bool = True  # a client without a certificate is refused
+    http2: bool = False  # is offered
 
     @classmethod
     def of(cls, listener: Listener, authorities: CaCertificate | None = None) -> Profile:
         if authorities is None:
-            return cls(listener.tls_policy)
+            return cls(listener.tls_policy, http2=listener.http2)
         required = listener.client_certificate is ClientCertificate.REQUIRED
-        return cls(listener.tls_policy, authorities.bundle, authorities.crl, required)
+        return cls(listener.tls_policy, authorities.bundle, authorities.crl, required, listener.http2)
 
     def admits_as(self, other: Profile) -> bool:
         """Whether both admit the same clients."""
@@ -91,7 +93,7 @@ def new_context(profile: Profile = DEFAULT) -> ssl.SSLContext:
     else:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_ciphers(settings.ciphers)
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols((HTTP2, *ALPN) if profile.http2 else ALPN)
     context.num_tickets = 1
     _narrow_groups(context)
     if profile.authorities:

@@ -22,7 +22,7 @@ from core.resolve import L7Listener, l7_listeners, l7_services, servers, upstrea
 from core.zones import locality
 from proxy import census, crowds, meters, rates, throttles
 from proxy.acme_passage import Passages
-from proxy.answering import Answering
+from proxy.alpn import ByAlpn
 from proxy.crowd import Allowance
 from proxy.crowds import Crowds
 from proxy.demands import Demands
@@ -90,11 +90,12 @@ class Worker:
 
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
         """The protocol of a new connection to `site`."""
-        connection = QuickConnection(self._hub, site)
-        inner: asyncio.BaseProtocol = connection
+        inner: asyncio.BaseProtocol
         if site.scheme == "https" and self._tls:
             lead = partial(self._passages.lead, site) if site.acme_service else None
-            inner = self._tls.protocol(site.name, connection, lead)
+            inner = self._tls.protocol(site.name, ByAlpn(self._hub, site), lead)
+        else:
+            inner = QuickConnection(self._hub, site)
         if site.access is not None:
             inner = Gate(self._hub, site, inner)
         if site.introducers:
@@ -223,26 +224,23 @@ class Worker:
         introducers = tuple(ip_network(network) for network in listener.proxy_protocol_from)
         site = self._sites.get(_site_key(each))
         made_of = each.rules, listener.backend_service, listener.https_redirect_port
-        tables = tuple(self._tables[made.name] for made in each.maps)
-        more = Demands.of_listener(listener), each.guards, tables
-        answering = Answering.of_listener(listener)
+        more = Demands.of_listener(listener), each.guards, tuple(self._tables[made.name] for made in each.maps)
         # Thousands of rules take their time, and most changes are about something else.
-        same = site is not None and site.router.made_of == (*made_of, *more, answering)
-        if site is not None and same:
-            router = site.router
-        else:
-            router = Router(*made_of, self._hub.stickies, *more, answering=answering)
+        same = site is not None and site.router.made_of == (*made_of, *more)
+        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies, *more)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,
                 listener.request_timeout_s, listener.established_timeout_s, networks, each.access, hsts_line(listener),
                 Profile.of(listener, each.authorities), listener.acme_backend_service, Allowance.of(listener, networks),
                 Telling.of(listener), self._throttles.of(listener.name), listener.proxy_protocol, introducers,
+                prior_knowledge=listener.http2_prior_knowledge,
             )  # fmt: skip
         site.port, site.router, site.trusted, site.hsts = listener.port, router, networks, hsts_line(listener)
         site.idle_timeout_s, site.request_timeout_s = listener.idle_timeout_s, listener.request_timeout_s
         site.allowance, telling = Allowance.of(listener, networks), Telling.of(listener)
         site.tunnel_timeout_s, site.acme_service = listener.established_timeout_s, listener.acme_backend_service
+        site.prior_knowledge = listener.http2_prior_knowledge
         profile = Profile.of(listener, each.authorities)
         throttling = self._throttles.of(listener.name)
         newly = throttling is not None and site.throttling is None
@@ -282,12 +280,12 @@ class Worker:
                 self.tell_progress()
             self._hub.journal.store()
             for site in self._all_sites():
-                for connection in [each for each in site.connections if each.deadline <= now]:
+                for connection in [each for each in (*site.connections, *site.streams) if each.deadline <= now]:
                     connection.expire()
             self._make_room()
             if any(service.pool.any_down for service in self._hub.services.values()):
                 for site in self._all_sites():
-                    for connection in list(site.connections):
+                    for connection in [*site.connections, *site.streams]:
                         connection.leave_dead_server()
             for service in self._hub.services.values():
                 for server in service.pool.tick(now):
@@ -305,7 +303,7 @@ class Worker:
     def tell_progress(self) -> None:
         """Counts what exchanges have moved that go on: bytes of an hour are billed in that hour."""
         for site in self._all_sites():
-            for connection in site.connections:
+            for connection in (*site.connections, *site.streams):
                 connection.tell_progress()
 
     def most_open(self) -> dict[str, int]:

@@ -29,7 +29,7 @@ def test_workers_add_up() -> None:
         ({"limit": 0}, "limit 0: give 1 to 10000"),
         ({"limit": "9"}, "limit '9': give 1 to 10000"),
         ({"limit": 10_001}, "limit 10001: give 1 to 10000"),
-        ({"activity": "asleep"}, "'asleep' is no activity; there are idle, head, request, tunnel, closing"),
+        ({"activity": "asleep"}, "'asleep' is no activity; there are idle, head, request, tunnel, streams, closing"),
         ({"client": "10.0.0.1/8"}, "10.0.0.1/8 has host bits set; give an address or a network, as 192.0.2.0/24"),
     ],
 )
