@@ -53,7 +53,7 @@ WEB = (
     Row("health_check", BackendService, "health_check", "core/resolve.py"),
     Row("idle_timeout", Listener, "idle_timeout_s", "proxy/conn.py"),
     Row("request_timeout", Listener, "request_timeout_s", "proxy/deadlines.py"),
-    _no("gzip", LATER + "answers go as the servers send them"),
+    Row("gzip", Listener, "compression", "proxy/answering.py"),
     Row("http2", Listener, "http2", "proxy/tls_profile.py"),
     Row("listener_forward, forward_port", Listener, "https_redirect_port", "proxy/worker.py"),
     Row("acl_status, acl_type", Listener, "acl", "core/resolve.py"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from operator import attrgetter
 
+from core import checks_answers
 from core.behind import Groups, servers_of
 from core.checks_shaping import access_problems, rate_problems
 from core.endpoints import UNIX, endpoint, is_loopback, version
@@ -91,6 +92,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "max_body_bytes": L7_PROTOCOLS,
     "max_requests": L7_PROTOCOLS,
     "max_requests_per_client": L7_PROTOCOLS,
+    "compression": L7_PROTOCOLS,
     "http2": (Protocol.HTTPS,),
     "http2_prior_knowledge": (Protocol.HTTP,),
 }
@@ -109,6 +111,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         yield from _proxies(listener, path)
         yield from _limits(listener, instance, path)
         yield from rate_problems(listener.rate_limits, (*path, "rate_limits"))
+        yield from checks_answers.of_listener(listener, path)
         yield from _target(listener, listener.name in with_rules, service, path)
         if instance is not None:
             yield from _instance(listener, instance, path)

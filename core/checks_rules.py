@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from core import checks_answers
 from core.behind import Groups
 from core.checks_listeners import L4_PROTOCOLS, servers_fit
 from core.checks_shaping import access_problems, rate_problems
@@ -66,6 +67,7 @@ def check(model: Model, places: Places, service_problems: CheckService) -> Itera
         yield from _overrides(rule, model, path, service_problems)
         yield from access_problems(rule, path)
         yield from rate_problems(rule.rate_limits, (*path, "rate_limits"))
+        yield from checks_answers.of_rule(rule, listener, path)
         of_listener.setdefault(rule.listener, []).append(rule)
     for rules in of_listener.values():
         for rule, other in hidden(rules):
@@ -119,7 +121,7 @@ def _actions(rule: Rule, listener: Listener | None, groups: Groups, path: Path) 
         yield Problem((*path, name), f"{given[0]} and {name} exclude each other", "give one of them")
     yield from _service(rule.backend_service, listener, groups, (*path, "backend_service"))
     yield from _split(rule, listener, groups, (*path, "split"))
-    for name in ("rewrite", "request_headers", *FIELDS):
+    for name in ("rewrite", "request_headers", "compression", *FIELDS):
         if getattr(rule, name) and given and not set(given) & set(FORWARDING):
             why = f"{name} is for what is forwarded, and {given[0]} is not"
             yield Problem((*path, name), why, f"remove it, or give {in_words(FORWARDING, 'or')}")

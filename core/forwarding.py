@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from core.answering import Cors
+from core.answers import Compression
 from core.choices import Acl, HeaderAction, Scheduler, SecurityHeaders
 from core.fields import (
     CONDITION_NAME,
@@ -166,5 +167,6 @@ class Rule:
     max_body_bytes: Annotated[int, Range(0, 1 << 40, "bytes")] = 0
     max_requests: Annotated[int, Range(0, 10_000_000)] = 0
     max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
+    compression: Compression | None = None
     description: Description = ""
     tags: Tags = ()

@@ -19,6 +19,7 @@ from core.model import (
     BackendService,
     CaCertificate,
     Certificate,
+    Compression,
     Condition,
     Cors,
     DnsName,
@@ -301,6 +302,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_body_bytes": "how long a request's body may be; longer ones get 413; 0: any length",
         "max_requests": "requests at a time; more get 503; 0: any number",
         "max_requests_per_client": "the same of one IPv4 address or IPv6 /64, in each worker process; more get 429",
+        "compression": "compresses answers; see [compression](compression.md)",
         **ABOUT,
     },
     Acme: {
@@ -347,7 +349,19 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_body_bytes": "in place of the listener's; 0: the listener's",
         "max_requests": "requests at a time that go by it, besides the listener's; more get 503; 0: any number",
         "max_requests_per_client": "the same of one client; more get 429",
+        "compression": "as of the listener, in place of all of it; `codings = []` turns it off",
         **ABOUT,
+    },
+    Compression: {
+        "codings": "what answers may be compressed by, the first that the client likes best; none: not at all",
+        "zstd_level": "more compresses better and takes longer",
+        "brotli_level": "more compresses better and takes longer",
+        "gzip_level": "more compresses better and takes longer",
+        "min_bytes": "shorter answers are left alone, where their length is known; an empty one always is",
+        "types": "of answers that are compressed; `*` stands for any characters",
+        "personal": "answers to requests with cookies or credentials, and those that set cookies, are not compressed "
+        "(never), only style sheets, scripts, pictures, fonts and what `Cache-Control: public` says is for all "
+        "(static), or as all others (always)",
     },
     Share: {
         "backend_service": "where its part goes",
@@ -402,6 +416,7 @@ INNER: Mapping[type, Kind] = {
     HealthCheck: Kind.BACKEND_SERVICES,
     Ejection: Kind.BACKEND_SERVICES,
     StickySession: Kind.BACKEND_SERVICES,
+    Compression: Kind.LISTENERS,
     Condition: Kind.RULES,
     Cors: Kind.RULES,
     Redirect: Kind.RULES,

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 from core.answering import Cors
+from core.answers import Coding, Compression, Personal
 from core.choices import (
     HASH_SCHEDULERS,
     KEEPING_THE_PORT,
@@ -63,10 +64,11 @@ __all__ = [
     "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_SCHEDULERS",
     "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "AvailabilityGroup", "BackendProtocol",
     "BackendService", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod", "CheckType",
-    "ClientCertificate", "Condition", "Cors", "DnsName", "DnsType", "Ejection", "FixedReply", "HeaderAction",
-    "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model", "Node", "Object",
-    "Protocol", "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler",
-    "SecurityHeaders", "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
+    "ClientCertificate", "Coding", "Compression", "Condition", "Cors", "DnsName", "DnsType", "Ejection", "FixedReply",
+    "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model",
+    "Node", "Object", "Personal", "Protocol", "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite",
+    "Role", "Rule", "Scheduler", "SecurityHeaders", "Server", "ServerGroup", "Share", "StickySession", "StickyType",
+    "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.
@@ -220,6 +222,7 @@ class Listener:
     max_body_bytes: Annotated[int, Range(0, 1 << 40, "bytes")] = 0
     max_requests: Annotated[int, Range(0, 10_000_000)] = 0
     max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
+    compression: Compression | None = None
     http2: bool = True
     http2_prior_knowledge: bool = False
     description: Description = ""

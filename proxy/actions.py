@@ -8,13 +8,15 @@ character that could end a line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from core import model
-from core.model import HeaderAction
+from proxy.answering import Answering
+from proxy.changes import Changes as Changes
+from proxy.changes import joined as joined
 from proxy.demands import Demands
 from proxy.names import host_name
 
@@ -65,33 +67,6 @@ def with_query(path: bytes, query: bytes) -> bytes:
     return (path or b"/") + b"?" + query if query else path or b"/"
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Fields that go and lines that come, in a head on its way through us. None of them is one that we act on."""
-
-    removed: frozenset[bytes]  # names in lower case
-    lines: bytes
-
-    @property
-    def mark(self) -> bytes:
-        """What is removed, as bytes that sort and compare."""
-        return b",".join(sorted(self.removed))
-
-    @classmethod
-    def of(cls, changes: Iterable[model.HeaderChange]) -> Changes | None:
-        """None where nothing changes."""
-        changes = list(changes)
-        gone = {change.name.lower().encode("ascii") for change in changes if change.action is not HeaderAction.ADD}
-        come = [change for change in changes if change.action is not HeaderAction.REMOVE]
-        lines = "".join(f"{change.name}: {change.value}\r\n" for change in come).encode("ascii")
-        return cls(frozenset(gone), lines) if changes else None
-
-
-def joined(one: Changes, other: Changes) -> Changes:
-    """Both: what either takes out goes, what either puts in comes."""
-    return Changes(one.removed | other.removed, one.lines + other.lines)
-
-
 class Rewrite:
     """What the server is asked for instead."""
 
@@ -120,6 +95,7 @@ class Forward:
     response: Changes | None = None
     rule: str = ""
     demands: Demands | None = None  # None: nothing more is asked of the request
+    answering: Answering | None = None  # None: nothing is done about its answer
     way: Way = field(init=False, compare=False)
     plain: bool = field(init=False)  # requests and answers pass as they are
 

@@ -13,7 +13,18 @@ from control.node import backend_tls
 from core.ejection import Outcome
 from proxy.account import Account
 from proxy.balance import Address
-from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, Pause, ReleaseUpstream, SendClient, SendUpstream
+from proxy.commands import (
+    Abort,
+    Assign,
+    Command,
+    EndUpstream,
+    Finish,
+    FlushSoon,
+    Pause,
+    ReleaseUpstream,
+    SendClient,
+    SendUpstream,
+)
 from proxy.errors import Code, Source
 from proxy.exchange import Exchange
 from proxy.hub import Hub
@@ -23,6 +34,7 @@ from proxy.service import Service
 from proxy.upstream import UpstreamConnection, connect
 
 NEVER: Final = float("inf")
+FLUSH_S: Final = 0.02  # so long an encoder may hold back what a server has sent
 
 
 class State(IntEnum):
@@ -103,6 +115,9 @@ class Carrier(ABC, asyncio.Protocol):
                 self._assign(command)
             elif isinstance(command, Pause):
                 self._pause(command.seconds)
+            elif isinstance(command, FlushSoon):
+                assert self._exchange is not None
+                self._hub.loop.call_later(FLUSH_S, self._flush, self._exchange)
             else:
                 assert isinstance(command, Abort)
                 self._record()
@@ -121,6 +136,11 @@ class Carrier(ABC, asyncio.Protocol):
             self._run(exchange.go_on_admitting())
             self._touch()
             self.balance()
+
+    def _flush(self, exchange: Exchange) -> None:
+        """What the exchange's encoder holds back goes out, so that nobody waits for it."""
+        if self._exchange is exchange:
+            self._run(exchange.flush())
 
     def _assign(self, command: Assign) -> None:
         exchange, hub = self._exchange, self._hub

@@ -81,6 +81,11 @@ class EndClient:
 
 
 @dataclass(frozen=True, slots=True)
+class FlushSoon:
+    """An encoder holds back a part of the answer: in a moment, ask for it by `Exchange.flush`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseUpstream:
     """The upstream connection is no longer ours; `reuse`: it may carry another request."""
 
@@ -101,6 +106,6 @@ class Abort:
 
 
 Command = (
-    Assign | Pause | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | ReleaseUpstream
-    | Finish | Abort
+    Assign | Pause | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | FlushSoon
+    | ReleaseUpstream | Finish | Abort
 )  # fmt: skip

@@ -25,10 +25,25 @@ from typing import Final
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Sent, joined
 from proxy.admission import Case, Delay, Means, Refusal
+from proxy.answering import Answering
 from proxy.balance import Address
 from proxy.browsers import Browsers
-from proxy.commands import Abort, Assign, Command, EndUpstream, Finish, Pause, ReleaseUpstream, SendClient, SendUpstream
+from proxy.commands import (
+    Abort,
+    Assign,
+    Command,
+    EndUpstream,
+    Finish,
+    Pause,
+    ReleaseUpstream,
+    SendClient,
+    SendUpstream,
+)
+from proxy.compression import Case as CompressionCase
+from proxy.compression import case_of
 from proxy.dialects import ClientDialect, Heard, Piece, ServerDialect
+from proxy.encoded import EncodedClient, encoded
+from proxy.encoders import Encoder
 from proxy.errors import Code, Refused, Source
 from proxy.http1 import Http1Client, Http1Server
 from proxy.message import Block, Fields, Outgoing, RequestHead, ResponseHead
@@ -65,9 +80,10 @@ class Exchange:
     """
 
     __slots__ = (
-        "_again_after", "_bodiless", "_body_left", "_case", "_changes", "_client", "_continued", "_date", "_decision",
-        "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave", "_means", "_origin", "_repeatable",
-        "_request", "_reused", "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade",
+        "_again_after", "_answering", "_bodiless", "_body_left", "_case", "_changes", "_client", "_continued", "_date",
+        "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave", "_means", "_origin",
+        "_repeatable", "_request", "_reused", "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up",
+        "_upgrade",
         "answer", "browsers", "error",
         "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
     )  # fmt: skip
@@ -122,6 +138,7 @@ class Exchange:
         self.browsers: Browsers | None = None  # what they are told
         self._leave: list[Callable[[], None]] = []  # what it has a place in
         self._body_left: int | None = None  # bytes that may still come; None: any number
+        self._answering: Answering | None = None  # what is done about the answer
 
     # -- what the caller may ask
 
@@ -162,6 +179,21 @@ class Exchange:
     def reads_head(self) -> bool:
         """Whether an answer's head is here in part."""
         return self._server is not None and self._server.partial
+
+    @property
+    def what_answers_become(self) -> Answering | None:
+        """What is done about the answer of the server."""
+        return self._answering
+
+    @property
+    def compression_case(self) -> CompressionCase:
+        """What of the request matters for the compression of its answer."""
+        return case_of(self._head, self._head.block.minor, self._stay, certified=bool(self._origin.identity))
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What has compressed the answer, if anything has."""
+        return self._client.encoder if isinstance(self._client, EncodedClient) else None
 
     @property
     def answering(self) -> bool:
@@ -247,7 +279,7 @@ class Exchange:
         self._request = headers.outgoing(
             self._head, target, self._origin, self.identifier, self._upgrade, host, changes
         )
-        self.service, self._changes = forward.service, forward.response
+        self.service, self._changes, self._answering = forward.service, forward.response, forward.answering
 
     def _assign(self, *, fresh: bool = False) -> Assign:
         prefer = self._stay.server if self._stay is not None else None
@@ -311,6 +343,10 @@ class Exchange:
     def overloaded(self) -> list[Command]:
         """What waits here is too much."""
         return self._fail(Code.OVERLOADED)
+
+    def flush(self) -> list[Command]:
+        """The moment of `FlushSoon` is over."""
+        return self._client.flush() if isinstance(self._client, EncodedClient) and self._down is _BODY else []
 
     def refused(self, code: Code) -> list[Command]:
         """What came of the request's body is not to be passed on."""
@@ -443,10 +479,12 @@ class Exchange:
         self._early = self._up is _SENDING
         self.status, self.answer = head.status, head.block
         self._move_down(_BODY)
+        changes = self._changes_in(head)
+        if self._answering is not None and self._answering.compressing is not None:
+            compressing, case = self._answering.compressing, self.compression_case
+            self._client, head, changes = encoded(self._client, compressing, case, head, changes)
         client = self._client
-        lines = headers.answer_lines(
-            head, client.framing(head), self._origin.node, self._date(), self._hsts, self._changes_in(head)
-        )
+        lines = headers.answer_lines(head, client.framing(head), self._origin.node, self._date(), self._hsts, changes)
         self._keep_alive = client.begin(head, lines, keep_alive=self._keep_alive and not self._early)
 
     def _changes_in(self, answer: ResponseHead) -> Changes | None:

@@ -23,6 +23,7 @@ from core.overrides import configured
 from core.resolve import L7Listener, l7_services, servers
 from core.rules import conditional, matches, ordered
 from proxy.actions import Forward
+from proxy.answering import Answering
 from proxy.balance import Address
 from proxy.commands import Assign, SendClient, SendUpstream
 from proxy.conditions import Conditions
@@ -30,6 +31,7 @@ from proxy.cors import is_preflight
 from proxy.demands import Demands
 from proxy.errors import Code
 from proxy.exchange import Exchange
+from proxy.explain_answer import say_compression
 from proxy.explain_choice import Chooser, Health
 from proxy.explain_demands import limits, reason
 from proxy.headers import hsts_line
@@ -88,9 +90,9 @@ class Way:
 
     def _exchange(self, rules: Sequence[Rule]) -> Exchange:
         _, default, https_port = self._made_of
-        demands = Demands.of_listener(self._each.listener)
-        tables = tuple(self._tables.values())
-        router = Router(rules, default, https_port, self._stickies, demands, self._each.guards, tables)
+        listener, guards, tables = self._each.listener, self._each.guards, tuple(self._tables.values())
+        more = Demands.of_listener(listener), guards, tables, Answering.of_listener(listener)
+        router = Router(rules, default, https_port, self._stickies, *more)
         hsts = hsts_line(self._each.listener)
         return Exchange(self._head, self._origin, router, IDENTIFIER, lambda: b"now", hsts=hsts)
 
@@ -246,6 +248,7 @@ class Way:
         assert isinstance(sent[0], SendUpstream)
         self._say_request(sent[0].data, rule)
         self._say_times(told.result["service"])
+        say_compression(told, exchange, self._each.listener, rule)
         if notes := [*_responds(rule), *self._cookies_set(command), *self._hsts(), *self._to_browsers(exchange)]:
             told.say("response", "on its way back it changes", None, *notes)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from core.model import Listener
 from proxy import client_identity
-from proxy.actions import Changes
+from proxy.changes import Changes
 from proxy.errors import Code, Refused, Source, kind
 from proxy.message import (
     ACTED_ON,
@@ -274,6 +274,12 @@ def trailer_lines(lines: bytes) -> bytes:
         if lower not in _NOT_TRAILERS and not is_acted_on(lower):
             kept.append(line)
     return b"".join(kept)
+
+
+def without(lines: bytes, names: frozenset[bytes]) -> bytes:
+    """Whole field lines, less those of these names (lower case)."""
+    each = lines.splitlines(keepends=True)
+    return b"".join([line for line in each if line.partition(b":")[0].lower() not in names])
 
 
 def informational_head(head: ResponseHead) -> bytes:

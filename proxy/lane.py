@@ -21,8 +21,8 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from proxy import headers
-from proxy.actions import Changes
 from proxy.body import LAST_CHUNK, ChunkedReader, chunk
+from proxy.changes import Changes
 from proxy.errors import Code, Refused
 from proxy.head import read_request as head_of_request
 from proxy.head import read_response

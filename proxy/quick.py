@@ -19,14 +19,16 @@ from time import monotonic
 from typing import Final
 
 from proxy.actions import Forward
+from proxy.answering import Answering
 from proxy.carrier import NEVER, State
+from proxy.compression import case_of
 from proxy.conn import ClientConnection
 from proxy.errors import Refused
 from proxy.exchange import IDEMPOTENT, Exchange, changes_of
 from proxy.head import read_request
 from proxy.hub import Hub, Site
 from proxy.journal import SETTLE_AT
-from proxy.lane import Answers, Request, reader
+from proxy.lane import Answer, Answers, Request, reader
 from proxy.pool import Reuse
 from proxy.rules import normal_target
 from proxy.sticky import Stay, merged
@@ -171,7 +173,10 @@ class QuickConnection(ClientConnection):
         if told is not None and (stay is not None or forward.response is not None):
             changes = changes_of(told[1], forward.response, stay, upstream.server, secure=self._origin.secure)
             told = answers.read(data, method, changes)
-        if told is None or told[1].status >= 500 or service.pool.attentive:  # the server is judged by it
+        if (
+            told is None or told[1].status >= 500 or service.pool.attentive  # the server is judged by it
+            or (forward.answering is not None and self._concerns(forward.answering, request, stay, told[1]))
+        ):  # fmt: skip
             super().upstream_data(data)
             return
         self._asked = None
@@ -199,6 +204,14 @@ class QuickConnection(ClientConnection):
         )  # fmt: skip
         if len(journal.visits) >= SETTLE_AT:
             journal.settle()
+
+    def _concerns(self, answering: Answering, request: Request, stay: Stay | None, answer: Answer) -> bool:
+        """Whether something is done about an answer besides the changes of a rule."""
+        compressing = answering.compressing
+        if compressing is None:
+            return False
+        case = case_of(request, 1, stay, certified=bool(self._origin.identity))
+        return compressing.fate(case, answer.status, answer.length, answer) is not None
 
     def _current(self) -> Exchange | None:
         asked = self._asked

@@ -24,6 +24,7 @@ from core.model import Rule
 from core.resolve import Guard
 from core.rules import domains_of, fields_of, ordered
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Rewrite
+from proxy.answering import Answering
 from proxy.conditions import Conditions, Told, path_pattern, values_of
 from proxy.demands import Demands
 from proxy.errors import Code, Refused
@@ -222,25 +223,27 @@ class Router:
     def __init__(
         self, rules: Sequence[Rule], default: str, https_port: int = 0, stickies: Mapping[str, Sticky] = _NO_STICKIES,
         demands: Demands | None = None, guards: Sequence[tuple[str, Guard]] = (), tables: tuple[Table, ...] = (),
+        answering: Answering | None = None,
     ) -> None:  # fmt: skip
         """`https_port`: where requests that no rule matches are redirected to, by https; 0: nowhere.
 
         `stickies`: of backend services whose clients stay with their servers, as it stands at the time of a request.
         `demands`: what the listener asks of each request; `guards`: the access lists of rules, by name;
-        `tables`: of the redirect maps that rules name.
+        `tables`: of the redirect maps that rules name; `answering`: what the listener does about answers.
         """
         self.stickies = stickies
-        self.made_of = (rules, default, https_port, demands, guards, tables)
+        self.made_of = (rules, default, https_port, demands, guards, tables, answering)
         maps = {table.made_of.name: table for table in tables}
-        self.demands = demands
+        self.demands, self.answering = demands, answering
         lists = dict(guards)
-        self._default: Decision = Forward(default, demands=demands) if default else None
+        self._default: Decision = Forward(default, demands=demands, answering=answering) if default else None
         if not default and https_port:
             self._default = Redirect.to_https(https_port, demands)
         self._domains: dict[bytes, _Paths] = {}
         for rank, rule in enumerate(ordered(rules)):
             paths = self._domains.setdefault(rule.domain.lower().encode("ascii"), _Paths())
-            paths.add(rule, _entry(rank, rule, Demands.of(rule, demands, lists.get(rule.name)), maps))
+            its = Demands.of(rule, demands, lists.get(rule.name)), Answering.of(rule, answering)
+            paths.add(rule, _entry(rank, rule, maps, *its))
         for paths in self._domains.values():
             paths.close()
         self._hosts: dict[bytes, tuple[_Paths, ...]] = {}  # what was found for a Host value
@@ -299,15 +302,17 @@ class Router:
         return found
 
 
-def _entry(rank: int, rule: Rule, demands: Demands | None, maps: Mapping[str, Table]) -> _Entry:
+def _entry(
+    rank: int, rule: Rule, maps: Mapping[str, Table], demands: Demands | None, answering: Answering | None
+) -> _Entry:
     conditions = Conditions.of(rule)
     if not rule.redirect_map:
-        return _Entry(rank, conditions, _action(rule, demands))
+        return _Entry(rank, conditions, _action(rule, demands, answering))
     table = maps[rule.redirect_map]
     return _Entry(rank, InMap(table, conditions), Mapped(table, rule.name, Changes.of(rule.response_headers), demands))
 
 
-def _action(rule: Rule, demands: Demands | None) -> Decision | Split:
+def _action(rule: Rule, demands: Demands | None, answering: Answering | None) -> Decision | Split:
     url = "" if rule.path else rule.url
     response, pattern = Changes.of(rule.response_headers), path_pattern(rule)
     if rule.redirect is not None:
@@ -315,7 +320,7 @@ def _action(rule: Rule, demands: Demands | None) -> Decision | Split:
     if rule.fixed_reply is not None:
         return Reply(rule.fixed_reply, response, rule.name, demands)
     rewrite = Rewrite(rule.rewrite, url, pattern) if rule.rewrite else None
-    rest = rewrite, Changes.of(rule.request_headers), response, rule.name, demands
+    rest = rewrite, Changes.of(rule.request_headers), response, rule.name, demands, answering
     if rule.split:
         return split_of([Forward(share.backend_service, *rest) for share in rule.split], rule.split, rule.split_by)
     return Forward(rule.backend_service, *rest)

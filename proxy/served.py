@@ -161,6 +161,10 @@ class ServingCarrier(TimedCarrier):
             hub.journal.bills.ahead(self._site.name, *account.take_back())
         source = exchange.source.value if exchange.source else ""
         hub.journal.record(record, exchange.error, source, exchange.offset)
+        if exchange.encoder is not None:
+            hub.count("compressed_answers")
+            hub.count("compression_bytes_in", exchange.encoder.bytes_in)
+            hub.count("compression_bytes_out", exchange.encoder.bytes_out)
         if self._trace is not None:
             self._trace.end(record)
             self._trace = None

@@ -22,8 +22,8 @@ from typing import Final
 
 from core.endpoints import endpoint
 from core.model import StickySession, StickyType
-from proxy.actions import Changes
 from proxy.balance import Address
+from proxy.changes import Changes
 from proxy.message import Fields
 
 SECRET_BYTES: Final = 32

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from proxy.access_log import Record
-from proxy.actions import Changes
+from proxy.changes import Changes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

@@ -23,6 +23,7 @@ from core.zones import locality
 from proxy import census, crowds, meters, rates, throttles
 from proxy.acme_passage import Passages
 from proxy.alpn import ByAlpn
+from proxy.answering import Answering
 from proxy.crowd import Allowance
 from proxy.crowds import Crowds
 from proxy.demands import Demands
@@ -224,10 +225,15 @@ class Worker:
         introducers = tuple(ip_network(network) for network in listener.proxy_protocol_from)
         site = self._sites.get(_site_key(each))
         made_of = each.rules, listener.backend_service, listener.https_redirect_port
-        more = Demands.of_listener(listener), each.guards, tuple(self._tables[made.name] for made in each.maps)
+        tables = tuple(self._tables[made.name] for made in each.maps)
+        more = Demands.of_listener(listener), each.guards, tables
+        answering = Answering.of_listener(listener)
         # Thousands of rules take their time, and most changes are about something else.
-        same = site is not None and site.router.made_of == (*made_of, *more)
-        router = site.router if site is not None and same else Router(*made_of, self._hub.stickies, *more)
+        same = site is not None and site.router.made_of == (*made_of, *more, answering)
+        if site is not None and same:
+            router = site.router
+        else:
+            router = Router(*made_of, self._hub.stickies, *more, answering=answering)
         if site is None:
             return Site(
                 listener.name, listener.protocol.value, listener.port, router, listener.idle_timeout_s,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from control.alibaba.parameters import Given, Parameter
 from control.cloud import action
-from control.cloud.action import Answer
+from control.cloud.action import TIME, Answer
 from control.cloud.draft import Draft, identity_of, page
 from control.cloud.site import Site
 
-__all__ = ["Action", "Answer", "Call", "Draft", "Site", "identity_of", "page"]
+__all__ = ["TIME", "Action", "Answer", "Call", "Draft", "Site", "identity_of", "page"]
 
 Call = action.Call[Given]
 

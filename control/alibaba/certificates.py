@@ -10,19 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
 from control.alibaba import marks
-from control.alibaba.call import Action, Answer, Call, Draft
+from control.alibaba.call import TIME, Action, Answer, Call, Draft
 from control.alibaba.errors import SlbError, no_ca, no_certificate
 from control.alibaba.parameters import block, many, refused, tables_of, text
-from control.alibaba.pem import first, names_of, told
+from control.cloud.certificates import KEY_ELSEWHERE, PEM_MOST, common_name, first, names_of
 from core.fields import Kind
 from core.model import CaCertificate, Certificate, Model
 
-PEM_MOST = 65_536
-KEY_ELSEWHERE = (
-    "private keys do not come to the control plane: put it at the key server (`paifang keyserver encrypt`, "
-    "docs/key-server.md) and upload the certificate without it; this key has been sent, and is kept nowhere"
-)
 _CAS = "certificates of Certificate Management Service are not here"
 
 
@@ -50,12 +48,23 @@ def upload_ca(call: Call, draft: Draft) -> Answer:
     return _ca_row(item, call.site.region)
 
 
+def _told(leaf: x509.Certificate) -> dict[str, object]:
+    """Name, fingerprint and end of a certificate."""
+    end = leaf.not_valid_after_utc
+    digest = leaf.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - the API has it; nothing is trusted by it
+    return {
+        "CommonName": common_name(leaf), "ExpireTime": end.strftime(TIME),
+        "ExpireTimeStamp": int(end.timestamp() * 1000),
+        "Fingerprint": ":".join(digest[at : at + 2] for at in range(0, len(digest), 2)),
+    }  # fmt: skip
+
+
 def _server_row(item: Certificate, region: str) -> dict[str, object]:
     leaf = first(item.chain)
     return {
         "ServerCertificateId": item.name, "ServerCertificateName": item.description or item.name, "RegionId": region,
         "IsAliCloudCertificate": 0, "SubjectAlternativeNames": {"SubjectAlternativeName": list(names_of(item))},
-        "Tags": {"Tag": marks.shown(item.tags)}, **({} if leaf is None else told(leaf)),
+        "Tags": {"Tag": marks.shown(item.tags)}, **({} if leaf is None else _told(leaf)),
     }  # fmt: skip
 
 
@@ -63,7 +72,7 @@ def _ca_row(item: CaCertificate, region: str) -> dict[str, object]:
     leaf = first(item.bundle)
     return {
         "CACertificateId": item.name, "CACertificateName": item.description or item.name, "RegionId": region,
-        "Tags": {"Tag": marks.shown(item.tags)}, **({} if leaf is None else told(leaf)),
+        "Tags": {"Tag": marks.shown(item.tags)}, **({} if leaf is None else _told(leaf)),
     }  # fmt: skip
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from control.alibaba import balancers, marks, servers, services
 from control.alibaba.balancers import Balancer
-from control.alibaba.call import Action, Answer, Call, Draft, Site, page
+from control.alibaba.call import TIME, Action, Answer, Call, Draft, Site, page
 from control.alibaba.errors import SlbError, denied, invalid, missing
 from control.alibaba.parameters import Given, Parameter, many, number, refused, tables, tables_of, text, word
-from control.alibaba.pem import TIME
 from control.cloud.site import free, taken
 from core.endpoints import is_loopback, version
 from core.fields import Kind

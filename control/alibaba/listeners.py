@@ -196,7 +196,8 @@ def document(model: Model, balancer: Balancer, listener: Listener) -> dict[str, 
     rules = [rule_row(model, rule) for rule in model.rules.values() if rule.listener == listener.name]
     found["Rules"] = {"Rule": rules}
     if listener.protocol is Protocol.HTTPS:
-        found["DomainExtensions"] = {"DomainExtension": [each.row for each in domains.of_listener(model, listener)]}
+        extensions = domains.EXTENSIONS.of_listener(model, listener)
+        found["DomainExtensions"] = {"DomainExtension": [domains.row(each) for each in extensions]}
     return found
 
 

@@ -12,7 +12,7 @@ from control.alibaba.errors import SlbError, denied
 from control.cloud.marks import OWN, Tags, kept, matches, packed, users
 
 __all__ = [
-    "Tags", "mark", "marked", "matches", "own_tag", "own_tags", "shown", "tagged", "untagged", "users",
+    "Tags", "mark", "marked", "matches", "shown", "tagged", "untagged", "users",
 ]  # fmt: skip
 
 KEY = "paifang:slb"
@@ -44,16 +44,6 @@ def tagged(tags: Tags, new: Iterable[tuple[str, str]]) -> Tags:
     for key in added:
         _check(key)
     return _with(tags, added, set())
-
-
-def own_tag(tags: Tags, key: str, value: str) -> Tags:
-    """The tags with one of ours set, or removed where it is empty. Raises SlbError."""
-    return _with(tags, {OWN + key: value} if value else {}, {OWN + key})
-
-
-def own_tags(tags: Tags, prefix: str) -> Mapping[str, str]:
-    """Those of ours whose key begins so, without what all have in front."""
-    return {key.removeprefix(OWN): value for key, value in tags if key.startswith(OWN + prefix)}
 
 
 def untagged(tags: Tags, keys: Iterable[str]) -> Tags:

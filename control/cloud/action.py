@@ -12,6 +12,7 @@ from control.reconcile import NodeStatus
 from control.roles import ApiRole
 from core.model import Model
 
+TIME = "%Y-%m-%dT%H:%M:%SZ"
 Answer = Mapping[str, object]
 G = TypeVar("G")
 C = TypeVar("C")

@@ -23,6 +23,8 @@ from control.jdcloud.errors import JdError, invalid, unauthenticated
 from control.jdcloud.signature import Signed
 from control.service import ControlPlane
 
+NOWHERE = "jdcloud-api"  # what SDKs sign for as the region where an action has none
+
 
 class Jd(Endpoint[Call]):
     """The API of one control plane."""
@@ -88,11 +90,11 @@ class Jd(Endpoint[Call]):
         if found is None:
             raise JdError(404, "NOT_FOUND", f"There is no action at {sent.method} {sent.path[:200]}.")
         action, region, named = found
-        if region != self._site.region:
+        if region is not None and region != self._site.region:
             raise JdError(404, "NOT_FOUND", f"Region {region[:60]!r} not found: the only one is {self._site.region}.")
-        if signed.scope[1:3] != (region, action.service):
+        if signed.scope[1] not in (region or NOWHERE, self._site.region) or signed.scope[2] != action.service:
             raise unauthenticated(f"The credential's scope is that of {'/'.join(signed.scope[1:3])}.")
-        return action, {"regionId": region, **named}
+        return action, {"regionId": self._site.region, **named}
 
 
 def _fields(sent: Request, signed: Signed, named: Mapping[str, str]) -> Mapping[str, object]:

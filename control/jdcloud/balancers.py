@@ -15,7 +15,7 @@ from control.jdcloud.errors import absent, conflict, in_use, invalid, missing
 from control.jdcloud.forms import Given, flag, many, no_longer, refused, text, word
 from core.endpoints import is_loopback
 from core.fields import Kind
-from core.model import Instance, InstanceType, Model
+from core.model import Instance, InstanceType, Listener, Model
 
 RESERVED = ("paifang:", "aliyun", "acs:", "jdcloud")
 
@@ -25,6 +25,19 @@ def find(model: Model, identity: str) -> Instance:
     if identity not in model.instances:
         raise absent("LoadBalancer", identity)
     return model.instances[identity]
+
+
+def is_map(item: Listener) -> bool:
+    """Whether a listener is none of the API's, but a URL map (see url_maps)."""
+    return bool(mark(item.tags, "urlmap"))
+
+
+def remove_map(draft: Draft, item: Listener) -> None:
+    """Delete a map and its rules."""
+    for rule in draft.model.rules.values():
+        if rule.listener == item.name:
+            draft.delete(Kind.RULES, rule.name)
+    draft.delete(Kind.LISTENERS, item.name)
 
 
 def create(call: Call, draft: Draft) -> Answer:
@@ -102,14 +115,17 @@ def update(call: Call, draft: Draft) -> Answer:
 
 
 def delete(call: Call, draft: Draft) -> Answer:
-    """One that has no listeners; its backends and target groups go with it where nothing else uses them."""
+    """One that has no listeners; its URL maps, backends and target groups go with it where nothing else uses them."""
     item = find(draft.model, call.given.text("loadBalancerId"))
-    if any(each.instance == item.name for each in draft.model.listeners.values()):
+    listeners = [each for each in draft.model.listeners.values() if each.instance == item.name]
+    if not all(map(is_map, listeners)):
         raise in_use("LoadBalancer", item.name)
+    for each in listeners:
+        remove_map(draft, each)
     draft.delete(Kind.INSTANCES, item.name)
     for kind in (Kind.BACKEND_SERVICES, Kind.SERVER_GROUPS):
-        for name, each in draft.model.of(kind).items():
-            if mark(each.tags, "lb") == item.name and draft.is_left(kind, name):
+        for name, of in draft.model.of(kind).items():
+            if mark(of.tags, "lb") == item.name and draft.is_left(kind, name):
                 draft.delete(kind, name)
     return {}
 

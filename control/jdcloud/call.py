@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from control.cloud import action, marks
-from control.cloud.action import Answer
+from control.cloud.action import TIME, Answer
 from control.cloud.marks import Tags
 from control.jdcloud.errors import JdError, invalid
 from control.jdcloud.forms import Field, Given, many, number, text, word
 
 KEY = "paifang:jdcloud"
-TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 Call = action.Call[Given]
 
@@ -66,17 +65,24 @@ def listed(call: Call, name: str, rows: Sequence[Mapping[str, object]], filters:
 
     After the last page comes the last page, as the API has it.
     """
-    found = list(rows)
+    found = rows
     for each in call.given.tables("filters"):
         field = filters.get(each.text("name"))
         if field is None:
             raise invalid("filters.name", f"{', '.join(filters)} is")
         values = each.texts("values")
-        found = [row for row in found if str(row[field]).lower() in {value.lower() for value in values}]
+        wanted = {value.lower() for value in values}
+        found = [row for row in found if str(row[field]).lower() in wanted]
+    shown, total = paged(call, found)
+    return {name: shown, "totalCount": total}
+
+
+def paged(call: Call, found: Sequence[Mapping[str, object]]) -> tuple[Sequence[Mapping[str, object]], int]:
+    """The page that is asked for, and how many there are in all."""
     size = call.given.number("pageSize", 20)
     last = max(1, -(-len(found) // size))
     at = min(call.given.number("pageNumber", 1), last)
-    return {name: found[(at - 1) * size : at * size], "totalCount": len(found)}
+    return found[(at - 1) * size : at * size], len(found)
 
 
 def of_type(call: Call, rows: Sequence[Mapping[str, object]], field: str) -> list[Mapping[str, object]]:

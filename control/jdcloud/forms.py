@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from control.cloud import given
-from control.cloud.given import LackingFieldError, Read, WrongFieldError, line, one_of, whole
+from control.cloud.given import LackingFieldError, Read, WrongFieldError, block_of, line, one_of, whole
 from control.jdcloud.errors import invalid, missing, unsupported
 
 MOST_ITEMS = 100
@@ -50,6 +50,11 @@ class Given(given.Given):
 def text(name: str, most: int = 80, *, required: bool = False) -> Field:
     """One line."""
     return Field(name, line(most), required)
+
+
+def block(name: str, most: int, *, required: bool = False) -> Field:
+    """Several lines."""
+    return Field(name, block_of(most), required)
 
 
 def number(name: str, low: int, high: int, *also: int, required: bool = False) -> Field:

@@ -7,12 +7,13 @@ from typing import Any
 
 from control.cloud.action import Answer
 from control.cloud.draft import Draft
-from control.jdcloud import backends, balancers
+from control.jdcloud import backends, balancers, extensions, url_maps
 from control.jdcloud.call import FILTERS, PAGE, Action, Call, listed, made, mark, marked, of_type
 from control.jdcloud.errors import absent, conflict, invalid, missing
-from control.jdcloud.forms import Given, flag, many, number, refused, table, text, word
+from control.jdcloud.forms import Given, flag, many, number, table, text, word
 from core.fields import Kind
 from core.model import Instance, InstanceType, Listener, Model, Protocol, TlsPolicy
+from core.shaping import RateLimit
 
 HSTS_MOST = 63_072_000
 HSTS = 31_536_000
@@ -28,7 +29,7 @@ IDLE = {
 
 def find(model: Model, identity: str) -> Listener:
     """The listener of this ID. Raises JdError."""
-    if identity not in model.listeners:
+    if identity not in model.listeners or balancers.is_map(model.listeners[identity]):
         raise absent("Listener", identity)
     return model.listeners[identity]
 
@@ -39,7 +40,8 @@ def create(call: Call, draft: Draft) -> Answer:
     protocol = Protocol(given.text("protocol").lower())
     if (protocol in L4) is (lb.type is InstanceType.ALB):
         raise conflict(f"A listener of {given.text('protocol')} is for a LoadBalancer of type {_types(protocol)}.")
-    used = {each.protocol for each in draft.model.listeners.values() if _at(each, lb, given.number("port", 0))}
+    at = (each for each in draft.model.listeners.values() if _at(each, lb, given.number("port", 0)))
+    used = {each.protocol for each in at if not balancers.is_map(each)}
     if used and (protocol is Protocol.UDP) is (Protocol.UDP in used):
         raise conflict(f"Port {given.number('port', 0)} of the LoadBalancer has a listener.")
     name, _, _, idle = IDLE[protocol]
@@ -47,8 +49,14 @@ def create(call: Call, draft: Draft) -> Answer:
     item = Listener(
         call.identity("listener"), lb.name, protocol, given.number("port", 0), tags=made(call), **idle_s
     )  # fmt: skip
-    draft.put(_changed(item, given, draft.model))
+    url_maps.make_room(draft, lb.name, item.port)
+    draft.put(_following(draft, _changed(item, given, draft.model), given))
     return {"listenerId": item.name}
+
+
+def _following(draft: Draft, item: Listener, given: Given) -> Listener:
+    """The listener, which follows the URL map that is given, if one is. Raises JdError."""
+    return url_maps.follow(draft, item, given.text("urlMapId")) if "urlMapId" in given else item
 
 
 def _types(protocol: Protocol) -> str:
@@ -73,8 +81,8 @@ def _changed(item: Listener, given: Given, model: Model) -> Listener:
         if not low <= given.number("connectionIdleTimeSeconds", 0) <= high:
             raise invalid("connectionIdleTimeSeconds", f"{low} to {high} is for {item.protocol.value}")
         changes[name] = given.number("connectionIdleTimeSeconds", 0)
-    if "limitation" in given and "activeConnections" in (limits := given.table("limitation")):
-        changes["max_connections"] = max(0, limits.number("activeConnections", -1))
+    if "limitation" in given:
+        changes |= _limits(item, given.table("limitation"))
     if wrong := next((name for name in _OF_TLS if name in given and item.protocol is not Protocol.HTTPS), ""):
         raise invalid(wrong, "it is for Https")
     if "certificateSpecs" in given:
@@ -84,6 +92,19 @@ def _changed(item: Listener, given: Given, model: Model) -> Listener:
     if "securityPolicyId" in given:
         changes["tls_policy"] = TlsPolicy(given.text("securityPolicyId"))
     return dataclasses.replace(item, **_hsts(item, given), **changes)
+
+
+def _limits(item: Listener, given: Given) -> dict[str, Any]:
+    """Raises JdError."""
+    changes: dict[str, Any] = {}
+    if "activeConnections" in given:
+        changes["max_connections"] = max(0, given.number("activeConnections", -1))
+    if "qps" in given:
+        qps, others = given.number("qps", -1), tuple(each for each in item.rate_limits if each.key)
+        if item.protocol in L4 and qps > 0:
+            raise invalid("limitation.qps", "-1 is, but for Http and Https")
+        changes["rate_limits"] = others if qps < 0 else (RateLimit(qps, qps), *others)
+    return changes
 
 
 def _certificates(item: Listener, given: Given, model: Model) -> tuple[str, ...]:
@@ -105,6 +126,7 @@ def _hsts(item: Listener, given: Given) -> dict[str, Any]:
 def update(call: Call, draft: Draft) -> Answer:
     """What is given. In a load balancer that is stopped, On is for the time when it is started again."""
     item = _changed(find(draft.model, call.given.text("listenerId")), call.given, draft.model)
+    item = _following(draft, item, call.given)
     if "status" in call.given:
         on = call.given.text("status") == "On"
         stopped = mark(draft.model.instances[item.instance].tags, "state") == "DOWN"
@@ -125,20 +147,23 @@ def delete(call: Call, draft: Draft) -> Answer:
 
 
 def row(model: Model, item: Listener) -> dict[str, object]:
+    qps = next((int(each.rate_per_s) for each in item.rate_limits if not each.key), -1)
     found: dict[str, object] = {
         "listenerId": item.name, "listenerName": mark(item.tags, "name", item.name),
         "status": "On" if item.enabled or mark(item.tags, "paused") else "Off", "loadBalancerId": item.instance,
         "loadBalancerType": model.instances[item.instance].type.value, "protocol": item.protocol.value.capitalize(),
         "port": item.port, "action": "Forward", "backendId": item.backend_service,
         "connectionIdleTimeSeconds": getattr(item, IDLE[item.protocol][0]), "description": item.description,
-        "limitation": {"qps": -1, "activeConnections": item.max_connections or -1},
+        "limitation": {"qps": qps, "activeConnections": item.max_connections or -1},
         "createdTime": mark(item.tags, "created"),
     }  # fmt: skip
+    if followed := mark(item.tags, "map"):
+        found["urlMapId"] = followed
     if item.protocol is Protocol.HTTPS:
         found |= {
             "hstsEnable": item.hsts_max_age_s > 0, "hstsMaxAge": item.hsts_max_age_s,
             "certificateSpecs": [{"certificateId": each, "isDefault": True} for each in item.certificates[:1]],
-            "securityPolicyId": item.tls_policy.value,
+            "extensionCertificateSpecs": extensions.rows(model, item), "securityPolicyId": item.tls_policy.value,
         }  # fmt: skip
     return found
 
@@ -148,10 +173,11 @@ def describe_one(call: Call, model: Model) -> Answer:
 
 
 def describe(call: Call, model: Model) -> Answer:
-    rows = [row(model, each) for each in model.listeners.values()]
+    rows = [row(model, each) for each in model.listeners.values() if not balancers.is_map(each)]
+    rows = [{"urlMapId": "", "securityPolicyId": "", **each} for each in rows]
     filters = {
         "listenerNames": "listenerName", "listenerIds": "listenerId", "loadBalancerId": "loadBalancerId",
-        "loadBalancerType": "loadBalancerType",
+        "loadBalancerType": "loadBalancerType", "urlMapIds": "urlMapId", "securityPolicyIds": "securityPolicyId",
     }  # fmt: skip
     return listed(call, "listeners", of_type(call, rows, "loadBalancerType"), filters)
 
@@ -162,21 +188,18 @@ _CERTIFICATE = (
     word("isDefault", "true", others={"false": "one certificate is given, the default"}),
 )
 _LIMITS = (
-    number("qps", -1, -1),
+    number("qps", 100, 500_000, -1),
     number("activeConnections", 100, 5_000_000, -1),
 )
 _COMMON = (
     flag("hstsEnable"), number("hstsMaxAge", 1, HSTS_MOST),
-    refused("urlMapId", "rules are made by the REST API (docs/api.md)"), many("certificateSpecs", _CERTIFICATE),
+    text("urlMapId"), many("certificateSpecs", _CERTIFICATE),
     table("limitation", _LIMITS), number("connectionIdleTimeSeconds", 1, 86400), text("description", 256),
     word("securityPolicyId", *TlsPolicy),
 )  # fmt: skip
 _ID = text("listenerId", required=True)
 _ONE = "/listeners/{listenerId}"
-_PARTLY = (
-    "no Tls, no URL map, no qps; idle times to 900 s, of Http and Https to 60 s; "
-    f"a security policy is one of {', '.join(TlsPolicy)}"
-)
+_PARTLY = f"no Tls; idle times to 900 s, of Http and Https to 60 s; a security policy is one of {', '.join(TlsPolicy)}"
 ACTIONS = (
     Action(
         "createListener", "POST", "/listeners/",
@@ -197,6 +220,5 @@ ACTIONS = (
     Action("describeListener", "GET", _ONE, (_ID,), look=describe_one),
     Action(
         "describeListeners", "GET", "/listeners/", (*PAGE, FILTERS), look=describe,
-        partly="no filter by URL map and security policy",
     ),
 )  # fmt: skip

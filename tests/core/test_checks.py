@@ -61,6 +61,45 @@ def test_the_example_is_sound() -> None:
 
 
 CASES = [
+    # Answers
+    (
+        'name = "tcp", ',
+        'name = "tcp", compression = {}, ',
+        "listeners.tcp.compression: compression is for http and https listeners, and this one is tcp; remove it",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", compression = { codings = [] }, ',
+        "listeners.http.compression.codings: no coding, so that nothing is compressed; remove compression",
+    ),
+    (
+        'name = "all", ',
+        'name = "all", compression = { codings = [] }, ',
+        "rules.all.compression.codings: no coding, which turns compression off, and it is not on at https; "
+        "remove compression",
+    ),
+    (
+        'name = "all", ',
+        'name = "all", compression = { codings = ["gzip", "br", "gzip"] }, ',
+        "rules.all.compression.codings[2]: gzip is in the list already; remove one",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", compression = { types = [] }, ',
+        "listeners.http.compression.types: types is empty, so that nothing is compressed; give some, or remove it",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", compression = { types = ["Text/html"] }, ',
+        "listeners.http.compression.types[0]: 'Text/html' does not fit; give a media type in small letters, such as "
+        "text/html, text/* or application/*+json",
+    ),
+    (
+        'name = "all", listener = "https", backend_service = "web"',
+        'name = "all", listener = "https", compression = {}, fixed_reply = {}',
+        "rules.all.compression: compression is for what is forwarded, and fixed_reply is not; "
+        "remove it, or give backend_service or split",
+    ),
     # TLS
     (
         'name = "http", ',

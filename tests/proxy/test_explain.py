@@ -19,6 +19,7 @@ from core.model import (
     AccessList,
     Acl,
     Certificate,
+    Compression,
     HealthCheck,
     Instance,
     Kind,
@@ -270,6 +271,22 @@ def test_the_entry_of_a_redirect_map_is_named() -> None:
     assert told.result["rule"] != "moved"
     said = [note for step in told.steps for note in step.notes]
     assert "not moved: its map m has no entry for it" in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (("Accept-Encoding: gzip, br",), "are compressed for this client by br"),
+        (("Accept-Encoding: gzip", "Cookie: a=b"), "is not compressed: it is personal"),
+        ((), "is not compressed: the client's Accept-Encoding names no coding"),
+    ],
+    ids=["br", "cookie", "nothing"],
+)
+def test_whether_a_page_is_compressed_is_said(fields: tuple[str, ...], said: str) -> None:
+    configured = with_options(configuration(80, [8001, 8002, 8003]), compression=Compression())
+    assert said in only(explained(configured, 80, Case("/", fields)), "compression")
+    off = explained(configuration(80, [8001, 8002, 8003]), 80, Case("/", fields))
+    assert not [step for step in off.steps if step.what == "compression"]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from jdcloud_sdk.core.config import Config
 from jdcloud_sdk.core.credential import Credential
+from jdcloud_sdk.services.ag.client.AgClient import AgClient
 from jdcloud_sdk.services.lb.client.LbClient import LbClient
+from jdcloud_sdk.services.ssl.client.SslClient import SslClient
 
 from control.cloud.site import Site
+from control.jdcloud.actions import ACTIONS
 from control.jdcloud.application import application
 from tests.control.cloud.running import REGION, Kind, Running
 
@@ -29,9 +32,11 @@ class RefusedByCloudError(Exception):
 
 
 def request_of(action: str, /, **parameters: Any) -> Any:
-    """A request of the SDK: `regionId` is the region, the other fields are those given."""
-    module = import_module(f"jdcloud_sdk.services.lb.apis.{action[0].upper()}{action[1:]}Request")
-    return getattr(module, f"{action[0].upper()}{action[1:]}Request")({"regionId": REGION, **parameters})
+    """A request of the SDK: `regionId` is the region, the other fields are those given. Certificates are of none."""
+    name, service = f"{action[0].upper()}{action[1:]}", ACTIONS[action].service
+    module = import_module(f"jdcloud_sdk.services.{service}.apis.{name}Request")
+    region = {} if service == "ssl" else {"regionId": REGION}
+    return getattr(module, f"{name}Request")({**region, **parameters})
 
 
 class Cloud(Running):
@@ -41,7 +46,7 @@ class Cloud(Running):
         """The result of an action, by the SDK."""
         identity, secret = key or self.key
         config = Config(f"{self.address[0]}:{self.address[1]}", "http", 20)
-        client = LbClient(Credential(identity, secret), config, Silent())
+        client = CLIENTS[ACTIONS[action].service](Credential(identity, secret), config, Silent())
         answer = await asyncio.to_thread(client.send, request_of(action, **parameters))
         assert answer.request_id
         if answer.error is not None:
@@ -56,6 +61,7 @@ class Silent:
         logging.getLogger("jdcloud_sdk").debug("said something")
 
 
+CLIENTS = {"lb": LbClient, "ag": AgClient, "ssl": SslClient}
 KIND = Kind(application, Site(REGION, (ip_network("192.0.2.16/28"),)), {})
 
 

@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from core.model import CheckType, InstanceType, Protocol, Scheduler, Server
-from tests.control.jdcloud.conftest import Cloud, RefusedByCloudError
+from tests.control.jdcloud.conftest import Cloud
+from tests.control.jdcloud.made import backend, balancer, listener, refused, target_group
 from tests.proxy.support import Backend, free_port, proxy
-
-CHECK = {"protocol": "Http", "httpPath": "/ready", "httpCode": "200-299", "intervalSeconds": 6}
-
-
-async def balancer(cloud: Cloud, **more: Any) -> str:
-    made = await cloud.call("createLoadBalancer", loadBalancerName="shop", subnetId=None, **more)
-    return str(made["loadBalancerId"])
-
-
-async def target_group(cloud: Cloud, lb: str, *ports: int, address: str = "127.0.0.1") -> str:
-    made = await cloud.call("createTargetGroup", targetGroupName="blue", loadBalancerId=lb, type="ip")
-    group = str(made["targetGroupId"])
-    specs = [{"type": "ip", "ipAddress": address, "port": each} for each in ports]
-    if specs:
-        await cloud.call("registerTargets", targetGroupId=group, targetSpecs=specs)
-    return group
-
-
-async def backend(cloud: Cloud, lb: str, group: str, protocol: str = "Http", **more: Any) -> str:
-    made = await cloud.call(
-        "createBackend", backendName="app", loadBalancerId=lb, protocol=protocol, port=80, targetGroupIds=[group],
-        healthCheckSpec=CHECK if protocol == "Http" else {"protocol": "Tcp"}, **more,
-    )  # fmt: skip
-    return str(made["backendId"])
-
-
-async def listener(cloud: Cloud, lb: str, service: str, protocol: str, port: int, **more: Any) -> str:
-    made = await cloud.call(
-        "createListener", listenerName="web", protocol=protocol, port=port, backendId=service, loadBalancerId=lb, **more
-    )
-    return str(made["listenerId"])
-
-
-async def refused(call: Any) -> tuple[int, str]:
-    with pytest.raises(RefusedByCloudError) as error:
-        await call
-    return error.value.code, str(error.value)
 
 
 async def test_a_load_balancer_of_layer_7(cloud: Cloud) -> None:
@@ -173,7 +135,7 @@ async def test_lists_have_pages_and_filters(cloud: Cloud) -> None:
 
 
 async def test_what_is_not_there_is_said(cloud: Cloud) -> None:
-    code, message = await refused(cloud.call("createUrlMap", urlMapName="u", loadBalancerId="lb-x"))
+    code, message = await refused(cloud.call("createSecurityPolicy", securityPolicyName="p", protocols=[], ciphers=[]))
     assert (code, "not supported here" in message) == (400, True)
     code, message = await refused(cloud.call("describeLoadBalancer", loadBalancerId="lb-x"))
     assert (code, message) == (404, "LoadBalancer 'lb-x' not found.")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.control.alibaba.test_serving import describe
 from tests.control.cloud.processes import access_key, addresses, ended, refuses, started
+from tests.proxy.tls_support import certificate, new_key
 
 PAGE = (Path(__file__).parents[3] / "docs/jdcloud.md").read_text()
 
@@ -21,7 +22,7 @@ PAGE = (Path(__file__).parents[3] / "docs/jdcloud.md").read_text()
 async def test_the_page_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """How it is started, and the example, as the page prints them; with the other cloud's API beside it."""
     start, *_ = re.findall(r"```\n(.*?)```", PAGE, re.S)
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    example = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.S))
     program, role, *options = shlex.split(start)
     assert (program, role) == ("paifang", "control")
     options[options.index("--state") + 1] = str(tmp_path)
@@ -35,9 +36,11 @@ async def test_the_page_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[st
         for shown, real in (("PFAK7Jq0vN2xWc", identity), ("…", secret), ("127.0.0.1:8481", found["jdcloud"])):
             assert shown in example
             example = example.replace(shown, real)
+        (tmp_path / "chain.pem").write_text(certificate(new_key("P-256"), ["web.test"]).chain)
+        example = example.replace("chain.pem", str(tmp_path / "chain.pem"))
         names: dict[str, Any] = {}
         await asyncio.to_thread(lambda: exec(example, names))
-        assert names["made"].error is None
+        assert names["made"].error is names["uploaded"].error is None
         told = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "control.cli", "get", "instances", names["made"].result["loadBalancerId"],
             stdout=asyncio.subprocess.PIPE,

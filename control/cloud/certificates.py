@@ -1,16 +1,17 @@
-"""What certificates say of themselves, as the API tells it. Pure."""
+"""What certificates say of themselves. Private keys never come to the control plane (decision 0158). Pure."""
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from core.model import Certificate
 
-TIME = "%Y-%m-%dT%H:%M:%SZ"
+PEM_MOST = 65_536
+KEY_ELSEWHERE = (
+    "private keys do not come to the control plane: put it at the key server (`paifang keyserver encrypt`, "
+    "docs/key-server.md) and upload the certificate without it; this key has been sent, and is kept nowhere"
+)
 
 
 def first(pem: str) -> x509.Certificate | None:
@@ -39,13 +40,7 @@ def covers(certificate: Certificate, domain: str) -> bool:
     return bool({domain, above} & set(names_of(certificate)))
 
 
-def told(leaf: x509.Certificate) -> dict[str, object]:
-    """Name, fingerprint and end of a certificate."""
-    common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    end: datetime = leaf.not_valid_after_utc
-    digest = leaf.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - the API has it; nothing is trusted by it
-    return {
-        "CommonName": str(common[0].value) if common else "",
-        "Fingerprint": ":".join(digest[at : at + 2] for at in range(0, len(digest), 2)),
-        "ExpireTime": end.strftime(TIME), "ExpireTimeStamp": int(end.timestamp() * 1000),
-    }  # fmt: skip
+def common_name(leaf: x509.Certificate) -> str:
+    """The name of its subject; empty where it has none."""
+    found = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
