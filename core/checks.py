@@ -18,6 +18,7 @@ from typing import get_args, get_origin
 
 from core import (
     checks_answering,
+    checks_authentication,
     checks_listeners,
     checks_redirects,
     checks_rules,
@@ -87,6 +88,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         checks_redirects.check(model, places),
         checks_rules.check(model, places, _backend_service),
         checks_answering.check(model, places),
+        checks_authentication.check(model, places),
         checks_sticky.check(model, places),
         checks_tls.check(model, places),
     )

@@ -155,6 +155,7 @@ class Rule:
     rewrite: Rewrite | None = None
     request_headers: tuple[HeaderChange, ...] = ()
     response_headers: tuple[HeaderChange, ...] = ()
+    authentication: Annotated[str, Ref(Kind.AUTHENTICATIONS)] = ""
     cors: Cors | None = None
     security_headers: SecurityHeaders | None = None
     scheduler: Scheduler | None = None
