@@ -69,6 +69,7 @@ HTTP_OPTIONS = (
     "hash_key", "tls", "tls_verify", "tls_server_name", "tls_ca_certificate",
     "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "total_timeout_s", "server_max_connections",
     "server_max_queue", "queue_timeout_s", "retry_percent", "retry_min_per_s", "ejection", "slow_start_s", "fallback",
+    "queue_target_s",
     "sticky_session",
 )  # fmt: skip
 

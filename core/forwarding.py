@@ -163,6 +163,7 @@ class Rule:
     health_check: HealthCheck | None = None
     sticky_session: StickySession | None = None
     rate_limits: tuple[RateLimit, ...] = ()
+    shed_first: bool = False
     acl: Acl = Acl.OFF
     access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
     max_body_bytes: Annotated[int, Range(0, 1 << 40, "bytes")] = 0

@@ -192,6 +192,9 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "server_max_queue": "requests that may wait for each server that takes any, on each L7 node, when all servers "
         "have as many connections as they may",
         "queue_timeout_s": "how long a request waits so; then 503",
+        "queue_target_s": "how long it should wait while more comes than the servers do: once a queue has not been "
+        "empty for ten times as long, the newest go first, and older ones get 503; 0: they wait in their order; see "
+        "[limits](limits.md#overload)",
         "retry_percent": "of the requests that may be sent a second time",
         "retry_min_per_s": "how many may be in any case, of each L7 node; its workers have equal parts",
         "ejection": "leaves out servers that fail requests",
@@ -352,6 +355,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "health_check": "as of a backend service",
         "sticky_session": "as of a backend service",
         "rate_limits": "how many requests go by it in a second, besides the listener's; see [limits](limits.md)",
+        "shed_first": "whether its requests are refused first when a queue grows; see [limits](limits.md#overload)",
         "acl": "whose requests are answered, besides what the listener says: everybody's (off), those of clients in "
         "the list (white), or everybody else's (black); the others get 403",
         "access_list": "the list",

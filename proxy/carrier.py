@@ -224,8 +224,8 @@ class Carrier(ABC, asyncio.Protocol):
 
     def _queue(self, exchange: Exchange, service: Service, command: Assign) -> None:
         """All servers have as many connections as they may."""
-        if not service.pool.wait(self):
-            self._run(exchange.no_server(Code.QUEUE_FULL))
+        if not service.pool.wait(self, monotonic(), sheddable=command.sheddable):
+            self._run(exchange.no_server(Code.QUEUE_FULL if service.pool.queue_full else Code.SHED))
             return
         self._hub.count("queued_requests")
         self._waiting = command
@@ -235,6 +235,14 @@ class Carrier(ABC, asyncio.Protocol):
         if self._waiting is not None and self._service is not None:
             self._waiting = None
             self._service.pool.leave(self)
+
+    def shed(self) -> None:
+        """We have waited too long in the queue, where others go first now."""
+        self._waiting = None
+        assert self._exchange is not None
+        self._run(self._exchange.no_server(Code.SHED))
+        self._touch()
+        self.balance()
 
     def resume(self) -> None:
         """It is our turn in the queue."""

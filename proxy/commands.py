@@ -28,6 +28,7 @@ class Assign:
     tried: frozenset[Address] = frozenset()
     fresh: bool = False
     prefer: Address | None = None
+    sheddable: bool = False  # refused first where more comes than the servers do
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ class Code(Enum):
     OVERLOADED = ("overloaded", 503, Source.PROXY, "docs/proxy.md", "too many bytes wait for their turn")
     NO_SERVER = ("no_healthy_server", 503, Source.PROXY, "docs/proxy.md", "no server is healthy and has weight")
     QUEUE_FULL = ("queue_full", 503, Source.PROXY, "server_max_queue", "all servers and their queue are full")
+    SHED = ("shed", 503, Source.PROXY, "queue_target_s", "more comes than the servers do, and others go first")
     QUEUE_TIMEOUT = ("queue_timeout", 503, Source.PROXY, "queue_timeout_s", "waited in vain for a server that is full")
     TOTAL_TIMEOUT = ("total_timeout", 504, Source.PROXY, "total_timeout_s", "the whole did not end in time")
     DRAINED = ("drain_time_over", 503, Source.PROXY, "docs/proxy.md", "not finished when the drain time ended")
@@ -159,6 +160,7 @@ _KINDS: Final = {
     Code.CONNECT_TIMEOUT: "connection_timeout",
     Code.QUEUE_FULL: "connection_limit_reached",
     Code.QUEUE_TIMEOUT: "connection_limit_reached",
+    Code.SHED: "connection_limit_reached",
     Code.UPSTREAM_TIMEOUT: "http_response_timeout",
     Code.TOTAL_TIMEOUT: "http_response_timeout",
     Code.UPSTREAM_CLOSED: "connection_terminated",
@@ -167,6 +169,8 @@ _KINDS: Final = {
     Code.UNASKED_UPGRADE: "http_upgrade_failed",
     Code.ACCEPT: "http_upgrade_failed",
 }
+# What may well succeed a little later: said with Retry-After.
+LATER: Final = frozenset((Code.QUEUE_FULL, Code.QUEUE_TIMEOUT, Code.SHED))
 _KINDS_OF_SOURCES: Final = {
     Source.CLIENT: "http_request_error",
     Source.PROXY: "proxy_internal_response",

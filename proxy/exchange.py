@@ -24,7 +24,7 @@ from typing import Final
 
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Sent, joined
-from proxy.admission import Await, Case, Delay, Means, Refusal, Verdict
+from proxy.admission import Await, Case, Delay, Means, Refusal, Verdict, retry_after
 from proxy.answering import Answering
 from proxy.balance import Address
 from proxy.browsers import Browsers
@@ -45,7 +45,7 @@ from proxy.compression import case_of
 from proxy.dialects import ClientDialect, Heard, Piece, ServerDialect
 from proxy.encoded import EncodedClient, encoded
 from proxy.encoders import Encoder
-from proxy.errors import Code, Refused, Source
+from proxy.errors import LATER, Code, Refused, Source
 from proxy.http1 import Http1Client, Http1Server
 from proxy.message import Block, Fields, Outgoing, RequestHead, ResponseHead
 from proxy.moves import DOWN_MOVES, UP_MOVES, Down, Up, Waits
@@ -83,9 +83,9 @@ class Exchange:
     __slots__ = (
         "_admitted", "_again_after", "_answering", "_bodiless", "_body_left", "_case", "_changes", "_client",
         "_continued", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave",
-        "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_stay", "_traced", "_tried",
-        "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier", "offset", "rest", "rule", "service",
-        "source", "status", "target", "upstream", "user",
+        "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_sheddable", "_stay",
+        "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier", "offset", "rest",
+        "rule", "service", "source", "status", "target", "upstream", "user",
     )  # fmt: skip
 
     def __init__(
@@ -128,6 +128,7 @@ class Exchange:
         self._reused = False
         self._upgrade = b""
         self._request: Outgoing | None = None
+        self._sheddable = False
         self.rule = ""
         self.service = ""
         self._changes: Changes | None = None
@@ -293,10 +294,11 @@ class Exchange:
             self._head, target, self._origin, self.identifier, self._upgrade, host, changes
         )
         self.service, self._changes, self._answering = forward.service, forward.response, forward.answering
+        self._sheddable = forward.sheddable
 
     def _assign(self, *, fresh: bool = False) -> Assign:
         prefer = self._stay.server if self._stay is not None else None
-        return Assign(self.service, self._repeatable, self._tried, fresh, prefer)
+        return Assign(self.service, self._repeatable, self._tried, fresh, prefer, self._sheddable)
 
     def resume(self, forward: Forward, server: Address) -> None:
         """The fast lane has sent this request, which is complete, on a reused connection to `server`."""
@@ -532,7 +534,7 @@ class Exchange:
         """A reply of our own in place of the answer. A message rule that the server broke is a 502."""
         self.error, self.source = code, source or code.source
         self.status = 502 if self.source is not code.source else code.status
-        more = lines
+        more = lines + retry_after(1) if code in LATER else lines
         lines, text = headers.error_lines(
             code, self.status, self.identifier, self._origin.node, self._date(), self.offset
         )
