@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import random
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -40,7 +39,6 @@ _LINE: Final = (
     '"request_id":"%s",'
     '"error_source":"%s","error_code":"%s","error_detail":"%s","tls_version":"%s","sni":%s%s}\n'
 )
-_NO_USER: Final = re.compile(r"[^!#-~]")  # what would end the field of `combined`
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -70,16 +68,16 @@ class Record:
     way: Way = NO_WAY
     first_byte_s: float | None = None  # from the choice of the server to its answer's first byte; for the metrics
     ended: float = 0.0  # on the monotonic clock; 0: now
-    user: str = ""  # who has proved to be it
 
 
 class Visitor:
     """What the records of one connection have in common, and the two pieces that it makes of their lines."""
 
-    __slots__ = ("client", "end", "listener", "sni", "start", "tls_version")
+    __slots__ = ("client", "end", "listener", "sni", "start", "tls_version", "version")
 
     def __init__(self, listener: str, client: str, tls_version: str, sni: str) -> None:
         self.listener, self.client, self.tls_version, self.sni = listener, client, tls_version, sni
+        self.version = "HTTP/1.1"  # where a record does not say otherwise
         self.start = self.end = ""  # until there is a line
 
     def render(self, node: str, pid: int) -> str:
@@ -95,7 +93,7 @@ class Visitor:
 
 # An exchange without an error, whose upstream was at hand: end on the monotonic clock, visitor, method, host, path,
 # status, bytes in and out, seconds that it took, upstream, request id, way, nothing of which needs quotes, the values
-# of LogShape.wanted. Of HTTP/1.1.
+# of LogShape.wanted.
 Visit = tuple[float, Visitor, bytes, bytes, bytes, int, int, int, float, str, bytes, Way, tuple[str, ...]]
 
 
@@ -105,7 +103,7 @@ def record_of(visit: Visit) -> Record:
     return Record(
         visitor.listener, visitor.client, method.decode("ascii"), host.decode("ascii"), path.decode("ascii"), status,
         bytes_in, bytes_out, took_s * 1000, upstream, took_s * 1000, request_id.decode("ascii"),
-        tls_version=visitor.tls_version, sni=visitor.sni, version="HTTP/1.1", fields=fields, way=way,
+        tls_version=visitor.tls_version, sni=visitor.sni, version=visitor.version, fields=fields, way=way,
         first_byte_s=took_s, ended=ended,
     )  # fmt: skip
 
@@ -155,10 +153,10 @@ class AccessLog:
 
     def _json(self, record: Record, at_ms: int) -> str:
         r, stamp = record, self._stamp_of(at_ms)
-        own = f',"user":{quote(record.user)}' if record.user else ""
+        own = ""
         if self._names and r.fields:
             pairs = [f"{name}:{quote(value)}" for name, value in zip(self._names, r.fields, strict=True)]
-            own += f',"fields":{{{",".join(pairs)}}}'
+            own = f',"fields":{{{",".join(pairs)}}}'
         return _LINE % (
             stamp, self._node, self._pid, quote(r.listener), r.client, quote(r.method),
             quote(r.host), quote(r.path), r.status, r.bytes_in, r.bytes_out, r.duration_ms, *r.way, r.upstream,
@@ -170,8 +168,7 @@ class AccessLog:
         at = f"{ended.tm_mday:02d}/{_MONTHS[ended.tm_mon - 1]}/{time.strftime('%Y:%H:%M:%S', ended)}"
         request = f"{r.method} {r.path} {r.version}" if r.method else ""
         values = " ".join(map(quoted, r.fields or ("",) * len(self._shape.wanted)))
-        user = _NO_USER.sub("_", r.user) or "-"
-        return f"{r.client or '-'} - {user} [{at} +0000] {quoted(request)} {r.status} {r.bytes_out} {values}\n"
+        return f"{r.client or '-'} - - [{at} +0000] {quoted(request)} {r.status} {r.bytes_out} {values}\n"
 
     def write_visits(self, visits: Sequence[Visit]) -> None:
         """Keeps the lines of these for the next flush: the same lines, byte for byte, that their records would give."""

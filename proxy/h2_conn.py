@@ -23,7 +23,7 @@ import logging
 import os
 from base64 import b64encode
 from collections import deque
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from proxy import headers
 from proxy.access_log import Record
@@ -35,6 +35,7 @@ from proxy.gate import LOG_EVERY_S, admits
 from proxy.h2_events import Acknowledged, Asked, Broken, Came, Leaving, Opened, Trailed, WasReset
 from proxy.h2_frames import Error
 from proxy.h2_message import VERSION, read_request, trailer_lines
+from proxy.h2_quick import QuickStream
 from proxy.h2_session import Limits, Session
 from proxy.h2_stream import Stream
 from proxy.hpack import Pair
@@ -57,10 +58,12 @@ _URGENCIES: Final = 8
 class Http2Connection(asyncio.Protocol):
     """One client's connection to a listener. `counted`: it is known already, as one of HTTP/1."""
 
+    stream: ClassVar[type[Stream]] = QuickStream
+
     __slots__ = (
         "_closing", "_counted", "_flushing", "_full", "_head_until", "_held", "_idle_until", "_leaves", "_paused",
         "_place", "_session", "_streams", "_turns", "crowded", "deadline", "hub", "origin", "requests", "since",
-        "site", "throttle", "transport", "visitor",
+        "site", "tail", "throttle", "transport", "visitor",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site, *, counted: bool = False) -> None:
@@ -90,7 +93,9 @@ class Http2Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         hub, site = self.hub, self.site
         visitor = self.visitor = visitor_of(site, transport)
+        visitor.version = _version()
         self.origin = origin_of(site, transport, visitor.client, hub.node, self._identify())
+        self.tail = self.origin.tail(VERSION)
         if site.throttling is not None:
             self.throttle = transport.get_extra_info("throttle")
         site.connections.add(self)
@@ -194,13 +199,15 @@ class Http2Connection(asyncio.Protocol):
             hub.count("connections_refused")
             self.reset(asked.stream, Error.REFUSED_STREAM)
             return
-        stream = self._streams[asked.stream] = Stream(self, asked.stream, ended=asked.ended)
+        stream = self._streams[asked.stream] = self.stream(self, asked.stream, ended=asked.ended)
         site.streams.add(stream)
         if not self._full:
             self.deadline = NEVER
         if asked.stream > MOST_STREAMS:
             self.drain()
-        size = sum(len(name) + len(value) for name, value in asked.fields or ())
+        size = sum([len(name) + len(value) for name, value in asked.fields or ()])
+        if asked.ended and asked.fields is not None and stream.ask(asked.fields, size):
+            return
         try:
             if asked.fields is None:
                 raise Refused(Code.HEAD_LARGE)
@@ -263,6 +270,16 @@ class Http2Connection(asyncio.Protocol):
         if not self._closing:
             self._session.head(number, block, ended)
             self._flush_soon()
+
+    def answer(self, number: int, block: bytes, payload: bytes) -> bool:
+        """A whole answer at once; False: others are before it, or there is no room."""
+        session = self._session
+        if self._held or self._full or len(payload) > min(session.room(number), FRAME_BYTES):
+            return False
+        session.head(number, block, False)
+        session.data(number, payload, True)
+        self._flush_soon()
+        return True
 
     def offer(self, stream: Stream) -> None:
         """It has something to send."""

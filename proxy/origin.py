@@ -81,6 +81,10 @@ class Origin:
     def secure(self) -> bool:
         return self.scheme == b"https"
 
+    def tail(self, version: bytes) -> bytes:
+        """The end of a head that goes to a server, up to the request id; it came in this version of HTTP."""
+        return b"%b%bVia: %b %b\r\nX-Request-Id: " % (self.lines, self.identity or b"", version, self.node)
+
     def claimed(self) -> frozenset[bytes]:
         """Fields (lower case) of a trusted client that are part of what we say."""
         return ORIGIN_FIELDS | {name.lower() for name, _ in self._said()}

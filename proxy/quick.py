@@ -1,13 +1,4 @@
-"""A client connection with a fast lane.
-
-Where a request comes whole in one read, is of a common shape, goes as it is to a service that has an idle connection
-for it, and its answer comes whole in one read, then the exchange is two calls: one write up, one write down, no
-commands, no exchange. What has to be remembered between the two is one tuple.
-
-Nothing uncommon is dealt with here. A request that is not common is left to `ClientConnection` untouched, before
-anything is done. Once one is on its way, whatever happens but its whole answer (more from the client, part of an
-answer, an end of either side, a deadline, a drain) first asks `_current` for the exchange, which is then made in the
-very state that it would be in had it sent the request itself; and that goes on.
+"""A client's connection of HTTP/1 with a fast lane (quick_carrier.py).
 
 What goes through a tunnel is passed on without asking the exchange either.
 """
@@ -15,54 +6,41 @@ What goes through a tunnel is passed on without asking the exchange either.
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 from typing import Final
 
-from proxy.actions import Forward
-from proxy.answering import Answering
-from proxy.carrier import NEVER, State
-from proxy.compression import case_of
+from proxy.carrier import State
 from proxy.conn import ClientConnection
-from proxy.errors import Refused
-from proxy.exchange import IDEMPOTENT, Exchange, changes_of
+from proxy.exchange import Exchange
 from proxy.head import read_request
 from proxy.hub import Hub, Site
-from proxy.journal import SETTLE_AT
-from proxy.lane import Answer, Answers, Request, reader
-from proxy.pool import Reuse
-from proxy.rules import normal_target
-from proxy.sticky import Stay, merged
-from proxy.tracing import FIELD
+from proxy.lane import reader
+from proxy.quick_carrier import Came, QuickCarrier
 
 _IDLE: Final = State.IDLE  # a member of an enumeration is three times as dear to name
-_EXCHANGE: Final = State.EXCHANGE
-# The request as it came and as it was read, what was decided, its id, who reads its answer.
-_Asked = tuple[bytes, Request, Forward, Stay | None, bytes, Answers]
 
 
-class QuickConnection(ClientConnection):
+class QuickConnection(QuickCarrier, ClientConnection):
     """One client's connection to a listener."""
 
-    __slots__ = ("_answers", "_asked", "_asked_at", "_requests", "_router", "_tail")
+    __slots__ = ()
 
     def __init__(self, hub: Hub, site: Site) -> None:
         super().__init__(hub, site)
         self._answers = hub.answers(site.hsts)
         self._router, self._requests = site.router, reader(site.router.varied)
-        self._asked: _Asked | None = None  # the request that is on its way by the fast lane
+        self._asked = None
         self._asked_at = 0.0
-        self._tail = b""  # of each head that goes to a server, up to the request id
+        self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        origin = self._origin
-        self._tail = b"%b%bVia: 1.1 %b\r\nX-Request-Id: " % (origin.lines, origin.identity or b"", origin.node)
+        self._tail = self._origin.tail(b"1.1")
 
     def data_received(self, data: bytes) -> None:
         if self._full:
             super().data_received(data)
         elif self._state is _IDLE:
-            if not self._ask(data):
+            if self._retiring or self._site.closing or not self._try(data, len(data), data):
                 super().data_received(data)
         elif self._exchange is not None and self._exchange.tunnels and self._upstream is not None:
             self._account.bytes_in += len(data)
@@ -70,88 +48,6 @@ class QuickConnection(ClientConnection):
             self.deadline = self._hub.now() + self._site.tunnel_timeout_s
         else:
             super().data_received(data)
-
-    def _ask(self, data: bytes) -> bool:
-        """Sends a request by the fast lane; False: it has to go the common way, and at most a server is chosen yet."""
-        site = self._site
-        router = site.router
-        if router is not self._router:
-            self._router, self._requests = router, reader(router.varied)
-        request = self._requests.read(data)
-        if request is None or self._retiring or site.closing or (request.shape.claims and self._origin.trusted):
-            return False
-        tracer, traced = self._hub.tracer, None
-        if tracer is not None:
-            traced = tracer.chooses(request.values(FIELD), self._origin.trusted)
-            if traced:
-                self._traced = True
-                return False
-        decided = router.route(request, request.target, self._origin.client)
-        if isinstance(decided, Forward) and self._send(data, request, decided):
-            return True
-        self._decided, self._traced = decided, traced
-        return False
-
-    def _send(self, data: bytes, request: Request, forward: Forward) -> bool:
-        hub, site = self._hub, self._site
-        service = hub.services.get(forward.service)
-        demands = forward.demands
-        if service is None or (demands is not None and len(data) > demands.quick_bytes):
-            return False
-        method, _, _, shape, line, host_line, _, cut, body, identifier = request
-        stay, prefer = None, None
-        if forward.plain and not site.router.stickies:
-            lines = shape.lines % shape.pick(cut)
-        else:
-            sticky = site.router.stickies.get(forward.service)
-            if sticky is not None:
-                stay = sticky.stay(request)
-                prefer = stay.server
-            changed = self._changed(request, forward, stay)
-            if changed is None:
-                return False
-            line, host_line, lines = changed
-        key, now = self._origin.client, monotonic()
-        if service.key is not None:
-            key = service.key(request, request.target) or key
-        choice = service.pool.assign(key, now, repeatable=not body and method in IDEMPOTENT, prefer=prefer)
-        if not isinstance(choice, Reuse) or not choice.handle.usable:
-            self._chosen = choice
-            return False
-        upstream = choice.handle
-        upstream.client = self
-        self._upstream, self._service = upstream, service
-        if self._answers.hsts != site.hsts:
-            self._answers = hub.answers(site.hsts)
-        identifier = identifier or hub.new_request_id()
-        answers = self._answers if shape.keeps else hub.answers(site.hsts, keeps=False)
-        self._asked = data, request, forward, stay, identifier, answers
-        self._state = _EXCHANGE
-        self._asked_at = now
-        self._account.number += 1
-        self.deadline = now + (service.first_byte_timeout_s or site.request_timeout_s)
-        if service.total_timeout_s:
-            self._ends_at = now + service.total_timeout_s
-            self.deadline = min(self.deadline, self._ends_at)
-        upstream.write(b"".join((line, host_line, lines, self._tail, identifier, b"\r\n\r\n", body)))
-        return True
-
-    def _changed(self, request: Request, forward: Forward, stay: Stay | None) -> tuple[bytes, bytes, bytes] | None:
-        """Request line, the host's line and all others but our own, with what a rule and a client's cookie change in
-        them; None: not by the fast lane."""
-        line, host_line, shape = request.line, request.host_line, request.shape
-        if forward.rewrite is not None:
-            host, target = forward.rewrite.apply(request.host, request.target)
-            try:
-                line = b"%b %b HTTP/1.1\r\n" % (request.method, normal_target(target))
-            except Refused:
-                return None
-            host_line = b"Host: %b\r\n" % host
-        changes = merged(forward.request, stay.request) if stay is not None else forward.request
-        if changes is None:
-            return line, host_line, shape.lines % shape.pick(request.cut)
-        lines = self._requests.changed_lines(request, changes)
-        return None if lines is None else (line, host_line, lines)
 
     def upstream_data(self, data: bytes) -> None:
         asked = self._asked
@@ -164,69 +60,22 @@ class QuickConnection(ClientConnection):
             else:
                 super().upstream_data(data)
             return
-        came, request, forward, stay, identifier, answers = asked
-        method, target, host, _, _, _, _, _, _, _ = request
-        told = answers.read(data, method)
-        upstream, service = self._upstream, self._service
-        assert upstream is not None
-        assert service is not None
-        if told is not None and (stay is not None or forward.response is not None):
-            changes = changes_of(told[1], forward.response, stay, upstream.server, secure=self._origin.secure)
-            told = answers.read(data, method, changes)
-        if (
-            told is None or told[1].status >= 500 or service.pool.attentive  # the server is judged by it
-            or (forward.answering is not None and self._concerns(forward.answering, request, stay, told[1]))
-        ):  # fmt: skip
+        told = self._told(data)
+        if told is None:
             super().upstream_data(data)
             return
-        self._asked = None
         out, answer = told
-        now = monotonic()
-        took_s = now - self._asked_at
-        if service.pool.timed:
-            service.pool.answered(upstream.server, took_s, now)
-        self._give_back(upstream, service, reuse=True)
+        now = self._done(answer, len(out))
         self._state = _IDLE
-        self._ends_at = NEVER
         self.deadline = now + self._site.idle_timeout_s
         self._transport.write(out)
         if self._paused:
             self.balance()
-        if not answers.keeps:
+        if not asked[-1].keeps:
             self._close()
-        wanted, journal = self._hub.log_fields, self._hub.journal
-        journal.visits.append(
-            (
-                now, self._visitor, method, host, target, answer.status, len(came), len(out), took_s,
-                upstream.name, identifier, forward.way,
-                tuple([each.value(request, answer, forward.way) for each in wanted]) if wanted else (),
-            )
-        )  # fmt: skip
-        if len(journal.visits) >= SETTLE_AT:
-            journal.settle()
 
-    def _concerns(self, answering: Answering, request: Request, stay: Stay | None, answer: Answer) -> bool:
-        """Whether something is done about an answer besides the changes of a rule."""
-        compressing = answering.compressing
-        if compressing is None:
-            return False
-        case = case_of(request, 1, stay, certified=bool(self._origin.identity))
-        return compressing.fate(case, answer.status, answer.length, answer) is not None
-
-    def _current(self) -> Exchange | None:
-        asked = self._asked
-        if asked is not None:
-            self._asked = None
-            came, _, forward, _, identifier, answers = asked
-            head, upstream, hub = read_request(came), self._upstream, self._hub
-            assert head is not None
-            assert upstream is not None
-            account = self._account
-            account.bytes_in, account.bytes_out = len(came), 0
-            account.started_at = account.assigned_at = self._asked_at
-            account.first_at = 0.0
-            self._exchange = Exchange(
-                head, self._origin, self._site.router, identifier, hub.date, rest=came[head.size :], hsts=answers.hsts
-            )
-            self._exchange.resume(forward, upstream.server)
-        return self._exchange
+    def _exchange_of(self, came: Came, size: int, identifier: bytes, hsts: bytes) -> Exchange:
+        assert isinstance(came, bytes)
+        head, hub = read_request(came), self._hub
+        assert head is not None
+        return Exchange(head, self._origin, self._site.router, identifier, hub.date, rest=came[head.size :], hsts=hsts)

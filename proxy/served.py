@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 class ServingCarrier(TimedCarrier):
     """A carrier of one exchange, or of one after the other."""
 
-    __slots__ = ("_decided", "_trace", "_traced", "_visitor", "since")
+    __slots__ = (
+        "_answers", "_asked", "_asked_at", "_decided", "_requests", "_router", "_tail", "_trace", "_traced",
+        "_visitor", "since",
+    )  # fmt: skip
     _visitor: Visitor
 
     def __init__(self, hub: Hub, site: Site) -> None:
