@@ -33,6 +33,7 @@ from control import (
     up_reload,
 )
 from control.client import ApiError, default_state
+from control.cloud import options as clouds
 from control.keyfiles import KeyCheckError
 from control.node.output import drop_output
 from control.top_table import Sort
@@ -210,6 +211,7 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api", default="127.0.0.1:8470", metavar="HOST:PORT", help="REST API (%(default)s; port 0: any)"
     )
+    clouds.add_apis(parser)
     parser.set_defaults(run=up.main)
 
 

@@ -9,6 +9,7 @@ a request. Ctrl-C or SIGTERM ends everything.
 examples:
   paifang up site.toml
   paifang up site.toml --state ./state --workers 4 --api 127.0.0.1:0
+  paifang up site.toml --alibaba 127.0.0.1:8480 --jdcloud 127.0.0.1:8481
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 from control import devcerts, up_words
 from control.client import NOTE, Api, ApiError
+from control.cloud import options as clouds
+from control.cloud.options import Served
 from control.keyfiles import KeyCheckError
 from control.node import harden
 from control.node.addresses import address, is_loopback
@@ -71,13 +75,20 @@ class Up:
     """The children and the configuration of one `paifang up`."""
 
     def __init__(
-        self, options: argparse.Namespace, state: State, host: str, api_port: int, check_stop: Callable[[], None]
+        self,
+        options: argparse.Namespace,
+        state: State,
+        host: str,
+        api_port: int,
+        check_stop: Callable[[], None],
+        served: Sequence[Served] = (),
     ) -> None:
         root = state.root
         nodes_port, ready_port = free_port(), free_port()
         self.file: Path = options.file
         self.state = state
         self.api_url = f"http://{endpoint(host, api_port)}"
+        self.served = served
         self.token_file = root / "control" / "token"
         self.model = Model()
         self.source = Source(Model())
@@ -97,7 +108,7 @@ class Up:
         self.children.add("control", [
             "control", "--state", str(root / "control"), "--api", endpoint(host, api_port),
             "--nodes", f"127.0.0.1:{nodes_port}", "--identity", str(root / "identities" / "control"),
-            "--token-file", str(self.token_file),
+            "--token-file", str(self.token_file), *clouds.argv(served),
         ])  # fmt: skip
         self.children.add("l7", [
             "proxy", "--name", NODE, "--control", f"https://127.0.0.1:{nodes_port}",
@@ -296,7 +307,7 @@ class Up:
     def print_help(self) -> None:
         """How to trust, look at and end it."""
         root = self.state.root
-        text = up_words.help_text(self.source, self.model, root, self.api_url, self.token_file, self.file)
+        text = up_words.help_text(self.source, self.model, root, self.api_url, self.token_file, self.file, self.served)
         print(text, flush=True)
 
 
@@ -317,8 +328,9 @@ def main(options: argparse.Namespace) -> int:
         source = _read(options.file)
         state = State(options.state)
         host, port = _api_address(options.api)
+        served = loopback_apis(options)
         state.make_identities()
-        up = Up(options, state, host, port, stopping.check)
+        up = Up(options, state, host, port, stopping.check, served)
         signal.signal(RELOAD, up.on_hangup)
         signal.signal(REPLACE, up.on_replace)
         up.start(source)
@@ -363,15 +375,35 @@ def _api_address(text: str) -> tuple[str, int]:
         host, port = address(text)
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--api {error}; give an address such as 127.0.0.1:8470") from None
+    return host, _free(f"--api {text}", host, port)
+
+
+def loopback_apis(options: argparse.Namespace) -> tuple[Served, ...]:
+    """The APIs of clouds that are asked for, at addresses that are free now. Raises UsageError."""
+    try:
+        wanted = clouds.read_apis(options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    found = []
+    for each in wanted:
+        host, port = each.address
+        port = _free(f"--{each.name} {endpoint(host, port)}", host, port)
+        found.append(replace(each, address=(host, port)))
+    return tuple(found)
+
+
+def _free(option: str, host: str, port: int) -> int:
+    """The port of a loopback address that nobody has now. Raises UsageError."""
     if not is_loopback(host):
-        raise UsageError(f"--api {text}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
+        raise UsageError(f"{option}: is plain HTTP and has to be a loopback address such as 127.0.0.1")
     with socket.socket(FAMILIES[version(host)]) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
         except OSError as error:
-            raise UsageError(f"--api {text}: {error.strerror}; --api 127.0.0.1:0 takes any free port") from None
-        return host, int(sock.getsockname()[1])
+            name = option.partition(" ")[0]
+            raise UsageError(f"{option}: {error.strerror}; {name} 127.0.0.1:0 takes any free port") from None
+        return int(sock.getsockname()[1])
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from control import show
 from control.client import default_state
+from control.cloud.options import CLOUDS, Served
 from control.up_source import Source
 from core.acme import challenge_of
 from core.endpoints import endpoint
@@ -24,11 +26,18 @@ def listeners(model: Model) -> str:
     return show.table(rows, ("LISTENER", "ADDRESS", "BACKEND SERVICE"))
 
 
-def help_text(source: Source, model: Model, root: Path, api_url: str, token_file: Path, file: Path) -> str:
+def help_text(
+    source: Source, model: Model, root: Path, api_url: str, token_file: Path, file: Path, served: Sequence[Served] = ()
+) -> str:
     """`root`: the state directory."""
     text = _trust(source, model, root)
     state = "" if root == default_state().absolute() else f" --state {root}"
     text += f"\nAPI {api_url}, token in {token_file}; logs in {root}/log\n"
+    for each in served:
+        api = next(cloud.api for cloud in CLOUDS if cloud.name == each.name)
+        text += f"{api} http://{endpoint(*each.address)}, region {each.site.region}\n"
+    if served:
+        text += f"access key: paifang token access-key{state}\n"
     return f"{text}paifang status{state}; paifang reload{state} reads {file} again; Ctrl-C ends it"
 
 

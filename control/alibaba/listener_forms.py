@@ -11,6 +11,7 @@ from typing import Any
 
 from control.alibaba.errors import invalid, missing
 from control.alibaba.parameters import Given, Parameter, many, number, refused, text, word
+from core.answers import Coding, Compression
 from core.model import (
     Acl,
     BackendService,
@@ -69,7 +70,7 @@ _HTTP = (
     word("HealthCheck", *ON_OFF), number("HealthCheckTimeout", 1, 300), number("HealthCheckInterval", 1, 50),
     word("StickySession", *ON_OFF), word("StickySessionType", "insert", "server"), number("CookieTimeout", 1, 86400),
     text("Cookie", 200), number("IdleTimeout", 1, 60), number("RequestTimeout", 1, 180),
-    word("Gzip", "off", others={"on": "answers are passed on as servers send them"}),
+    word("Gzip", *ON_OFF),
     *(word(name, *ON_OFF) for name in FORWARDED),
 )  # fmt: skip
 _HTTPS = (
@@ -82,6 +83,7 @@ _CREATE = (number("BackendServerPort", 1, 65535, SAME_PORT), many("Tag"))
 _SET = (word("VServerGroup", *ON_OFF), word("DryRun", "true", "false"))
 _NO_MASTER_SET = refused("MasterSlaveServerGroup", _NO_MASTER)
 
+GZIP = Compression((Coding.GZIP,))
 FORMS = {Protocol.TCP: _TCP, Protocol.UDP: _UDP, Protocol.HTTP: _HTTP, Protocol.HTTPS: _HTTPS}
 
 
@@ -125,6 +127,7 @@ def listener_fields(given: Given, protocol: Protocol, *, new: bool) -> dict[str,
             found[field] = given.values[name]
     if new and protocol in (Protocol.HTTP, Protocol.HTTPS):
         found["x_forwarded_proto"] = found["x_forwarded_port"] = False  # as the API has it
+        found["compression"] = GZIP if given.on("Gzip", True) else None
     for name, field in FORWARDED.items():
         if name in given:
             found[field] = given.on(name)
@@ -135,6 +138,11 @@ def listener_fields(given: Given, protocol: Protocol, *, new: bool) -> dict[str,
     if "TLSCipherPolicy" in given:
         found["tls_policy"] = POLICIES[given.text("TLSCipherPolicy")]
     return found | _acl(given)
+
+
+def compresses(listener: Listener) -> bool:
+    """Whether a listener's answers may be compressed by gzip."""
+    return listener.compression is not None and Coding.GZIP in listener.compression.codings
 
 
 def _acl(given: Given) -> dict[str, Any]:
@@ -283,8 +291,9 @@ def shown_l4(listener: Listener) -> dict[str, object]:
 def shown_l7(listener: Listener) -> dict[str, object]:
     """What only http and https listeners have."""
     found: dict[str, object] = {
-        "IdleTimeout": listener.idle_timeout_s, "RequestTimeout": listener.request_timeout_s, "Gzip": "off",
-        "SecurityStatus": "safe", **{name: switch(getattr(listener, field)) for name, field in FORWARDED.items()},
+        "IdleTimeout": listener.idle_timeout_s, "RequestTimeout": listener.request_timeout_s,
+        "Gzip": switch(compresses(listener)), "SecurityStatus": "safe",
+        **{name: switch(getattr(listener, field)) for name, field in FORWARDED.items()},
     }  # fmt: skip
     if listener.protocol is Protocol.HTTP:
         found["ListenerForward"] = switch(bool(listener.https_redirect_port))

@@ -110,6 +110,8 @@ def change(protocol: Protocol, call: Call, draft: Draft) -> Answer:
     listener = balancer.listener(model, protocol, given.number("ListenerPort", 0))
     check_names(given, model)
     after = dataclasses.replace(listener, **listener_forms.listener_fields(given, protocol, new=False))
+    if "Gzip" in given and given.on("Gzip") is not listener_forms.compresses(listener):
+        after = dataclasses.replace(after, compression=listener_forms.GZIP if given.on("Gzip") else None)
     if protocol is Protocol.HTTPS:
         after = dataclasses.replace(after, certificates=_certificates(given, protocol, listener.certificates))
     service = services.of_listener(model, listener)
@@ -278,7 +280,7 @@ def _of(protocol: Protocol) -> tuple[Action, ...]:
     lacks = {
         Protocol.TCP: "no PROXY protocol, no master-slave group, no SYN proxy to switch",
         Protocol.UDP: "no PROXY protocol, no master-slave group",
-        Protocol.HTTP: "no Gzip", Protocol.HTTPS: "no Gzip, no TLS before 1.2, no custom cipher policy",
+        Protocol.HTTP: "", Protocol.HTTPS: "no TLS before 1.2, no custom cipher policy",
     }[protocol]  # fmt: skip
     return (
         Action(f"Create{name}", listener_forms.creating(protocol), change=partial(create, protocol), partly=lacks),

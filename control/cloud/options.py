@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from control.cloud.site import Site
 from control.node.addresses import address
+from core.endpoints import endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Served:
     site: Site
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_apis(parser: argparse.ArgumentParser) -> None:
+    """Where each is served."""
     for each in CLOUDS:
         parser.add_argument(
             f"--{each.name}", type=address, metavar="HOST:PORT",
@@ -51,6 +54,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{each.name}-vips", type=_network, action="append", default=[], metavar="CIDR",
             help=f"addresses that {each.make} takes; may be repeated",
         )  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Where each is served, and what access keys are made with."""
+    add_apis(parser)
     parser.add_argument(
         "--access-key-file", type=Path, metavar="FILE",
         help="what access keys are made with, the same on every control node (DIR/access.key, made if missing)",
@@ -58,18 +66,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-access-keys", action="store_true", help="make that file anew: all access keys change")
 
 
-def read_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[Served, ...]:
-    """What is to be served; ends the program for options that do not fit."""
+def read_apis(options: argparse.Namespace) -> tuple[Served, ...]:
+    """What is to be served. Raises ValueError for options that do not fit."""
     served = []
     for each in CLOUDS:
         where, vips = getattr(options, each.name), getattr(options, f"{each.name}_vips")
         if where is not None:
             served.append(Served(each.name, where, Site(getattr(options, f"{each.name}_region"), tuple(vips))))
         elif vips:
-            parser.error(f"--{each.name}-vips need --{each.name} HOST:PORT")
+            raise ValueError(f"--{each.name}-vips need --{each.name} HOST:PORT")
+    return tuple(served)
+
+
+def read_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[Served, ...]:
+    """What is to be served; ends the program for options that do not fit."""
+    try:
+        served = read_apis(options)
+    except ValueError as error:
+        parser.error(str(error))
     if not served and (options.access_key_file or options.new_access_keys):
         parser.error("--access-key-file and --new-access-keys need --alibaba or --jdcloud HOST:PORT")
-    return tuple(served)
+    return served
+
+
+def argv(served: Iterable[Served]) -> list[str]:
+    """The same again, for the control plane that another program starts."""
+    said: list[str] = []
+    for each in served:
+        said += [f"--{each.name}", endpoint(*each.address), f"--{each.name}-region", each.site.region]
+        for network in each.site.vips:
+            said += [f"--{each.name}-vips", str(network)]
+    return said
 
 
 def _region(text: str) -> str:

@@ -17,6 +17,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from jdcloud_sdk.core.config import Config
+from jdcloud_sdk.core.credential import Credential
+from jdcloud_sdk.services.lb.apis.DescribeLoadBalancersRequest import DescribeLoadBalancersRequest
+from jdcloud_sdk.services.lb.client.LbClient import LbClient
 
 from certs.authority import Authority, private_pem
 from control.node.files import write_atomic
@@ -39,6 +43,13 @@ port = {port}
 domains = {domains}
 servers = ["127.0.0.1:{backend}"]
 """
+
+
+class Silent:
+    """The SDK's own logger prints what it signs."""
+
+    def log(self, *_: object) -> None:
+        pass
 
 
 class Running:
@@ -98,7 +109,7 @@ def running(tmp_path: Path, backend: int) -> Iterator[tuple[Running, int]]:
     port = free_port()
     file = tmp_path / "site.toml"
     file.write_text(site(port, backend))
-    running = Running(tmp_path, file)
+    running = Running(tmp_path, file, "--api", "127.0.0.1:0", "--jdcloud", "127.0.0.1:0", "--jdcloud-region", "here")
     try:
         running.wait_for("Ctrl-C ends it")
         yield running, port
@@ -340,3 +351,11 @@ def test_the_note_for_other_commands_names_the_api(running: tuple[Running, int])
     done = up.paifang("apply", str(bad))
     assert done.returncode == 1
     assert "bad.toml:1: " in done.stderr
+    # and that of a cloud is where it says that it is
+    told = re.search(r"JD Cloud's load balancer API http://(\S+), region here\n", up.text)
+    assert told is not None
+    identity, secret = up.paifang("token", "access-key").stdout.split()
+    client = LbClient(Credential(identity, secret), Config(told[1], "http", 20), Silent())
+    answer = client.send(DescribeLoadBalancersRequest({"regionId": "here"}))
+    assert answer.error is None
+    assert answer.result["totalCount"] == 1
