@@ -71,7 +71,7 @@ class Http2Connection(asyncio.Protocol):
         self._counted = counted
         self._session = Session(LIMITS, hub.now(), connect_protocol=True)
         self._streams: dict[int, Stream] = {}
-        self._turns: tuple[deque[Stream], ...] = tuple(deque() for _ in range(_URGENCIES))
+        self._turns: list[deque[Stream] | None] = [None] * _URGENCIES  # who has something to send
         self._held = 0  # bytes of answers that wait
         self.crowded = False  # they are too many
         self._full = False  # the socket's buffer is
@@ -195,6 +195,8 @@ class Http2Connection(asyncio.Protocol):
         hub, site = self.hub, self.site
         self.requests += 1
         hub.count("http2_streams")
+        if not self._session.knows(asked.stream):
+            return  # what came with it has ended it: nobody is asked for an answer
         if not hub.crowd.take():
             hub.count("connections_refused")
             self.reset(asked.stream, Error.REFUSED_STREAM)
@@ -267,7 +269,7 @@ class Http2Connection(asyncio.Protocol):
 
     def tell(self, number: int, block: bytes, *, ended: bool) -> None:
         """A head, or trailers."""
-        if not self._closing:
+        if not self._closing and self._session.knows(number):
             self._session.head(number, block, ended)
             self._flush_soon()
 
@@ -285,7 +287,10 @@ class Http2Connection(asyncio.Protocol):
         """It has something to send."""
         if not stream.in_turn:
             stream.in_turn = True
-            self._turns[stream.urgency].append(stream)
+            turns = self._turns[stream.urgency]
+            if turns is None:
+                turns = self._turns[stream.urgency] = deque()
+            turns.append(stream)
         self._flush_soon()
 
     def credit(self, number: int, size: int) -> None:
@@ -305,6 +310,7 @@ class Http2Connection(asyncio.Protocol):
         self.site.streams.discard(stream)
         self.hub.crowd.leave("")
         if not self._streams and not self._closing:
+            self._turns = [None] * _URGENCIES
             self._idle_until = self.hub.now() + self.site.idle_timeout_s
             self._rest()
             self._flush_soon()

@@ -33,7 +33,8 @@ _OF_CONNECTIONS: Final = frozenset(
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
 _WEBSOCKET: Final = b"websocket"
 _REMEMBERED: Final = 4096
-_REMEMBERED_BYTES: Final = 2048  # of one block or field
+_BLOCK_BYTES: Final = 2048  # of one that is remembered
+_FIELD_BYTES: Final = 512
 
 _fields: dict[Pair, Field] = {}
 _blocks: dict[tuple[bytes, bool, tuple[Pair, ...]], Block] = {}
@@ -117,7 +118,7 @@ def _block(authority: bytes, plain: list[Pair], *, ended: bool) -> Block:
         raise Refused(Code.LENGTH_WRONG)
     length = CHUNKED if block.length == NO_BODY and not ended else block.length
     block = block._replace(length=length, version=VERSION)
-    if sum(len(name) + len(value) for name, value in plain) <= _REMEMBERED_BYTES:
+    if sum(len(name) + len(value) for name, value in plain) <= _BLOCK_BYTES:
         if len(_blocks) >= _REMEMBERED:
             _blocks.clear()
         _blocks[key] = block
@@ -141,7 +142,7 @@ def _field(pair: Pair) -> Field:
     if value.strip(b" \t") != value:
         raise Refused(Code.SPACE_AROUND)
     field = field_of(name, value)
-    if len(name) + len(value) <= _REMEMBERED_BYTES:
+    if len(name) + len(value) <= _FIELD_BYTES:
         if len(_fields) >= _REMEMBERED:
             _fields.clear()
         _fields[pair] = field

@@ -165,6 +165,10 @@ class Session:
         """Whether the client is not in the midst of a frame or a block."""
         return not self._buffer and not self._blocked
 
+    def knows(self, stream: int) -> bool:
+        """Whether the stream is neither over nor reset."""
+        return stream in self._streams
+
     def room(self, stream: int) -> int:
         """How many bytes of a body may be sent on a stream now."""
         found = self._streams.get(stream)

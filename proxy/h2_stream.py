@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from proxy.carrier import NEVER, State
-from proxy.commands import Abort, Command, EndClient, Finish, SendClient, TellClient
+from proxy.commands import Abort, Command, EndClient, Finish, ReleaseUpstream, SendClient, SendUpstream, TellClient
 from proxy.errors import Code, Refused, Source
 from proxy.h2_frames import Error
 from proxy.hpack import Pair
@@ -163,6 +163,14 @@ class Stream(ServingCarrier):
             elif isinstance(command, EndClient):
                 self._end = command.trailers
                 self._connection.offer(self)
+            elif isinstance(command, SendUpstream):
+                assert self._upstream is not None
+                self._upstream.write(command.data)
+            elif isinstance(command, ReleaseUpstream):
+                self._release(command.reuse)
+            elif isinstance(command, Finish):
+                self._record()
+                self._finish(command)
             elif isinstance(command, Abort):
                 self._abort()
             else:
