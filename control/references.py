@@ -24,7 +24,7 @@ def referrers(model: Model, kind: Kind, name: str) -> tuple[tuple[Kind, str], ..
 # What serves nobody until another object names it.
 MEANT_FOR_OTHERS = (
     Kind.CERTIFICATES, Kind.CA_CERTIFICATES, Kind.SERVER_GROUPS, Kind.AVAILABILITY_GROUPS, Kind.BACKEND_SERVICES,
-    Kind.ACCESS_LISTS, Kind.REDIRECT_MAPS, Kind.INSTANCES,
+    Kind.AUTHENTICATIONS, Kind.ACCESS_LISTS, Kind.REDIRECT_MAPS, Kind.INSTANCES,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from typing import get_args, get_origin
 
 from core import (
     checks_answering,
+    checks_authentication,
     checks_listeners,
     checks_redirects,
     checks_rules,
@@ -68,6 +69,7 @@ HTTP_OPTIONS = (
     "hash_key", "tls", "tls_verify", "tls_server_name", "tls_ca_certificate",
     "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "total_timeout_s", "server_max_connections",
     "server_max_queue", "queue_timeout_s", "retry_percent", "retry_min_per_s", "ejection", "slow_start_s", "fallback",
+    "queue_target_s",
     "sticky_session",
 )  # fmt: skip
 
@@ -87,6 +89,7 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
         checks_redirects.check(model, places),
         checks_rules.check(model, places, _backend_service),
         checks_answering.check(model, places),
+        checks_authentication.check(model, places),
         checks_sticky.check(model, places),
         checks_tls.check(model, places),
     )

@@ -65,6 +65,13 @@ def check(model: Model, places: Places, service_problems: CheckService) -> Itera
         yield from _conditions(rule, path)
         yield from _actions(rule, listener, groups, path)
         yield from _overrides(rule, model, path, service_problems)
+        if rule.shed_first and not any(
+            service.queue_target_s
+            for name in services_of(rule)
+            if (service := model.backend_services.get(name)) is not None
+        ):
+            why = "nothing is shed: no backend service of the rule has queue_target_s"
+            yield Problem((*path, "shed_first"), why, "give the backend service queue_target_s, or remove it")
         yield from access_problems(rule, path)
         yield from rate_problems(rule.rate_limits, (*path, "rate_limits"))
         yield from checks_answers.of_rule(rule, listener, path)

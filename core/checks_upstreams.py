@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from core.endpoints import UNIX, split
 from core.errors import Path, Problem
+from core.line import INTERVALS
 from core.model import AvailabilityGroup, BackendProtocol, BackendService, DnsType, Model, Scheduler
 from core.reader import show
 
@@ -31,10 +32,13 @@ def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem
         why = f"the scheduler {service.scheduler} hashes no key of the request"
         yield Problem((*path, "hash_key"), why, 'give scheduler = "ch", or remove it')
     if not service.server_max_connections:
-        for name in ("server_max_queue", "queue_timeout_s"):
+        for name in ("server_max_queue", "queue_timeout_s", "queue_target_s"):
             if getattr(service, name) != getattr(_DEFAULTS, name):
                 why = "nobody waits for a server without server_max_connections"
                 yield Problem((*path, name), why, "give server_max_connections too, or remove it")
+    if service.queue_target_s * INTERVALS > service.queue_timeout_s:
+        why = f"it counts once a queue has not been empty for {INTERVALS} times as long, and nobody waits so long in it"
+        yield Problem((*path, "queue_target_s"), why, "lower it, or raise queue_timeout_s")
     yield from _fallback(service, model, (*path, "fallback"))
     yield from _tls(service, path)
 

@@ -98,6 +98,29 @@ class CertificateFields(StrEnum):
     SSL_CLIENT = "ssl_client"
 
 
+class JwtAlgorithm(StrEnum):
+    """How a token is signed (RFC 7518 §3.1, RFC 8037): HS… by a shared secret, the others by a private key."""
+
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    PS256 = "PS256"
+    PS384 = "PS384"
+    PS512 = "PS512"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    ES512 = "ES512"
+    EDDSA = "EdDSA"
+    HS256 = "HS256"
+    HS384 = "HS384"
+    HS512 = "HS512"
+
+    @property
+    def shared(self) -> bool:
+        """Whether who verifies could sign as well."""
+        return self.value.startswith("HS")
+
+
 class SecurityHeaders(StrEnum):
     """A set of fields that tell browsers to be careful with answers; see docs/response-headers.md."""
 

@@ -69,6 +69,7 @@ class Kind(StrEnum):
     SERVER_GROUPS = "server_groups"
     AVAILABILITY_GROUPS = "availability_groups"
     BACKEND_SERVICES = "backend_services"
+    AUTHENTICATIONS = "authentications"
     ACCESS_LISTS = "access_lists"
     REDIRECT_MAPS = "redirect_maps"
     INSTANCES = "instances"

@@ -155,6 +155,7 @@ class Rule:
     rewrite: Rewrite | None = None
     request_headers: tuple[HeaderChange, ...] = ()
     response_headers: tuple[HeaderChange, ...] = ()
+    authentication: Annotated[str, Ref(Kind.AUTHENTICATIONS)] = ""
     cors: Cors | None = None
     security_headers: SecurityHeaders | None = None
     scheduler: Scheduler | None = None
@@ -162,6 +163,7 @@ class Rule:
     health_check: HealthCheck | None = None
     sticky_session: StickySession | None = None
     rate_limits: tuple[RateLimit, ...] = ()
+    shed_first: bool = False
     acl: Acl = Acl.OFF
     access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
     max_body_bytes: Annotated[int, Range(0, 1 << 40, "bytes")] = 0

@@ -15,8 +15,10 @@ from core.model import (
     L7_SCHEDULERS,
     MOST_POOL_ADDRESSES,
     AccessList,
+    Authentication,
     AvailabilityGroup,
     BackendService,
+    Basic,
     CaCertificate,
     Certificate,
     Compression,
@@ -25,9 +27,11 @@ from core.model import (
     DnsName,
     Ejection,
     FixedReply,
+    ForwardAuth,
     HeaderChange,
     HealthCheck,
     Instance,
+    Jwt,
     Kind,
     Listener,
     Node,
@@ -65,6 +69,10 @@ RULES = {
     "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
     "off: every server then counts as healthy. `ejection = false` turns ejection off. Following fallbacks comes to an "
     "end. With sh and ch there is no slow start. A group with unix sockets is for services of protocol http.",
+    Kind.AUTHENTICATIONS: "One of `basic`, `jwt` and `forward`. `forward`, and `jwt` with `jwks_url`, have a "
+    "`backend_service` of protocol http, the others none. `jwt` has one of `jwks`, `jwks_url` and `secret_file`; with "
+    "the last, and only then, its algorithms are of HS256, HS384 and HS512. The fields that servers are told have "
+    "different names, none of which the L7 tier acts on or `request_headers` of a rule change.",
     Kind.INSTANCES: "A VIP is the address of no server and of no node. An instance of type dnlb keeps no sessions: its "
     f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP of each IP "
     "version, and no other nat listener of its protocol shares its servers' ports. Packets are not translated between "
@@ -184,6 +192,9 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "server_max_queue": "requests that may wait for each server that takes any, on each L7 node, when all servers "
         "have as many connections as they may",
         "queue_timeout_s": "how long a request waits so; then 503",
+        "queue_target_s": "how long it should wait while more comes than the servers do: once a queue has not been "
+        "empty for ten times as long, the newest go first, and older ones get 503; 0: they wait in their order; see "
+        "[limits](limits.md#overload)",
         "retry_percent": "of the requests that may be sent a second time",
         "retry_min_per_s": "how many may be in any case, of each L7 node; its workers have equal parts",
         "ejection": "leaves out servers that fail requests",
@@ -335,6 +346,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "rewrite": "what the server is asked for instead",
         "request_headers": "changes of what the server gets",
         "response_headers": "changes of what the client gets",
+        "authentication": "how whoever asks proves who that is; see [authentication](authentication.md)",
         "cors": "which pages of other origins may ask and read; see [response headers](response-headers.md#cors)",
         "security_headers": "fields that tell browsers to be careful; see "
         "[response headers](response-headers.md#presets)",
@@ -343,6 +355,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "health_check": "as of a backend service",
         "sticky_session": "as of a backend service",
         "rate_limits": "how many requests go by it in a second, besides the listener's; see [limits](limits.md)",
+        "shed_first": "whether its requests are refused first when a queue grows; see [limits](limits.md#overload)",
         "acl": "whose requests are answered, besides what the listener says: everybody's (off), those of clients in "
         "the list (white), or everybody else's (black); the others get 403",
         "access_list": "the list",
@@ -393,6 +406,44 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "credentials": "whether scripts may send cookies and the like, and read what comes back",
         "max_age_s": "how long browsers remember what they were told",
     },
+    Authentication: {
+        "name": NAME,
+        "basic": "by name and password",
+        "jwt": "by a signed token",
+        "forward": "by another service's word",
+        "backend_service": "that service; with `jwks_url`, the one that has the keys",
+        "user_field": "tells servers who it is; empty: they are not told",
+        "pass_credentials": "whether servers get the Authorization field, or the field of the token, as well",
+        **ABOUT,
+    },
+    Basic: {
+        "users_file": "a line for each user: NAME:HASH",
+        "realm": "what browsers call it when they ask for the password",
+        "max_failures_per_min": "of one IPv4 address or IPv6 /64, in each worker process; 0: any number",
+    },
+    Jwt: {
+        "jwks": "the keys",
+        "jwks_url": "where the keys are",
+        "jwks_interval_s": "how often they are fetched anew",
+        "secret_file": "the secret: all of the file but line ends at its end",
+        "algorithms": "what tokens may be signed by",
+        "issuer": "the claim `iss`; empty: any",
+        "audiences": "one of which is in the claim `aud`; none: any",
+        "leeway_s": "how far clocks may be apart",
+        "token": "where requests have it",
+        "required_claims": "claims and what they are, have among their items or, of `scope`, among their words; "
+        "an empty text: that they are there",
+        "claim_fields": "claims that servers are told, and by which fields",
+        "realm": "what the refusal calls it",
+    },
+    ForwardAuth: {
+        "path": "what is asked for; a query may follow a ?",
+        "host": "the Host; empty: that of the request",
+        "request_fields": "of the client, which it is shown",
+        "copied_fields": "of its answer, which servers get",
+        "timeout_s": "how long it may take",
+        "fail_open": "whether requests pass when it does not answer",
+    },
     Condition: {"name": "what it has to have", "values": "one of which it has to have"},
     Redirect: {
         "status": "301, 302, 303, 307 or 308; the last two keep the method",
@@ -418,6 +469,9 @@ INNER: Mapping[type, Kind] = {
     StickySession: Kind.BACKEND_SERVICES,
     Compression: Kind.LISTENERS,
     Condition: Kind.RULES,
+    Basic: Kind.AUTHENTICATIONS,
+    Jwt: Kind.AUTHENTICATIONS,
+    ForwardAuth: Kind.AUTHENTICATIONS,
     Cors: Kind.RULES,
     Redirect: Kind.RULES,
     FixedReply: Kind.RULES,

@@ -3,8 +3,8 @@
 An *instance* has *listeners*; a listener of HTTP or HTTPS has *rules*; listeners and rules forward to *backend
 services*, which several of them may share; a backend service draws its servers from a *server group* or an
 *availability group*, which several backend services may share. An *access list* says which clients its listeners
-admit or refuse. *Certificates* hold public chains only: private keys live in the key server. *Nodes* are the machines
-of the cluster itself.
+admit or refuse. An *authentication* says how clients prove who they are to rules that name it. *Certificates* hold
+public chains only: private keys live in the key server. *Nodes* are the machines of the cluster itself.
 
 Objects are frozen and refer to each other by name. A field's type says what it may hold (`core.fields`). Names and
 ranges follow Alibaba Cloud's SLB API 2014-05-15 and JD Cloud's LB API; times carry their unit in the name.
@@ -22,6 +22,7 @@ from typing import Annotated
 
 from core.answering import Cors
 from core.answers import Coding, Compression, Personal
+from core.authentication import Authentication, Basic, ForwardAuth, Jwt
 from core.choices import (
     HASH_SCHEDULERS,
     KEEPING_THE_PORT,
@@ -37,6 +38,7 @@ from core.choices import (
     DnsType,
     HeaderAction,
     InstanceType,
+    JwtAlgorithm,
     Mode,
     Protocol,
     ProxyProtocol,
@@ -62,13 +64,13 @@ from core.shaping import RateLimit
 
 __all__ = [
     "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_SCHEDULERS",
-    "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "AvailabilityGroup", "BackendProtocol",
-    "BackendService", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod", "CheckType",
-    "ClientCertificate", "Coding", "Compression", "Condition", "Cors", "DnsName", "DnsType", "Ejection", "FixedReply",
-    "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Kind", "Listener", "Mode", "Model",
-    "Node", "Object", "Personal", "Protocol", "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite",
-    "Role", "Rule", "Scheduler", "SecurityHeaders", "Server", "ServerGroup", "Share", "StickySession", "StickyType",
-    "TlsPolicy",
+    "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "Authentication", "AvailabilityGroup",
+    "BackendProtocol", "BackendService", "Basic", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod",
+    "CheckType", "ClientCertificate", "Coding", "Compression", "Condition", "Cors", "DnsName", "DnsType", "Ejection",
+    "FixedReply", "ForwardAuth", "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Jwt",
+    "JwtAlgorithm", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Personal", "Protocol", "ProxyProtocol",
+    "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders", "Server",
+    "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.
@@ -238,6 +240,7 @@ Object = (
     | ServerGroup
     | AvailabilityGroup
     | BackendService
+    | Authentication
     | Instance
     | Listener
     | Rule
@@ -251,6 +254,7 @@ CLASSES: Mapping[Kind, type[Object]] = MappingProxyType(
         Kind.SERVER_GROUPS: ServerGroup,
         Kind.AVAILABILITY_GROUPS: AvailabilityGroup,
         Kind.BACKEND_SERVICES: BackendService,
+        Kind.AUTHENTICATIONS: Authentication,
         Kind.ACCESS_LISTS: AccessList,
         Kind.REDIRECT_MAPS: RedirectMap,
         Kind.INSTANCES: Instance,
@@ -274,6 +278,7 @@ class Model:
     server_groups: Mapping[str, ServerGroup] = field(default_factory=dict)
     availability_groups: Mapping[str, AvailabilityGroup] = field(default_factory=dict)
     backend_services: Mapping[str, BackendService] = field(default_factory=dict)
+    authentications: Mapping[str, Authentication] = field(default_factory=dict)
     access_lists: Mapping[str, AccessList] = field(default_factory=dict)
     redirect_maps: Mapping[str, RedirectMap] = field(default_factory=dict)
     instances: Mapping[str, Instance] = field(default_factory=dict)

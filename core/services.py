@@ -151,6 +151,7 @@ class BackendService:
     server_max_connections: Annotated[int, Range(0, 100_000)] = 0
     server_max_queue: Annotated[int, Range(0, 100_000)] = 100
     queue_timeout_s: Annotated[float, Range(0.1, 60, "s")] = 5.0
+    queue_target_s: Annotated[float, Range(0, 6, "s")] = 0.0
     retry_percent: Annotated[int, Range(0, 100, "%")] = 20
     retry_min_per_s: Annotated[int, Range(0, 1000)] = 10
     ejection: Ejection | None = Ejection()

@@ -20,6 +20,7 @@ packages=(
     testssl.sh                                          # bench tlsscan
     prometheus                                          # promtool, for the alerts
     systemd systemd-container                           # systemd-analyze and systemd-nspawn, for the units
+    apache2-utils                                       # htpasswd
     slowhttptest                                        # slow clients for the soak tests
     jq tcpdump sqlite3                                  # in commands of the documentation, which tests run
 )

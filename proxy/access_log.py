@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ _LINE: Final = (
     '"request_id":"%s",'
     '"error_source":"%s","error_code":"%s","error_detail":"%s","tls_version":"%s","sni":%s%s}\n'
 )
+_NO_USER: Final = re.compile(r"[^!#-~]")  # what would end the field of `combined`
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -68,6 +70,7 @@ class Record:
     way: Way = NO_WAY
     first_byte_s: float | None = None  # from the choice of the server to its answer's first byte; for the metrics
     ended: float = 0.0  # on the monotonic clock; 0: now
+    user: str = ""  # who has proved to be it
 
 
 class Visitor:
@@ -153,10 +156,10 @@ class AccessLog:
 
     def _json(self, record: Record, at_ms: int) -> str:
         r, stamp = record, self._stamp_of(at_ms)
-        own = ""
+        own = f',"user":{quote(record.user)}' if record.user else ""
         if self._names and r.fields:
             pairs = [f"{name}:{quote(value)}" for name, value in zip(self._names, r.fields, strict=True)]
-            own = f',"fields":{{{",".join(pairs)}}}'
+            own += f',"fields":{{{",".join(pairs)}}}'
         return _LINE % (
             stamp, self._node, self._pid, quote(r.listener), r.client, quote(r.method),
             quote(r.host), quote(r.path), r.status, r.bytes_in, r.bytes_out, r.duration_ms, *r.way, r.upstream,
@@ -168,7 +171,8 @@ class AccessLog:
         at = f"{ended.tm_mday:02d}/{_MONTHS[ended.tm_mon - 1]}/{time.strftime('%Y:%H:%M:%S', ended)}"
         request = f"{r.method} {r.path} {r.version}" if r.method else ""
         values = " ".join(map(quoted, r.fields or ("",) * len(self._shape.wanted)))
-        return f"{r.client or '-'} - - [{at} +0000] {quoted(request)} {r.status} {r.bytes_out} {values}\n"
+        user = _NO_USER.sub("_", r.user) or "-"
+        return f"{r.client or '-'} - {user} [{at} +0000] {quoted(request)} {r.status} {r.bytes_out} {values}\n"
 
     def write_visits(self, visits: Sequence[Visit]) -> None:
         """Keeps the lines of these for the next flush: the same lines, byte for byte, that their records would give."""

@@ -72,6 +72,7 @@ class Account:
         record.way = Way(exchange.rule, service)
         record.request_id = exchange.identifier.decode("ascii")
         record.tls_version, record.sni = visitor.tls_version, visitor.sni
+        record.user = exchange.user
         record.version = f"HTTP/{head.block.version.decode('ascii')}"
         if fields:
             record.fields = tuple(each.value(head.block, exchange.answer, record.way) for each in fields)

@@ -96,6 +96,7 @@ class Forward:
     rule: str = ""
     demands: Demands | None = None  # None: nothing more is asked of the request
     answering: Answering | None = None  # None: nothing is done about its answer
+    sheddable: bool = False  # see core/line.py
     way: Way = field(init=False, compare=False)
     plain: bool = field(init=False)  # requests and answers pass as they are
 

@@ -9,6 +9,7 @@ function of the `Case`: it may look at the clock of `Means` and change what `Mea
     Refusal     an error of ours; `lines` are further fields of it (Retry-After, WWW-Authenticate)
     Reply, Redirect   an answer that is no error
     Delay       wait so long, and go on with the next step
+    Await       do this work, which takes its time and whose verdict is this step's
 
 and may leave changes in the case, for the head that goes to the server (`request`) or comes from it (`response`).
 
@@ -18,13 +19,13 @@ whatever the client speaks. Who adds something adds a field to `Demands` and a s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
-from proxy.actions import Changes, Redirect, Reply
+from proxy.actions import Changes, Redirect, Reply, joined
 from proxy.cors import is_preflight
 from proxy.crowds import Crowds
 from proxy.demands import Demands
@@ -38,14 +39,23 @@ def _nowhere(_: str, more: int = 1) -> None:
     """Where nobody counts."""
 
 
+class Authenticator(Protocol):
+    """Somebody who finds out who sends requests."""
+
+    def ask(self, case: Case) -> Verdict:
+        """What becomes of a request; whoever is admitted is noted in the case."""
+
+
 @dataclass(slots=True)
 class Means:
-    """What steps have at hand in a worker: its clock, its counters, its limits; None: nothing is limited."""
+    """What steps have at hand in a worker: its clock, its counters, its limits (None: nothing is limited), and who
+    finds out who sends requests, by name."""
 
     now: Callable[[], float] = monotonic
     count: Callable[[str], None] = _nowhere
     rates: Rates | None = None
     crowds: Crowds | None = None
+    authenticators: Mapping[str, Authenticator] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,14 @@ class Delay:
     seconds: float
 
 
-Verdict = Refusal | Reply | Redirect | Delay | None
+@dataclass(frozen=True, slots=True)
+class Await:
+    """The verdict takes its time: `work` is to be called once, and what comes of it goes to `Exchange.decided`."""
+
+    work: Callable[[], Awaitable[Verdict]]
+
+
+Verdict = Refusal | Reply | Redirect | Delay | Await | None
 
 
 @dataclass(slots=True)
@@ -78,7 +95,17 @@ class Case:
     request: Changes | None = None
     response: Changes | None = None
     leave: list[Callable[[], None]] = field(default_factory=list)  # to be called when the request is over
+    user: str = ""  # who sends it, as far as that is known: printable ASCII
     at: int = 0  # how many steps are done
+
+    def identify(self, user: str, request: Changes, cookies: bytes = b"") -> None:
+        """Who sends it is known: what the server is told in place of the client's own words, and lines for the answer
+        to the client."""
+        self.user = user
+        self.request = request if self.request is None else joined(self.request, request)
+        if cookies:
+            told = Changes(frozenset(), cookies)
+            self.response = told if self.response is None else joined(self.response, told)
 
     def go(self) -> Verdict:
         """Takes the steps that are left, as far as they say nothing."""
@@ -170,6 +197,15 @@ def _preflight(case: Case) -> Verdict:
     return Refusal(Code.CORS) if granted is None else Reply.of(204, granted)
 
 
+def _identity(case: Case) -> Verdict:
+    """Who sends it."""
+    name = case.demands.authentication
+    if not name:
+        return None
+    authenticator = case.means.authenticators.get(name)
+    return Refusal(Code.AUTHENTICATION) if authenticator is None else authenticator.ask(case)
+
+
 def retry_after(seconds: float) -> bytes:
     """RFC 9110 §10.2.3, in whole seconds."""
     return b"Retry-After: %d\r\n" % max(ceil(seconds), 1)
@@ -180,6 +216,7 @@ STEPS: Final[tuple[Callable[[Case], Verdict], ...]] = (
     _access,
     _rates,
     _crowds,
-    # A browser's question comes before that of identity.
+    # Identity; a browser's question about that comes before.
     _preflight,
+    _identity,
 )

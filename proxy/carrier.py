@@ -12,9 +12,11 @@ from typing import Final
 from control.node import backend_tls
 from core.ejection import Outcome
 from proxy.account import Account
+from proxy.admission import Refusal, Verdict
 from proxy.balance import Address
 from proxy.commands import (
     Abort,
+    Ask,
     Assign,
     Command,
     EndUpstream,
@@ -118,6 +120,8 @@ class Carrier(ABC, asyncio.Protocol):
             elif isinstance(command, FlushSoon):
                 assert self._exchange is not None
                 self._hub.loop.call_later(FLUSH_S, self._flush, self._exchange)
+            elif isinstance(command, Ask):
+                self._inquire(command)
             else:
                 assert isinstance(command, Abort)
                 self._record()
@@ -130,6 +134,23 @@ class Carrier(ABC, asyncio.Protocol):
         assert exchange is not None
         self.deadline = NEVER
         self._hub.loop.call_later(seconds, self._admit, exchange)
+
+    def _inquire(self, command: Ask) -> None:
+        """The exchange is not admitted yet: somebody is asked first, in a time that is his to bound."""
+        exchange = self._exchange
+        assert exchange is not None
+        self.deadline = NEVER
+        self._hub.tasks.spawn(self._decide(exchange, command), "find out who sends a request")
+
+    async def _decide(self, exchange: Exchange, command: Ask) -> None:
+        verdict: Verdict = Refusal(Code.AUTHENTICATION)
+        try:
+            verdict = await command.work()
+        finally:  # whatever goes wrong admits nobody, and keeps nobody waiting
+            if self._exchange is exchange and exchange.pausing:
+                self._run(exchange.decided(verdict))
+                self._touch()
+                self.balance()
 
     def _admit(self, exchange: Exchange) -> None:
         if self._exchange is exchange and exchange.pausing:
@@ -203,8 +224,8 @@ class Carrier(ABC, asyncio.Protocol):
 
     def _queue(self, exchange: Exchange, service: Service, command: Assign) -> None:
         """All servers have as many connections as they may."""
-        if not service.pool.wait(self):
-            self._run(exchange.no_server(Code.QUEUE_FULL))
+        if not service.pool.wait(self, monotonic(), sheddable=command.sheddable):
+            self._run(exchange.no_server(Code.QUEUE_FULL if service.pool.queue_full else Code.SHED))
             return
         self._hub.count("queued_requests")
         self._waiting = command
@@ -214,6 +235,14 @@ class Carrier(ABC, asyncio.Protocol):
         if self._waiting is not None and self._service is not None:
             self._waiting = None
             self._service.pool.leave(self)
+
+    def shed(self) -> None:
+        """We have waited too long in the queue, where others go first now."""
+        self._waiting = None
+        assert self._exchange is not None
+        self._run(self._exchange.no_server(Code.SHED))
+        self._touch()
+        self.balance()
 
     def resume(self) -> None:
         """It is our turn in the queue."""

@@ -7,8 +7,10 @@ dialect, and in tunnels, those of the payload alone. Heads and ends are then com
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from proxy.admission import Verdict
 from proxy.balance import Address
 from proxy.message import Outgoing
 
@@ -26,6 +28,7 @@ class Assign:
     tried: frozenset[Address] = frozenset()
     fresh: bool = False
     prefer: Address | None = None
+    sheddable: bool = False  # refused first where more comes than the servers do
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,13 @@ class Pause:
     """Call `Exchange.go_on_admitting` after so many seconds."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Do this, which takes its time; what comes of it goes to `Exchange.decided`."""
+
+    work: Callable[[], Awaitable[Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,6 @@ class Abort:
 
 
 Command = (
-    Assign | Pause | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | FlushSoon
+    Ask | Assign | Pause | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | FlushSoon
     | ReleaseUpstream | Finish | Abort
 )  # fmt: skip

@@ -47,6 +47,7 @@ class Demands:
     head_bytes: int = HEAD_BYTES
     body_bytes: int = 0
     browsers: Browsers | None = None
+    authentication: str = ""
     quick_bytes: int = field(init=False, compare=False, default=-1)
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class Demands:
                 crowds=base.crowds + crowds_of("rule", rule),
                 body_bytes=rule.max_body_bytes or base.body_bytes,
                 browsers=Browsers.over(base.browsers, rule),
+                authentication=rule.authentication,
             )
         )
 

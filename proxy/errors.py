@@ -100,6 +100,12 @@ class Code(Enum):
     BODY_TIMEOUT = ("body_timeout", 408, Source.CLIENT, "body_timeout_s", "body paused, or came too slowly")
     CLIENT_CLOSED = ("client_closed", 499, Source.CLIENT, "RFC 9112 §9.6", "client closed before the answer's end")
     CLIENT_STALLED = ("client_stalled", 499, Source.CLIENT, "send_timeout_s", "client reads no more of the answer")
+    AUTHORIZATION = (
+        "bad_authorization", 400, Source.CLIENT, "RFC 9110 §11.6.2", "credentials that cannot be read in one way",
+    )  # fmt: skip
+    UNAUTHENTICATED = ("unauthenticated", 401, Source.CLIENT, "docs/authentication.md", "no credentials, or wrong ones")
+    FORBIDDEN = ("forbidden", 403, Source.CLIENT, "docs/authentication.md", "credentials that do not suffice")
+    FAILURES = ("too_many_failures", 429, Source.CLIENT, "max_failures_per_min", "too many wrong passwords")
     CORS = ("cors_refused", 403, Source.CLIENT, "docs/response-headers.md", "a preflight asks for what is not allowed")
     RATE = ("rate_limited", 429, Source.CLIENT, "rate_limits", "more requests than a limit lets through")
     ACCESS = ("access_denied", 403, Source.CLIENT, "access_list", "the rule's access list does not admit the client")
@@ -110,9 +116,13 @@ class Code(Enum):
     # What the configuration says.
     REQUESTS_FULL = ("requests_full", 503, Source.PROXY, "max_requests", "as many requests are under way as may be")
     NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
+    AUTHENTICATION = (
+        "authentication_unavailable", 503, Source.PROXY, "docs/authentication.md", "nobody can say who the client is",
+    )  # fmt: skip
     OVERLOADED = ("overloaded", 503, Source.PROXY, "docs/proxy.md", "too many bytes wait for their turn")
     NO_SERVER = ("no_healthy_server", 503, Source.PROXY, "docs/proxy.md", "no server is healthy and has weight")
     QUEUE_FULL = ("queue_full", 503, Source.PROXY, "server_max_queue", "all servers and their queue are full")
+    SHED = ("shed", 503, Source.PROXY, "queue_target_s", "more comes than the servers do, and others go first")
     QUEUE_TIMEOUT = ("queue_timeout", 503, Source.PROXY, "queue_timeout_s", "waited in vain for a server that is full")
     TOTAL_TIMEOUT = ("total_timeout", 504, Source.PROXY, "total_timeout_s", "the whole did not end in time")
     DRAINED = ("drain_time_over", 503, Source.PROXY, "docs/proxy.md", "not finished when the drain time ended")
@@ -137,6 +147,9 @@ class Code(Enum):
 _KINDS: Final = {
     Code.LOOP: "proxy_loop_detected",
     Code.RATE: "http_request_denied",
+    Code.UNAUTHENTICATED: "http_request_denied",
+    Code.FORBIDDEN: "http_request_denied",
+    Code.FAILURES: "http_request_denied",
     Code.CORS: "http_request_denied",
     Code.ACCESS: "http_request_denied",
     Code.CLIENT_FULL: "http_request_denied",
@@ -147,6 +160,7 @@ _KINDS: Final = {
     Code.CONNECT_TIMEOUT: "connection_timeout",
     Code.QUEUE_FULL: "connection_limit_reached",
     Code.QUEUE_TIMEOUT: "connection_limit_reached",
+    Code.SHED: "connection_limit_reached",
     Code.UPSTREAM_TIMEOUT: "http_response_timeout",
     Code.TOTAL_TIMEOUT: "http_response_timeout",
     Code.UPSTREAM_CLOSED: "connection_terminated",
@@ -155,6 +169,8 @@ _KINDS: Final = {
     Code.UNASKED_UPGRADE: "http_upgrade_failed",
     Code.ACCEPT: "http_upgrade_failed",
 }
+# What may well succeed a little later: said with Retry-After.
+LATER: Final = frozenset((Code.QUEUE_FULL, Code.QUEUE_TIMEOUT, Code.SHED))
 _KINDS_OF_SOURCES: Final = {
     Source.CLIENT: "http_request_error",
     Source.PROXY: "proxy_internal_response",

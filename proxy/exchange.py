@@ -24,12 +24,13 @@ from typing import Final
 
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Sent, joined
-from proxy.admission import Case, Delay, Means, Refusal
+from proxy.admission import Await, Case, Delay, Means, Refusal, Verdict, retry_after
 from proxy.answering import Answering
 from proxy.balance import Address
 from proxy.browsers import Browsers
 from proxy.commands import (
     Abort,
+    Ask,
     Assign,
     Command,
     EndUpstream,
@@ -44,7 +45,7 @@ from proxy.compression import case_of
 from proxy.dialects import ClientDialect, Heard, Piece, ServerDialect
 from proxy.encoded import EncodedClient, encoded
 from proxy.encoders import Encoder
-from proxy.errors import Code, Refused, Source
+from proxy.errors import LATER, Code, Refused, Source
 from proxy.http1 import Http1Client, Http1Server
 from proxy.message import Block, Fields, Outgoing, RequestHead, ResponseHead
 from proxy.moves import DOWN_MOVES, UP_MOVES, Down, Up, Waits
@@ -80,12 +81,11 @@ class Exchange:
     """
 
     __slots__ = (
-        "_again_after", "_answering", "_bodiless", "_body_left", "_case", "_changes", "_client", "_continued", "_date",
-        "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave", "_means", "_origin",
-        "_repeatable", "_request", "_reused", "_router", "_server", "_stay", "_traced", "_tried", "_tries", "_up",
-        "_upgrade",
-        "answer", "browsers", "error",
-        "identifier", "offset", "rest", "rule", "service", "source", "status", "target", "upstream",
+        "_admitted", "_again_after", "_answering", "_bodiless", "_body_left", "_case", "_changes", "_client",
+        "_continued", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave",
+        "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_sheddable", "_stay",
+        "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier", "offset", "rest",
+        "rule", "service", "source", "status", "target", "upstream", "user",
     )  # fmt: skip
 
     def __init__(
@@ -128,17 +128,20 @@ class Exchange:
         self._reused = False
         self._upgrade = b""
         self._request: Outgoing | None = None
+        self._sheddable = False
         self.rule = ""
         self.service = ""
         self._changes: Changes | None = None
         self._stay: Stay | None = None
         self._traced: Changes | None = None
+        self._admitted: Changes | None = None  # what the server is told of whoever was admitted
         self._decision: Decision = None
         self._case: Case | None = None  # while it is not admitted
         self.browsers: Browsers | None = None  # what they are told
         self._leave: list[Callable[[], None]] = []  # what it has a place in
         self._body_left: int | None = None  # bytes that may still come; None: any number
         self._answering: Answering | None = None  # what is done about the answer
+        self.user = ""
 
     # -- what the caller may ask
 
@@ -234,11 +237,20 @@ class Exchange:
 
     def go_on_admitting(self) -> list[Command]:
         """Takes what steps of the admission are left."""
+        assert self._case is not None
+        return self.decided(self._case.go())
+
+    def decided(self, verdict: Verdict) -> list[Command]:
+        """A step of the admission has said this, which had taken its time."""
         case = self._case
         assert case is not None
-        verdict = case.go()
+        if verdict is None:
+            verdict = case.go()
+        self.user = case.user
         if isinstance(verdict, Delay):
             return [Pause(verdict.seconds)]
+        if isinstance(verdict, Await):
+            return [Ask(verdict.work)]
         self._case = None
         if isinstance(verdict, Refusal):
             return self._reply(verdict.code, lines=verdict.lines)
@@ -258,10 +270,10 @@ class Exchange:
         if not isinstance(decision, Forward):
             return self._reply_as(decision)
         if case is not None:
-            self._traced = merged(case.request, self._traced)
+            self._admitted = case.request
         self._prepare(decision)
-        if case is not None:
-            self._changes = merged(self._changes, case.response)
+        if case is not None and case.response is not None:
+            self._changes = case.response if self._changes is None else joined(self._changes, case.response)
         return [self._assign()]
 
     def _prepare(self, forward: Forward) -> None:
@@ -276,14 +288,17 @@ class Exchange:
             changes = merged(changes, self._stay.request)
         if self._traced is not None:
             changes = merged(changes, self._traced)
+        if self._admitted is not None:
+            changes = self._admitted if changes is None else joined(changes, self._admitted)
         self._request = headers.outgoing(
             self._head, target, self._origin, self.identifier, self._upgrade, host, changes
         )
         self.service, self._changes, self._answering = forward.service, forward.response, forward.answering
+        self._sheddable = forward.sheddable
 
     def _assign(self, *, fresh: bool = False) -> Assign:
         prefer = self._stay.server if self._stay is not None else None
-        return Assign(self.service, self._repeatable, self._tried, fresh, prefer)
+        return Assign(self.service, self._repeatable, self._tried, fresh, prefer, self._sheddable)
 
     def resume(self, forward: Forward, server: Address) -> None:
         """The fast lane has sent this request, which is complete, on a reused connection to `server`."""
@@ -519,7 +534,7 @@ class Exchange:
         """A reply of our own in place of the answer. A message rule that the server broke is a 502."""
         self.error, self.source = code, source or code.source
         self.status = 502 if self.source is not code.source else code.status
-        more = lines
+        more = lines + retry_after(1) if code in LATER else lines
         lines, text = headers.error_lines(
             code, self.status, self.identifier, self._origin.node, self._date(), self.offset
         )

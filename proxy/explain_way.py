@@ -23,6 +23,7 @@ from core.overrides import configured
 from core.resolve import L7Listener, l7_services, servers
 from core.rules import conditional, matches, ordered
 from proxy.actions import Forward
+from proxy.admission import Means
 from proxy.answering import Answering
 from proxy.balance import Address
 from proxy.commands import Assign, SendClient, SendUpstream
@@ -34,6 +35,7 @@ from proxy.exchange import Exchange
 from proxy.explain_answer import say_compression
 from proxy.explain_choice import Chooser, Health
 from proxy.explain_demands import limits, reason
+from proxy.explain_identity import Supposing
 from proxy.headers import hsts_line
 from proxy.message import RequestHead
 from proxy.names import host_name
@@ -68,6 +70,7 @@ class Way:
         self._known, self._node = known, node
         self._target = head.target
         self._stickies = self._make_stickies()
+        self._supposing = Supposing(model.authentications, time.time())
         listener = each.listener
         self._made_of = (each.rules, listener.backend_service, listener.https_redirect_port)
         self._rules = {rule.name: rule for rule in each.rules}
@@ -81,6 +84,7 @@ class Way:
         if exchange.error is None:
             for what, text, place in limits(self._each.listener, self._rules.get(exchange.rule)):
                 self._told.say(what, text, place)
+        self._say_identity(exchange)
         command = commands[0]
         if isinstance(command, Assign):
             self._forward(exchange, command)
@@ -94,7 +98,10 @@ class Way:
         more = Demands.of_listener(listener), guards, tables, Answering.of_listener(listener)
         router = Router(rules, default, https_port, self._stickies, *more)
         hsts = hsts_line(self._each.listener)
-        return Exchange(self._head, self._origin, router, IDENTIFIER, lambda: b"now", hsts=hsts)
+        return Exchange(
+            self._head, self._origin, router, IDENTIFIER, lambda: b"now", hsts=hsts,
+            means=Means(authenticators=self._supposing),
+        )  # fmt: skip
 
     def _make_stickies(self) -> dict[str, Sticky]:
         made = {}
@@ -103,6 +110,17 @@ class Way:
                 sticky = made[name] = Sticky(Seal(self._known.cookie_secret or bytes(32), time.time))
                 sticky.update(service.sticky_session, [(s.address, s.port) for s in servers(self._model, service)])
         return made
+
+    def _say_identity(self, exchange: Exchange) -> None:
+        """Who it is, where that is asked for; a refusal is told of at the end."""
+        supposed = self._supposing.asked
+        if supposed is None:
+            return
+        self._told.result["user"] = exchange.user
+        if exchange.error is None:
+            user = exchange.user or "somebody that it knows"
+            place = Place(Kind.AUTHENTICATIONS, supposed.each.name)
+            self._told.say("identity", f"{supposed.each.name} finds {user}", place, *supposed.notes)
 
     # -- the rule
 
@@ -179,7 +197,8 @@ class Way:
             told.result["error"] = exchange.error.label
             text = f"{status} {exchange.error.label}: {exchange.error.said(exchange.offset)}"
             step, place = self._refuser(exchange)
-            told.end(Outcome.REFUSED, step, text, place)
+            supposed = self._supposing.asked
+            told.end(Outcome.REFUSED, step, text, place, *(supposed.notes if supposed is not None else ()))
         elif exchange.browsers is not None and exchange.browsers.cors is not None and is_preflight(self._head):
             _, place = self._cors(rule)
             text = f"{status}: the browser is told that the script may send its request"
@@ -203,7 +222,11 @@ class Way:
         """The step at which a request was refused, and what has it so."""
         assert exchange.error is not None
         rule = self._rules.get(exchange.rule)
-        return self._cors(rule) if exchange.error is Code.CORS else reason(exchange.error, self._each.listener, rule)
+        if exchange.error is Code.CORS:
+            return self._cors(rule)
+        if self._supposing.asked is not None:
+            return "identity", Place(Kind.AUTHENTICATIONS, self._supposing.asked.each.name)
+        return reason(exchange.error, self._each.listener, rule)
 
     def _cors(self, rule: Rule | None) -> tuple[str, Place]:
         if rule is not None and rule.cors is not None:

@@ -39,6 +39,7 @@ _OURS_IN_ANSWERS: Final = frozenset(
         b"upgrade",
     )
 )  # fmt: skip
+_NO_NAMES: Final = frozenset[bytes]()
 _INNOCENT: Final = frozenset((b"date", b"strict-transport-security"))  # in requests
 # What trailers may not say: how a message is framed and routed, who asks for it, and what is decided before its body is
 # read (RFC 9110 §6.5.1). What somebody here acts on is not for them either.
@@ -126,6 +127,7 @@ def outgoing(
     claims: dict[bytes, list[bytes]] = {}
     kept: list[bytes] = []
     claimed = origin.claimed() if origin.trusted else frozenset()
+    gone = changes.removed if changes is not None else _NO_NAMES
     for each in block.acted_on:
         lower = each.lower
         if lower == b"via":
@@ -137,7 +139,7 @@ def outgoing(
         elif origin.trusted and client_identity.is_ours(lower):
             if origin.identity is None:
                 kept.append(each.line)
-        elif (origin.trusted and _is_of_others(lower)) or _passes(lower, origin, block, changes):
+        elif (origin.trusted and _is_of_others(lower) and lower not in gone) or _passes(lower, origin, block, changes):
             kept.append(each.line)
     fields = passed(block, changes)
     return Outgoing(

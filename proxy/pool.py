@@ -11,7 +11,8 @@ Which servers take requests, and what each weighs, is the balance's to say (bala
 taken when that changes, so that `assign` looks in one place and at no clock.
 
 Where connections to a server are limited, a server that has its number is passed over; when all have, requests wait
-in one queue for whichever is free first (`wait`, `next_in_turn`). Who comes new goes behind those who wait.
+in one queue for whichever is free first (`wait`, `next_in_turn`; core/line.py). Who comes new goes behind those who
+wait.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Final, Generic, TypeVar
 from core.budget import Budget
 from core.ejection import Outcome
 from core.latency import PENALTY_S, Latency
+from core.line import Line
 from core.model import BackendService, Server
 from core.schedule import Picker
 from core.zones import Locality
@@ -99,8 +101,8 @@ class Pool(Generic[Handle, Waiter]):
         self._turn = turn
         self._workers = workers
         self._limit = 0  # connections to a server; 0: any number
-        self._queue_limit = 0  # for all servers
-        self._waiting: dict[Waiter, None] = {}  # in their order
+        self._line: Line[Waiter] = Line()
+        self._waiting = self._line.waiting
         self._members: list[_Member[Handle]] = []
         self._leaving: dict[Address, _Member[Handle]] = {}  # not in the list any more, with requests in flight
         self._counts: list[int] = []
@@ -223,26 +225,30 @@ class Pool(Generic[Handle, Waiter]):
         """How many wait."""
         return len(self._waiting)
 
-    def wait(self, waiter: Waiter) -> bool:
-        """Takes one into the queue whose request met FULL. False: there is no room."""
-        if len(self._waiting) >= self._queue_limit:
-            return False
-        self._waiting[waiter] = None
-        return True
+    def wait(self, waiter: Waiter, now: float, *, sheddable: bool = False) -> bool:
+        """Takes one into the queue whose request met FULL. False: there is no room, or none for what may be shed."""
+        return self._line.join(waiter, now, sheddable=sheddable)
+
+    @property
+    def queue_full(self) -> bool:
+        """Whether there is no room for anybody."""
+        return len(self._waiting) >= self._line.most
+
+    def shed(self, now: float) -> list[Waiter]:
+        """Takes those out of the queue that are not to wait any longer."""
+        return self._line.shed(now) if self._waiting else []
 
     def leave(self, waiter: Waiter) -> None:
         """One waits no longer."""
-        self._waiting.pop(waiter, None)
+        self._line.leave(waiter)
 
-    def next_in_turn(self) -> Waiter | None:
-        """Takes out the one who has waited longest, if a server is free or none takes requests any more."""
+    def next_in_turn(self, now: float) -> Waiter | None:
+        """Takes out the one whose turn it is, if a server is free or none takes requests any more."""
         limit, counts = self._limit, self._counts
         takers = self._balance.takers
         if not self._waiting or (limit and takers and all(counts[index] >= limit for index in takers)):
             return None
-        waiter = next(iter(self._waiting))
-        del self._waiting[waiter]
-        return waiter
+        return self._line.next(now)
 
     def released(self, server: Address, handle: Handle, now: float) -> bool:
         """A request is over and its connection sound; False: the connection is not wanted and has to be closed."""
@@ -330,7 +336,8 @@ class Pool(Generic[Handle, Waiter]):
         self._index, self._out, self.timed = balance.index, balance.out, balance.timed
         self._picker, self._elsewhere = balance.picker, balance.elsewhere
         self._limit = _part(service.server_max_connections, self._turn, self._workers)
-        self._queue_limit = len(balance.takers) * _part(service.server_max_queue, self._turn, self._workers)
+        self._line.target_s = service.queue_target_s
+        self._line.most = len(balance.takers) * _part(service.server_max_queue, self._turn, self._workers)
         if self._waiting:
             self.on_room()
 

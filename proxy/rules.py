@@ -320,7 +320,7 @@ def _action(rule: Rule, demands: Demands | None, answering: Answering | None) ->
     if rule.fixed_reply is not None:
         return Reply(rule.fixed_reply, response, rule.name, demands)
     rewrite = Rewrite(rule.rewrite, url, pattern) if rule.rewrite else None
-    rest = rewrite, Changes.of(rule.request_headers), response, rule.name, demands, answering
+    rest = rewrite, Changes.of(rule.request_headers), response, rule.name, demands, answering, rule.shed_first
     if rule.split:
         return split_of([Forward(share.backend_service, *rest) for share in rule.split], rule.split, rule.split_by)
     return Forward(rule.backend_service, *rest)

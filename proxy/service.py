@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, Protocol
 
 from core.ejection import Outcome
@@ -25,6 +26,9 @@ class Waiter(Protocol):
 
     def resume(self) -> None:
         """It is its turn: there is a server, or none will take it."""
+
+    def shed(self) -> None:
+        """It has waited too long while others came."""
 
 
 def _nobody(*_: object) -> None:
@@ -91,10 +95,13 @@ class Service:
             self._call_soon(self._serve)
 
     def _serve(self) -> None:
-        """Those who wait longest go first. In a turn of its own: whoever released a server is done by then."""
+        """Those whose turn it is. In a turn of its own: whoever released a server is done by then."""
         self._serving = False
+        now = monotonic()
+        for late in self.pool.shed(now):
+            late.shed()
         for _ in range(self.pool.waiting):
-            waiter = self.pool.next_in_turn()
+            waiter = self.pool.next_in_turn(now)
             if waiter is None:
                 return
             waiter.resume()

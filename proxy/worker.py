@@ -24,6 +24,7 @@ from proxy import census, crowds, meters, rates, throttles
 from proxy.acme_passage import Passages
 from proxy.alpn import ByAlpn
 from proxy.answering import Answering
+from proxy.authenticators import Authenticators
 from proxy.crowd import Allowance
 from proxy.crowds import Crowds
 from proxy.demands import Demands
@@ -75,6 +76,7 @@ class Worker:
         self._own_rows = Rows()  # where there is no supervisor to give some
         self._rates = hub.means.rates = Rates(clocks)
         self._crowds = hub.means.crowds = Crowds(ledger)
+        self._authenticators = Authenticators(hub)
         self._tls = tls
         self._turn, self._workers = turn, workers
         self.model = Model()
@@ -88,6 +90,7 @@ class Worker:
         self._next_expiry = 0.0
         self._resting = False
         self._next_progress = 0.0
+        self._tls_problems: list[str] = []  # what the last look at certificates found
 
     def protocol(self, site: Site) -> asyncio.BaseProtocol:
         """The protocol of a new connection to `site`."""
@@ -120,6 +123,7 @@ class Worker:
             raise ApplyError(f"listener {https[0].listener.name!r} is https, and no key server is given: --keyserver")
         contexts = _contexts(model)
         tables = await self._tables_of(listeners)
+        authenticators = self._authenticators.made(model)
         self.openings.prepare(wanted.keys())
         problems: list[str] = []
         if self._tls is not None:
@@ -127,12 +131,13 @@ class Worker:
             terms = {each.listener.name: _terms(each.listener) for each in https}
             certificates = {each.listener.name: each.certificates for each in https}
             problems = await self._tls.configure(certificates, profiles, terms)
-        self.model, self._tables = model, tables
+        self.model, self._tables, self._tls_problems = model, tables, problems
         self._apply_services(model, contexts)
         limits = {each.listener.name: each.limits for each in listeners if each.limits}
         if rows is None:
             rows = self._own_rows.give([*throttles.names(limits), *rates.names(model), *crowds.names(model)])
         self._throttles.update(limits, rows)
+        self._authenticators.take(model, authenticators)
         self._rates.update(model, rows)
         self._crowds.update(model, rows)
         sites = {_site_key(each): self._site(each) for each in listeners}
@@ -148,7 +153,7 @@ class Worker:
             site.closing = True
         self._hub.journal.settle()  # under the names that it went by
         self._hub.journal.meters.keep(**meters.names(model))
-        return problems
+        return problems + self._authenticators.problems()
 
     async def _tables_of(self, listeners: Iterable[L7Listener]) -> dict[str, Table]:
         """Of all their redirect maps; those that have not changed stay. Requests are served while one is filled."""
@@ -167,9 +172,13 @@ class Worker:
         model = with_members(self.model, groups)
         self._apply_services(model, _contexts(model))
 
-    async def recheck(self) -> list[str] | None:
-        """Looks again at certificates with a problem that may have gone; the problems now, None for no change."""
-        return await self._tls.recheck() if self._tls is not None else None
+    async def recheck(self) -> list[str]:
+        """Looks again at certificates with a problem that may have gone, and at files of secrets; the problems now."""
+        problems = await self._tls.recheck() if self._tls is not None else None
+        if problems is not None:
+            self._tls_problems = problems
+        self._authenticators.look()
+        return self._tls_problems + self._authenticators.problems()
 
     def _apply_services(self, model: Model, contexts: Mapping[str, ssl.SSLContext]) -> None:
         services: dict[str, Service] = {}
@@ -374,6 +383,7 @@ class Worker:
             await asyncio.sleep(0.05)
         for site in self._all_sites():
             self._cut(site)
+        self._authenticators.close()
         await asyncio.sleep(0)  # so that transports close
 
     @property

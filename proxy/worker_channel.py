@@ -147,7 +147,7 @@ class Channel:
             await asyncio.sleep(RECHECK_S)
             async with self._changing:
                 problems = await self._worker.recheck()
-                if problems is not None and problems != self._problems:
+                if problems != self._problems:
                     self._problems = problems
                     _send(writer, {"problems": problems})
 

@@ -1262,6 +1262,29 @@ def test_limits_of_rules_and_listeners_have_an_effect(attributes: str, said: str
 
 
 @pytest.mark.parametrize(
+    ("service", "rule", "said"),
+    [
+        ("server_max_connections = 9, queue_target_s = 0.05", "shed_first = true", []),
+        ("server_max_connections = 9", "shed_first = true",
+         ["rules.r.shed_first: nothing is shed: no backend service of the rule has queue_target_s; give the backend "
+          "service queue_target_s, or remove it"]),
+        ("queue_target_s = 0.05", "",
+         ["backend_services.more.queue_target_s: nobody waits for a server without server_max_connections; give "
+          "server_max_connections too, or remove it"]),
+        ("server_max_connections = 9, queue_target_s = 0.05, queue_timeout_s = 0.4", "",
+         ["backend_services.more.queue_target_s: it counts once a queue has not been empty for 10 times as long, and "
+          "nobody waits so long in it; lower it, or raise queue_timeout_s"]),
+    ],
+    ids=["sound", "no target", "no queue", "too late"],
+)  # fmt: skip
+def test_a_target_needs_a_queue_and_shedding_a_target(service: str, rule: str, said: list[str]) -> None:
+    service = f'{{ name = "more", protocol = "http", server_group = "be", {service} }}'
+    rule = f'{{ name = "r", listener = "http", backend_service = "more"{rule and ", "}{rule} }}'
+    text = SOUND.replace("backend_services = [", f"backend_services = [\n{service},")
+    assert errors(text.replace("rules = [", f"rules = [\n{rule},")) == said
+
+
+@pytest.mark.parametrize(
     "option",
     ["rate_limits = [{ rate_per_s = 1 }]", "max_body_bytes = 1", "max_head_bytes = 2000", "max_requests = 1",
      "max_requests_per_client = 1"],

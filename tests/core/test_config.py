@@ -22,9 +22,11 @@ from core.model import (
     L7_SCHEDULERS,
     AccessList,
     Acl,
+    Authentication,
     AvailabilityGroup,
     BackendProtocol,
     BackendService,
+    Basic,
     CaCertificate,
     Certificate,
     CertificateFields,
@@ -32,15 +34,19 @@ from core.model import (
     CheckType,
     ClientCertificate,
     Condition,
+    Cors,
     DnsName,
     DnsType,
     Ejection,
     FixedReply,
+    ForwardAuth,
     HeaderAction,
     HeaderChange,
     HealthCheck,
     Instance,
     InstanceType,
+    Jwt,
+    JwtAlgorithm,
     Listener,
     Mode,
     Model,
@@ -52,6 +58,7 @@ from core.model import (
     Role,
     Rule,
     Scheduler,
+    SecurityHeaders,
     Server,
     ServerGroup,
     Share,
@@ -555,11 +562,15 @@ def models(draw: st.DrawFn) -> Model:
     }
     lists = {name: AccessList(name, draw(NETWORKS)) for name in names[:2]}
     maps = {name: RedirectMap(name, entries=f"/{name} /a 302\n# é", keep_query=False) for name in names[1:2]}
+    proofs = {name: replace(draw(st.sampled_from(PROOFS)), name=name, user_field="X-U") for name in names[:2]}
+    proofs = {n: replace(p, backend_service=names[7]) if p.forward is not None else p for n, p in proofs.items()}
     listeners = {name: draw(listeners_of(name, 1000 + i, names, backends)) for i, name in enumerate(draw(some))}
     l7 = sorted(n for n, listener in listeners.items() if listener.protocol in (Protocol.HTTP, Protocol.HTTPS))
     # Rules of it have schedulers of their own, of which ch starts nobody slowly.
     backends[names[7]] = replace(backends[names[7]], slow_start_s=0)
-    rules = {name: draw(rules_of(name, l7, names[7], f"/{i}")) for i, name in enumerate(draw(some) if l7 else [])}
+    rules = {
+        name: draw(rules_of(name, l7, names[7], f"/{i}", names[1])) for i, name in enumerate(draw(some) if l7 else [])
+    }
     authorities = {name: CaCertificate(name, bundle=f"PEM {index}") for index, name in enumerate(names[:2])}
     spread |= {"by-name": spread_by_name} if spread else {}
     line = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
@@ -573,21 +584,31 @@ def models(draw: st.DrawFn) -> Model:
     instances = {name: replace(each, deletion_protection=draw(st.booleans())) for name, each in instances.items()}
     listeners = {name: replace(each, enabled=draw(st.booleans())) for name, each in listeners.items()}
     return Model(*map(about, (
-        nodes, certificates, authorities, groups, spread, backends, lists, maps, instances, listeners, rules
+        nodes, certificates, authorities, groups, spread, backends, proofs, lists, maps, instances, listeners, rules
     )))  # fmt: skip
 
 
+PROOFS = (
+    Authentication("", Basic("/etc/users", "a 'realm'", 0), pass_credentials=True),
+    Authentication("", jwt=Jwt(
+        secret_file="/s", algorithms=(JwtAlgorithm.HS512,), issuer="i", audiences=("a", "b c"), leeway_s=0,
+        token="cookie:t", required_claims=(("groups", "x"), ("scope", "")), claim_fields=(("email", "X-Email"),),
+    )),
+    Authentication("", forward=ForwardAuth("/a?b", "h.test", ("X-A",), ("X-B",), 0.5, fail_open=True)),
+)  # fmt: skip
 VALUES = st.lists(st.sampled_from(["", "a*?", "[x]", "ü"]), max_size=2).map(tuple)
 CONDITIONS = st.lists(st.builds(Condition, st.sampled_from(["X-A", "b.c"]), VALUES), max_size=2).map(tuple)
 
 
 @st.composite
-def rules_of(draw: st.DrawFn, name: str, listeners: list[str], service: str, url: str) -> Rule:
+def rules_of(draw: st.DrawFn, name: str, listeners: list[str], service: str, url: str, proof: str) -> Rule:
     action = draw(
         st.sampled_from([
             {"backend_service": service},
             {"backend_service": service, "rewrite": Rewrite("b.test", "/x${rest}", ""),
              "request_headers": (HeaderChange("A", HeaderAction.REMOVE), HeaderChange("A", HeaderAction.ADD, "b c"))},
+            {"backend_service": service, "authentication": proof, "security_headers": SecurityHeaders.OFF,
+             "cors": Cors(("https://a.test", "https://*.b.test:8443"), ("PUT",), ("*",), ("X-A",), True, 0)},
             {"backend_service": service, "scheduler": Scheduler.P2C, "health_check": HealthCheck(port=7),
              "sticky_session": StickySession(StickyType.SERVER, "sid")},
             {"split": (Share(service, 3),), "scheduler": Scheduler.CH, "hash_key": "cookie:x",

@@ -43,6 +43,10 @@ ORDINARY: dict[Kind, dict[str, Any]] = {
         "name": "a", "protocol": "http", "connect_timeout_s": 3, "health_check": {"type": "http", "interval_s": 2},
         "sticky_session": False, "ejection": {},
     },
+    Kind.AUTHENTICATIONS: {
+        "name": "a", "jwt": {"algorithms": ["ES256"], "claim_fields": {"b": "C", "a": "D"}, "leeway_s": 0},
+        "basic": False,
+    },
     Kind.ACCESS_LISTS: {"name": "a"},
     Kind.REDIRECT_MAPS: {"name": "a", "entries": "/a /b\n/c /d 302", "keep_query": False},
     Kind.INSTANCES: {"name": "a", "type": "nlb", "vips": ["192.0.2.1"], "deletion_protection": True},

@@ -102,6 +102,7 @@ def test_there_are_references_to_check() -> None:
 
 
 LEAST: dict[Kind, dict[str, object]] = {
+    Kind.AUTHENTICATIONS: {"forward": {}},
     Kind.BACKEND_SERVICES: {"protocol": "http"},
     Kind.LISTENERS: {"instance": "default", "protocol": "https", "port": 443},
     Kind.RULES: {"listener": "default"},

@@ -96,6 +96,12 @@ ELSEWHERE: Final = (
         ("exec(example, names)",),
     ),
     Elsewhere(
+        "authentication.md",
+        "htpasswd -B -C 10 -c",
+        "tests/proxy/test_passwords.py::test_htpasswd_writes_such_files",
+        ('"htpasswd", "-B", "-C", "10", "-c"',),
+    ),
+    Elsewhere(
         "faults.md",
         "-m bench.faults",
         "tests/e2e/test_faults.py::test_every_promise_is_kept",

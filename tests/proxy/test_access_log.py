@@ -191,3 +191,21 @@ async def test_a_pipe_that_takes_little_at_a_time_gets_every_line(tmp_path: Path
     await log.close()
     await taking
     assert taken == [f"/{number}" for number in range(3000)]
+
+
+@pytest.mark.parametrize(
+    ("user", "word"), [("alice", "alice"), ("", "-"), ('a "b" c\r\nd', "a__b__c__d"), ("Zo%C3%AB", "Zo%C3%AB")]
+)
+async def test_the_user_stands_where_it_is_looked_for(tmp_path: Path, user: str, word: str) -> None:
+    """In lines of JSON only where there is one; no user can end a word of `combined`."""
+    record = Record("web", "192.0.2.1", "GET", "a", "/", 200, user=user)
+    plain, combined = (
+        AccessLog(str(tmp_path / shape), "l7-1", LogShape.parse(shape, [], 1)) for shape in ("json", "combined")
+    )
+    for log in (plain, combined):
+        log.write(record)
+        await log.close()
+    line = json.loads((tmp_path / "json").read_text())
+    assert line.get("user", "") == user
+    assert line.keys() - {"user"} == FIELDS
+    assert (tmp_path / "combined").read_text().split(" ")[:4][2] == word

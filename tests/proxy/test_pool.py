@@ -221,15 +221,15 @@ def test_who_waits_longest_is_next_and_who_comes_new_goes_behind() -> None:
     one.on_room = lambda: woken.append(one.waiting)
     one.update(servers(100), limited(1, queue=2), 0)
     one.assign(b"c", 0, repeatable=True)
-    assert [one.wait("first"), one.wait("second"), one.wait("third")] == [True, True, False]
-    assert one.next_in_turn() is None
+    assert [one.wait("first", 0.0), one.wait("second", 0.0), one.wait("third", 0.0)] == [True, True, False]
+    assert one.next_in_turn(0.0) is None
     assert woken == []
     one.failed(A)
     assert woken == [2]
     assert one.assign(b"c", 0, repeatable=True) is FULL
-    assert one.next_in_turn() == "first"
+    assert one.next_in_turn(0.0) == "first"
     assert one.assign(b"c", 0, repeatable=True, in_turn=True) == Open(A)
-    assert one.next_in_turn() is None
+    assert one.next_in_turn(0.0) is None
     one.leave("second")
     one.leave("second")
     assert one.waiting == 0
@@ -241,10 +241,10 @@ def test_those_who_wait_for_servers_that_are_gone_hear_of_it() -> None:
     one.on_room = lambda: woken.append(one.waiting)
     one.update(servers(100), limited(1), 0)
     one.assign(b"c", 0, repeatable=True)
-    one.wait("first")
+    one.wait("first", 0.0)
     one.set_down({A}, 0)
     assert woken == [1]
-    assert one.next_in_turn() == "first"
+    assert one.next_in_turn(0.0) == "first"
     assert one.assign(b"c", 0, repeatable=True, in_turn=True) is None
 
 
@@ -264,9 +264,9 @@ def test_workers_share_a_limit_and_have_one_at_least() -> None:
 def test_the_queue_grows_with_the_servers_that_take_requests() -> None:
     three: Pool[str, str] = Pool()
     three.update(servers(100, 100, 0), limited(1, queue=2), 0)
-    assert [three.wait(name) for name in "abcde"] == [True] * 4 + [False]
+    assert [three.wait(name, 0.0) for name in "abcde"] == [True] * 4 + [False]
     three.set_down({A}, 0)
-    assert not three.wait("f")
+    assert not three.wait("f", 0.0)
 
 
 # -- numbers

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.model import Model
+from core.model import Model, Rule
 from tests.proxy.support import ANSWER, Backend, Client, Request, free_port, model, proxy, with_group, with_service
 from tests.proxy.test_conn import reset
 from tests.waiting import until
@@ -225,3 +225,62 @@ async def test_a_drain_ends_those_who_wait() -> None:
         assert l7.hub.services["app"].pool.waiting == 0
         for client in (first, second):
             await client.close()
+
+
+async def test_in_a_queue_that_never_empties_the_newest_go_first() -> None:
+    """One is with the server for longer than ten targets; three wait, one of which may be shed, another comes last."""
+    gate = asyncio.Event()
+    served: list[str] = []
+
+    async def answer(request: Request) -> None:
+        served.append(request.path)
+        await gate.wait()
+        request.writer.write(ANSWER)
+
+    rules = [Rule("batch", "web", "app", url="/batch", shed_first=True)]
+    async with Backend(answer).running() as backend:
+        base = model(free_port(), [backend.port], request_timeout_s=60, rules=rules)
+        async with proxy(with_service(base, server_max_connections=1, queue_target_s=0.05)) as l7:
+            now = asyncio.get_running_loop().time
+            asked = {}
+
+            async def ask(path: str) -> None:
+                client = await l7.connect()
+                asked[path] = asyncio.create_task(client.ask(path))
+                clients.append(client)
+
+            clients: list[Client] = []
+            await ask("/first")
+            await until(lambda: served == ["/first"])
+            for number, path in enumerate(("/old", "/older", "/batch/1"), 1):
+                await ask(path)
+                await until(lambda number=number: l7.hub.counters["queued_requests"] == number)  # type: ignore[misc]
+            begun = now()
+            await until(lambda: now() - begun > 0.55)
+            await ask("/new")
+            await until(lambda: l7.hub.counters["queued_requests"] == 4)
+            await ask("/batch/2")
+            assert (await asyncio.wait_for(asked["/batch/2"], 20))[0] == 503
+            gate.set()
+            statuses = {path: (await asyncio.wait_for(task, 20))[0] for path, task in asked.items()}
+            assert statuses == {
+                "/first": 200, "/old": 503, "/older": 503, "/batch/1": 503, "/new": 200, "/batch/2": 503,
+            }  # fmt: skip
+            assert served == ["/first", "/new"]
+            assert {each.error_code for each in l7.records if each.status == 503} == {"shed"}
+            for client in clients:
+                await client.close()
+
+
+async def test_who_is_refused_for_a_full_queue_is_told_to_come_again() -> None:
+    async with Backend(never).running() as backend:
+        base = model(free_port(), [backend.port], request_timeout_s=60)
+        async with proxy(with_service(base, server_max_connections=1, server_max_queue=0)) as l7:
+            first, second = await l7.connect(), await l7.connect()
+            first.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await until(lambda: bool(backend.heads))
+            second.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            status, head, _ = await second.whole_answer()
+            assert (status, b"\r\nRetry-After: 1\r\n" in head) == (503, True)
+            await first.close()
+            await second.close()

@@ -41,7 +41,7 @@ export const ago = (at) => known(at, (each) => {
 });
 
 export const words = (name) => name.replaceAll('_', ' ');
-const KINDS = { instances: 'instance', listeners: 'listener', rules: 'rule', backend_services: 'backend service', server_groups: 'server group', availability_groups: 'availability group', certificates: 'certificate', ca_certificates: 'CA certificate', access_lists: 'access list', redirect_maps: 'redirect map', nodes: 'node' };
+const KINDS = { instances: 'instance', listeners: 'listener', rules: 'rule', backend_services: 'backend service', server_groups: 'server group', availability_groups: 'availability group', certificates: 'certificate', ca_certificates: 'CA certificate', authentications: 'authentication', access_lists: 'access list', redirect_maps: 'redirect map', nodes: 'node' };
 export const one = (kind) => KINDS[kind] ?? words(kind);
 export const many = (kind) => (kind === 'ca_certificates' ? 'CA certificates' : words(kind));
 export const title = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -17,7 +17,7 @@ const WEIGHED = { server_groups: 'servers', availability_groups: 'members' };
 const COLUMNS = {
   instances: ['type', 'vips'], listeners: ['protocol', 'port', 'instance', 'backend_service', 'enabled'], rules: ['listener', 'domain', 'url', 'backend_service', 'priority'],
   backend_services: ['protocol', 'server_group', 'availability_group', 'scheduler'], server_groups: ['servers'], availability_groups: ['members', 'dns'],
-  certificates: ['domains'], ca_certificates: [], access_lists: ['entries'], redirect_maps: ['status', 'keep_query'], nodes: ['role', 'address', 'zone'],
+  certificates: ['domains'], ca_certificates: [], authentications: ['backend_service', 'user_field'], access_lists: ['entries'], redirect_maps: ['status', 'keep_query'], nodes: ['role', 'address', 'zone'],
 };
 const COUNTED = new Set(['servers', 'members', 'entries', 'dns']);
 

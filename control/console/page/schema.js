@@ -1,7 +1,7 @@
 // The model as the API's OpenAPI document has it, and what forms and references need of it.
 
 const BOUNDS = /from (-?[\d.]+) to (-?[\d.]+)(?: (\S+))?/;
-const CLASSES = { instances: 'Instance', listeners: 'Listener', rules: 'Rule', backend_services: 'BackendService', server_groups: 'ServerGroup', availability_groups: 'AvailabilityGroup', certificates: 'Certificate', ca_certificates: 'CaCertificate', access_lists: 'AccessList', redirect_maps: 'RedirectMap', nodes: 'Node' };
+const CLASSES = { instances: 'Instance', listeners: 'Listener', rules: 'Rule', backend_services: 'BackendService', server_groups: 'ServerGroup', availability_groups: 'AvailabilityGroup', certificates: 'Certificate', ca_certificates: 'CaCertificate', authentications: 'Authentication', access_lists: 'AccessList', redirect_maps: 'RedirectMap', nodes: 'Node' };
 // What stands for other objects, or for paths on somebody's own machine; the API takes neither from here.
 const LEFT_OUT = { listeners: ['servers', 'domains'], certificates: ['chain_file', 'key_file'], ca_certificates: ['bundle_file', 'crl_file'] };
 

@@ -5,7 +5,7 @@ import { learn } from './diff.js';
 import { live } from './live.js';
 import { Schemas } from './schema.js';
 
-export const KINDS = ['instances', 'listeners', 'rules', 'backend_services', 'server_groups', 'availability_groups', 'certificates', 'ca_certificates', 'access_lists', 'redirect_maps', 'nodes'];
+export const KINDS = ['instances', 'listeners', 'rules', 'backend_services', 'server_groups', 'availability_groups', 'certificates', 'ca_certificates', 'authentications', 'access_lists', 'redirect_maps', 'nodes'];
 
 export const store = new EventTarget();
 let reading = null;
