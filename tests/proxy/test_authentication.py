@@ -502,6 +502,21 @@ async def test_a_service_that_is_not_there_is_no_word() -> None:
         assert (await l7.record()).error_code == "authentication_unavailable"
 
 
+async def test_whatever_goes_wrong_admits_nobody(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Backend().running() as backend, proxy(site(backend.port, by_password(users))) as l7:
+
+        def broken(*_: object) -> bool:
+            raise RuntimeError("no more threads")
+
+        monkeypatch.setattr("proxy.passwords.Users.admits", broken)
+        logged: list[object] = []
+        monkeypatch.setattr(l7.hub.tasks, "_on_failure", lambda *each: logged.append(each))
+        assert (await ask(l7, basic("alice", "wonder")))[0] == 503
+        assert (await l7.record()).error_code == "authentication_unavailable"
+        assert not backend.heads
+        assert len(logged) == 1
+
+
 async def test_errands_share_connections() -> None:
     door = Doorkeeper()
     async with door.running(ForwardAuth()) as (l7, backend):
