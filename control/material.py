@@ -50,6 +50,15 @@ def path_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]:
             why = "is a path on your machine, which the control plane cannot read"
             remedy = "give its lines as `entries`; `paifang apply FILE` does so by itself"
             errors.append(ConfigError(path, 0, f"redirect_maps.{name}.entries_file", why, remedy))
+    for place, pages in (
+        *((f"listeners.{each.name}", each.error_pages) for each in model.listeners.values()),
+        *((f"rules.{each.name}", each.error_pages) for each in model.rules.values()),
+    ):
+        for index, page in enumerate(pages):
+            if page.body_file:
+                why = "is a path on your machine, which the control plane cannot read"
+                remedy = "give the page as `body`; `paifang apply FILE` does so by itself"
+                errors.append(ConfigError(path, 0, f"{place}.error_pages[{index}].body_file", why, remedy))
     for name, authorities in model.ca_certificates.items():
         for field in ("bundle", "crl"):
             if getattr(authorities, f"{field}_file"):

@@ -18,7 +18,7 @@ from cryptography import x509
 
 from certs.ca_bundle import BundleReport, inspect_bundle
 from certs.chain import inspect
-from control import prepare_maps
+from control import prepare_maps, prepare_pages
 from control.material import AUTHORITIES, INLINE_KEY, key_errors
 from control.several import Joined, join, listed
 from core import acme
@@ -134,10 +134,11 @@ def inline(document: Document) -> Prepared:
         certificates[name] = replace(certificate, chain=chain, chain_file="", key_file="")
     authorities = _inline_authorities(document, errors, warnings)
     maps, notes = prepare_maps.inline(document, errors)
+    with_pages = prepare_pages.inline(document, errors)
     settings = _locate(document, errors)
     if errors:
         raise ConfigErrors(errors)
-    model = replace(document.model, certificates=certificates, ca_certificates=authorities, redirect_maps=maps)
+    model = replace(with_pages, certificates=certificates, ca_certificates=authorities, redirect_maps=maps)
     return Prepared(model, keys, tuple(warnings), settings, notes)
 
 

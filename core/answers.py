@@ -1,4 +1,4 @@
-"""What the L7 tier does with answers on their way to the client: they are compressed."""
+"""What the L7 tier does about answers: they are compressed; errors have pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ MEDIA_TYPE = Pattern(
     r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9*][a-z0-9!#$&^_.+*-]{0,126}",
     "a media type in small letters, such as text/html, text/* or application/*+json",
 )
+
+
+CONTENT_TYPE = Pattern(r"[!-~]([ -~]{0,126}[!-~])?", "a media type such as text/html")
 
 
 class Coding(StrEnum):
@@ -53,3 +56,25 @@ class Compression:
     min_bytes: Annotated[int, Range(0, 1_048_576, "bytes")] = 1024
     types: tuple[Annotated[str, MEDIA_TYPE], ...] = TYPES
     personal: Personal = Personal.STATIC
+
+
+PAGE_CHARACTERS = 65_536
+PAGE = Pattern(rf"[\s\S]{{0,{PAGE_CHARACTERS}}}", f"text of at most {PAGE_CHARACTERS} characters")
+PAGES_MOST = 32  # of a listener or a rule
+PAGE_VARIABLES = ("status", "reason", "error", "host", "request_id")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPage:
+    """What a client gets with an error of the L7 tier, for one status or for a class of them, such as 4xx.
+
+    In a page `${status}`, `${reason}`, `${error}`, `${host}` and `${request_id}` stand for those of the request. Where
+    several are for a status, the one with the very number counts before a class, then the one that the client's Accept
+    likes better. With `servers` it takes the place of servers' own answers of this status too.
+    """
+
+    status: Annotated[str, Pattern(r"[45]([0-9]{2}|xx)", "a status of 400 to 599, or 4xx or 5xx")]
+    content_type: Annotated[str, CONTENT_TYPE] = "text/html; charset=utf-8"
+    body: Annotated[str, PAGE] = ""
+    body_file: str = ""
+    servers: bool = False

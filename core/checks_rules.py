@@ -128,7 +128,7 @@ def _actions(rule: Rule, listener: Listener | None, groups: Groups, path: Path) 
         yield Problem((*path, name), f"{given[0]} and {name} exclude each other", "give one of them")
     yield from _service(rule.backend_service, listener, groups, (*path, "backend_service"))
     yield from _split(rule, listener, groups, (*path, "split"))
-    for name in ("rewrite", "request_headers", "compression", *FIELDS):
+    for name in ("rewrite", "request_headers", "compression", "error_pages", *FIELDS):
         if getattr(rule, name) and given and not set(given) & set(FORWARDING):
             why = f"{name} is for what is forwarded, and {given[0]} is not"
             yield Problem((*path, name), why, f"remove it, or give {in_words(FORWARDING, 'or')}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from core.answering import Cors
-from core.answers import Compression
+from core.answers import CONTENT_TYPE, Compression, ErrorPage
 from core.choices import Acl, HeaderAction, Scheduler, SecurityHeaders
 from core.fields import (
     CONDITION_NAME,
@@ -81,9 +81,7 @@ class FixedReply:
     """An answer that the L7 tier gives by itself."""
 
     status: Annotated[int, Range(200, 599)] = 200
-    content_type: Annotated[str, Pattern(r"[!-~]([ -~]{0,126}[!-~])?", "a media type such as text/html")] = (
-        "text/plain; charset=utf-8"
-    )
+    content_type: Annotated[str, CONTENT_TYPE] = "text/plain; charset=utf-8"
     body: Annotated[str, Pattern(r"[\s\S]{0,1024}", "text of at most 1024 characters")] = ""
 
 
@@ -170,5 +168,6 @@ class Rule:
     max_requests: Annotated[int, Range(0, 10_000_000)] = 0
     max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     compression: Compression | None = None
+    error_pages: tuple[ErrorPage, ...] = ()
     description: Description = ""
     tags: Tags = ()

@@ -26,6 +26,7 @@ from core.model import (
     Cors,
     DnsName,
     Ejection,
+    ErrorPage,
     FixedReply,
     ForwardAuth,
     HeaderChange,
@@ -314,6 +315,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_requests": "requests at a time; more get 503; 0: any number",
         "max_requests_per_client": "the same of one IPv4 address or IPv6 /64, in each worker process; more get 429",
         "compression": "compresses answers; see [compression](compression.md)",
+        "error_pages": "what clients get with errors; see [error pages](error-pages.md)",
         **ABOUT,
     },
     Acme: {
@@ -363,6 +365,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_requests": "requests at a time that go by it, besides the listener's; more get 503; 0: any number",
         "max_requests_per_client": "the same of one client; more get 429",
         "compression": "as of the listener, in place of all of it; `codings = []` turns it off",
+        "error_pages": "as of the listener, which are asked for what these are not for",
         **ABOUT,
     },
     Compression: {
@@ -375,6 +378,13 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "personal": "answers to requests with cookies or credentials, and those that set cookies, are not compressed "
         "(never), only style sheets, scripts, pictures, fonts and what `Cache-Control: public` says is for all "
         "(static), or as all others (always)",
+    },
+    ErrorPage: {
+        "status": "that it is for",
+        "content_type": "of the page; what stands for something in it is escaped for HTML, XML or JSON",
+        "body": "the page",
+        "body_file": "the same as a file, UTF-8",
+        "servers": "whether it takes the place of servers' answers of this status too",
     },
     Share: {
         "backend_service": "where its part goes",
@@ -468,6 +478,7 @@ INNER: Mapping[type, Kind] = {
     Ejection: Kind.BACKEND_SERVICES,
     StickySession: Kind.BACKEND_SERVICES,
     Compression: Kind.LISTENERS,
+    ErrorPage: Kind.LISTENERS,
     Condition: Kind.RULES,
     Basic: Kind.AUTHENTICATIONS,
     Jwt: Kind.AUTHENTICATIONS,

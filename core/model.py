@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 from core.answering import Cors
-from core.answers import Coding, Compression, Personal
+from core.answers import Coding, Compression, ErrorPage, Personal
 from core.authentication import Authentication, Basic, ForwardAuth, Jwt
 from core.choices import (
     HASH_SCHEDULERS,
@@ -67,10 +67,10 @@ __all__ = [
     "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "Authentication", "AvailabilityGroup",
     "BackendProtocol", "BackendService", "Basic", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod",
     "CheckType", "ClientCertificate", "Coding", "Compression", "Condition", "Cors", "DnsName", "DnsType", "Ejection",
-    "FixedReply", "ForwardAuth", "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Jwt",
-    "JwtAlgorithm", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Personal", "Protocol", "ProxyProtocol",
-    "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders", "Server",
-    "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
+    "ErrorPage", "FixedReply", "ForwardAuth", "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType",
+    "Jwt", "JwtAlgorithm", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Personal", "Protocol",
+    "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders",
+    "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.
@@ -225,6 +225,7 @@ class Listener:
     max_requests: Annotated[int, Range(0, 10_000_000)] = 0
     max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     compression: Compression | None = None
+    error_pages: tuple[ErrorPage, ...] = ()
     http2: bool = True
     http2_prior_knowledge: bool = False
     description: Description = ""

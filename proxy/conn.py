@@ -27,6 +27,7 @@ from proxy.h2_frames import PREFACE
 from proxy.head import read_request
 from proxy.hub import Hub, Site
 from proxy.message import RequestHead
+from proxy.pages import PLAIN_FORM, Form
 from proxy.served import ServingCarrier
 from proxy.upstream import CLOSE_S, WRITE_HIGH_BYTES
 
@@ -222,9 +223,18 @@ class ClientConnection(ServingCarrier):
         """Answers what is not a request that we serve, and closes."""
         hub = self._hub
         identifier = hub.new_request_id()
-        date, hsts = hub.date(), self._site.hsts
+        date, hsts, answering = hub.date(), self._site.hsts, self._site.router.answering
         reply = headers.error_reply(
-            code, code.status, identifier, hub.node, date, close=True, body=True, hsts=hsts, offset=offset
+            code,
+            code.status,
+            identifier,
+            hub.node,
+            date,
+            close=True,
+            body=True,
+            hsts=hsts,
+            offset=offset,
+            form=Form(answering.pages) if answering is not None else PLAIN_FORM,
         )
         self._transport.write(reply)
         record = Record(self._site.name, self._visitor.client, status=code.status, bytes_in=len(self._buffer))

@@ -50,6 +50,7 @@ from proxy.http1 import Http1Client, Http1Server
 from proxy.message import Block, Fields, Outgoing, RequestHead, ResponseHead
 from proxy.moves import DOWN_MOVES, UP_MOVES, Down, Up, Waits
 from proxy.origin import Origin
+from proxy.pages import Form, Page
 from proxy.policy import upgrades_to_websocket
 from proxy.rules import Router, normal_target
 from proxy.sticky import Stay, merged
@@ -84,8 +85,8 @@ class Exchange:
         "_admitted", "_again_after", "_answering", "_bodiless", "_body_left", "_case", "_changes", "_client",
         "_continued", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave",
         "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_sheddable", "_stay",
-        "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier", "offset", "rest",
-        "rule", "service", "source", "status", "target", "upstream", "user",
+        "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier", "offset",
+        "replaced", "rest", "rule", "service", "source", "status", "target", "upstream", "user",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +113,7 @@ class Exchange:
         self.offset: int | None = None
         self.upstream: Address | None = None
         self.answer: Block | None = None  # the fields of the server's answer
+        self.replaced = False  # by a page of ours
         self.target = head.target
         self._keep_alive = head.block.keep_alive and not closing
         self._up, self._down = Up.ASSIGNING, Down.WAITING
@@ -140,7 +142,7 @@ class Exchange:
         self.browsers: Browsers | None = None  # what they are told
         self._leave: list[Callable[[], None]] = []  # what it has a place in
         self._body_left: int | None = None  # bytes that may still come; None: any number
-        self._answering: Answering | None = None  # what is done about the answer
+        self._answering = router.answering  # what is done about the answer
         self.user = ""
 
     # -- what the caller may ask
@@ -224,6 +226,8 @@ class Exchange:
             self.target = normal_target(head.target)
             decision = decided or self._router.route(head, self.target, self._origin.client)
             self._decision, self.rule = decision, decision.rule if decision is not None else ""
+            if isinstance(decision, Forward):
+                self._answering = decision.answering
             demands = decision.demands if decision is not None else self._router.demands
             if demands is not None:
                 self.browsers = demands.browsers
@@ -387,6 +391,8 @@ class Exchange:
                     commands += self._pass_on(part) if self._down is _BODY else [SendClient(part.payload)]
                 elif isinstance(part, Refused):
                     raise part
+                elif part.status >= 400 and (page := self._page_for(part)) is not None:
+                    return [*commands, *self._replace(part, page, parts[-1])]
                 elif part.status >= 200:
                     self._answer(part)
                 elif part.status == 101:
@@ -502,6 +508,21 @@ class Exchange:
         lines = headers.answer_lines(head, client.framing(head), self._origin.node, self._date(), self._hsts, changes)
         self._keep_alive = client.begin(head, lines, keep_alive=self._keep_alive and not self._early)
 
+    def _page_for(self, head: ResponseHead) -> Page | None:
+        """What goes in place of a server's answer, if anything does."""
+        pages = self._answering.pages if self._answering is not None else None
+        return None if pages is None else pages.page(head.status, self._head.values(b"accept"), of_server=True)
+
+    def _replace(self, head: ResponseHead, page: Page, last: Heard) -> list[Command]:
+        """A page in place of a server's answer. `last` of what came with its head: if that is its end, its connection
+        goes on."""
+        self.status, self.answer, self.replaced = head.status, head.block, True
+        lines, text = headers.instead_lines(
+            head, page, self.identifier, self._origin.node, self._date(), self._head.host
+        )
+        sound = isinstance(last, Piece) and last.ended and last.sound and self._up is _SENT
+        return self._reply_with(lines, text, reuse=sound)
+
     def _changes_in(self, answer: ResponseHead) -> Changes | None:
         changes = self._changes
         if self._stay is not None and self.upstream is not None:
@@ -536,7 +557,7 @@ class Exchange:
         self.status = 502 if self.source is not code.source else code.status
         more = lines + retry_after(1) if code in LATER else lines
         lines, text = headers.error_lines(
-            code, self.status, self.identifier, self._origin.node, self._date(), self.offset
+            code, self.status, self.identifier, self._origin.node, self._date(), self.offset, self._form
         )
         return self._reply_with(lines + more, text)
 
@@ -556,14 +577,19 @@ class Exchange:
             lines, body = decision.lines, decision.body
         return self._reply_with(headers.plain_lines(lines, self.identifier, origin.node, self._date()), body)
 
-    def _reply_with(self, lines: bytes, body: bytes) -> list[Command]:
+    @property
+    def _form(self) -> Form:
+        pages = self._answering.pages if self._answering is not None else None
+        return Form(pages, self._head.values(b"accept"), self._head.host)
+
+    def _reply_with(self, lines: bytes, body: bytes, *, reuse: bool = False) -> list[Command]:
         """There is no body after HEAD."""
         if self.browsers is not None:
             lines += self.browsers.lines(self._head)
         close = not (self._keep_alive and self._client.done)
         body = b"" if self._head.method == b"HEAD" else body
         said = self._client.reply(self.status, lines, body, self._hsts, close=close)
-        return [*said, *self._end(keep_alive=not close)]
+        return [*said, *self._end(keep_alive=not close, reuse=reuse)]
 
     def _fail(self, code: Code, source: Source | None = None) -> list[Command]:
         """The exchange cannot go on: a reply if nothing was answered yet, a cut otherwise."""

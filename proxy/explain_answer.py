@@ -20,6 +20,27 @@ class _Page:
         return [_KIND] if name == b"content-type" else []
 
 
+def say_pages(told: Explanation, exchange: Exchange, listener: Listener, rule: Rule | None, status: int = 0) -> None:
+    """In what form the client gets an error, of this status; 0: which answers of servers give way to a page."""
+    answering = exchange.what_answers_become
+    pages = answering.pages if answering is not None else None
+    if answering is None or pages is None:
+        return
+    place = Place(Kind.LISTENERS, listener.name, "error_pages")
+    if rule is not None and rule.error_pages:
+        place = Place(Kind.RULES, rule.name, "error_pages")
+    accepts = exchange.head.values(b"accept")
+    if status:
+        page = pages.page(status, accepts)
+        kind = page.kind.decode("ascii") if page is not None else ""
+        text = f"the page for {page.status}, of {kind}" if page is not None else "none is for it that the client reads"
+        told.say("error page", text, place)
+        return
+    taken = sorted({page.status for pages in answering.error_pages for page in pages if page.servers})
+    if taken:
+        told.say("error page", f"in place of its server's answers of {', '.join(taken)}", place)
+
+
 def say_compression(told: Explanation, exchange: Exchange, listener: Listener, rule: Rule | None) -> None:
     """Whether a page would be compressed for this client, where anything is."""
     answering = exchange.what_answers_become

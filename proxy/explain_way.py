@@ -32,7 +32,7 @@ from proxy.cors import is_preflight
 from proxy.demands import Demands
 from proxy.errors import Code
 from proxy.exchange import Exchange
-from proxy.explain_answer import say_compression
+from proxy.explain_answer import say_compression, say_pages
 from proxy.explain_choice import Chooser, Health
 from proxy.explain_demands import limits, reason
 from proxy.explain_identity import Supposing
@@ -197,6 +197,7 @@ class Way:
             told.result["error"] = exchange.error.label
             text = f"{status} {exchange.error.label}: {exchange.error.said(exchange.offset)}"
             step, place = self._refuser(exchange)
+            say_pages(told, exchange, self._each.listener, rule, status)
             supposed = self._supposing.asked
             told.end(Outcome.REFUSED, step, text, place, *(supposed.notes if supposed is not None else ()))
         elif exchange.browsers is not None and exchange.browsers.cors is not None and is_preflight(self._head):
@@ -271,6 +272,7 @@ class Way:
         assert isinstance(sent[0], SendUpstream)
         self._say_request(sent[0].data, rule)
         self._say_times(told.result["service"])
+        say_pages(told, exchange, self._each.listener, rule)
         say_compression(told, exchange, self._each.listener, rule)
         if notes := [*_responds(rule), *self._cookies_set(command), *self._hsts(), *self._to_browsers(exchange)]:
             told.say("response", "on its way back it changes", None, *notes)

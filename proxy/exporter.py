@@ -40,6 +40,7 @@ PLAIN: Final = {
     "key_sets_failed": ("failed_key_set_fetches", "Attempts to fetch the keys of tokens that failed."),
     "forward_auth_failures": ("failed_auth_requests", "Requests to an authenticating service without an answer."),
     "underscored_fields": ("dropped_fields", "Fields of requests dropped because of an underscore in their name."),
+    "replaced_answers": ("replaced_answers", "Answers of servers in whose place a page of ours went."),
     "compressed_answers": ("compressed_answers", "Answers that were compressed."),
     "compression_bytes_in": ("compression_bytes_in", "Bytes of bodies that went into compression."),
     "compression_bytes_out": ("compression_bytes_out", "Bytes of bodies that came out of compression."),

@@ -29,6 +29,7 @@ from proxy.message import (
     is_acted_on,
 )
 from proxy.origin import ORIGIN_FIELDS, SLB_FIELDS, Origin
+from proxy.pages import PLAIN_FORM, Form, Page, Told, error_body
 
 # What Connection names ends here too, unless a server could be deceived by its absence: these are acted on (see
 # message.ACTED_ON) and never pass unseen, whatever Connection says of them (RFC 9110 §7.6.1).
@@ -51,6 +52,8 @@ _NOT_TRAILERS: Final = ACTED_ON | frozenset(
         b"retry-after", b"set-cookie", b"vary", b"www-authenticate",
     )
 )  # fmt: skip
+# What belongs to a status, not to the page that tells of it.
+_OF_STATUS: Final = frozenset((b"allow", b"proxy-authenticate", b"retry-after", b"www-authenticate"))
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 _REASONS: Final = {
     400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
@@ -297,28 +300,44 @@ def switching_head(head: ResponseHead, lines: bytes, upgrade: bytes, node: bytes
 
 
 def error_lines(
-    code: Code, status: int, identifier: bytes, node: bytes, date: bytes, offset: int | None = None
-) -> tuple[bytes, bytes]:
+    code: Code, status: int, identifier: bytes, node: bytes, date: bytes, offset: int | None = None,
+    form: Form = PLAIN_FORM,
+) -> tuple[bytes, bytes]:  # fmt: skip
     """A reply of our own: its lines, and its body, which says what happened and the request id to look for in the log.
 
     Proxy-Status (RFC 9209) says it too, and that it is we who say it.
     """
     source = code.source if status == code.status else Source.UPSTREAM
-    label = code.label.encode()
-    text = b'{"status": %d, "source": "%b", "error": "%b", "detail": "%b", "request_id": "%b"}\n' % (
-        status, source.encode(), label, code.said(offset).encode(), identifier,
+    told = Told(
+        status, source.value, code.label, code.said(offset), identifier.decode("ascii"), form.host.decode("latin-1")
+    )
+    media_type, text = error_body(form, told)
+    lines = _page_lines(media_type, text, identifier, node, date)
+    lines += b'Proxy-Status: "%b"; error=%b; details="%b"\r\n' % (
+        node, kind(code, source).encode(), code.label.encode()
     )  # fmt: skip
-    lines = [
-        b"Date: " + date,
-        b"Content-Type: application/json\r\nContent-Length: %d" % len(text),
-        b"Cache-Control: no-store",
-        b"Via: 1.1 " + node,
-        b"X-Request-Id: " + identifier,
-        b'Proxy-Status: "%b"; error=%b; details="%b"' % (node, kind(code, source).encode(), label),
-    ]
     if status == 405:
-        lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")  # RFC 9110 §15.5.6
-    return b"\r\n".join(lines) + b"\r\n", text
+        lines += b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"  # RFC 9110 §15.5.6
+    return lines, text
+
+
+def _page_lines(media_type: bytes, text: bytes, identifier: bytes, node: bytes, date: bytes) -> bytes:
+    return b"".join((
+        b"Date: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n" % (date, media_type, len(text)),
+        b"Cache-Control: no-store\r\nVia: 1.1 %b\r\nX-Request-Id: %b\r\n" % (node, identifier),
+    ))  # fmt: skip
+
+
+def instead_lines(
+    answer: ResponseHead, page: Page, identifier: bytes, node: bytes, date: bytes, host: bytes
+) -> tuple[bytes, bytes]:
+    """The lines and the body of a page in place of a server's answer, of which stays what its status needs."""
+    told = Told(
+        answer.status, Source.UPSTREAM.value, "server_error", "", identifier.decode("ascii"), host.decode("latin-1")
+    )
+    text = page.filled(told)
+    kept = b"".join([each.line for each in answer.block.fields if each.lower in _OF_STATUS])
+    return _page_lines(page.kind, text, identifier, node, date) + kept, text
 
 
 def error_reply(
@@ -332,9 +351,10 @@ def error_reply(
     body: bool,
     hsts: bytes = b"",
     offset: int | None = None,
+    form: Form = PLAIN_FORM,
 ) -> bytes:
     """`error_lines` as a whole answer of HTTP/1; there is no body after HEAD."""
-    lines, text = error_lines(code, status, identifier, node, date, offset)
+    lines, text = error_lines(code, status, identifier, node, date, offset, form)
     return own_reply(status, lines, text if body else b"", hsts, close=close)
 
 

@@ -43,18 +43,23 @@ def _coding(listed: bytes, ours: tuple[Coding, ...]) -> Coding | None:
     return found
 
 
-def reads_html(fields: Sequence[bytes]) -> bool:
-    """Whether a client with these Accept fields would rather read HTML than JSON: it names HTML, as browsers do."""
-    return bool(fields) and _reads_html(b",".join(fields))
+def likes_html(fields: Sequence[bytes]) -> bool | None:
+    """Whether a client with these Accept fields would rather read HTML, as browsers do, than anything else that we
+    have; None: it does not read HTML at all. Who does not name it, or says nothing, reads it and does not ask for it.
+    """
+    return _likes_html(b",".join(fields)) if fields else False
 
 
 @lru_cache(maxsize=512)
-def _reads_html(listed: bytes) -> bool:
+def _likes_html(listed: bytes) -> bool | None:
     told: dict[bytes, float] = {}
     for name, quality in _members(listed):
         told[name] = max(quality, told.get(name, 0.0))
-    html = max(told.get(name, 0.0) for name in _HTML)
-    return html > 0 and html >= told.get(b"application/json", 0.0)
+    named = [told[name] for name in _HTML if name in told]
+    if named and max(named) > 0:
+        return max(named) >= told.get(b"application/json", 0.0)
+    any_kind = max(told.get(b"text/*", 0.0), told.get(b"*/*", 0.0))
+    return False if not told or (any_kind > 0 and not named) else None
 
 
 def _members(listed: bytes) -> Iterator[tuple[bytes, float]]:

@@ -158,6 +158,8 @@ class QuickCarrier(ServingCarrier):
 
     def _concerns(self, answering: Answering, request: Request, stay: Stay | None, answer: Answer) -> bool:
         """Whether something is done about an answer besides the changes of a rule."""
+        if answering.pages is not None and answer.status >= 400:
+            return True
         compressing = answering.compressing
         if compressing is None:
             return False

@@ -164,6 +164,8 @@ class ServingCarrier(TimedCarrier):
             hub.journal.bills.ahead(self._site.name, *account.take_back())
         source = exchange.source.value if exchange.source else ""
         hub.journal.record(record, exchange.error, source, exchange.offset)
+        if exchange.replaced:
+            hub.count("replaced_answers")
         if exchange.encoder is not None:
             hub.count("compressed_answers")
             hub.count("compression_bytes_in", exchange.encoder.bytes_in)

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from certs.authority import Authority
 from control.prepare import FILE_LIMIT_BYTES, Document, inline, read
 from core.errors import ConfigErrors
-from core.model import CaCertificate, Certificate, Kind
+from core.model import CaCertificate, Certificate, ErrorPage, Kind
 from tests.proxy.client_certs import Authority as ClientAuthority
 
 NOW = datetime.now(UTC)
@@ -231,3 +231,50 @@ def test_what_vouches_for_the_acme_server_is_looked_at(tmp_path: Path, content: 
     assert text.startswith(f"{tmp_path}/site.toml:5: acme.directory_ca_file: ")
     assert why in text
     assert text.endswith("; give a file of the CAs that vouch for the ACME server itself")
+
+
+PAGES = """[[listeners]]
+name = "web"
+protocol = "http"
+port = 80
+servers = ["192.0.2.1:80"]
+error_pages = [{ status = "5xx", body_file = "sorry.html" }, { status = "404", body = "none" }]
+[[rules]]
+name = "r"
+listener = "web"
+backend_service = "web"
+error_pages = [{ status = "502", body_file = "sorry.html" }]
+"""
+
+
+def test_pages_are_inlined(tmp_path: Path) -> None:
+    (tmp_path / "sorry.html").write_text("\ufeff<p>${status} \u20ac")
+    made = inline(document(tmp_path, PAGES)).model
+    assert made.listeners["web"].error_pages == (
+        ErrorPage("5xx", body="<p>${status} \u20ac"),
+        ErrorPage("404", body="none"),
+    )
+    assert made.rules["r"].error_pages == (ErrorPage("502", body="<p>${status} \u20ac"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "sorry.html: No such file or directory; give a file of text"),
+        (b"", "sorry.html: is empty; give a file of text"),
+        (b"\xff", "sorry.html: is not UTF-8 text; give a file of text"),
+        (b"x" * 65_537, "sorry.html: is longer than 65,536 characters; give a file of text"),
+        (b"${statu}", "sorry.html: ${statu} stands for nothing; did you mean status?"),
+    ],
+    ids=["missing", "empty", "binary", "long", "variable"],
+)
+def test_pages_that_cannot_be_used(tmp_path: Path, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / "sorry.html").write_bytes(content)
+    with pytest.raises(ConfigErrors) as caught:
+        inline(document(tmp_path, PAGES))
+    listener, rule = map(str, caught.value.errors)
+    assert listener.startswith(f"{tmp_path}/site.toml:6: listeners.web.error_pages: ")
+    assert rule.startswith(f"{tmp_path}/site.toml:11: rules.r.error_pages: ")
+    assert why in listener
+    assert why in rule

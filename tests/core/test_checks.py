@@ -63,6 +63,39 @@ def test_the_example_is_sound() -> None:
 CASES = [
     # Answers
     (
+        'name = "http", ',
+        'name = "http", error_pages = [{ status = "502" }], ',
+        "listeners.http.error_pages[0]: a page without anything on it; give body or body_file",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", error_pages = [{ status = "502", body = "x", body_file = "x" }], ',
+        "listeners.http.error_pages[0].body_file: body and body_file exclude each other; give one of them",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", error_pages = [{ status = "5xx", body = "${status} ${x-y}" }], ',
+        "listeners.http.error_pages[0].body: ${x-y} stands for nothing; known are ${status}, ${reason}, ${error}, "
+        "${host} and ${request_id}",
+    ),
+    (
+        'name = "all", ',
+        'name = "all", error_pages = [{ status = "4xx", body = "a" }, '
+        '{ status = "4xx", content_type = "Text/HTML", body = "b" }], ',
+        "rules.all.error_pages[1]: a page of text/html for 4xx is in the list already; remove one",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", error_pages = [{ status = "302", body = "a" }], ',
+        "listeners.http.error_pages[0].status: '302' does not fit; give a status of 400 to 599, or 4xx or 5xx",
+    ),
+    (
+        'name = "all", listener = "https", backend_service = "web"',
+        'name = "all", listener = "https", error_pages = [{ status = "4xx", body = "a" }], fixed_reply = {}',
+        "rules.all.error_pages: error_pages is for what is forwarded, and fixed_reply is not; "
+        "remove it, or give backend_service or split",
+    ),
+    (
         'name = "tcp", ',
         'name = "tcp", compression = {}, ',
         "listeners.tcp.compression: compression is for http and https listeners, and this one is tcp; remove it",
@@ -1391,3 +1424,9 @@ def test_a_stateless_nat_instance_may_have_a_vip_of_each_version() -> None:
 def test_the_l7_nodes_second_address_is_no_vip() -> None:
     (error,) = errors(DUAL.replace('"192.0.2.1", "2001:db8::1"', '"192.0.2.1", "2001:db8::21"'))
     assert error.startswith("instances.site.vips[1]: 2001:db8::21 is the address of node l7-1; ")
+
+
+def test_pages_are_not_without_number() -> None:
+    listed = ", ".join(f'{{ status = "{400 + n}", body = "a" }}' for n in range(33))
+    text = SOUND.replace('name = "http", ', f'name = "http", error_pages = [{listed}], ')
+    assert errors(text) == ["listeners.http.error_pages: 33 of them; at most 32 are kept; remove some"]

@@ -20,6 +20,7 @@ from core.model import (
     Acl,
     Certificate,
     Compression,
+    ErrorPage,
     HealthCheck,
     Instance,
     Kind,
@@ -287,6 +288,16 @@ def test_whether_a_page_is_compressed_is_said(fields: tuple[str, ...], said: str
     assert said in only(explained(configured, 80, Case("/", fields)), "compression")
     off = explained(configuration(80, [8001, 8002, 8003]), 80, Case("/", fields))
     assert not [step for step in off.steps if step.what == "compression"]
+
+
+def test_which_error_page_is_said() -> None:
+    listed = (ErrorPage("5xx", body="x", servers=True), ErrorPage("4xx", body="y"))
+    configured = with_options(configuration(80, [8001, 8002, 8003]), error_pages=listed)
+    assert only(explained(configured, 80, Case("/")), "error page") == "in place of its server's answers of 5xx"
+    said = only(explained(configured, 80, Case("/%00")), "error page")
+    assert said == "the page for 4xx, of text/html; charset=utf-8"
+    said = only(explained(configured, 80, Case("/%00", ("Accept: application/json",))), "error page")
+    assert said == "none is for it that the client reads"
 
 
 @pytest.mark.parametrize(

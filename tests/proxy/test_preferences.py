@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.model import Coding
-from proxy.preferences import LIST_BYTES, coding_for, reads_html
+from proxy.preferences import LIST_BYTES, coding_for, likes_html
 
 ALL = (Coding.ZSTD, Coding.BR, Coding.GZIP)
 Z, B, G = Coding.ZSTD, Coding.BR, Coding.GZIP
@@ -64,21 +64,26 @@ def test_among_equals_ours_come_in_our_order(ours: tuple[Coding, ...], coding: C
     [
         ([], False),
         ([b"*/*"], False),
+        ([b"text/*;q=0.1"], False),
+        ([b"nonsense;q=x"], False),
         ([b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"], True),
-        ([b"application/json"], False),
+        ([b"application/json"], None),
+        ([b"application/json, */*"], False),
         ([b"application/json, text/html;q=0.9"], False),
         ([b"text/html;q=0.9, application/json;q=0.9"], True),
-        ([b"text/html;q=0"], False),
+        ([b"text/html;q=0"], None),
+        ([b"text/html;q=0, */*"], None),
+        ([b"*/*;q=0"], None),
         ([b"text/html;level=1;q=0.4"], True),
         ([b"text/plain", b"text/html"], True),
     ],
     ids=str,
 )
-def test_html(fields: list[bytes], html: bool) -> None:
-    assert reads_html(fields) is html
+def test_html(fields: list[bytes], html: bool | None) -> None:
+    assert likes_html(fields) is html
 
 
 @given(st.lists(st.binary(max_size=40), max_size=3))
 def test_nothing_that_clients_send_breaks_it(fields: list[bytes]) -> None:
     assert coding_for(fields, ALL) in (None, *ALL)
-    assert reads_html(fields) in (True, False)
+    assert likes_html(fields) in (True, False, None)
