@@ -179,7 +179,7 @@ def _configuration(here: _Seen, wanted: Wanted) -> Model | None:
         document = prepare.read(*wanted.files)
         model = document.model
         prepared = prepare.inline(document)
-        findings = [("warning", str(warning)) for warning in prepared.warnings]
+        findings = [("warning", str(warning)) for warning in (*prepared.warnings, *prepared.notes)]
     except ConfigErrors as errors:
         findings = [("error", str(error)) for error in errors.errors]
     here.seen["configuration"] = findings

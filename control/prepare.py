@@ -21,7 +21,7 @@ from certs.chain import inspect
 from control import prepare_maps, prepare_pages
 from control.material import AUTHORITIES, INLINE_KEY, key_errors
 from control.several import Joined, join, listed
-from core import acme
+from core import acme, shared_ports
 from core.acme import Acme
 from core.config import load_file, to_dict
 from core.errors import ConfigError, ConfigErrors
@@ -139,7 +139,10 @@ def inline(document: Document) -> Prepared:
     if errors:
         raise ConfigErrors(errors)
     model = replace(with_pages, certificates=certificates, ca_certificates=authorities, redirect_maps=maps)
-    return Prepared(model, keys, tuple(warnings), settings, notes)
+    of_several = [
+        document.error(Kind.LISTENERS, name, "", why, shared_ports.REMEDY) for name, why in shared_ports.shared(model)
+    ]
+    return Prepared(model, keys, tuple(warnings), settings, (*notes, *of_several))
 
 
 def _locate(document: Document, errors: list[ConfigError]) -> Acme | None:

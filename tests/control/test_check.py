@@ -338,3 +338,51 @@ def test_what_is_used_is_not_warned_about(tmp_path: Path, capsys: pytest.Capture
     file.write_text(SITE)
     assert cli.main(["check", str(file)]) == 0
     assert capsys.readouterr().err == ""
+
+
+SHARED = """nodes = [
+    { name = "l4-1", role = "l4", address = "10.0.1.1" },
+    { name = "l4-2", role = "l4", address = "10.0.1.2" },
+]
+
+[[instances]]
+name = "dns"
+type = "nlb"
+vips = ["192.0.2.10"]
+
+[[server_groups]]
+name = "dns"
+servers = [{ address = "10.0.0.9", port = 53 }]
+
+[[backend_services]]
+name = "dns"
+protocol = "udp"
+server_group = "dns"
+
+[[listeners]]
+name = "one"
+instance = "dns"
+protocol = "udp"
+port = 53
+backend_service = "dns"
+
+[[listeners]]
+name = "two"
+instance = "dns"
+protocol = "udp"
+port = 5353
+backend_service = "dns"
+"""
+
+
+def test_answers_of_several_listeners_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "dns.toml"
+    file.write_text(SHARED)
+    assert cli.main(["check", str(file)]) == 0
+    told = capsys.readouterr().err
+    line = SHARED.count("\n", 0, SHARED.rindex("[[listeners]]")) + 1
+    assert f"warning: {file}:{line}: listeners.two: answers from 10.0.0.9:53 to 192.0.2.10 may be for one of" in told
+    assert "mode fullnat" in told
+    file.write_text(f"{SHARED}enabled = false\n")
+    assert cli.main(["check", str(file)]) == 0
+    assert capsys.readouterr().err == ""
