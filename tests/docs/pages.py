@@ -96,6 +96,12 @@ ELSEWHERE: Final = (
         ("exec(example, names)",),
     ),
     Elsewhere(
+        "jdcloud.md",
+        "certificates = SslClient(",
+        "tests/control/jdcloud/test_serving.py::test_the_page_is_right",
+        ("exec(example, names)",),
+    ),
+    Elsewhere(
         "authentication.md",
         "htpasswd -B -C 10 -c",
         "tests/proxy/test_passwords.py::test_htpasswd_writes_such_files",
