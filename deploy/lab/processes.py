@@ -66,7 +66,7 @@ def _words(topology: Topology, host: Host, home: Path, mode: model.Mode) -> list
     match host.role:
         case "control":
             listen = ["--api", "127.0.0.1:8470", "--nodes", f"{CONTROL}:{NODE_API_PORT}"]
-            clouds = ["--alibaba", "127.0.0.1:8480"]
+            clouds = ["--alibaba", "127.0.0.1:8480", "--jdcloud", "127.0.0.1:8481"]
             return ["control", *state, *listen, *clouds, *identity, "--token-file", str(home / "token")]
         case "keyserver":
             listen = ["--listen", f"{host.address}:{KEY_SERVER_PORT}"]

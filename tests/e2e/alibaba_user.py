@@ -1,4 +1,4 @@
-"""What a user of Alibaba Cloud's SDK does, on the lab's control host: `make`, `health` and `remove GROUPS`.
+"""What a user of Alibaba Cloud's SDK does, on the lab's control host: `make`, `health GROUPS` and `remove GROUPS`.
 
 Adds a listener of each protocol to the lab's load balancers, with VServer groups of its own, and prints these.
 """

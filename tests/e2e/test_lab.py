@@ -21,7 +21,7 @@ from core.endpoints import endpoint
 from deploy.lab import model, namespaces, state
 from deploy.lab.topology import CLIENT, CLIENT6, VIP, VIP6
 from l4fast.sources import reasons
-from tests.e2e.alibaba_user import PORTS
+from tests.e2e import alibaba_user, jdcloud_user
 from tests.leaks import LEAST, family, forms, in_files, in_proc, key_forms
 
 pytestmark = pytest.mark.root
@@ -374,29 +374,34 @@ def test_exec_on_control_finds_the_api() -> None:
 
 
 @pytest.mark.usefixtures("up")
-def test_what_alibabas_sdk_makes_carries_traffic_of_every_protocol() -> None:
+@pytest.mark.parametrize(
+    ("who", "ports"),
+    [("alibaba", alibaba_user.PORTS), ("jdcloud", jdcloud_user.PORTS)],
+    ids=["alibaba", "jdcloud"],
+)
+def test_what_a_clouds_sdk_makes_carries_traffic_of_every_protocol(who: str, ports: dict[str, int]) -> None:
     """Listeners on the lab's VIPs, made by the SDK as it is, and packets through both tiers to their servers."""
 
     def user(*words: str) -> dict[str, Any]:
-        done = run("control", "python", "-m", "tests.e2e.alibaba_user", *words)
+        done = run("control", "python", "-m", f"tests.e2e.{who}_user", *words)
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout or "{}")
         return found
 
     made = user("make")
     deadline = time.monotonic() + DEADLINE_S
-    while set(chain.from_iterable((told := user("health")).values())) != {"normal"}:
+    while set(chain.from_iterable((told := user("health", json.dumps(made))).values())) != {"normal"}:
         assert time.monotonic() < deadline, told
     while {node["step"] for node in status()["cluster"]["nodes"]} != {"in step"}:
         assert time.monotonic() < deadline
     for protocol in ("tcp", "udp"):
         size = ["--bytes", "200000"] if protocol == "tcp" else []
-        done = run("client", "python", "-m", "deploy.lab.client", protocol, endpoint(VIP, PORTS[protocol]), *size)
+        done = run("client", "python", "-m", "deploy.lab.client", protocol, endpoint(VIP, ports[protocol]), *size)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)
-    seen = curl(f"http://{VIP}:{PORTS['http']}/a")
+    seen = curl(f"http://{VIP}:{ports['http']}/a")
     assert json.loads(seen.stdout)["server"] in ("be-1", "be-2"), seen.stderr
-    seen = curl("--resolve", f"{model.DOMAIN}:{PORTS['https']}:{VIP}", f"https://{model.DOMAIN}:{PORTS['https']}/a")
+    seen = curl("--resolve", f"{model.DOMAIN}:{ports['https']}:{VIP}", f"https://{model.DOMAIN}:{ports['https']}/a")
     assert json.loads(seen.stdout)["server"] in ("be-1", "be-2"), seen.stderr
     user("remove", json.dumps(made))
 
