@@ -33,6 +33,7 @@ from core.fields import Ref
 from core.model import (
     ACCESS_LIST_ENTRIES,
     L4_SCHEDULERS,
+    L7_BACKENDS,
     L7_SCHEDULERS,
     MOST_POOL_ADDRESSES,
     BackendProtocol,
@@ -55,14 +56,17 @@ CHECK_OPTIONS: Mapping[str, CheckType] = {
     "uri": CheckType.HTTP,
     "domain": CheckType.HTTP,
     "codes": CheckType.HTTP,
+    "service": CheckType.GRPC,
     "request": CheckType.UDP,
     "expect": CheckType.UDP,
 }
 # A udp server may be asked by tcp or http too, on a port where it says how it is (`port`); the others have no udp port.
 CHECKS_OF = {
-    BackendProtocol.TCP: (CheckType.TCP, CheckType.HTTP),
+    BackendProtocol.TCP: (CheckType.TCP, CheckType.HTTP, CheckType.GRPC),
     BackendProtocol.UDP: (CheckType.UDP, CheckType.TCP, CheckType.HTTP),
     BackendProtocol.HTTP: (CheckType.TCP, CheckType.HTTP),
+    BackendProtocol.H2: (CheckType.TCP, CheckType.HTTP, CheckType.GRPC),
+    BackendProtocol.H2C: (CheckType.TCP, CheckType.HTTP, CheckType.GRPC),
 }
 # Options of a backend service that only the L7 tier reads.
 HTTP_OPTIONS = (
@@ -255,12 +259,13 @@ def _backend_service(service: BackendService, model: Model, path: Path) -> Itera
         yield Problem((*path, "availability_group"), why, "give one of them")
     elif not service.server_group and not service.availability_group:
         yield Problem(path, "no servers", "give server_group or availability_group")
-    allowed = L7_SCHEDULERS if service.protocol is BackendProtocol.HTTP else L4_SCHEDULERS
+    is_l7 = service.protocol in L7_BACKENDS
+    allowed = L7_SCHEDULERS if is_l7 else L4_SCHEDULERS
     if service.scheduler not in allowed:
-        tier = "L7" if service.protocol is BackendProtocol.HTTP else "L4"
+        tier = "L7" if is_l7 else "L4"
         why = f"the {tier} tier, which schedules {service.protocol} services, has no {service.scheduler}"
         yield Problem((*path, "scheduler"), why, f"give {in_words(sorted(allowed), 'or')}")
-    if service.protocol is not BackendProtocol.HTTP:
+    if not is_l7:
         for field in fields(BackendService):
             if field.name in HTTP_OPTIONS and getattr(service, field.name) != field.default:
                 why = f"{field.name} is for http services, and this one is {service.protocol}"

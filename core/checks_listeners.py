@@ -38,11 +38,12 @@ Places = Mapping[tuple[Kind, str], Path]
 L4_PROTOCOLS = (Protocol.TCP, Protocol.UDP)
 L7_PROTOCOLS = (Protocol.HTTP, Protocol.HTTPS)
 L4_INSTANCES = (InstanceType.NLB, InstanceType.DNLB)
-BACKEND_OF = {
-    Protocol.TCP: BackendProtocol.TCP,
-    Protocol.UDP: BackendProtocol.UDP,
-    Protocol.HTTP: BackendProtocol.HTTP,
-    Protocol.HTTPS: BackendProtocol.HTTP,
+_OF_L7 = (BackendProtocol.HTTP, BackendProtocol.H2, BackendProtocol.H2C)
+BACKENDS_OF = {
+    Protocol.TCP: (BackendProtocol.TCP,),
+    Protocol.UDP: (BackendProtocol.UDP,),
+    Protocol.HTTP: _OF_L7,
+    Protocol.HTTPS: _OF_L7,
 }
 DRAIN_TIMEOUT_S = 300
 _WHOLE_ADDRESS = {"persistence_prefix": 32, "persistence_prefix_v6": 128}
@@ -198,8 +199,8 @@ def _limits(listener: Listener, instance: Instance | None, path: Path) -> Iterat
 
 
 def _target(listener: Listener, has_rules: bool, service: BackendService | None, path: Path) -> Iterator[Problem]:
-    wanted = BACKEND_OF[listener.protocol]
-    if service is not None and service.protocol is not wanted:
+    wanted = in_words(BACKENDS_OF[listener.protocol], "or")
+    if service is not None and service.protocol not in BACKENDS_OF[listener.protocol]:
         why = f"{service.name} is a {service.protocol} service, and a listener of {listener.protocol} needs {wanted}"
         yield Problem((*path, "backend_service"), why, f"refer to one of protocol {wanted}")
     if listener.backend_service or listener.https_redirect_port:

@@ -11,7 +11,7 @@ from core.checks_listeners import L4_PROTOCOLS, servers_fit
 from core.checks_shaping import access_problems, rate_problems
 from core.errors import Path, Problem
 from core.model import (
-    BackendProtocol,
+    L7_BACKENDS,
     BackendService,
     Condition,
     HeaderAction,
@@ -167,7 +167,7 @@ def _overrides(rule: Rule, model: Model, path: Path, service_problems: CheckServ
     """What the services that the rule makes have against what it overrides."""
     for name in services_of(rule):
         service = model.backend_services.get(name)
-        if service is None or service.protocol is not BackendProtocol.HTTP or service == overridden(service, rule):
+        if service is None or service.protocol not in L7_BACKENDS or service == overridden(service, rule):
             continue
         known = {problem.why for problem in service_problems(service, model, path)}
         for problem in service_problems(overridden(service, rule), model, path):
@@ -227,9 +227,9 @@ def _changes(changes: tuple[HeaderChange, ...], path: Path) -> Iterator[Problem]
 def _service(name: str, listener: Listener | None, groups: Groups, where: Path) -> Iterator[Problem]:
     model = groups.model
     service = model.backend_services.get(name)
-    if service is not None and service.protocol is not BackendProtocol.HTTP:
+    if service is not None and service.protocol not in L7_BACKENDS:
         why = f"{service.name} is a {service.protocol} service, and rules forward to http"
-        yield Problem(where, why, "refer to one of protocol http")
+        yield Problem(where, why, "refer to one of protocol http, h2 or h2c")
     if listener is not None and service is not None:
         yield from servers_fit(listener, model.instances.get(listener.instance), service, groups, where)
 

@@ -1,4 +1,4 @@
-"""Rules of backend services of protocol http: how the L7 tier treats their servers."""
+"""Rules of backend services of http, h2 and h2c: how the L7 tier treats their servers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from collections.abc import Iterator
 from core.endpoints import UNIX, split
 from core.errors import Path, Problem
 from core.line import INTERVALS
-from core.model import AvailabilityGroup, BackendProtocol, BackendService, DnsType, Model, Scheduler
+from core.model import L7_BACKENDS, AvailabilityGroup, BackendProtocol, BackendService, DnsType, Model, Scheduler
 from core.reader import show
 
 # A server's place in their tables changes with its weight: a slow start would move clients at each of its steps.
 WITHOUT_SLOW_START = frozenset({Scheduler.SH, Scheduler.CH})
 
+TLS_WORDS = {
+    BackendProtocol.HTTP: "give tls = true too, or remove it",
+    BackendProtocol.H2C: 'give protocol = "h2", or remove it',
+}
+
 
 def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
     """Every problem of one backend service."""
-    if service.protocol is not BackendProtocol.HTTP:
+    if service.protocol not in L7_BACKENDS:
         return
     ejection = service.ejection
     if ejection is not None and ejection.longest_s < ejection.first_s:
@@ -44,13 +49,13 @@ def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem
 
 
 def _fallback(service: BackendService, model: Model, path: Path) -> Iterator[Problem]:
-    """A fallback is of protocol http, and following fallbacks comes to an end."""
+    """A fallback is one of the L7 tier, and following fallbacks comes to an end."""
     other = model.backend_services.get(service.fallback)
     if other is None:
         return
-    if other.protocol is not BackendProtocol.HTTP:
-        why = f"{show(other.name)} is a service of protocol {other.protocol}, and this one is http"
-        yield Problem(path, why, "name a service of protocol http")
+    if other.protocol not in L7_BACKENDS:
+        why = f"{show(other.name)} is a service of protocol {other.protocol}, and this one is {service.protocol}"
+        yield Problem(path, why, "name a service of protocol http, h2 or h2c")
     seen = {service.name}
     while other is not None and other.name not in seen:
         seen.add(other.name)
@@ -60,9 +65,12 @@ def _fallback(service: BackendService, model: Model, path: Path) -> Iterator[Pro
 
 
 def _tls(service: BackendService, path: Path) -> Iterator[Problem]:
+    if service.tls and service.protocol is BackendProtocol.H2C:
+        yield Problem((*path, "tls"), "h2c is HTTP/2 without TLS", 'give protocol = "h2", or remove it')
+        return
     for name in ("tls_verify", "tls_server_name", "tls_ca_certificate"):
-        if not service.tls and getattr(service, name) != getattr(_DEFAULTS, name):
-            yield Problem((*path, name), "servers are not asked by TLS", "give tls = true too, or remove it")
+        if not service.speaks_tls and getattr(service, name) != getattr(_DEFAULTS, name):
+            yield Problem((*path, name), "servers are not asked by TLS", TLS_WORDS[service.protocol])
     if service.tls_ca_certificate and not service.tls_verify:
         why = "certificates that are not verified need no authority"
         yield Problem((*path, "tls_ca_certificate"), why, "remove it, or tls_verify")
@@ -98,13 +106,13 @@ def sockets(service: BackendService, model: Model, path: Path) -> Iterator[Probl
     servers = group.servers if group is not None else spread.members if spread is not None else ()
     if not any(server.address.startswith(UNIX) for server in servers):
         return
-    if service.protocol is not BackendProtocol.HTTP:
+    if service.protocol not in L7_BACKENDS:
         why = f"a server of it is a unix socket, and this service is {service.protocol}"
-        yield Problem(path, why, "give it servers with IP addresses, or protocol http")
+        yield Problem(path, why, "give it servers with IP addresses, or protocol http, h2 or h2c")
     if service.health_check is not None and service.health_check.port:
         why = "a server of it is a unix socket, which has no ports to be asked on"
         yield Problem((*path, "health_check", "port"), why, "remove it")
-    if service.tls and service.tls_verify and not service.tls_server_name:
+    if service.speaks_tls and service.tls_verify and not service.tls_server_name:
         why = "a server of it is a unix socket, and no name to verify its certificate by"
         yield Problem((*path, "tls"), why, "give tls_server_name")
 

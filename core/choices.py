@@ -27,9 +27,18 @@ class Protocol(StrEnum):
 
 
 class BackendProtocol(StrEnum):
+    """What servers are spoken to in: http is HTTP/1.1; h2 is HTTP/2 by TLS, h2c without, and with prior knowledge."""
+
     TCP = "tcp"
     UDP = "udp"
     HTTP = "http"
+    H2 = "h2"
+    H2C = "h2c"
+
+
+# Where requests share connections, and those of the L7 tier.
+MULTIPLEXED = frozenset({BackendProtocol.H2, BackendProtocol.H2C})
+L7_BACKENDS = frozenset({BackendProtocol.HTTP, *MULTIPLEXED})
 
 
 class Mode(StrEnum):
@@ -148,6 +157,7 @@ class CheckType(StrEnum):
     TCP = "tcp"
     UDP = "udp"
     HTTP = "http"
+    GRPC = "grpc"
 
 
 class DnsType(StrEnum):

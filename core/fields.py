@@ -81,6 +81,7 @@ NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", "a name: letters, digits, '.'
 HOST_NAME = (
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
 )
+GRPC_SERVICE = Pattern(r"[A-Za-z0-9_./-]{0,200}", "a service of gRPC such as 'shop.Cart', or nothing")
 DOMAIN = Pattern(rf"(\*\.)?{HOST_NAME}", "a host name, or '*.' and a host name")
 URL_PREFIX = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")
 URL_PATH = Pattern(r"/[!-~]{0,1023}", "a path that starts with '/'")

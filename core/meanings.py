@@ -66,10 +66,11 @@ RULES = {
     "`registered` members need not name zones, and the nodes look at how it is spread. See "
     "[servers](upstreams.md#members-from-dns).",
     Kind.BACKEND_SERVICES: "The scheduler is one of "
-    f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, {in_words(sorted(L4_SCHEDULERS), 'and')} for tcp and udp. A "
-    "service of protocol udp is checked by udp unless its check has another type. `health_check = false` turns checks "
-    "off: every server then counts as healthy. `ejection = false` turns ejection off. Following fallbacks comes to an "
-    "end. With sh and ch there is no slow start. A group with unix sockets is for services of protocol http.",
+    f"{in_words(sorted(L7_SCHEDULERS), 'and')} for http, h2 and h2c, {in_words(sorted(L4_SCHEDULERS), 'and')} for "
+    "tcp and udp. A service of protocol udp is checked by udp unless its check has another type. "
+    "`health_check = false` turns checks off: every server then counts as healthy. `ejection = false` turns ejection "
+    "off. Following fallbacks comes to an end. With sh and ch there is no slow start. A group with unix sockets is for "
+    "services of http, h2 and h2c.",
     Kind.AUTHENTICATIONS: "One of `basic`, `jwt` and `forward`. `forward`, and `jwt` with `jwks_url`, have a "
     "`backend_service` of protocol http, the others none. `jwt` has one of `jwks`, `jwks_url` and `secret_file`; with "
     "the last, and only then, its algorithms are of HS256, HS384 and HS512. The fields that servers are told have "
@@ -80,8 +81,9 @@ RULES = {
     "IP versions: a VIP of a tcp or udp listener needs servers of its own version, and uses those of a group that has "
     "both; a VIP of an http or https listener behind l4 nodes needs l7 nodes that have an address of its version.",
     Kind.LISTENERS: "http and https listeners belong to an instance of type alb and forward to backend services of "
-    "protocol http, by `backend_service`, by rules, or both; an http listener may redirect what no rule matches to an "
-    "https listener of its instance. tcp and udp listeners belong to an instance of type nlb or dnlb with VIPs, and "
+    "protocol http, h2 or h2c, by `backend_service`, by rules, or both; an http listener may redirect what no rule "
+    "matches to an https listener of its instance. "
+    "tcp and udp listeners belong to an instance of type nlb or dnlb with VIPs, and "
     "forward to a `backend_service` of their own protocol. Two listeners never share address, transport "
     "and port: http and https are of TCP, and without `vips` an instance answers on every address. An https "
     "listener has certificates; its `acme_backend_service` is of protocol tcp, with a scheduler that http has too. In "
@@ -165,7 +167,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "zone": "the fault domain of the members",
     },
     Server: {
-        "address": "where it is reached; a socket's path for services of protocol http",
+        "address": "where it is reached; a socket's path for services of http, h2 and h2c",
         "port": "where it is reached; none of a socket",
         "weight": "its part of the traffic, relative to the others'; 0 drains it",
         "zone": "the fault domain, such as a data centre",
@@ -173,7 +175,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
     },
     BackendService: {
         "name": NAME,
-        "protocol": "what the servers speak",
+        "protocol": "what the servers speak: http is HTTP/1.1, h2 is HTTP/2 by TLS, h2c is HTTP/2 without; see "
+        "[servers](upstreams.md#http2)",
         "server_group": "its servers",
         "availability_group": "its servers",
         "scheduler": "who gets the next connection or request: in turn (rr), by weight (wrr), the least busy (lc), the "
@@ -234,6 +237,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "uri": "of the request",
         "domain": "the request's Host; empty: the server's address",
         "codes": "statuses that mean healthy",
+        "service": "what is asked for; empty: the server as a whole",
         "request": "what is sent",
         "expect": "what the reply contains",
     },

@@ -27,8 +27,10 @@ from core.choices import (
     HASH_SCHEDULERS,
     KEEPING_THE_PORT,
     L4_SCHEDULERS,
+    L7_BACKENDS,
     L7_SCHEDULERS,
     LEAST_SCHEDULERS,
+    MULTIPLEXED,
     Acl,
     BackendProtocol,
     CertificateFields,
@@ -63,8 +65,9 @@ from core.services import (
 from core.shaping import RateLimit
 
 __all__ = [
-    "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_SCHEDULERS",
-    "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "AccessList", "Acl", "Authentication", "AvailabilityGroup",
+    "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_BACKENDS",
+    "L7_SCHEDULERS", "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "MULTIPLEXED", "AccessList", "Acl", "Authentication",
+    "AvailabilityGroup",
     "BackendProtocol", "BackendService", "Basic", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod",
     "CheckType", "ClientCertificate", "Coding", "Compression", "Condition", "Cors", "DnsName", "DnsType", "Ejection",
     "ErrorPage", "FixedReply", "ForwardAuth", "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType",

@@ -156,7 +156,7 @@ def value_of(cls: type, name: str, annotation: object) -> str:
     if cls is Listener and name in OPTIONS:
         only = f"; {in_words(OPTIONS[name], 'and')} only"
     if cls is BackendService and name in HTTP_OPTIONS:
-        only = "; http only"
+        only = "; http, h2 and h2c only"
     if cls is HealthCheck and name in CHECK_OPTIONS:
         only = f"; {CHECK_OPTIONS[name]} only"
     return text.replace("|", "\\|") + only

@@ -12,6 +12,7 @@ from core.endpoints import UNIX, version
 from core.limits import UNLIMITED, Limits, SiteLimits, of_l4, of_l7
 from core.model import (
     KEEPING_THE_PORT,
+    L7_BACKENDS,
     Acl,
     BackendProtocol,
     BackendService,
@@ -103,13 +104,14 @@ class L4Service:
 class UpstreamTls:
     """How to speak TLS with the servers of a backend service. `name` empty: the server's address is its name.
 
-    `bundle` and `crl` are PEM texts; without a bundle the machine's own authorities are trusted.
+    `bundle` and `crl` are PEM texts; without a bundle the machine's own authorities are trusted. `h2`: by ALPN.
     """
 
     verify: bool
     name: str = ""
     bundle: str = ""
     crl: str = ""
+    h2: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +236,13 @@ def source_pools(model: Model) -> dict[str, tuple[str, ...]]:
 
 
 def l7_services(model: Model) -> dict[str, BackendService]:
-    """The backend services whose servers L7 nodes choose from: those of http, also as rules use them, and the ACME
-    issuers of listeners."""
+    """The backend services whose servers L7 nodes choose from: those of http, h2 and h2c, also as rules use them,
+    and the ACME issuers of listeners."""
     issuers = {listener.acme_backend_service for listener in model.listeners.values()}
     return {
         name: service
         for name, service in model.backend_services.items()
-        if service.protocol is BackendProtocol.HTTP or name in issuers
+        if service.protocol in L7_BACKENDS or name in issuers
     } | {made.name: made for made, _, _ in made_by_rules(model)}
 
 
@@ -251,10 +253,11 @@ def l7_checked(model: Model) -> dict[str, str]:
 
 def upstream_tls(model: Model, service: BackendService) -> UpstreamTls | None:
     """None: in plain text."""
-    if not service.tls:
+    if not service.speaks_tls:
         return None
     authorities = model.ca_certificates.get(service.tls_ca_certificate, CaCertificate(""))
-    return UpstreamTls(service.tls_verify, service.tls_server_name, authorities.bundle, authorities.crl)
+    h2 = service.protocol is BackendProtocol.H2
+    return UpstreamTls(service.tls_verify, service.tls_server_name, authorities.bundle, authorities.crl, h2)
 
 
 def _maps(model: Model, rules: Iterable[Rule]) -> tuple[RedirectMap, ...]:

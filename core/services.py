@@ -9,6 +9,7 @@ from core.choices import BackendProtocol, CheckMethod, CheckType, DnsType, Sched
 from core.fields import (
     CODES,
     FILE_PATH,
+    GRPC_SERVICE,
     HASH_KEY,
     HOST_NAME,
     RESOLVER,
@@ -86,7 +87,8 @@ class HealthCheck:
     """An active check. `rise` successes make a server healthy, `fall` failures unhealthy.
 
     tcp: the connection is accepted. http: the answer's status is one of `codes`. udp: `request` is sent and a reply
-    that contains `expect` comes back (both empty: no ICMP port-unreachable within the timeout).
+    that contains `expect` comes back (both empty: no ICMP port-unreachable within the timeout). grpc: the health
+    protocol of gRPC (grpc.health.v1) says that `service` is SERVING, or with an empty name the server.
     """
 
     type: CheckType = CheckType.TCP
@@ -99,6 +101,7 @@ class HealthCheck:
     uri: Annotated[str, URL_PATH] = "/"
     domain: Annotated[str, Pattern(rf"|{HOST_NAME}", "a host name")] = ""
     codes: Annotated[str, CODES] = "2xx,3xx"
+    service: Annotated[str, GRPC_SERVICE] = ""
     request: Annotated[str, Pattern(r"[\x20-\x7e]{0,500}", "printable text of at most 500 characters")] = ""
     expect: Annotated[str, Pattern(r"[\x20-\x7e]{0,500}", "printable text of at most 500 characters")] = ""
 
@@ -164,3 +167,8 @@ class BackendService:
     tls_ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
     description: Description = ""
     tags: Tags = ()
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether servers are asked by TLS: of protocol h2 always."""
+        return self.tls or self.protocol is BackendProtocol.H2

@@ -26,13 +26,16 @@ from proxy.commands import (
     ReleaseUpstream,
     SendClient,
     SendUpstream,
+    TellUpstream,
 )
+from proxy.dialects import Heard
 from proxy.errors import Code, Source
 from proxy.exchange import Exchange
 from proxy.hub import Hub
 from proxy.origin import Origin
 from proxy.pool import Full, Open, Reuse
 from proxy.service import Service
+from proxy.trunk import NotHttp2, Stream
 from proxy.upstream import UpstreamConnection, connect
 
 NEVER: Final = float("inf")
@@ -63,7 +66,7 @@ class Carrier(ABC, asyncio.Protocol):
         self._hub = hub
         self._state = State.IDLE
         self._exchange: Exchange | None = None
-        self._upstream: UpstreamConnection | None = None
+        self._upstream: UpstreamConnection | Stream | None = None
         self._service: Service | None = None  # the one that was asked last
         # For the exchange, before it has asked.
         self._chosen: Reuse[UpstreamConnection] | Open[UpstreamConnection] | Full | None = None
@@ -83,8 +86,12 @@ class Carrier(ABC, asyncio.Protocol):
         """Bytes came on our upstream connection."""
 
     @abstractmethod
-    def upstream_lost(self) -> None:
-        """Our upstream connection is gone."""
+    def upstream_heard(self, heard: list[Heard]) -> None:
+        """The server has said this on our upstream stream."""
+
+    @abstractmethod
+    def upstream_lost(self, *, unprocessed: bool = False) -> None:
+        """Our upstream connection is gone. `unprocessed`: the server has not touched the request."""
 
     @abstractmethod
     def _finish(self, finish: Finish) -> None: ...
@@ -107,7 +114,10 @@ class Carrier(ABC, asyncio.Protocol):
                 self._upstream.write(command.data)
             elif isinstance(command, EndUpstream):
                 assert self._upstream is not None
-                self._upstream.write_eof()
+                self._upstream.write_eof(command.trailers)
+            elif isinstance(command, TellUpstream):
+                assert isinstance(self._upstream, Stream)
+                self._upstream.tell(command.request, command.ended)
             elif isinstance(command, ReleaseUpstream):
                 self._release(command.reuse)
             elif isinstance(command, Finish):
@@ -215,6 +225,9 @@ class Carrier(ABC, asyncio.Protocol):
         else:
             if choice.surplus is not None:
                 choice.surplus.close()
+            if service.multiplexed and (stream := service.trunks.free(choice.server, exchange.head.method)) is not None:
+                self._adopt(exchange, stream, reused=True)
+                return
             hub.tasks.spawn(self._open(exchange, service, choice.server), "connect to upstream")
 
     def _key(self, exchange: Exchange, service: Service) -> bytes:
@@ -260,18 +273,19 @@ class Carrier(ABC, asyncio.Protocol):
 
         A connection that the server has ended already is as good as none: nothing was sent on it.
         """
-        loop, pool, buffer = self._hub.loop, service.pool, self._hub.buffer
-        upstream, timed_out, tls = None, False, False
+        pool = service.pool
+        upstream: UpstreamConnection | Stream | None = None
+        timed_out = tls = False
         try:
             async with asyncio.timeout(service.connect_timeout_s) as timeout:
                 self._attempt = attempt = server, timeout
-                upstream = await connect(
-                    loop, lambda: UpstreamConnection(pool, server, buffer), server, service.secured
-                )
+                upstream = await self._connect(exchange, service, server)
         except OSError as error:
             timed_out, tls = isinstance(error, TimeoutError), isinstance(error, ssl.SSLError)
             if isinstance(error, ssl.SSLError):
                 service.tell(server, backend_tls.why(error), self._hub.now())
+            elif isinstance(error, NotHttp2):
+                service.tell(server, str(error), self._hub.now())
         finally:
             if self._attempt is attempt:
                 self._attempt = None
@@ -281,8 +295,8 @@ class Carrier(ABC, asyncio.Protocol):
             service.note(server, Outcome.FAILED, self._hub.now())
             self._hub.count("connect_failures")
         if self._exchange is not exchange:
-            if sound is not None and not pool.released(server, sound, self._hub.now()):
-                sound.close()
+            if sound is not None:
+                self._put_back(service, sound)
             return
         if sound is None:
             self._run(exchange.connect_failed(server, timed_out, tls))
@@ -291,12 +305,21 @@ class Carrier(ABC, asyncio.Protocol):
         self._touch()
         self.balance()
 
-    def _adopt(self, exchange: Exchange, upstream: UpstreamConnection, *, reused: bool) -> None:
+    async def _connect(self, exchange: Exchange, service: Service, server: Address) -> UpstreamConnection | Stream:
+        """Raises OSError."""
+        hub, pool = self._hub, service.pool
+        if service.multiplexed:
+            return await service.trunks.join(
+                server, exchange.head.method, service.secured, hub.tasks, service.connect_timeout_s
+            )
+        return await connect(hub.loop, lambda: UpstreamConnection(pool, server, hub.buffer), server, service.secured)
+
+    def _adopt(self, exchange: Exchange, upstream: UpstreamConnection | Stream, *, reused: bool) -> None:
         upstream.client = self
         self._upstream = upstream
         if self._full:
             upstream.pause_reading()
-        self._run(exchange.assigned(upstream.server, reused))
+        self._run(exchange.assigned(upstream.server, reused, upstream.dialect))
 
     def _release(self, reuse: bool) -> None:
         upstream, service, exchange = self._upstream, self._service, self._exchange
@@ -307,13 +330,21 @@ class Carrier(ABC, asyncio.Protocol):
             self._judge(exchange, service, upstream.server)
         self._give_back(upstream, service, reuse)
 
-    def _give_back(self, upstream: UpstreamConnection, service: Service, reuse: bool) -> None:
+    def _give_back(self, upstream: UpstreamConnection | Stream, service: Service, reuse: bool) -> None:
         self._upstream = upstream.client = None
         if self._full:
             upstream.resume_reading()
         if upstream.bulk:
             upstream.read_plainly()
-        if reuse and upstream.usable and upstream.secured is service.secured:
+        if reuse:
+            self._put_back(service, upstream)
+            return
+        service.pool.failed(upstream.server)
+        upstream.close()
+
+    def _put_back(self, service: Service, upstream: UpstreamConnection | Stream) -> None:
+        """Has a sound connection used again. A stream is not, and its trunk needs nobody's word for it."""
+        if isinstance(upstream, UpstreamConnection) and upstream.usable and upstream.secured is service.secured:
             if not service.pool.released(upstream.server, upstream, self._hub.now()):
                 upstream.close()
             return

@@ -73,7 +73,9 @@ class ClientDialect(Protocol):
 
 
 class ServerDialect(Protocol):
-    """One request on one connection to a server."""
+    """One request on one connection to a server. `upgrades`: it may become a tunnel."""
+
+    upgrades: bool
 
     @property
     def partial(self) -> bool:

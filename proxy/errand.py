@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, cast
 from proxy.actions import Changes, Forward
 from proxy.carrier import Carrier, State
 from proxy.commands import Command, Finish
+from proxy.dialects import Heard
 from proxy.errors import Code, Refused
 from proxy.exchange import Exchange
 from proxy.head import read_request
@@ -139,10 +140,17 @@ class Errand(Carrier):
         self._run(exchange.upstream_data(data))
         self._look(exchange)
 
-    def upstream_lost(self) -> None:
+    def upstream_heard(self, heard: list[Heard]) -> None:
         exchange = self._exchange
         assert exchange is not None
-        self._run(exchange.upstream_closed())
+        self._time(exchange)
+        self._run(exchange.heard(heard))
+        self._look(exchange)
+
+    def upstream_lost(self, *, unprocessed: bool = False) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self._run(exchange.upstream_closed(unprocessed=unprocessed))
 
     def _look(self, exchange: Exchange) -> None:
         """Whether it is too long."""

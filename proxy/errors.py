@@ -139,6 +139,10 @@ class Code(Enum):
     UPSTREAM_TIMEOUT = ("upstream_timeout", 504, Source.UPSTREAM, "docs/upstreams.md", "no answer in time")
     UPSTREAM_CLOSED = ("upstream_closed", 502, Source.UPSTREAM, "RFC 9112 §9.5", "closed before the answer's head")
     UPSTREAM_CUT = ("upstream_cut", 502, Source.UPSTREAM, "RFC 9112 §8", "closed or silent before the answer's end")
+    NO_WEBSOCKET = (
+        "no_websocket", 501, Source.PROXY, "docs/upstreams.md", "a WebSocket, and its servers are spoken to in HTTP/2"
+    )  # fmt: skip
+    STREAM = ("bad_stream", 502, Source.UPSTREAM, "RFC 9113 §5.4.2", "frames that a stream of HTTP/2 cannot have")
     UNASKED_UPGRADE = ("unasked_upgrade", 502, Source.UPSTREAM, "RFC 9110 §7.8", "101 without a request to upgrade")
     ACCEPT = ("bad_websocket_accept", 502, Source.UPSTREAM, "RFC 6455 §4.1", "Sec-WebSocket-Accept is not of our key")
 

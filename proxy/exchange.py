@@ -9,7 +9,9 @@ that is what dialects are for (dialects.py), one towards the client, one towards
 
 What is kept true:
 * A request is sent a second time only if it provably was not processed: the connection could not be made, or it was a
-  reused one that closed before any byte of an answer, the method is idempotent, and the request has no body.
+  reused one that closed before any byte of an answer, the method is idempotent, and the request has no body. Or the
+  server has said so, as one of HTTP/2 can (RFC 9113 §8.7): then a body that was sent is sent again, of which as much as
+  REPLAY_BYTES is kept for that until an answer begins.
 * An upstream connection is used again only when both messages ended where their framing said.
 * An answer once begun is never patched: when it cannot be ended properly the client connection is cut, so that the
   client sees that it is incomplete.
@@ -57,6 +59,7 @@ from proxy.sticky import Stay, merged
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 §9.2.2, less TRACE
 TRIES: Final = 3
+REPLAY_BYTES: Final = 16_384
 INTERIM_LIMIT: Final = 16  # 1xx answers to one request
 # A member of an enumeration is three times as dear to name.
 _BODY: Final = Down.BODY
@@ -82,8 +85,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_admitted", "_again_after", "_answering", "_bodiless", "_body_left", "_case", "_changes", "_client",
-        "_continued", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave",
+        "_admitted", "_again_after", "_answering", "_body_left", "_case", "_changes", "_client", "_continued",
+        "_copy", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave",
         "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_sheddable", "_stay",
         "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier", "offset",
         "replaced", "rest", "rule", "service", "source", "status", "target", "upstream", "user",
@@ -119,8 +122,8 @@ class Exchange:
         self._up, self._down = Up.ASSIGNING, Down.WAITING
         self._client: ClientDialect = Http1Client(head.block) if client is None else client
         self._server: ServerDialect | None = None  # of the connection that the request is sent on
-        self._bodiless = self._client.done
-        self._repeatable = self._bodiless and head.method in IDEMPOTENT
+        self._repeatable = self._client.done and head.method in IDEMPOTENT
+        self._copy: bytes | None = None  # of the body that was sent, as long as the server may say that it is no matter
         self._tried: frozenset[Address] = frozenset()
         self._tries = 0
         self._again_after = Code.CONNECT  # why the request is to be sent again
@@ -316,15 +319,25 @@ class Exchange:
         assert self._request is not None
         self.upstream, self._reused = server, reused
         self._tries += 1
+        again = self._copy
         if dialect is None:
             dialect = Http1Server(self._request.method, trailers=self._request.trailers)
+            self._copy = None
+        elif again is None:
+            self._copy = b""
         self._server = dialect
         if self._client.done:
             self._move_up(_SENT)
-            return dialect.request(self._request, ended=True)
+            if self._upgrade and not dialect.upgrades:
+                return self._fail(Code.NO_WEBSOCKET)
+            if not again:
+                return dialect.request(self._request, ended=True)
+            return [*dialect.request(self._request, ended=False), *self._send_last(again)]
         self._move_up(_SENDING)
         data, self.rest = self.rest, b""
         sent = dialect.request(self._request, ended=False)
+        if again:
+            sent = [*sent, *dialect.send(again, ended=False)]
         return [*sent, *self._send_body(data)] if data else sent
 
     def connect_failed(self, server: Address, timed_out: bool, tls: bool = False) -> list[Command]:
@@ -415,7 +428,7 @@ class Exchange:
             last = self._server.close()
             return self._fail(Code.UPSTREAM_CUT) if last is None else self._pass_on(last)
         untouched = self._reused and self._repeatable and self._server.untouched
-        if (untouched or (unprocessed and self._bodiless)) and self._tries < TRIES:
+        if (untouched or (unprocessed and self._copy is not None)) and self._tries < TRIES:
             self._move_up(Up.ASSIGNING)
             self._again_after = Code.UPSTREAM_CLOSED
             return [_DROPPED, self._assign(fresh=True)]
@@ -465,10 +478,17 @@ class Exchange:
             self._body_left -= len(payload)
             if self._body_left < 0:
                 return self._fail(Code.BODY_LARGE)
+        if self._copy is not None:
+            fits = len(self._copy) + len(payload) <= REPLAY_BYTES and self._down is not _BODY
+            self._copy = self._copy + payload if fits else None
         if not client.done:
             return self._server.send(payload, ended=False)
         self._move_up(_SENT)
-        trailers = client.trailers
+        return self._send_last(payload)
+
+    def _send_last(self, payload: bytes) -> list[Command]:
+        assert self._server is not None
+        trailers = self._client.trailers
         return self._server.send(payload, ended=True, trailers=headers.trailer_lines(trailers) if trailers else b"")
 
     # -- the answer's way down

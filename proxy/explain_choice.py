@@ -13,7 +13,7 @@ from typing import Final
 from core.endpoints import endpoint
 from core.explain import SHOWN, Explanation, Place
 from core.fields import Kind
-from core.model import BackendService, Model, Scheduler, Server
+from core.model import BackendProtocol, BackendService, Model, Scheduler, Server
 from core.overrides import configured
 from core.resolve import l7_checked, l7_services, servers
 from core.zones import locality
@@ -28,6 +28,11 @@ _HOW: Final[Mapping[Scheduler, str]] = {
     Scheduler.LC: "who has the fewest requests of the worker's at that moment",
     Scheduler.WLC: "who has the fewest requests of the worker's at that moment, for its weight",
     Scheduler.P2C: "the better of two at random, by latency and load",
+}
+
+_SPOKEN: Final[Mapping[BackendProtocol, str]] = {
+    BackendProtocol.H2: "by HTTP/2 over TLS",
+    BackendProtocol.H2C: "by HTTP/2 without TLS",
 }
 
 
@@ -130,6 +135,8 @@ class Chooser:
         ]
         differ = self._health.differ.get(self._checked.get(service.name, service.name), {})
         notes += [f"{end}: {why}" for end, why in differ.items()]
+        if service.protocol in _SPOKEN:
+            notes.append(f"servers are spoken to {_SPOKEN[service.protocol]}: protocol = {service.protocol}")
         if not self._health.known and service.health_check is not None:
             notes.append("by the configuration alone: which are healthy is known to the nodes")
         if service.slow_start_s:

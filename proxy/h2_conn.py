@@ -158,7 +158,7 @@ class Http2Connection(asyncio.Protocol):
                     self._leave_for_good()
             elif isinstance(event, Leaving):
                 self._leaves = max(self._leaves, 2)  # there is nothing to agree on any more
-            else:
+            elif isinstance(event, Broken):
                 self._broken(event)
         self._rest()
         self._flush()

@@ -1,4 +1,4 @@
-"""What a client says on a connection of HTTP/2, as h2_session.py hears it."""
+"""What the other side says on a connection of HTTP/2, as h2_session.py hears a client, and h2_calls.py a server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from proxy.hpack import Pair
 
 class Asked(NamedTuple):
     """A stream's head. `fields` is None where they are too many."""
+
+    stream: int
+    fields: list[Pair] | None
+    ended: bool
+
+
+class Headed(NamedTuple):
+    """A block of fields of an answer: an interim head, the head, or trailers. `fields` as in `Asked`."""
 
     stream: int
     fields: list[Pair] | None
@@ -52,6 +60,13 @@ class Leaving(NamedTuple):
     code: int
 
 
+class Left(NamedTuple):
+    """The server takes no more streams, and has done nothing about these, which are gone."""
+
+    code: int
+    unserved: list[int]
+
+
 class Acknowledged(NamedTuple):
     """A ping of ours has come back."""
 
@@ -65,4 +80,4 @@ class Broken(NamedTuple):
     why: str
 
 
-Event = Asked | Came | Trailed | WasReset | Opened | Leaving | Acknowledged | Broken
+Event = Asked | Headed | Came | Trailed | WasReset | Opened | Leaving | Left | Acknowledged | Broken

@@ -20,6 +20,7 @@ PRIORITISED: Final = 0x20
 
 FRAME_HEAD = Struct(">HBBBL")  # length (16 and 8 bits), type, flags, stream
 NUMBER = Struct(">L")
+TWO_NUMBERS = Struct(">LL")
 SETTING = Struct(">HL")
 
 

@@ -65,7 +65,7 @@ def trailer_lines(fields: Sequence[Pair]) -> bytes:
     """A body's trailers as lines. Raises Refused."""
     if any(name[:1] == b":" for name, _ in fields):
         raise Refused(Code.PSEUDO)
-    return b"".join([_field(pair).line for pair in fields])
+    return b"".join([field_in(pair).line for pair in fields])
 
 
 def _parted(fields: Sequence[Pair]) -> tuple[dict[bytes, bytes], list[Pair]]:
@@ -104,7 +104,7 @@ def _block(authority: bytes, plain: list[Pair], *, ended: bool) -> Block:
         return found
     if len(plain) > DEFAULT_LIMITS.fields:
         raise Refused(Code.FIELDS_MANY)
-    fields = [_field(pair) for pair in _with_cookies_joined(plain)]
+    fields = [field_in(pair) for pair in _with_cookies_joined(plain)]
     hosts = [field.value for field in fields if field.lower == b"host"]
     if authority:
         if not is_host(authority):
@@ -125,7 +125,7 @@ def _block(authority: bytes, plain: list[Pair], *, ended: bool) -> Block:
     return block
 
 
-def _field(pair: Pair) -> Field:
+def field_in(pair: Pair) -> Field:
     """A field that may be in a message of HTTP/2, and in one of HTTP/1. Raises Refused."""
     found = _fields.get(pair)
     if found is not None:

@@ -42,6 +42,7 @@ from proxy.h2_frames import (
     RST_STREAM,
     SETTING,
     SETTINGS,
+    TWO_NUMBERS,
     WINDOW_UPDATE,
     Breach,
     Error,
@@ -49,7 +50,7 @@ from proxy.h2_frames import (
     frame,
     stripped,
 )  # fmt: skip
-from proxy.hpack import Decoder, HpackError
+from proxy.hpack import Decoder, HpackError, Pair
 
 WINDOW: Final = 65_535  # before any setting
 REMEMBERED: Final = 1024  # streams that we have reset
@@ -262,13 +263,7 @@ class Session:
 
     def _fields(self, stream: int, block: bytes, ended: bool, events: list[Event]) -> None:
         """A whole block. It is decoded whatever becomes of its stream, as later ones may refer to it."""
-        limits = self._limits
-        if len(block) > limits.block_bytes:
-            raise Breach(Error.ENHANCE_YOUR_CALM, f"a block of fields of {len(block)} bytes")
-        try:
-            fields = self._decoder.decode(block, limits.fields_bytes)
-        except HpackError as error:
-            raise Breach(Error.COMPRESSION_ERROR, str(error)) from None
+        fields, limits = self._decoded(block), self._limits
         if stream > self._last:
             self._last = stream
             if stream > self._left_at:
@@ -292,6 +287,15 @@ class Session:
             found.client_ended = True
             events.append(Trailed(stream, fields))
             self._forget_if_over(stream, found)
+
+    def _decoded(self, block: bytes) -> list[Pair] | None:
+        limits = self._limits
+        if len(block) > limits.block_bytes:
+            raise Breach(Error.ENHANCE_YOUR_CALM, f"a block of fields of {len(block)} bytes")
+        try:
+            return self._decoder.decode(block, limits.fields_bytes)
+        except HpackError as error:
+            raise Breach(Error.COMPRESSION_ERROR, str(error)) from None
 
     def _data(self, stream: int, flags: int, payload: bytes, events: list[Event]) -> None:
         size = len(payload)
@@ -359,17 +363,22 @@ class Session:
         elif kind == GOAWAY:
             if stream or len(payload) < 8:
                 raise Breach(Error.PROTOCOL_ERROR if stream else Error.FRAME_SIZE_ERROR, "a GOAWAY that is none")
-            if not self._they_leave:
-                self._they_leave = True
-                events.append(Leaving(NUMBER.unpack_from(payload, 4)[0]))
+            last, code = TWO_NUMBERS.unpack_from(payload)
+            self._goaway(last, code, events)
         elif kind == PUSH_PROMISE:
-            raise Breach(Error.PROTOCOL_ERROR, "a client promises nothing")
+            raise Breach(Error.PROTOCOL_ERROR, "a PUSH_PROMISE, which nobody may send here")
         else:  # PRIORITY, and what we do not know (§5.5)
             self._spend(self._idle, "frames that ask for nothing")
             if kind == PRIORITY and not stream:
                 raise Breach(Error.PROTOCOL_ERROR, "PRIORITY on stream 0")
             if kind == PRIORITY and len(payload) != 5:
                 raise Breach(Error.FRAME_SIZE_ERROR, f"a PRIORITY of {len(payload)} bytes")
+
+    def _goaway(self, last: int, code: int, events: list[Event]) -> None:
+        """They begin no more; what we promise them, which `last` is about, is nothing."""
+        if not self._they_leave:
+            self._they_leave = True
+            events.append(Leaving(code))
 
     def _rst_stream(self, stream: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
@@ -418,7 +427,12 @@ class Session:
                 self._frame_bytes = min(value, 4 * FRAME_BYTES)  # longer ones would hold up other streams
             elif (name == Setting.ENABLE_PUSH or name == Setting.ENABLE_CONNECT_PROTOCOL) and value > 1:
                 raise Breach(Error.PROTOCOL_ERROR, f"setting {name} is {value}")
+            else:
+                self._note(name, value)
         self._out.append(frame(SETTINGS, ACK, 0, b""))
+
+    def _note(self, name: int, value: int) -> None:
+        """A setting that is nothing to us."""
 
     def _ping(self, stream: int, flags: int, payload: bytes, events: list[Event]) -> None:
         if stream:

@@ -382,14 +382,14 @@ def plain_reply(
 def own_reply(status: int, lines: bytes, body: bytes, hsts: bytes, *, close: bool) -> bytes:
     """A whole answer of HTTP/1 that is not a server's."""
     closing = b"Connection: close\r\n" if close else b""
-    return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (status, _reason(status), lines, closing, hsts, body)
+    return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (status, reason_of(status), lines, closing, hsts, body)
 
 
 def redirect_lines(location: bytes) -> bytes:
     return b"Location: %b\r\nContent-Length: 0\r\n" % location
 
 
-def _reason(status: int) -> bytes:
+def reason_of(status: int) -> bytes:
     """A status need not have one (RFC 9112 §4)."""
     if status in _REASONS:
         return _REASONS[status]

@@ -83,6 +83,7 @@ class Http1Server:
     """A server that is asked by `method`. `trailers`: the client reads those of the answer. See ServerDialect."""
 
     __slots__ = ("_chunks", "_keeps", "_length", "_method", "_reader", "_rest", "_scanned", "_trailers", "untouched")
+    upgrades = True
 
     def __init__(self, method: bytes, *, trailers: bool) -> None:
         self._method, self._trailers = method, trailers

@@ -2,8 +2,8 @@
 
     state        → …
     up    ASSIGNING    SENDING, SENT (no body is left to be sent), ENDED
-          SENDING      SENT, ENDED
-          SENT         ASSIGNING (to be sent a second time), TUNNEL, ENDED
+          SENDING      ASSIGNING (to be sent a second time), SENT, ENDED
+          SENT         ASSIGNING, TUNNEL, ENDED
           TUNNEL       ENDED
     down  WAITING      BODY, TUNNEL, ENDED
           BODY         ENDED
@@ -39,7 +39,7 @@ class Down(IntEnum):
 
 UP_MOVES: Final = {
     Up.ASSIGNING: {Up.SENDING, Up.SENT, Up.ENDED},
-    Up.SENDING: {Up.SENT, Up.ENDED},
+    Up.SENDING: {Up.ASSIGNING, Up.SENT, Up.ENDED},
     Up.SENT: {Up.ASSIGNING, Up.TUNNEL, Up.ENDED},
     Up.TUNNEL: {Up.ENDED},
     Up.ENDED: set[Up](),

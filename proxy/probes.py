@@ -9,7 +9,7 @@ from typing import cast
 from control.node.probe import HealthMonitor, Target
 from control.node.tasks import Tasks
 from core.endpoints import endpoint
-from core.model import Model
+from core.model import MULTIPLEXED, Model
 from core.resolve import l7_checked, l7_services, servers, upstream_tls
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Probes:
                 check.port or server.port,
                 check,
                 upstream_tls(model, service) if check.port in (0, server.port) else None,
+                service.protocol in MULTIPLEXED and check.port in (0, server.port),
             )
             for name, service in l7_services(model).items()
             if name not in self._checked and (check := service.health_check) is not None

@@ -17,7 +17,7 @@ from proxy.access_log import Visitor
 from proxy.actions import Changes, Decision
 from proxy.carrier import NEVER, State
 from proxy.deadlines import TimedCarrier
-from proxy.dialects import ClientDialect
+from proxy.dialects import ClientDialect, Heard
 from proxy.exchange import Exchange
 from proxy.gate import LOG_EVERY_S
 from proxy.hub import Activity, Hub, Site, View
@@ -107,10 +107,17 @@ class ServingCarrier(TimedCarrier):
         if not exchange.reads_head:  # single bytes of a head buy no time
             self._touch()
 
-    def upstream_lost(self) -> None:
+    def upstream_heard(self, heard: list[Heard]) -> None:
         exchange = self._current()
         assert exchange is not None
-        self._run(exchange.upstream_closed())
+        self._time(exchange)
+        self._run(exchange.heard(heard))
+        self._touch()
+
+    def upstream_lost(self, *, unprocessed: bool = False) -> None:
+        exchange = self._current()
+        assert exchange is not None
+        self._run(exchange.upstream_closed(unprocessed=unprocessed))
         self._touch()
 
     # -- what there is to tell

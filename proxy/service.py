@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Final, Protocol
 
 from core.ejection import Outcome
 from core.endpoints import endpoint
-from core.model import BackendProtocol, BackendService
+from core.model import MULTIPLEXED, BackendProtocol, BackendService
 from proxy.balance import Address
 from proxy.keys import key_of
 from proxy.pool import Pool
+from proxy.trunks import Trunks
 from proxy.upstream import Secured, UpstreamConnection
 
 TELL_S: Final = 10.0
@@ -44,7 +46,8 @@ class Service:
 
     __slots__ = (
         "_call_soon", "_next_told", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s",
-        "idle_timeout_s", "key", "name", "on_ejected", "pool", "queue_timeout_s", "secured", "total_timeout_s",
+        "idle_timeout_s", "key", "multiplexed", "name", "on_ejected", "pool", "queue_timeout_s", "secured",
+        "total_timeout_s", "trunks",
     )  # fmt: skip
 
     def __init__(
@@ -52,11 +55,13 @@ class Service:
     ) -> None:
         self.name, self.pool = name, pool
         self.fallback: Service | None = None
+        self.multiplexed = False  # requests share connections, those of `trunks`, and the pool has none
+        self.trunks = Trunks(self._tell_now)
+        self.secured: Secured = (None, "")
         self.configure(_DEFAULTS)
         self.on_ejected: Callable[[str, Address, float], None] = _nobody  # so that the other workers hear of it
         self._call_soon = call_soon
         self._serving = False
-        self.secured: Secured = (None, "")
         self._next_told = 0.0
         pool.on_room = self._serve_soon
 
@@ -68,13 +73,25 @@ class Service:
         self.idle_timeout_s = service.idle_timeout_s
         self.total_timeout_s = service.total_timeout_s
         self.queue_timeout_s = service.queue_timeout_s
+        if (service.protocol in MULTIPLEXED) is not self.multiplexed:
+            self.multiplexed = not self.multiplexed
+            self._change(self.secured)
 
     def secure(self, context: ssl.SSLContext | None, name: str) -> None:
         """Takes how to speak TLS with the servers, None for not at all; idle connections made otherwise are closed."""
         if (context, name) != self.secured:
-            self.secured = context, name
-            for upstream in self.pool.forget_idle():
-                upstream.close()
+            self._change((context, name))
+
+    def _change(self, secured: Secured) -> None:
+        """Connections are made otherwise from now on; those that are in use are not used again (`secured` is another
+        object than theirs)."""
+        self.secured = secured[0], secured[1]
+        self.trunks.retire()
+        for upstream in self.pool.forget_idle():
+            upstream.close()
+
+    def _tell_now(self, server: Address, why: str) -> None:
+        self.tell(server, why, asyncio.get_running_loop().time())
 
     def tell(self, server: Address, why: str, now: float) -> None:
         """Logs a failure that somebody has to look into, not more often than every TELL_S."""

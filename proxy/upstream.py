@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from core.endpoints import UNIX, endpoint
 from proxy.balance import Address
@@ -26,9 +26,12 @@ _TCPI_RETRANSMITS: Final = 2  # linux/tcp.h: offset in struct tcp_info
 Secured = tuple[ssl.SSLContext | None, str]
 
 
+Connected = TypeVar("Connected", bound=Any)  # a protocol that wants to know how it is `secured`
+
+
 async def connect(
-    loop: asyncio.AbstractEventLoop, make: Callable[[], UpstreamConnection], server: Address, secured: Secured
-) -> UpstreamConnection:
+    loop: asyncio.AbstractEventLoop, make: Callable[[], Connected], server: Address, secured: Secured
+) -> Connected:
     """A connection to a server.
 
     Raises OSError, of which ssl.SSLError is one. The caller limits the time.
@@ -39,11 +42,17 @@ async def connect(
     if tls is not None:
         options = {"ssl": tls, "server_hostname": name or ("" if path else address), "ssl_shutdown_timeout": CLOSE_S}
     if path:
-        _, upstream = await loop.create_unix_connection(make, path, **options)
+        _, made = await loop.create_unix_connection(make, path, **options)
     else:
-        _, upstream = await loop.create_connection(make, address, port, **options)
-    upstream.secured = secured
-    return upstream
+        _, made = await loop.create_connection(make, address, port, **options)
+    made.secured = secured
+    return made
+
+
+def is_silent(sock: socket.socket) -> bool:
+    """Whether the machine at the other end does not acknowledge what was sent. Asks the kernel."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_RETRANSMITS + 1)
+    return info[_TCPI_RETRANSMITS] >= SILENT_RETRANSMITS
 
 
 class User(Protocol):
@@ -51,7 +60,7 @@ class User(Protocol):
 
     def upstream_data(self, data: bytes) -> None: ...
 
-    def upstream_lost(self) -> None: ...
+    def upstream_lost(self, *, unprocessed: bool = False) -> None: ...
 
     def balance(self) -> None: ...
 
@@ -70,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = ("_buffer", "_pool", "_transport", "bulk", "client", "full", "name", "secured", "server")
+    dialect = None  # HTTP/1
 
     def __init__(self, pool: Pool[UpstreamConnection, Any], server: Address, buffer: bytearray) -> None:
         self._pool = pool
@@ -88,8 +98,8 @@ class UpstreamConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self._transport.write(data)
 
-    def write_eof(self) -> None:
-        """Ends what we say, where the transport can do that without ending what it hears."""
+    def write_eof(self, trailers: bytes = b"") -> None:
+        """Ends what we say, where the transport can do that without ending what it hears. It has no trailers."""
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -110,9 +120,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether the server's machine does not acknowledge what we have sent. Asks the kernel."""
         if self._transport.is_closing() or self.server[0].startswith(UNIX):
             return False
-        sock = cast(socket.socket, self._transport.get_extra_info("socket"))
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_RETRANSMITS + 1)
-        return info[_TCPI_RETRANSMITS] >= SILENT_RETRANSMITS
+        return is_silent(cast(socket.socket, self._transport.get_extra_info("socket")))
 
     def close(self) -> None:
         """Sends what is left to be sent, for a while; then the connection is cut."""

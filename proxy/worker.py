@@ -193,6 +193,7 @@ class Worker:
             service.secure(contexts.get(name), backend.tls_server_name)
             for upstream in service.pool.update(made_of[1], backend, self._hub.now(), near):
                 upstream.close()
+            service.trunks.keep([(each.address, each.port) for each in made_of[1]])
             self._pools[name] = made_of
         for name, service in services.items():
             service.fallback = services.get(backends[name].fallback)
@@ -202,6 +203,7 @@ class Worker:
             self._pools.pop(name, None)
             for upstream in self._hub.services[name].pool.drop():
                 upstream.close()
+            self._hub.services[name].trunks.retire()
         self._hub.services = services
 
     def _service(self, name: str) -> Service:
@@ -277,8 +279,10 @@ class Worker:
     def set_down(self, down: Mapping[str, list[Endpoint]]) -> None:
         """Takes the unhealthy servers of every backend service."""
         for name, service in self._hub.services.items():
-            for upstream in service.pool.set_down(frozenset(down.get(name, ())), self._hub.now()):
+            gone = frozenset(down.get(name, ()))
+            for upstream in service.pool.set_down(gone, self._hub.now()):
                 upstream.close()
+            service.trunks.retire(gone)
 
     # -- time
 
@@ -303,6 +307,7 @@ class Worker:
                     for connection in [*site.connections, *site.streams]:
                         connection.leave_dead_server()
             for service in self._hub.services.values():
+                service.trunks.tick(now)
                 for server in service.pool.tick(now):
                     log.info("%s: %s is back on probation", service.name, server_name(*server))
             for until, site in self._retired:

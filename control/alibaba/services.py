@@ -10,7 +10,7 @@ from control.alibaba.balancers import Balancer
 from control.alibaba.call import Draft, identity_of
 from control.alibaba.errors import denied, no_group
 from control.references import referrers
-from core.checks_listeners import BACKEND_OF
+from core.checks_listeners import BACKENDS_OF
 from core.fields import Kind
 from core.model import BackendService, Listener, Model, Protocol, Rule, ServerGroup
 
@@ -23,7 +23,7 @@ def of_listener(model: Model, listener: Listener) -> BackendService | None:
 
 
 def new(name: str, protocol: Protocol, group: str, **more: Any) -> BackendService:
-    return BackendService(name, BACKEND_OF[protocol], server_group=group, **more)
+    return BackendService(name, BACKENDS_OF[protocol][0], server_group=group, **more)
 
 
 def check_group(model: Model, identity: str) -> ServerGroup:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from control.reconcile import NodeStatus, Step
 from control.watching import picture
 from core.endpoints import endpoint
-from core.model import BackendProtocol, BackendService, Server
+from core.model import L7_BACKENDS, BackendService, Server
 
 
 def reported(statuses: Iterable[NodeStatus]) -> dict[tuple[str, str], bool]:
@@ -22,4 +22,4 @@ def reported(statuses: Iterable[NodeStatus]) -> dict[tuple[str, str], bool]:
 def key(service: BackendService, server: Server) -> tuple[str, str]:
     """What nodes call a server of a service: the L4 tier by its address alone."""
     at = endpoint(server.address, server.port)
-    return (service.name, at) if service.protocol is BackendProtocol.HTTP else ("", f"{at}/{service.protocol.value}")
+    return (service.name, at) if service.protocol in L7_BACKENDS else ("", f"{at}/{service.protocol.value}")

@@ -17,7 +17,7 @@ def context(settings: UpstreamTls) -> ssl.SSLContext:
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.set_alpn_protocols(["http/1.1"])
+    made.set_alpn_protocols(["h2" if settings.h2 else "http/1.1"])
     if not settings.verify:
         made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
         return made

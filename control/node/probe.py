@@ -5,7 +5,8 @@ one cluster beat in time, and asks again every `interval_s`, or as soon as the l
 longer. At most `concurrency` probes are under way; waiting for a place is not counted against a target's deadline.
 
 A probe has one verdict, healthy or not, and one sentence why. http: the first final status line decides, the body is
-never read. udp: the socket is connected, so that an ICMP port-unreachable comes back as an error.
+never read; so it is by HTTP/2. grpc: the answer says that it is serving. udp: the socket is connected, so that an ICMP
+port-unreachable comes back as an error.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from control.node import backend_tls
+from control.node import backend_tls, probe_h2
 from control.node.tasks import Tasks
 from core.endpoints import UNIX, endpoint, version
 from core.health import Health, State, observe
@@ -39,18 +40,20 @@ INTERIM_LIMIT = 8  # 1xx answers that we skip before giving up
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something to be probed, and what it is called; `port` is where the check goes. `tls`: an http check speaks it."""
+    """Something to be probed, and what it is called; `port` is where the check goes. `tls`: an http or grpc check
+    speaks it. `h2`: an http check is one by HTTP/2, as those by grpc always are."""
 
     key: Hashable
     address: str
     port: int
     check: HealthCheck
     tls: UpstreamTls | None = None
+    h2: bool = False
 
 
 async def probe(target: Target) -> tuple[bool, str]:
     """Ask once; (healthy, why) within the check's timeout. Never raises but for cancellation."""
-    ask = {CheckType.TCP: _probe_tcp, CheckType.HTTP: _probe_http, CheckType.UDP: _probe_udp}[target.check.type]
+    ask = _ASK[target.check.type]
     try:
         async with asyncio.timeout(target.check.timeout_s):
             return await ask(target)
@@ -154,8 +157,11 @@ async def _probe_tcp(target: Target) -> tuple[bool, str]:
 
 
 async def _probe_http(target: Target) -> tuple[bool, str]:
-    check = target.check
-    host = check.domain or ("localhost" if target.address.startswith(UNIX) else endpoint(target.address, target.port))
+    check, host = target.check, _host(target)
+    if target.h2:
+        headers = probe_h2.request(check.method.value.upper(), _scheme(target), host, check.uri)
+        answer = await _ask_h2(target, headers)
+        return answer if isinstance(answer, tuple) else (matches(answer.status, check.codes), f"status {answer.status}")
     request = f"{check.method.value.upper()} {check.uri} HTTP/1.1\r\nHost: {host}\r\n"
     request += "User-Agent: paifang-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     reader, writer = await _connect(target, target.tls)
@@ -175,6 +181,37 @@ async def _probe_http(target: Target) -> tuple[bool, str]:
         await _close(writer)
 
 
+async def _probe_grpc(target: Target) -> tuple[bool, str]:
+    headers, body = probe_h2.check(_scheme(target), _host(target), target.check.service)
+    answer = await _ask_h2(target, headers, body, whole=True)
+    return answer if isinstance(answer, tuple) else probe_h2.verdict(answer)
+
+
+async def _ask_h2(
+    target: Target, headers: probe_h2.Headers, body: bytes = b"", *, whole: bool = False
+) -> probe_h2.Answer | tuple[bool, str]:
+    """The answer to a request by HTTP/2, or the verdict where there is none."""
+    reader, writer = await _connect(target, target.tls)
+    try:
+        tls = writer.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            return False, "the server does not agree to h2 by ALPN"
+        answer = await probe_h2.ask(reader, writer, headers, body, whole=whole)
+        return (False, answer) if isinstance(answer, str) else answer
+    finally:
+        await _close(writer)
+
+
+def _host(target: Target) -> str:
+    if target.check.domain:
+        return target.check.domain
+    return "localhost" if target.address.startswith(UNIX) else endpoint(target.address, target.port)
+
+
+def _scheme(target: Target) -> str:
+    return "http" if target.tls is None else "https"
+
+
 async def _probe_udp(target: Target) -> tuple[bool, str]:
     check, loop = target.check, asyncio.get_running_loop()
     expected = check.expect.encode()
@@ -186,6 +223,11 @@ async def _probe_udp(target: Target) -> tuple[bool, str]:
             answer = await loop.sock_recv(sock, 65535)
             if expected in answer:
                 return True, "answered"
+
+
+_ASK = {
+    CheckType.TCP: _probe_tcp, CheckType.HTTP: _probe_http, CheckType.UDP: _probe_udp, CheckType.GRPC: _probe_grpc,
+}  # fmt: skip
 
 
 def matches(status: int, codes: str) -> bool:

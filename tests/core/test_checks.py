@@ -400,6 +400,40 @@ CASES = [
     ),
     (
         '"web", protocol = "http"',
+        '"web", protocol = "h2c", tls = true',
+        'backend_services.web.tls: h2c is HTTP/2 without TLS; give protocol = "h2", or remove it',
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "h2c", tls_verify = false',
+        'backend_services.web.tls_verify: servers are not asked by TLS; give protocol = "h2", or remove it',
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "h2", tls_verify = false, tls_ca_certificate = "partners"',
+        "backend_services.web.tls_ca_certificate: certificates that are not verified need no authority; "
+        "remove it, or tls_verify",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "h2", health_check = { type = "grpc", uri = "/x" }',
+        "backend_services.web.health_check.uri: uri is for http checks, and this is a grpc check; "
+        'remove it, or give type = "http"',
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "http", health_check = { type = "grpc" }',
+        "backend_services.web.health_check.type: a check by grpc says nothing about a service of protocol http; "
+        "give tcp or http",
+    ),
+    (
+        '"web", protocol = "http"',
+        '"web", protocol = "h2c", scheduler = "maglev"',
+        "backend_services.web.scheduler: the L7 tier, which schedules h2c services, has no maglev; "
+        "give ch, lc, p2c, rr, sh, wlc or wrr",
+    ),
+    (
+        '"web", protocol = "http"',
         '"web", protocol = "http", tls = true, tls_verify = false, tls_ca_certificate = "partners"',
         "backend_services.web.tls_ca_certificate: certificates that are not verified need no authority; "
         "remove it, or tls_verify",
@@ -430,7 +464,7 @@ CASES = [
         '{ address = "10.0.0.32", port = 80 }] },',
         '{ address = "unix:/run/app.sock" }] },',
         "backend_services.dns: a server of it is a unix socket, and this service is udp; "
-        "give it servers with IP addresses, or protocol http",
+        "give it servers with IP addresses, or protocol http, h2 or h2c",
     ),
     (
         '"web", protocol = "http", server_group = "be"',
@@ -519,7 +553,7 @@ CASES = [
         '"web", protocol = "http"',
         '"web", protocol = "http", fallback = "dns"',
         "backend_services.web.fallback: 'dns' is a service of protocol udp, and this one is http; "
-        "name a service of protocol http",
+        "name a service of protocol http, h2 or h2c",
     ),
     (
         '"web", protocol = "http"',
@@ -574,8 +608,8 @@ CASES = [
     (
         'port = 80, backend_service = "web"',
         'port = 80, backend_service = "stream"',
-        "listeners.http.backend_service: stream is a tcp service, and a listener of http needs http; "
-        "refer to one of protocol http",
+        "listeners.http.backend_service: stream is a tcp service, and a listener of http needs http, h2 or h2c; "
+        "refer to one of protocol http, h2 or h2c",
     ),
     (
         'port = 8000, backend_service = "web"',
@@ -725,7 +759,8 @@ CASES = [
     (
         '"https", backend_service = "web" }',
         '"https", backend_service = "dns" }',
-        "rules.all.backend_service: dns is a udp service, and rules forward to http; refer to one of protocol http",
+        "rules.all.backend_service: dns is a udp service, and rules forward to http; "
+        "refer to one of protocol http, h2 or h2c",
     ),
     (
         '"https", backend_service = "web" }',
@@ -802,7 +837,7 @@ CASES = [
         '"https", backend_service = "web" }',
         '"https", split = [{ backend_service = "web" }, { backend_service = "dns" }] }',
         "rules.all.split[1].backend_service: dns is a udp service, and rules forward to http; "
-        "refer to one of protocol http",
+        "refer to one of protocol http, h2 or h2c",
     ),
     (
         '"https", backend_service = "web" }',
@@ -1346,7 +1381,8 @@ def test_a_member_without_zone_is_named() -> None:
 
 def test_what_a_broken_object_is_referred_by_is_not_reported() -> None:
     said = errors(SOUND.replace('"web", protocol = "http"', '"web", protocol = "htp"'))
-    assert said == ["backend_services.web.protocol: 'htp' is not known; did you mean http? give tcp, udp or http"]
+    why = "'htp' is not known; did you mean http? give tcp, udp, http, h2 or h2c"
+    assert said == [f"backend_services.web.protocol: {why}"]
 
 
 @pytest.mark.parametrize("given", ['vips = ["127.0.0.1"]', "vips = []"])

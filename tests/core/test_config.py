@@ -19,7 +19,9 @@ from core.errors import ConfigErrors
 from core.fields import Address
 from core.model import (
     L4_SCHEDULERS,
+    L7_BACKENDS,
     L7_SCHEDULERS,
+    MULTIPLEXED,
     AccessList,
     Acl,
     Authentication,
@@ -464,6 +466,7 @@ def health_checks(draw: st.DrawFn, protocol: BackendProtocol) -> HealthCheck | N
     if draw(st.integers(0, 4)) == 0:
         return None
     others = [CheckType.UDP] if protocol is BackendProtocol.UDP else []
+    others += [CheckType.GRPC] if protocol in (BackendProtocol.TCP, *MULTIPLEXED) else []
     type_ = draw(st.sampled_from([CheckType.TCP, CheckType.HTTP, *others]))
     own: dict[str, Any] = {}
     if type_ is CheckType.HTTP:
@@ -473,6 +476,8 @@ def health_checks(draw: st.DrawFn, protocol: BackendProtocol) -> HealthCheck | N
             "domain": draw(st.sampled_from(["", "a.example.com"])),
             "codes": draw(st.sampled_from(["2xx,3xx", "200,202-207,4xx"])),
         }
+    if type_ is CheckType.GRPC:
+        own = {"service": draw(st.sampled_from(["", "shop.Cart"]))}
     if type_ is CheckType.UDP:
         own = {key: draw(st.from_regex(r"[ -~]{0,8}", fullmatch=True)) for key in ("request", "expect")}
     timings = draw(st.tuples(FRACTIONS, FRACTIONS, st.integers(2, 10), st.integers(2, 10), st.integers(0, 65535)))
@@ -481,18 +486,18 @@ def health_checks(draw: st.DrawFn, protocol: BackendProtocol) -> HealthCheck | N
 
 @st.composite
 def services(draw: st.DrawFn, name: str, protocol: BackendProtocol, groups: Any, spread: Any) -> BackendService:
-    allowed = sorted(L7_SCHEDULERS if protocol is BackendProtocol.HTTP else L4_SCHEDULERS)
+    allowed = sorted(L7_SCHEDULERS if protocol in L7_BACKENDS else L4_SCHEDULERS)
     target = {"availability_group": draw(st.sampled_from(spread))} if spread and draw(st.booleans()) else {}
     target = target or {"server_group": draw(st.sampled_from(groups))}
     check = draw(health_checks(protocol))
     scheduler = draw(st.sampled_from(allowed))
-    own = draw(http_options(scheduler)) if protocol is BackendProtocol.HTTP else {}
+    own = draw(http_options(scheduler, protocol)) if protocol in L7_BACKENDS else {}
     return BackendService(name, protocol, **target, scheduler=scheduler, health_check=check, **own)
 
 
 @st.composite
-def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
-    """What backend services of protocol http have besides."""
+def http_options(draw: st.DrawFn, scheduler: Scheduler, protocol: BackendProtocol) -> dict[str, Any]:
+    """What backend services of the L7 tier have besides."""
     first_s, more_s = draw(st.tuples(st.floats(1, 60), st.floats(0, 60)))
     counted = draw(st.tuples(st.integers(1, 9), st.integers(0, 9)))
     ejection = Ejection(*counted, first_s, first_s + more_s, draw(st.integers(1, 100)))
@@ -508,7 +513,7 @@ def http_options(draw: st.DrawFn, scheduler: Scheduler) -> dict[str, Any]:
         "retry_percent": draw(st.integers(0, 100)),
         "retry_min_per_s": draw(st.integers(0, 1000)),
         **draw(st.sampled_from([{}, limits])),
-        **draw(st.sampled_from([{}, tls])),
+        **draw(st.sampled_from([{}, tls] if protocol is not BackendProtocol.H2C else [{}])),
         "ejection": draw(st.sampled_from([None, Ejection(), ejection])),
         "slow_start_s": 0 if scheduler in (Scheduler.SH, Scheduler.CH) else draw(st.integers(0, 900)),
         "sticky_session": draw(st.sampled_from([None, StickySession(StickyType.SERVER, "sid")])),
@@ -552,7 +557,7 @@ def models(draw: st.DrawFn) -> Model:
     }
     for name, protocol in zip(names[6:8], (BackendProtocol.TCP, BackendProtocol.HTTP), strict=True):
         backends[name] = draw(services(name, protocol, names, sorted(spread)))
-    http = [name for name, service in backends.items() if service.protocol is BackendProtocol.HTTP]
+    http = [name for name, service in backends.items() if service.protocol in L7_BACKENDS]
     for name, other in pairwise(http):
         backends[name] = replace(backends[name], fallback=draw(st.sampled_from(["", other])))
     instances = {
@@ -631,7 +636,7 @@ def rules_of(draw: st.DrawFn, name: str, listeners: list[str], service: str, url
 @st.composite
 def listeners_of(draw: st.DrawFn, name: str, port: int, names: list[str], backends: Any) -> Listener:
     if draw(st.booleans()):
-        target = draw(st.sampled_from([b for b in backends.values() if b.protocol is not BackendProtocol.HTTP]))
+        target = draw(st.sampled_from([b for b in backends.values() if b.protocol not in L7_BACKENDS]))
         return Listener(
             name, names[2], Protocol(target.protocol.value), port, target.name,
             established_timeout_s=draw(st.integers(10, 900)) if target.protocol is BackendProtocol.TCP else 900,

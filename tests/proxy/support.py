@@ -219,6 +219,7 @@ async def proxy(configuration: Model, tls: TlsServer | None = None) -> AsyncIter
         for service in hub.services.values():
             for upstream in service.pool.drop():
                 upstream.abort()
+            service.trunks.retire()
         await tasks.close()
         await asyncio.sleep(0.01)  # transports close in the next turns
     assert not failures

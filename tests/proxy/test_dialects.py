@@ -19,7 +19,7 @@ from proxy.commands import (
 )
 from proxy.dialects import Heard, Piece
 from proxy.errors import Code, Refused
-from proxy.exchange import Exchange
+from proxy.exchange import REPLAY_BYTES, Exchange
 from proxy.head import read_request, read_response
 from proxy.http1 import Http1Server
 from proxy.message import CHUNKED, Outgoing, ResponseHead
@@ -66,7 +66,7 @@ class Told:
 class Asked:
     """A server that is asked by commands of its own."""
 
-    partial, untouched = False, True
+    partial, untouched, upgrades = False, True, True
 
     def request(self, request: Outgoing, *, ended: bool) -> list[Command]:
         return [TellUpstream(request, ended)]
@@ -156,10 +156,37 @@ def test_what_was_not_processed_is_sent_again(line: bytes) -> None:
     assert play.exchange.error is Code.UPSTREAM_CLOSED
 
 
-def test_a_body_that_has_begun_is_not_sent_again() -> None:
-    one = exchange(b"POST / HTTP/1.1", b"Content-Length: 5\r\n", done=False)
-    Playbook(one).on("start").on("assigned", A, False, Asked()).on("upstream_closed", unprocessed=True)
-    assert one.error is Code.UPSTREAM_CLOSED
+def posted(data: bytes) -> Playbook:
+    """A request of which so much was sent."""
+    play = Playbook(exchange(b"POST / HTTP/1.1", b"Content-Length: 99999\r\n", done=False)).on("start")
+    return play.on("assigned", A, False, Asked()).on("client_data", data)
+
+
+@pytest.mark.parametrize("data", [b"be", b"whole."])
+def test_a_body_that_the_server_has_not_touched_is_sent_again(data: bytes) -> None:
+    ended = data.endswith(b".")
+    play = posted(data).on("upstream_closed", unprocessed=True)
+    play.gives(ReleaseUpstream(False), Assign("app", False, fresh=True))
+    if not ended:
+        play.on("client_data", b" ahead").gives()
+    play.on("assigned", B, False, Asked())
+    told, *sent = play._commands
+    assert isinstance(told, TellUpstream)
+    assert not told.ended
+    assert sent == [SendUpstream(data), EndUpstream() if ended else SendUpstream(b" ahead")]
+
+
+def test_a_body_beyond_what_is_kept_is_not_sent_again() -> None:
+    play = posted(b"x" * REPLAY_BYTES).on("client_data", b"x").on("upstream_closed", unprocessed=True)
+    assert play.exchange.error is Code.UPSTREAM_CLOSED
+
+
+def test_a_request_is_sent_three_times_at_most() -> None:
+    play = posted(b"be")
+    for _ in range(2):
+        play.on("upstream_closed", unprocessed=True).on("assigned", A, False, Asked())
+    play.on("upstream_closed", unprocessed=True)
+    assert play.exchange.error is Code.UPSTREAM_CLOSED
 
 
 @pytest.mark.parametrize(("ended", "sent"), [(True, b"0\r\n\r\n"), (False, b"")])
