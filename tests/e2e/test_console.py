@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.e2e.console_pictures import more, write
 from tests.e2e.console_site import DEADLINE_S, HOSTILE, Site, Watched, chromium, eventually, sign_in
@@ -234,6 +234,49 @@ def test_hostile_names_stay_text(page: Page, site: Site) -> None:
     expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
+def test_addresses_of_what_is_not_there_ask_the_api_for_nothing(page: Page, site: Site) -> None:
+    """Whatever an address names: a link from elsewhere has the page ask for nothing that is not the page's own."""
+    failed: list[str] = []
+    page.on("response", lambda answer: failed.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
+    for address, said in (
+        ("objects/%3Cimg%20src%3Dx%3E", "It is not there"), ("objects/%3Cimg%20src%3Dx%3E/%22%3E", "It is not there"),
+        ("objects/__proto__", "It is not there"), ("objects/constructor/+", "It is not there"),
+        ("objects/..%2Ftokens/x", "It is not there"), ("history/x", "It is not there"),
+        ("history/1e3", "It is not there"), ("objects/listeners/%E0%A4%A", "There is no such page"),
+        ("nowhere", "There is no such page"),
+    ):  # fmt: skip
+        page.goto(f"{site.api}/console/#/{address}")
+        expect(page.get_by_role("heading", level=1)).to_have_text(said)
+        page.goto(f"{site.api}/console/#/objects/listeners")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Listeners")
+    assert failed == []
+
+
+def test_a_redirect_map_is_edited_and_a_huge_one_is_not_lost(watched: Watched, page: Page, site: Site) -> None:
+    watched.expected = ("422 (Unprocessable Entity)",)
+    huge = "\n".join(f"/old/{n} /new/{n}" for n in range(20_000))
+    maps = {"few": {"entries": "/a /b"}, "huge": {"entries": huge}}
+    edits = [{"op": "create", "kind": "redirect_maps", "name": name, "object": each} for name, each in maps.items()]
+    site.ask("POST", "changes", {"changes": edits})
+    page.goto(f"{site.api}/console/#/objects/redirect_maps/few")
+    page.locator("[name=entries]").fill("/a /b\n/b /a")
+    page.get_by_role("button", name="Review").click()
+    expect(page.locator(".field.wrong .fault").first).to_contain_text("leads in a circle with line 2")
+    page.locator("[name=entries]").fill("/a /b\n/c /d 302")
+    page.get_by_role("button", name="Review").click()
+    apply(page)
+    assert eventually(lambda: site.ask("GET", "redirect_maps/few")["entries"].endswith("302"), "it is applied")
+    page.goto(f"{site.api}/console/#/objects/redirect_maps/huge")
+    shown = page.locator("[name=entries]")
+    expect(shown).to_have_attribute("readonly", "")
+    assert "20,000 lines, too many to be changed here" in shown.input_value()
+    page.locator("[name=status]").fill("302")
+    page.get_by_role("button", name="Review").click()
+    apply(page)
+    assert eventually(lambda: site.ask("GET", "redirect_maps/huge").get("status") == 302, "it is applied")
+    assert site.ask("GET", "redirect_maps/huge")["entries"] == huge
+
+
 @pytest.mark.parametrize("role", ["read", "operate"])
 def test_what_a_role_may_not_do_is_not_offered(watched: Watched, site: Site, role: str) -> None:
     made = site.ask("POST", "tokens", {"name": f"{role}er", "role": role, "expires": 0})
@@ -392,6 +435,23 @@ def test_events_come_by_themselves(page: Page, site: Site) -> None:
     expect(page.get_by_role("table")).to_contain_text("told at once")
     page.get_by_label("Search events").fill("told at once")
     expect(page.get_by_role("row")).to_have_count(2)
+
+
+def test_a_late_answer_does_not_take_a_later_ones_place(page: Page, site: Site) -> None:
+    page.goto(f"{site.api}/console/#/talkers")
+    page.get_by_role("button", name="Ask again").wait_for()
+    held: list[Route] = []
+    page.route("**/v1/talkers?tier=l7*", lambda route: held.append(route))  # it looks into what it gets
+    page.get_by_role("button", name="Ask again").click()
+    eventually(lambda: page.wait_for_timeout(20) or held, "the question is asked")  # type: ignore[func-returns-value]
+    page.get_by_label("Tier").select_option("l4")
+    expect(page.get_by_text("No l4 node is there.")).to_be_visible()
+    with page.expect_response("**/v1/talkers?tier=l7*") as answer:
+        for each in held:
+            each.continue_()
+    answer.value.finished()
+    page.evaluate("async () => { for (let n = 0; n < 30; n++) await new Promise(requestAnimationFrame); }")
+    assert page.get_by_text("No l4 node is there.").is_visible()
 
 
 def test_who_talks_most(page: Page, site: Site) -> None:

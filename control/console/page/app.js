@@ -46,7 +46,9 @@ function found(path) {
     const wanted = pattern.split('/').filter(Boolean);
     if (wanted.length !== given.length) continue;
     if (wanted.every((each, at) => each.startsWith(':') || each === given[at])) {
-      return { view, params: Object.fromEntries(wanted.map((each, at) => [each.slice(1), decodeURIComponent(given[at])]).filter((_, at) => wanted[at].startsWith(':'))) };
+      try {
+        return { view, params: Object.fromEntries(wanted.map((each, at) => [each.slice(1), decodeURIComponent(given[at])]).filter((_, at) => wanted[at].startsWith(':'))) };
+      } catch { return null; } // '%' with anything behind it
     }
   }
   return null;

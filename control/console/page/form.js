@@ -9,6 +9,8 @@ import { same } from './schema.js';
 import { listInput } from './form_lists.js';
 
 const LONG = 1000; // characters from which on a text has several lines
+const HUGE = 200_000; // characters from which on a text is not for a form: browsers take seconds to lay it out
+const LINES_SHOWN = 50;
 const MANY = 300; // names from which on a list is searched, not unfolded
 
 // Fields that belong together; those of no group come first if they are required or given by most.
@@ -20,7 +22,7 @@ const GROUPS = [
   ['Timeouts', /_timeout_s$/],
   ['Limits', /^(bandwidth|max_|min_body|server_max)/],
   ['Matching', /^(domain|url|path|pattern|methods|headers|queries|cookies|priority)$/],
-  ['What happens', /^(split|redirect|fixed_reply|rewrite|request_headers|response_headers|authentication|basic|jwt|forward|cors|security_headers)$/],
+  ['What happens', /^(split|split_by|redirect|redirect_map|fixed_reply|rewrite|request_headers|response_headers|authentication|basic|jwt|forward|cors|security_headers)$/],
   ['Forwarded headers', /^(x_forwarded|trusted_proxies|proxy_protocol|underscored)/],
   ['Protection', /protection$/],
   ['For people', /^(description|tags)$/],
@@ -69,7 +71,7 @@ export class Form {
 
   input(field, value, path) {
     const make = { object: tableInput, optional: optionalInput, list: listInput, pairs: pairsInput }[field.type];
-    return make ? make({ field, value, path, form: this }) : this.row(field, path, scalar({ field, value, path, form: this }));
+    return make ? make({ field, value, path, form: this }) : this.row(field, path, scalar({ field, value, path, form: this }), { wide: field.longest > LONG });
   }
 
   // Label, control, what it means, and a place for what is wrong with it.
@@ -183,7 +185,14 @@ function choice(options, field, value, path, form, attributes) {
   return select;
 }
 
+// The beginning of a text that is too long to be changed here; it stays as it is.
+function beginning(value, attributes) {
+  const lines = value.split('\n');
+  return el('textarea', { ...attributes, readonly: true, rows: 8, class: 'code', value: `${lines.slice(0, LINES_SHOWN).join('\n')}\n… ${lines.length.toLocaleString('en')} lines, too many to be changed here: apply a file, or change single ones by the API` });
+}
+
 function typed(field, value, path, form, attributes) {
+  if (value?.length > HUGE) return beginning(value, attributes);
   const number = field.type === 'integer' || field.type === 'number';
   const long = field.longest > LONG;
   const input = el(long ? 'textarea' : 'input', {

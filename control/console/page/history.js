@@ -34,6 +34,7 @@ export async function history({ signal }) {
 
 export async function version({ params, signal }) {
   const number = Number(params.version);
+  if (!/^[1-9]\d{0,15}$/.test(params.version)) throw Object.assign(new Error(`there is no version ${params.version}`), { status: 404 });
   const [one, { version: current }] = await Promise.all([get(`versions/${number}`, null, signal), configuration()]);
   const back = await get('diff', { from: current, to: number }, signal);
   const wrong = el('p', { class: 'fault', role: 'alert' });

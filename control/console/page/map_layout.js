@@ -48,8 +48,27 @@ function items(seen) {
   return found;
 }
 
+// How many there are that the API has not told of: it tells of the first of each list.
+function beyond(seen) {
+  const servers = seen.groups.reduce((sum, each) => sum + Math.max(0, (each.servers_total ?? 0) - each.servers.length), 0);
+  return { group: Math.max(0, (seen.groups_total ?? 0) - seen.groups.length), server: servers };
+}
+
+// From box to box. One that passes a column by runs between its boxes, so that it is not taken for theirs.
+function way(from, to, step) {
+  const [x1, y1, x2, y2] = [from.x + from.width, from.y + HEIGHT / 2, to.x, to.y + HEIGHT / 2];
+  if (x2 - from.x < step * 1.5) {
+    const bend = (x2 - x1) / 2;
+    return `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
+  }
+  const [begin, end, between] = [from.x + step, x2 - (step - to.width), from.y + HEIGHT + GAP / 2];
+  const [first, last] = [(x1 + begin) / 2, (end + x2) / 2];
+  return `M${x1} ${y1}C${first} ${y1} ${first} ${between} ${begin} ${between}H${end}C${last} ${between} ${last} ${y2} ${x2} ${y2}`;
+}
+
 export function placed(seen, { width, open }) {
   const found = items(seen);
+  const untold = beyond(seen);
   const shown = ORDER.filter((kind) => found[kind].length);
   const step = width / shown.length;
   const boxes = [];
@@ -61,13 +80,18 @@ export function placed(seen, { width, open }) {
     columns.push({ kind, x });
     const sorted = found[kind].length > MOST && kind !== 'group' ? [...found[kind]].sort((a, b) => RANK[a.state] - RANK[b.state]) : found[kind];
     const most = open.has(kind) ? UNFOLDED : MOST;
-    const rest = sorted.length > most ? sorted.slice(most - 1) : [];
+    const more = untold[kind] ?? 0;
+    const rest = sorted.length > most || more ? sorted.slice(most - 1) : [];
     const own = rest.length ? sorted.slice(0, most - 1) : sorted;
     const list = [...own];
-    if (rest.length) {
+    if (rest.length || more) {
       const bad = rest.filter(({ state }) => state === 'bad').length;
-      list.push({ key: `rest/${kind}`, keys: rest.flatMap((each) => [each.key, ...(each.keys ?? [])]), name: `${rest.length} more`, below: bad ? `${bad} of them down` : 'none of them down', state: bad ? 'warn' : 'good', href: kind === 'server' || kind === 'group' ? '#/objects/server_groups' : '#/nodes', label: `${rest.length} more ${kind}, ${bad} of them down`, rest });
-      folded.push({ kind, left: rest.length });
+      const unknown = more || (kind === 'server' && untold.group);
+      // Servers of groups that are not told of are not even counted.
+      const number = `${(rest.length + more).toLocaleString('en')}${kind === 'server' && untold.group ? ' and' : ''} more`;
+      const below = bad ? `${bad} of them down` : unknown ? 'see their pages' : 'none of them down';
+      list.push({ key: `rest/${kind}`, keys: rest.flatMap((each) => [each.key, ...(each.keys ?? [])]), name: number, below, state: bad ? 'warn' : unknown ? 'unknown' : 'good', href: kind === 'server' || kind === 'group' ? '#/objects/server_groups' : '#/nodes', label: `${number} ${kind}, ${below}`, rest });
+      if (!open.has(kind) && rest.length) folded.push({ kind, left: Math.min(rest.length, UNFOLDED) });
     }
     list.forEach((each, row) => {
       const box = { ...each, x, y: TOP + row * (HEIGHT + GAP), width: Math.min(step - 46, 190), height: HEIGHT };
@@ -89,9 +113,7 @@ export function placed(seen, { width, open }) {
   for (const each of seen.links) link(end(each.from), end(each.to), each.bytes_per_s, each.requests_per_s, each.connections_per_s);
   for (const each of found.server) link(at.get(each.group), at.get(each.key), (each.rates?.bytes_in_per_s ?? 0) + (each.rates?.bytes_out_per_s ?? 0), each.rates?.requests_per_s, each.rates?.connections_per_s);
   const flows = [...sums.values()].map(({ from, to, bytes, requests, connections }) => {
-    const [x1, y1, x2, y2] = [from.x + from.width, from.y + HEIGHT / 2, to.x, to.y + HEIGHT / 2];
-    const bend = (x2 - x1) / 2;
-    return { width: thickness(bytes, requests || connections), path: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, text: `${from.name} to ${to.name}: ${bits(bytes)}, ${perS(requests)} requests` };
+    return { width: thickness(bytes, requests || connections), path: way(from, to, step), text: `${from.name} to ${to.name}: ${bits(bytes)}, ${perS(requests)} requests` };
   });
   return { boxes, flows, columns, folded, height: Math.max(120, ...boxes.map(({ y }) => y + HEIGHT + 14)) };
 }

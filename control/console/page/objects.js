@@ -10,7 +10,7 @@ import { endpoint, many, one, title, words } from './format.js';
 import { live } from './live.js';
 import { same } from './schema.js';
 import * as session from './session.js';
-import { after, configuration, schemas, store } from './store.js';
+import { after, configuration, KINDS, schemas, store } from './store.js';
 
 const SHOWN = 200; // rows of a list at a time
 const WEIGHED = { server_groups: 'servers', availability_groups: 'members' };
@@ -31,9 +31,14 @@ function cell(kind, name, item, field) {
   return Array.isArray(value) ? value.join(', ') : typeof value === 'boolean' ? (value ? 'yes' : 'no') : String(value);
 }
 
+// An address may name anything: the API is asked for kinds that there are alone.
+function known(kind) {
+  if (!KINDS.includes(kind)) throw Object.assign(new Error(`there are no ${kind}`), { status: 404 });
+}
+
 export async function objects({ params: { kind }, query, signal }) {
+  known(kind);
   const [held, schema] = await Promise.all([configuration(), schemas()]);
-  if (!held.objects[kind]) throw Object.assign(new Error(`there are no ${kind}`), { status: 404 });
   const fields = Object.fromEntries(schema.fields(kind).map((field) => [field.name, field]));
   const list = el('div');
   const told = el('p', { class: 'muted', role: 'status' });
@@ -66,6 +71,7 @@ function named(all) {
 }
 
 export async function objectPage({ params: { kind, name }, query, signal }) {
+  known(kind);
   const [{ objects: all }, schema] = await Promise.all([configuration(), schemas()]);
   const fresh = name === '+';
   const waiting = pendingOf(kind, name);

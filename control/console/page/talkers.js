@@ -17,12 +17,15 @@ export async function talkers({ signal }) {
   const wrong = el('p', { class: 'fault', role: 'alert' });
   const told = el('p', { class: 'muted', role: 'status' });
   let timer;
+  let asked = 0; // an answer that comes late is not to take the place of a later question's
   const choices = () => by.replaceChildren(...['client', 'server', ...(tier.value === 'l4' ? ['flow'] : [])].map((each) => el('option', { value: each }, each)));
   async function look() {
     clearTimeout(timer);
     wrong.textContent = '';
+    const mine = ++asked;
     try {
       const answer = await get('talkers', { tier: tier.value, by: by.value, limit: LIMIT }, signal);
+      if (mine !== asked) return;
       const names = [...new Set(answer.talkers.flatMap(Object.keys))];
       told.textContent = !answer.nodes ? `No ${tier.value} node is there.` : !answer.ready ? 'The nodes have begun to count…' : `${answer.nodes} node${answer.nodes === 1 ? '' : 's'}, in ${Number(answer.window_s.toFixed(1))} s${answer.share > 1 ? `; one session in ${answer.share} is looked at` : ''}`;
       const silent = Object.entries(answer.silent ?? {});
@@ -31,7 +34,7 @@ export async function talkers({ signal }) {
         ...(silent.length ? [el('ul', null, silent.map(([node, why]) => el('li', null, mark('warn', `${node} did not answer: ${why}`))))] : []),
         ...(answer.sessions?.length ? [el('h2', null, 'Sessions'), table('Sessions', [{ title: 'Listener', key: (row) => row.listener, cell: (row) => row.listener }, { title: 'State', key: (row) => row.state, cell: (row) => row.state }, { title: 'Sessions', number: true, key: (row) => row.sessions, cell: (row) => count(row.sessions) }], answer.sessions)] : []));
       if (!answer.ready && answer.nodes) timer = setTimeout(look, AGAIN_MS);
-    } catch (error) { if (error.name !== 'AbortError') wrong.textContent = error.message; }
+    } catch (error) { if (error.name !== 'AbortError' && mine === asked) wrong.textContent = error.message; }
   }
   signal.addEventListener('abort', () => clearTimeout(timer), { once: true });
   tier.addEventListener('change', () => { choices(); look(); });
