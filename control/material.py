@@ -15,7 +15,7 @@ from cryptography import x509
 
 from certs.ca_bundle import inspect_bundle
 from core.errors import ConfigError
-from core.model import Model
+from core.model import Listener, Model, Rule
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
 _PUT_IT = "keep it from here and give it to the key server (`paifang keyserver --keys PATH`)"
@@ -50,15 +50,17 @@ def path_errors(model: Model, path: str = "request") -> tuple[ConfigError, ...]:
             why = "is a path on your machine, which the control plane cannot read"
             remedy = "give its lines as `entries`; `paifang apply FILE` does so by itself"
             errors.append(ConfigError(path, 0, f"redirect_maps.{name}.entries_file", why, remedy))
-    for place, pages in (
-        *((f"listeners.{each.name}", each.error_pages) for each in model.listeners.values()),
-        *((f"rules.{each.name}", each.error_pages) for each in model.rules.values()),
-    ):
-        for index, page in enumerate(pages):
-            if page.body_file:
+    owners: list[tuple[str, Listener | Rule]] = [(f"listeners.{name}", each) for name, each in model.listeners.items()]
+    owners += [(f"rules.{name}", each) for name, each in model.rules.items()]
+    for place, owner in owners:
+        files = {f"error_pages[{index}]": page.body_file for index, page in enumerate(owner.error_pages)}
+        if owner.maintenance is not None:
+            files["maintenance"] = owner.maintenance.body_file
+        for at, file in files.items():
+            if file:
                 why = "is a path on your machine, which the control plane cannot read"
                 remedy = "give the page as `body`; `paifang apply FILE` does so by itself"
-                errors.append(ConfigError(path, 0, f"{place}.error_pages[{index}].body_file", why, remedy))
+                errors.append(ConfigError(path, 0, f"{place}.{at}.body_file", why, remedy))
     for name, authorities in model.ca_certificates.items():
         for field in ("bundle", "crl"):
             if getattr(authorities, f"{field}_file"):

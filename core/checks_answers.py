@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from core.answers import PAGE_VARIABLES, PAGES_MOST
 from core.errors import Path, Problem
-from core.model import Compression, ErrorPage, Listener, Rule
+from core.model import Compression, ErrorPage, Listener, Maintenance, Rule
 from core.reader import did_you_mean, in_words, show
 
 _VARIABLE = re.compile(r"\$\{([^{}\n]{0,40})\}")
@@ -22,6 +22,7 @@ def of_listener(listener: Listener, path: Path) -> Iterator[Problem]:
         else:
             yield from _compression(listener.compression, where)
     yield from _pages(listener.error_pages, (*path, "error_pages"))
+    yield from _maintenance(listener.maintenance, (*path, "maintenance"))
 
 
 def of_rule(rule: Rule, listener: Listener | None, path: Path) -> Iterator[Problem]:
@@ -34,6 +35,7 @@ def of_rule(rule: Rule, listener: Listener | None, path: Path) -> Iterator[Probl
             why = f"no coding, which turns compression off, and it is not on at {listener.name}"
             yield Problem((*where, "codings"), why, "remove compression")
     yield from _pages(rule.error_pages, (*path, "error_pages"))
+    yield from _maintenance(rule.maintenance, (*path, "maintenance"))
 
 
 def _pages(pages: tuple[ErrorPage, ...], path: Path) -> Iterator[Problem]:
@@ -50,6 +52,19 @@ def _pages(pages: tuple[ErrorPage, ...], path: Path) -> Iterator[Problem]:
         elif not page.body and not page.body_file:
             yield Problem(where, "a page without anything on it", "give body or body_file")
         yield from template_problems(page.body, (*where, "body"))
+
+
+def _maintenance(maintenance: Maintenance | None, path: Path) -> Iterator[Problem]:
+    if maintenance is None:
+        return
+    if maintenance.body and maintenance.body_file:
+        yield Problem((*path, "body_file"), "body and body_file exclude each other", "give one of them")
+    yield from template_problems(maintenance.body, (*path, "body"))
+    for index, header in enumerate(maintenance.headers):
+        if header.name.lower() == "cookie":
+            yield Problem(
+                (*path, "headers", index, "name"), "Cookie has an attribute of its own", "give cookies instead"
+            )
 
 
 def template_problems(text: str, where: Path) -> Iterator[Problem]:

@@ -95,6 +95,7 @@ OPTIONS: Mapping[str, tuple[Protocol, ...]] = {
     "max_requests_per_client": L7_PROTOCOLS,
     "compression": L7_PROTOCOLS,
     "error_pages": L7_PROTOCOLS,
+    "maintenance": L7_PROTOCOLS,
     "http2": (Protocol.HTTPS,),
     "http2_prior_knowledge": (Protocol.HTTP,),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from core.answering import Cors
-from core.answers import CONTENT_TYPE, Compression, ErrorPage
+from core.answers import CONTENT_TYPE, PAGE, Compression, ErrorPage
 from core.choices import Acl, HeaderAction, Scheduler, SecurityHeaders
 from core.fields import (
     CONDITION_NAME,
@@ -21,6 +21,7 @@ from core.fields import (
     URL_PATH,
     URL_PREFIX,
     Description,
+    IPNetwork,
     Kind,
     Name,
     Pattern,
@@ -118,6 +119,24 @@ class HeaderChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Maintenance:
+    """Requests get 503 `maintenance` and a page, but for those of testers: of `clients`, or with one of the fields or
+    cookies. A rule that is not `enabled` stays open while its listener is closed.
+
+    Where there is no page here, the error page for 503 is used, if there is one.
+    """
+
+    enabled: bool = True
+    retry_after_s: Annotated[int, Range(0, 604_800, "s")] = 300
+    clients: tuple[IPNetwork, ...] = ()
+    headers: tuple[Condition, ...] = ()
+    cookies: tuple[Condition, ...] = ()
+    content_type: Annotated[str, CONTENT_TYPE] = "text/html; charset=utf-8"
+    body: Annotated[str, PAGE] = ""
+    body_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What happens to requests for `domain` (exact or wildcard; empty: any) at `path`, or below `url`, that fulfil all
     conditions: they go to a backend service or to several (`split`), elsewhere (`redirect`), or get a fixed reply. A
@@ -169,5 +188,6 @@ class Rule:
     max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     compression: Compression | None = None
     error_pages: tuple[ErrorPage, ...] = ()
+    maintenance: Maintenance | None = None
     description: Description = ""
     tags: Tags = ()

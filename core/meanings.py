@@ -35,6 +35,7 @@ from core.model import (
     Jwt,
     Kind,
     Listener,
+    Maintenance,
     Node,
     RateLimit,
     Redirect,
@@ -320,6 +321,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_requests_per_client": "the same of one IPv4 address or IPv6 /64, in each worker process; more get 429",
         "compression": "compresses answers; see [compression](compression.md)",
         "error_pages": "what clients get with errors; see [error pages](error-pages.md)",
+        "maintenance": "closes it to all but testers; see [maintenance](error-pages.md#maintenance)",
         **ABOUT,
     },
     Acme: {
@@ -370,6 +372,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "max_requests_per_client": "the same of one client; more get 429",
         "compression": "as of the listener, in place of all of it; `codings = []` turns it off",
         "error_pages": "as of the listener, which are asked for what these are not for",
+        "maintenance": "as of the listener, in place of all of it",
         **ABOUT,
     },
     Compression: {
@@ -382,6 +385,16 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "personal": "answers to requests with cookies or credentials, and those that set cookies, are not compressed "
         "(never), only style sheets, scripts, pictures, fonts and what `Cache-Control: public` says is for all "
         "(static), or as all others (always)",
+    },
+    Maintenance: {
+        "enabled": "whether it is closed; what else stands here can be kept for the next time",
+        "retry_after_s": "what clients are told to wait (Retry-After); 0: nothing",
+        "clients": "who gets in, by address",
+        "headers": "who gets in, by a field with one of the values, which one of these has to hold",
+        "cookies": "the same of cookies",
+        "content_type": "of the page",
+        "body": "the page, as of an error page",
+        "body_file": "the same as a file, UTF-8",
     },
     ErrorPage: {
         "status": "that it is for",
@@ -483,6 +496,7 @@ INNER: Mapping[type, Kind] = {
     StickySession: Kind.BACKEND_SERVICES,
     Compression: Kind.LISTENERS,
     ErrorPage: Kind.LISTENERS,
+    Maintenance: Kind.LISTENERS,
     Condition: Kind.RULES,
     Basic: Kind.AUTHENTICATIONS,
     Jwt: Kind.AUTHENTICATIONS,

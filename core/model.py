@@ -51,7 +51,17 @@ from core.choices import (
     TlsPolicy,
 )
 from core.fields import DOMAIN, IP, Description, IPNetwork, IPv6, Kind, Name, Pattern, Port, Range, Ref, Tags
-from core.forwarding import Condition, FixedReply, HeaderChange, Redirect, RedirectMap, Rewrite, Rule, Share
+from core.forwarding import (
+    Condition,
+    FixedReply,
+    HeaderChange,
+    Maintenance,
+    Redirect,
+    RedirectMap,
+    Rewrite,
+    Rule,
+    Share,
+)
 from core.services import (
     AvailabilityGroup,
     BackendService,
@@ -71,7 +81,7 @@ __all__ = [
     "BackendProtocol", "BackendService", "Basic", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod",
     "CheckType", "ClientCertificate", "Coding", "Compression", "Condition", "Cors", "DnsName", "DnsType", "Ejection",
     "ErrorPage", "FixedReply", "ForwardAuth", "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType",
-    "Jwt", "JwtAlgorithm", "Kind", "Listener", "Mode", "Model", "Node", "Object", "Personal", "Protocol",
+    "Jwt", "JwtAlgorithm", "Kind", "Listener", "Maintenance", "Mode", "Model", "Node", "Object", "Personal", "Protocol",
     "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders",
     "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
@@ -229,6 +239,7 @@ class Listener:
     max_requests_per_client: Annotated[int, Range(0, 1_000_000)] = 0
     compression: Compression | None = None
     error_pages: tuple[ErrorPage, ...] = ()
+    maintenance: Maintenance | None = None
     http2: bool = True
     http2_prior_knowledge: bool = False
     description: Description = ""

@@ -32,6 +32,7 @@ from proxy.demands import Demands
 from proxy.errors import Code
 from proxy.message import RequestHead
 from proxy.origin import Origin
+from proxy.pages import Pages
 from proxy.rates import Rates, client_address, client_prefix
 
 
@@ -64,6 +65,7 @@ class Refusal:
 
     code: Code
     lines: bytes = b""
+    pages: Pages | None = None  # of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,15 @@ def _identity(case: Case) -> Verdict:
     return Refusal(Code.AUTHENTICATION) if authenticator is None else authenticator.ask(case)
 
 
+def _maintenance(case: Case) -> Verdict:
+    """Before identity: nobody has to say who he is to be told that it is closed."""
+    closed = case.demands.maintenance
+    if closed is None or closed.admits(case.head, case.target, client_address(case.head, case.origin)):
+        return None
+    again_s = closed.settings.retry_after_s
+    return Refusal(Code.MAINTENANCE, retry_after(again_s) if again_s else b"", closed.pages)
+
+
 def retry_after(seconds: float) -> bytes:
     """RFC 9110 §10.2.3, in whole seconds."""
     return b"Retry-After: %d\r\n" % max(ceil(seconds), 1)
@@ -218,5 +229,6 @@ STEPS: Final[tuple[Callable[[Case], Verdict], ...]] = (
     _crowds,
     # Identity; a browser's question about that comes before.
     _preflight,
+    _maintenance,
     _identity,
 )

@@ -13,6 +13,7 @@ from core.model import Listener, Rule
 from core.resolve import Guard
 from core.shaping import RateLimit
 from proxy.browsers import Browsers
+from proxy.maintenance import Closed
 
 HEAD_BYTES: Final = 65_536  # what may be asked for at most; see head.Limits
 
@@ -48,6 +49,7 @@ class Demands:
     body_bytes: int = 0
     browsers: Browsers | None = None
     authentication: str = ""
+    maintenance: Closed | None = None
     quick_bytes: int = field(init=False, compare=False, default=-1)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class Demands:
                 head_bytes=listener.max_head_bytes,
                 body_bytes=listener.max_body_bytes,
                 browsers=Browsers.of(listener),
+                maintenance=Closed.of(listener.maintenance),
             )
         )
 
@@ -82,6 +85,7 @@ class Demands:
                 body_bytes=rule.max_body_bytes or base.body_bytes,
                 browsers=Browsers.over(base.browsers, rule),
                 authentication=rule.authentication,
+                maintenance=base.maintenance if rule.maintenance is None else Closed.of(rule.maintenance),
             )
         )
 

@@ -114,6 +114,7 @@ class Code(Enum):
         "client_requests_full", 429, Source.CLIENT, "max_requests_per_client", "the client has too many under way",
     )  # fmt: skip
     # What the configuration says.
+    MAINTENANCE = ("maintenance", 503, Source.PROXY, "maintenance", "closed for maintenance")
     REQUESTS_FULL = ("requests_full", 503, Source.PROXY, "max_requests", "as many requests are under way as may be")
     NO_RULE = ("no_rule", 404, Source.PROXY, "docs/proxy.md", "no rule and no default backend service")
     AUTHENTICATION = (

@@ -52,7 +52,7 @@ from proxy.http1 import Http1Client, Http1Server
 from proxy.message import Block, Fields, Outgoing, RequestHead, ResponseHead
 from proxy.moves import DOWN_MOVES, UP_MOVES, Down, Up, Waits
 from proxy.origin import Origin
-from proxy.pages import Form, Page
+from proxy.pages import Form, Page, Pages
 from proxy.policy import upgrades_to_websocket
 from proxy.rules import Router, normal_target
 from proxy.sticky import Stay, merged
@@ -260,7 +260,7 @@ class Exchange:
             return [Ask(verdict.work)]
         self._case = None
         if isinstance(verdict, Refusal):
-            return self._reply(verdict.code, lines=verdict.lines)
+            return self._reply(verdict.code, lines=verdict.lines, pages=verdict.pages)
         if verdict is not None:
             return self._reply_as(verdict)
         try:
@@ -571,13 +571,18 @@ class Exchange:
         self._over()
         return [_REUSED if reuse else _DROPPED, finish] if assigned else [finish]
 
-    def _reply(self, code: Code, source: Source | None = None, lines: bytes = b"") -> list[Command]:
+    def _reply(
+        self, code: Code, source: Source | None = None, lines: bytes = b"", pages: Pages | None = None
+    ) -> list[Command]:
         """A reply of our own in place of the answer. A message rule that the server broke is a 502."""
         self.error, self.source = code, source or code.source
         self.status = 502 if self.source is not code.source else code.status
         more = lines + retry_after(1) if code in LATER else lines
+        form = self._form
+        if pages is not None and pages.page(self.status, form.accepts) is not None:
+            form = form._replace(pages=pages)
         lines, text = headers.error_lines(
-            code, self.status, self.identifier, self._origin.node, self._date(), self.offset, self._form
+            code, self.status, self.identifier, self._origin.node, self._date(), self.offset, form
         )
         return self._reply_with(lines + more, text)
 

@@ -15,6 +15,7 @@ _FIELDS = {
     Code.ACCESS: "access_list",
     Code.BODY_LARGE: "max_body_bytes",
     Code.HEAD_LARGE: "max_head_bytes",
+    Code.MAINTENANCE: "maintenance",
 }
 
 
@@ -39,7 +40,7 @@ def reason(code: Code, listener: Listener, rule: Rule | None) -> tuple[str, Plac
     field = _FIELDS.get(code, "")
     if not field:
         return ("answer" if code is Code.NO_RULE else "HTTP policy"), None
-    what = "access list" if code is Code.ACCESS else "size"
+    what = {Code.ACCESS: "access list", Code.MAINTENANCE: "maintenance"}.get(code, "size")
     if rule is not None and getattr(rule, field, None):
         return what, Place(Kind.RULES, rule.name, field)
     return what, Place(Kind.LISTENERS, listener.name, field)

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from control.material import chain_errors, key_errors, path_errors
-from core.model import CaCertificate, Certificate, ErrorPage, Listener, Model, Protocol, Rule
+from core.model import CaCertificate, Certificate, ErrorPage, Listener, Maintenance, Model, Protocol, Rule
 from tests.control.conftest import Authority
 from tests.proxy.client_certs import Authority as ClientAuthority
 
@@ -36,10 +36,11 @@ def test_public_text_is_no_key() -> None:
 def test_files_of_pages_are_refused_with_a_hint() -> None:
     pages = (ErrorPage("404", body="x"), ErrorPage("5xx", body_file="/etc/sorry.html"))
     listener = Listener("web", "main", Protocol.HTTP, 80, error_pages=pages)
-    rule = Rule("r", "web", error_pages=pages[1:])
+    rule = Rule("r", "web", error_pages=pages[1:], maintenance=Maintenance(body_file="/etc/closed.html"))
     errors = path_errors(Model(listeners={"web": listener}, rules={"r": rule}))
     assert [each.object_path for each in errors] == [
         "listeners.web.error_pages[1].body_file", "rules.r.error_pages[0].body_file",
+        "rules.r.maintenance.body_file",
     ]  # fmt: skip
     assert all("paifang apply" in each.suggestion for each in errors)
 

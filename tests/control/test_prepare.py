@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from certs.authority import Authority
 from control.prepare import FILE_LIMIT_BYTES, Document, inline, read
 from core.errors import ConfigErrors
-from core.model import CaCertificate, Certificate, ErrorPage, Kind
+from core.model import CaCertificate, Certificate, ErrorPage, Kind, Maintenance
 from tests.proxy.client_certs import Authority as ClientAuthority
 
 NOW = datetime.now(UTC)
@@ -244,6 +244,9 @@ name = "r"
 listener = "web"
 backend_service = "web"
 error_pages = [{ status = "502", body_file = "sorry.html" }]
+[rules.maintenance]
+enabled = false
+body_file = "sorry.html"
 """
 
 
@@ -255,6 +258,7 @@ def test_pages_are_inlined(tmp_path: Path) -> None:
         ErrorPage("404", body="none"),
     )
     assert made.rules["r"].error_pages == (ErrorPage("502", body="<p>${status} \u20ac"),)
+    assert made.rules["r"].maintenance == Maintenance(enabled=False, body="<p>${status} \u20ac")
 
 
 @pytest.mark.parametrize(
@@ -273,8 +277,10 @@ def test_pages_that_cannot_be_used(tmp_path: Path, content: bytes | None, why: s
         (tmp_path / "sorry.html").write_bytes(content)
     with pytest.raises(ConfigErrors) as caught:
         inline(document(tmp_path, PAGES))
-    listener, rule = map(str, caught.value.errors)
+    listener, rule, closed = map(str, caught.value.errors)
     assert listener.startswith(f"{tmp_path}/site.toml:6: listeners.web.error_pages: ")
     assert rule.startswith(f"{tmp_path}/site.toml:11: rules.r.error_pages: ")
     assert why in listener
     assert why in rule
+    assert closed.startswith(f"{tmp_path}/site.toml:12: rules.r.maintenance: ")
+    assert why in closed

@@ -63,6 +63,26 @@ def test_the_example_is_sound() -> None:
 CASES = [
     # Answers
     (
+        'name = "udp", ',
+        'name = "udp", maintenance = {}, ',
+        "listeners.udp.maintenance: maintenance is for http and https listeners, and this one is udp; remove it",
+    ),
+    (
+        'name = "http", ',
+        'name = "http", maintenance = { body = "a", body_file = "a" }, ',
+        "listeners.http.maintenance.body_file: body and body_file exclude each other; give one of them",
+    ),
+    (
+        'name = "all", ',
+        'name = "all", maintenance = { body = "${hosts}" }, ',
+        "rules.all.maintenance.body: ${hosts} stands for nothing; did you mean host?",
+    ),
+    (
+        'name = "all", ',
+        'name = "all", maintenance = { headers = [{ name = "Cookie" }] }, ',
+        "rules.all.maintenance.headers[0].name: Cookie has an attribute of its own; give cookies instead",
+    ),
+    (
         'name = "http", ',
         'name = "http", error_pages = [{ status = "502" }], ',
         "listeners.http.error_pages[0]: a page without anything on it; give body or body_file",

@@ -24,6 +24,7 @@ from core.model import (
     HealthCheck,
     Instance,
     Kind,
+    Maintenance,
     Model,
     Node,
     Protocol,
@@ -288,6 +289,17 @@ def test_whether_a_page_is_compressed_is_said(fields: tuple[str, ...], said: str
     assert said in only(explained(configured, 80, Case("/", fields)), "compression")
     off = explained(configuration(80, [8001, 8002, 8003]), 80, Case("/", fields))
     assert not [step for step in off.steps if step.what == "compression"]
+
+
+def test_maintenance_is_said_to_all_but_testers() -> None:
+    closed = Maintenance(headers=(Condition("X-Test", ("1",)),))
+    configured = with_options(configuration(80, [8001, 8002, 8003]), maintenance=closed)
+    told = explained(configured, 80, Case("/"))
+    assert (told.outcome, told.result["status"], told.result["error"]) == (Outcome.REFUSED, 503, "maintenance")
+    (step,) = (each for each in told.steps if each.what == "maintenance")
+    assert step.place is not None
+    assert (step.place.name, step.place.field) == ("web", "maintenance")
+    assert explained(configured, 80, Case("/", ("X-Test: 1",))).outcome is not Outcome.REFUSED
 
 
 def test_which_error_page_is_said() -> None:
