@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.e2e.console_pictures import more, write
@@ -435,6 +440,36 @@ def test_events_come_by_themselves(page: Page, site: Site) -> None:
     expect(page.get_by_role("table")).to_contain_text("told at once")
     page.get_by_label("Search events").fill("told at once")
     expect(page.get_by_role("row")).to_have_count(2)
+
+
+def chain(name: str, begin: float, end: float) -> str:
+    """A chain that is good from and until so many days from now."""
+    now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    made = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+    made = made.serial_number(x509.random_serial_number())
+    made = made.not_valid_before(now + timedelta(days=begin)).not_valid_after(now + timedelta(days=end))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    return made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def test_when_certificates_end(page: Page, site: Site) -> None:
+    ends = {"over": -3.1, "now": 1.5, "soon": 9.5, "fine": 80.5}
+    chains = {name: {"chain": chain(f"{name}.test", -90, end)} for name, end in ends.items()}
+    edits = [{"op": "create", "kind": "certificates", "name": name, "object": each} for name, each in chains.items()]
+    site.ask("POST", "changes", {"changes": edits})
+    page.goto(f"{site.api}/console/#/certificates")
+    for name, said in (
+        ("over", "expired 3 days ago"),
+        ("now", "in 35 hours"),
+        ("soon", "in 9 days"),
+        ("fine", "in 80 days"),
+    ):
+        expect(page.get_by_role("row", name=f"{name}.test")).to_contain_text(said)
+    marked = {name: page.get_by_role("row", name=f"{name}.test").locator("td").nth(5) for name in ends}
+    expect(marked["over"].locator(".bad").first).to_be_visible()
+    expect(marked["soon"].locator(".warn").first).to_be_visible()
+    expect(marked["soon"].locator(".bad")).to_have_count(0)
 
 
 def test_a_late_answer_does_not_take_a_later_ones_place(page: Page, site: Site) -> None:
