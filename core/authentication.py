@@ -28,6 +28,7 @@ REALM = Pattern(r"[ !#-\[\]-~]{1,128}", "printable text of at most 128 character
 TOKEN_PLACE = Pattern(
     rf"authorization|(cookie|header):{_CHARACTER}{{1,128}}", "authorization, cookie:NAME or header:NAME"
 )
+CERTIFICATE_NAME = Pattern(r"[^\x00-\x1f\x7f]{1,256}", "text of at most 256 characters")
 JWKS_URL = Pattern(
     rf"|https?://{HOST_NAME}(:[1-9][0-9]{{0,4}})?/[!-~]{{0,1023}}", "a URL such as https://login.example/keys"
 )
@@ -87,8 +88,21 @@ class ForwardAuth:
 
 
 @dataclass(frozen=True, slots=True)
+class Certified:
+    """The client's certificate, which its https listener has verified: it has to have one of each list that is given.
+
+    Names are compared as they stand, without wildcards.
+    """
+
+    common_names: tuple[Annotated[str, CERTIFICATE_NAME], ...] = ()
+    names: tuple[Annotated[str, CERTIFICATE_NAME], ...] = ()
+    issuers: tuple[Annotated[str, CERTIFICATE_NAME], ...] = ()
+    sha256: tuple[Annotated[str, Pattern(r"[0-9A-Fa-f]{64}", "64 hexadecimal digits")], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Authentication:
-    """How clients prove who they are: by `basic`, `jwt` or `forward`, exactly one of them. Rules name it.
+    """How clients prove who they are: by `basic`, `jwt`, `forward` or `certificate`, one of them. Rules name it.
 
     `user_field` tells servers the user: the name, the claim `sub`, or what `forward` says under the same name. Whatever
     clients send under the names of fields that are made here is dropped.
@@ -98,6 +112,7 @@ class Authentication:
     basic: Basic | None = None
     jwt: Jwt | None = None
     forward: ForwardAuth | None = None
+    certificate: Certified | None = None
     backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)] = ""
     user_field: Annotated[str, OPTIONAL_FIELD_NAME] = ""
     pass_credentials: bool = False

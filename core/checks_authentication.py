@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from core.checks_rules import OURS
 from core.errors import Path, Problem
-from core.model import Authentication, BackendProtocol, Jwt, Kind, Model, Rule
+from core.model import L7_BACKENDS, Authentication, BackendProtocol, Jwt, Kind, Model, Rule
 from core.reader import in_words, show
 
 Places = Mapping[tuple[Kind, str], Path]
 
-WAYS = ("basic", "jwt", "forward")
+WAYS = ("basic", "jwt", "forward", "certificate")
 KEYS = ("jwks", "jwks_url", "secret_file")
 # What no server may be told by: the L7 tier says it itself, or servers and browsers act on it.
 _TAKEN = OURS | {
@@ -34,7 +34,12 @@ def check(model: Model, places: Places) -> Iterator[Problem]:
     for rule in model.rules.values():
         asked = model.authentications.get(rule.authentication)
         if asked is not None:
-            yield from _changed(rule, asked, places[Kind.RULES, rule.name])
+            path = places[Kind.RULES, rule.name]
+            yield from _changed(rule, asked, path)
+            listener = model.listeners.get(rule.listener)
+            if asked.certificate is not None and listener is not None and not listener.ca_certificate:
+                why = f"{listener.name} asks no client for a certificate, so that nobody would be admitted"
+                yield Problem((*path, "authentication"), why, "give the listener a ca_certificate")
 
 
 def _ways(each: Authentication, path: Path) -> Iterator[Problem]:
@@ -53,11 +58,11 @@ def _service(each: Authentication, model: Model, path: Path) -> Iterator[Problem
         yield Problem(path, "no service is there to be asked", "give backend_service")
     elif each.backend_service and not asks:
         yield Problem(where, "nobody is asked", "remove it, or give forward, or jwt with jwks_url")
-    elif service is not None and service.protocol is not BackendProtocol.HTTP:
+    elif service is not None and service.protocol not in L7_BACKENDS:
         why = f"{service.name} is a {service.protocol} service, and is to be asked by http"
-        yield Problem(where, why, "refer to one of protocol http")
+        yield Problem(where, why, f"refer to one of protocol {in_words(sorted(L7_BACKENDS), 'or')}")
     elif service is not None and each.jwt is not None:
-        scheme = "https" if service.tls else "http"
+        scheme = "https" if service.tls or service.protocol is BackendProtocol.H2 else "http"
         if each.jwt.jwks_url and not each.jwt.jwks_url.startswith(f"{scheme}:"):
             why = f"the service {service.name} is spoken to by {scheme}"
             remedy = f"write {scheme}://, or give tls of the service the other value"

@@ -21,6 +21,7 @@ from core.model import (
     Basic,
     CaCertificate,
     Certificate,
+    Certified,
     Compression,
     Condition,
     Cors,
@@ -72,9 +73,10 @@ RULES = {
     "`health_check = false` turns checks off: every server then counts as healthy. `ejection = false` turns ejection "
     "off. Following fallbacks comes to an end. With sh and ch there is no slow start. A group with unix sockets is for "
     "services of http, h2 and h2c.",
-    Kind.AUTHENTICATIONS: "One of `basic`, `jwt` and `forward`. `forward`, and `jwt` with `jwks_url`, have a "
-    "`backend_service` of protocol http, the others none. `jwt` has one of `jwks`, `jwks_url` and `secret_file`; with "
-    "the last, and only then, its algorithms are of HS256, HS384 and HS512. The fields that servers are told have "
+    Kind.AUTHENTICATIONS: "One of `basic`, `jwt`, `forward` and `certificate`. "
+    "Rules with `certificate` are of listeners with `ca_certificate`. `forward`, and `jwt` with `jwks_url`, have a "
+    "`backend_service` of http, h2 or h2c, the others none. `jwt` has one of `jwks`, `jwks_url` and `secret_file`; "
+    "with the last, and only then, its algorithms are of HS256, HS384 and HS512. The fields that servers are told have "
     "different names, none of which the L7 tier acts on or `request_headers` of a rule change.",
     Kind.INSTANCES: "A VIP is the address of no server and of no node. An instance of type dnlb keeps no sessions: its "
     f"services are scheduled by {in_words(sorted(HASH_SCHEDULERS), 'or')}; in mode nat it has one VIP of each IP "
@@ -438,6 +440,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "basic": "by name and password",
         "jwt": "by a signed token",
         "forward": "by another service's word",
+        "certificate": "by the certificate that the listener has verified",
         "backend_service": "that service; with `jwks_url`, the one that has the keys",
         "user_field": "tells servers who it is; empty: they are not told",
         "pass_credentials": "whether servers get the Authorization field, or the field of the token, as well",
@@ -462,6 +465,12 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "an empty text: that they are there",
         "claim_fields": "claims that servers are told, and by which fields",
         "realm": "what the refusal calls it",
+    },
+    Certified: {
+        "common_names": "of its subject",
+        "names": "alternative ones: host names, mail addresses, URIs",
+        "issuers": "the name of its issuer, as RFC 4514 writes it: `CN=Partners,O=Example`",
+        "sha256": "the hash of its DER",
     },
     ForwardAuth: {
         "path": "what is asked for; a query may follow a ?",
@@ -501,6 +510,7 @@ INNER: Mapping[type, Kind] = {
     Basic: Kind.AUTHENTICATIONS,
     Jwt: Kind.AUTHENTICATIONS,
     ForwardAuth: Kind.AUTHENTICATIONS,
+    Certified: Kind.AUTHENTICATIONS,
     Cors: Kind.RULES,
     Redirect: Kind.RULES,
     FixedReply: Kind.RULES,

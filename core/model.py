@@ -22,7 +22,7 @@ from typing import Annotated
 
 from core.answering import Cors
 from core.answers import Coding, Compression, ErrorPage, Personal
-from core.authentication import Authentication, Basic, ForwardAuth, Jwt
+from core.authentication import Authentication, Basic, Certified, ForwardAuth, Jwt
 from core.choices import (
     HASH_SCHEDULERS,
     KEEPING_THE_PORT,
@@ -77,13 +77,13 @@ from core.shaping import RateLimit
 __all__ = [
     "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_BACKENDS",
     "L7_SCHEDULERS", "LEAST_SCHEDULERS", "MOST_POOL_ADDRESSES", "MULTIPLEXED", "AccessList", "Acl", "Authentication",
-    "AvailabilityGroup",
-    "BackendProtocol", "BackendService", "Basic", "CaCertificate", "Certificate", "CertificateFields", "CheckMethod",
-    "CheckType", "ClientCertificate", "Coding", "Compression", "Condition", "Cors", "DnsName", "DnsType", "Ejection",
-    "ErrorPage", "FixedReply", "ForwardAuth", "HeaderAction", "HeaderChange", "HealthCheck", "Instance", "InstanceType",
-    "Jwt", "JwtAlgorithm", "Kind", "Listener", "Maintenance", "Mode", "Model", "Node", "Object", "Personal", "Protocol",
-    "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders",
-    "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
+    "AvailabilityGroup", "BackendProtocol", "BackendService", "Basic", "CaCertificate", "Certificate",
+    "CertificateFields", "Certified", "CheckMethod", "CheckType", "ClientCertificate", "Coding", "Compression",
+    "Condition", "Cors", "DnsName", "DnsType", "Ejection", "ErrorPage", "FixedReply", "ForwardAuth", "HeaderAction",
+    "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Jwt", "JwtAlgorithm", "Kind", "Listener",
+    "Maintenance", "Mode", "Model", "Node", "Object", "Personal", "Protocol", "ProxyProtocol", "RateLimit",
+    "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders", "Server", "ServerGroup",
+    "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.

@@ -30,10 +30,12 @@ def origin_of(site: Site, transport: asyncio.BaseTransport, client: str, node: b
     if header is not None:  # a proxy's word, which counts here as the client's address does
         scheme = "https" if header.tls is not None else scheme
         port = header.destination[1] if header.destination is not None else port
+    der = transport.get_extra_info("client_certificate") if site.profile.authorities else None
+    client_port, vip = _ends(transport) if site.telling != USUAL else (b"", b"")
     return Origin(
         client.encode("ascii"), scheme.encode("ascii"), b"%d" % port,
         headers.is_trusted(client, site.trusted), node, identity,
-        site.telling, *(_ends(transport) if site.telling != USUAL else ()),
+        site.telling, client_port, vip, der or b"",
     )  # fmt: skip
 
 

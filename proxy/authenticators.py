@@ -12,12 +12,13 @@ from time import time
 from core import model
 from core.model import Model
 from proxy.auth_basic import BasicAuth, Thread
+from proxy.auth_certificate import CertificateAuth
 from proxy.auth_forward import ForwardAuth
 from proxy.auth_jwt import JwtAuth
 from proxy.errors import ApplyError
 from proxy.hub import Hub
 
-Kind = BasicAuth | JwtAuth | ForwardAuth
+Kind = BasicAuth | CertificateAuth | JwtAuth | ForwardAuth
 
 
 class Authenticators:
@@ -46,6 +47,8 @@ class Authenticators:
     def _make(self, each: model.Authentication) -> Kind:
         if each.basic is not None:
             return BasicAuth(each, self._thread)
+        if each.certificate is not None:
+            return CertificateAuth(each)
         if each.jwt is None:
             return ForwardAuth(each, self._hub)
         try:

@@ -31,6 +31,8 @@ class Supposed:
         try:
             if self.each.basic is not None:
                 return self._basic(case)
+            if self.each.certificate is not None:
+                return self._certificate(case)
             return self._jwt(self.each.jwt, case) if self.each.jwt is not None else self._forward(case)
         except Malformed:
             return Refusal(Code.AUTHORIZATION)
@@ -46,6 +48,12 @@ class Supposed:
         gone = {b"authorization"} if not self.each.pass_credentials else set()
         lines = b"%b: %b\r\n" % (field, user) if field else b""
         case.identify(user.decode("ascii"), Changes(frozenset(gone | ({field.lower()} if field else set())), lines))
+        return None
+
+    def _certificate(self, case: Case) -> Verdict:
+        self.notes.append("supposed that the client's certificate is one of those that are meant")
+        field = self.each.user_field.lower().encode("ascii")
+        case.identify("", Changes(frozenset((field,) if field else ()), b""))
         return None
 
     def _jwt(self, terms: model.Jwt, case: Case) -> Verdict:

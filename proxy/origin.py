@@ -68,6 +68,7 @@ class Origin:
     telling: Telling = USUAL
     client_port: bytes = b""
     vip: bytes = b""
+    certificate: bytes = b""  # the client's, in DER, verified by us
     lines: bytes = field(init=False)
 
     def __post_init__(self) -> None:

@@ -54,7 +54,9 @@ def jwt(inner: str) -> str:
 
 # What is said of authentications begins with their names.
 CASES = [
-    (BASIC, "", "staff: nobody could prove anything; give basic, jwt or forward"),
+    (BASIC, "", "staff: nobody could prove anything; give basic, jwt, forward or certificate"),
+    (BASIC, "certificate = {}", "rules.r.authentication: http-80 asks no client for a certificate"),
+    (BASIC, 'certificate = { sha256 = ["x"] }', "staff.certificate.sha256[0]: 'x' does not fit"),
     (BASIC, f"{BASIC}\nforward = {{}}", "staff.forward: basic and forward exclude each other; give one"),
     (BASIC, 'basic = { users_file = "users" }', "staff.basic.users_file: 'users' does not fit"),
     (BASIC, 'basic = { users_file = "/u", realm = "a\\"b" }', "staff.basic.realm: "),

@@ -32,6 +32,7 @@ from core.model import (
     CaCertificate,
     Certificate,
     CertificateFields,
+    Certified,
     CheckMethod,
     CheckType,
     ClientCertificate,
@@ -599,6 +600,7 @@ PROOFS = (
         secret_file="/s", algorithms=(JwtAlgorithm.HS512,), issuer="i", audiences=("a", "b c"), leeway_s=0,
         token="cookie:t", required_claims=(("groups", "x"), ("scope", "")), claim_fields=(("email", "X-Email"),),
     )),
+    Authentication("", certificate=Certified(("a",), ("b@c.test",), ("CN=ü",), ("0" * 64,))),
     Authentication("", forward=ForwardAuth("/a?b", "h.test", ("X-A",), ("X-B",), 0.5, fail_open=True)),
 )  # fmt: skip
 VALUES = st.lists(st.sampled_from(["", "a*?", "[x]", "ü"]), max_size=2).map(tuple)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from core.explain import Explanation, Outcome, Place
-from core.model import Authentication, Basic, ForwardAuth, Jwt, Kind, Rule
+from core.model import Authentication, Basic, Certified, ForwardAuth, Jwt, Kind, Rule
 from proxy.explain import Wanted, request
 from tests.proxy.support import model
 from tests.proxy.tokens import jwk, jwks, private, token
@@ -20,6 +20,7 @@ EACH = (
     Authentication("staff", Basic(FILE), user_field="X-User"),
     Authentication("api", jwt=Jwt(jwks=jwks(jwk(KEY)), required_claims=(("scope", "x"),)), user_field="X-User"),
     Authentication("far", jwt=Jwt(jwks_url="http://login.example/keys"), backend_service="app", user_field="X-User"),
+    Authentication("cert", certificate=Certified(("alice",)), user_field="X-User"),
     Authentication("door", forward=ForwardAuth(copied_fields=("X-Group",)), backend_service="app", user_field="X-User"),
 )
 
@@ -44,6 +45,7 @@ BASIC = f"Authorization: Basic {base64.b64encode(b'bob:builder').decode()}"
         ("staff", (BASIC,), "bob", f"supposed that {FILE} of the nodes has bob and this password"),
         ("api", (bearer(scope="x y"),), "alice", ""),
         ("far", ("Authorization: Bearer a.b.c",), "", "supposed that the token is good: its keys are at http://login"),
+        ("cert", (), "", "supposed that the client's certificate is one of those that are meant"),
         ("door", ("X-Group: root",), "", "supposed that app lets it pass"),
     ],
 )

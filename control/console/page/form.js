@@ -22,7 +22,7 @@ const GROUPS = [
   ['Timeouts', /_timeout_s$/],
   ['Limits', /^(bandwidth|max_|min_body|server_max)/],
   ['Matching', /^(domain|url|path|pattern|methods|headers|queries|cookies|priority)$/],
-  ['What happens', /^(split|split_by|redirect|redirect_map|fixed_reply|rewrite|request_headers|response_headers|authentication|basic|jwt|forward|cors|security_headers)$/],
+  ['What happens', /^(split|split_by|redirect|redirect_map|fixed_reply|rewrite|request_headers|response_headers|authentication|basic|jwt|forward|certificate|cors|security_headers)$/],
   ['Forwarded headers', /^(x_forwarded|trusted_proxies|proxy_protocol|underscored)/],
   ['Protection', /protection$/],
   ['For people', /^(description|tags)$/],
