@@ -31,7 +31,9 @@ async def get_status(request: web.Request) -> web.Response:
     away = plane.store.away()
     identities = membership.warnings(plane.orders.state.members, time.time())
     lost = [f"the storage is away: {away}"] if away else []
-    warnings = [*lost, *ending.values(), *_not_got(plane), *identities]
+    current = plane.current
+    remarks = await asyncio.to_thread(lambda: current.remarks)
+    warnings = [*lost, *ending.values(), *_not_got(plane), *identities, *remarks]
     found = groups.document(plane.current.model, [status.facts for status in plane.status()])
     document = {"version": plane.current.version, "nodes": nodes, "warnings": warnings, "groups": found}
     return web.json_response(document)

@@ -13,6 +13,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 from control.changes import document_after
 from control.cookie_secret import cookie_secret
@@ -21,6 +23,7 @@ from control.orders import Orders
 from control.questions import Questions
 from control.reconcile import NodeStatus, Report, reconcile
 from control.store import Entry, Store, StoreUnavailableError, VersionConflictError
+from core import shared_ports
 from core.config import to_dict
 from core.errors import ConfigErrors
 from core.model import Model
@@ -33,9 +36,10 @@ ISSUER_AWAY_S = 300.0  # after so long without a word of it, another issuer may 
 TIMES_LIMIT = 1000
 NODE_LIMIT = 10_000  # nodes whose reports are held
 FORGET_AFTER_S = 24 * 3600.0
+MOST_REMARKS = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Current:
     """The current version, its model, and its document as the nodes get it.
 
@@ -47,6 +51,12 @@ class Current:
     model: Model
     document: dict[str, list[dict[str, object]]]
     made: str = ""
+
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """The first few things that are valid and may not be what is wanted. Found once, by a look at everything."""
+        found = islice(shared_ports.shared(self.model), MOST_REMARKS)
+        return tuple(f"listener {name!r}: {why}; {shared_ports.REMEDY}" for name, why in found)
 
     def differs(self, version: int, made: str = "") -> bool:
         """Whether it is another one than a version with this number, made then."""

@@ -262,6 +262,23 @@ async def test_the_inventory_the_warnings_and_the_metrics(user: User) -> None:
         assert response.status == 401
 
 
+async def test_answers_that_several_listeners_share_are_warned_of(user: User) -> None:
+    nodes = [{"name": f"l4-{each}", "role": "l4", "address": f"10.0.1.{each}"} for each in (1, 2)]
+    listener = {"instance": "dns", "protocol": "udp", "backend_service": "dns"}
+    site = {
+        "nodes": nodes,
+        "server_groups": [{"name": "dns", "servers": [{"address": "10.0.0.9", "port": 53}]}],
+        "backend_services": [{"name": "dns", "protocol": "udp", "server_group": "dns"}],
+        "instances": [{"name": "dns", "type": "nlb", "vips": ["192.0.2.10"]}],
+        "listeners": [{"name": "one", "port": 53, **listener}, {"name": "two", "port": 5353, **listener}],
+    }
+    await user.ask("PUT", "/v1/config", site)
+    (warning,) = (await user.ask("GET", "/v1/status"))["warnings"]
+    assert warning.startswith("listener 'two': answers from 10.0.0.9:53 to 192.0.2.10 may be for one of 192.0.2.10")
+    await user.ask("DELETE", "/v1/listeners/two")
+    assert (await user.ask("GET", "/v1/status"))["warnings"] == []
+
+
 async def test_an_issuer_tells_what_it_does_and_is_the_only_one(user: User) -> None:
     certificate = {"name": "shop", "domains": ["shop.test"]}
     await user.ask("PUT", "/v1/config", {"certificates": [certificate]})
