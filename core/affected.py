@@ -79,8 +79,11 @@ def _naming(model: Model, kind: Kind, wanted: Mapping[Kind, set[str]]) -> Iterat
     for field, of, is_list in referring(cls):
         get = attrgetter(field.name)
         if of is None:
-            tables = (item for item in items if get(item))
-            yield from (i for i in tables if any(n in wanted.get(k, ()) for each in get(i) for k, n in _names(each)))
+            for item in items:
+                held = get(item)
+                tables = held if is_list or held is None else (held,)
+                if held and any(name in wanted.get(kind, ()) for each in tables for kind, name in _names(each)):
+                    yield item
         elif of in wanted:
             names = wanted[of]
             yield from (i for i in items if (not names.isdisjoint(get(i)) if is_list else get(i) in names))
@@ -103,7 +106,7 @@ def _names(item: Any) -> Iterator[Key]:
         value = getattr(item, field.name)
         for each in value if is_list else (value,):
             if kind is None:
-                yield from _names(each)
+                yield from _names(each) if each is not None else ()
             elif each:
                 yield kind, each
 

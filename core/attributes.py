@@ -124,7 +124,7 @@ RULES = (
     Row("action insert_header, remove_header (requests)", Rule, "request_headers", "proxy/rules.py"),
     Row("action insert_header, remove_header (answers)", Rule, "response_headers", "proxy/rules.py"),
     Row("action traffic_limit", Rule, "rate_limits", "proxy/demands.py"),
-    _no("action traffic_mirror", LATER + "each request goes to one server"),
+    Row("action traffic_mirror", Rule, "mirror", "proxy/demands.py"),
     Row("listener_sync off: scheduler", Rule, "scheduler", "core/overrides.py"),
     Row("listener_sync off: sticky_session", Rule, "sticky_session", "core/overrides.py"),
     Row("listener_sync off: health_check", Rule, "health_check", "core/overrides.py"),

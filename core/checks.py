@@ -46,7 +46,7 @@ from core.model import (
     Role,
     Server,
 )
-from core.reader import Field, did_you_mean, fields, in_words, show, split
+from core.reader import Field, did_you_mean, fields, in_words, optional, show, split
 
 Places = Mapping[tuple[Kind, str], Path]
 
@@ -122,8 +122,10 @@ def referring(cls: type) -> tuple[tuple[Field, Kind | None, bool], ...]:
         is_list = get_origin(bare) is tuple
         if is_list:
             inner, constraints = split(get_args(bare)[0])
-            if isinstance(inner, type) and is_dataclass(inner) and referring(inner):
-                found.append((field, None, True))
+        else:
+            inner = optional(bare) or bare
+        if isinstance(inner, type) and is_dataclass(inner) and referring(inner):
+            found.append((field, None, is_list))
         found += [(field, each.kind, is_list) for each in constraints if isinstance(each, Ref)]
     return tuple(found)
 

@@ -72,6 +72,12 @@ def check(model: Model, places: Places, service_problems: CheckService) -> Itera
         ):
             why = "nothing is shed: no backend service of the rule has queue_target_s"
             yield Problem((*path, "shed_first"), why, "give the backend service queue_target_s, or remove it")
+        if rule.mirror is not None:
+            where = (*path, "mirror", "backend_service")
+            yield from _service(rule.mirror.backend_service, listener, groups, where)
+            if rule.mirror.backend_service in services_of(rule):
+                why = f"{rule.mirror.backend_service} gets these requests already"
+                yield Problem(where, why, "name another backend service")
         yield from access_problems(rule, path)
         yield from rate_problems(rule.rate_limits, (*path, "rate_limits"))
         yield from checks_answers.of_rule(rule, listener, path)
@@ -128,7 +134,7 @@ def _actions(rule: Rule, listener: Listener | None, groups: Groups, path: Path) 
         yield Problem((*path, name), f"{given[0]} and {name} exclude each other", "give one of them")
     yield from _service(rule.backend_service, listener, groups, (*path, "backend_service"))
     yield from _split(rule, listener, groups, (*path, "split"))
-    for name in ("rewrite", "request_headers", "compression", "error_pages", *FIELDS):
+    for name in ("rewrite", "request_headers", "compression", "error_pages", "mirror", *FIELDS):
         if getattr(rule, name) and given and not set(given) & set(FORWARDING):
             why = f"{name} is for what is forwarded, and {given[0]} is not"
             yield Problem((*path, name), why, f"remove it, or give {in_words(FORWARDING, 'or')}")

@@ -30,7 +30,7 @@ from core.fields import (
     Tags,
 )
 from core.services import HealthCheck, StickySession
-from core.shaping import RateLimit
+from core.shaping import Mirror, RateLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,7 @@ class Rule:
     sticky_session: StickySession | None = None
     rate_limits: tuple[RateLimit, ...] = ()
     shed_first: bool = False
+    mirror: Mirror | None = None
     acl: Acl = Acl.OFF
     access_list: Annotated[str, Ref(Kind.ACCESS_LISTS)] = ""
     max_body_bytes: Annotated[int, Range(0, 1 << 40, "bytes")] = 0

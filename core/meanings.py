@@ -37,6 +37,7 @@ from core.model import (
     Kind,
     Listener,
     Maintenance,
+    Mirror,
     Node,
     RateLimit,
     Redirect,
@@ -365,6 +366,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "health_check": "as of a backend service",
         "sticky_session": "as of a backend service",
         "rate_limits": "how many requests go by it in a second, besides the listener's; see [limits](limits.md)",
+        "mirror": "copies of its requests, whose answers nobody gets; see [limits](limits.md#mirrored-requests)",
         "shed_first": "whether its requests are refused first when a queue grows; see [limits](limits.md#overload)",
         "acl": "whose requests are answered, besides what the listener says: everybody's (off), those of clients in "
         "the list (white), or everybody else's (black); the others get 403",
@@ -410,6 +412,11 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "weight": "its part, relative to the others'",
         "headers": "fields, one of which sends a request there whatever the weights",
         "cookies": "cookies, one of which does, where no part's `headers` do",
+    },
+    Mirror: {
+        "backend_service": "where copies go",
+        "percent": "of the requests, evenly",
+        "max_body_bytes": "requests with a longer body are not copied",
     },
     RateLimit: {
         "rate_per_s": "of the whole cluster; each L7 node lets through its part",
@@ -518,4 +525,5 @@ INNER: Mapping[type, Kind] = {
     Rewrite: Kind.RULES,
     HeaderChange: Kind.RULES,
     RateLimit: Kind.RULES,
+    Mirror: Kind.RULES,
 }

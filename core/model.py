@@ -72,7 +72,7 @@ from core.services import (
     ServerGroup,
     StickySession,
 )
-from core.shaping import RateLimit
+from core.shaping import Mirror, RateLimit
 
 __all__ = [
     "ACCESS_LIST_ENTRIES", "CLASSES", "HASH_SCHEDULERS", "KEEPING_THE_PORT", "L4_SCHEDULERS", "L7_BACKENDS",
@@ -81,7 +81,7 @@ __all__ = [
     "CertificateFields", "Certified", "CheckMethod", "CheckType", "ClientCertificate", "Coding", "Compression",
     "Condition", "Cors", "DnsName", "DnsType", "Ejection", "ErrorPage", "FixedReply", "ForwardAuth", "HeaderAction",
     "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Jwt", "JwtAlgorithm", "Kind", "Listener",
-    "Maintenance", "Mode", "Model", "Node", "Object", "Personal", "Protocol", "ProxyProtocol", "RateLimit",
+    "Maintenance", "Mirror", "Mode", "Model", "Node", "Object", "Personal", "Protocol", "ProxyProtocol", "RateLimit",
     "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders", "Server", "ServerGroup",
     "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from core.fields import HASH_KEY, Pattern, Range
+from core.fields import HASH_KEY, Kind, Pattern, Range, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +22,12 @@ class RateLimit:
     prefix_v6: Annotated[int, Range(8, 128)] = 64
     max_delay_s: Annotated[float, Range(0, 30, "s")] = 0.0
     dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Copies of a rule's requests, or of a part of them, to a backend service whose answers nobody gets."""
+
+    backend_service: Annotated[str, Ref(Kind.BACKEND_SERVICES)]
+    percent: Annotated[float, Range(0, 100, "%")] = 100.0
+    max_body_bytes: Annotated[int, Range(0, 1_048_576, "bytes")] = 65_536

@@ -19,6 +19,7 @@ from proxy.commands import (
     Ask,
     Assign,
     Command,
+    Copy,
     EndUpstream,
     Finish,
     FlushSoon,
@@ -125,6 +126,9 @@ class Carrier(ABC, asyncio.Protocol):
                 self._finish(command)
             elif isinstance(command, Assign):
                 self._assign(command)
+            elif isinstance(command, Copy):
+                assert self._exchange is not None
+                self._hub.mirror(self._exchange.head, self._origin, command)
             elif isinstance(command, Pause):
                 self._pause(command.seconds)
             elif isinstance(command, FlushSoon):

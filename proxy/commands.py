@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from proxy.actions import Forward
 from proxy.admission import Verdict
 from proxy.balance import Address
 from proxy.message import Outgoing
@@ -29,6 +30,15 @@ class Assign:
     fresh: bool = False
     prefer: Address | None = None
     sheddable: bool = False  # refused first where more comes than the servers do
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Forward a copy of the request besides, with this body, and do not wait for it."""
+
+    forward: Forward
+    identifier: bytes
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,6 @@ class Abort:
 
 
 Command = (
-    Ask | Assign | Pause | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient | FlushSoon
-    | ReleaseUpstream | Finish | Abort
+    Ask | Assign | Copy | Pause | TellUpstream | SendUpstream | EndUpstream | TellClient | SendClient | EndClient
+    | FlushSoon | ReleaseUpstream | Finish | Abort
 )  # fmt: skip

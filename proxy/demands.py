@@ -11,7 +11,7 @@ from typing import Final
 
 from core.model import Listener, Rule
 from core.resolve import Guard
-from core.shaping import RateLimit
+from core.shaping import Mirror, RateLimit
 from proxy.browsers import Browsers
 from proxy.maintenance import Closed
 
@@ -35,6 +35,24 @@ class Crowded:
     per_client: int
 
 
+class Mirroring:
+    """Which requests of a rule are copied: a percentage of them, as evenly as can be."""
+
+    __slots__ = ("_due", "mirror")
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self._due = 0.0
+
+    def next(self) -> bool:
+        """Whether this one is."""
+        self._due += self.mirror.percent
+        if self._due < 100 - 1e-6:
+            return False
+        self._due -= 100
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Demands:
     """A field for each; empty where it is not asked for.
@@ -50,6 +68,7 @@ class Demands:
     browsers: Browsers | None = None
     authentication: str = ""
     maintenance: Closed | None = None
+    mirroring: Mirroring | None = None
     quick_bytes: int = field(init=False, compare=False, default=-1)
 
     def __post_init__(self) -> None:
@@ -80,6 +99,7 @@ class Demands:
             replace(
                 base,
                 access=guard,
+                mirroring=Mirroring(rule.mirror) if rule.mirror is not None and rule.mirror.percent else None,
                 rates=base.rates + rates_of("rule", rule),
                 crowds=base.crowds + crowds_of("rule", rule),
                 body_bytes=rule.max_body_bytes or base.body_bytes,

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from core.model import Mirror
 from proxy import headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Sent, joined
 from proxy.admission import Await, Case, Delay, Means, Refusal, Verdict, retry_after
@@ -35,6 +36,7 @@ from proxy.commands import (
     Ask,
     Assign,
     Command,
+    Copy,
     EndUpstream,
     Finish,
     Pause,
@@ -44,6 +46,7 @@ from proxy.commands import (
 )
 from proxy.compression import Case as CompressionCase
 from proxy.compression import case_of
+from proxy.demands import Mirroring
 from proxy.dialects import ClientDialect, Heard, Piece, ServerDialect
 from proxy.encoded import EncodedClient, encoded
 from proxy.encoders import Encoder
@@ -61,6 +64,7 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE")) 
 TRIES: Final = 3
 REPLAY_BYTES: Final = 16_384
 INTERIM_LIMIT: Final = 16  # 1xx answers to one request
+MARK: Final = Changes(frozenset((b"x-mirrored",)), b"X-Mirrored: 1\r\n")  # of copies
 # A member of an enumeration is three times as dear to name.
 _BODY: Final = Down.BODY
 _SENT, _SENDING, _TUNNEL, _ENDED = Up.SENT, Up.SENDING, Up.TUNNEL, Up.ENDED
@@ -76,6 +80,31 @@ def changes_of(
     return rule if stay is None else merged(rule, stay.answer(answer, server, secure=secure))
 
 
+class _Copied:
+    """A request that is to be copied: its body, as far as it has come."""
+
+    __slots__ = ("_left", "_means", "mirror", "parts")
+
+    def __init__(self, mirror: Mirror, means: Means) -> None:
+        self.mirror, self._means = mirror, means
+        self._left = mirror.max_body_bytes
+        self.parts: list[bytes] = []
+
+    @classmethod
+    def of(cls, mirroring: Mirroring, means: Means) -> _Copied | None:
+        """None: it is not this one's turn."""
+        return cls(mirroring.mirror, means) if mirroring.next() else None
+
+    def take(self, payload: bytes) -> bool:
+        """False: it is too long to be copied."""
+        self._left -= len(payload)
+        if self._left < 0:
+            self._means.count("mirrors_dropped")
+            return False
+        self.parts.append(payload)
+        return True
+
+
 class Exchange:
     """A request whose head is `head`. `rest`: bytes from the client that are not consumed (yet). `client`: what it
     speaks, HTTP/1 if nothing is said.
@@ -86,10 +115,10 @@ class Exchange:
 
     __slots__ = (
         "_admitted", "_again_after", "_answering", "_body_left", "_case", "_changes", "_client", "_continued",
-        "_copy", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive", "_leave",
-        "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_sheddable", "_stay",
-        "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier", "offset",
-        "replaced", "rest", "rule", "service", "source", "status", "target", "upstream", "user",
+        "_copied", "_copy", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive",
+        "_leave", "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_sheddable",
+        "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier",
+        "offset", "replaced", "rest", "rule", "service", "source", "status", "target", "upstream", "user",
     )  # fmt: skip
 
     def __init__(
@@ -134,6 +163,7 @@ class Exchange:
         self._upgrade = b""
         self._request: Outgoing | None = None
         self._sheddable = False
+        self._copied: _Copied | None = None  # what a copy of the request needs, while it comes
         self.rule = ""
         self.service = ""
         self._changes: Changes | None = None
@@ -279,9 +309,24 @@ class Exchange:
         if case is not None:
             self._admitted = case.request
         self._prepare(decision)
+        if case is not None and case.demands.mirroring is not None and not self._upgrade:
+            self._copied = _Copied.of(case.demands.mirroring, case.means)
         if case is not None and case.response is not None:
             self._changes = case.response if self._changes is None else joined(self._changes, case.response)
+        if self._copied is not None and self._client.done:
+            return [self._mirror(), self._assign()]
         return [self._assign()]
+
+    def _mirror(self) -> Copy:
+        """What was forwarded, to where copies go."""
+        copied, forward, self._copied = self._copied, self._decision, None
+        assert copied is not None
+        assert isinstance(forward, Forward)
+        changes = MARK
+        for more in (forward.request, self._admitted):
+            changes = changes if more is None else joined(more, changes)
+        service = copied.mirror.backend_service
+        return Copy(Forward(service, forward.rewrite, changes), self.identifier, b"".join(copied.parts))
 
     def _prepare(self, forward: Forward) -> None:
         """Makes the request's head for the server. Raises Refused."""
@@ -481,10 +526,13 @@ class Exchange:
         if self._copy is not None:
             fits = len(self._copy) + len(payload) <= REPLAY_BYTES and self._down is not _BODY
             self._copy = self._copy + payload if fits else None
+        if self._copied is not None and not self._copied.take(payload):
+            self._copied = None
         if not client.done:
             return self._server.send(payload, ended=False)
         self._move_up(_SENT)
-        return self._send_last(payload)
+        sent = self._send_last(payload)
+        return sent if self._copied is None else [*sent, self._mirror()]
 
     def _send_last(self, payload: bytes) -> list[Command]:
         assert self._server is not None

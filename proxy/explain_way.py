@@ -274,6 +274,9 @@ class Way:
         self._say_times(told.result["service"])
         say_pages(told, exchange, self._each.listener, rule)
         say_compression(told, exchange, self._each.listener, rule)
+        if rule is not None and rule.mirror is not None and rule.mirror.percent:
+            text = f"{rule.mirror.percent:g} % of them go to {rule.mirror.backend_service} too, which nobody waits for"
+            told.say("mirror", text, Place(Kind.RULES, rule.name, "mirror"))
         if notes := [*_responds(rule), *self._cookies_set(command), *self._hsts(), *self._to_browsers(exchange)]:
             told.say("response", "on its way back it changes", None, *notes)
 

@@ -20,11 +20,13 @@ from core.choices import ProxyProtocol
 from core.resolve import Guard
 from proxy.access_log import Record, Visit
 from proxy.admission import Means
+from proxy.commands import Copy
 from proxy.crowd import Allowance, Crowd
 from proxy.journal import Journal
 from proxy.lane import Answers
 from proxy.log_shape import LogField
-from proxy.origin import USUAL, Telling
+from proxy.message import RequestHead
+from proxy.origin import USUAL, Origin, Telling
 from proxy.rules import Router
 from proxy.service import Service
 from proxy.sticky import SECRET_BYTES, Seal, Sticky
@@ -169,6 +171,7 @@ class Hub:
         self.seal = Seal(os.urandom(SECRET_BYTES), time)  # until the control plane's secret comes
         self.stickies: dict[str, Sticky] = {}  # of the services whose clients stay with their servers
         self.buffer = bytearray(READ_BYTES)
+        self.mirror: Callable[[RequestHead, Origin, Copy], None] = lambda *_: None
         self.crowd = Crowd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._answers: dict[tuple[bytes, bool], Answers] = {}
         self._second = 0

@@ -25,6 +25,7 @@ from proxy.acme_passage import Passages
 from proxy.alpn import ByAlpn
 from proxy.answering import Answering
 from proxy.authenticators import Authenticators
+from proxy.copies import Copies
 from proxy.crowd import Allowance
 from proxy.crowds import Crowds
 from proxy.demands import Demands
@@ -76,6 +77,7 @@ class Worker:
         self._own_rows = Rows()  # where there is no supervisor to give some
         self._rates = hub.means.rates = Rates(clocks)
         self._crowds = hub.means.crowds = Crowds(ledger)
+        hub.mirror = Copies(hub).send
         self._authenticators = Authenticators(hub)
         self._tls = tls
         self._turn, self._workers = turn, workers

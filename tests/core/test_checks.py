@@ -1373,6 +1373,25 @@ def test_a_target_needs_a_queue_and_shedding_a_target(service: str, rule: str, s
 
 
 @pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ('backend_service = "web", mirror = { backend_service = "api" }', []),
+        ('backend_service = "web", mirror = { backend_service = "web" }',
+         ["rules.r.mirror.backend_service: web gets these requests already; name another backend service"]),
+        ('fixed_reply = { body = "x" }, mirror = { backend_service = "api" }',
+         ["rules.r.mirror: mirror is for what is forwarded, and fixed_reply is not; remove it, or give backend_service "
+          "or split"]),
+        ('backend_service = "web", mirror = { backend_service = "apu" }',
+         ["rules.r.mirror.backend_service: none of the backend services is named 'apu'; did you mean api?"]),
+    ],
+    ids=["sound", "itself", "not forwarded", "unknown"],
+)  # fmt: skip
+def test_copies_go_to_another_service(rule: str, said: list[str]) -> None:
+    rule = f'{{ name = "r", listener = "http", {rule} }}'
+    assert errors(SOUND.replace("rules = [", f"rules = [\n{rule},")) == said
+
+
+@pytest.mark.parametrize(
     "option",
     ["rate_limits = [{ rate_per_s = 1 }]", "max_body_bytes = 1", "max_head_bytes = 2000", "max_requests = 1",
      "max_requests_per_client = 1"],

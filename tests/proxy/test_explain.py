@@ -25,6 +25,7 @@ from core.model import (
     Instance,
     Kind,
     Maintenance,
+    Mirror,
     Model,
     Node,
     Protocol,
@@ -388,6 +389,16 @@ def test_what_limits_a_request_is_said_with_where_it_stands() -> None:
         ("rate limit", "1 requests a second, of the whole cluster; more is only counted", "api"),
         ("requests at a time", "7 requests at a time of the whole cluster; 503 beyond", "api"),
     ]  # fmt: skip
+
+
+def test_copies_are_said() -> None:
+    configured = configuration(80, [8001, 8002, 8003])
+    rules = {**configured.rules, "api": replace(configured.rules["api"], mirror=Mirror("other", 12.5))}
+    told = explained(replace(configured, rules=rules), 80, Case("/api"))
+    (step,) = [step for step in told.steps if step.what == "mirror"]
+    assert step.text == "12.5 % of them go to other too, which nobody waits for"
+    assert step.place is not None
+    assert (step.place.name, step.place.field) == ("api", "mirror")
 
 
 @pytest.mark.parametrize(
