@@ -77,7 +77,7 @@ _HTTPS = (
     *_HTTP, text("ServerCertificateId", 80), text("CACertificateId", 80),
     word("TLSCipherPolicy", *POLICIES, others={
         f"tls_cipher_policy_{each}": OLD_TLS for each in ("1_0", "1_1")}),
-    word("EnableHttp2", "on", others={"off": "every client that asks for HTTP/2 gets it"}),
+    word("EnableHttp2", *ON_OFF),
 )  # fmt: skip
 _CREATE = (number("BackendServerPort", 1, 65535, SAME_PORT), many("Tag"))
 _SET = (word("VServerGroup", *ON_OFF), word("DryRun", "true", "false"))
@@ -135,6 +135,8 @@ def listener_fields(given: Given, protocol: Protocol, *, new: bool) -> dict[str,
         found["drain"] = given.on("ConnectionDrain")
         if not found["drain"]:
             found["drain_timeout_s"] = Listener.__dataclass_fields__["drain_timeout_s"].default
+    if "EnableHttp2" in given:
+        found["http2"] = given.on("EnableHttp2")
     if "TLSCipherPolicy" in given:
         found["tls_policy"] = POLICIES[given.text("TLSCipherPolicy")]
     return found | _acl(given)
@@ -301,7 +303,10 @@ def shown_l7(listener: Listener) -> dict[str, object]:
             found["ForwardPort"] = listener.https_redirect_port
         return found
     policy = next(word for word, each in POLICIES.items() if each is listener.tls_policy)
-    found |= {"TLSCipherPolicy": policy, "EnableHttp2": "on", "ServerCertificateId": listener.certificates[0]}
+    found |= {
+        "TLSCipherPolicy": policy, "EnableHttp2": switch(listener.http2),
+        "ServerCertificateId": listener.certificates[0],
+    }  # fmt: skip
     if listener.ca_certificate:
         found["CACertificateId"] = listener.ca_certificate
     return found

@@ -222,12 +222,17 @@ async def test_certificates(cloud: Cloud, balancer: str, authority: Authority) -
     extension = await cloud.new("CreateDomainExtension", **place, domain="api.example", server_certificate_id=second)
     seen = await cloud.new("DescribeLoadBalancerHTTPSListenerAttribute", **place)
     assert (seen["ServerCertificateId"], seen["CACertificateId"]) == (first, ca)
-    assert seen["TLSCipherPolicy"] == "tls_cipher_policy_1_2"
+    assert (seen["TLSCipherPolicy"], seen["EnableHttp2"]) == ("tls_cipher_policy_1_2", "on")
     assert seen["DomainExtensions"]["DomainExtension"] == [
         {"DomainExtensionId": extension["DomainExtensionId"], "Domain": "api.example", "ServerCertificateId": second}
     ]
     listener = cloud.plane.current.model.listeners[f"{balancer}-https-443"]
     assert listener.certificates == (first, second)
+    assert listener.http2
+    await cloud.new("SetLoadBalancerHTTPSListenerAttribute", **place, enable_http_2="off")
+    await cloud.new("SetLoadBalancerHTTPSListenerAttribute", **place, idle_timeout=20)  # leaves it
+    assert (await cloud.new("DescribeLoadBalancerHTTPSListenerAttribute", **place))["EnableHttp2"] == "off"
+    assert not cloud.plane.current.model.listeners[listener.name].http2
     wrong = cloud.new("CreateDomainExtension", **place, domain="other.example", server_certificate_id=second)
     assert await refused(wrong) == "InvalidParameter"
     deleting = cloud.new("DeleteServerCertificate", server_certificate_id=second)
