@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import bcrypt
 
-from core.model import Authentication, Basic, Cors, ForwardAuth
+from core.model import Authentication, BackendProtocol, Basic, Cors, ForwardAuth, Jwt, Rule
 from proxy.head import read_request
+from tests.proxy.h2_backend import Call, H2Backend
 from tests.proxy.h2_support import Pair, Raw, h2, with_fields
-from tests.proxy.support import Backend, Proxy, Request, with_options
+from tests.proxy.support import Backend, Proxy, Request, with_options, with_service
 from tests.proxy.support import proxy as serve
 from tests.proxy.test_authentication import last, site
+from tests.proxy.tokens import jwk, jwks, private, token
 
 POST = (b":method", b"POST"), (b"content-length", b"5000")
 
@@ -74,3 +78,34 @@ async def test_another_services_word() -> None:
         assert (let.status, let.fields[b"set-cookie"]) == (200, b"s=2")
         assert last(backend).values(b"x-user") == [b"alice"]
         assert b"X-Forwarded-Method: POST\r\n" in idp.heads[-1]
+
+
+async def test_a_service_that_speaks_http2() -> None:
+    async def door(call: Call) -> None:
+        if call.path == "/keys":
+            text = jwks(jwk(private("rsa"), "one")).encode()
+            call.head(("content-length", str(len(text))))
+            await call.data(text, end=True)
+        elif call.fields.get(b"cookie") == b"s=1":
+            call.head(("x-user", "alice"), ("set-cookie", "s=2"), status=204, end=True)
+        else:
+            call.head(("location", "/login"), status=302)
+            await call.data(b"x" * 60_000 if call.fields[b"x-forwarded-uri"] == b"/" else b"x" * 70_000, end=True)
+
+    forward = Authentication("door", forward=ForwardAuth(timeout_s=20), backend_service="idp", user_field="X-User")
+    keys = Authentication("api", jwt=Jwt(jwks_url="http://h/keys"), backend_service="idp", user_field="X-User")
+    async with H2Backend(door).running() as idp, Backend().running() as backend:
+        base = with_service(site(backend.port, forward, auth=idp.port), "idp", protocol=BackendProtocol.H2C)
+        more = Rule("more", "web", "app", url="/api", authentication="api")
+        made = replace(base, rules={**base.rules, "more": more}, authentications={"door": forward, "api": keys})
+        async with serve(made) as l7:
+            client = await l7.connect()
+            assert await client.ask("/") == (302, b"x" * 60_000)
+            assert (await client.ask("/long"))[0] == 503
+            assert (await client.ask("/", b"Cookie: s=1\r\n"))[0] == 200
+            good = token(private("rsa"), "RS256", {"sub": "bob", "exp": time.time() + 60}, kid="one")
+            assert (await client.ask("/api", b"Authorization: Bearer %b\r\n" % good))[0] == 200
+            await client.close()
+        heads = [read_request(head) for head in backend.heads]
+        assert [head.values(b"x-user") for head in heads if head is not None] == [[b"alice"], [b"bob"]]
+        assert len(idp.links) == 1
