@@ -24,7 +24,7 @@ def _find(model: Model, identity: str) -> tuple[Listener, Extension]:
         for each in EXTENSIONS.of_listener(model, listener):
             if each.id == identity:
                 return listener, each
-    raise SlbError("InvalidDomainExtensionId.NotFound", 404, f"There is no domain extension {identity!r}.")
+    raise SlbError("InvalidParameter.DomainExtensionId", 400, f"There is no domain extension {identity!r}.")
 
 
 def create(call: Call, draft: Draft) -> Answer:

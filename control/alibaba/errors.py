@@ -1,7 +1,8 @@
 """What is refused, in the words of Alibaba Cloud's API: a code, a status and a message.
 
-Codes of the gateway are those of its documentation; those of single actions are what SDKs and Terraform's provider look
-for. Pure.
+Codes of the gateway are those of its documentation. Those of single actions that Terraform's provider looks for were
+compared with its source (service_alicloud_slb.go): it sees by them that a load balancer, listener, VServer group, rule,
+access list or domain extension is gone. Pure.
 """
 
 from __future__ import annotations

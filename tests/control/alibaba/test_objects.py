@@ -243,6 +243,8 @@ async def test_certificates(cloud: Cloud, balancer: str, authority: Authority) -
     third = (await cloud.new("UploadServerCertificate", server_certificate=pem("api.example.")[:]))[
         "ServerCertificateId"
     ]
+    unknown = cloud.new("DescribeDomainExtensionAttribute", domain_extension_id="de-x")
+    assert await refused(unknown) == "InvalidParameter.DomainExtensionId"
     refusal = cloud.new("SetDomainExtensionAttribute", domain_extension_id=identity, server_certificate_id=third)
     assert await refused(refusal) == "InvalidParameter"
     await cloud.old("DeleteDomainExtension", DomainExtensionId=identity)
