@@ -82,8 +82,7 @@ STREAM = (
     Row("connection_drain", Listener, "drain", "core/resolve.py"),
     Row("connection_drain_timeout", Listener, "drain_timeout_s", "l4fast/leaving.py"),
     _no("proxy_protocol", "the L4 tier forwards packets and adds no bytes to a connection; nat, dr and tunnel leave "
-        "the client's address in place. Listeners of http and https take it. " + LATER.capitalize()
-        + "towards the servers of http services"),
+        "the client's address in place. Listeners of http and https take it, backend services of http send it"),
     Row("health_check_type", HealthCheck, "type", "control/node/probe.py"),
     Row("scheduler wrr, wlc, rr, sch, tch", BackendService, "scheduler", "l4fast/version_tables.py"),
     Row("udp idle (JD Cloud)", Listener, "udp_idle_timeout_s", "core/resolve.py"),
@@ -140,6 +139,7 @@ SERVICES = (
     Row("http_forwarded_* (JD Cloud)", Listener, "x_forwarded_proto", "proxy/origin.py"),
     Row("connect_timeout", BackendService, "connect_timeout_s", "proxy/carrier.py"),
     Row("idle timeout towards servers", BackendService, "idle_timeout_s", "proxy/deadlines.py"),
+    Row("proxy_protocol (JD Cloud)", BackendService, "proxy_protocol", "proxy/service.py"),
     Row("max_connections of a server", BackendService, "server_max_connections", "proxy/pool.py"),
 )
 

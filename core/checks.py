@@ -74,7 +74,7 @@ HTTP_OPTIONS = (
     "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "total_timeout_s", "server_max_connections",
     "server_max_queue", "queue_timeout_s", "retry_percent", "retry_min_per_s", "ejection", "slow_start_s", "fallback",
     "queue_target_s",
-    "sticky_session",
+    "sticky_session", "proxy_protocol",
 )  # fmt: skip
 
 

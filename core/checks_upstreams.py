@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from core.endpoints import UNIX, split
 from core.errors import Path, Problem
 from core.line import INTERVALS
-from core.model import L7_BACKENDS, AvailabilityGroup, BackendProtocol, BackendService, DnsType, Model, Scheduler
+from core.model import (
+    L7_BACKENDS,
+    MULTIPLEXED,
+    AvailabilityGroup,
+    BackendProtocol,
+    BackendService,
+    DnsType,
+    Model,
+    ProxyHeader,
+    Scheduler,
+)
 from core.reader import show
 
 # A server's place in their tables changes with its weight: a slow start would move clients at each of its steps.
@@ -44,6 +54,9 @@ def check(service: BackendService, model: Model, path: Path) -> Iterator[Problem
     if service.queue_target_s * INTERVALS > service.queue_timeout_s:
         why = f"it counts once a queue has not been empty for {INTERVALS} times as long, and nobody waits so long in it"
         yield Problem((*path, "queue_target_s"), why, "lower it, or raise queue_timeout_s")
+    if service.proxy_protocol is not ProxyHeader.OFF and service.protocol in MULTIPLEXED:
+        why = f"connections of {service.protocol} carry requests of many clients, and a header names one"
+        yield Problem((*path, "proxy_protocol"), why, 'give protocol = "http", or remove it')
     yield from _fallback(service, model, (*path, "fallback"))
     yield from _tls(service, path)
 

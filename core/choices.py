@@ -91,6 +91,19 @@ class ProxyProtocol(StrEnum):
     OPTIONAL = "optional"
 
 
+class ProxyHeader(StrEnum):
+    """The version of the PROXY protocol by which servers are told whose a connection is."""
+
+    OFF = "off"
+    V1 = "v1"
+    V2 = "v2"
+
+    @property
+    def version(self) -> int:
+        """0: none."""
+        return [*ProxyHeader].index(self)
+
+
 class ClientCertificate(StrEnum):
     """Whether a client may do without a certificate, where the listener has authorities to verify one by."""
 

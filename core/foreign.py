@@ -29,11 +29,12 @@ OLD_POLICIES: Final = ("tls_1_0", "tls_1_1")
 _L4: Final = ("tcp", "udp")
 _OURS: Final = {
     Kind.LISTENERS: ("proxy_protocol", "proxy_protocol_from"),
-    Kind.BACKEND_SERVICES: (),
+    Kind.BACKEND_SERVICES: ("proxy_protocol",),
 }
 _NAMED: Final = {
-    Kind.LISTENERS: 'give proxy_protocol = "required" and proxy_protocol_from',
-    Kind.BACKEND_SERVICES: "remove it: servers are told of clients by X-Forwarded-For",
+    Kind.LISTENERS: 'give proxy_protocol = "required" and proxy_protocol_from here for headers that come in, or '
+    'proxy_protocol = "v2" to the backend service for headers that go out',
+    Kind.BACKEND_SERVICES: 'give proxy_protocol = "v1" or "v2"',
 }
 
 

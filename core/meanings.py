@@ -212,6 +212,8 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "tls_verify": "whether their certificates are verified",
         "tls_server_name": "the name in their certificates, which is sent as SNI too; empty: a server's address",
         "tls_ca_certificate": "the authorities of their certificates; empty: those that the L7 node's machine trusts",
+        "proxy_protocol": "the version of the PROXY protocol by which servers are told whose a connection is; see "
+        "[the page](proxy-protocol.md#towards-servers)",
         "fallback": "takes the requests that no server of this service takes; without it they get 503",
         "sticky_session": "keeps clients at their servers",
         **ABOUT,

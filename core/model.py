@@ -43,6 +43,7 @@ from core.choices import (
     JwtAlgorithm,
     Mode,
     Protocol,
+    ProxyHeader,
     ProxyProtocol,
     Role,
     Scheduler,
@@ -81,9 +82,9 @@ __all__ = [
     "CertificateFields", "Certified", "CheckMethod", "CheckType", "ClientCertificate", "Coding", "Compression",
     "Condition", "Cors", "DnsName", "DnsType", "Ejection", "ErrorPage", "FixedReply", "ForwardAuth", "HeaderAction",
     "HeaderChange", "HealthCheck", "Instance", "InstanceType", "Jwt", "JwtAlgorithm", "Kind", "Listener",
-    "Maintenance", "Mirror", "Mode", "Model", "Node", "Object", "Personal", "Protocol", "ProxyProtocol", "RateLimit",
-    "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler", "SecurityHeaders", "Server", "ServerGroup",
-    "Share", "StickySession", "StickyType", "TlsPolicy",
+    "Maintenance", "Mirror", "Mode", "Model", "Node", "Object", "Personal", "Protocol", "ProxyHeader",
+    "ProxyProtocol", "RateLimit", "Redirect", "RedirectMap", "Rewrite", "Role", "Rule", "Scheduler",
+    "SecurityHeaders", "Server", "ServerGroup", "Share", "StickySession", "StickyType", "TlsPolicy",
 ]  # fmt: skip
 
 # What the L4 tier's tables are made for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from core.choices import BackendProtocol, CheckMethod, CheckType, DnsType, Scheduler, StickyType
+from core.choices import BackendProtocol, CheckMethod, CheckType, DnsType, ProxyHeader, Scheduler, StickyType
 from core.fields import (
     CODES,
     FILE_PATH,
@@ -165,6 +165,7 @@ class BackendService:
     tls_verify: bool = True
     tls_server_name: Annotated[str, Pattern(rf"|{HOST_NAME}", "a host name")] = ""
     tls_ca_certificate: Annotated[str, Ref(Kind.CA_CERTIFICATES)] = ""
+    proxy_protocol: ProxyHeader = ProxyHeader.OFF
     description: Description = ""
     tags: Tags = ()
 

@@ -33,6 +33,7 @@ from proxy.dialects import Heard
 from proxy.errors import Code, Source
 from proxy.exchange import Exchange
 from proxy.hub import Hub
+from proxy.introducing import introduction
 from proxy.origin import Origin
 from proxy.pool import Full, Open, Reuse
 from proxy.service import Service
@@ -57,7 +58,7 @@ class Carrier(ABC, asyncio.Protocol):
     """The part of a client connection that works for its exchange. `_run` is the way in."""
 
     __slots__ = (
-        "_account", "_attempt", "_chosen", "_ends_at", "_exchange", "_full", "_hub",
+        "_account", "_attempt", "_chosen", "_ends_at", "_exchange", "_full", "_hub", "_introduction",
         "_origin", "_service", "_state", "_transport", "_upstream", "_waiting", "deadline",
     )  # fmt: skip
     _transport: asyncio.Transport
@@ -77,6 +78,7 @@ class Carrier(ABC, asyncio.Protocol):
         self.deadline = NEVER
         self._full = False  # our transport towards the client is
         self._account = Account()
+        self._introduction = (0, b"")  # version, header
 
     @abstractmethod
     def balance(self) -> None:
@@ -208,13 +210,14 @@ class Carrier(ABC, asyncio.Protocol):
                 fresh=command.fresh,
                 in_turn=in_turn,
                 prefer=command.prefer,
+                label=self._label(service),
             )
         while choice is None and service.fallback is not None:
             hub.count("fallback_requests")
             service = service.fallback
             choice = service.pool.assign(
                 self._key(exchange, service), hub.now(), repeatable=command.repeatable, tried=command.tried,
-                fresh=command.fresh,
+                fresh=command.fresh, label=self._label(service),
             )  # fmt: skip
         self._service = service
         if choice is None:
@@ -238,6 +241,14 @@ class Carrier(ABC, asyncio.Protocol):
         """What the service's hash goes by."""
         client = self._origin.client
         return client if service.key is None else service.key(exchange.head, exchange.target) or client
+
+    def _label(self, service: Service) -> bytes:
+        """What connections begin with that are the client's alone; empty: they are everybody's."""
+        if not service.introduces:
+            return b""
+        if self._introduction[0] != service.introduces:
+            self._introduction = service.introduces, introduction(self._transport, service.introduces)
+        return self._introduction[1]
 
     def _queue(self, exchange: Exchange, service: Service, command: Assign) -> None:
         """All servers have as many connections as they may."""
@@ -316,7 +327,11 @@ class Carrier(ABC, asyncio.Protocol):
             return await service.trunks.join(
                 server, exchange.head.method, service.secured, hub.tasks, service.connect_timeout_s
             )
-        return await connect(hub.loop, lambda: UpstreamConnection(pool, server, hub.buffer), server, service.secured)
+        label, make = self._label(service), lambda: UpstreamConnection(pool, server, hub.buffer)
+        upstream = await connect(hub.loop, make, server, service.secured, label)
+        if label:
+            upstream.introduction, upstream.owner = label, self._transport
+        return upstream
 
     def _adopt(self, exchange: Exchange, upstream: UpstreamConnection | Stream, *, reused: bool) -> None:
         upstream.client = self
@@ -349,7 +364,7 @@ class Carrier(ABC, asyncio.Protocol):
     def _put_back(self, service: Service, upstream: UpstreamConnection | Stream) -> None:
         """Has a sound connection used again. A stream is not, and its trunk needs nobody's word for it."""
         if isinstance(upstream, UpstreamConnection) and upstream.usable and upstream.secured is service.secured:
-            if not service.pool.released(upstream.server, upstream, self._hub.now()):
+            if not service.pool.released(upstream.server, upstream, self._hub.now(), upstream.introduction):
                 upstream.close()
             return
         service.pool.failed(upstream.server)

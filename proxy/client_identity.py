@@ -65,6 +65,16 @@ def lines(der: bytes, now: datetime, style: CertificateFields = CertificateField
     return b"".join(b"%b: %b\r\n" % each for each in told)
 
 
+def common_name(der: bytes) -> str:
+    """The most specific common name of a certificate's subject; empty if it has none that can be read."""
+    try:
+        names = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        return ""
+    name = names[-1].value if names else ""
+    return name if isinstance(name, str) and name.isprintable() else ""
+
+
 def _rfc9440(certificate: x509.Certificate, der: bytes) -> list[tuple[bytes, bytes]]:
     return [
         (b"Client-Cert", b":%b:" % base64.b64encode(der)),

@@ -18,6 +18,7 @@ from proxy.dialects import Heard
 from proxy.errors import Code
 from proxy.exchange import Exchange
 from proxy.hub import Hub
+from proxy.introducing import Nowhere
 from proxy.message import RequestHead, ResponseHead
 from proxy.origin import Origin
 from proxy.rules import Router
@@ -90,7 +91,7 @@ class Copied(Carrier):
     def __init__(self, hub: Hub, origin: Origin, over: Callable[[bool], None]) -> None:
         super().__init__(hub)
         self._origin, self._over = origin, over
-        self._transport = cast(asyncio.Transport, _Nowhere())
+        self._transport = cast(asyncio.Transport, Nowhere())
 
     def go(self, head: RequestHead, copy: Copy, takes_s: float) -> None:
         hub = self._hub
@@ -144,10 +145,3 @@ class Copied(Carrier):
 
     def _touch(self) -> None:
         """The time is bounded as a whole."""
-
-
-class _Nowhere:
-    """Where a connection to a client would be."""
-
-    def abort(self) -> None:
-        """There is nothing to cut."""

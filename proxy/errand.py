@@ -18,6 +18,7 @@ from proxy.errors import Code, Refused
 from proxy.exchange import Exchange
 from proxy.head import read_request
 from proxy.hub import Hub
+from proxy.introducing import Nowhere
 from proxy.message import Block, ResponseHead
 from proxy.origin import Origin
 from proxy.rules import Router
@@ -96,7 +97,7 @@ class Errand(Carrier):
     def __init__(self, hub: Hub, service: str, origin: Origin, most_bytes: int) -> None:
         super().__init__(hub)
         self._origin = origin
-        self._transport = cast(asyncio.Transport, _Nowhere())
+        self._transport = cast(asyncio.Transport, Nowhere())
         self._kept = _Kept(most_bytes)
         self._said: asyncio.Future[Answer | Failure] = hub.loop.create_future()
 
@@ -178,10 +179,3 @@ class Errand(Carrier):
 
     def _touch(self) -> None:
         """The time is bounded as a whole."""
-
-
-class _Nowhere:
-    """Where a connection to a client would be."""
-
-    def abort(self) -> None:
-        """There is nothing to cut."""

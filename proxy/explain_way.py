@@ -271,6 +271,7 @@ class Way:
         sent = exchange.assigned(server or ("0.0.0.0", 0), reused=False)
         assert isinstance(sent[0], SendUpstream)
         self._say_request(sent[0].data, rule)
+        self._say_introduction(told.result["service"])
         self._say_times(told.result["service"])
         say_pages(told, exchange, self._each.listener, rule)
         say_compression(told, exchange, self._each.listener, rule)
@@ -335,6 +336,17 @@ class Way:
         if rule is not None and (rule.rewrite is not None or rule.request_headers):
             place = Place(Kind.RULES, rule.name, "rewrite" if rule.rewrite is not None else "request_headers")
         self._told.say("request", f"the server gets {lines[0]}; it differs from what came in", place, *changed)
+
+    def _say_introduction(self, name: str) -> None:
+        service = l7_services(self._model).get(name)
+        if service is None or not service.proxy_protocol.version:
+            return
+        text = (
+            f"the connection begins with a header of version {service.proxy_protocol.version}, which tells the "
+            f"client's address, {self._origin.client.decode('ascii')}; no other client's requests use it"
+        )
+        place = Place(Kind.BACKEND_SERVICES, configured(name), "proxy_protocol")
+        self._told.say("PROXY header", text, place)
 
     def _say_times(self, name: str) -> None:
         service, listener = l7_services(self._model).get(name), self._each.listener

@@ -113,6 +113,7 @@ class Pool(Generic[Handle, Waiter]):
         self._out: frozenset[int] = frozenset()
         self._budget: Budget | None = None
         self._assigned = self._retried = 0
+        self._labelled: dict[bytes, dict[Handle, None]] = {}  # connections that are for some requests alone
         self.attentive = False  # whether `note` wants to hear of answers too
         self.timed = False  # whether `answered` wants to hear how long they take
 
@@ -169,13 +170,13 @@ class Pool(Generic[Handle, Waiter]):
     def assign(
         self, key: bytes, now: float, *, repeatable: bool, tried: Collection[Address] = (), fresh: bool = False,
         in_turn: bool = False,
-        prefer: Address | None = None,
+        prefer: Address | None = None, label: bytes = b"",
     ) -> Reuse[Handle] | Open[Handle] | Full | None:  # fmt: skip
         """A connection for a request; None when no server takes it, FULL when one may later.
 
         `key` is what hashes go by, the client's address as a rule. Servers in `tried` are avoided, and never waited
         for; `fresh` asks for a new connection; `in_turn`: the request has waited. `prefer`: this server, whatever its
-        weight, if it takes the request now.
+        weight, if it takes the request now. `label`: only a connection that was given back with the same one is used.
         """
         picker = self._picker
         if picker is None:
@@ -195,13 +196,26 @@ class Pool(Generic[Handle, Waiter]):
         member = self._members[index]
         member.requests += 1
         idle = member.idle
-        if idle and not fresh and (repeatable or now - idle[next(reversed(idle))] <= FRESH_S):
+        if label:
+            own = None if fresh else self._own(idle, label, now, repeatable)
+            if own is not None:
+                return Reuse(own, member.address)
+        elif idle and not fresh and (repeatable or now - idle[next(reversed(idle))] <= FRESH_S):
             return Reuse(idle.popitem()[0], member.address)
         if self._limit and idle and self._counts[index] + len(idle) > self._limit:
             oldest = next(iter(idle))
             del idle[oldest]
             return Open(member.address, oldest)
         return member.open
+
+    def _own(self, idle: dict[Handle, float], label: bytes, now: float, repeatable: bool) -> Handle | None:
+        """Takes an idle connection with this label."""
+        handles = self._labelled.get(label, {})
+        for handle in handles:
+            if handle in idle and (repeatable or now - idle[handle] <= FRESH_S):
+                del idle[handle], handles[handle]
+                return handle
+        return None
 
     def _eligible(self, tried: Collection[Address]) -> Callable[[int], bool]:
         out, counts, limit = self._out, self._counts, self._limit
@@ -250,8 +264,11 @@ class Pool(Generic[Handle, Waiter]):
             return None
         return self._line.next(now)
 
-    def released(self, server: Address, handle: Handle, now: float) -> bool:
-        """A request is over and its connection sound; False: the connection is not wanted and has to be closed."""
+    def released(self, server: Address, handle: Handle, now: float, label: bytes = b"") -> bool:
+        """A request is over and its connection sound; False: the connection is not wanted and has to be closed.
+
+        A connection with a `label` is for requests with the same one.
+        """
         self.failed(server)
         index = self._index.get(server)
         if index is None or server in self._balance.down:
@@ -263,6 +280,8 @@ class Pool(Generic[Handle, Waiter]):
         if len(idle) >= IDLE_PER_SERVER and len(idle) >= member.keeps(now):
             return False
         idle[handle] = now
+        if label:
+            self._labelled.setdefault(label, {})[handle] = None
         return True
 
     def failed(self, server: Address) -> None:
@@ -360,11 +379,27 @@ class Pool(Generic[Handle, Waiter]):
                 expired.append(handle)
         return expired
 
+    def dismiss(self, unwanted: Callable[[Handle], bool]) -> list[Handle]:
+        """Those of the idle connections with labels that are unwanted, to be closed; forgets the labels of all that
+        are gone."""
+        gone: list[Handle] = []
+        whose = {handle: member for member in self._members for handle in member.idle}
+        for handles in self._labelled.values():
+            for handle in [*handles]:
+                if handle not in whose:
+                    del handles[handle]
+                elif unwanted(handle):
+                    del handles[handle], whose[handle].idle[handle]
+                    gone.append(handle)
+        self._labelled = {label: handles for label, handles in self._labelled.items() if handles}
+        return gone
+
     def forget_idle(self) -> list[Handle]:
         """The idle connections, to be closed: new ones are made otherwise."""
         handles = [handle for member in self._members for handle in member.idle]
         for member in self._members:
             member.idle.clear()
+        self._labelled.clear()
         return handles
 
     def drop(self) -> list[Handle]:

@@ -36,6 +36,7 @@ class Probes:
                 check,
                 upstream_tls(model, service) if check.port in (0, server.port) else None,
                 service.protocol in MULTIPLEXED and check.port in (0, server.port),
+                service.proxy_protocol.version if check.port in (0, server.port) else 0,
             )
             for name, service in l7_services(model).items()
             if name not in self._checked and (check := service.health_check) is not None

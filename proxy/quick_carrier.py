@@ -98,7 +98,11 @@ class QuickCarrier(ServingCarrier):
         key, now = self._origin.client, monotonic()
         if service.key is not None:
             key = service.key(request, request.target) or key
-        choice = service.pool.assign(key, now, repeatable=not body and method in IDEMPOTENT, prefer=prefer)
+        repeatable = not body and method in IDEMPOTENT
+        if service.introduces:
+            choice = service.pool.assign(key, now, repeatable=repeatable, prefer=prefer, label=self._label(service))
+        else:
+            choice = service.pool.assign(key, now, repeatable=repeatable, prefer=prefer)
         if not isinstance(choice, Reuse) or not choice.handle.usable:
             self._chosen = choice
             return False

@@ -46,8 +46,8 @@ class Service:
 
     __slots__ = (
         "_call_soon", "_next_told", "_serving", "connect_timeout_s", "fallback", "first_byte_timeout_s",
-        "idle_timeout_s", "key", "multiplexed", "name", "on_ejected", "pool", "queue_timeout_s", "secured",
-        "total_timeout_s", "trunks",
+        "idle_timeout_s", "introduces", "key", "multiplexed", "name", "on_ejected", "pool", "queue_timeout_s",
+        "secured", "total_timeout_s", "trunks",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class Service:
         self.on_ejected: Callable[[str, Address, float], None] = _nobody  # so that the other workers hear of it
         self._call_soon = call_soon
         self._serving = False
+        self.introduces = 0  # by which version of the PROXY protocol servers are told whose a connection is; 0: by none
         self._next_told = 0.0
         pool.on_room = self._serve_soon
 
@@ -77,10 +78,15 @@ class Service:
             self.multiplexed = not self.multiplexed
             self._change(self.secured)
 
-    def secure(self, context: ssl.SSLContext | None, name: str) -> None:
-        """Takes how to speak TLS with the servers, None for not at all; idle connections made otherwise are closed."""
-        if (context, name) != self.secured:
-            self._change((context, name))
+    def begin_by(self, context: ssl.SSLContext | None, service: BackendService) -> None:
+        """Takes how connections to the servers begin: by TLS, None for not at all, and by a header (`proxy_protocol`).
+
+        Idle connections made otherwise are closed.
+        """
+        secured, version = (context, service.tls_server_name), service.proxy_protocol.version
+        if (secured, version) != (self.secured, self.introduces):
+            self.introduces = version
+            self._change(secured)
 
     def _change(self, secured: Secured) -> None:
         """Connections are made otherwise from now on; those that are in use are not used again (`secured` is another

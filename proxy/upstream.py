@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar, cast
 
+from control.node.introducing import introduced
 from core.endpoints import UNIX, endpoint
 from proxy.balance import Address
 from proxy.pool import Pool
@@ -30,9 +31,13 @@ Connected = TypeVar("Connected", bound=Any)  # a protocol that wants to know how
 
 
 async def connect(
-    loop: asyncio.AbstractEventLoop, make: Callable[[], Connected], server: Address, secured: Secured
+    loop: asyncio.AbstractEventLoop,
+    make: Callable[[], Connected],
+    server: Address,
+    secured: Secured,
+    introduction: bytes = b"",
 ) -> Connected:
-    """A connection to a server.
+    """A connection to a server, which begins with `introduction`, before TLS if there is any.
 
     Raises OSError, of which ssl.SSLError is one. The caller limits the time.
     """
@@ -41,10 +46,18 @@ async def connect(
     options: dict[str, Any] = {}
     if tls is not None:
         options = {"ssl": tls, "server_hostname": name or ("" if path else address), "ssl_shutdown_timeout": CLOSE_S}
-    if path:
+    if introduction and tls is not None:
+        options["sock"] = await introduced(address, port, lambda _: introduction)
+        if path:
+            _, made = await loop.create_unix_connection(make, **options)
+        else:
+            _, made = await loop.create_connection(make, **options)
+    elif path:
         _, made = await loop.create_unix_connection(make, path, **options)
     else:
         _, made = await loop.create_connection(make, address, port, **options)
+    if introduction and tls is None:
+        made.write(introduction)
     made.secured = secured
     return made
 
@@ -78,7 +91,10 @@ class UpstreamConnection(asyncio.Protocol):
     ends, and nobody later.
     """
 
-    __slots__ = ("_buffer", "_pool", "_transport", "bulk", "client", "full", "name", "secured", "server")
+    __slots__ = (
+        "_buffer", "_pool", "_transport", "bulk", "client", "full", "introduction", "name", "owner", "secured",
+        "server",
+    )  # fmt: skip
     dialect = None  # HTTP/1
 
     def __init__(self, pool: Pool[UpstreamConnection, Any], server: Address, buffer: bytearray) -> None:
@@ -90,6 +106,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.full = False
         self.bulk = False
         self.secured: Secured | None = None  # how, once it is
+        self.introduction = b""  # what it has begun with, as a connection of one client alone, whose transport is:
+        self.owner: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -121,6 +139,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport.is_closing() or self.server[0].startswith(UNIX):
             return False
         return is_silent(cast(socket.socket, self._transport.get_extra_info("socket")))
+
+    def is_orphan(self) -> bool:
+        """Whether it was made for a client that has gone."""
+        return self.owner is not None and self.owner.is_closing()
 
     def close(self) -> None:
         """Sends what is left to be sent, for a while; then the connection is cut."""

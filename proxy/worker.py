@@ -50,6 +50,7 @@ from proxy.throttles import Throttles
 from proxy.tls import TlsServer
 from proxy.tls_admission import Terms
 from proxy.tls_profile import Profile
+from proxy.upstream import UpstreamConnection
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class Worker:
             if made_of == self._pools.get(name):
                 continue
             service.configure(backend)
-            service.secure(contexts.get(name), backend.tls_server_name)
+            service.begin_by(contexts.get(name), backend)
             for upstream in service.pool.update(made_of[1], backend, self._hub.now(), near):
                 upstream.close()
             service.trunks.keep([(each.address, each.port) for each in made_of[1]])
@@ -321,6 +322,9 @@ class Worker:
                 for service in self._hub.services.values():
                     for upstream in service.pool.expire(now):
                         upstream.close()
+                    if service.introduces:
+                        for upstream in service.pool.dismiss(UpstreamConnection.is_orphan):
+                            upstream.close()
 
     def tell_progress(self) -> None:
         """Counts what exchanges have moved that go on: bytes of an hour are billed in that hour."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from control.node import backend_tls, probe_h2
+from control.node.introducing import introduced, of_a_check
 from control.node.tasks import Tasks
 from core.endpoints import UNIX, endpoint, version
 from core.health import Health, State, observe
@@ -49,6 +50,7 @@ class Target:
     check: HealthCheck
     tls: UpstreamTls | None = None
     h2: bool = False
+    introduces: int = 0  # the version of the PROXY protocol by which the connection begins; 0: by none
 
 
 async def probe(target: Target) -> tuple[bool, str]:
@@ -141,13 +143,17 @@ class HealthMonitor:
 
 async def _connect(target: Target, tls: UpstreamTls | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     options: dict[str, Any] = {"limit": HEAD_LIMIT_BYTES}
-    path = target.address.removeprefix(UNIX) if target.address.startswith(UNIX) else ""
+    address, port, version = target.address, target.port, target.introduces
+    path = address.removeprefix(UNIX) if address.startswith(UNIX) else ""
     if tls is not None:
-        options |= {"ssl": backend_tls.context(tls), "server_hostname": tls.name or ("" if path else target.address)}
+        options |= {"ssl": backend_tls.context(tls), "server_hostname": tls.name or ("" if path else address)}
         options |= {"ssl_shutdown_timeout": GOODBYE_S}
+    if version:
+        options["sock"] = await introduced(address, port, lambda sock: of_a_check(sock, version))
+        return await (asyncio.open_unix_connection if path else asyncio.open_connection)(**options)
     if path:
         return await asyncio.open_unix_connection(path, **options)
-    return await asyncio.open_connection(target.address, target.port, **options)
+    return await asyncio.open_connection(address, port, **options)
 
 
 async def _probe_tcp(target: Target) -> tuple[bool, str]:

@@ -97,7 +97,24 @@ def test_other_protocols_and_objects_have_their_usual_answer() -> None:
 def test_what_others_call_it_on_the_l7_tier(key: str) -> None:
     listener = '[[listeners]]\nprotocol = "http"\nport = 80\nservers = ["10.0.1.1:80"]\n'
     assert errors(f"{listener}{key} = true\n") == [
-        f'site.toml:5: listeners.http-80.{key}: unknown key; give proxy_protocol = "required" and proxy_protocol_from'
+        f'site.toml:5: listeners.http-80.{key}: unknown key; give proxy_protocol = "required" and proxy_protocol_from '
+        'here for headers that come in, or proxy_protocol = "v2" to the backend service for headers that go out'
+    ]
+    service = (
+        '[[server_groups]]\nname = "g"\n\n[[backend_services]]\nname = "b"\nprotocol = "http"\nserver_group = "g"\n'
+    )
+    assert errors(f"{service}{key} = true\n") == [
+        f'site.toml:8: backend_services.b.{key}: unknown key; give proxy_protocol = "v1" or "v2"'
+    ]
+    assert load(f'{service}proxy_protocol = "v1"\n', path="site.toml", format="toml").backend_services
+
+
+@pytest.mark.parametrize("protocol", ["h2", "h2c"])
+def test_connections_of_many_clients_begin_with_nobodys_header(protocol: str) -> None:
+    text = f'[[server_groups]]\nname = "g"\n\n[[backend_services]]\nname = "b"\nprotocol = "{protocol}"\n'
+    assert errors(f'{text}server_group = "g"\nproxy_protocol = "v2"\n') == [
+        f"site.toml:8: backend_services.b.proxy_protocol: connections of {protocol} carry requests of many clients, "
+        'and a header names one; give protocol = "http", or remove it'
     ]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from core.model import AccessList, Acl, Model, ProxyProtocol, Scheduler
 from core.proxy_protocol import LOCAL, Header, Tls, write
+from proxy.introduction import Introduced
 from proxy.tls import TlsServer
 from tests.proxy.support import Backend, Client, Proxy, free_port, model, proxy, with_options
 from tests.proxy.test_gate import ends
@@ -329,3 +330,59 @@ async def test_who_has_not_said_who_he_is_holds_up_no_end() -> None:
         client = await l7.connect()
         await until(lambda: l7.worker._sites["web", "http"].newcomers)
     assert await ends(client)
+
+
+class Raw(asyncio.Transport):
+    """A transport that notes whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads, self.protocol = True, asyncio.BaseProtocol()
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert not self.reads, "loops look at the kind of a protocol when they begin to read"
+        self.protocol = protocol
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: object) -> None: ...
+
+    def abort(self) -> None: ...
+
+    close = write_eof = writelines = can_write_eof = get_write_buffer_size = is_reading = abort  # type: ignore[assignment]
+    set_write_buffer_limits = abort  # type: ignore[assignment]
+
+
+class Pausing(asyncio.Protocol):
+    """Has enough after so many bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.got = most, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, Introduced)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        if len(self.got) > self.most:
+            self.transport.pause_reading()
+
+
+@pytest.mark.parametrize(("rest", "reads"), [(b"", True), (b"abc", True), (b"abcd", False)])
+def test_who_has_enough_of_what_came_with_the_header_is_not_sent_more(rest: bytes, reads: bool) -> None:
+    raw, inner = Raw(), Pausing(3)
+    told = Introduced(raw, LOCAL)
+    told.hand_over(inner, rest)
+    assert (inner.got, raw.reads, raw.protocol) == (rest, reads, inner)
+    told.resume_reading()
+    assert raw.reads
+    told.pause_reading()
+    assert not raw.reads

@@ -40,6 +40,41 @@ def test_a_fresh_connection_can_be_asked_for() -> None:
     assert one.assign(b"c", 0, repeatable=True, fresh=True) == Open(A)
 
 
+def test_a_label_is_for_those_who_have_it() -> None:
+    one = pool(100)
+    for _ in range(4):
+        one.assign(b"c", 0, repeatable=True)
+    for handle, label in (("a1", b"a"), ("a2", b"a"), ("b1", b"b"), ("anybody's", b"")):
+        assert one.released(A, handle, 0, label)
+    assert one.assign(b"c", 0, repeatable=True, label=b"c") == Open(A)
+    assert one.assign(b"c", 0, repeatable=True, label=b"a", fresh=True) == Open(A)
+    assert one.assign(b"c", FRESH_S + 0.1, repeatable=False, label=b"a") == Open(A)
+    assert one.assign(b"c", 0, repeatable=True, label=b"a") == Reuse("a1", A)
+    assert one.assign(b"c", 0, repeatable=True, label=b"a") == Reuse("a2", A)
+    assert one.assign(b"c", 0, repeatable=True, label=b"a") == Open(A)
+    assert one.assign(b"c", 0, repeatable=True, label=b"b") == Reuse("b1", A)
+    assert one.released(A, "a1", 0, b"a")
+    one.closed(A, "a1")
+    assert one.assign(b"c", 0, repeatable=True, label=b"a") == Open(A)
+
+
+def test_labelled_connections_can_be_dismissed() -> None:
+    one = pool(100)
+    for _ in range(3):
+        one.assign(b"c", 0, repeatable=True)
+    one.released(A, "a", 0, b"a")
+    one.released(A, "b", 0, b"b")
+    one.released(A, "anybody's", 0)
+    assert one.dismiss(lambda handle: handle != "b") == ["a"]
+    assert one.assign(b"c", 0, repeatable=True, label=b"a") == Open(A)
+    assert one.assign(b"c", 0, repeatable=True, label=b"b") == Reuse("b", A)
+    assert one.assign(b"c", 0, repeatable=True) == Reuse("anybody's", A)
+    one.released(A, "b", 0, b"b")
+    assert one.expire(IDLE_S) == ["b"]
+    assert one.dismiss(lambda _: True) == []
+    assert not one._labelled, "nothing is kept of who is gone"
+
+
 def test_who_stays_gets_his_server_whatever_its_weight_and_nobody_loses_a_turn() -> None:
     three = pool(100, 0, 100)
     assert [three.assign(b"c", 0, repeatable=True, prefer=B) for _ in range(2)] == [Open(B), Open(B)]

@@ -10,6 +10,7 @@ from control.node import probe as probe_module
 from control.node.probe import HealthMonitor, Target, matches, probe
 from control.node.tasks import Tasks
 from core.model import CheckMethod, CheckType, HealthCheck
+from core.proxy_protocol import LOCAL, Header, write
 
 HTTP = HealthCheck(type=CheckType.HTTP, timeout_s=1)
 UDP = HealthCheck(type=CheckType.UDP, timeout_s=1)
@@ -274,3 +275,34 @@ async def test_concurrency_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     await done.wait()
     assert most == 3
     await tasks.close()
+
+
+@pytest.mark.parametrize("type", [CheckType.TCP, CheckType.HTTP])
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_check_of_a_server_that_wants_to_be_told(version: int, type: CheckType) -> None:
+    """It begins as connections of clients do: by its own ends, or with LOCAL."""
+    came: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer, own = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
+        wanted = write(Header(1, peer, own) if version == 1 else LOCAL)
+        header = await reader.readexactly(len(wanted))
+        rest = await reader.readuntil(b"\r\n\r\n") if type is CheckType.HTTP else await reader.read()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+        came.set_result(rest if header == wanted else header)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        target = Target("k", "127.0.0.1", port, HealthCheck(type=type, timeout_s=20), introduces=version)
+        assert (await probe(target))[0]
+        rest = await asyncio.wait_for(came, 20)
+    assert rest[:5] == (b"" if type is CheckType.TCP else b"HEAD ")
+
+
+async def test_a_check_that_wants_to_tell_and_reaches_nobody() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        target = Target("k", "127.0.0.1", sock.getsockname()[1], HTTP, introduces=2)
+        assert await probe(target) == (False, "Connection refused")
