@@ -442,6 +442,26 @@ def test_events_come_by_themselves(page: Page, site: Site) -> None:
     expect(page.get_by_role("row")).to_have_count(2)
 
 
+def test_an_identity_that_has_never_reported_is_revoked(page: Page, site: Site) -> None:
+    """`paifang up` has none: the API's answers are made up here."""
+    gone = {"name": "ks-9", "role": "keyserver", "state": "member", "ends": 1e9, "joined": 1e9}
+    asked: list[str] = []
+
+    def revoke(route: Route) -> None:
+        asked.append(f"{route.request.method} {route.request.url.rpartition('/v1/')[2]}")
+        gone["state"] = "revoked"
+        route.fulfill(json={})
+
+    page.route("**/v1/members", lambda route: route.fulfill(json={"members": [gone]}))
+    page.route("**/v1/members/*/*/revoke", revoke)
+    page.goto(f"{site.api}/console/#/nodes")
+    page.get_by_role("button", name="Revoke the identity of ks-9").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("table", name="Identities").get_by_text("revoked")).to_be_visible()
+    expect(page.get_by_role("button", name="Revoke the identity of ks-9")).to_have_count(0)
+    assert asked == ["POST members/keyserver/ks-9/revoke"]
+
+
 def chain(name: str, begin: float, end: float) -> str:
     """A chain that is good from and until so many days from now."""
     now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())

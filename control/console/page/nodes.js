@@ -39,7 +39,7 @@ export async function nodes({ signal }) {
     const made = await asking('Invite a machine to join', null, [['role', 'Role', role], ['name', 'Name', el('input', { type: 'text', required: true, spellcheck: 'false' }), 'or a pattern such as l7-*, in which the machine chooses'], ['ttl', 'Good for, in minutes', el('input', { type: 'number', value: '60', min: '1' })]], 'Invite',
       ({ role: wanted, name, ttl }) => ask('POST', 'joins', { body: { role: wanted, name, ttl_s: Number(ttl) * 60 } }));
     if (!made) return;
-    const line = `paifang join ${made.nodes_address ? `https://${made.nodes_address}` : 'https://CONTROL:8471'} --token ${made.token} --ca-fingerprint ${made.ca_fingerprint} --out /etc/paifang/${made.name.includes('*') ? 'NAME' : made.name}`;
+    const line = `paifang join ${made.nodes_address ? `https://${made.nodes_address}` : 'https://CONTROL:8471'} --token ${made.token} --ca-fingerprint ${made.ca_fingerprint} ${made.name.includes('*') ? '--name NAME --out /etc/paifang/NAME' : `--out /etc/paifang/${made.name}`}`;
     await secret('The invitation', `Run this on the new machine. The token is good once, until ${moment(made.expires)}, and is not shown again.`, line, 'Command to join');
     shown = '';
     look();
@@ -66,6 +66,8 @@ export async function nodes({ signal }) {
     joined.replaceChildren(el('h2', null, 'Identities'), table('Identities', [
       { title: 'Node', key: (each) => each.name, cell: (each) => each.name }, { title: 'Role', cell: (each) => each.role }, { title: 'State', cell: (each) => mark({ member: 'good', revoked: 'bad', expired: 'bad' }[each.state], each.state) },
       { title: 'Valid until', key: (each) => each.ends, cell: (each) => (each.ends ? moment(each.ends) : '–') }, { title: 'Joined', cell: (each) => moment(each.joined) },
+      // Also of those that have never reported, and of roles that do not report.
+      ...(admin ? [{ title: '', cell: (each) => (each.state === 'revoked' ? '' : button('Revoke', () => revoke(each), { kind: 'small', 'aria-label': `Revoke the identity of ${each.name}` })) }] : []),
     ], members, { none: 'No machine has joined by an invitation.' }),
     ...(admin ? [el('h2', null, 'Invitations'), table('Invitations', [
       { title: 'Name', cell: (each) => each.name }, { title: 'Role', cell: (each) => each.role }, { title: 'State', cell: (each) => mark({ open: 'warn', used: 'good', expired: 'idle' }[each.state], each.state) },
