@@ -34,7 +34,9 @@ from proxy.head import read_request, read_response
 from proxy.origin import Origin
 from proxy.rules import Router
 from tests.proxy.decoding import decoded
+from tests.proxy.h2_support import h2, with_fields
 from tests.proxy.support import Backend, Client, Request, free_port, model, proxy, with_options, with_service
+from tests.waiting import until
 
 ORIGIN = Origin(b"192.0.2.1", b"https", b"443", False, b"l7-1")
 TEXT = b"Not all that glisters is gold; " * 200
@@ -369,7 +371,7 @@ async def serve(request: Request) -> None:
         writer.write(ok(b'ETag: "1"') + (TEXT if not request.head.startswith(b"HEAD") else b""))
     elif request.path == "/slow":
         writer.write(ok() + TEXT[:100])
-        await held.wait()
+        await held[-1].wait()
         writer.write(TEXT[100:])
     elif request.path == "/part":
         head = ok(b"Content-Range: bytes 0-9/10000", length=10).replace(b"200 OK", b"206 Partial Content")
@@ -378,7 +380,7 @@ async def serve(request: Request) -> None:
         writer.write(ok(length=2) + b"ok")
 
 
-held = asyncio.Event()
+held: list[asyncio.Event] = []  # the newest is this test's
 
 
 async def get(client: Client, path: str, fields: bytes = b"", method: str = "GET") -> tuple[bytes, bytes]:
@@ -446,7 +448,7 @@ async def test_one_connection_carries_all_kinds_of_answers() -> None:
 
 
 async def test_what_a_server_has_sent_does_not_wait_for_what_it_will() -> None:
-    held.clear()
+    held.append(asyncio.Event())
     async with Backend(serve).running() as backend, proxy(compressing(free_port(), backend.port)) as l7:
         client = await _ask(await l7.connect(), "/slow", GZIP, "GET")
         await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 20)
@@ -454,7 +456,7 @@ async def test_what_a_server_has_sent_does_not_wait_for_what_it_will() -> None:
         while decoded(Coding.GZIP, got, whole=False) != TEXT[:100]:
             size = int(await asyncio.wait_for(client.reader.readuntil(b"\r\n"), 20), 16)
             got += (await client.reader.readexactly(size + 2))[:-2]
-        held.set()
+        held[-1].set()
         assert decoded(Coding.GZIP, got + await client._chunks()) == TEXT
         await client.close()
 
@@ -469,3 +471,25 @@ async def test_it_is_turned_on_and_off_under_a_connection() -> None:
                 head, body = await get(client, "/page", GZIP)
                 assert (b"Content-Encoding" in head, b"Vary" in head, body) == (wanted, wanted, TEXT)
             await client.close()
+
+
+async def test_streams_of_http_2() -> None:
+    """Compressed, held back for a moment, and as HEAD has it; beside answers that are not."""
+    held.append(asyncio.Event())
+    async with Backend(serve).running() as backend:
+        made = with_options(compressing(free_port(), backend.port), http2_prior_knowledge=True)
+        async with proxy(made) as l7, h2(l7) as client:
+            asked = (b"accept-encoding", b"br")
+            for _ in range(2):
+                got = await client.get((b":path", b"/page"), asked)
+                assert decoded(Coding.BR, got.body) == TEXT
+                assert (got.fields[b"content-encoding"], got.fields[b"etag"]) == (b"br", b'W/"1"')
+                assert b"content-length" not in got.fields
+                assert (await client.get()).body == b"ok"
+            got = await client.get((b":path", b"/page"), (b":method", b"HEAD"), asked)
+            assert (got.fields[b"content-encoding"], got.body) == (b"br", b"")
+            assert b"content-length" not in got.fields
+            answer = client.answers[stream := client.ask(with_fields((b":path", b"/slow"), asked))]
+            await until(lambda: decoded(Coding.BR, answer.body, whole=False) == TEXT[:100], limit_s=20)
+            held[-1].set()
+            assert decoded(Coding.BR, (await client.answer(stream)).body) == TEXT

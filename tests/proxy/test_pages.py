@@ -9,6 +9,7 @@ import pytest
 from core.model import ErrorPage, Listener, Protocol, Rule
 from proxy.answering import Answering
 from proxy.pages import Form, Page, Pages, Told, error_body
+from tests.proxy.h2_support import h2
 from tests.proxy.support import ANSWER, Backend, Client, Request, free_port, model, proxy, with_options
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -128,17 +129,17 @@ async def test_errors_of_ours_and_of_servers_on_one_connection() -> None:
         async with proxy(base) as l7:
             client = await l7.connect()
             for number in range(2):
+                assert (await _get(client, "/"))[2] == b"ok"
+                status, head, body = await _get(client, "/401")
+                assert (status, body) == (401, b"who?")
+                assert b'\r\nWWW-Authenticate: Basic realm="r"\r\n' in head
+                assert (await _get(client, "/404"))[2] == b"stack"  # that one is not for servers
                 status, head, body = await _get(client, "/503", b"X-Request-Id: mine\r\n")
                 assert (status, body) == (503, b"<p>503 a server_error mine")
                 assert b"\r\nRetry-After: 7\r\n" in head
                 assert b"secret" not in head
                 assert b"Set-Cookie" not in head
                 assert b"\r\nCache-Control: no-store\r\n" in head
-                status, head, body = await _get(client, "/401")
-                assert (status, body) == (401, b"who?")
-                assert b'\r\nWWW-Authenticate: Basic realm="r"\r\n' in head
-                assert (await _get(client, "/404"))[2] == b"stack"  # that one is not for servers
-                assert (await _get(client, "/"))[2] == b"ok"
                 assert l7.hub.counters["replaced_answers"] == 2 * (number + 1)
             assert backend.connections == 1
             assert (await _get(client, "/long"))[2].startswith(b"<p>500 ")
@@ -172,6 +173,18 @@ async def test_browsers_get_html_without_any_page() -> None:
         assert b"<h1>502 Bad Gateway</h1>" in body
         assert json.loads((await _get(client, "/cut"))[2])["error"] == "upstream_closed"
         await client.close()
+
+
+async def test_streams_of_http_2_get_pages() -> None:
+    listed = (ErrorPage("5xx", body="<p>${status}", servers=True),)
+    async with Backend(serve).running() as backend:
+        base = with_options(model(free_port(), [backend.port]), error_pages=listed, http2_prior_knowledge=True)
+        async with proxy(base) as l7, h2(l7) as client:
+            for path, text in ((b"/503", b"<p>503"), (b"/", b"ok"), (b"/long", b"<p>500"), (b"/cut", b"<p>502")):
+                got = await client.get((b":path", path))
+                assert got.body == text
+                if path != b"/":
+                    assert got.fields[b"content-length"] == b"6"
 
 
 async def _get(client: Client, path: str, fields: bytes = b"") -> tuple[int, bytes, bytes]:
