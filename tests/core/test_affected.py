@@ -272,3 +272,18 @@ def test_a_change_is_not_compared_with_everything() -> None:
     assert [*of_listener.server_groups] == ["g0", "g7"]
     assert len(part(model, model, [(Kind.SERVER_GROUPS, "g0")]).listeners) == 100, "a rule of each leads there"
     assert part(model, model, [(Kind.INSTANCES, "i7")]) is model
+
+
+def test_a_table_in_an_object_names_others_too() -> None:
+    """Of several, as in a split, or of one, as where copies go."""
+    services = [{"name": name, "protocol": "http", "server_group": "s0"} for name in ("b0", "b1", "b2")]
+    listener = {"name": "l", "instance": "i0", "protocol": "http", "port": 80}
+    rules = [
+        {"name": "split", "listener": "l", "split": [{"backend_service": "b0"}]},
+        {"name": "mirror", "listener": "l", "url": "/a", "backend_service": "b0", "mirror": {"backend_service": "b1"}},
+    ]
+    model = from_dict({**BASE, "backend_services": services, "listeners": [listener], "rules": rules})
+    for name, named_by in (("b0", {"split", "mirror"}), ("b1", {"mirror"}), ("b2", set())):
+        found = part(model, model, [(Kind.BACKEND_SERVICES, name)]).rules
+        assert named_by <= set(found)
+        assert bool(found) == bool(named_by)

@@ -160,6 +160,11 @@ def test_each_node_lets_its_part_through() -> None:
     assert sum(played.passed(1, who=b"192.0.2.%d" % host) for host in range(2, 20)) == 2
 
 
+def test_a_node_lets_no_more_than_its_part_through_over_time() -> None:
+    played = Played(RateLimit(12, burst=4), parts=4)
+    assert sum(played.ask(number / 100) is None for number in range(1000)) in (30, 31)
+
+
 def test_a_changed_limit_goes_on_and_a_new_one_begins_afresh() -> None:
     played = Played(RateLimit(2, burst=2))
     played.passed(2)
