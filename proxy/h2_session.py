@@ -50,7 +50,7 @@ from proxy.h2_frames import (
     frame,
     stripped,
 )  # fmt: skip
-from proxy.hpack import Decoder, HpackError, Pair
+from proxy.hpack import EMPTIED, TABLE_BYTES, Decoder, HpackError, Pair
 
 WINDOW: Final = 65_535  # before any setting
 REMEMBERED: Final = 1024  # streams that we have reset
@@ -111,7 +111,7 @@ class Session:
     __slots__ = (
         "_block", "_blocked", "_blocked_ended", "_broken", "_buffer", "_decoder", "_frame_bytes", "_given",
         "_greeted", "_idle", "_last", "_left_at", "_limits", "_now", "_out", "_owed", "_resets", "_room", "_streams",
-        "_they_leave", "_waiting", "_was_reset", "_window", "_windows",
+        "_table", "_table_told", "_they_leave", "_waiting", "_was_reset", "_window", "_windows",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, now: float, *, connect_protocol: bool = False) -> None:
@@ -130,6 +130,7 @@ class Session:
         self._room = self._window = WINDOW  # what we may send at all; and on a new stream
         self._given, self._owed = limits.window, 0
         self._frame_bytes = FRAME_BYTES  # what the client takes
+        self._table, self._table_told = TABLE_BYTES, b""  # the client's, for our blocks; what is to be said of it
         self._broken = False
         self._waiting = 0
         self._now = now
@@ -421,6 +422,9 @@ class Session:
                         raise Breach(Error.FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1")
                 if more > 0:
                     events.append(Opened(0))
+            elif name == Setting.HEADER_TABLE_SIZE:
+                if value < self._table:  # the next block has to say that we know (RFC 7541 §4.2)
+                    self._table, self._table_told = 0, EMPTIED
             elif name == Setting.MAX_FRAME_SIZE:
                 if not FRAME_BYTES <= value < 1 << 24:
                     raise Breach(Error.PROTOCOL_ERROR, f"frames of {value} bytes")
@@ -465,6 +469,8 @@ class Session:
     def head(self, stream: int, block: bytes, ended: bool) -> None:
         """An answer's head, an interim one's, or trailers, as a block of fields (`hpack.encode`)."""
         flags = END_STREAM if ended else 0
+        if self._table_told:
+            block, self._table_told = self._table_told + block, b""
         if len(block) <= FRAME_BYTES:
             self._out.append(frame(HEADERS, flags | END_HEADERS, stream, block))
         else:

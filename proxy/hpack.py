@@ -23,6 +23,7 @@ from hpack.table import HeaderTable
 Pair = tuple[bytes, bytes]
 
 TABLE_BYTES: Final = 4096  # SETTINGS_HEADER_TABLE_SIZE, which we leave as it is
+EMPTIED: Final = b"\x20"  # begins a block of somebody whose table is empty from now on (§6.3)
 ENTRY_BYTES: Final = 32  # what an entry, and a field of a list, counts beyond its name and value
 _REMEMBERED: Final = 64  # blocks
 _STATIC: Final[tuple[Pair, ...]] = tuple((bytes(name), bytes(value)) for name, value in HeaderTable.STATIC_TABLE)

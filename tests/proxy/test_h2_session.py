@@ -123,6 +123,19 @@ def test_what_we_say_of_ourselves() -> None:
     assert pair.of(h2.events.SettingsAcknowledged)
 
 
+def test_a_client_that_keeps_a_smaller_table_is_told_that_we_know() -> None:
+    """RFC 7541 §4.2: at the beginning of the next block, once; nghttp2 ends the connection otherwise."""
+    session = greeted()
+    session.receive(frame(SETTINGS, 0, 0, setting(1, 4096)) + asked(1) + asked(3) + asked(5) + asked(7), 0.0)
+    said = []
+    for stream, sizes in ((1, ()), (3, (100, 9000)), (5, (0,)), (7, (4096, 50))):
+        session.receive(b"".join(frame(SETTINGS, 0, 0, setting(1, size)) for size in sizes), 0.0)
+        session.take()
+        session.head(stream, ANSWER, True)
+        said.append(frames(session.take())[0][3])
+    assert said == [ANSWER, b"\x20" + ANSWER, ANSWER, ANSWER]
+
+
 def test_a_request_and_its_answer() -> None:
     pair = Pair()
     stream = pair.ask(ended=False)

@@ -1,4 +1,4 @@
-"""HTTP/2 as its clients ask for it: by ALPN, from curl, h2load and Chromium, with certificates, over a handover."""
+"""HTTP/2 as clients ask for it: by ALPN, from curl, nghttp, h2load and Chromium, with certificates, over a handover."""
 
 from __future__ import annotations
 
@@ -131,6 +131,42 @@ async def test_curl_sends_and_gets_a_long_body(tmp_path: Path) -> None:
         assert await run(*words, "--data-binary", f"@{sent}", *where) == b"2 200"
         assert sha256(got.read_bytes()).digest() == sha256(body).digest()
         assert await run(*words, "--http1.1", *where) == b"1.1 200"
+
+
+async def invited(request: Request) -> None:
+    """Asks for the body where the client waits for that, and echoes it."""
+    if b"\r\nexpect: 100-continue\r\n" in request.head:
+        request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await echo(request)
+
+
+async def test_nghttp_has_priorities_padding_and_narrow_windows(tmp_path: Path) -> None:
+    """A dozen requests that depend on each other; and uploads: padded, and with whatever else a client may do."""
+    body, sent = bytes(range(256)) * 1_200, tmp_path / "sent"
+    sent.write_bytes(body)
+    async with serving(invited) as (l7, backend):
+        start, url = ["nghttp", "-y", "-b", "200"], f"https://127.0.0.1:{l7.port}"
+        upload = [*start, "-d", str(sent)]
+        parts = ["--no-content-length", "--trailer", "x-sum: 1", "--expect-continue", "--continuation"]
+        narrow = ["-w", "12", "-W", "13", "-c", "0", "--encoder-header-table-size=0"]
+        told, *got = await asyncio.gather(
+            run(*start, "-v", "-n", "-m", "6", "-p", "200", "-p", "1", f"{url}/x", f"{url}/y"),
+            run(*upload, f"{url}/up"), run(*upload, *parts, *narrow, f"{url}/up"),
+        )  # fmt: skip
+        assert b"send PRIORITY frame" in told
+        assert len(set(re.findall(rb"recv \(stream_id=(\d+)\) :status: 200", told))) == 12
+        assert [len(each) for each in got] == [len(body)] * 2
+        assert got == [body] * 2
+        chunked = [head.lower() for head in backend.heads if b"\r\nTransfer-Encoding: chunked" in head]
+        assert [head.count(b"\r\ncontinuation-test-") for head in chunked] == [6]
+        counted = l7.hub.counters
+        assert [counted[f"http2_{name}"] for name in ("connections", "streams", "errors", "resets_out")] == [
+            3,
+            14,
+            0,
+            0,
+        ]
+        assert (counted["status_2xx"], len(l7.records)) == (14, 14)
 
 
 async def test_h2load_has_a_hundred_streams_at_a_time() -> None:
