@@ -11,6 +11,7 @@ from typing import Final
 
 from control.node import backend_tls
 from core.ejection import Outcome
+from proxy import grpc
 from proxy.account import Account
 from proxy.admission import Refusal, Verdict
 from proxy.balance import Address
@@ -189,6 +190,10 @@ class Carrier(ABC, asyncio.Protocol):
             return
         if service.total_timeout_s and self._ends_at == NEVER:
             self._ends_at = hub.now() + service.total_timeout_s
+        if exchange.converses and not command.tried and not command.fresh:
+            allowed_s = exchange.allowed_s
+            if allowed_s:
+                self._ends_at = min(self._ends_at, hub.now() + allowed_s)
         if command.tried or command.fresh:
             if not service.pool.may_retry(hub.now()):
                 hub.count("retries_denied")
@@ -345,7 +350,7 @@ class Carrier(ABC, asyncio.Protocol):
         assert upstream is not None
         assert service is not None
         assert exchange is not None
-        if exchange.status >= 500 or service.pool.attentive:
+        if exchange.status >= 500 or exchange.grpc_status or service.pool.attentive:
             self._judge(exchange, service, upstream.server)
         self._give_back(upstream, service, reuse)
 
@@ -387,5 +392,6 @@ class Carrier(ABC, asyncio.Protocol):
         elif exchange.error is not None or not exchange.status:
             return
         else:
-            outcome = Outcome.ERROR if exchange.status >= 500 else Outcome.ANSWERED
+            failed = exchange.status >= 500 or exchange.grpc_status in grpc.FAULTS
+            outcome = Outcome.ERROR if failed else Outcome.ANSWERED
         service.note(server, outcome, self._hub.now())

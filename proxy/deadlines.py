@@ -9,6 +9,7 @@
     the server, in the midst of its answer    the service's idle_timeout_s, else request_timeout_s
     the client, whose body is not read now    request_timeout_s
     the client, whose body comes              body_timeout_s, of which bytes buy no more than they may (crowd.py)
+    either, in a call of gRPC                 as the server is, from whatever moved last; `grpc-timeout` for all of it
     anybody, in a tunnel                      tunnel_timeout_s; once the client has ended, at most request_timeout_s
 
 and never beyond `total_timeout_s` of the service, but for tunnels. A deadline is one attribute of the connection, moved
@@ -54,7 +55,7 @@ class TimedCarrier(Carrier):
         waits = exchange.waits
         if self._full:
             timeout_s = site.allowance.send_timeout_s
-        elif waits is Waits.UPSTREAM:
+        elif waits is Waits.UPSTREAM or (waits is Waits.CLIENT and exchange.converses):
             timeout_s = site.request_timeout_s
             if self._service is not None:
                 service = self._service

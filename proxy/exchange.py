@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from core.model import Mirror
-from proxy import headers
+from proxy import grpc, headers
 from proxy.actions import Changes, Decision, Forward, Redirect, Reply, Sent, joined
 from proxy.admission import Await, Case, Delay, Means, Refusal, Verdict, retry_after
 from proxy.answering import Answering
@@ -114,11 +114,12 @@ class Exchange:
     """
 
     __slots__ = (
-        "_admitted", "_again_after", "_answering", "_body_left", "_case", "_changes", "_client", "_continued",
-        "_copied", "_copy", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim", "_keep_alive",
-        "_leave", "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server", "_sheddable",
-        "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error", "identifier",
-        "offset", "replaced", "rest", "rule", "service", "source", "status", "target", "upstream", "user",
+        "_admitted", "_again_after", "_answering", "_body_left", "_call", "_case", "_changes", "_client",
+        "_continued", "_copied", "_copy", "_date", "_decision", "_down", "_early", "_head", "_hsts", "_interim",
+        "_keep_alive", "_leave", "_means", "_origin", "_repeatable", "_request", "_reused", "_router", "_server",
+        "_sheddable", "_stay", "_traced", "_tried", "_tries", "_up", "_upgrade", "answer", "browsers", "error",
+        "grpc_status", "identifier", "offset", "replaced", "rest", "rule", "service", "source", "status", "target",
+        "upstream", "user",
     )  # fmt: skip
 
     def __init__(
@@ -140,6 +141,8 @@ class Exchange:
         self.identifier = identifier
         self.rest = rest
         self.status = 0
+        self._call = grpc.is_call(head)
+        self.grpc_status: int | None = None  # what a call of gRPC was told
         self.error: Code | None = None
         self.source: Source | None = None
         self.offset: int | None = None
@@ -237,6 +240,16 @@ class Exchange:
     def answering(self) -> bool:
         """Whether the answer's head has been passed on."""
         return self._down is _BODY
+
+    @property
+    def converses(self) -> bool:
+        """Whether the body comes as it will, and the answer beside it: a call of gRPC."""
+        return self._call
+
+    @property
+    def allowed_s(self) -> float:
+        """How long a call of gRPC may take, as its client says; 0: it does not."""
+        return grpc.timeout_s(self._head) if self._call else 0.0
 
     @property
     def waits(self) -> Waits:
@@ -494,7 +507,7 @@ class Exchange:
             return self._fail(Code.TOTAL_TIMEOUT)
         if client_stalled:
             return self._cut(Code.CLIENT_STALLED)
-        if self.waits is Waits.CLIENT:
+        if self.waits is Waits.CLIENT and not self._call:
             return self._fail(Code.BODY_TIMEOUT)
         if self.waits is Waits.CONNECT:
             return self._reply(Code.CONNECT_TIMEOUT)
@@ -568,6 +581,8 @@ class Exchange:
         self._early = self._up is _SENDING
         self.status, self.answer = head.status, head.block
         self._move_down(_BODY)
+        if self._call:
+            self.grpc_status = grpc.said(head.block)
         changes = self._changes_in(head)
         if self._answering is not None and self._answering.compressing is not None:
             compressing, case = self._answering.compressing, self.compression_case
@@ -605,6 +620,8 @@ class Exchange:
         payload, ended, trailers, sound = piece
         if not ended:
             return self._client.send(payload, ended=False)
+        if self._call:
+            self.grpc_status = grpc.said_in(trailers) if trailers else self.grpc_status
         kept = headers.trailer_lines(trailers) if trailers and self._head.block.trailers else b""
         sent = self._client.send(payload, ended=True, trailers=kept)
         reuse = sound and self._up is _SENT and not self._early
@@ -626,6 +643,8 @@ class Exchange:
         self.error, self.source = code, source or code.source
         self.status = 502 if self.source is not code.source else code.status
         more = lines + retry_after(1) if code in LATER else lines
+        if self._call:
+            return self._reply_to_call(code, more)
         form = self._form
         if pages is not None and pages.page(self.status, form.accepts) is not None:
             form = form._replace(pages=pages)
@@ -633,6 +652,14 @@ class Exchange:
             code, self.status, self.identifier, self._origin.node, self._date(), self.offset, form
         )
         return self._reply_with(lines + more, text)
+
+    def _reply_to_call(self, code: Code, more: bytes) -> list[Command]:
+        """What clients of gRPC understand: an answer that is a head alone."""
+        self.grpc_status, self.status = grpc.status_of(code, self.status), 200
+        said = code.said(self.offset)
+        return self._reply_with(
+            grpc.reply_lines(self.grpc_status, said, self.identifier, self._origin.node, self._date(), more), b""
+        )
 
     def _reply_as(self, decision: Redirect | Sent | Reply | None) -> list[Command]:
         """What a rule says instead of a server."""
@@ -665,8 +692,16 @@ class Exchange:
         return [*said, *self._end(keep_alive=not close, reuse=reuse)]
 
     def _fail(self, code: Code, source: Source | None = None) -> list[Command]:
-        """The exchange cannot go on: a reply if nothing was answered yet, a cut otherwise."""
-        return self._reply(code, source) if self._down is Down.WAITING else self._cut(code, source)
+        """The exchange cannot go on: a reply if nothing was answered yet, a cut otherwise. The end of a call of gRPC
+        can say that it is none."""
+        if self._down is Down.WAITING:
+            return self._reply(code, source)
+        if not self._call or self._down is not _BODY:
+            return self._cut(code, source)
+        self.error, self.source = code, source or code.source
+        self.grpc_status = grpc.status_of(code, code.status)
+        told = self._client.send(b"", ended=True, trailers=grpc.lines(self.grpc_status, code.said(self.offset)))
+        return [*told, *self._end(keep_alive=False)]
 
     def _cut(self, code: Code, source: Source | None = None) -> list[Command]:
         self.error, self.source = code, source or code.source
