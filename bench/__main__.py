@@ -16,6 +16,7 @@ BENCHES = (
     "l4",
     "veth",
     "l7",
+    "h2",
     "rules",
     "redirects",
     "tls",

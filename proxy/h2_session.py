@@ -69,7 +69,7 @@ class Limits(NamedTuple):
     window: int = 262_144
     resets: tuple[int, int] = (1000, 33)  # as nghttp2's
     idle_frames: tuple[int, int] = (1000, 100)
-    windows: tuple[int, int] = (10_000, 1_000)  # and one more for each KiB that goes out
+    windows: tuple[int, int] = (10_000, 1_000)  # one more for each KiB that goes out, two for each end
 
 
 class _Stream:
@@ -552,6 +552,7 @@ class Session:
 
     def _end(self, stream: int) -> None:
         """We have sent all. A client that has not is asked to stop (§8.1)."""
+        self._windows.earn(2)  # of a body however small, stream and connection may be given back
         found = self._streams.get(stream)
         if found is not None:
             found.we_ended = True

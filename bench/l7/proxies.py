@@ -116,22 +116,35 @@ def backend(directory: Path) -> contextlib.AbstractContextManager[Contender]:
     return configured(directory, "backend", "backend.conf", ["nginx", "-c"])
 
 
+def grpc_server(directory: Path) -> contextlib.AbstractContextManager[Contender]:
+    return configured(directory, "grpc", "grpc.conf", ["nginx", "-c"])
+
+
 def nginx(
-    directory: Path, backend: int, echo: int, *, logs: bool = True
+    directory: Path, backend: int, echo: int, *, grpc: int = 9, logs: bool = True
 ) -> contextlib.AbstractContextManager[Contender]:
     name = "nginx" if logs else "nginx without log"
     log = f"{directory}/nginx.log json buffer=64k flush=1s" if logs else "off"
     return configured(
-        directory, name.replace(" ", "-"), "nginx.conf", ["nginx", "-c"], backend=backend, echo=echo, log=log
+        directory,
+        name.replace(" ", "-"),
+        "nginx.conf",
+        ["nginx", "-c"],
+        backend=backend,
+        echo=echo,
+        grpc=grpc,
+        log=log,
     )
 
 
-def haproxy(directory: Path, backend: int, echo: int) -> contextlib.AbstractContextManager[Contender]:
+def haproxy(directory: Path, backend: int, echo: int, *, grpc: int = 9) -> contextlib.AbstractContextManager[Contender]:
     (directory / "haproxy.pem").write_text(
         (directory / "chain.pem").read_text() + (directory / "keys/web.key").read_text()
     )
     log = "log global\n  option httplog"
-    return configured(directory, "haproxy", "haproxy.cfg", ["haproxy", "-f"], backend=backend, echo=echo, log=log)
+    return configured(
+        directory, "haproxy", "haproxy.cfg", ["haproxy", "-f"], backend=backend, echo=echo, grpc=grpc, log=log
+    )
 
 
 def caddy(directory: Path, backend: int) -> contextlib.AbstractContextManager[Contender]:
@@ -166,27 +179,38 @@ def key_server(directory: Path) -> Iterator[str]:
         started.wait(10)
 
 
-def model(port: int, tls_port: int, backend: int, echo: int, chain: str) -> Model:
+def model(port: int, tls_port: int, backend: int, echo: int, chain: str, grpc: int = 9) -> Model:
     plain = Listener("web", "main", Protocol.HTTP, port, "app", idle_timeout_s=60)
-    group = {name: ServerGroup(name, (Server("127.0.0.1", at),)) for name, at in (("app", backend), ("echo", echo))}
+    group = {
+        name: ServerGroup(name, (Server("127.0.0.1", at),))
+        for name, at in (("app", backend), ("echo", echo), ("grpc", grpc))
+    }
     return Model(
         certificates={"web": Certificate("web", chain=chain)},
         server_groups=group,
         backend_services={
-            name: BackendService(name, BackendProtocol.HTTP, name, health_check=None) for name in ("app", "echo")
+            name: BackendService(name, protocol, name, health_check=None)
+            for name, protocol in (
+                ("app", BackendProtocol.HTTP),
+                ("echo", BackendProtocol.HTTP),
+                ("grpc", BackendProtocol.H2C),
+            )
         },
         instances={"main": Instance("main")},
         listeners={
             "web": plain,
             "tls": replace(plain, name="tls", protocol=Protocol.HTTPS, port=tls_port, certificates=("web",)),
         },
-        rules={"echo": Rule("echo", "web", "echo", url="/echo")},
+        rules={
+            "echo": Rule("echo", "web", "echo", url="/echo"),
+            "grpc": Rule("grpc", "tls", "grpc", url="/grpc.Echo"),
+        },
     )
 
 
 @contextlib.asynccontextmanager
 async def paifang(
-    directory: Path, backend: int, echo: int, keys: str, *, logs: bool = True, workers: int = 1
+    directory: Path, backend: int, echo: int, keys: str, *, grpc: int = 9, logs: bool = True, workers: int = 1
 ) -> AsyncIterator[Contender]:
     """As in production: with its supervisor, its access log and a key server."""
     tasks, port, tls_port = Tasks(), free_port(), free_port()
@@ -195,7 +219,7 @@ async def paifang(
     supervisor = Supervisor(settings, tasks, lambda why: print(f"paifang: {why}", file=sys.stderr))
     supervisor.start()
     try:
-        await supervisor.apply(model(port, tls_port, backend, echo, chain), 1)
+        await supervisor.apply(model(port, tls_port, backend, echo, chain, grpc), 1)
         await asyncio.to_thread(wait_for, port)
         yield Contender("paifang", port, tuple(supervisor.pids), tls_port)
     finally:

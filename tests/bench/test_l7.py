@@ -59,7 +59,7 @@ def test_the_script_quotes_what_lua_would_read() -> None:
 
 
 def test_configurations_ask_for_nothing_that_is_not_given() -> None:
-    given = {"dir", "name", "port", "tls_port", "backend", "echo", "log"}
+    given = {"dir", "name", "port", "tls_port", "backend", "echo", "grpc", "log"}
     for path in (*HERE.glob("*.conf"), *HERE.glob("*.cfg"), HERE / "Caddyfile"):
         asked = set(re.findall(r"@(\w+)@", path.read_text()))
         assert {"dir", "port"} & asked

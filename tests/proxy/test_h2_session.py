@@ -474,6 +474,18 @@ HOSTILE: list[tuple[str, bytes, Error]] = [
 ]  # fmt: skip
 
 
+def test_giving_back_what_small_bodies_took_is_no_flood() -> None:
+    """As nginx and others do it for each message of gRPC: once for the stream, once for the connection."""
+    session = greeted()
+    for stream in range(1, 24_001, 2):
+        assert session.receive(asked(stream), 0.0)
+        session.head(stream, ANSWER, False)
+        session.data(stream, b"small", True)
+        credit = frame(WINDOW_UPDATE, 0, stream, number(5)) + frame(WINDOW_UPDATE, 0, 0, number(5))
+        assert not [each for each in session.receive(credit, 0.0) if isinstance(each, Broken)]
+        session.take()
+
+
 @pytest.mark.parametrize(("data", "code"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE])
 def test_what_breaks_the_connection(data: bytes, code: Error) -> None:
     session = greeted()
