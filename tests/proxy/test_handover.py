@@ -21,15 +21,20 @@ from proxy.ask import ADMIN_SOCKET
 from proxy.errors import ApplyError
 from proxy.handover import SOCKET, Offer, Succession
 from proxy.listen import bind
+from tests.proxy.h2_support import WEBSOCKET, Raw
 from tests.proxy.processes import asked, command, keep, refused, running, state_of
-from tests.proxy.support import WEBSOCKET, Backend, Client, Request, free_port, model, open_websocket
+from tests.proxy.support import Backend, Client, Request, free_port, model, open_websocket, with_options
+from tests.proxy.test_h2_conn import accept
 from tests.waiting import until
+
+STREAMS = 4
 
 
 async def answer(request: Request) -> None:
-    """The body is the request's id, whose first 20 digits are a worker's own; /chat is an echo."""
-    if request.path == "/chat":
-        request.writer.write(WEBSOCKET)
+    """The body is the request's id, whose first 20 digits are a worker's own; /chat and /ws are echoes."""
+    if request.path in ("/chat", "/ws"):
+        head = b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+        request.writer.write(head % accept(request.head))
         while data := await request.reader.read(100):
             request.writer.write(data)
         return
@@ -40,17 +45,19 @@ async def answer(request: Request) -> None:
 
 
 class Load:
-    """Clients that ask without pause, on a connection each as long as it lives or on a new one each time."""
+    """Clients that ask without pause: on a connection each as long as it lives, on a new one each time, by streams."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.served: Counter[bytes] = Counter()
+        self.left = 0  # connections of HTTP/2 that their clients were told to leave
         self.failures: list[str] = []
         self._stop = asyncio.Event()
 
     @asynccontextmanager
-    async def of(self, clients: int) -> AsyncIterator[Load]:
+    async def of(self, clients: int, by_streams: int) -> AsyncIterator[Load]:
         self._tasks = [asyncio.create_task(self._ask(each % 2 == 0)) for each in range(clients)]
+        self._tasks += [asyncio.create_task(self._ask_by_streams()) for _ in range(by_streams)]
         try:
             yield self
         finally:
@@ -78,6 +85,28 @@ class Load:
             except (OSError, TimeoutError, asyncio.IncompleteReadError, AssertionError) as error:
                 self.failures.append(repr(error))
 
+    async def _ask_by_streams(self) -> None:
+        while not self._stop.is_set():
+            client = Raw(*await asyncio.open_connection("127.0.0.1", self.port))
+            client.greet()
+            try:
+                await asyncio.gather(*[self._ask_on(client) for _ in range(STREAMS)])
+                self.left += bool(client.goaways)
+            finally:
+                await client.close()
+
+    async def _ask_on(self, client: Raw) -> None:
+        """One request after the other until GOAWAY; of those that went before it none is lost that it does not name."""
+        while not self._stop.is_set() and not client.goaways and not client.closed:
+            stream = client.ask()
+            answer = await client.answer(stream)
+            if answer.ended and answer.status == 200:
+                self.served[answer.body[:20]] += 1
+            elif not (client.goaways and stream > client.goaways[-1][0]):  # then it may be asked for elsewhere
+                self.failures.append(f"stream {stream}: {answer}, told {client.goaways}")
+        if client.closed and not client.goaways:
+            self.failures.append("a connection ends without a word")
+
     async def by_others(self, workers: set[bytes], count: int) -> None:
         """Until so many requests were served by workers that are none of these."""
         await until(lambda: sum(n for who, n in self.served.items() if who not in workers) > count, limit_s=30)
@@ -97,15 +126,19 @@ async def look_at_ready(port: int, states: Counter[bytes], stop: asyncio.Event) 
 
 
 async def test_a_node_is_replaced_under_load_and_no_request_fails(identity: Path) -> None:
-    """More workers, then fewer; the WebSocket stays with the process that has it, which ends when that does."""
+    """More workers, then fewer; WebSockets stay with the process that has them, which ends when they do."""
     port, ready = free_port(), free_port()
     at = f"127.0.0.1:{ready}"
     states: Counter[bytes] = Counter()
     async with Backend(answer).running() as backend:
-        keep(identity, model(port, [backend.port]))
+        keep(identity, with_options(model(port, [backend.port]), http2_prior_knowledge=True))
         async with running(identity, port, "--workers", "2", "--drain-time", "60", ready=at) as first:
             tunnel = await open_websocket(port, "/chat")
-            async with Load(port).of(16) as load:
+            other = Raw(*await asyncio.open_connection("127.0.0.1", port))
+            other.greet()
+            stream = other.ask(WEBSOCKET, ended=False)
+            await until(lambda: other.answers[stream].status == 200, limit_s=30)
+            async with Load(port).of(12, by_streams=2) as load:
                 await until(lambda: load.served.total() > 100)
                 looked = asyncio.Event()
                 looking = asyncio.create_task(look_at_ready(ready, states, looked))
@@ -120,13 +153,18 @@ async def test_a_node_is_replaced_under_load_and_no_request_fails(identity: Path
                         assert await asyncio.wait_for(second.wait(), 30) == 0
                         tunnel.writer.write(b"still there?")
                         assert await tunnel.reader.readexactly(12) == b"still there?"
-                        assert first.returncode is None
                         await tunnel.close()
+                        other.data(stream, b"by a stream?")
+                        await until(lambda: other.answers[stream].body == b"by a stream?", limit_s=30)
+                        assert first.returncode is None
+                        assert other.goaways[-1][0] == stream
+                        await other.close()
                         assert await asyncio.wait_for(first.wait(), 30) == 0
                         await load.stop()
                         looked.set()
                         await looking
                         assert load.failures == []
+                        assert load.left >= 2
             assert load.served.total() > 700
     assert set(states) == {b"HTTP/1.1 200"}
     await until(lambda: refused(port))  # its workers end after it
