@@ -566,6 +566,18 @@ def test_windows_for_what_is_sent_cost_nothing() -> None:
         assert session.receive(frame(WINDOW_UPDATE, 0, 1, number(1)) * 10, 0.0) == []
 
 
+def test_a_ping_for_each_frame_costs_nothing() -> None:
+    """As grpc-go's and grpc-java's clients send them, to know how much the path holds."""
+    session = greeted(Limits(idle_frames=(2, 0)))
+    session.receive(frame(SETTINGS, 0, 0, setting(4, MOST_WINDOW)) + frame(WINDOW_UPDATE, 0, 0, number(1 << 30)), 0.0)
+    session.receive(asked(1), 0.0)
+    session.head(1, ANSWER, False)
+    for _ in range(100):
+        session.data(1, b"message", False)
+        assert session.receive(frame(PING, 0, 0, bytes(8)), 0.0) == []
+    assert isinstance(session.receive(frame(PING, 0, 0, bytes(8)) * 4, 0.0)[-1], Broken)
+
+
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40))))
 def test_any_frames_are_understood_or_refused(many: list[tuple[int, int, int, bytes]]) -> None:
     session = greeted(Limits(streams=3))
