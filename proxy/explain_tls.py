@@ -41,7 +41,8 @@ def shake_hands(told: Explanation, each: L7Listener, sni: str) -> bool:
     text = f"{' or '.join(names)}, for {sni or 'a client that names nobody'}: {how}"
     told.say("certificate", text, Place(Kind.CERTIFICATES, names[0]), *notes)
     policy = Place(Kind.LISTENERS, listener.name, "tls_policy")
-    told.say("TLS", f"{listener.tls_policy}: {_POLICIES[listener.tls_policy]}", policy)
+    offered = "HTTP/2 and HTTP/1.1 are offered" if listener.http2 else "HTTP/1.1 alone is offered"
+    told.say("TLS", f"{listener.tls_policy}: {_POLICIES[listener.tls_policy]}; {offered}", policy)
     if each.authorities is not None:
         required = listener.client_certificate is ClientCertificate.REQUIRED
         text = "the handshake fails" if required else "it is let in all the same"

@@ -85,6 +85,13 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ("sum(paifang_l7_requests_in_flight)", "in flight"), ("sum(paifang_l7_requests_waiting)", "waiting"),
             ("sum(paifang_l7_connections)", "connections"),
         )),
+        Panel("HTTP/2 of clients", "ops", (
+            (_rate("paifang_l7_http2_streams_total"), "requests"),
+            (_rate("paifang_l7_http2_received_resets_total"), "reset by clients"),
+            (_rate("paifang_l7_http2_sent_resets_total"), "reset by us"),
+            (_rate("paifang_l7_http2_goaways_total"), "connections told to leave"),
+            (_rate("paifang_l7_http2_floods_total"), "ended as floods"),
+        )),
     )),
     ("TLS and keys", (
         Panel("Handshakes", "cps", (

@@ -443,9 +443,11 @@ def test_the_certificate_that_a_name_gets(sni: str, name: str) -> None:
         "wild": Certificate("wild", domains=("*.example",)),
         "exact": Certificate("exact", domains=("shop.example",)),
     }
-    told = request(replace(configured, certificates=certificates), Wanted("https://shop.example/", sni=sni))
-    assert told.result["certificate"] == name
-    assert told.outcome is Outcome.FORWARDED
+    configured = replace(configured, certificates=certificates)
+    for http2, offered in ((True, "HTTP/2 and HTTP/1.1 are offered"), (False, "HTTP/1.1 alone is offered")):
+        told = request(with_options(configured, http2=http2), Wanted("https://shop.example/", sni=sni))
+        assert (told.result["certificate"], told.outcome) == (name, Outcome.FORWARDED)
+        assert [step.text.rpartition("; ")[2] for step in told.steps if step.what == "TLS"] == [offered]
     told = request(with_options(configured, certificates=()), Wanted("https://shop.example/"))
     assert (told.outcome, told.steps[-1].what) == (Outcome.REFUSED, "certificate")
 
