@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 
-from core.model import BackendProtocol, Ejection, Model, Rule
+from core.model import BackendProtocol, CaCertificate, Certificate, Ejection, Model, Protocol, Rule
 from proxy import grpc as calls
 from proxy.errors import Code
 from proxy.h2_message import read_request
 from proxy.head import read_request as read_http1
 from proxy.message import RequestHead
+from proxy.tls import TlsServer
 from tests.proxy.h2_support import h2
 from tests.proxy.support import Proxy, free_port, model, proxy, with_options, with_service
+from tests.proxy.test_upstream_tls import Site
+from tests.proxy.tls_support import LocalKeys, new_key
 from tests.waiting import until
 
 CALL = [
@@ -139,7 +143,7 @@ class Shop:
             yield self.name.encode() + b":" + message
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Shop]:
+    async def running(self, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[Shop]:
         handler = grpc.method_handlers_generic_handler(
             "shop.Cart",
             {
@@ -151,7 +155,9 @@ class Shop:
         )
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((handler,))
-        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        where = f"127.0.0.1:{self.port}"
+        secure = credentials is not None
+        self.port = server.add_secure_port(where, credentials) if secure else server.add_insecure_port(where)
         await server.start()
         try:
             yield self
@@ -168,6 +174,14 @@ def before(*shops: Shop, rules: tuple[Rule, ...] = (), **changes: object) -> Mod
 async def channel(node: Proxy) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{node.port}", [("grpc.use_local_subchannel_pool", 1)]) as made:
         yield made
+
+
+def by_tls(shop: Shop, site: Site, server: Certificate) -> Model:
+    """An https listener, which shows this certificate, before a service whose servers are verified."""
+    made = with_service(before(shop), protocol=BackendProtocol.H2, tls_ca_certificate="ca")
+    made = with_options(made, protocol=Protocol.HTTPS, certificates=(server.name,), http2_prior_knowledge=False)
+    authority = CaCertificate("ca", bundle=site.bundle)
+    return replace(made, certificates={server.name: server}, ca_certificates={"ca": authority})
 
 
 async def failed(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
@@ -199,6 +213,34 @@ async def test_calls_of_each_kind() -> None:
         assert await both.code() is grpc.StatusCode.OK
         record = await node.record(4)
         assert (record.status, record.error_code, record.version) == (200, "", "HTTP/2.0")
+
+
+async def test_calls_by_tls_on_both_sides(tmp_path: Path) -> None:
+    """grpcio takes no connection without h2 by ALPN, as client and as server, and verifies as clients do."""
+    site, key = Site.make(tmp_path / "pki"), new_key("P-256")
+    pem = (site.directory / "leaf.pem").read_bytes()
+    shown = Certificate("web", chain=site.authority.issue_leaf(key.public_key(), ("web.test",)).decode())
+    trusted = grpc.ssl_channel_credentials(site.bundle.encode())
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", "web.test")]
+    tls = TlsServer(LocalKeys([key]))
+    async with (
+        Shop("one").running(grpc.ssl_server_credentials([(pem, pem)])) as shop,
+        proxy(by_tls(shop, site, shown), tls) as node,
+        grpc.aio.secure_channel(f"127.0.0.1:{node.port}", trusted, options) as client,
+    ):
+        assert await client.unary_unary("/shop.Cart/Unary")(b"hi", timeout=20) == b"one:hi"
+        assert shop.metadata[0]["x-forwarded-proto"] == "https"
+        both = client.stream_stream("/shop.Cart/Bidi")(timeout=20)
+        for message in (b"a", b"b" * 100_000):  # the next only when the last is answered
+            await both.write(message)
+            assert await both.read() == b"one:" + message
+        await both.done_writing()
+        assert await both.code() is grpc.StatusCode.OK
+        record = await node.record(2)
+        assert (record.status, record.version, record.sni, record.tls_version) == (
+            200, "HTTP/2.0", "web.test", "TLSv1.3",
+        )  # fmt: skip
+    await tls.close()
 
 
 async def test_what_a_server_says_of_a_failure_passes() -> None:
