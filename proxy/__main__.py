@@ -71,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--log-field", action="append", default=[], metavar="WHERE:NAME",
-        help="a field of one's own: request:NAME, response:NAME, cookie:NAME, rule or service, as request:User-Agent; "
-        "repeated",
+        help="a field of one's own: request:NAME, response:NAME, cookie:NAME, rule, service or grpc_status, as "
+        "request:User-Agent; repeated",
     )  # fmt: skip
     parser.add_argument(
         "--log-share", type=float, default=1.0, metavar="SHARE",

@@ -75,5 +75,6 @@ class Account:
         record.user = exchange.user
         record.version = f"HTTP/{head.block.version.decode('ascii')}"
         if fields:
-            record.fields = tuple(each.value(head.block, exchange.answer, record.way) for each in fields)
+            block, answer, told = head.block, exchange.answer, exchange.grpc_status
+            record.fields = tuple(each.value(block, answer, record.way, told) for each in fields)
         return record

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from control.node.metrics import Family, Histogram, Sample, counter, gauge, only
-from proxy import meters
+from proxy import grpc, meters
 from proxy.meters import BOUNDS, CLASSES, OTHER, SERIES_MOST, SIGNATURE_BOUNDS
 
 Document = Mapping[str, Any]
@@ -96,6 +96,9 @@ def families(node: Document) -> Iterator[Family | Histogram]:
     yield from _parts(node["parts"], node["listener_of"])
     for name, (metric, help) in PLAIN.items():
         yield counter(f"{L7}_{metric}_total", help, only(counters.get(name, 0)))
+    calls = [((name,), counters.get(grpc.COUNTED + name, 0)) for name in (*grpc.NAMES, grpc.NO_STATUS)]
+    help = f"Calls of gRPC, by the status that the client was told; {grpc.NO_STATUS}: cut off, or without one."
+    yield counter(f"{L7}_grpc_calls_total", help, calls, ("status",))
     for name, (metric, help) in LEVELS.items():
         yield gauge(f"{L7}_{metric}", help, only(counters.get(name, 0)))
     results = {

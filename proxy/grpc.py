@@ -26,6 +26,14 @@ INTERNAL: Final = 13
 UNAVAILABLE: Final = 14
 DATA_LOSS: Final = 15
 UNAUTHENTICATED: Final = 16
+# By number.
+NAMES: Final = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+COUNTED: Final = "grpc_calls_"  # and one of them, or NO_STATUS: the names of counters
+NO_STATUS: Final = "none"  # that a call was told, or one that there is not
 # What a server says of itself, as 5xx does; see Outcome.ERROR.
 FAULTS: Final = frozenset((UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS))
 
@@ -83,6 +91,11 @@ def said_in(trailers: bytes) -> int | None:
     """The status of a call in these lines."""
     found = _STATUS.search(trailers)
     return int(found[1]) if found is not None else None
+
+
+def counted(status: int | None) -> str:
+    """The counter of calls that were told this."""
+    return COUNTED + (NAMES[status] if status is not None and status < len(NAMES) else NO_STATUS)
 
 
 def lines(status: int, message: str) -> bytes:

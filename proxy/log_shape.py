@@ -35,9 +35,10 @@ class Where(StrEnum):
     COOKIE = "cookie"
     RULE = "rule"
     SERVICE = "service"
+    GRPC_STATUS = "grpc_status"  # trailers have it, or we made it
 
 
-OURS: Final = frozenset((Where.RULE, Where.SERVICE))  # told by us, not by a message: without a name
+OURS: Final = frozenset((Where.RULE, Where.SERVICE, Where.GRPC_STATUS))  # told by us, not by a message: without a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class LogField:
         where, _, name = text.partition(":")
         if where in OURS or where not in [*Where] or not _NAME.fullmatch(name):
             raise ValueError(
-                f"{text!r}: give request:NAME, response:NAME, cookie:NAME, rule or service, as request:User-Agent"
+                f"{text!r}: give request:NAME, response:NAME, cookie:NAME, rule, service or grpc_status, as "
+                "request:User-Agent"
             )
         if where != Where.COOKIE:
             name = name.lower()
@@ -66,9 +68,11 @@ class LogField:
     def __str__(self) -> str:
         return f"{self.where}:{self.name}" if self.name else str(self.where)
 
-    def value(self, request: Fields, answer: Fields | None, way: Way) -> str:
+    def value(self, request: Fields, answer: Fields | None, way: Way, grpc_status: int | None = None) -> str:
         """What stands there, cut to VALUE_BYTES; empty where it is not there."""
         if self.where in OURS:
+            if self.where is Where.GRPC_STATUS:
+                return "" if grpc_status is None else str(grpc_status)
             return way.rule if self.where is Where.RULE else way.service
         if self.where is Where.COOKIE:
             found = _cookie(request, self.name.encode())

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final
 
 from core.endpoints import endpoint
-from proxy import headers
+from proxy import grpc, headers
 from proxy.access_log import Visitor
 from proxy.actions import Changes, Decision
 from proxy.carrier import NEVER, State
@@ -171,6 +171,8 @@ class ServingCarrier(TimedCarrier):
             hub.journal.bills.ahead(self._site.name, *account.take_back())
         source = exchange.source.value if exchange.source else ""
         hub.journal.record(record, exchange.error, source, exchange.offset)
+        if exchange.converses:
+            hub.count(grpc.counted(exchange.grpc_status))
         if exchange.replaced:
             hub.count("replaced_answers")
         if exchange.encoder is not None:

@@ -92,6 +92,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             (_rate("paifang_l7_http2_goaways_total"), "connections told to leave"),
             (_rate("paifang_l7_http2_floods_total"), "ended as floods"),
         )),
+        Panel("Calls of gRPC", "reqps", ((_rate("paifang_l7_grpc_calls_total", "status"), "{{status}}"),)),
     )),
     ("TLS and keys", (
         Panel("Handshakes", "cps", (

@@ -30,7 +30,8 @@ NODE: dict[str, Any] = {
     "rules": {"api": {"statuses": [0, 0, 2, 0, 0, 0]}},
     "parts": {"api app": {"statuses": [0, 0, 2, 0, 0, 0]}, "other": {"statuses": [0, 0, 1, 0, 0, 0]}},
     "counters": {"connections": 9, "retries": 2, "tls_ok": 3, "tls_failed_timeout": 1, "tls_in_flight": 6,
-                 "tls_stapled": 2, "tls_tickets_given": 4, "requests_open": 1},
+                 "tls_stapled": 2, "tls_tickets_given": 4, "requests_open": 1, "grpc_calls_OK": 5,
+                 "grpc_calls_none": 2},
     "upstreams": [SERVER], "health": [{"service": "app", "server": "10.0.0.1:80", "healthy": True, "why": ""}],
 }  # fmt: skip
 
@@ -73,6 +74,7 @@ def test_the_text() -> None:
         "rule_service_requests_total,web,api,app,2xx": 2, "rule_service_requests_total,other,other,other,2xx": 1,
         "server_idle_connections,app,10.0.0.1:80": 5, "server_up,app,10.0.0.1:80": 1, "worker_restarts_total": 1,
     }  # fmt: skip
+    assert [found[f"grpc_calls_total,{each}"] for each in ("OK", "none", "UNAVAILABLE")] == [5, 2, 0]
     assert found["denied_connections_total"] == 0, "zeros are told, so that rates begin"
     assert "tls_handshakes_total,in_flight" not in found
     assert "tls_handshakes_total,tickets_given" not in found

@@ -17,6 +17,7 @@ from proxy import grpc as calls
 from proxy.errors import Code
 from proxy.h2_message import read_request
 from proxy.head import read_request as read_http1
+from proxy.log_shape import LogField
 from proxy.message import RequestHead
 from proxy.tls import TlsServer
 from tests.proxy.h2_support import h2
@@ -80,6 +81,15 @@ def test_the_status_of_an_error(code: Code, status: int) -> None:
 
 def test_every_error_has_a_status() -> None:
     assert {calls.status_of(code, code.status) for code in Code} <= set(range(1, 17))
+
+
+def test_the_names_are_those_of_the_library() -> None:
+    assert dict(enumerate(calls.NAMES)) == {each.value[0]: each.name for each in grpc.StatusCode}
+
+
+def test_counters_are_bounded() -> None:
+    assert {calls.counted(status) for status in (None, 17, 99)} == {"grpc_calls_none"}
+    assert len({calls.counted(status) for status in range(100)}) == 18
 
 
 @pytest.mark.parametrize(
@@ -249,6 +259,31 @@ async def test_what_a_server_says_of_a_failure_passes() -> None:
         assert said == (grpc.StatusCode.FAILED_PRECONDITION, "too late: §")
         code, _ = await failed(lambda: client.unary_unary("/shop.Cart/None")(b""))
         assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_what_calls_were_told_is_counted_and_logged() -> None:
+    """By trailers, by a head alone, by us, by nobody; and nothing of other requests."""
+    rule = Rule("cart", "web", backend_service="app", url="/shop.Cart/")
+    async with Shop("one").running() as shop:
+        made = with_options(before(shop, rules=(rule,)), backend_service="")
+        async with proxy(made) as node, channel(node) as client, h2(node) as other:
+            node.hub.log_fields = (LogField.parse("grpc_status"),)
+            unary = client.unary_unary("/shop.Cart/Unary")
+            assert await unary(b"hi") == b"one:hi"
+            await failed(lambda: unary(b"broken"))
+            await failed(lambda: client.unary_unary("/other.Service/Unary")(b""))
+            call = unary(b"wait")
+            await until(lambda: len(shop.metadata) == 3)
+            call.cancel()
+            await node.record(4)
+            assert (await other.get()).status == 404
+            await node.record(5)
+            told = [record.fields for record in node.records]
+            assert told == [("0",), ("13",), ("12",), ("",), ("",)]
+            counters = {name: n for name, n in node.hub.counters.items() if name.startswith(calls.COUNTED)}
+            assert counters == {
+                "grpc_calls_OK": 1, "grpc_calls_INTERNAL": 1, "grpc_calls_UNIMPLEMENTED": 1, "grpc_calls_none": 1,
+            }  # fmt: skip
 
 
 async def test_a_cancelled_call_is_cancelled_at_its_server() -> None:

@@ -54,6 +54,8 @@ def test_values(field: str, value: str) -> None:
     way = Way("api", "shop")
     assert [LogField.parse(each).value(request.block, None, way) for each in ("rule", "service")] == ["api", "shop"]
     assert [str(LogField.parse(each)) for each in ("rule", field)] == ["rule", str(LogField.parse(field))]
+    status = LogField.parse("grpc_status")
+    assert [status.value(request.block, None, way, told) for told in (0, 14, None)] == ["0", "14", ""]
 
 
 def test_values_are_cut() -> None:
@@ -65,7 +67,7 @@ def test_values_are_cut() -> None:
 @pytest.mark.parametrize(
     ("own", "share", "says"),
     [
-        (["User-Agent"], 1, "'User-Agent': give request:NAME, response:NAME, cookie:NAME, rule or"),
+        (["User-Agent"], 1, "'User-Agent': give request:NAME, response:NAME, cookie:NAME, rule, service or grpc"),
         (["body:x"], 1, "'body:x': give"),
         (["rule:x"], 1, "'rule:x': give"),
         (["request:a b"], 1, "give request:NAME"),
