@@ -19,6 +19,7 @@ from core.model import (
     CheckType,
     HealthCheck,
     Model,
+    ProxyHeader,
     Scheduler,
     Server,
     StickySession,
@@ -114,6 +115,8 @@ def update(call: Call, draft: Draft) -> Answer:
         if "healthCheckSpec" in given:
             raise invalid("closeHealthCheck", "it is given without healthCheckSpec")
         item = dataclasses.replace(item, health_check=None)
+    if "proxyProtocol" in given:  # then it is false
+        item = dataclasses.replace(item, proxy_protocol=ProxyHeader.OFF)
     item = dataclasses.replace(item, description=given.text("description", item.description))
     draft.put(_sticky(_forwarded(item, given, draft.model), given))
     return {}
@@ -146,7 +149,8 @@ def row(model: Model, item: BackendService) -> dict[str, object]:
         "loadBalancerType": instance.type.value if instance else "alb", "protocol": item.protocol.value.capitalize(),
         "port": int(mark(item.tags, "port", "0")), "algorithm": words.get(item.scheduler, item.scheduler.value),
         "targetGroupIds": [item.server_group] if item.server_group else [],
-        "agIds": [item.availability_group] if item.availability_group else [], "proxyProtocol": False,
+        "agIds": [item.availability_group] if item.availability_group else [],
+        "proxyProtocol": item.proxy_protocol is not ProxyHeader.OFF,
         "description": item.description, "createdTime": mark(item.tags, "created"),
         "sessionStickiness": item.sticky_session is not None,
     }  # fmt: skip
@@ -215,6 +219,7 @@ def ag_targets(call: Call, model: Model) -> Answer:
 
 
 _LISTENERS = "listeners decide that (docs/proxy.md)"
+_INTRODUCED = "it is for Tcp and Udp of an alb; for Http, backend services of the REST API have proxy_protocol"
 _DRAIN = "listeners of the REST API have it, as drain_timeout_s"
 _HEALTH = (
     word("protocol", "Http", "Tcp", required=True, others={"Icmp": "servers are not pinged; Tcp and Http are"}),
@@ -226,7 +231,7 @@ _HEALTH = (
 _COMMON = (
     word("algorithm", *ALGORITHMS), many("targetGroupIds", text("targetGroupIds")), many("agIds", text("agIds")),
     refused("agInfoSpec", "members of availability groups have weights of their own"),
-    no_longer("proxyProtocol", "servers are not told by the PROXY protocol"), text("description", 256),
+    no_longer("proxyProtocol", _INTRODUCED), text("description", 256),
     flag("sessionStickiness"), refused("sessionStickyTimeout", "listeners of the REST API have persistence_timeout_s"),
     refused("connectionDrainingSeconds", _DRAIN), number("httpCookieExpireSeconds", 1, 86400),
     *(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from core.model import CheckType, InstanceType, Protocol, Scheduler, Server
+from core.model import CheckType, InstanceType, Model, Protocol, ProxyHeader, Scheduler, Server
 from tests.control.jdcloud.conftest import Cloud
 from tests.control.jdcloud.made import backend, balancer, listener, refused, target_group
 from tests.proxy.support import Backend, free_port, proxy
@@ -63,6 +65,30 @@ async def test_a_load_balancer_of_layer_7(cloud: Cloud) -> None:
     await cloud.call("deleteLoadBalancer", loadBalancerId=lb, deleteElasticIp=False)
     left = cloud.plane.current.model
     assert (left.instances, left.listeners, left.backend_services, left.server_groups) == ({}, {}, {}, {})
+
+
+async def test_the_proxy_protocol_is_shown_and_turned_off(cloud: Cloud) -> None:
+    """It is turned on by the REST API alone: here it would be for Tcp and Udp of an alb."""
+    lb = await balancer(cloud)
+    group = await target_group(cloud, lb, 8080)
+    status, why = await refused(backend(cloud, lb, group, proxyProtocol=True))
+    assert (status, "it is for Tcp and Udp of an alb" in why) == (400, True)
+    name = await backend(cloud, lb, group, proxyProtocol=False)
+
+    def introduced(before: Model) -> Model:
+        item = dataclasses.replace(before.backend_services[name], proxy_protocol=ProxyHeader.V2)
+        return dataclasses.replace(before, backend_services={**before.backend_services, name: item})
+
+    async def shown() -> object:
+        return (await cloud.call("describeBackend", backendId=name))["backend"]["proxyProtocol"]
+
+    assert await shown() is False
+    await cloud.plane.change(introduced, author="ann", comment="", expected=None)
+    assert await shown() is True
+    await cloud.call("updateBackend", backendId=name, description="one")
+    assert cloud.plane.current.model.backend_services[name].proxy_protocol is ProxyHeader.V2
+    await cloud.call("updateBackend", backendId=name, proxyProtocol=False)
+    assert cloud.plane.current.model.backend_services[name].proxy_protocol is ProxyHeader.OFF
 
 
 @pytest.mark.parametrize(("protocol", "kind"), [("Tcp", "nlb"), ("Udp", "nlb"), ("Tcp", "dnlb")])
