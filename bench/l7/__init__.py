@@ -1,4 +1,4 @@
-"""The L7 proxy next to nginx, HAProxy and, for scale, Caddy, in the same run.
+"""The L7 proxy next to nginx, HAProxy, Envoy and, for scale, Caddy, in the same run.
 
     wrk ── 5,000 requests of browsers and API clients (requests.http) ──► proxy ──► one nginx as back end
 

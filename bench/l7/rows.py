@@ -27,7 +27,6 @@ from bench.l7.proxies import Contender, free_port, process
 
 BIG_BYTES = 10 << 20
 CONNECTIONS, MANY = 64, 4096
-MOST_ROUNDS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Bench:
 
     def rounds(self, rounds: int) -> int:
         """Of `rounds`, as many as there is time for."""
-        return rounds if not self.quick else 2 if rounds == MOST_ROUNDS else 1
+        return 1 if self.quick else rounds
 
     def script(self, name: str = "heads") -> str:
         return str(self.directory / f"{name}.lua")
@@ -56,13 +55,14 @@ class Bench:
         return await stack.enter_async_context(made)
 
     async def all(self, stack: AsyncExitStack) -> list[Contender]:
-        """Ours, nginx, HAProxy, Caddy."""
+        """Ours, nginx, HAProxy, Caddy and, where it is there, Envoy."""
         peers = (
             proxies.nginx(self.directory, self.backend, self.echo),
             proxies.haproxy(self.directory, self.backend, self.echo),
             proxies.caddy(self.directory, self.backend),
+            proxies.envoy(self.directory, self.backend),
         )
-        return [await self.ours(stack), *map(stack.enter_context, peers)]
+        return [await self.ours(stack), *filter(None, map(stack.enter_context, peers))]
 
 
 @contextmanager
@@ -90,7 +90,7 @@ async def every_row(bench: Bench) -> AsyncIterator[Row]:
 def _http(bench: Bench, contenders: list[Contender]) -> list[Row]:
     """Small answers over kept connections, which is the first goal; and 10 MB bodies."""
     seconds, script = bench.seconds, bench.script()
-    small = interleaved(contenders, bench.rounds(MOST_ROUNDS), lambda each: per_request_us(each, seconds, script))
+    small = interleaved(contenders, bench.rounds(7), lambda each: per_request_us(each, seconds, script))
     big = interleaved(contenders[:3], bench.rounds(5), lambda each: per_gigabyte_ms(each, seconds))
     best = min(("nginx", "haproxy"), key=lambda name: big[name])
     return [
@@ -120,7 +120,7 @@ def _against(figures: dict[str, float], name: str, unit: str, goal: float | None
     """Our figure against nginx's, which has the goal, and against the others."""
     ours = figures["paifang"]
     rows = [Row(name, unit, ours, "nginx", figures["nginx"], goal)]
-    others = [peer for peer in ("haproxy", "caddy") if peer in figures]
+    others = [peer for peer in ("haproxy", "envoy", "caddy") if peer in figures]
     rows += [Row(f"{name}, next to {peer}", unit, ours, peer, figures[peer]) for peer in others]
     return rows
 
@@ -148,7 +148,8 @@ def _connections(bench: Bench, contenders: list[Contender]) -> list[Row]:
 def _https(bench: Bench, contenders: list[Contender]) -> list[Row]:
     seconds, script = bench.seconds, bench.script()
     load(contenders[0], 1, CONNECTIONS, script=script, tls=True)
-    small = interleaved(contenders[:3], bench.rounds(5), lambda each: per_request_us(each, seconds, script, tls=True))
+    secure = [each for each in contenders if each.name != "caddy"]
+    small = interleaved(secure, bench.rounds(5), lambda each: per_request_us(each, seconds, script, tls=True))
     big = interleaved(contenders[:2], bench.rounds(5), lambda each: per_gigabyte_ms(each, seconds, tls=True))
     return [
         *_against(small, "HTTPS keep-alive, small body", "µs CPU"),

