@@ -64,7 +64,7 @@ class Limits(NamedTuple):
 
     streams: int = 128
     fields_bytes: int = 65_536
-    block_bytes: int = 32_768
+    block_bytes: int = 131_072  # beyond what fields may have, so that it is one answer only that is refused
     stream_window: int = 65_536
     window: int = 262_144
     resets: tuple[int, int] = (1000, 33)  # as nghttp2's
@@ -394,8 +394,7 @@ class Session:
         if not self._blocked:
             raise Breach(Error.PROTOCOL_ERROR, "CONTINUATION of nothing")
         self._block += payload
-        if not payload:
-            self._spend(self._idle, "empty frames")
+        self._spend(self._idle, "continuations")
         if len(self._block) > self._limits.block_bytes:
             raise Breach(Error.ENHANCE_YOUR_CALM, f"a block of fields of more than {self._limits.block_bytes} bytes")
         if flags & END_HEADERS:

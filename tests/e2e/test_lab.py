@@ -228,7 +228,7 @@ def test_http_and_https(url: str) -> None:
     facts = json.loads(done.stdout)
     assert facts["server"] in ("be-1", "be-2")
     assert facts["headers"]["x-forwarded-for"] == [CLIENT]
-    assert facts["headers"]["via"] == ["1.1 l7-1"]
+    assert facts["headers"]["via"] == ["2.0 l7-1" if url.startswith("https") else "1.1 l7-1"]
 
 
 @pytest.mark.usefixtures("up")
@@ -238,7 +238,7 @@ def test_https_over_ipv6_through_both_tiers() -> None:
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["headers"]["x-forwarded-for"] == [CLIENT6]
-    assert facts["headers"]["via"] == ["1.1 l7-1"]
+    assert facts["headers"]["via"] == ["2.0 l7-1"]
 
 
 @pytest.mark.usefixtures("up")

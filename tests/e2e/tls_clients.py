@@ -244,14 +244,14 @@ class Node:
 class Chromium:
     """Without its sandbox, which root may not have; the authority is in the NSS database of a home of its own."""
 
-    def browse(self, where: Where, name: str, path: str, version: str) -> str:
+    def browse(self, where: Where, name: str, path: str, version: str, *flags: str) -> str:
         """The document when it has loaded. Raises Refused with what the browser logs."""
         with tempfile.TemporaryDirectory(prefix="pft-chromium-", ignore_cleanup_errors=True) as home:
             database = f"{home}/.pki/nssdb"
             Path(database).mkdir(parents=True)
             for words in (["-N", "--empty-password"], ["-A", "-n", "ca", "-t", "C,,", "-i", str(where.ca)]):
                 subprocess.run(["certutil", "-d", f"sql:{database}", *words], check=True, capture_output=True)
-            argv = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+            argv = ["chromium", *flags, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
             argv += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
             argv += [f"--user-data-dir={home}/profile"]
             argv += [f"--host-resolver-rules=MAP {name} 127.0.0.1", f"--ssl-version-max=tls{version}", "--dump-dom"]

@@ -737,4 +737,4 @@ async def test_a_retried_request() -> None:
 
 
 def test_limits_are_what_the_page_says() -> None:
-    assert Limits() == (128, 65_536, 32_768, 65_536, 262_144, (1000, 33), (1000, 100), (10_000, 1_000))
+    assert Limits() == (128, 65_536, 131_072, 65_536, 262_144, (1000, 33), (1000, 100), (10_000, 1_000))

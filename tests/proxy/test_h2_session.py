@@ -457,7 +457,7 @@ HOSTILE: list[tuple[str, bytes, Error]] = [
     ),
     (
         "a block without end",
-        frame(HEADERS, 0, 1, bytes(FRAME_BYTES)) + frame(CONTINUATION, 0, 1, bytes(FRAME_BYTES)) * 2,
+        frame(HEADERS, 0, 1, bytes(FRAME_BYTES)) + frame(CONTINUATION, 0, 1, bytes(FRAME_BYTES)) * 8,
         Error.ENHANCE_YOUR_CALM,
     ),
     ("continuations of nothing", frame(HEADERS, 0, 1) + frame(CONTINUATION, 0, 1) * 1001, Error.ENHANCE_YOUR_CALM),
