@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from control.prepare_text import text_of
 from core.errors import ConfigError
 from core.model import Kind, Model, RedirectMap
 from core.redirects import chains, faults, of_file
@@ -53,14 +54,5 @@ def inline(document: Source, errors: list[ConfigError]) -> tuple[dict[str, Redir
 
 def _read(path: Path) -> tuple[str, str]:
     """The entries of a file, and why it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(FILE_LIMIT_BYTES + 1)  # bounded: it might be a device
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        return "", f"{path}: {error.strerror}"
-    except UnicodeDecodeError:
-        return "", f"{path}: is not UTF-8 text"
-    if len(data) > FILE_LIMIT_BYTES:
-        return "", f"{path}: is longer than {FILE_LIMIT_BYTES} bytes"
-    return of_file(text, is_csv=path.suffix.lower() == ".csv"), ""
+    text, why = text_of(path, FILE_LIMIT_BYTES)
+    return ("", why) if why else (of_file(text, is_csv=path.suffix.lower() == ".csv"), "")

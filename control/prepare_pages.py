@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from control.prepare_maps import Source
+from control.prepare_text import text_of
 from core.answers import PAGE_CHARACTERS
 from core.checks_answers import template_problems
 from core.errors import ConfigError
@@ -60,14 +61,9 @@ def pages_of(owner: Listener | Rule) -> tuple[ErrorPage | Maintenance, ...]:
 
 def _read(path: Path) -> tuple[str, str]:
     """The text of a file, and why it is no page."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_BYTES_MOST + 1)  # bounded: it might be a device
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        return "", f"{path}: {error.strerror}"
-    except UnicodeDecodeError:
-        return "", f"{path}: is not UTF-8 text"
+    text, why = text_of(path, _BYTES_MOST)
+    if why:
+        return "", why
     if len(text) > PAGE_CHARACTERS:
         return "", f"{path}: is longer than {PAGE_CHARACTERS:,} characters"
     return text, "" if text else f"{path}: is empty"

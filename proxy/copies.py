@@ -13,15 +13,16 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from proxy.carrier import Carrier, State
-from proxy.commands import Command, Copy, Finish
+from proxy.commands import Copy, Finish
 from proxy.dialects import Heard
 from proxy.errors import Code
 from proxy.exchange import Exchange
 from proxy.hub import Hub
 from proxy.introducing import Nowhere
-from proxy.message import RequestHead, ResponseHead
+from proxy.message import RequestHead
 from proxy.origin import Origin
 from proxy.rules import Router
+from proxy.unheard import Unheard
 
 MOST: Final = 256
 TAKES_S: Final = 60.0  # where the service does not say how long its answers may take altogether
@@ -51,10 +52,8 @@ class Copies:
             self._hub.count("mirrors_failed")
 
 
-class _Nobody:
-    """The client of a copy. See ClientDialect."""
-
-    trailers = b""
+class _Nobody(Unheard):
+    """The client of a copy, which has all of its body at hand."""
 
     def __init__(self, body: bytes) -> None:
         self.done = not body
@@ -62,24 +61,6 @@ class _Nobody:
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         self.done = True
         return data, b""
-
-    def interim(self, head: ResponseHead) -> list[Command]:
-        return []
-
-    def switch(self, head: ResponseHead, upgrade: bytes, lines: bytes, node: bytes, data: bytes) -> list[Command]:
-        return []
-
-    def framing(self, head: ResponseHead) -> bytes:
-        return b""
-
-    def begin(self, head: ResponseHead, lines: bytes, *, keep_alive: bool) -> bool:
-        return False
-
-    def send(self, payload: bytes, *, ended: bool, trailers: bytes = b"") -> list[Command]:
-        return []
-
-    def reply(self, status: int, lines: bytes, body: bytes, hsts: bytes, *, close: bool) -> list[Command]:
-        return []
 
 
 class Copied(Carrier):

@@ -22,6 +22,7 @@ from proxy.introducing import Nowhere
 from proxy.message import Block, ResponseHead
 from proxy.origin import Origin
 from proxy.rules import Router
+from proxy.unheard import Unheard
 
 _NOTHING_REMOVED: Final = frozenset[bytes]()
 
@@ -40,11 +41,8 @@ class Failure(NamedTuple):
     why: str
 
 
-class _Kept:
-    """The client of an errand: keeps the answer. See ClientDialect."""
-
-    done = True
-    trailers = b""
+class _Kept(Unheard):
+    """The client of an errand: keeps the answer."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -53,18 +51,6 @@ class _Kept:
         self.head: ResponseHead | None = None
         self.too_long = False
         self.whole = False
-
-    def receive(self, data: bytes) -> tuple[bytes, bytes]:
-        return b"", data
-
-    def interim(self, head: ResponseHead) -> list[Command]:
-        return []
-
-    def switch(self, head: ResponseHead, upgrade: bytes, lines: bytes, node: bytes, data: bytes) -> list[Command]:
-        return []
-
-    def framing(self, head: ResponseHead) -> bytes:
-        return b""
 
     def begin(self, head: ResponseHead, lines: bytes, *, keep_alive: bool) -> bool:
         self.head = head
@@ -77,9 +63,6 @@ class _Kept:
         else:
             self._pieces.append(payload)
         self.whole = ended and not self.too_long
-        return []
-
-    def reply(self, status: int, lines: bytes, body: bytes, hsts: bytes, *, close: bool) -> list[Command]:
         return []
 
     def answer(self) -> Answer | None:

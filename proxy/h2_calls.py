@@ -143,20 +143,9 @@ class Calls(Session):
 
     # -- bytes out
 
-    def data(self, stream: int, payload: bytes, ended: bool) -> None:
-        super().data(stream, payload, ended)
-        self._idle.earn(1)
-
     def credit(self, stream: int, size: int) -> None:
         """So much of what came has been passed on: the server may send as much again on this stream."""
-        found = self._streams.get(stream)
-        if found is None or found.client_ended:
-            return
-        found.owed += size
-        if found.owed * 2 >= self._limits.stream_window:
-            found.given += found.owed
-            self._out.append(frame(WINDOW_UPDATE, 0, stream, NUMBER.pack(found.owed)))
-            found.owed = 0
+        self._open(stream, size)
 
     def leave(self, code: Error = Error.NO_ERROR, last: int | None = None, why: str = "") -> None:
         """GOAWAY. The server has begun no stream, so that there is no last one."""

@@ -507,6 +507,10 @@ class Session:
     def credit(self, stream: int, size: int) -> None:
         """So much of what came has been passed on: the client may send as much again."""
         self._give_back(size)
+        self._open(stream, size)
+
+    def _open(self, stream: int, size: int) -> None:
+        """A stream's window, for so much."""
         found = self._streams.get(stream)
         if found is None or found.client_ended:
             return
