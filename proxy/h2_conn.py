@@ -49,6 +49,7 @@ LIMITS: Final = Limits()
 FRAME_BYTES: Final = 16_384
 HELD_BYTES: Final = 1 << 20
 BACKLOG_BYTES: Final = 65_536
+LINGER_S: Final = 2.0
 LEAVE_S: Final = 1.0  # a round trip, for clients that do not answer pings
 MOST_STREAMS: Final = 1 << 30  # half of the numbers that there are
 _LEAVING: Final = b"leaving."
@@ -61,9 +62,9 @@ class Http2Connection(asyncio.Protocol):
     stream: ClassVar[type[Stream]] = QuickStream
 
     __slots__ = (
-        "_closing", "_counted", "_flushing", "_full", "_head_until", "_held", "_idle_until", "_leaves", "_paused",
-        "_place", "_session", "_streams", "_turns", "crowded", "deadline", "hub", "origin", "requests", "since",
-        "site", "tail", "throttle", "transport", "visitor",
+        "_closing", "_counted", "_ended", "_flushing", "_full", "_head_until", "_held", "_idle_until", "_leaves",
+        "_lingers", "_paused", "_place", "_session", "_streams", "_turns", "crowded", "deadline", "hub", "origin",
+        "requests", "since", "site", "tail", "throttle", "transport", "visitor",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, site: Site, *, counted: bool = False) -> None:
@@ -79,6 +80,8 @@ class Http2Connection(asyncio.Protocol):
         self._flushing = False  # what there is to send goes out at the end of this turn
         self._leaves = 0  # how many GOAWAYs have been said
         self._closing = False
+        self._ended = False  # the client has
+        self._lingers = False  # we have, and read what the client sends until it has
         self._place: str | None = None  # in the crowd
         self.throttle: Throttle | None = None
         self.requests = 0
@@ -165,6 +168,7 @@ class Http2Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client without a way to open windows is gone."""
+        self._ended = True
         self.close()
         return False
 
@@ -408,6 +412,8 @@ class Http2Connection(asyncio.Protocol):
         """The deadline has passed."""
         if self.throttle is not None and self.throttle.waits:
             self.deadline = self.hub.now() + self.site.allowance.body_timeout_s
+        elif self._lingers:
+            self._cut()
         elif self._closing or self._full:
             self.transport.abort()
         else:
@@ -449,9 +455,22 @@ class Http2Connection(asyncio.Protocol):
         if data := self._session.take():
             self.transport.write(data)
         self._closing = True
-        self.deadline = self.hub.now() + CLOSE_S
         for stream in list(self._streams.values()):
             stream.gone()
+        if self.transport.can_write_eof() and not self._ended:
+            # What the client still sends, if nobody read it, would have it lose answers that it has not read yet. TLS
+            # streams see to it themselves.
+            self._lingers = True
+            self.deadline = self.hub.now() + LINGER_S
+            self.transport.write_eof()
+            if self._paused:
+                self.transport.resume_reading()
+        else:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._lingers = False
+        self.deadline = self.hub.now() + CLOSE_S
         self.transport.close()
 
     def give_way(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,18 @@ import pytest
 from core.model import FixedReply, Rule
 from proxy import hpack
 from proxy.h2_conn import HELD_BYTES, Http2Connection
-from proxy.h2_frames import CONTINUATION, DATA, END_HEADERS, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame
+from proxy.h2_frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
 from proxy.h2_session import Limits
 from proxy.h2_stream import priority_of
 from proxy.hub import Activity
@@ -529,6 +541,34 @@ async def test_goaway_in_two_steps(how: str) -> None:
         assert [(await client.answer(stream)).status for stream in (first, second)] == [200, 200]
         await client.ended()
         assert len(backend.heads) == 2
+
+
+async def test_answers_outlive_what_a_client_says_after_the_end() -> None:
+    """A socket that is closed answers it by a reset, at which clients give up what they have not read yet."""
+    release = asyncio.Event()
+
+    async def slow(request: Request) -> None:
+        await release.wait()
+        request.writer.write(ANSWER)
+
+    loop = asyncio.get_running_loop()
+    async with serving(slow) as (l7, backend):
+        with socket.create_connection(("127.0.0.1", l7.port)) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, PREFACE + frame(SETTINGS))
+            await loop.sock_sendall(client, frame(HEADERS, END_HEADERS | 1, 1, hpack.encode(PLAIN)))
+            await until(lambda: backend.heads)
+            (connection,) = next(iter(l7.worker._sites.values())).connections
+            connection.drain()
+            release.set()
+            await until(lambda: connection.activity == "closing")
+            for _ in range(2):  # the first one would be answered by a reset, the second one fail
+                await loop.sock_sendall(client, frame(PING, 0, 0, bytes(8)))
+            data = b""
+            while more := await loop.sock_recv(client, 65_536):
+                data += more
+        assert b"ok" in data
+        await until(lambda: not next(iter(l7.worker._sites.values())).connections)
 
 
 async def test_draining_ends_what_does_not_end() -> None:
