@@ -10,7 +10,6 @@ from proxy.h2_message import read_request
 from proxy.h2_stream import Stream, priority_of
 from proxy.hpack import Pair
 from proxy.http2 import Http2Client
-from proxy.lane import reader
 from proxy.message import CHUNKED
 from proxy.quick_carrier import Came, QuickCarrier
 
@@ -27,12 +26,7 @@ class QuickStream(QuickCarrier, Stream):
 
     def __init__(self, connection: Http2Connection, number: int, *, ended: bool) -> None:
         super().__init__(connection, number, ended=ended)
-        site = connection.site
-        self._answers = connection.hub.answers(site.hsts)
-        self._router, self._requests = site.router, reader(site.router.varied)
-        self._asked = None
-        self._asked_at = 0.0
-        self._tail = connection.tail
+        self._open_lane(connection.tail)
 
     def ask(self, fields: list[Pair], size: int) -> bool:
         """Sends a request without a body by the fast lane; False: it has to go the common way."""

@@ -191,9 +191,9 @@ class Stream(ServingCarrier):
     def answer(self, block: bytes, payload: bytes) -> None:
         """A whole answer, without an exchange."""
         connection = self._connection
+        if not payload:
+            connection.tell(self.number, block, ended=True)
         if not payload or connection.answer(self.number, block, payload):
-            if not payload:
-                connection.tell(self.number, block, ended=True)
             self._all_sent()
             return
         connection.tell(self.number, block, ended=False)

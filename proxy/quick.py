@@ -13,7 +13,6 @@ from proxy.conn import ClientConnection
 from proxy.exchange import Exchange
 from proxy.head import read_request
 from proxy.hub import Hub, Site
-from proxy.lane import reader
 from proxy.quick_carrier import Came, QuickCarrier
 
 _IDLE: Final = State.IDLE  # a member of an enumeration is three times as dear to name
@@ -26,11 +25,7 @@ class QuickConnection(QuickCarrier, ClientConnection):
 
     def __init__(self, hub: Hub, site: Site) -> None:
         super().__init__(hub, site)
-        self._answers = hub.answers(site.hsts)
-        self._router, self._requests = site.router, reader(site.router.varied)
-        self._asked = None
-        self._asked_at = 0.0
-        self._tail = b""
+        self._open_lane()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -48,6 +48,15 @@ class QuickCarrier(ServingCarrier):
     _router: Router
     _tail: bytes  # of each head that goes to a server, up to the request id
 
+    def _open_lane(self, tail: bytes = b"") -> None:
+        """To be called before anything else; `tail` may come later."""
+        site = self._site
+        self._answers = self._hub.answers(site.hsts)
+        self._router, self._requests = site.router, reader(site.router.varied)
+        self._asked = None
+        self._asked_at = 0.0
+        self._tail = tail
+
     @abstractmethod
     def _exchange_of(self, came: Came, size: int, identifier: bytes, hsts: bytes) -> Exchange:
         """The exchange of a request that the fast lane has sent."""
